@@ -7,6 +7,7 @@ Shape suffixes: B batch, L length.
 from __future__ import annotations
 
 import hashlib
+import lzma
 import random
 from collections.abc import Iterable, Sequence
 from importlib import resources
@@ -78,17 +79,25 @@ def merges_of(model: object) -> list[tuple[str, str]]:
 
 
 def read_stories(paths: Sequence[str]) -> list[str]:
-    """Stories of all files.
+    """Stories of all files: paths, or names of files that lie beside the bundled recipes.
+
+    A name that ends in .xz is decompressed.
 
     Raises:
-        ValueError: a file is missing or empty.
+        ValueError: a file is missing, not what its name says, or empty.
     """
     stories: list[str] = []
     for name in paths:
-        path = Path(name)
+        bundled = resources.files(__package__) / "recipes" / name
+        path = bundled if bundled.is_file() else Path(name)
         if not path.is_file():
             raise ValueError(f"no text file at {path}: correct data.text in the recipe")
-        found = split_stories(path.read_text(encoding="utf-8"))
+        content = path.read_bytes()
+        try:
+            text = (lzma.decompress(content) if name.endswith(".xz") else content).decode("utf-8")
+        except (lzma.LZMAError, UnicodeDecodeError) as error:
+            raise ValueError(f"{path} cannot be read as text: {error}") from error
+        found = split_stories(text)
         if not found:
             raise ValueError(f"{path} holds no story")
         stories += found

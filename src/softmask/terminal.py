@@ -48,7 +48,7 @@ def counters(step: DenoiseStep, row: int = 0) -> Text:
     if step.lambda_BL is not None and step.left_B[row]:
         mean = step.lambda_BL[row].sum().item() / step.left_B[row]
         parts.append(f"mean lambda {mean:.2f}")
-    return Text("  ".join(parts), style="cyan")
+    return Text("  ".join(parts), style="cyan", no_wrap=True, overflow="ellipsis")
 
 
 def canvas_text(run: Any, step: DenoiseStep, row: int = 0) -> Text:
@@ -114,7 +114,7 @@ class LiveView:
         console = self.live.console
         text = canvas_text(self.run, step)
         lines = text.wrap(console, console.width)
-        room = max(console.height - 2, 3)
+        room = max(console.height - 2, 1)
         if len(lines) > room:
             first = self._first_open_line(step, lines, room)
             lines = lines[first : first + room]
@@ -124,7 +124,7 @@ class LiveView:
         """The line to start with: a little above the first mask."""
         for index, line in enumerate(lines):
             if any(span.style != Style.null() and _is_shaded(span.style) for span in line.spans):
-                return max(0, min(index - 2, len(lines) - room))
+                return max(0, min(index - min(2, room - 1), len(lines) - room))
         return len(lines) - room
 
 
