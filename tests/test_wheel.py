@@ -11,10 +11,8 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.slow
-
 ROOT = Path(__file__).parents[1]
-DATA_SUFFIXES = {".json", ".md", ".safetensors", ".txt", ".yaml"}
+DATA_SUFFIXES = {".json", ".md", ".safetensors", ".txt", ".xz", ".yaml"}
 
 
 def run(*command: str | Path, cwd: Path) -> str:

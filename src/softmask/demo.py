@@ -18,7 +18,9 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
+from rich import box
 from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from .config import SamplingConfig, SoftMaskConfig
@@ -85,12 +87,20 @@ def score(
 
 
 def scores(
-    checkpoint: Checkpoint, groups: dict[str, list[Puzzle]]
+    checkpoint: Checkpoint, groups: dict[str, list[Puzzle]], console: Console
 ) -> list[dict[str, str | int | float]]:
-    """Plain and soft-masked accuracy of each group at full, half and quarter steps."""
+    """Plain and soft-masked accuracy of each group at full, half and quarter steps.
+
+    A terminal shows how far it is; elsewhere the console stays silent.
+    """
     rows = []
-    for name, puzzles in groups.items():
-        for label, fraction in FRACTIONS.items():
+    cells = [(name, label) for name in groups for label in FRACTIONS]
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task("", total=sum(len(groups[name]) for name, _ in cells))
+        for name, label in cells:
+            puzzles, fraction = groups[name], FRACTIONS[label]
+            progress.update(task, description=f"{name}, {label} steps")
             plain = score(checkpoint, puzzles, fraction, None)
             soft = score(checkpoint, puzzles, fraction, checkpoint.soft_mask)
             rows.append(
@@ -106,15 +116,17 @@ def scores(
                     "soft_forwards": soft.forwards,
                 }
             )
+            progress.advance(task, len(puzzles))
     return rows
 
 
 def table_of(rows: Sequence[dict]) -> Table:
     """The rows of `scores` for people: per cent with standard errors."""
-    table = Table(title="solved, % (standard error)")
+    # A light frame: with the longest file name it fits 80 columns.
+    table = Table(title="solved, % (standard error)", box=box.SIMPLE_HEAD, pad_edge=False)
     for column in ("puzzles", "n", "steps", "plain", "forwards", "soft-masked", "forwards"):
         left = column in ("puzzles", "steps")
-        table.add_column(column, justify="left" if left else "right")
+        table.add_column(column, justify="left" if left else "right", no_wrap=True)
     for row in rows:
         cells = [row["puzzles"], str(row["n"]), row["steps"]]
         for mode in ("plain", "soft"):
@@ -196,7 +208,7 @@ def run(args: Namespace) -> int:
         console.print(
             f"Now {args.puzzles} fresh puzzles of each kind beside these, plain and soft-masked."
         )
-    rows = scores(checkpoint, groups)
+    rows = scores(checkpoint, groups, console)
     console.print(table_of(rows))
     if args.json:
         print(json.dumps({"model": checkpoint.name, "alg": ALG, "rows": rows}), file=sys.stdout)
