@@ -134,6 +134,7 @@ def _add_train(commands: Any) -> None:
         help="change a setting, for example --set data.puzzle_share=1 --set stages.0.steps=10",
     )
     parser.add_argument("--out", type=Path, help="folder of the run (default: runs/NAME)")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, mps (default: cpu)")
     parser.add_argument("--threads", type=int, help="CPU threads (default: all)")
     parser.set_defaults(run=_train)
 
@@ -361,13 +362,15 @@ def _train(args: argparse.Namespace, _argv: list[str]) -> int:
     config = read_recipe(args.recipe, args.set)
     import torch
 
+    from .hub import choose_device
     from .trainer import train
 
     if args.threads is not None:
         if args.threads < 1:
             raise ValueError("--threads must be at least 1")
         torch.set_num_threads(args.threads)
-    folder = train(config, args.out or Path("runs") / config.name)
+    device = choose_device(args.device)
+    folder = train(config, args.out or Path("runs") / config.name, device)
     print(f"the model is in {folder}")
     return 0
 

@@ -22,6 +22,8 @@ T = TypeVar("T")
 UNMASK_RULES = ("origin", "maskgit_plus", "topk_margin", "entropy")
 SOFT_MASK_MODES = ("topk", "temperature")
 SOFT_MASK_SCHEDULES = ("none", "linear", "stepwise")
+OPTIMIZERS = ("adamw", "muon")
+PRECISIONS = ("float32", "bfloat16")
 
 
 def setting(default: Any, help: str) -> Any:
@@ -301,8 +303,14 @@ class TrainConfig:
     weighting: str = setting("mean", "loss weighting, see objective.py")
     t_low: float = setting(0.0, "smallest masking time")
     t_high: float = setting(1.0, "largest masking time")
-    weight_decay: float = setting(0.1, "AdamW weight decay of the matrices")
+    optimizer: str = setting("adamw", "of the layers' matrices: adamw or muon; the rest has AdamW")
+    precision: str = setting("float32", "of the matrix products: float32, or bfloat16 (autocast)")
+    weight_decay: float = setting(0.1, "weight decay of the matrices")
     beta2: float = setting(0.98, "AdamW beta2")
     clip: float = setting(1.0, "largest gradient norm")
     log_every: int = setting(20, "steps between lines of the log")
     eval_every: int = setting(500, "steps between evaluations and checkpoints")
+
+    def __post_init__(self) -> None:
+        _require_choice("optimizer", self.optimizer, OPTIMIZERS)
+        _require_choice("precision", self.precision, PRECISIONS)

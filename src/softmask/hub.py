@@ -204,7 +204,12 @@ def _check_weights(folder: Path) -> None:
             raise ValueError(f"{path} is truncated or damaged ({error}): copy it again") from error
 
 
-def _device(device: str | torch.device | None) -> torch.device:
+def choose_device(device: str | torch.device | None) -> torch.device:
+    """The device meant; None: the best there is.
+
+    Raises:
+        ValueError: no such device, or none on this machine.
+    """
     if device is None:
         accelerator = "mps" if torch.backends.mps.is_available() else "cpu"
         device = "cuda" if torch.cuda.is_available() else accelerator
@@ -254,7 +259,7 @@ def _read_model(
             raise ValueError("give either device or device_map, not both")
         if importlib.util.find_spec("accelerate") is None:
             raise ValueError("device_map needs accelerate: pip install 'softmask[train]'")
-    chosen = _device(device)
+    chosen = choose_device(device)
     with _quiet():
         try:
             model, report = DreamModel.from_pretrained(
