@@ -123,6 +123,8 @@ def test_the_chat_template_is_used_where_there_is_one(chatty) -> None:
         ("x", {"max_new_tokens": 0}, "max_new_tokens"),
         ("x", {"max_new_tokens": -5}, "max_new_tokens"),
         ("x", {"num_return_sequences": 0}, "num_return_sequences"),
+        ("x", {"seed": -1}, "seed"),
+        ("x", {"seed": 2**63}, "seed"),
         ("x", {"steps": 0}, "steps"),
         ("x", {"tempertaure": 1.0}, "did you mean 'temperature'"),
         ("x", {"top_p": "0.9"}, "top_p must be float"),

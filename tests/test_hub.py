@@ -13,6 +13,7 @@ from tiny import write_dream_folder, write_json
 from transformers import AutoConfig, AutoModel
 
 import softmask
+from softmask.config import SoftMaskConfig
 from softmask.modeling import DreamModel
 
 PUBLISHED = {
@@ -71,6 +72,19 @@ def test_rotary_frequencies_are_right_after_loading(tmp_path) -> None:
 def test_the_dtype_is_the_one_asked_for(tmp_path, dtype, expected) -> None:
     folder = write_dream_folder(tmp_path / "dream")
     assert softmask.load(folder, device="cpu", dtype=dtype).model.dtype == expected
+
+
+@pytest.mark.parametrize("device_map", ["auto", {"": "cpu"}])
+def test_a_device_map_gives_the_same_text(tmp_path, device_map) -> None:
+    folder = write_dream_folder(tmp_path / "dream", shards=2)
+    soft = SoftMaskConfig(scale=0.8, offset=-4.0, steepness=1.0, k=3)
+    texts = [
+        softmask.generate(
+            softmask.load(folder, **arguments), "Hello", max_new_tokens=12, soft_mask=soft
+        ).text
+        for arguments in ({"device": "cpu"}, {"device_map": device_map, "dtype": "float32"})
+    ]
+    assert texts[0] == texts[1]
 
 
 def test_the_auto_classes_take_this_package_over_the_folders_remote_code(tmp_path) -> None:

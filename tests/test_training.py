@@ -26,8 +26,8 @@ from softmask.noise import corrupt, sample_times
 from softmask.objective import masked_diffusion_loss
 from softmask.puzzles import generate_puzzles, read_puzzles
 from softmask.recipe import read_recipe, recipe_names
-from softmask.soft_mask import SoftMask
-from softmask.trainer import Run, plan, train
+from softmask.soft_mask import SoftMask, feedback
+from softmask.trainer import Run, build_model, make_optimizers, plan, train
 
 SHARED = Path(__file__).parents[2] / "shared" / "data" / "planning"
 STORIES = [
@@ -126,6 +126,34 @@ def test_gradients_reach_the_soft_mask_parameters_and_the_embedding(mode) -> Non
     assert model.model.embed_tokens.weight.grad.abs().sum() > 0
 
 
+@pytest.mark.parametrize("mode", ["topk", "temperature"])
+def test_mixed_precision_does_not_round_the_mixture(mode) -> None:
+    mask, table = SoftMask(0.5, -3.0, 1.0, mode=mode, k=3), tiny_model().model.embed_tokens.weight
+    ids = torch.full((1, 6), 63)
+    rows = torch.arange(6)
+    logits = torch.randn(6, 64, generator=torch.Generator().manual_seed(0))
+    seen = feedback(logits, rows, 3, mode)
+    with torch.no_grad():
+        exact = mask(ids, seen)[0].embed(table)
+        with torch.autocast("cpu", torch.bfloat16):
+            mixed = mask(ids, seen)[0].embed(table)
+    assert torch.equal(exact, mixed)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_every_parameter_is_in_just_one_optimizer_and_decay_acts_on_matrices(
+    recipe, optimizer
+) -> None:
+    recipe = dataclasses.replace(recipe, optimizer=optimizer, weight_decay=0.3)
+    model = build_model(recipe, train_tokenizer(STORIES, 300))
+    groups = [g for o in make_optimizers(model, recipe) for g in o.param_groups]
+    held = [id(p) for group in groups for p in group["params"]]
+    assert sorted(held) == sorted(id(p) for p in model.parameters() if p.requires_grad)
+    for group in groups:
+        assert {p.dim() == 2 for p in group["params"]} == {group["weight_decay"] == 0.3}
+    assert {id(p) for p in groups[-1]["params"]} <= {id(p) for p in model.soft_mask.parameters()}
+
+
 def test_the_weightings_are_what_they_say() -> None:
     model = tiny_model()
     noisy, ids, masked, times = batch_of(model)
@@ -149,7 +177,13 @@ def log_of(folder: Path) -> list[dict]:
     return [{k: v for k, v in line.items() if k != "seconds"} for line in lines]
 
 
-def test_a_stopped_run_goes_on_as_if_it_had_not_been(recipe, tmp_path, monkeypatch) -> None:
+@pytest.mark.parametrize(
+    ("optimizer", "precision"), [("adamw", "float32"), ("muon", "float32"), ("muon", "bfloat16")]
+)
+def test_a_stopped_run_goes_on_as_if_it_had_not_been(
+    recipe, tmp_path, monkeypatch, optimizer, precision
+) -> None:
+    recipe = dataclasses.replace(recipe, optimizer=optimizer, precision=precision)
     whole = train(recipe, tmp_path / "whole")
 
     class Stop(Exception):

@@ -94,6 +94,8 @@ class Generation:
         if not isinstance(sampling, SamplingConfig):
             sampling = from_mapping(SamplingConfig, {"steps": most, **(sampling or {})}, "sampling")
         self.sampling = sampling
+        if seed is not None and not 0 <= seed < 2**63 - len(rows):
+            raise ValueError(f"seed must lie between 0 and 2**63 less the rows, not {seed}")
         self.seed = secrets.randbelow(2**31) if seed is None else seed
         self._make_canvas(rows)
         self.last: DenoiseStep | None = None

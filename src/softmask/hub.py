@@ -37,6 +37,7 @@ from .modeling import DreamConfig, DreamModel
 from .soft_mask import check_k
 
 SOFT_MASK_FILE = "transparency_config.json"
+ADAPTER_FILE = "adapter_config.json"
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 # What a checkpoint consists of; original PyTorch files and remote code stay where they are.
 HUB_FILES = ["*.json", "*.safetensors", "merges.txt", "*.jinja"]
@@ -88,7 +89,7 @@ def load(
     """
     adapter_folder = None if adapter is None else _folder(adapter, None)
     if name is None and adapter_folder is not None:
-        name = _read_json(adapter_folder / "adapter_config.json").get("base_model_name_or_path")
+        name = _read_json(adapter_folder / ADAPTER_FILE).get("base_model_name_or_path")
         if not name:
             raise ValueError(f"{adapter_folder} does not name its base model: give it as --model")
     if name is None:
@@ -137,7 +138,8 @@ def _folder(name: str | Path, revision: str | None) -> Path:
 
 def _read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        raise ValueError(f"{path.parent} has no {path.name}: give a folder with a whole checkpoint")
+        what = "an adapter" if path.name == ADAPTER_FILE else "a whole checkpoint"
+        raise ValueError(f"{path.parent} has no {path.name}: give a folder with {what}")
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -309,7 +311,7 @@ def _merge_adapter(model: DreamModel, folder: Path) -> DreamModel:
         raise ValueError("an adapter needs peft: pip install 'softmask[train]'")
     from peft import PeftConfig, PeftModel
 
-    _read_json(folder / "adapter_config.json")
+    _read_json(folder / ADAPTER_FILE)
     weights = folder / "adapter_model.safetensors"
     if not weights.is_file():
         raise ValueError(f"{folder} has no adapter_model.safetensors: copy the adapter again")

@@ -43,12 +43,14 @@ class SoftTokens(NamedTuple):
 
     def embed(self, table_VD: Tensor) -> Tensor:
         """(B, L, D) input embeddings in the table's dtype; the sum is taken in fp32."""
-        superposed_BLKD = F.embedding(self.ids_BLK, table_VD).float()
-        embeds_BLD = torch.einsum("blk,blkd->bld", self.weights_BLK, superposed_BLKD)
-        if self.dense_NV is not None:
-            mixed_ND = (self.dense_NV.to(table_VD.dtype) @ table_VD).float()
-            flat = embeds_BLD.flatten(0, 1).index_add(0, self.rows_N, mixed_ND)
-            embeds_BLD = flat.view_as(embeds_BLD)
+        # Mixed-precision training must not round the weights: 1 - lambda has 8 bits in bfloat16.
+        with torch.autocast(table_VD.device.type, enabled=False):
+            superposed_BLKD = F.embedding(self.ids_BLK, table_VD).float()
+            embeds_BLD = torch.einsum("blk,blkd->bld", self.weights_BLK, superposed_BLKD)
+            if self.dense_NV is not None:
+                mixed_ND = (self.dense_NV.to(table_VD.dtype) @ table_VD).float()
+                flat = embeds_BLD.flatten(0, 1).index_add(0, self.rows_N, mixed_ND)
+                embeds_BLD = flat.view_as(embeds_BLD)
         return embeds_BLD.to(table_VD.dtype)
 
 
