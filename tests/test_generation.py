@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny import write_dream_folder
+from tiny import write_dream_folder, write_json
 
 import softmask
-from softmask.config import SoftMaskConfig
+from softmask.config import SamplingConfig, SoftMaskConfig
 
 SOFT = SoftMaskConfig(k=3, scale=0.8, offset=-3.0, steepness=1.0)
 MASK = "<|mask|>"
@@ -139,6 +139,18 @@ def test_bad_input_is_one_clear_sentence(checkpoint, prompt, arguments, message)
     with pytest.raises(ValueError, match=message) as caught:
         softmask.generate(checkpoint, prompt, **arguments)
     assert "\n" not in str(caught.value)
+
+
+def test_a_checkpoint_brings_settings_of_its_own_and_the_caller_wins(tmp_path) -> None:
+    folder = write_dream_folder(tmp_path / "dream")
+    write_json(folder / "sampling_config.json", {"temperature": 0.7, "block_length": 4})
+    checkpoint = softmask.load(folder, device="cpu")
+    own = softmask.Generation(checkpoint, "x", max_new_tokens=8).sampling
+    assert (own.temperature, own.block_length, own.steps) == (0.7, 4, 8)
+    run = softmask.Generation(checkpoint, "x", max_new_tokens=8, sampling={"temperature": 0.0})
+    assert (run.sampling.temperature, run.sampling.block_length) == (0.0, 4)
+    whole = softmask.Generation(checkpoint, "x", max_new_tokens=8, sampling=SamplingConfig(steps=8))
+    assert whole.sampling == SamplingConfig(steps=8)
 
 
 def test_what_is_decided_from_the_left_only_grows_and_ends_as_the_text(checkpoint) -> None:

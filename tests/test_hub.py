@@ -257,6 +257,23 @@ def test_a_soft_mask_file_that_is_no_mapping_is_refused(tmp_path, text) -> None:
         softmask.load(folder, device="cpu")
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"temprature": 1.0}', "did you mean 'temperature'"),
+        ('{"top_k": "5"}', "top_k must be int"),
+        ('{"block_length": 0}', "block_length"),
+        ("[]", "mapping"),
+        ('{"alg":', "not a readable JSON file"),
+    ],
+)
+def test_a_hostile_sampling_file_is_refused(tmp_path, text, message) -> None:
+    folder = write_dream_folder(tmp_path / "dream")
+    (folder / "sampling_config.json").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        softmask.load(folder, device="cpu")
+
+
 @pytest.fixture
 def adapter(tmp_path):
     """A DoRA adapter with random weights, its folder and the unmerged model."""

@@ -22,7 +22,7 @@ from softmask.config import (
     from_mapping,
 )
 from softmask.data import PretrainingData, held_out_digest, read_held_out, train_tokenizer
-from softmask.noise import corrupt, sample_times
+from softmask.noise import WINDOW, corrupt, sample_times
 from softmask.objective import masked_diffusion_loss
 from softmask.puzzles import generate_puzzles, read_puzzles
 from softmask.recipe import read_recipe, recipe_names
@@ -76,6 +76,25 @@ def test_every_row_has_a_mask_and_none_outside_what_may_be_masked() -> None:
     share = (masked & maskable).sum(1) / maskable.sum(1).clamp_min(1)
     assert abs(share[times > 0.9].mean() - 0.95) < 0.06
     assert share[times < 0.1].mean() < 0.3
+
+
+def test_left_to_right_rows_are_whole_in_front_and_masked_behind_a_window() -> None:
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.zeros(400, 60, dtype=torch.long)
+    maskable = torch.arange(60).expand(400, -1) >= 10
+    times = sample_times(400, 0.0, 1.0, generator)
+    _, masked = corrupt(ids, maskable, times, 63, generator, left_to_right=1.0)
+    assert masked.any(1).all()
+    assert not masked[:, :10].any()
+    first = masked.int().argmax(1)
+    # Behind the last token that is there, all is masked; it stands at most a window behind the
+    # first mask.
+    last_kept = 59 - (~masked).int().flip(1).argmax(1)
+    assert (last_kept - first < WINDOW).all()
+    assert first.float().std() > 10
+    _, mixed = corrupt(ids, maskable, times, 63, generator, left_to_right=0.5)
+    shares = mixed[:, 10:].float().mean(1)
+    assert 0.35 < shares.mean() < 0.65
 
 
 def test_times_are_stratified_between_their_bounds() -> None:

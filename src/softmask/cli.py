@@ -161,7 +161,7 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_decoding_options(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("decoding")
+    group = parser.add_argument_group("decoding (a checkpoint may bring other defaults)")
     group.add_argument("--max-new-tokens", type=int, default=128, help="masks to fill (128)")
     group.add_argument("--seed", type=int, help="of the random choices (default: a new one)")
     group.add_argument("--system", help="system message of the chat template")

@@ -188,19 +188,22 @@ def soft_mask_to_published(config: SoftMaskConfig) -> dict[str, Any]:
     return values | {"transparency_alg": by_mode[config.mode]}
 
 
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(
+            f"{path}: not a readable JSON file ({error}); copy it again from its source"
+        ) from error
+
+
 def read_soft_mask_file(path: Path) -> SoftMaskConfig | None:
     """Reads `transparency_config.json`.
 
     Raises:
         ValueError: the file is not valid JSON or holds anything but the published settings.
     """
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(
-            f"{path}: not a readable JSON file ({error}); copy it again from its source"
-        ) from error
-    return soft_mask_from_published(values, str(path))
+    return soft_mask_from_published(_read_json(path), str(path))
 
 
 @dataclass(frozen=True)
@@ -240,6 +243,26 @@ class SamplingConfig:
                 f"block_length must be at least 1, not {self.block_length}",
             )
         _require(math.isfinite(self.end_penalty), "end_penalty must be finite")
+
+
+def sampling_to_file(config: SamplingConfig) -> dict[str, Any]:
+    """The mapping to write as `sampling_config.json`: what differs from the defaults."""
+    default = dataclasses.asdict(SamplingConfig())
+    return {k: v for k, v in dataclasses.asdict(config).items() if v != default[k]}
+
+
+def read_sampling_file(path: Path) -> dict[str, Any]:
+    """Reads `sampling_config.json`: fields of SamplingConfig that suit the checkpoint beside it.
+
+    `generate` takes them where the caller says nothing else. Not `generation_config.json`: what
+    older transformers left there (top_k=50) was never meant for this model (finding B2).
+
+    Raises:
+        ValueError: the file is not valid JSON or holds anything but settings in their range.
+    """
+    values = _read_json(path)
+    from_mapping(SamplingConfig, values, str(path))
+    return values
 
 
 @dataclass(frozen=True)
@@ -286,6 +309,7 @@ class StageConfig:
     warmup_steps: int = setting(100, "linear warm-up")
     soft_probability: float = setting(0.0, "share of steps with the two-pass soft-mask loss")
     soft_learning_rate: float = setting(1e-2, "learning rate of the soft-mask parameters")
+    left_to_right: float = setting(0.0, "share of rows masked as in block-wise decoding, noise.py")
     puzzles: dict[str, float] | None = setting(None, "mixture of this stage, if not data.puzzles")
     puzzle_share: float | None = setting(None, "share of this stage, if not data.puzzle_share")
 
@@ -300,6 +324,7 @@ class TrainConfig:
     model: ModelShape = ModelShape()
     data: DataConfig = DataConfig(puzzle_share=1.0)
     soft_mask: SoftMaskConfig = SoftMaskConfig(k=3, scale=0.5, offset=-1.0, steepness=2.0)
+    sampling: SamplingConfig = SamplingConfig()  # written beside the model; see read_sampling_file
     weighting: str = setting("mean", "loss weighting, see objective.py")
     t_low: float = setting(0.0, "smallest masking time")
     t_high: float = setting(1.0, "largest masking time")

@@ -39,7 +39,8 @@ class Generation:
     Args:
         prompts: a text, several, or with `chat` also conversations (lists of messages).
         max_new_tokens: masks behind each prompt; the answer may end before. Unused by `infill`.
-        sampling: a SamplingConfig, or some of its fields; steps default to one per mask.
+        sampling: a SamplingConfig, or some of its fields; the others are the checkpoint's own
+            where it has some, and steps default to one per mask.
         soft_mask: "checkpoint" takes the checkpoint's parameters; None decodes plainly.
         seed: row i draws from seed + i, whatever stands beside it; None picks one.
         num_return_sequences: rows per prompt, next to each other.
@@ -92,7 +93,8 @@ class Generation:
         self.soft_mask = checkpoint.soft_mask if soft_mask == "checkpoint" else soft_mask
         most = max(row.count(self._mask_id) for row in rows)
         if not isinstance(sampling, SamplingConfig):
-            sampling = from_mapping(SamplingConfig, {"steps": most, **(sampling or {})}, "sampling")
+            settings = {"steps": most, **checkpoint.sampling, **(sampling or {})}
+            sampling = from_mapping(SamplingConfig, settings, "sampling")
         self.sampling = sampling
         if seed is not None and not 0 <= seed < 2**63 - len(rows):
             raise ValueError(f"seed must lie between 0 and 2**63 less the rows, not {seed}")

@@ -12,8 +12,8 @@ import importlib.util
 import json
 import re
 import warnings
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -32,11 +32,12 @@ from safetensors import SafetensorError, safe_open
 from transformers import Qwen2Tokenizer
 from transformers.utils import logging as transformers_logging
 
-from .config import SoftMaskConfig, read_soft_mask_file
+from .config import SoftMaskConfig, read_sampling_file, read_soft_mask_file
 from .modeling import DreamConfig, DreamModel
 from .soft_mask import check_k
 
 SOFT_MASK_FILE = "transparency_config.json"
+SAMPLING_FILE = "sampling_config.json"
 ADAPTER_FILE = "adapter_config.json"
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 # What a checkpoint consists of; original PyTorch files and remote code stay where they are.
@@ -46,12 +47,16 @@ DTYPES = ("float32", "bfloat16", "float16")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What generation needs: model, tokenizer, and the soft-mask parameters where there are any."""
+    """What generation needs: model, tokenizer, and the soft-mask parameters where there are any.
+
+    `sampling` are settings of SamplingConfig that suit this model, where its folder names some.
+    """
 
     model: DreamModel
     tokenizer: Qwen2Tokenizer
     soft_mask: SoftMaskConfig | None
     name: str
+    sampling: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def end_ids(self) -> tuple[int, ...]:
@@ -105,7 +110,9 @@ def load(
     soft_mask = _read_soft_mask(adapter_folder) or _read_soft_mask(folder)
     if soft_mask is not None:
         check_k(soft_mask.k, config.vocab_size)
-    return Checkpoint(model.eval(), tokenizer, soft_mask, str(name or "default"))
+    suits = folder / SAMPLING_FILE
+    sampling = read_sampling_file(suits) if suits.is_file() else {}
+    return Checkpoint(model.eval(), tokenizer, soft_mask, str(name or "default"), sampling)
 
 
 def _folder(name: str | Path, revision: str | None) -> Path:

@@ -9,6 +9,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+# Longest stretch that block-wise corruption leaves half decided, in tokens.
+WINDOW = 16
+
 
 def sample_times(batch: int, low: float, high: float, generator: torch.Generator) -> Tensor:
     """(B,) times, stratified over [low, high]: one uniform draw in each of B equal slices.
@@ -26,16 +29,30 @@ def corrupt(
     times_B: Tensor,
     mask_token_id: int,
     generator: torch.Generator,
+    left_to_right: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
     """Masks each maskable token with probability t of its row; at least one in every row.
+
+    With probability `left_to_right` a row looks as it does in block-wise decoding instead: all
+    before a random place is there, all behind a window of up to WINDOW tokens is masked, and t
+    rules within the window alone.
 
     Returns:
         The corrupted ids (B, L) and which positions were masked (B, L) bool. A row without a
         maskable position stays as it is.
     """
     draw_BL = torch.rand(ids_BL.shape, generator=generator)
-    masked_BL = (draw_BL < times_B[:, None]) & maskable_BL
+    masked_BL, open_BL = draw_BL < times_B[:, None], maskable_BL
+    if left_to_right > 0:
+        batch = len(ids_BL)
+        ordered_B1 = torch.rand(batch, 1, generator=generator) < left_to_right
+        count_B1 = maskable_BL.sum(dim=1, keepdim=True)
+        start_B1 = (torch.rand(batch, 1, generator=generator) * count_B1).long()
+        width_B1 = torch.randint(1, WINDOW + 1, (batch, 1), generator=generator)
+        place_BL = maskable_BL.cumsum(dim=1) - 1
+        masked_BL = masked_BL | (ordered_B1 & (place_BL >= start_B1 + width_B1))
+        open_BL = maskable_BL & ~(ordered_B1 & (place_BL < start_B1))
     # The row's own smallest draw is masked in any case: a row without a mask teaches nothing.
-    first_B = draw_BL.masked_fill(~maskable_BL, 2.0).argmin(dim=1, keepdim=True)
-    masked_BL = masked_BL.scatter(1, first_B, True) & maskable_BL
+    first_B = draw_BL.masked_fill(~open_BL, 2.0).argmin(dim=1, keepdim=True)
+    masked_BL = masked_BL.scatter(1, first_B, True) & open_BL
     return ids_BL.masked_fill(masked_BL, mask_token_id), masked_BL

@@ -22,7 +22,14 @@ from pathlib import Path
 import torch
 from transformers import Qwen2Tokenizer
 
-from .config import SoftMaskConfig, StageConfig, TrainConfig, soft_mask_to_published
+from .config import (
+    SamplingConfig,
+    SoftMaskConfig,
+    StageConfig,
+    TrainConfig,
+    sampling_to_file,
+    soft_mask_to_published,
+)
 from .data import Batch, PretrainingData, read_stories, train_tokenizer
 from .modeling import DreamConfig, DreamModel
 from .noise import corrupt, sample_times
@@ -87,12 +94,24 @@ def make_optimizers(model: DreamModel, config: TrainConfig) -> list[torch.optim.
     return [*optimizers, torch.optim.AdamW(groups, betas=(0.9, config.beta2), eps=1e-8)]
 
 
-def loss_of(model: DreamModel, batch: Batch, config: TrainConfig, seed: int, soft: bool) -> Loss:
+def loss_of(
+    model: DreamModel,
+    batch: Batch,
+    config: TrainConfig,
+    seed: int,
+    soft: bool,
+    left_to_right: float = 0.0,
+) -> Loss:
     """The loss of a batch under the masks that `seed` decides."""
     generator = torch.Generator().manual_seed(seed)
     times_B = sample_times(len(batch.ids_BL), config.t_low, config.t_high, generator)
     noisy_BL, masked_BL = corrupt(
-        batch.ids_BL, batch.maskable_BL, times_B, model.config.mask_token_id, generator
+        batch.ids_BL,
+        batch.maskable_BL,
+        times_B,
+        model.config.mask_token_id,
+        generator,
+        left_to_right,
     )
     device = model.device
     bfloat16 = config.precision == "bfloat16"
@@ -193,7 +212,8 @@ class Run:
         config, seed = self.config, self.config.seed
         batch = self.data.batch(seed, self.step, stage)
         soft = random.Random(f"soft/{seed}/{self.step}").random() < stage.soft_probability
-        loss = loss_of(self.model, batch, config, seed * 1_000_003 + self.step, soft)
+        mask_seed = seed * 1_000_003 + self.step
+        loss = loss_of(self.model, batch, config, mask_seed, soft, stage.left_to_right)
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
         loss.value.backward()
@@ -215,13 +235,15 @@ class Run:
         return {key: round(value, 5) for key, value in shown.items()}
 
     def export(self) -> Path:
-        """Writes the model folder: bfloat16 weights, tokenizer, transparency_config.json."""
+        """Writes the model folder: bfloat16 weights, tokenizer, soft-mask and sampling settings."""
         target = self.folder / "model"
-        save_model(self.model, self.tokenizer, target)
+        save_model(self.model, self.tokenizer, self.config.sampling, target)
         return target
 
 
-def save_model(model: DreamModel, tokenizer: Qwen2Tokenizer, target: Path) -> None:
+def save_model(
+    model: DreamModel, tokenizer: Qwen2Tokenizer, sampling: SamplingConfig, target: Path
+) -> None:
     """A folder that `softmask.load` reads: the layout of Dream's own, weights in bfloat16."""
     mask = model.soft_mask
     names = ("scale", "offset", "steepness", "temperature")
@@ -231,8 +253,12 @@ def save_model(model: DreamModel, tokenizer: Qwen2Tokenizer, target: Path) -> No
     plain.load_state_dict({k: v for k, v in model.state_dict().items() if "soft_mask" not in k})
     plain.to(torch.bfloat16).save_pretrained(target)
     tokenizer.save_pretrained(target)
-    text = json.dumps(soft_mask_to_published(config), indent=2) + "\n"
-    (target / "transparency_config.json").write_text(text)
+    files = {
+        "transparency_config.json": soft_mask_to_published(config),
+        "sampling_config.json": sampling_to_file(sampling),
+    }
+    for name, content in files.items():
+        (target / name).write_text(json.dumps(content, indent=2) + "\n")
 
 
 def train(config: TrainConfig, folder: Path, device: str | torch.device = "cpu") -> Path:
