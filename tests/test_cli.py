@@ -166,6 +166,22 @@ def test_bench_ends_with_json(folder) -> None:
     assert result["plain"]["peak_mb"] > 0
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--dtype float99", "dtype"),
+        ("--device toaster", "device"),
+        ("--threads 0", "--threads"),
+        ("--hidden 10 --heads 3", "must divide"),
+        ("--hidden 8 --heads 0", "--heads"),
+        ("--alg best", "alg must be one of"),
+        ("--steps 0", "--steps"),
+    ],
+)
+def test_a_bench_that_cannot_run_is_one_line(folder, capsys, arguments, message) -> None:
+    assert message in failed(capsys, "bench", "--model", folder, *arguments.split())
+
+
 def test_a_recipe_that_does_not_exist_or_is_misspelt_is_one_line(capsys, tmp_path) -> None:
     assert "default" in failed(capsys, "train", "nothing")
     out = str(tmp_path / "run")

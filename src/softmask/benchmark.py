@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from .config import SamplingConfig, SoftMaskConfig
-from .hub import load
+from .hub import choose_device, choose_dtype, load
 from .modeling import DreamConfig, DreamModel
 from .sampler import Rules, denoise
 
@@ -59,6 +59,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _model(args: argparse.Namespace) -> DreamModel:
+    if args.hidden is not None and (args.hidden % args.heads or args.heads % args.kv_heads):
+        raise ValueError("--heads must divide --hidden, and --kv-heads must divide --heads")
     if args.hidden is None:
         return load(args.model, device=args.device, dtype=args.dtype).model
     torch.manual_seed(0)
@@ -73,8 +75,9 @@ def _model(args: argparse.Namespace) -> DreamModel:
         pad_token_id=None,
         max_position_embeddings=args.prompt_tokens + args.new_tokens,
     )
-    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    dtype = getattr(torch, args.dtype) if args.dtype else torch.float32
+    device = choose_device(args.device)
+    dtype = choose_dtype(args.dtype, device)
+    dtype = torch.float32 if dtype == "auto" else dtype  # random weights have none of their own
     return DreamModel(config).eval().to(device=device, dtype=dtype)
 
 
@@ -139,13 +142,14 @@ def summary(values: list[float]) -> dict[str, float]:
 
 def run(args: argparse.Namespace, argv: list[str]) -> int:
     """Runs `softmask bench` with parsed arguments; `argv` repeats them for the children."""
-    for name in ("prompt_tokens", "new_tokens", "batch", "steps", "repeat", "k"):
-        if getattr(args, name) < 1:
+    positive = "prompt_tokens new_tokens batch steps repeat k hidden layers heads kv_heads".split()
+    for name in (*positive, "intermediate", "vocabulary", "threads"):
+        if getattr(args, name) is not None and getattr(args, name) < 1:
             raise ValueError(f"--{name.replace('_', '-')} must be at least 1")
-    if args.threads:
+    if args.threads is not None:
         torch.set_num_threads(args.threads)
+    device = choose_device(args.device).type
     once = runner(args)
-    device = "cuda" if torch.cuda.is_available() and args.device in (None, "cuda") else "cpu"
     if args.only:
         once(args.only)
         print(json.dumps({"peak_mb": round(peak_mb(device), 1)}))

@@ -231,7 +231,12 @@ def choose_device(device: str | torch.device | None) -> torch.device:
     return chosen
 
 
-def _dtype(dtype: str | torch.dtype | None, device: torch.device) -> str | torch.dtype:
+def choose_dtype(dtype: str | torch.dtype | None, device: torch.device) -> str | torch.dtype:
+    """The dtype meant, or "auto" (the checkpoint's own); None: by device, see `load`.
+
+    Raises:
+        ValueError: no such dtype.
+    """
     if dtype is None:
         return torch.float32 if device.type == "cpu" else "auto"
     if isinstance(dtype, torch.dtype) or dtype == "auto":
@@ -274,7 +279,7 @@ def _read_model(
             model, report = DreamModel.from_pretrained(
                 folder,
                 config=config,
-                dtype=_dtype(dtype, chosen),
+                dtype=choose_dtype(dtype, chosen),
                 device_map=device_map,
                 use_safetensors=True,
                 output_loading_info=True,
