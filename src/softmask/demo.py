@@ -123,7 +123,12 @@ def scores(
 def table_of(rows: Sequence[dict]) -> Table:
     """The rows of `scores` for people: per cent with standard errors."""
     # A light frame: with the longest file name it fits 80 columns.
-    table = Table(title="solved, % (standard error)", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(
+        title="solved, % (standard error)",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        collapse_padding=True,
+    )
     for column in ("puzzles", "n", "steps", "plain", "forwards", "soft-masked", "forwards"):
         left = column in ("puzzles", "steps")
         table.add_column(column, justify="left" if left else "right", no_wrap=True)
