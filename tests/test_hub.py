@@ -264,7 +264,7 @@ def test_a_soft_mask_file_that_is_no_mapping_is_refused(tmp_path, text) -> None:
         ('{"top_k": "5"}', "top_k must be int"),
         ('{"block_length": 0}', "block_length"),
         ("[]", "mapping"),
-        ('{"alg":', "not a readable JSON file"),
+        ('{"alg":', "sampling_config.json is damaged"),
     ],
 )
 def test_a_hostile_sampling_file_is_refused(tmp_path, text, message) -> None:

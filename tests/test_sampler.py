@@ -154,6 +154,19 @@ def test_blocks_are_filled_from_left_to_right() -> None:
         assert step.left_B == (0, 0)
 
 
+def test_blocks_count_masks_so_that_text_between_two_holes_takes_no_step() -> None:
+    model = tiny_model()
+    canvas = torch.arange(1, 41)[None]
+    mask_id = model.config.mask_token_id
+    canvas[0, 5:7] = canvas[0, 33:35] = mask_id
+    config = SamplingConfig(steps=4, block_length=2)
+    steps = list(denoise(model, canvas, config, rules=only_mask(model)))
+    # Two steps a block, as with four masks in a row: the published schedule commits 0, then 2.
+    assert [step.left_B for step in steps] == [(4,), (2,), (2,), (0,)]
+    assert not (steps[1].canvas_BL[0, 5:7] == mask_id).any()
+    assert (steps[1].canvas_BL[0, 33:35] == mask_id).all()
+
+
 def test_a_block_the_size_of_the_canvas_is_no_block() -> None:
     model = tiny_model()
     canvas, _ = canvas_of(model, [6])

@@ -188,13 +188,16 @@ def soft_mask_to_published(config: SoftMaskConfig) -> dict[str, Any]:
     return values | {"transparency_alg": by_mode[config.mode]}
 
 
-def _read_json(path: Path) -> Any:
+def read_json(path: Path) -> Any:
+    """The content of a JSON file.
+
+    Raises:
+        ValueError: it is not valid JSON, or not UTF-8.
+    """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(
-            f"{path}: not a readable JSON file ({error}); copy it again from its source"
-        ) from error
+        raise ValueError(f"{path} is damaged ({error}): copy it again from its source") from error
 
 
 def read_soft_mask_file(path: Path) -> SoftMaskConfig | None:
@@ -203,7 +206,7 @@ def read_soft_mask_file(path: Path) -> SoftMaskConfig | None:
     Raises:
         ValueError: the file is not valid JSON or holds anything but the published settings.
     """
-    return soft_mask_from_published(_read_json(path), str(path))
+    return soft_mask_from_published(read_json(path), str(path))
 
 
 @dataclass(frozen=True)
@@ -260,7 +263,7 @@ def read_sampling_file(path: Path) -> dict[str, Any]:
     Raises:
         ValueError: the file is not valid JSON or holds anything but settings in their range.
     """
-    values = _read_json(path)
+    values = read_json(path)
     from_mapping(SamplingConfig, values, str(path))
     return values
 
@@ -312,6 +315,12 @@ class StageConfig:
     left_to_right: float = setting(0.0, "share of rows masked as in block-wise decoding, noise.py")
     puzzles: dict[str, float] | None = setting(None, "mixture of this stage, if not data.puzzles")
     puzzle_share: float | None = setting(None, "share of this stage, if not data.puzzle_share")
+
+    def __post_init__(self) -> None:
+        _require(self.steps >= 1, f"a stage needs at least 1 step, not {self.steps}")
+        for name in ("soft_probability", "left_to_right", "puzzle_share"):
+            share = getattr(self, name)
+            _require(share is None or 0 <= share <= 1, f"{name} must lie in [0, 1], not {share}")
 
 
 @dataclass(frozen=True)

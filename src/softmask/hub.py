@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import importlib.util
-import json
 import re
 import warnings
 from collections.abc import Iterator, Mapping
@@ -32,7 +31,7 @@ from safetensors import SafetensorError, safe_open
 from transformers import Qwen2Tokenizer
 from transformers.utils import logging as transformers_logging
 
-from .config import SoftMaskConfig, read_sampling_file, read_soft_mask_file
+from .config import SoftMaskConfig, read_json, read_sampling_file, read_soft_mask_file
 from .modeling import DreamConfig, DreamModel
 from .soft_mask import check_k
 
@@ -94,7 +93,7 @@ def load(
     """
     adapter_folder = None if adapter is None else _folder(adapter, None)
     if name is None and adapter_folder is not None:
-        name = _read_json(adapter_folder / ADAPTER_FILE).get("base_model_name_or_path")
+        name = _read_mapping(adapter_folder / ADAPTER_FILE).get("base_model_name_or_path")
         if not name:
             raise ValueError(f"{adapter_folder} does not name its base model: give it as --model")
     if name is None:
@@ -143,21 +142,18 @@ def _folder(name: str | Path, revision: str | None) -> Path:
         ) from error
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read_mapping(path: Path) -> dict[str, Any]:
     if not path.is_file():
         what = "an adapter" if path.name == ADAPTER_FILE else "a whole checkpoint"
         raise ValueError(f"{path.parent} has no {path.name}: give a folder with {what}")
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is damaged ({error}): copy it again") from error
+    values = read_json(path)
     if not isinstance(values, dict):
         raise ValueError(f"{path} is damaged (no mapping): copy it again")
     return values
 
 
 def _read_config(folder: Path) -> DreamConfig:
-    values = _read_json(folder / "config.json")
+    values = _read_mapping(folder / "config.json")
     family = values.get("model_type")
     if family != DreamConfig.model_type:
         raise ValueError(
@@ -197,7 +193,7 @@ def _check_weights(folder: Path) -> None:
     """Every file that the index names is there and whole."""
     index, single = folder / "model.safetensors.index.json", folder / "model.safetensors"
     if index.is_file():
-        files = sorted(set(_read_json(index).get("weight_map", {}).values()))
+        files = sorted(set(_read_mapping(index).get("weight_map", {}).values()))
     else:
         files = [single.name]
     if not files or (not index.is_file() and not single.is_file()):
@@ -323,7 +319,7 @@ def _merge_adapter(model: DreamModel, folder: Path) -> DreamModel:
         raise ValueError("an adapter needs peft: pip install 'softmask[train]'")
     from peft import PeftConfig, PeftModel
 
-    _read_json(folder / ADAPTER_FILE)
+    _read_mapping(folder / ADAPTER_FILE)
     weights = folder / "adapter_model.safetensors"
     if not weights.is_file():
         raise ValueError(f"{folder} has no adapter_model.safetensors: copy the adapter again")

@@ -78,12 +78,11 @@ class _Schedule:
     """
 
     def __init__(self, masked_BL: Tensor, config: SamplingConfig) -> None:
-        length = masked_BL.shape[1]
         self.config = config
-        columns = torch.arange(length, device=masked_BL.device)
-        first_B1 = torch.where(masked_BL, columns, length).amin(dim=1, keepdim=True)
-        size = config.block_length or length
-        self.block_BL = ((columns - first_B1) // size).masked_fill(~masked_BL, -1)
+        size = config.block_length or masked_BL.shape[1]
+        # Blocks count masks, not columns: what lies between two holes takes no step.
+        place_BL = masked_BL.cumsum(dim=1) - 1
+        self.block_BL = (place_BL // size).masked_fill(~masked_BL, -1)
         self.blocks_B = [int(b) + 1 for b in self.block_BL.amax(dim=1)]
         if max(self.blocks_B) > config.steps:
             raise ValueError(
