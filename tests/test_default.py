@@ -65,7 +65,7 @@ def test_a_prompt_without_a_model_gets_a_story(capsys) -> None:
 
 
 def test_a_story_with_a_hole_gets_it_filled(capsys) -> None:
-    text = "One day, Tom went to the [[6]]. He was very happy."
+    text = "One day, Tom went to the[[6]]. He was very happy."
     assert main(["generate", "--infill", text, "--seed", "1"]) == 0
     out = capsys.readouterr().out.rstrip("\n")
     before, after = text.split("[[6]]")

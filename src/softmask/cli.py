@@ -75,7 +75,8 @@ def _add_generate(commands: Any) -> None:
         nargs="?",
         const=True,
         metavar="TEXT",
-        help="fill the holes [[n]] (n tokens each) of TEXT, in which \\n and \\t are escapes; "
+        help="fill the holes [[n]] (n tokens each) of TEXT, in which \\n and \\t are escapes; a "
+        "token brings the space before it, so leave none in front of a hole: 'One day,[[6]] went'; "
         "without TEXT, of the prompt",
     )
     parser.add_argument("--raw", action="store_true", help="no chat template around the prompt")
