@@ -79,6 +79,8 @@ def test_the_demo_shows_puzzles_and_ends_with_a_table(capsys) -> None:
     out = capsys.readouterr().out
     assert "solved" in out
     assert "soft-masked" in out
+    assert "One day, Tom " in out
+    assert "[[" not in out
     rows = json.loads(out.splitlines()[-1])["rows"]
     assert [row["steps"] for row in rows] == ["full", "half", "quarter"] * 3
     assert rows[0]["plain_forwards"] > rows[1]["plain_forwards"] > rows[2]["plain_forwards"]

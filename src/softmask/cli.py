@@ -106,9 +106,10 @@ def _add_chat(commands: Any) -> None:
 def _add_demo(commands: Any) -> None:
     parser = commands.add_parser(
         "demo",
-        help="the bundled model solves puzzles, and how often",
-        description="Shows the bundled model solving Sudoku and Countdown puzzles and prints its "
-        "accuracy, plain against soft-masked, at full, half and quarter steps.",
+        help="the bundled model solves puzzles, and how often, and writes stories",
+        description="Shows the bundled model solving Sudoku and Countdown puzzles, going on with a "
+        "story and filling the holes of another, and prints its accuracy on puzzles, plain against "
+        "soft-masked, at full, half and quarter steps.",
     )
     parser.add_argument("--model", help="another folder or Hub id than the bundled model")
     parser.add_argument(

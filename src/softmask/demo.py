@@ -1,4 +1,4 @@
-"""softmask demo: real puzzles being denoised, then how often plain and soft-masked solve them.
+"""softmask demo: puzzles and stories being denoised, then how often plain and soft solve puzzles.
 
 The puzzles shown are from the evaluation files of Dream 7B (`demo_puzzles.json` names the origin);
 the table scores them and freshly generated ones, which no training run has seen either.
@@ -20,8 +20,10 @@ from typing import NamedTuple
 
 from rich import box
 from rich.console import Console
+from rich.padding import Padding
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from .config import SamplingConfig, SoftMaskConfig
 from .data import held_out_digest, read_held_out
@@ -38,6 +40,10 @@ ALG = "topk_margin"
 FRACTIONS = {"full": 1, "half": 2, "quarter": 4}
 FEW_SHOT_POOL = 8  # first lines of each Sudoku file, prompts of the original evaluation
 BATCH = 64
+# A beginning to go on from, and a story with a hole; the seed is one of many.
+STORY, STORY_TOKENS = "One day, Tom", 64
+HOLED_STORY = "One day,[[6]] went to the park. He was very happy because[[8]]."
+STORY_SEED = 2
 
 
 class Score(NamedTuple):
@@ -175,15 +181,29 @@ def file_puzzles(folder: Path, limit: int | None) -> dict[str, list[Puzzle]]:
     return groups
 
 
-def _show(checkpoint: Checkpoint, puzzle: Puzzle, console: Console) -> bool:
-    """Solves one puzzle soft-masked, live in a terminal; returns whether it is solved."""
-    run = solve(checkpoint, [puzzle], NEW_TOKENS[name_of(puzzle)], checkpoint.soft_mask)
+def _watch(run: Generation, console: Console) -> str:
+    """The text of a run of one row, shown live in a terminal."""
     if console.is_terminal:
         with LiveView(run, console) as view:
             for step in run:
                 view.show(step)
                 time.sleep(0.05)  # or nobody sees it
-    answer = run.completions()[0].text
+    return run.completions()[0].text
+
+
+def _tell(checkpoint: Checkpoint, console: Console) -> None:
+    """Goes on with a story, and fills the holes of another."""
+    story = Generation(checkpoint, STORY, max_new_tokens=STORY_TOKENS, seed=STORY_SEED, chat=False)
+    holed = Generation(checkpoint, HOLED_STORY, infill=True, seed=STORY_SEED)
+    for start, run in (STORY, story), ("", holed):
+        text = start + _watch(run, console)
+        console.print(Padding(Text(f"{text}\n"), (0, 2)))
+
+
+def _show(checkpoint: Checkpoint, puzzle: Puzzle, console: Console) -> bool:
+    """Solves one puzzle soft-masked, live in a terminal; returns whether it is solved."""
+    run = solve(checkpoint, [puzzle], NEW_TOKENS[name_of(puzzle)], checkpoint.soft_mask)
+    answer = _watch(run, console)
     solved = is_solved(puzzle.kind, puzzle.input, answer)
     verdict = "[green]solved[/]" if solved else "[red]not solved[/]"
     lines = zip(puzzle.input.split("\n"), answer.strip().split("\n"), strict=False)
@@ -207,6 +227,7 @@ def run(args: Namespace) -> int:
     else:
         for puzzle in shown_puzzles():
             _show(checkpoint, puzzle, console)
+        _tell(checkpoint, console)
         groups = fresh_puzzles(args.puzzles)
         for puzzle in shown_puzzles():
             groups[name_of(puzzle)].append(puzzle)
