@@ -59,10 +59,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _model(args: argparse.Namespace) -> DreamModel:
-    if args.hidden is not None and (args.hidden % args.heads or args.heads % args.kv_heads):
-        raise ValueError("--heads must divide --hidden, and --kv-heads must divide --heads")
     if args.hidden is None:
         return load(args.model, device=args.device, dtype=args.dtype).model
+    if args.hidden % args.heads or args.heads % args.kv_heads:
+        raise ValueError("--heads must divide --hidden, and --kv-heads must divide --heads")
     torch.manual_seed(0)
     config = DreamConfig(
         hidden_size=args.hidden,
@@ -142,9 +142,8 @@ def summary(values: list[float]) -> dict[str, float]:
 
 def run(args: argparse.Namespace, argv: list[str]) -> int:
     """Runs `softmask bench` with parsed arguments; `argv` repeats them for the children."""
-    positive = "prompt_tokens new_tokens batch steps repeat k hidden layers heads kv_heads".split()
-    for name in (*positive, "intermediate", "vocabulary", "threads"):
-        if getattr(args, name) is not None and getattr(args, name) < 1:
+    for name, value in vars(args).items():  # every whole number is a count
+        if isinstance(value, int) and value < 1:
             raise ValueError(f"--{name.replace('_', '-')} must be at least 1")
     if args.threads is not None:
         torch.set_num_threads(args.threads)

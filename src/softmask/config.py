@@ -24,6 +24,9 @@ SOFT_MASK_MODES = ("topk", "temperature")
 SOFT_MASK_SCHEDULES = ("none", "linear", "stepwise")
 OPTIMIZERS = ("adamw", "muon")
 PRECISIONS = ("float32", "bfloat16")
+# Settings that a checkpoint brings: the published file, and ours.
+SOFT_MASK_FILE = "transparency_config.json"
+SAMPLING_FILE = "sampling_config.json"
 
 
 def setting(default: Any, help: str) -> Any:

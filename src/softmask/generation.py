@@ -50,7 +50,7 @@ class Generation:
 
     Raises:
         ValueError: an empty prompt, no hole to fill, a system message without a chat template, a
-            count below 1, or what `denoise` refuses.
+            count below 1, a seed out of range, or what `denoise` refuses.
     """
 
     def __init__(

@@ -31,12 +31,17 @@ from safetensors import SafetensorError, safe_open
 from transformers import Qwen2Tokenizer
 from transformers.utils import logging as transformers_logging
 
-from .config import SoftMaskConfig, read_json, read_sampling_file, read_soft_mask_file
+from .config import (
+    SAMPLING_FILE,
+    SOFT_MASK_FILE,
+    SoftMaskConfig,
+    read_json,
+    read_sampling_file,
+    read_soft_mask_file,
+)
 from .modeling import DreamConfig, DreamModel
 from .soft_mask import check_k
 
-SOFT_MASK_FILE = "transparency_config.json"
-SAMPLING_FILE = "sampling_config.json"
 ADAPTER_FILE = "adapter_config.json"
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 # What a checkpoint consists of; original PyTorch files and remote code stay where they are.
