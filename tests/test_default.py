@@ -12,7 +12,7 @@ from rich.console import Console
 
 import softmask
 from softmask.cli import main
-from softmask.data import held_out_digest, read_held_out
+from softmask.corpus import held_out_digest, read_held_out
 from softmask.demo import fresh_puzzles, score, shown_puzzles, table_of
 from softmask.puzzles import is_solved
 

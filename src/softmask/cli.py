@@ -1,4 +1,4 @@
-"""softmask generate | chat | demo | train | bench
+"""softmask generate | chat | demo | train | bench | export | push
 
 Every option is read off the settings in config.py. torch and transformers are imported by the
 command that needs them, so that `--help` answers at once.
@@ -57,6 +57,8 @@ def build_parser() -> argparse.ArgumentParser:
     _add_demo(commands)
     _add_train(commands)
     _add_bench(commands)
+    _add_export(commands)
+    _add_push(commands)
     return parser
 
 
@@ -124,19 +126,38 @@ def _add_demo(commands: Any) -> None:
 def _add_train(commands: Any) -> None:
     parser = commands.add_parser(
         "train",
-        help="train a model by a recipe",
-        description="Trains a model by a recipe. A run that was stopped goes on where it was.",
+        help="fine-tune or pretrain a model by a recipe",
+        description="Trains by a recipe: mix and coding are the published fine-tunings of Dream and "
+        "Dream-Coder, the others pretrain small models from nothing. A run that was stopped goes "
+        "on where it was; what is finished is not run again. On several GPUs: torchrun "
+        "--nproc_per_node 4 -m softmask train mix.",
     )
-    parser.add_argument("recipe", help="name of a bundled recipe (default), or a YAML file")
+    parser.add_argument("recipe", nargs="?", help="name of a bundled recipe, or a YAML file")
+    parser.add_argument(
+        "--published",
+        nargs=2,
+        type=Path,
+        metavar=("BASE", "DATASET"),
+        help="instead: a base and a dataset config in the published JSON layout",
+    )
     parser.add_argument(
         "--set",
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="change a setting, for example --set data.puzzle_share=1 --set stages.0.steps=10",
+        help="change a setting: --set train.learning_rate=2e-5 --set train.stages.0.steps=10",
     )
-    parser.add_argument("--out", type=Path, help="folder of the run (default: runs/NAME)")
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, mps (default: cpu)")
+    parser.add_argument("--no-soft-mask", action="store_true", help="the binary twin")
+    parser.add_argument("--seed", type=int, help="of weights, data and masks")
+    parser.add_argument("--seeds", help="a run for each, one after another: 1231-1235 or 1,2,3")
+    parser.add_argument("--twins", action="store_true", help="each also without soft-masking")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        help="folder of the run (default: runs/NAME-seedSEED); with --seeds or --twins: of the runs",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="delete an earlier run there")
+    parser.add_argument("--device", help="cpu, or the accelerator (default: the best there is)")
     parser.add_argument("--threads", type=int, help="CPU threads (default: all)")
     parser.set_defaults(run=_train)
 
@@ -148,6 +169,45 @@ def _add_bench(commands: Any) -> None:
         add_help=False,  # its options, and their help, are in benchmark.py, which imports torch
     )
     parser.set_defaults(run=_bench)
+
+
+def _add_export(commands: Any) -> None:
+    parser = commands.add_parser(
+        "export",
+        help="write a folder that transformers loads without softmask",
+        description="Writes a folder with weights (an adapter is merged in), tokenizer, soft-mask "
+        "parameters and code, which AutoModel.from_pretrained(DIR, trust_remote_code=True) loads "
+        "without this package.",
+    )
+    parser.add_argument("target", type=Path, metavar="DIR", help="the folder to write")
+    parser.add_argument(
+        "--model", help="folder or Hub id of a Dream model (default: the adapter's, or the bundled)"
+    )
+    parser.add_argument("--adapter", help="folder or Hub id of a PEFT adapter to merge in")
+    parser.add_argument("--revision", help="branch, tag or commit of the model on the Hub")
+    parser.add_argument("--dtype", help="convert to float32, bfloat16 or float16 (default: keep)")
+    parser.add_argument("--overwrite", action="store_true", help="replace an older export in DIR")
+    parser.set_defaults(run=_export)
+
+
+def _add_push(commands: Any) -> None:
+    parser = commands.add_parser(
+        "push",
+        help="upload an adapter or an exported model to the Hub",
+        description="Uploads the folder of an adapter or of an exported model to the Hub, without "
+        "training state; with --model or --adapter instead of a folder it exports those first.",
+    )
+    parser.add_argument("repo", metavar="REPO", help="where to: OWNER/NAME")
+    parser.add_argument("folder", nargs="?", type=Path, metavar="FOLDER", help="what to upload")
+    parser.add_argument("--model", help="export this folder or Hub id, and upload that")
+    parser.add_argument("--adapter", help="with this adapter merged in")
+    parser.add_argument("--private", action="store_true", help="make the repository private")
+    parser.add_argument("--revision", help="branch to write to (default: main)")
+    parser.add_argument("--message", help="of the commit")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print what would go up, and contact nobody"
+    )
+    parser.set_defaults(run=_push)
 
 
 def _add_model_options(parser: argparse.ArgumentParser) -> None:
@@ -359,28 +419,94 @@ def _demo(args: argparse.Namespace, _argv: list[str]) -> int:
 
 
 def _train(args: argparse.Namespace, _argv: list[str]) -> int:
-    from .recipe import read_recipe
+    from .sweep import parse_seeds, run_name, runs_of
 
-    config = read_recipe(args.recipe, args.set)
+    if (args.recipe is None) == (args.published is None):
+        raise ValueError("give a recipe, or --published with two files")
+    if args.seeds is not None and args.seed is not None:
+        raise ValueError("give --seed or --seeds, not both")
+    if args.twins and args.no_soft_mask:
+        raise ValueError("--twins trains both: leave out --no-soft-mask")
+    recipe = _recipe(args)
+    seeds = [recipe.seed] if args.seeds is None else parse_seeds(args.seeds)
+    runs = runs_of(recipe.twin() if args.no_soft_mask else recipe, seeds, args.twins)
     import torch
 
-    from .hub import choose_device
-    from .trainer import train
+    from .run import train
 
     if args.threads is not None:
         if args.threads < 1:
             raise ValueError("--threads must be at least 1")
         torch.set_num_threads(args.threads)
-    device = choose_device(args.device)
-    folder = train(config, args.out or Path("runs") / config.name, device)
-    print(f"the model is in {folder}")
+
+    def one(recipe: Any, folder: Path) -> Path:
+        return train(recipe, folder, device=args.device, overwrite=args.overwrite)
+
+    if args.seeds is None and not args.twins:
+        result = one(runs[0], args.out or Path("runs") / run_name(runs[0]))
+        option = "--model" if result.name == "model" else "--adapter"
+        print(f"{result}: try softmask generate {option} {result}")
+        return 0
+    from .sweep import sweep
+
+    for result in sweep(runs, args.out or Path("runs"), one):
+        print(result)
     return 0
+
+
+def _recipe(args: argparse.Namespace) -> Any:
+    """The recipe that the command line describes."""
+    from .recipe import override, read_recipe
+
+    if args.published is None:
+        recipe = read_recipe(args.recipe, args.set)
+    else:
+        from .published_recipe import read_published_pair
+
+        recipe, notes = read_published_pair(*args.published)
+        for note in notes:
+            print(f"softmask: {note}", file=sys.stderr)
+        recipe = override(recipe, args.set)
+    return recipe if args.seed is None else dataclasses.replace(recipe, seed=args.seed)
 
 
 def _bench(_args: argparse.Namespace, argv: list[str]) -> int:
     from .benchmark import main as bench
 
     return bench(argv)
+
+
+def _export(args: argparse.Namespace, _argv: list[str]) -> int:
+    from .export import export
+
+    folder = export(
+        args.target,
+        args.model,
+        args.adapter,
+        revision=args.revision,
+        dtype=args.dtype,
+        overwrite=args.overwrite,
+    )
+    print(f"the model is in {folder}")
+    return 0
+
+
+def _push(args: argparse.Namespace, _argv: list[str]) -> int:
+    from .push import push
+
+    address = push(
+        args.repo,
+        args.folder,
+        model=args.model,
+        adapter=args.adapter,
+        private=args.private,
+        revision=args.revision,
+        message=args.message,
+        dry_run=args.dry_run,
+    )
+    if address is not None:
+        print(address)
+    return 0
 
 
 if __name__ == "__main__":

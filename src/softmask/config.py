@@ -22,8 +22,6 @@ T = TypeVar("T")
 UNMASK_RULES = ("origin", "maskgit_plus", "topk_margin", "entropy")
 SOFT_MASK_MODES = ("topk", "temperature")
 SOFT_MASK_SCHEDULES = ("none", "linear", "stepwise")
-OPTIMIZERS = ("adamw", "muon")
-PRECISIONS = ("float32", "bfloat16")
 # Settings that a checkpoint brings: the published file, and ours.
 SOFT_MASK_FILE = "transparency_config.json"
 SAMPLING_FILE = "sampling_config.json"
@@ -38,8 +36,10 @@ def setting(default: Any, help: str) -> Any:
 
 def _matches(value: Any, annotation: Any) -> bool:
     origin = typing.get_origin(annotation)
-    if origin in (types.UnionType, typing.Union):
-        return any(_matches(value, option) for option in typing.get_args(annotation))
+    if len(_options(annotation)) > 1:
+        return any(_matches(value, option) for option in _options(annotation))
+    if annotation is Any:
+        return True
     if annotation is float:
         return isinstance(value, int | float) and not isinstance(value, bool)
     if annotation is int:
@@ -55,6 +55,26 @@ def _matches(value: Any, annotation: Any) -> bool:
     if dataclasses.is_dataclass(annotation):
         return isinstance(value, dict | annotation)
     return isinstance(value, annotation)
+
+
+def _options(annotation: Any) -> tuple[Any, ...]:
+    """The members of a union; anything else alone."""
+    if typing.get_origin(annotation) in (types.UnionType, typing.Union):
+        return typing.get_args(annotation)
+    return (annotation,)
+
+
+def _convert(value: Any, annotation: Any, where: str) -> Any:
+    """A value that matches its annotation, with nested mappings made into their dataclasses."""
+    annotation = next(a for a in _options(annotation) if _matches(value, a))
+    if dataclasses.is_dataclass(annotation) and isinstance(value, dict):
+        return from_mapping(annotation, value, where)
+    if annotation is float:
+        return float(value)
+    if typing.get_origin(annotation) is tuple:
+        item = typing.get_args(annotation)[0]
+        return tuple(_convert(v, item, f"{where}[{i}]") for i, v in enumerate(value))
+    return value
 
 
 def _type_name(annotation: Any) -> str:
@@ -83,29 +103,20 @@ def from_mapping(cls: type[T], values: Any, where: str) -> T:
         annotation = hints[key]
         if not _matches(value, annotation):
             raise ValueError(f"{where}: {key} must be {_type_name(annotation)}, not {value!r}")
-        if dataclasses.is_dataclass(annotation) and isinstance(value, dict):
-            value = from_mapping(annotation, value, f"{where}: {key}")
-        elif annotation is float:
-            value = float(value)
-        elif typing.get_origin(annotation) is tuple:
-            item = typing.get_args(annotation)[0]
-            if dataclasses.is_dataclass(item):
-                value = [from_mapping(item, v, f"{where}: {key}[{i}]") for i, v in enumerate(value)]
-            value = tuple(value)
-        parsed[key] = value
+        parsed[key] = _convert(value, annotation, f"{where}: {key}")
     try:
         return cls(**parsed)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{where}: {error}") from error
 
 
-def _require(condition: bool, message: str) -> None:
+def require(condition: bool, message: str) -> None:
     if not condition:
         raise ValueError(message)
 
 
-def _require_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    _require(value in choices, f"{name} must be one of {', '.join(choices)}, not {value!r}")
+def require_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    require(value in choices, f"{name} must be one of {', '.join(choices)}, not {value!r}")
 
 
 @dataclass(frozen=True)
@@ -126,16 +137,16 @@ class SoftMaskConfig:
     schedule: str = setting("none", "weight over time: none, linear (masks left), stepwise (half)")
 
     def __post_init__(self) -> None:
-        _require_choice("soft-mask mode", self.mode, SOFT_MASK_MODES)
-        _require_choice("soft-mask schedule", self.schedule, SOFT_MASK_SCHEDULES)
-        _require(self.k >= 1, f"soft-mask k must be at least 1, not {self.k}")
+        require_choice("soft-mask mode", self.mode, SOFT_MASK_MODES)
+        require_choice("soft-mask schedule", self.schedule, SOFT_MASK_SCHEDULES)
+        require(self.k >= 1, f"soft-mask k must be at least 1, not {self.k}")
         for name in ("scale", "offset", "steepness", "temperature"):
             value = getattr(self, name)
-            _require(math.isfinite(value), f"soft-mask {name} must be finite, not {value}")
-        _require(0 <= self.scale <= 1, f"soft-mask scale must lie in [0, 1], not {self.scale}")
-        _require(self.offset <= 0, f"soft-mask offset must be <= 0, not {self.offset}")
-        _require(self.steepness >= 0, f"soft-mask steepness must be >= 0, not {self.steepness}")
-        _require(self.temperature > 0, f"soft-mask temperature must be > 0, not {self.temperature}")
+            require(math.isfinite(value), f"soft-mask {name} must be finite, not {value}")
+        require(0 <= self.scale <= 1, f"soft-mask scale must lie in [0, 1], not {self.scale}")
+        require(self.offset <= 0, f"soft-mask offset must be <= 0, not {self.offset}")
+        require(self.steepness >= 0, f"soft-mask steepness must be >= 0, not {self.steepness}")
+        require(self.temperature > 0, f"soft-mask temperature must be > 0, not {self.temperature}")
 
 
 # The published names (arguments of diffusion_generate, keys of transparency_config.json).
@@ -227,28 +238,28 @@ class SamplingConfig:
     end_penalty: float = setting(0.0, "subtracted from the logits of the end tokens, before mixing")
 
     def __post_init__(self) -> None:
-        _require_choice("alg", self.alg, UNMASK_RULES)
-        _require(self.steps >= 1, f"steps must be at least 1, not {self.steps}")
-        _require(
+        require_choice("alg", self.alg, UNMASK_RULES)
+        require(self.steps >= 1, f"steps must be at least 1, not {self.steps}")
+        require(
             math.isfinite(self.temperature) and self.temperature >= 0,
             f"temperature must be >= 0, not {self.temperature}",
         )
         if self.top_p is not None:
-            _require(0 < self.top_p <= 1, f"top_p must lie in (0, 1], not {self.top_p}")
+            require(0 < self.top_p <= 1, f"top_p must lie in (0, 1], not {self.top_p}")
         if self.top_k is not None:
-            _require(self.top_k >= 1, f"top_k must be at least 1, not {self.top_k}")
+            require(self.top_k >= 1, f"top_k must be at least 1, not {self.top_k}")
         if self.alg_temp is not None:
-            _require(
+            require(
                 math.isfinite(self.alg_temp) and self.alg_temp >= 0,
                 f"alg_temp must be >= 0, not {self.alg_temp}",
             )
-        _require(0 < self.eps < 1, f"eps must lie between 0 and 1, not {self.eps}")
+        require(0 < self.eps < 1, f"eps must lie between 0 and 1, not {self.eps}")
         if self.block_length is not None:
-            _require(
+            require(
                 self.block_length >= 1,
                 f"block_length must be at least 1, not {self.block_length}",
             )
-        _require(math.isfinite(self.end_penalty), "end_penalty must be finite")
+        require(math.isfinite(self.end_penalty), "end_penalty must be finite")
 
 
 def sampling_to_file(config: SamplingConfig) -> dict[str, Any]:
@@ -269,85 +280,3 @@ def read_sampling_file(path: Path) -> dict[str, Any]:
     values = read_json(path)
     from_mapping(SamplingConfig, values, str(path))
     return values
-
-
-@dataclass(frozen=True)
-class ModelShape:
-    """Size of a model that is trained from nothing; names as in Qwen2's configuration."""
-
-    hidden_size: int = setting(192, "width")
-    intermediate_size: int = setting(512, "width inside the MLP")
-    num_hidden_layers: int = setting(6, "layers")
-    num_attention_heads: int = setting(6, "attention heads")
-    num_key_value_heads: int = setting(3, "key and value heads")
-    max_position_embeddings: int = setting(512, "longest canvas, in tokens")
-    vocab_size: int = setting(2048, "tokens of the BPE trained on the text, special ones included")
-    tie_word_embeddings: bool = setting(True, "one table for the input and the head")
-
-
-@dataclass(frozen=True)
-class DataConfig:
-    """What a pretraining run reads. Every batch is drawn from (seed, step) alone."""
-
-    puzzles: dict[str, float] = setting(
-        {"sudoku_4x4": 1.0, "countdown_3": 1.0}, "mixture of generated puzzles, by weight"
-    )
-    text: tuple[str, ...] = setting((), "text files, stories separated by <|endoftext|> lines")
-    puzzle_share: float = setting(0.6, "probability that a step's batch holds puzzles, not text")
-    puzzle_batch: int = setting(64, "puzzles a batch")
-    story_batch: int = setting(16, "stories a batch")
-    story_length: int = setting(160, "tokens of a story row")
-
-    def __post_init__(self) -> None:
-        share = self.puzzle_share
-        _require(0 <= share <= 1, f"puzzle_share must lie in [0, 1], not {share}")
-        _require(bool(self.text) or share == 1, "text is empty: name files or set puzzle_share: 1")
-
-
-@dataclass(frozen=True)
-class StageConfig:
-    """One stretch of training with its own learning-rate schedule (linear warm-up, cosine)."""
-
-    name: str
-    steps: int
-    learning_rate: float
-    final_learning_rate: float = setting(0.0, "where the cosine ends")
-    warmup_steps: int = setting(100, "linear warm-up")
-    soft_probability: float = setting(0.0, "share of steps with the two-pass soft-mask loss")
-    soft_learning_rate: float = setting(1e-2, "learning rate of the soft-mask parameters")
-    left_to_right: float = setting(0.0, "share of rows masked as in block-wise decoding, noise.py")
-    puzzles: dict[str, float] | None = setting(None, "mixture of this stage, if not data.puzzles")
-    puzzle_share: float | None = setting(None, "share of this stage, if not data.puzzle_share")
-
-    def __post_init__(self) -> None:
-        _require(self.steps >= 1, f"a stage needs at least 1 step, not {self.steps}")
-        for name in ("soft_probability", "left_to_right", "puzzle_share"):
-            share = getattr(self, name)
-            _require(share is None or 0 <= share <= 1, f"{name} must lie in [0, 1], not {share}")
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """A pretraining recipe: everything that decides the numbers."""
-
-    name: str
-    stages: tuple[StageConfig, ...]
-    seed: int = setting(1, "decides weights, data and masks")
-    model: ModelShape = ModelShape()
-    data: DataConfig = DataConfig(puzzle_share=1.0)
-    soft_mask: SoftMaskConfig = SoftMaskConfig(k=3, scale=0.5, offset=-1.0, steepness=2.0)
-    sampling: SamplingConfig = SamplingConfig()  # written beside the model; see read_sampling_file
-    weighting: str = setting("mean", "loss weighting, see objective.py")
-    t_low: float = setting(0.0, "smallest masking time")
-    t_high: float = setting(1.0, "largest masking time")
-    optimizer: str = setting("adamw", "of the layers' matrices: adamw or muon; the rest has AdamW")
-    precision: str = setting("float32", "of the matrix products: float32, or bfloat16 (autocast)")
-    weight_decay: float = setting(0.1, "weight decay of the matrices")
-    beta2: float = setting(0.98, "AdamW beta2")
-    clip: float = setting(1.0, "largest gradient norm")
-    log_every: int = setting(20, "steps between lines of the log")
-    eval_every: int = setting(500, "steps between evaluations and checkpoints")
-
-    def __post_init__(self) -> None:
-        _require_choice("optimizer", self.optimizer, OPTIMIZERS)
-        _require_choice("precision", self.precision, PRECISIONS)

@@ -26,7 +26,7 @@ from rich.table import Table
 from rich.text import Text
 
 from .config import SamplingConfig, SoftMaskConfig
-from .data import held_out_digest, read_held_out
+from .corpus import held_out_digest, read_held_out
 from .generation import Generation
 from .hub import Checkpoint, load
 from .puzzles import Puzzle, generate_puzzles, is_solved, prompt_of, read_puzzles

@@ -28,7 +28,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 from safetensors import SafetensorError, safe_open
-from transformers import Qwen2Tokenizer
+from transformers import BitsAndBytesConfig, Qwen2Tokenizer
 from transformers.utils import logging as transformers_logging
 
 from .config import (
@@ -38,11 +38,15 @@ from .config import (
     read_json,
     read_sampling_file,
     read_soft_mask_file,
+    soft_mask_from_published,
+    soft_mask_to_published,
 )
 from .modeling import DreamConfig, DreamModel
 from .soft_mask import check_k
 
 ADAPTER_FILE = "adapter_config.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+WEIGHT_INDEX = "model.safetensors.index.json"
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 # What a checkpoint consists of; original PyTorch files and remote code stay where they are.
 HUB_FILES = ["*.json", "*.safetensors", "merges.txt", "*.jinja"]
@@ -73,6 +77,57 @@ class Checkpoint:
         return tuple(dict.fromkeys(i for i in ids if i is not None))
 
 
+@dataclass(frozen=True)
+class Source:
+    """Where a checkpoint lies, with everything read and checked but the weights' content.
+
+    `name` is what the user called it; `soft_mask` is what holds for model and adapter together.
+    """
+
+    name: str
+    folder: Path
+    adapter: Path | None
+    config: DreamConfig
+    tokenizer: Qwen2Tokenizer
+    weights: tuple[Path, ...]
+    soft_mask: SoftMaskConfig | None
+
+
+def find(
+    name: str | Path | None = None,
+    adapter: str | Path | None = None,
+    *,
+    revision: str | None = None,
+    local_only: bool = False,
+) -> Source:
+    """Finds a checkpoint and checks its files; arguments as for `load`.
+
+    Args:
+        local_only: take Hub repositories from this machine's cache, without a request.
+
+    Raises:
+        ValueError: one sentence on what is wrong with the folder, the adapter or an argument.
+    """
+    adapter_folder = None if adapter is None else _folder(adapter, None, local_only)
+    if name is None and adapter_folder is not None:
+        name = read_mapping(adapter_folder / ADAPTER_FILE).get("base_model_name_or_path")
+        if not name:
+            raise ValueError(f"{adapter_folder} does not name its base model: give it as --model")
+    if name is None:
+        folder = Path(str(resources.files(__package__))) / "default"
+    else:
+        folder = _folder(name, revision, local_only)
+    config = read_config(folder)
+    tokenizer = _read_tokenizer(folder, config)
+    weights = weight_files(folder)
+    soft_mask = _read_soft_mask(folder, adapter_folder, config)
+    if soft_mask is not None:
+        check_k(soft_mask.k, config.vocab_size)
+    return Source(
+        str(name or "default"), folder, adapter_folder, config, tokenizer, weights, soft_mask
+    )
+
+
 def load(
     name: str | Path | None = None,
     adapter: str | Path | None = None,
@@ -81,6 +136,7 @@ def load(
     dtype: str | torch.dtype | None = None,
     device_map: str | dict[str, Any] | None = None,
     revision: str | None = None,
+    load_in_4bit: bool = False,
 ) -> Checkpoint:
     """Loads a checkpoint for generation.
 
@@ -92,34 +148,25 @@ def load(
             "auto" (the checkpoint's own); default: float32 on a CPU, where bfloat16 is emulated,
             else the checkpoint's own. device_map: as in transformers; needs accelerate.
         revision: branch, tag or commit of the Hub repository.
+        load_in_4bit: linear layers in 4 bits (nf4, bitsandbytes); the head stays as it is.
 
     Raises:
         ValueError: one sentence on what is wrong with the folder, the adapter or an argument.
     """
-    adapter_folder = None if adapter is None else _folder(adapter, None)
-    if name is None and adapter_folder is not None:
-        name = _read_mapping(adapter_folder / ADAPTER_FILE).get("base_model_name_or_path")
-        if not name:
-            raise ValueError(f"{adapter_folder} does not name its base model: give it as --model")
-    if name is None:
-        folder = Path(str(resources.files(__package__))) / "default"
-    else:
-        folder = _folder(name, revision)
-    config = _read_config(folder)
-    tokenizer = _read_tokenizer(folder, config)
-    _check_weights(folder)
-    model = _read_model(folder, config, device, dtype, device_map)
-    if adapter_folder is not None:
-        model = _merge_adapter(model, adapter_folder)
-    soft_mask = _read_soft_mask(adapter_folder) or _read_soft_mask(folder)
-    if soft_mask is not None:
-        check_k(soft_mask.k, config.vocab_size)
-    suits = folder / SAMPLING_FILE
+    source = find(name, adapter, revision=revision)
+    model = _read_model(source.folder, source.config, device, dtype, device_map, load_in_4bit)
+    if source.adapter is not None:
+        model = _merge_adapter(model, source.adapter)
+    if source.config.transparency_config is not None:
+        # What the model's own folder said; an adapter or an edited file may say something else.
+        published = soft_mask_to_published(source.soft_mask) if source.soft_mask else None
+        model.config.transparency_config = published
+    suits = source.folder / SAMPLING_FILE
     sampling = read_sampling_file(suits) if suits.is_file() else {}
-    return Checkpoint(model.eval(), tokenizer, soft_mask, str(name or "default"), sampling)
+    return Checkpoint(model.eval(), source.tokenizer, source.soft_mask, source.name, sampling)
 
 
-def _folder(name: str | Path, revision: str | None) -> Path:
+def _folder(name: str | Path, revision: str | None, local_only: bool) -> Path:
     """The local folder, or a snapshot of the Hub repository."""
     path = Path(name).expanduser()
     if path.is_dir():
@@ -131,7 +178,14 @@ def _folder(name: str | Path, revision: str | None) -> Path:
     if not HUB_ID.fullmatch(str(name)):
         raise ValueError(f"there is no folder {name}, and it is no Hub id (owner/name) either")
     try:
-        return Path(snapshot_download(str(name), revision=revision, allow_patterns=HUB_FILES))
+        return Path(
+            snapshot_download(
+                str(name),
+                revision=revision,
+                allow_patterns=HUB_FILES,
+                local_files_only=local_only,
+            )
+        )
     except GatedRepoError as error:
         raise ValueError(
             f"{name} is gated: accept its terms on its Hub page, then run `hf auth login`"
@@ -141,13 +195,23 @@ def _folder(name: str | Path, revision: str | None) -> Path:
     except RepositoryNotFoundError as error:
         raise ValueError(f"the Hub has no repository {name}: check the spelling") from error
     except (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, OSError) as error:
+        if local_only:
+            raise ValueError(
+                f"{name} is not on this machine, and a dry run asks nobody: download it first "
+                f"(`hf download {name}`), or give a local folder"
+            ) from error
         raise ValueError(
             f"{name} is not on this machine and the Hub cannot be reached: check the network, or "
             "give a local folder"
         ) from error
 
 
-def _read_mapping(path: Path) -> dict[str, Any]:
+def read_mapping(path: Path) -> dict[str, Any]:
+    """The mapping in one of a folder's JSON files.
+
+    Raises:
+        ValueError: there is no such file, or it holds no mapping.
+    """
     if not path.is_file():
         what = "an adapter" if path.name == ADAPTER_FILE else "a whole checkpoint"
         raise ValueError(f"{path.parent} has no {path.name}: give a folder with {what}")
@@ -157,8 +221,13 @@ def _read_mapping(path: Path) -> dict[str, Any]:
     return values
 
 
-def _read_config(folder: Path) -> DreamConfig:
-    values = _read_mapping(folder / "config.json")
+def read_config(folder: Path) -> DreamConfig:
+    """The folder's config.
+
+    Raises:
+        ValueError: there is none, it is not Dream's, or its mask token is not in its vocabulary.
+    """
+    values = read_mapping(folder / "config.json")
     family = values.get("model_type")
     if family != DreamConfig.model_type:
         raise ValueError(
@@ -178,7 +247,7 @@ def _read_tokenizer(folder: Path, config: DreamConfig) -> Qwen2Tokenizer:
     if not whole and not all((folder / n).is_file() for n in ("vocab.json", "merges.txt")):
         raise ValueError(f"{folder} has no tokenizer: add vocab.json and merges.txt")
     # Saved settings may name classes of the original remote code; ours is transformers' own.
-    with _quiet():
+    with quiet():
         tokenizer = Qwen2Tokenizer.from_pretrained(folder)
     mask = tokenizer.convert_ids_to_tokens(config.mask_token_id)
     if len(tokenizer) > config.vocab_size:
@@ -194,24 +263,37 @@ def _read_tokenizer(folder: Path, config: DreamConfig) -> Qwen2Tokenizer:
     return tokenizer
 
 
-def _check_weights(folder: Path) -> None:
-    """Every file that the index names is there and whole."""
-    index, single = folder / "model.safetensors.index.json", folder / "model.safetensors"
+def weight_files(folder: Path) -> tuple[Path, ...]:
+    """The folder's weight files: every one that the index names is there and whole.
+
+    Raises:
+        ValueError: there are no weights, or a file is missing or damaged.
+    """
+    index, single = folder / WEIGHT_INDEX, folder / "model.safetensors"
     if index.is_file():
-        files = sorted(set(_read_mapping(index).get("weight_map", {}).values()))
+        files = sorted(set(read_mapping(index).get("weight_map", {}).values()))
     else:
         files = [single.name]
     if not files or (not index.is_file() and not single.is_file()):
         raise ValueError(f"{folder} has no weights: add model.safetensors or its shards")
     for file in files:
-        path = folder / file
-        if not path.is_file():
+        if not (folder / file).is_file():
             raise ValueError(f"{folder} lacks the weight file {file}: copy it again")
-        try:
-            with safe_open(path, framework="pt"):
-                pass
-        except SafetensorError as error:
-            raise ValueError(f"{path} is truncated or damaged ({error}): copy it again") from error
+        tensor_names(folder / file)
+    return tuple(folder / file for file in files)
+
+
+def tensor_names(path: Path) -> set[str]:
+    """The names in a safetensors file.
+
+    Raises:
+        ValueError: the file is truncated or damaged.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            return set(file.keys())
+    except SafetensorError as error:
+        raise ValueError(f"{path} is truncated or damaged ({error}): copy it again") from error
 
 
 def choose_device(device: str | torch.device | None) -> torch.device:
@@ -248,7 +330,7 @@ def choose_dtype(dtype: str | torch.dtype | None, device: torch.device) -> str |
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """No progress bars nor advice from transformers: what matters is raised here, in a sentence."""
     verbosity = transformers_logging.get_verbosity()
     bars = transformers_logging.is_progress_bar_enabled()
@@ -268,6 +350,7 @@ def _read_model(
     device: str | torch.device | None,
     dtype: str | torch.dtype | None,
     device_map: str | dict[str, Any] | None,
+    load_in_4bit: bool = False,
 ) -> DreamModel:
     if device_map is not None:
         if device is not None:
@@ -275,13 +358,17 @@ def _read_model(
         if importlib.util.find_spec("accelerate") is None:
             raise ValueError("device_map needs accelerate: pip install 'softmask[train]'")
     chosen = choose_device(device)
-    with _quiet():
+    quantization = _in_4bit() if load_in_4bit else None
+    if quantization is not None and device_map is None:
+        device_map = {"": chosen}
+    with quiet():
         try:
             model, report = DreamModel.from_pretrained(
                 folder,
                 config=config,
                 dtype=choose_dtype(dtype, chosen),
                 device_map=device_map,
+                quantization_config=quantization,
                 use_safetensors=True,
                 output_loading_info=True,
             )
@@ -293,6 +380,19 @@ def _read_model(
             ) from error
     _check_report(folder, report, config)
     return model if device_map is not None else model.to(chosen)
+
+
+def _in_4bit() -> BitsAndBytesConfig:
+    """QLoRA's setting: normal floats, the scales quantised too, products in bfloat16."""
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise ValueError("weights in 4 bits need bitsandbytes: pip install 'softmask[quant]'")
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+        llm_int8_skip_modules=["lm_head"],
+    )
 
 
 def _check_report(folder: Path, report: dict[str, Any], config: DreamConfig) -> None:
@@ -312,10 +412,24 @@ def _check_report(folder: Path, report: dict[str, Any], config: DreamConfig) -> 
             )
 
 
-def _read_soft_mask(folder: Path | None) -> SoftMaskConfig | None:
-    if folder is None or not (folder / SOFT_MASK_FILE).is_file():
+def _read_soft_mask(
+    folder: Path, adapter: Path | None, config: DreamConfig
+) -> SoftMaskConfig | None:
+    """The adapter's parameters, else the folder's, else those in its config."""
+    for place in (adapter, folder):
+        if place is not None and (place / SOFT_MASK_FILE).is_file():
+            return read_soft_mask_file(place / SOFT_MASK_FILE)
+    if config.transparency_config is None:
         return None
-    return read_soft_mask_file(folder / SOFT_MASK_FILE)
+    return soft_mask_from_published(config.transparency_config, str(folder / "config.json"))
+
+
+@contextlib.contextmanager
+def quiet_peft() -> Iterator[None]:
+    """Without the warning about a question that peft asks and transformers 5.24 deprecates."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+        yield
 
 
 def _merge_adapter(model: DreamModel, folder: Path) -> DreamModel:
@@ -324,15 +438,7 @@ def _merge_adapter(model: DreamModel, folder: Path) -> DreamModel:
         raise ValueError("an adapter needs peft: pip install 'softmask[train]'")
     from peft import PeftConfig, PeftModel
 
-    _read_mapping(folder / ADAPTER_FILE)
-    weights = folder / "adapter_model.safetensors"
-    if not weights.is_file():
-        raise ValueError(f"{folder} has no adapter_model.safetensors: copy the adapter again")
-    try:
-        with safe_open(weights, framework="pt") as file:
-            keys = set(file.keys())
-    except SafetensorError as error:
-        raise ValueError(f"{weights} is truncated or damaged ({error}): copy it again") from error
+    keys = adapter_tensor_names(folder)
     settings = PeftConfig.from_pretrained(folder)
     if dataclasses.is_dataclass(settings) and "modules_to_save" in vars(settings):
         # An adapter that saves a module this model lacks would lose it without a word.
@@ -341,15 +447,26 @@ def _merge_adapter(model: DreamModel, folder: Path) -> DreamModel:
             raise ValueError(f"{folder} brings the module {extra[0]!r}, which the model lacks")
     other = f"{folder} is an adapter for another base model: give its own as --model"
     try:
-        with warnings.catch_warnings():
-            # peft asks transformers a question that transformers 5.24 calls deprecated.
-            warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+        with quiet_peft():
             merged = PeftModel.from_pretrained(model, folder, config=settings)
     except (RuntimeError, ValueError) as error:
         raise ValueError(f"{other} ({str(error).splitlines()[0]})") from error
     if not keys or not _all_loaded(merged, keys):
         raise ValueError(other)
     return merged.merge_and_unload()
+
+
+def adapter_tensor_names(folder: Path) -> set[str]:
+    """The names of an adapter's tensors.
+
+    Raises:
+        ValueError: the folder holds no adapter, or a damaged one.
+    """
+    read_mapping(folder / ADAPTER_FILE)
+    weights = folder / ADAPTER_WEIGHTS
+    if not weights.is_file():
+        raise ValueError(f"{folder} has no {ADAPTER_WEIGHTS}: copy the adapter again")
+    return tensor_names(weights)
 
 
 def _all_loaded(merged: Any, keys: set[str]) -> bool:

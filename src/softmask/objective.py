@@ -1,6 +1,6 @@
 """The masked-diffusion loss, with and without soft-masking: one objective for every training.
 
-Shape suffixes: B batch, L length, N masked positions (flat indices into B * L), V vocabulary.
+Shape suffixes: B batch, L length, N masked positions (flat indices into B * L), T time buckets.
 """
 
 from __future__ import annotations
@@ -8,26 +8,29 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from .modeling import DreamModel
-from .soft_mask import feedback
 
 WEIGHTS = ("mean", "elbo", "published")
+# Equal buckets of t in [0, 1] over which right predictions are counted.
+BUCKETS = 10
 
 
 class Loss(NamedTuple):
-    """The loss to descend, and the plain mean cross-entropy (nats per masked token) beside it."""
+    """The loss to descend, and what a log wants beside it; all on the device, one step's sums."""
 
     value: Tensor
-    nats: Tensor
+    nats: Tensor  # plain mean cross-entropy, nats per masked token
     entropy: Tensor | None  # mean entropy that pass 1 saw at the masks; None in one pass
     mixed: Tensor | None  # mean lambda
+    hits_T: Tensor  # masked tokens whose most likely prediction is right, by t of their row
+    total_T: Tensor  # masked tokens, by t of their row
 
 
 def masked_diffusion_loss(
-    model: DreamModel,
+    model: nn.Module,
     noisy_BL: Tensor,
     ids_BL: Tensor,
     masked_BL: Tensor,
@@ -44,43 +47,81 @@ def masked_diffusion_loss(
     parameters and, through the mixture, the embedding table; none goes through pass 1).
     Logits are computed at the masked positions only, in both passes.
 
+    Under DistributedDataParallel ranks may differ in `soft`; under FSDP2 they may not, as every
+    forward gathers parameters from all ranks.
+
     Args:
+        model: a DreamModel, or a PeftModel or DistributedDataParallel around one.
         noisy_BL, ids_BL: corrupted and true ids. masked_BL: which positions are predicted;
             position 0 never counts under the shift: nothing precedes it.
         times_B: t of each row.
         weighting: "mean": mean over the masked tokens of the batch; "elbo": sum over masked
-            tokens of CE / t, per maskable-row token count, the bound itself; "published": mean
-            over the masked tokens times 1 / t of the first row, as the released training does.
+            tokens of CE / t, per token of the batch, the bound itself; "published": mean over
+            the masked tokens of CE / t, as the released training, whose rows share one t.
 
     Raises:
-        ValueError: `soft` on a model without soft-mask parameters, or an unknown weighting.
+        ValueError: `soft` on a model without soft-mask parameters, an unknown weighting, or no
+            DreamModel inside `model`.
     """
     if weighting not in WEIGHTS:
         raise ValueError(f"weighting must be one of {', '.join(WEIGHTS)}, not {weighting!r}")
-    if model.config.logit_shift:
+    dream = inner(model)
+    if soft and dream.soft_mask is None:
+        raise ValueError("soft-mask training needs a model with soft-mask parameters")
+    if dream.config.logit_shift:
         masked_BL = masked_BL.clone()
         masked_BL[:, 0] = False
     rows_N = masked_BL.flatten().nonzero().squeeze(1)
     inputs = {"attention_mask": attention_mask_BL, "rows": rows_N}
     seen = None
     if soft:
-        if model.soft_mask is None:
-            raise ValueError("soft-mask training needs a model with soft-mask parameters")
         with torch.no_grad():
-            first_NV = model(noisy_BL, **inputs).logits
-            seen = feedback(first_NV, rows_N, model.soft_mask.k, model.soft_mask.mode)
-    logits_NV = model(noisy_BL, feedback=seen, **inputs).logits
-    loss_N = F.cross_entropy(logits_NV.float(), ids_BL.flatten()[rows_N], reduction="none")
-    nats = loss_N.mean()
+            seen = _without_ddp(model)(noisy_BL, observe=True, **inputs).feedback
+    labels_N, time_N = ids_BL.flatten()[rows_N], times_B[rows_N // ids_BL.shape[1]]
+    output = model(noisy_BL, feedback=seen, labels=labels_N, **inputs)
+    nats = _mean(output.losses)
     if weighting == "mean":
         value = nats
     elif weighting == "published":
-        value = nats / times_B[0]
+        value = _mean(output.losses / time_N)
     else:
-        value = (loss_N / times_B[rows_N // ids_BL.shape[1]]).sum() / ids_BL.numel()
-    if seen is None:
-        return Loss(value, nats.detach(), None, None)
-    with torch.no_grad():
-        entropy_N = model.soft_mask.entropy(seen)
-        mixed = model.soft_mask.weight(entropy_N).mean()
-    return Loss(value, nats.detach(), entropy_N.mean(), mixed)
+        value = (output.losses / time_N).sum() / ids_BL.numel()
+    return Loss(
+        value,
+        nats.detach(),
+        _mean(output.entropies) if soft else None,
+        _mean(output.lambdas) if soft else None,
+        *_hits(output.predicted == labels_N, time_N),
+    )
+
+
+def inner(model: nn.Module) -> DreamModel:
+    """The DreamModel itself, or the one inside a wrapper (DDP, PEFT, torch.compile).
+
+    Raises:
+        ValueError: there is none.
+    """
+    for module in model.modules():
+        if isinstance(module, DreamModel):
+            return module
+    raise ValueError(f"training needs a DreamModel, and {type(model).__name__} holds none")
+
+
+def _without_ddp(model: nn.Module) -> nn.Module:
+    """What pass 1 calls: DDP broadcasts buffers at every forward, and a plain rank makes one less.
+
+    Only gradients need the wrapper, and pass 1 has none.
+    """
+    return model.module if isinstance(model, DistributedDataParallel) else model
+
+
+def _mean(values_N: Tensor) -> Tensor:
+    """The mean; 0, still in the graph, where a batch has no masked token."""
+    return values_N.sum() / max(len(values_N), 1)
+
+
+def _hits(right_N: Tensor, time_N: Tensor) -> tuple[Tensor, Tensor]:
+    """(T,) right predictions and (T,) predictions by bucket of t; without a host sync."""
+    bucket_N = (time_N * BUCKETS).long().clamp(0, BUCKETS - 1)
+    inside_NT = bucket_N[:, None] == torch.arange(BUCKETS, device=time_N.device)
+    return (inside_NT & right_N[:, None]).sum(0), inside_NT.sum(0)

@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import GenerationConfig
 from transformers.utils import ModelOutput
 
-from .config import PUBLISHED_KEYS, SamplingConfig, soft_mask_from_published
+from .config import PUBLISHED_KEYS, SamplingConfig, SoftMaskConfig, soft_mask_from_published
 from .sampler import LogitsHook, TokensHook, denoise
 
 
@@ -82,9 +82,14 @@ def _settings(generation_config: Any, given: dict[str, Any]) -> DreamGenerationC
     return DreamGenerationConfig(**(base | given))
 
 
-def _soft_mask(settings: DreamGenerationConfig):
+def _soft_mask(model: Any, settings: DreamGenerationConfig) -> SoftMaskConfig | None:
+    """The call's soft-mask parameters; without an algorithm, the model's own and the call's."""
     values = {key: getattr(settings, key) for key in PUBLISHED_KEYS}
-    return soft_mask_from_published(values, "diffusion_generate")
+    own = model.config.transparency_config
+    if settings.transparency_alg is not None or own is None:
+        return soft_mask_from_published(values, "diffusion_generate")
+    given = {key: value for key, value in values.items() if value is not None}
+    return soft_mask_from_published(own | given, "diffusion_generate")
 
 
 @torch.no_grad()
@@ -106,7 +111,8 @@ def diffusion_generate(
         attention_mask: (B, L), 1 at tokens, 0 at padding.
         generation_tokens_hook_func: (step | None, tokens (B, T), logits | None) -> tokens.
         generation_logits_hook_func: (step, tokens (B, T), logits (B, T, V)) -> logits.
-        **kwargs: the fields of DreamGenerationConfig.
+        **kwargs: the fields of DreamGenerationConfig. Where no `transparency_alg` is given, a
+            model whose config brings soft-mask parameters soft-masks with them; "none" does not.
 
     Returns:
         The canvas (B * num_return_sequences, T), or a DreamModelOutput.
@@ -155,7 +161,7 @@ def diffusion_generate(
         canvas_BL.repeat_interleave(copies, dim=0),
         sampling,
         attention_mask_BL=attention_mask,
-        soft_mask=_soft_mask(settings),
+        soft_mask=_soft_mask(model, settings),
         logits_hook=generation_logits_hook_func,
         tokens_hook=generation_tokens_hook_func,
     )

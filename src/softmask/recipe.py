@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Sequence
 from importlib import resources
@@ -10,7 +11,8 @@ from typing import Any
 
 import yaml
 
-from .config import TrainConfig, from_mapping
+from .config import from_mapping
+from .train_config import Recipe
 
 
 class _Loader(yaml.SafeLoader):
@@ -38,10 +40,10 @@ def recipe_names() -> list[str]:
     return sorted(f.name.removesuffix(".yaml") for f in folder.iterdir() if f.name[-5:] == ".yaml")
 
 
-def read_recipe(name: str, overrides: Sequence[str] = ()) -> TrainConfig:
-    """Reads a recipe by name or path, with overrides such as `data.puzzle_share=0.5`.
+def read_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
+    """Reads a recipe by name or path, with overrides such as `train.learning_rate=2e-5`.
 
-    `stages.0.steps=10` reaches into a list.
+    `train.stages.0.steps=10` reaches into a list.
 
     Raises:
         ValueError: no such recipe, bad YAML, or a setting that is unknown or out of range.
@@ -59,9 +61,17 @@ def read_recipe(name: str, overrides: Sequence[str] = ()) -> TrainConfig:
     values = _parse(text, name)
     if not isinstance(values, dict):
         raise ValueError(f"{name}: a recipe is a mapping of settings")
-    for override in overrides:
-        _override(values, override)
-    return from_mapping(TrainConfig, values, name)
+    for each in overrides:
+        _override(values, each)
+    return from_mapping(Recipe, values, name)
+
+
+def override(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
+    """A recipe with `key=value` settings changed, as for `read_recipe`."""
+    values = dataclasses.asdict(recipe)
+    for each in overrides:
+        _override(values, each)
+    return from_mapping(Recipe, values, recipe.name)
 
 
 def _override(values: dict[str, Any], override: str) -> None:
@@ -74,7 +84,9 @@ def _override(values: dict[str, Any], override: str) -> None:
         if isinstance(place, list):
             place = place[_index(part, place, key)]
         else:
-            place = place.setdefault(part, {})
+            # A null stands for absent settings: --set adapter.r=8 on a recipe without adapter.
+            place[part] = {} if place.get(part) is None else place[part]
+            place = place[part]
         if not isinstance(place, dict | list):
             raise ValueError(f"--set {key}: {part} holds no settings")
     value = _parse(text, f"--set {key}")

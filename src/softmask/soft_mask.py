@@ -133,6 +133,11 @@ def feedback(
     return Feedback(*(p if p is None or stays_M is None else p[stays_M] for p in parts))
 
 
+def join(parts: list[Feedback]) -> Feedback:
+    """The feedback of consecutive chunks of rows (at least one chunk) as that of all rows."""
+    return Feedback(*(None if p[0] is None else torch.cat(p) for p in zip(*parts, strict=True)))
+
+
 def check_k(k: int, vocabulary: int) -> None:
     """Raises ValueError unless 1 <= k <= vocabulary."""
     if not 1 <= k <= vocabulary:
@@ -150,7 +155,8 @@ class SoftMask(nn.Module):
     softplus(raw) + 1e-6: the published training head (`transparency_head.py`), whose initial
     scale is clamped to [1e-6, 1 - 1e-6] before the logit. With `exact=True` the given numbers are
     used as they are and nothing is learned: decoding, where scale 0 must equal plain bit for bit.
-    Always fp32: at 1e-2 the optimiser's updates vanish in bfloat16.
+    Always fp32: at 1e-2 the optimiser's updates vanish in bfloat16. Each has shape (1,):
+    FSDP2 does not shard tensors without a dimension.
     """
 
     def __init__(
@@ -169,16 +175,16 @@ class SoftMask(nn.Module):
         if exact:
             values = {"scale": scale, "offset": offset, "steepness": steepness}
             for name, value in (values | {"temperature": temperature}).items():
-                self.register_buffer(f"raw_{name}", torch.tensor(float(value)), persistent=False)
+                self.register_buffer(f"raw_{name}", torch.tensor([float(value)]), persistent=False)
             return
         # In fp32 as published: 1 - 1e-6 is rounded before the logit.
-        clamped = torch.tensor(float(scale)).clamp(1e-6, 1 - 1e-6)
+        clamped = torch.tensor([float(scale)]).clamp(1e-6, 1 - 1e-6)
         self.raw_scale = nn.Parameter(torch.logit(clamped))
-        self.raw_offset = nn.Parameter(torch.tensor(_softplus_inverse(max(-offset, 1e-6))))
-        self.raw_steepness = nn.Parameter(torch.tensor(_softplus_inverse(max(steepness, 1e-6))))
+        self.raw_offset = nn.Parameter(torch.tensor([_softplus_inverse(max(-offset, 1e-6))]))
+        self.raw_steepness = nn.Parameter(torch.tensor([_softplus_inverse(max(steepness, 1e-6))]))
         # Without a use in mode "topk" it would be a parameter that never gets a gradient.
         self.raw_temperature = nn.Parameter(
-            torch.tensor(_softplus_inverse(max(temperature, 1e-6))),
+            torch.tensor([_softplus_inverse(max(temperature, 1e-6))]),
             requires_grad=mode == "temperature",
         )
 

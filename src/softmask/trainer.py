@@ -1,318 +1,337 @@
-"""Pretraining of a small Dream model: stages of plain and two-pass soft-mask training.
+"""A thin subclass of transformers.Trainer: the masked-diffusion objective, and checkpoints that
+hold everything a run needs to go on exactly.
 
-    softmask train default                       the bundled model, from nothing
-    softmask train default --set seed=2
-
-A run folder holds recipe.json, log.jsonl (one line per `log_every` steps), the newest
-checkpoint.pt (weights, optimiser, step) and, at the end, the model folder `model/`. A run that was
-stopped goes on where its checkpoint stands: batches and masks derive from (seed, step).
+Its own are the loss, the parameter groups, the order of the data, the evaluation on fixed masks,
+and the soft-mask parameters in every checkpoint. The loop, mixed precision, accumulation,
+distribution, logging back ends and the rotation of checkpoints are transformers' and accelerate's.
 """
 
 from __future__ import annotations
 
-import dataclasses
+import contextlib
 import json
-import math
-import random
-import time
-from collections.abc import Iterator
-from itertools import islice
+import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
-from transformers import Qwen2Tokenizer
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
+from transformers import Trainer, TrainingArguments
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
-from .config import (
-    SAMPLING_FILE,
-    SOFT_MASK_FILE,
-    SamplingConfig,
-    SoftMaskConfig,
-    StageConfig,
-    TrainConfig,
-    sampling_to_file,
-    soft_mask_to_published,
-)
-from .data import Batch, PretrainingData, read_stories, train_tokenizer
-from .modeling import DreamConfig, DreamModel
-from .noise import corrupt, sample_times
-from .objective import Loss, masked_diffusion_loss
-from .puzzles import generate_puzzles, prompt_of
+from .batches import Collator, Validation
+from .config import SOFT_MASK_FILE, SoftMaskConfig, soft_mask_to_published
+from .ema import MovingAverage
+from .hub import quiet
+from .modeling import DreamModel
+from .objective import BUCKETS, Loss, masked_diffusion_loss
+from .optimizers import make_optimizer, make_scheduler
+from .plan import Plan
 from .soft_mask import SoftMask
+from .train_config import TrainConfig
+
+# The raw soft-mask parameters in full precision; the published JSON beside them is for inference.
+SOFT_MASK_WEIGHTS = "soft_mask.safetensors"
+EMA_WEIGHTS = "ema.safetensors"
+# Written last: a checkpoint without it was cut off.
+COMPLETE = "complete.json"
+BAD_BATCH = "bad_batch.json"
 
 
-def build_model(config: TrainConfig, tokenizer: Qwen2Tokenizer) -> DreamModel:
-    """A randomly initialised model of the recipe's shape, soft-mask parameters included."""
-    shape = dataclasses.asdict(config.model)
-    model = DreamModel(
-        DreamConfig(
-            **shape,
-            mask_token_id=tokenizer.mask_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            architectures=["DreamModel"],
-        )
-    )
-    soft = config.soft_mask
-    model.soft_mask = SoftMask(
-        soft.scale, soft.offset, soft.steepness, soft.temperature, mode=soft.mode, k=soft.k
-    )
-    return model
-
-
-def learning_rate(stage: StageConfig, step: int) -> float:
-    """Linear warm-up, then cosine from `learning_rate` to `final_learning_rate`."""
-    if step < stage.warmup_steps:
-        return stage.learning_rate * (step + 1) / stage.warmup_steps
-    done = (step - stage.warmup_steps) / max(1, stage.steps - stage.warmup_steps)
-    swing = stage.learning_rate - stage.final_learning_rate
-    return stage.final_learning_rate + swing * 0.5 * (1 + math.cos(math.pi * done))
-
-
-def make_optimizers(model: DreamModel, config: TrainConfig) -> list[torch.optim.Optimizer]:
-    """Muon or AdamW for the matrices inside the layers, AdamW for all else.
-
-    Weight decay acts on matrices alone. The soft-mask parameters are the last group of the last
-    optimizer. Muon's step is scaled to AdamW's size, so that one learning rate serves both.
-    """
-    soft = list(model.soft_mask.parameters())
-    matrices = [p for p in model.model.layers.parameters() if p.dim() == 2]
-    own = {id(p) for p in (*soft, *matrices)}
-    rest = [p for p in model.parameters() if id(p) not in own]
-    decay = config.weight_decay
-    groups = [
-        {"params": [p for p in rest if p.dim() == 2], "weight_decay": decay},
-        {"params": [p for p in rest if p.dim() < 2], "weight_decay": 0.0},
-        {"params": [p for p in soft if p.requires_grad], "weight_decay": 0.0},
-    ]
-    optimizers: list[torch.optim.Optimizer] = []
-    if config.optimizer == "muon":
-        optimizers.append(
-            torch.optim.Muon(matrices, weight_decay=decay, adjust_lr_fn="match_rms_adamw")
-        )
-    else:
-        groups.insert(0, {"params": matrices, "weight_decay": decay})
-    return [*optimizers, torch.optim.AdamW(groups, betas=(0.9, config.beta2), eps=1e-8)]
-
-
-def loss_of(
-    model: DreamModel,
-    batch: Batch,
-    config: TrainConfig,
-    seed: int,
-    soft: bool,
-    left_to_right: float = 0.0,
-) -> Loss:
-    """The loss of a batch under the masks that `seed` decides."""
-    generator = torch.Generator().manual_seed(seed)
-    times_B = sample_times(len(batch.ids_BL), config.t_low, config.t_high, generator)
-    noisy_BL, masked_BL = corrupt(
-        batch.ids_BL,
-        batch.maskable_BL,
-        times_B,
-        model.config.mask_token_id,
-        generator,
-        left_to_right,
-    )
-    device = model.device
-    bfloat16 = config.precision == "bfloat16"
-    with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
-        return masked_diffusion_loss(
-            model,
-            noisy_BL.to(device),
-            batch.ids_BL.to(device),
-            masked_BL.to(device),
-            times_B.to(device),
-            soft=soft,
-            weighting=config.weighting,
-        )
-
-
-@torch.no_grad()
-def evaluate(model: DreamModel, data: PretrainingData, config: TrainConfig) -> dict[str, float]:
-    """Nats per masked token of puzzles and of text, one pass against two on the same masks.
-
-    The batches come from seeds that no training step uses, the same ones every time.
-    """
-    model.eval()
-    share = config.data.puzzle_share
-    sources = {"puzzles": data.puzzle_batch} if share > 0 else {}
-    if share < 1:
-        sources["text"] = data.story_batch
-    result = {}
-    for name, make_batch in sources.items():
-        for soft in (False, True):
-            losses = []
-            for index in range(4):
-                batch = make_batch(random.Random(f"evaluation/{config.seed}/{index}"))
-                losses.append(loss_of(model, batch, config, 10_000_019 + index, soft).nats)
-            key = f"{name}_{'soft' if soft else 'plain'}"
-            result[key] = round(torch.stack(losses).mean().item(), 4)
-    model.train()
-    return result
-
-
-def plan(config: TrainConfig) -> Iterator[tuple[int, int, StageConfig]]:
-    """(step of the run, step of the stage, stage) for the whole run."""
-    step = 0
-    for stage in config.stages:
-        for inner in range(stage.steps):
-            yield step, inner, stage
-            step += 1
-
-
-class Run:
-    """A training run in a folder: everything that has to survive a stop."""
+class SoftMaskTrainer(Trainer):
+    """Trains a DreamModel, or a PeftModel around one."""
 
     def __init__(
         self,
-        config: TrainConfig,
-        folder: Path,
-        stories: list[str],
-        tokenizer: Qwen2Tokenizer,
-        device: torch.device,
+        model: nn.Module,
+        dream: DreamModel,
+        args: TrainingArguments,
+        settings: TrainConfig,
+        plan: Plan,
+        collator: Collator,
+        train_dataset: Any,
+        validation: Validation | None,
+        **kwargs: Any,
     ) -> None:
-        self.config, self.folder, self.tokenizer = config, folder, tokenizer
-        torch.manual_seed(config.seed)
-        self.model = build_model(config, tokenizer).to(device)
-        if device.type == "cpu":
-            # At short rows the fused kernel's backward is 38 % of a step: 0.31 s instead of 0.16
-            # (bfloat16, 64 rows of 51 tokens, two cores).
-            self.model.set_attn_implementation("eager")
-        self.optimizers = make_optimizers(self.model, config)
-        self.data = PretrainingData(config.data, stories, tokenizer)
-        self.step = 0
-        self.seconds = 0.0
+        """`dream` is the DreamModel inside `model`."""
+        self.dream, self.settings, self.plan, self.validation = dream, settings, plan, validation
+        # evaluate() has data of its own; the Trainer only asks whether there is some.
+        kwargs["eval_dataset"] = [] if validation is not None else None
+        super().__init__(model, args, collator, train_dataset, **kwargs)
+        # Otherwise the Trainer takes the loss for normalised over the accumulated forwards and does
+        # not divide it (finding B19). The second flag has its name since transformers 5.20 or so.
+        self.model_accepts_loss_kwargs = False
+        self.loss_is_scaled_for_ga = False
+        self.average = None if settings.ema is None else MovingAverage(model, settings.ema)
+        self._sums: dict[str, Tensor] = {}
 
-    @property
-    def checkpoint(self) -> Path:
-        return self.folder / "checkpoint.pt"
+    # Batches and loss
 
-    def save(self) -> None:
-        """Writes the checkpoint beside the old one and swaps: a kill leaves one of them whole."""
-        state = {
-            "model": self.model.state_dict(),
-            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
-            "step": self.step,
-            "seconds": self.seconds,
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Tensor:
+        """The objective of a masked batch.
+
+        Raises:
+            ValueError: the loss is not finite; `bad_batch.json` then names the rows.
+        """
+        loss = self._loss(model, inputs, inputs["soft"])
+        if not torch.isfinite(loss.value):
+            self._refuse(inputs, loss)
+        self._count(loss, inputs)
+        if self.settings.accumulate == "sum":
+            # As published (finding B19): the Trainer divides by the forwards of the update.
+            return loss.value * self.current_gradient_accumulation_steps
+        return loss.value
+
+    def _loss(self, model: nn.Module, inputs: dict[str, Any], soft: bool) -> Loss:
+        return masked_diffusion_loss(
+            model,
+            inputs["noisy_BL"],
+            inputs["ids_BL"],
+            inputs["masked_BL"],
+            inputs["times_B"],
+            soft=soft,
+            weighting=self.settings.weighting,
+        )
+
+    def _refuse(self, inputs: dict[str, Any], loss: Loss) -> None:
+        path = Path(self.args.output_dir) / BAD_BATCH
+        report = {
+            "step": self.state.global_step,
+            "row_ids": inputs["row_ids"],
+            "draw": inputs["draw"],
+            "soft": inputs["soft"],
+            "loss": str(loss.value.item()),
+            "times": inputs["times_B"].tolist(),
+            "input_ids": inputs["ids_BL"].tolist(),
         }
-        torch.save(state, self.folder / "checkpoint.new")
-        (self.folder / "checkpoint.new").replace(self.checkpoint)
+        path.write_text(json.dumps(report) + "\n")
+        raise ValueError(
+            f"the loss of update {self.state.global_step + 1} is {loss.value.item()}: {path} names "
+            f"the rows ({', '.join(map(str, inputs['row_ids'][:3]))}); look at them, or lower the "
+            "learning rate"
+        )
 
-    def restore(self) -> None:
-        """Goes on from the checkpoint, if there is one."""
-        if self.checkpoint.is_file():
-            # On the CPU: load_state_dict moves what belongs on the device, and AdamW's step
-            # counters do not.
-            state = torch.load(self.checkpoint, "cpu", weights_only=True)
-            self.model.load_state_dict(state["model"])
-            for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
-                optimizer.load_state_dict(saved)
-            self.step, self.seconds = state["step"], state["seconds"]
-
-    def train_step(self, stage: StageConfig, inner: int) -> dict[str, float]:
-        """One update; returns what the log shows of it."""
-        config, seed = self.config, self.config.seed
-        batch = self.data.batch(seed, self.step, stage)
-        soft = random.Random(f"soft/{seed}/{self.step}").random() < stage.soft_probability
-        mask_seed = seed * 1_000_003 + self.step
-        loss = loss_of(self.model, batch, config, mask_seed, soft, stage.left_to_right)
-        for optimizer in self.optimizers:
-            optimizer.zero_grad(set_to_none=True)
-        loss.value.backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.clip)
-        rate = learning_rate(stage, inner)
-        *groups, soft_group = [group for o in self.optimizers for group in o.param_groups]
-        for group in groups:
-            group["lr"] = rate
-        soft_group["lr"] = stage.soft_learning_rate * rate / stage.learning_rate
-        for optimizer in self.optimizers:
-            optimizer.step()
-        shown = {"nats": loss.nats.item(), "grad_norm": norm.item(), "lr": rate}
-        shown["tokens"] = batch.ids_BL.numel()
+    def _count(self, loss: Loss, inputs: dict[str, Any]) -> None:
+        """Adds what the log shows to sums on the device: no host waits for them in between."""
+        one = torch.ones((), device=loss.value.device)
+        seen = {"forwards": one, "nats": loss.nats, "hits_T": loss.hits_T, "total_T": loss.total_T}
+        seen["tokens"] = one * inputs["ids_BL"].numel()
         if loss.mixed is not None:
-            shown |= {"lambda": loss.mixed.item(), "entropy": loss.entropy.item()}
-            mask = self.model.soft_mask
-            for name in ("scale", "offset", "steepness"):
-                shown[name] = getattr(mask, name).item()
-        return {key: round(value, 5) for key, value in shown.items()}
+            seen |= {"soft": one, "lambda": loss.mixed, "entropy": loss.entropy}
+        for name, value in seen.items():
+            self._sums[name] = self._sums.get(name, 0) + value.detach().float()
 
-    def export(self) -> Path:
-        """Writes the model folder: bfloat16 weights, tokenizer, soft-mask and sampling settings."""
-        target = self.folder / "model"
-        save_model(self.model, self.tokenizer, self.config.sampling, target)
-        return target
+    # Optimisation
+
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
+        """Groups of their own for the soft-mask parameters and what decays."""
+        if self.optimizer is None:
+            self.optimizer = make_optimizer(args[0] if args else self.model, self.settings)
+        return self.optimizer
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        if self.lr_scheduler is None:
+            optimizer = optimizer or self.optimizer
+            self.lr_scheduler = make_scheduler(
+                optimizer, self.plan, self.settings.soft_learning_rate
+            )
+        return self.lr_scheduler
+
+    # Log
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds the sums since the last line to a line about training."""
+        if "loss" in logs:
+            if self.settings.accumulate == "sum":
+                logs["loss"] /= self.settings.accumulation
+            logs |= self._drain()
+        super().log({k: _rounded(v) for k, v in logs.items()}, start_time)
+
+    def _drain(self) -> dict[str, float]:
+        names = ("forwards", "nats", "tokens", "soft", "lambda", "entropy")
+        zero = torch.zeros((), device=self.args.device)
+        sums = {name: self._sums.pop(name, zero) for name in names}
+        buckets = {name: self._sums.pop(name) for name in ("hits_T", "total_T")}
+        sums, buckets = self.accelerator.reduce((sums, buckets), "sum")
+        values = {name: value.item() for name, value in sums.items()}
+        shown = {"nats": values["nats"] / values["forwards"], "tokens": values["tokens"]}
+        stage = self.plan.at(max(0, self.state.global_step - 1))
+        if len(self.plan.stages) > 1:
+            shown["stage"] = stage.name
+        if self.dream.soft_mask is not None:
+            shown["soft_share"] = values["soft"] / values["forwards"]
+            if values["soft"]:
+                shown |= {k: values[k] / values["soft"] for k in ("lambda", "entropy")}
+            shown |= soft_mask_values(self.dream.soft_mask)
+        hits, total = buckets["hits_T"].tolist(), buckets["total_T"].tolist()
+        shown["accuracy"] = sum(hits) / max(1.0, sum(total))
+        for bucket, (hit, count) in enumerate(zip(hits, total, strict=True)):
+            if count:
+                shown[f"accuracy_t{bucket / BUCKETS:.1f}"] = hit / count
+        return shown
+
+    # Evaluation
+
+    @torch.no_grad()
+    def evaluate(
+        self,
+        eval_dataset: Any = None,
+        ignore_keys: Any = None,
+        metric_key_prefix: str = "eval",
+    ) -> dict[str, float]:
+        """The loss on fixed rows, times and masks: one pass, and with soft-masking also two.
+
+        `eval_loss` is the training objective (two passes with soft-masking); the others are nats
+        per masked token, on the same masks.
+        """
+        model = self.model if self.model_wrapped is None else self.model_wrapped
+        model.eval()
+        soft_mask = self.dream.soft_mask is not None
+        metrics: dict[str, float] = {}
+        objective = []
+        average = self.average.swapped_in() if self.average else contextlib.nullcontext()
+        with average:
+            for kind in self.validation.kinds:
+                sums = self._evaluate_kind(model, kind, soft_mask)
+                prefix = "" if kind == "all" else f"{kind}_"
+                for name in ("plain", "soft") if soft_mask else ("plain",):
+                    metrics[f"eval_{prefix}{name}"] = sums[f"{name}_nats"] / sums["batches"]
+                objective.append(
+                    sums[f"{'soft' if soft_mask else 'plain'}_value"] / sums["batches"]
+                )
+        metrics["eval_loss"] = sum(objective) / len(objective)
+        model.train()
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(
+            self.args, self.state, self.control, metrics
+        )
+        return metrics
+
+    def _evaluate_kind(self, model: nn.Module, kind: str, soft_mask: bool) -> dict[str, float]:
+        sums: dict[str, Tensor] = {}
+        parts = (self.args.process_index, self.args.world_size)
+        for batch, counts in self.validation.batches(kind, *parts):
+            inputs = self._prepare_inputs(batch)
+            for name in ("plain", "soft") if soft_mask else ("plain",):
+                with self.accelerator.autocast():
+                    loss = self._loss(model, inputs, name == "soft")
+                seen = {f"{name}_nats": loss.nats, f"{name}_value": loss.value}
+                if name == "plain":
+                    seen["batches"] = torch.ones_like(loss.value)
+                for key, value in seen.items():
+                    sums[key] = sums.get(key, 0) + value.detach().float() * counts
+        return {name: value.item() for name, value in self.accelerator.reduce(sums, "sum").items()}
+
+    # Checkpoints
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        """The Trainer's model files, and beside them the soft-mask parameters in both forms."""
+        folder = Path(output_dir or self.args.output_dir)
+        if self.model is self.dream and state_dict is None:
+            state_dict = weights_of(self.dream)
+        with quiet():
+            super()._save(str(folder), state_dict)
+        save_soft_mask(self.dream.soft_mask, folder, self.args.should_save)
+        if self.args.should_save and self.average is not None:
+            self.average.save(folder / EMA_WEIGHTS)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any = None) -> None:
+        """Marks a checkpoint as complete when every file of every process is there.
+
+        Raises:
+            ValueError: it cannot be written (a full disk); what there is of it is removed, and
+                the checkpoints before it are left alone.
+        """
+        run = Path(self.args.output_dir)
+        folder = run / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        try:
+            super()._save_checkpoint(model, trial)
+            self.accelerator.wait_for_everyone()
+            if self.args.should_save:
+                done = {"step": self.state.global_step, "processes": self.args.world_size}
+                (folder / COMPLETE).write_text(json.dumps(done) + "\n")
+        except (OSError, SafetensorError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and "PytorchStreamWriter" not in str(error):
+                raise
+            shutil.rmtree(folder, ignore_errors=True)
+            raise ValueError(
+                f"the checkpoint {folder} cannot be written ({str(error).splitlines()[0]}): make "
+                "room and start again; the run goes on from the one before"
+            ) from error
+        if self.args.should_save:
+            # Only now: the Trainer's own rotation comes before the mark that the new one is whole.
+            best = self.state.best_model_checkpoint
+            rotate_checkpoints(self.args.output_dir, self.settings.save_limit, best)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        folder = Path(resume_from_checkpoint)
+        weights = folder / "model.safetensors"
+        if self.model is self.dream and weights.is_file() and not self.is_fsdp_enabled:
+            self.dream.load_state_dict(load_file(weights), strict=False)
+        else:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        if self.dream.soft_mask is not None:
+            load_soft_mask(self.dream.soft_mask, folder)
+        if self.average is not None:
+            self.average.load(folder / EMA_WEIGHTS)
+
+    def _load_best_model(self) -> None:
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            super()._load_best_model()
+        self._load_from_checkpoint(self.state.best_model_checkpoint)
 
 
-def save_model(
-    model: DreamModel, tokenizer: Qwen2Tokenizer, sampling: SamplingConfig, target: Path
-) -> None:
-    """A folder that `softmask.load` reads: the layout of Dream's own, weights in bfloat16."""
-    mask = model.soft_mask
+def soft_mask_values(mask: SoftMask) -> dict[str, float]:
+    """The soft-mask parameters as they act: scale, offset, steepness, temperature."""
     names = ("scale", "offset", "steepness", "temperature")
-    values = {name: round(getattr(mask, name).item(), 6) for name in names}
-    config = SoftMaskConfig(mode=mask.mode, k=mask.k, **values)
-    plain = DreamModel(model.config)
-    plain.load_state_dict({k: v for k, v in model.state_dict().items() if "soft_mask" not in k})
-    plain.to(torch.bfloat16).save_pretrained(target)
-    tokenizer.save_pretrained(target)
-    files = {
-        SOFT_MASK_FILE: soft_mask_to_published(config),
-        SAMPLING_FILE: sampling_to_file(sampling),
-    }
-    for name, content in files.items():
-        (target / name).write_text(json.dumps(content, indent=2) + "\n")
+    return {name: _whole(getattr(mask, name)).float().item() for name in names}
 
 
-def train(config: TrainConfig, folder: Path, device: str | torch.device = "cpu") -> Path:
-    """Runs the recipe in `folder` to its end and returns the model folder.
+def _whole(value: Tensor) -> Tensor:
+    """A sharded tensor gathered, on every process at the same time; any other as it is."""
+    value = value.detach()
+    return value.full_tensor() if isinstance(value, DTensor) else value
 
-    Raises:
-        ValueError: a text file is missing, or the folder holds a run of another recipe.
+
+def save_soft_mask(mask: SoftMask | None, folder: Path, writes: bool = True) -> None:
+    """Both forms of the parameters: raw in fp32, and the published JSON; nothing for None.
+
+    Every process calls it where weights are sharded; those with `writes` write.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    recipe = json.loads(json.dumps(dataclasses.asdict(config)))
-    written = folder / "recipe.json"
-    if written.is_file() and json.loads(written.read_text()) != recipe:
-        raise ValueError(f"{folder} holds a run of another recipe: name a new folder with --out")
-    stories = read_stories(config.data.text)
-    tokenizer = make_tokenizer(config, stories)
-    run = Run(config, folder, stories, tokenizer, torch.device(device))
-    run.restore()
-    written.write_text(json.dumps(recipe, indent=2) + "\n")
-    log_file = folder / "log.jsonl"
-    _forget_later_lines(log_file, run.step)
-    with log_file.open("a", buffering=1) as log:
-        for step, inner, stage in plan(config):
-            if step < run.step:
-                continue
-            started = time.perf_counter()
-            shown = run.train_step(stage, inner)
-            run.step += 1
-            run.seconds += time.perf_counter() - started
-            last = inner == stage.steps - 1
-            evaluated = run.step % config.eval_every == 0 or last
-            if evaluated:
-                shown |= evaluate(run.model, run.data, config)
-            if step % config.log_every == 0 or evaluated:
-                line = {"step": step, "stage": stage.name, "seconds": round(run.seconds, 1)}
-                print(json.dumps(line | shown), file=log)
-                print(json.dumps(line | shown), flush=True)
-            if evaluated:
-                run.save()
-    return run.export()
+    if mask is None:
+        return
+    raw = {name: _whole(value).cpu().contiguous() for name, value in mask.state_dict().items()}
+    config = SoftMaskConfig(mode=mask.mode, k=mask.k, **soft_mask_values(mask))
+    if writes:
+        save_file(raw, folder / SOFT_MASK_WEIGHTS)
+        published = json.dumps(soft_mask_to_published(config), indent=2)
+        (folder / SOFT_MASK_FILE).write_text(published + "\n")
 
 
-def _forget_later_lines(log: Path, step: int) -> None:
-    """Drops what a stopped run logged behind its checkpoint: those steps are run again."""
-    if log.is_file():
-        lines = log.read_text().splitlines(keepends=True)
-        log.write_text("".join(line for line in lines if json.loads(line)["step"] < step))
+@torch.no_grad()
+def load_soft_mask(mask: SoftMask, folder: Path) -> None:
+    """The raw parameters back, in full precision; into sharded ones too."""
+    for name, value in load_file(folder / SOFT_MASK_WEIGHTS).items():
+        parameter = getattr(mask, name)
+        if isinstance(parameter, DTensor):
+            mesh, placements = parameter.device_mesh, parameter.placements
+            value = distribute_tensor(value.to(parameter.device), mesh, placements)
+        parameter.copy_(value)
 
 
-def make_tokenizer(config: TrainConfig, stories: list[str]) -> Qwen2Tokenizer:
-    """The BPE of the recipe, trained on its stories and some of its puzzles."""
-    rng = random.Random(config.seed)
-    puzzles = generate_puzzles(rng.getrandbits(60), config.data.puzzles)
-    texts = [prompt_of(p) + p.output for p in islice(puzzles, 200)]
-    return train_tokenizer(texts + stories[:4000], config.model.vocab_size)
+def weights_of(model: DreamModel) -> dict[str, Tensor]:
+    """The state dict under the original names: without the soft-mask parameters."""
+    return {k: v for k, v in model.state_dict().items() if not k.startswith("soft_mask.")}
+
+
+def _rounded(value: Any) -> Any:
+    return float(f"{value:.6g}") if isinstance(value, float) else value

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from transformers import Qwen2Config
+from transformers.utils.versions import require_version
+
+# Older ones ignore is_causal=False and give a causal model without a word (measured on 5.0).
+require_version("transformers>=5.17", "Dream needs a newer one: pip install -U transformers")
 
 
 class DreamConfig(Qwen2Config):
@@ -15,6 +21,8 @@ class DreamConfig(Qwen2Config):
         mask_token_id: the id of `<|mask|>`.
         logit_shift: whether row i of the transformer's output predicts position i + 1, as in the
             causal model Dream was initialised from. The model hides it: logits are aligned.
+        transparency_config: soft-mask parameters by their published names, which
+            `diffusion_generate` takes where a call names none; an exported checkpoint has them.
     """
 
     model_type = "Dream"
@@ -24,6 +32,7 @@ class DreamConfig(Qwen2Config):
     mask_token_id: int | None = 151666
     pad_token_id: int | None = 151643
     logit_shift: bool = True
+    transparency_config: dict[str, Any] | None = None
 
     def to_dict(self) -> dict:
         """Also writes the flat `rope_theta`.

@@ -11,19 +11,36 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import Qwen2Model, Qwen2PreTrainedModel
 from transformers.utils import ModelOutput
 
-from ..soft_mask import Feedback, SoftMask, SoftTokens
+from ..soft_mask import Feedback, SoftMask, SoftTokens, join
+from ..soft_mask import feedback as read_feedback
 from .configuration_dream import DreamConfig
+
+# Logits that are computed at once where they are only read and not returned: 128 MB in fp32,
+# 220 rows of a vocabulary of 152k.
+CHUNK_LOGITS = 2**25
 
 
 @dataclass
 class MaskedDiffusionOutput(ModelOutput):
-    """Logits (B, L, V), or (N, V) where `rows` were chosen; the last hidden state (B, L, D)."""
+    """Logits (B, L, V), or (N, V) where `rows` were chosen; the last hidden state (B, L, D).
+
+    With `labels`: fp32 cross-entropy `losses` (N,) and the most likely ids `predicted` (N,).
+    With `observe`: the `feedback` of the rows. Where feedback was mixed in: its `entropies` and
+    `lambdas`, (N,) each, without gradient.
+    """
 
     logits: Tensor | None = None
+    losses: Tensor | None = None
+    predicted: Tensor | None = None
+    feedback: Feedback | None = None
+    entropies: Tensor | None = None
+    lambdas: Tensor | None = None
     last_hidden_state: Tensor | None = None
     hidden_states: tuple[Tensor, ...] | None = None
     attentions: tuple[Tensor, ...] | None = None
@@ -69,6 +86,8 @@ class DreamModel(Qwen2PreTrainedModel):
         soft_tokens: SoftTokens | None = None,
         feedback: Feedback | None = None,
         rows: Tensor | None = None,
+        labels: Tensor | None = None,
+        observe: bool = False,
         **kwargs: Any,
     ) -> MaskedDiffusionOutput:
         """Predicts positions from exactly one of `input_ids`, `inputs_embeds`, `soft_tokens`.
@@ -83,21 +102,30 @@ class DreamModel(Qwen2PreTrainedModel):
             feedback: with `input_ids`: statistics of an earlier pass that `self.soft_mask` mixes
                 into them, here inside the forward, where sharded parameters get their gradient.
             rows: (N,) flat indices into B * L; the head runs on these alone.
+            labels: (N,) true ids of `rows`: gives `losses` and `predicted` in place of logits.
+            observe: gives the `feedback` of `rows` for a next pass in place of logits; in mode
+                "topk" the (N, V) logits are never whole.
 
         Returns:
             `logits[b, i]` predicts position i itself (the shift is undone), shape (B, L, V), or
             (N, V) for `rows`. Position 0, which nothing precedes, is read off its own row.
 
         Raises:
-            ValueError: none or several kinds of input, or feedback without soft-mask parameters.
+            ValueError: none or several kinds of input, feedback or `observe` without soft-mask
+                parameters, labels or `observe` without rows, or both of them.
         """
         given = [x is not None for x in (input_ids, inputs_embeds, soft_tokens)]
         if sum(given) != 1:
             raise ValueError("give exactly one of input_ids, inputs_embeds and soft_tokens")
+        self._check_reading(rows, labels, observe)
+        mixing: dict[str, Tensor] = {}
         if feedback is not None:
             if self.soft_mask is None or input_ids is None:
                 raise ValueError("feedback needs input_ids and a model with soft-mask parameters")
-            soft_tokens, _ = self.soft_mask(input_ids, feedback)
+            soft_tokens, lambda_N = self.soft_mask(input_ids, feedback)
+            with torch.no_grad():
+                entropy_N = self.soft_mask.entropy(feedback)
+            mixing = {"lambdas": lambda_N.detach(), "entropies": entropy_N}
         if soft_tokens is not None:
             inputs_embeds, input_ids = soft_tokens.embed(self.model.embed_tokens.weight), None
         padding = attention_mask if isinstance(attention_mask, Tensor) else None
@@ -118,12 +146,68 @@ class DreamModel(Qwen2PreTrainedModel):
         hidden_BLD = output.last_hidden_state
         source = self._source_rows(hidden_BLD, padding, rows)
         chosen = hidden_BLD if source is None else hidden_BLD.flatten(0, 1)[source]
+        if labels is not None:
+            losses_N, predicted_N = self._losses(chosen, labels.to(chosen.device))
+            reading = {"losses": losses_N, "predicted": predicted_N}
+        elif observe:
+            reading = {"feedback": self._observe(chosen, rows)}
+        else:
+            reading = {"logits": self.lm_head(chosen)}
         return MaskedDiffusionOutput(
-            logits=self.lm_head(chosen),
+            **reading,
+            **mixing,
             last_hidden_state=hidden_BLD,
             hidden_states=output.hidden_states,
             attentions=output.attentions,
         )
+
+    def _check_reading(self, rows: Tensor | None, labels: Tensor | None, observe: bool) -> None:
+        if rows is None and (labels is not None or observe):
+            raise ValueError("labels and observe are for chosen rows: give rows")
+        if labels is not None and observe:
+            raise ValueError("give either labels or observe, not both")
+        if labels is not None and labels.shape != rows.shape:
+            raise ValueError(f"{len(rows)} rows need as many labels, not {tuple(labels.shape)}")
+        if observe and self.soft_mask is None:
+            raise ValueError("observe needs a model with soft-mask parameters")
+
+    def _losses(self, chosen_ND: Tensor, labels_N: Tensor) -> tuple[Tensor, Tensor]:
+        """(N,) fp32 cross-entropy and (N,) most likely ids; logits live for a chunk of rows."""
+        size = max(1, CHUNK_LOGITS // self.config.vocab_size)
+        pairs = list(zip(chosen_ND.split(size), labels_N.split(size), strict=True))
+        if len(pairs) == 1:
+            losses_N, predicted_N = self._chunk_losses(*pairs[0])
+        else:
+            # PLACEHOLDER
+            parts = [checkpoint(self._chunk_losses, *pair, use_reentrant=False) for pair in pairs]
+            losses_N, predicted_N = (torch.cat(part) for part in zip(*parts, strict=True))
+        return losses_N + self._untouched(), predicted_N
+
+    def _chunk_losses(self, chosen_ND: Tensor, labels_N: Tensor) -> tuple[Tensor, Tensor]:
+        # Through the module, not its weight: it may be quantised, adapted or sharded.
+        logits_NV = self.lm_head(chosen_ND)
+        losses_N = F.cross_entropy(logits_NV.float(), labels_N, reduction="none")
+        return losses_N, logits_NV.detach().argmax(-1)
+
+    def _untouched(self) -> Tensor | float:
+        """0 that depends on all trainable soft-mask parameters: in a plain pass they get gradient 0.
+
+        Distributed training waits for the gradient of every parameter, on every rank alike. Here
+        and not in the objective, as sharded parameters are whole inside the forward only.
+        """
+        if self.soft_mask is None:
+            return 0.0
+        return 0.0 * sum(p.sum() for p in self.soft_mask.parameters() if p.requires_grad)
+
+    def _observe(self, chosen_ND: Tensor, rows_N: Tensor) -> Feedback:
+        """The feedback of these rows; logits live for a chunk of rows (all in "temperature")."""
+        mode, k = self.soft_mask.mode, self.soft_mask.k
+        size = max(1, CHUNK_LOGITS // self.config.vocab_size)
+        if mode == "temperature":
+            size = max(1, len(rows_N))
+        pairs = zip(chosen_ND.split(size), rows_N.split(size), strict=True)
+        with torch.no_grad():
+            return join([read_feedback(self.lm_head(c), rows, k, mode) for c, rows in pairs])
 
     def _source_rows(
         self, hidden_BLD: Tensor, padding_BL: Tensor | None, rows: Tensor | None

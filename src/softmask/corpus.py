@@ -1,4 +1,4 @@
-"""Text and puzzles into batches of token ids, each batch a function of (seed, step) alone.
+"""Pretraining data: text and puzzles, each batch a function of (seed, number of the batch) alone.
 
 That makes a resumed run equal to an uninterrupted one without any state of a data loader.
 Shape suffixes: B batch, L length.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import lzma
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from importlib import resources
 from itertools import islice
 from pathlib import Path
@@ -20,9 +20,10 @@ from tokenizers import pre_tokenizers, trainers
 from torch import Tensor
 from transformers import Qwen2Tokenizer
 
-from .config import DataConfig, StageConfig
+from .plan import Stage
 from .puzzles import Puzzle, canonical, generate_puzzles, prompt_of
 from .stories import split_stories
+from .train_config import CorpusConfig
 
 MASK_TOKEN, BEGIN_TOKEN, END_TOKEN = "<|mask|>", "<|beginoftext|>", "<|endoftext|>"
 
@@ -91,7 +92,7 @@ def read_stories(paths: Sequence[str]) -> list[str]:
         bundled = resources.files(__package__) / "recipes" / name
         path = bundled if bundled.is_file() else Path(name)
         if not path.is_file():
-            raise ValueError(f"no text file at {path}: correct data.text in the recipe")
+            raise ValueError(f"no text file at {path}: correct corpus.text in the recipe")
         content = path.read_bytes()
         try:
             text = (lzma.decompress(content) if name.endswith(".xz") else content).decode("utf-8")
@@ -104,25 +105,50 @@ def read_stories(paths: Sequence[str]) -> list[str]:
     return stories
 
 
-class PretrainingData:
-    """Batches of generated puzzles and of stories."""
+class Corpus:
+    """Batches of generated puzzles and of text."""
 
-    def __init__(self, config: DataConfig, stories: list[str], tokenizer: Qwen2Tokenizer) -> None:
+    def __init__(self, config: CorpusConfig, stories: list[str], tokenizer: Qwen2Tokenizer) -> None:
         self.config = config
         self.tokenizer = tokenizer
         self.end = tokenizer.eos_token_id
         self.held_out = read_held_out()
-        # One stream of tokens and the offset of every story: compact, and quick to cut.
         encoded = tokenizer(stories)["input_ids"] if stories else []
-        self.story_ids = [torch.tensor(ids, dtype=torch.int16) for ids in encoded]
+        self.documents = [torch.tensor(ids, dtype=torch.int32) for ids in encoded]
+        if config.packed and encoded:
+            ended = [torch.cat([d, torch.tensor([self.end])]) for d in self.documents]
+            self.stream_N = torch.cat(ended)
+            if len(self.stream_N) < config.story_length:
+                raise ValueError(
+                    f"the text has {len(self.stream_N)} tokens: fewer than story_length, "
+                    f"{config.story_length}"
+                )
 
-    def batch(self, seed: int, step: int, stage: StageConfig) -> Batch:
-        """The batch of this step."""
-        rng = random.Random(f"{seed}/{step}")
+    @property
+    def kinds(self) -> dict[str, Callable[[random.Random], Batch]]:
+        """What a batch may hold, by name."""
+        share = self.config.puzzle_share
+        kinds = {"puzzles": self.puzzle_batch} if share > 0 else {}
+        return kinds | ({"text": self.text_batch} if share < 1 else {})
+
+    def batch(self, seed: int, number: int, stage: Stage) -> Batch:
+        """The batch of this number."""
+        rng = random.Random(f"{seed}/{number}")
         share = self.config.puzzle_share if stage.puzzle_share is None else stage.puzzle_share
         if rng.random() < share:
             return self.puzzle_batch(rng, stage.puzzles)
-        return self.story_batch(rng)
+        return self.text_batch(rng)
+
+    def text_batch(self, rng: random.Random) -> Batch:
+        return self.packed_batch(rng) if self.config.packed else self.story_batch(rng)
+
+    def packed_batch(self, rng: random.Random) -> Batch:
+        """Full rows cut from the stream of all documents, an end token behind each."""
+        length = self.config.story_length
+        last = len(self.stream_N) - length
+        starts = [rng.randint(0, last) for _ in range(self.config.story_batch)]
+        ids_BL = torch.stack([self.stream_N[s : s + length] for s in starts]).long()
+        return Batch(ids_BL, torch.ones_like(ids_BL, dtype=torch.bool))
 
     def puzzles(
         self, rng: random.Random, count: int, mixture: dict[str, float] | None = None
@@ -158,7 +184,7 @@ class PretrainingData:
         ids_BL = torch.full((self.config.story_batch, length), self.end)
         maskable_BL = torch.ones_like(ids_BL, dtype=torch.bool)
         for row_L, maskable_L in zip(ids_BL, maskable_BL, strict=True):
-            story = self.story_ids[rng.randrange(len(self.story_ids))]
+            story = self.documents[rng.randrange(len(self.documents))]
             start = 0 if rng.random() < 0.6 else rng.randrange(max(1, len(story) - length // 2))
             piece = story[start : start + length].long()
             row_L[: len(piece)] = piece

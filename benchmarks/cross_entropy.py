@@ -1,0 +1,200 @@
+"""Head and cross-entropy of chosen rows, three ways: time, peak memory and gradients.
+
+    python benchmarks/cross_entropy.py benchmarks/results/DATE_cross_entropy
+
+"plain" holds all logits, "torch" is torch's own chunked `linear_cross_entropy` (2.13 and later),
+"chunked" is the loop in DreamModel: checkpointed chunks of rows through the head's module.
+Each is timed in turns within one process, forward and backward, with weights of its own for every
+row's loss; peak memory is read in a fresh process each.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from softmask import benchmark
+from softmask.modeling import DreamConfig, DreamModel, modeling_dream
+
+WAYS = ("plain", "torch", "chunked")
+ROWS = (512, 1400)
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+# What is trained: the head too, or, as with adapters, only what lies below it.
+TRAINED = ("hidden_and_head", "hidden")
+WIDTH, VOCABULARY, THREADS = 1024, 151_936, 2
+
+
+class Case:
+    """A head with its weights, hidden states, true ids and weights of the rows."""
+
+    def __init__(self, rows: int, dtype: str, trained: str) -> None:
+        torch.manual_seed(0)
+        config = DreamConfig(
+            hidden_size=WIDTH,
+            vocab_size=VOCABULARY,
+            intermediate_size=WIDTH,
+            num_hidden_layers=1,
+            num_attention_heads=8,
+            num_key_value_heads=8,
+            mask_token_id=0,
+            pad_token_id=None,
+            tie_word_embeddings=True,  # one table in memory
+        )
+        self.model = DreamModel(config).to(DTYPES[dtype])
+        self.head = self.model.lm_head.weight.requires_grad_(trained == "hidden_and_head")
+        self.hidden_ND = torch.randn(rows, WIDTH).to(DTYPES[dtype]).requires_grad_()
+        self.labels_N = torch.randint(VOCABULARY, (rows,))
+        self.weights_N = torch.rand(rows)
+        self.autocast = dtype == "bf16"
+
+    def losses(self, way: str) -> Tensor:
+        """(N,) cross-entropy of every row."""
+        if way == "chunked":
+            return self.model._losses(self.hidden_ND, self.labels_N)[0]
+        if way == "plain":
+            logits_NV = self.model.lm_head(self.hidden_ND).float()
+            return F.cross_entropy(logits_NV, self.labels_N, reduction="none")
+        return F.linear_cross_entropy(
+            self.hidden_ND,
+            self.head,
+            self.labels_N,
+            reduction="none",
+            options=torch.nn.LinearCrossEntropyOptions(),
+        )
+
+    def run(self, way: str) -> float:
+        """Seconds of forward and backward; gradients stay in `gradients`."""
+        self.hidden_ND.grad = self.head.grad = None
+        started = time.perf_counter()
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.autocast):
+            losses_N = self.losses(way)
+        (losses_N * self.weights_N).sum().backward()
+        return time.perf_counter() - started
+
+    def gradients(self) -> dict[str, Tensor]:
+        found = {"hidden": self.hidden_ND.grad, "head": self.head.grad}
+        return {name: g.float().clone() for name, g in found.items() if g is not None}
+
+
+def timings(case: Case, repeat: int) -> dict[str, list[float]]:
+    """Seconds of every way, in turns."""
+    seconds: dict[str, list[float]] = {way: [] for way in WAYS}
+    for turn in range(repeat + 1):
+        for way in WAYS:
+            took = case.run(way)
+            if turn:  # the first round warms up
+                seconds[way].append(took)
+    return seconds
+
+
+def differences(dtype: str, trained: str) -> dict[str, dict[str, float]]:
+    """Largest difference from the plain fp32 gradient, relative to its largest entry."""
+    case = Case(ROWS[0], dtype, trained)
+    exact = Case(ROWS[0], dtype, trained)
+    exact.model.float()
+    exact.head = exact.model.lm_head.weight
+    exact.hidden_ND = exact.hidden_ND.detach().float().requires_grad_()
+    exact.autocast = False
+    exact.run("plain")
+    expected = exact.gradients()
+    found: dict[str, dict[str, float]] = {}
+    for way in WAYS:
+        case.run(way)
+        found[way] = {
+            name: ((g - expected[name]).abs().max() / expected[name].abs().max()).item()
+            for name, g in case.gradients().items()
+        }
+    return found
+
+
+def status_mb(field: str) -> float:
+    """A field of this process's status: VmHWM, its peak, or VmRSS."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(field))
+
+
+def peak_above_start(case: Case, way: str) -> float:
+    """MB by which a run's peak exceeds what head and hidden states take."""
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew: not the weights' making
+    before = status_mb("VmRSS")
+    case.run(way)
+    return status_mb("VmHWM") - before
+
+
+def in_child(*argv: str) -> float:
+    """Peak memory of one run in a process of its own."""
+    child = subprocess.run(
+        [sys.executable, __file__, "--only", *argv], capture_output=True, text=True, check=True
+    )
+    return json.loads(child.stdout.splitlines()[-1])
+
+
+def measure(make: Callable[[], Case], names: list[str], repeat: int) -> dict:
+    seconds = timings(make(), repeat)
+    result = {"seconds": seconds, "median_s": {}, "over_plain": {}, "peak_mb": {}}
+    for way in WAYS:
+        ratios = [a / b for a, b in zip(seconds[way], seconds["plain"], strict=True)]
+        result["median_s"][way] = round(statistics.median(seconds[way]), 3)
+        result["over_plain"][way] = benchmark.summary(ratios)
+        result["peak_mb"][way] = round(in_child(way, *names), 1)
+    return result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("folder", nargs="?", type=Path, help="where the result is written")
+    parser.add_argument("--repeat", type=int, default=5)
+    parser.add_argument("--dtypes", nargs="+", choices=tuple(DTYPES), default=list(DTYPES))
+    parser.add_argument("--only", nargs=4, metavar=("WAY", "ROWS", "DTYPE", "TRAINED"))
+    args = parser.parse_args()
+    torch.set_num_threads(THREADS)
+    if args.only:
+        way, rows, dtype, trained = args.only
+        print(json.dumps(peak_above_start(Case(int(rows), dtype, trained), way)))
+        return
+    cases, equal = {}, {}
+    for dtype, trained in itertools.product(args.dtypes, TRAINED):
+        equal[f"{dtype} {trained}"] = differences(dtype, trained)
+        print(dtype, trained, equal[f"{dtype} {trained}"], flush=True)
+        for rows in ROWS:
+            names = [str(rows), dtype, trained]
+            found = measure(lambda n=names: Case(int(n[0]), *n[1:]), names, args.repeat)
+            cases[" ".join(names)] = found
+            print(names, found["median_s"], found["peak_mb"], flush=True)
+    result = {
+        "command": "python benchmarks/cross_entropy.py",
+        "shape": {"width": WIDTH, "vocabulary": VOCABULARY},
+        "chunk_rows": modeling_dream.CHUNK_LOGITS // VOCABULARY,
+        "commit": subprocess.run(
+            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True
+        ).stdout.strip(),
+        "environment": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "machine": platform.processor() or platform.machine(),
+            "threads": torch.get_num_threads(),
+        },
+        "gradient_difference": equal,
+        "cases": cases,
+    }
+    if args.folder:
+        args.folder.mkdir(parents=True, exist_ok=True)
+        (args.folder / "result.json").write_text(json.dumps(result, indent=1) + "\n")
+    short = {name: (c["over_plain"], c["peak_mb"]) for name, c in cases.items()}
+    print(json.dumps({"gradient_difference": equal, "cases": short}))
+
+
+if __name__ == "__main__":
+    main()
