@@ -2,10 +2,12 @@
 
     python benchmarks/cross_entropy.py benchmarks/results/DATE_cross_entropy
 
-"plain" holds all logits, "torch" is torch's own chunked `linear_cross_entropy` (2.13 and later),
-"chunked" is the loop in DreamModel: checkpointed chunks of rows through the head's module.
+"plain" holds all logits; "torch" is torch's own chunked `linear_cross_entropy` (2.13 and later)
+with default options, "torch_rows" the same with as many rows in a chunk as "chunked", the loop in
+DreamModel: checkpointed chunks of rows through the head's module.
 Each is timed in turns within one process, forward and backward, with weights of its own for every
-row's loss; peak memory is read in a fresh process each.
+row's loss; peak memory is read in a fresh process each. "torch" is too slow on a CPU (chunks of 2
+rows) for more than one run of one case.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ from torch import Tensor
 from softmask import benchmark
 from softmask.modeling import DreamConfig, DreamModel, modeling_dream
 
-WAYS = ("plain", "torch", "chunked")
+WAYS = ("plain", "torch_rows", "chunked")
 ROWS = (512, 1400)
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 # What is trained: the head too, or, as with adapters, only what lies below it.
@@ -66,12 +68,10 @@ class Case:
         if way == "plain":
             logits_NV = self.model.lm_head(self.hidden_ND).float()
             return F.cross_entropy(logits_NV, self.labels_N, reduction="none")
+        rows = None if way == "torch" else modeling_dream.CHUNK_LOGITS // VOCABULARY
+        options = torch.nn.LinearCrossEntropyOptions(batch_chunk_size=rows)
         return F.linear_cross_entropy(
-            self.hidden_ND,
-            self.head,
-            self.labels_N,
-            reduction="none",
-            options=torch.nn.LinearCrossEntropyOptions(),
+            self.hidden_ND, self.head, self.labels_N, reduction="none", options=options
         )
 
     def run(self, way: str) -> float:
@@ -125,16 +125,16 @@ def status_mb(field: str) -> float:
     return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(field))
 
 
-def peak_above_start(case: Case, way: str) -> float:
-    """MB by which a run's peak exceeds what head and hidden states take."""
+def peak_above_start(case: Case, way: str) -> dict[str, float]:
+    """MB by which a run's peak exceeds what head and hidden states take, and its seconds."""
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew: not the weights' making
     before = status_mb("VmRSS")
-    case.run(way)
-    return status_mb("VmHWM") - before
+    seconds = case.run(way)
+    return {"peak_mb": round(status_mb("VmHWM") - before, 1), "seconds": round(seconds, 3)}
 
 
-def in_child(*argv: str) -> float:
-    """Peak memory of one run in a process of its own."""
+def in_child(*argv: str) -> dict[str, float]:
+    """Peak memory in MB, and seconds, of one run in a process of its own."""
     child = subprocess.run(
         [sys.executable, __file__, "--only", *argv], capture_output=True, text=True, check=True
     )
@@ -148,7 +148,7 @@ def measure(make: Callable[[], Case], names: list[str], repeat: int) -> dict:
         ratios = [a / b for a, b in zip(seconds[way], seconds["plain"], strict=True)]
         result["median_s"][way] = round(statistics.median(seconds[way]), 3)
         result["over_plain"][way] = benchmark.summary(ratios)
-        result["peak_mb"][way] = round(in_child(way, *names), 1)
+        result["peak_mb"][way] = in_child(way, *names)["peak_mb"]
     return result
 
 
@@ -174,6 +174,9 @@ def main() -> None:
             cases[" ".join(names)] = found
             print(names, found["median_s"], found["peak_mb"], flush=True)
     result = {
+        "torch_default_options": {
+            trained: in_child("torch", str(ROWS[0]), "fp32", trained) for trained in TRAINED
+        },
         "command": "python benchmarks/cross_entropy.py",
         "shape": {"width": WIDTH, "vocabulary": VOCABULARY},
         "chunk_rows": modeling_dream.CHUNK_LOGITS // VOCABULARY,
@@ -193,7 +196,11 @@ def main() -> None:
         args.folder.mkdir(parents=True, exist_ok=True)
         (args.folder / "result.json").write_text(json.dumps(result, indent=1) + "\n")
     short = {name: (c["over_plain"], c["peak_mb"]) for name, c in cases.items()}
-    print(json.dumps({"gradient_difference": equal, "cases": short}))
+    print(
+        json.dumps(
+            {"gradient_difference": equal, "cases": short, "torch": result["torch_default_options"]}
+        )
+    )
 
 
 if __name__ == "__main__":

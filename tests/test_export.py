@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tiny import write_dream_folder, write_json
 from transformers import Qwen2Tokenizer
 
@@ -425,6 +425,23 @@ def test_an_export_that_fails_leaves_the_old_one_and_no_trace(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
 
 
+def test_stopped_in_the_last_moment_the_old_one_is_still_there(base, tmp_path, monkeypatch) -> None:
+    target = export(tmp_path / "out", base)
+    (target / "old.py").write_text("")
+    rename = Path.rename
+
+    def stop(path: Path, to: Path) -> Path:
+        if path.name.endswith(".new"):
+            raise KeyboardInterrupt
+        return rename(path, to)
+
+    monkeypatch.setattr(Path, "rename", stop)
+    with pytest.raises(KeyboardInterrupt):
+        export(target, base, overwrite=True)
+    assert (target / "old.py").exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
+
+
 def test_what_is_exported_or_is_no_checkpoint_is_never_replaced(base, tmp_path) -> None:
     source = shutil.copytree(base, tmp_path / "runs" / "dream")
     write_json(tmp_path / "runs" / "config.json", {})
@@ -437,9 +454,43 @@ def test_what_is_exported_or_is_no_checkpoint_is_never_replaced(base, tmp_path) 
         export(tmp_path / "photos", source, overwrite=True)
 
 
-def test_a_dtype_that_cannot_hold_the_weights_is_refused(tmp_path) -> None:
-    from safetensors.torch import save_file
+def test_weights_that_are_not_those_of_the_config_are_refused(tmp_path) -> None:
+    source = write_dream_folder(tmp_path / "dream")
+    config = read(source / "config.json")
+    for change, message in (
+        ({"num_hidden_layers": 3}, r"the weights lack model\.layers\.2"),
+        ({"num_hidden_layers": 1}, r"have unknown model\.layers\.1"),
+        ({"intermediate_size": 64}, "have the wrong shape for model.layers"),
+    ):
+        write_json(source / "config.json", config | change)
+        with pytest.raises(ValueError, match=message):
+            export(tmp_path / "out", source)
+    assert not (tmp_path / "out").exists()
 
+
+@pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`:UserWarning")
+@pytest.mark.filterwarnings("ignore:Input and output embeddings are no longer tied:UserWarning")
+def test_a_head_that_an_adapter_unties_is_refused(tmp_path) -> None:
+    source = write_dream_folder(tmp_path / "tied", tie_word_embeddings=True)
+    tensors = load_file(source / "model.safetensors")
+    del tensors["lm_head.weight"]
+    save_file(tensors, source / "model.safetensors", metadata={"format": "pt"})
+    adapter = write_dora_adapter(tmp_path / "adapter", source)
+    folder = export(tmp_path / "out", source, adapter)
+    assert set(tensors_of(folder)) == set(tensors)
+    assert softmask.load(folder, device="cpu").model.lm_head.weight.dtype == torch.float32
+    names = {
+        "base_model.model.lm_head.weight": torch.ones_like(tensors["model.embed_tokens.weight"])
+    }
+    weights = load_file(adapter / "adapter_model.safetensors") | names
+    save_file(weights, adapter / "adapter_model.safetensors", metadata={"format": "pt"})
+    settings = read(adapter / "adapter_config.json")
+    write_json(adapter / "adapter_config.json", settings | {"modules_to_save": ["lm_head"]})
+    with pytest.raises(ValueError, match="changes the head, which the base ties to its table"):
+        export(tmp_path / "other", source, adapter)
+
+
+def test_a_dtype_that_cannot_hold_the_weights_is_refused(tmp_path) -> None:
     source = write_dream_folder(tmp_path / "dream")
     tensors = load_file(source / "model.safetensors")
     tensors["model.norm.weight"][0] = 1e6

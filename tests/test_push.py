@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -33,7 +33,7 @@ class StandIn(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Answers)
         self.status: int | None = None  # refuse everything with this status
-        self.exists_in_public = False
+        self.exists_in_public = self.forbids_writing = self.refuses_cards = False
         self.created: list[dict] = []
         self.branches: list[str] = []
         self.commits: list[tuple[str, str, dict[str, bytes]]] = []
@@ -47,13 +47,19 @@ class StandIn(ThreadingHTTPServer):
 class Answers(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         private = not self.server.exists_in_public
-        self._answer({"id": "me/model", "private": private, "siblings": [], "sha": "0" * 40})
+        info = {"id": "me/model", "private": private, "siblings": [], "sha": "0" * 40}
+        self._answer(info, self.server.status or 200)
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
         server, path = self.server, self.path.split("?")[0]
         if server.status is not None:
             self._answer({"error": "no"}, server.status)
+        elif server.forbids_writing:  # and creating, but everybody may read it
+            self._answer({"error": "Forbidden"}, 403)
+        elif path == "/api/validate-yaml":
+            errors = [{"message": "base_model is no model id"}] if server.refuses_cards else []
+            self._answer({"errors": errors, "warnings": []}, 400 if errors else 200)
         elif path == "/api/repos/create":
             server.created.append(json.loads(body))
             status = 409 if server.exists_in_public else 200
@@ -70,7 +76,7 @@ class Answers(BaseHTTPRequestHandler):
         elif path.startswith("/api/models/me/model/commit/"):
             self._commit(path.split("/")[-1], body)
         else:
-            self._answer({"errors": [], "warnings": []})
+            self._answer({"error": "not part of this stand-in"}, 404)
 
     def _commit(self, revision: str, body: bytes) -> None:
         lines = [json.loads(line) for line in body.splitlines()]
@@ -208,57 +214,90 @@ def test_one_command_copies_a_checkpoint_under_my_name_with_the_code_in_it(hub, 
     assert b'name = "me/model"' in files["README.md"]
 
 
-def test_a_public_repository_does_not_get_what_was_meant_to_be_private(
-    hub, adapter, tmp_path
-) -> None:
+@pytest.fixture
+def here(hub, monkeypatch, capsys) -> Callable[..., str]:
+    """Runs the command in this process, which is faster, and returns what it prints."""
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.address)
+    monkeypatch.setenv("HF_TOKEN", "hf_test")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+
+    def run(*arguments: object, code: int = 0) -> str:
+        assert main(["push", *map(str, arguments)]) == code
+        captured = capsys.readouterr()
+        return captured.err if code else captured.out
+
+    return run
+
+
+def test_a_public_repository_does_not_get_what_was_meant_to_be_private(hub, adapter, here) -> None:
     hub.exists_in_public = True
-    done = softmask(hub.address, tmp_path, "me/model", adapter, "--private")
-    assert "me/model exists and is public: make it private" in refused(done)
+    error = here("me/model", adapter, "--private", code=2)
+    assert "me/model exists and is public: make it private" in error
     assert hub.commits == []
-    assert softmask(hub.address, tmp_path, "me/model", adapter).returncode == 0
+    here("me/model", adapter)
     assert len(hub.commits) == 1
 
 
-def test_a_dry_run_prints_what_would_go_up_and_contacts_nobody(hub, adapter, tmp_path) -> None:
+def test_a_dry_run_prints_what_would_go_up_and_contacts_nobody(
+    hub, adapter, here, tmp_path
+) -> None:
     source = write_dream_folder(tmp_path / "dream")
-    for what in ([adapter], ["--model", source]):
-        done = softmask(hub.address, tmp_path, "me/model", *what, "--dry-run")
-        assert done.returncode == 0, done.stderr
-        assert done.stdout.startswith("would upload to me/model:\n")
-        assert hub.requests == []
-    shown = softmask(hub.address, tmp_path, "me/model", adapter, "--dry-run").stdout
+    shown = here("me/model", "--model", source, "--dry-run")
+    assert shown.startswith("would upload to me/model:\n")
+    assert "modeling_dream.py" in shown
+    shown = here("me/model", adapter, "--dry-run")
     rows = dict(line.split()[::-1] for line in shown.splitlines()[1:5])
     assert set(rows) == ADAPTER
     size = (adapter / "adapter_model.safetensors").stat().st_size
     assert rows["adapter_model.safetensors"] == f"{size:,}"
     assert "optimizer.pt" in shown.splitlines()[-1]
-    done = softmask(hub.address, tmp_path, "me/model", "--model", "you/dream", "--dry-run")
-    assert "hf download you/dream" in refused(done)
+    error = here("me/model", "--model", "you/dream", "--dry-run", code=2)
+    assert "hf download you/dream" in error
     assert hub.requests == []
 
 
 @pytest.mark.parametrize(
     ("status", "message"),
     [
-        (401, "the Hub does not accept your login: run `hf auth login`"),
         (403, "your token may not write to me/model: make one with write permission for me"),
         (404, "the Hub finds no me/model that you may write to"),
         (402, "the Hub refused the upload to me/model (402)"),
+        (500, "the Hub refused the upload to me/model (500)"),
     ],
 )
-def test_a_refusal_says_what_to_do(hub, adapter, tmp_path, status, message) -> None:
+def test_a_refusal_says_what_to_do(hub, adapter, here, status, message) -> None:
     hub.status = status
-    assert message in refused(softmask(hub.address, tmp_path, "me/model", adapter))
+    error = here("me/model", adapter, code=2)
+    assert message in error
+    assert error.count("\n") == 1
     assert hub.commits == []
+
+
+def test_without_a_login_it_says_how_to_log_in(hub, adapter, tmp_path) -> None:
+    hub.status = 401
+    error = refused(softmask(hub.address, tmp_path, "me/model", adapter))
+    assert "the Hub does not accept your login: run `hf auth login`" in error
+
+
+def test_a_repository_that_others_own_is_refused_at_the_upload(hub, adapter, here) -> None:
+    hub.forbids_writing = True
+    error = here("me/model", adapter, code=2)
+    assert "your token may not write to me/model" in error
+
+
+def test_a_card_that_the_hub_refuses_is_one_sentence(hub, adapter, here) -> None:
+    hub.refuses_cards = True
+    (adapter / "README.md").write_text("---\nbase_model: /data/dream\n---\n")
+    assert "Invalid metadata in README.md" in here("me/model", adapter, code=2)
 
 
 def test_without_a_network_it_says_what_to_check(adapter, tmp_path) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))  # bound but not listening: connections are refused
         address = f"http://127.0.0.1:{unused.getsockname()[1]}"
-        done = softmask(address, tmp_path, "me/model", adapter)
-    assert "the Hub cannot be reached" in refused(done)
-    assert "check the network and HF_ENDPOINT" in done.stderr
+        error = refused(softmask(address, tmp_path, "me/model", adapter))
+    assert "the Hub cannot be reached" in error
+    assert "check the network and HF_ENDPOINT" in error
 
 
 def test_offline_mode_is_named(adapter, monkeypatch) -> None:

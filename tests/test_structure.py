@@ -21,6 +21,8 @@ ALLOWED = {
     "remote_code": set(),
     "export": {"config", "hub", "remote_code"},
     "push": {"config", "export", "hub"},
+    "train_config": {"config"},
+    "conversations": {"config", "train_config"},
     "noise": set(),
     "objective": {"modeling", "soft_mask"},
     "puzzles": set(),
@@ -39,7 +41,11 @@ def rooms_imported(path: Path, *, nested: bool) -> set[str]:
         if isinstance(node, ast.ImportFrom) and node.level:
             inside = nested and node.level == 1
             if not inside:
-                names = [node.module] if node.module else [alias.name for alias in node.names]
+                names = (
+                    [node.module]
+                    if node.module
+                    else [a.name for a in node.names if a.name != "__version__"]
+                )
                 found |= {name.split(".")[0] for name in names}
     return found
 

@@ -482,10 +482,11 @@ def _open(
             data = data.to_iterable_dataset() if streaming else data
             rows[split] = _Rows(plain, source.path, data)
     if not streaming:
-        for split in rows.values():
-            _check_columns(split.source, split.name, split.data.column_names)
         if not len(rows["train"].data):
             raise ValueError(f"{source.path} holds no conversations: give another source")
+        for split in rows.values():
+            if len(split.data):
+                _check_columns(split.source, split.name, split.data.column_names)
     return rows["train"], rows.get("validation", rows.get("test"))
 
 
@@ -524,12 +525,13 @@ def _read_parquet(path: Path, source: SourceConfig) -> Iterator[tuple[int, Any]]
     import pyarrow as pa
     from pyarrow import parquet
 
-    number = itertools.count(1)
+    numbers = itertools.count(1)
     try:
         with parquet.ParquetFile(path) as file:
             _check_columns(source, str(path), file.schema_arrow.names)
             for batch in file.iter_batches(BATCH, columns=list(_wanted(source))):
-                yield from zip(number, batch.to_pylist(), strict=False)
+                for row in batch.to_pylist():
+                    yield next(numbers), row
     except (pa.ArrowInvalid, OSError) as error:
         raise ValueError(f"{path} is damaged ({_first_line(error)}): copy it again") from error
 

@@ -28,6 +28,7 @@ from .hub import (
     HUB_ID,
     WEIGHT_INDEX,
     Source,
+    check_weights,
     choose_dtype,
     find,
     load,
@@ -92,6 +93,7 @@ def export(
     for folder in (source.folder, source.adapter):
         if folder is not None and folder.resolve().is_relative_to(target):
             raise ValueError(f"{target} holds what is to be exported: export to another folder")
+    check_weights(source)
     with _replacing(target) as folder:
         _write_weights(source, folder, None if chosen == "auto" else chosen, link)
         _write_settings(source, folder, None if chosen == "auto" else chosen)
@@ -124,16 +126,13 @@ def _replacing(target: Path) -> Iterator[Path]:
         yield fresh
         if target.exists():
             target.rename(old)
-        try:
-            fresh.rename(target)
-        except OSError:
-            if old.exists():
-                old.rename(target)
-            raise
+        fresh.rename(target)
     except (OSError, SafetensorError) as error:
         why = getattr(error, "strerror", None) or error
         raise ValueError(f"{target} cannot be written: {why}") from error
     finally:
+        if old.exists() and not target.exists():  # stopped between the two renames
+            old.rename(target)
         shutil.rmtree(fresh, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
 

@@ -49,7 +49,7 @@ ADAPTER_WEIGHTS = "adapter_model.safetensors"
 WEIGHT_INDEX = "model.safetensors.index.json"
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 # What a checkpoint consists of; original PyTorch files and remote code stay where they are.
-HUB_FILES = ["*.json", "*.safetensors", "merges.txt", "*.jinja"]
+HUB_FILES = ["*.json", "*.safetensors", "merges.txt", "*.jinja", "LICENSE*"]
 DTYPES = ("float32", "bfloat16", "float16")
 
 
@@ -296,6 +296,27 @@ def tensor_names(path: Path) -> set[str]:
         raise ValueError(f"{path} is truncated or damaged ({error}): copy it again") from error
 
 
+def check_weights(source: Source) -> None:
+    """Checks names and shapes of the weights against the config, reading the files' heads alone.
+
+    Raises:
+        ValueError: they are not those of a model with this config.
+    """
+    with torch.device("meta"):
+        model = DreamModel(source.config)
+    own = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
+    stored: dict[str, list[int]] = {}
+    for path in source.weights:
+        with safe_open(path, framework="pt") as file:
+            stored |= {name: file.get_slice(name).get_shape() for name in tensor_names(path)}
+    report = {
+        "missing_keys": own.keys() - stored.keys(),
+        "unexpected_keys": stored.keys() - own.keys(),
+        "mismatched_keys": [n for n in own.keys() & stored.keys() if own[n] != stored[n]],
+    }
+    _check_report(source.folder, report, source.config)
+
+
 def choose_device(device: str | torch.device | None) -> torch.device:
     """The device meant; None: the best there is.
 
@@ -471,6 +492,6 @@ def adapter_tensor_names(folder: Path) -> set[str]:
 
 def _all_loaded(merged: Any, keys: set[str]) -> bool:
     """Whether every tensor of the adapter file has its place in the model."""
-    own = {re.sub(r"\.default(?=\.|$)", "", key) for key in merged.state_dict()}
+    own = {re.sub(r"\.(default|modules_to_save)(?=\.|$)", "", key) for key in merged.state_dict()}
     plain = {re.sub(r"\.weight$", "", key) for key in own}
     return all(key in own or re.sub(r"\.weight$", "", key) in plain for key in keys)

@@ -25,6 +25,7 @@ from .hub import (
     HUB_ID,
     WEIGHT_INDEX,
     adapter_tensor_names,
+    check_weights,
     find,
     read_mapping,
 )
@@ -92,7 +93,7 @@ def push(
             return _show(repo, ready, names)
         _make(repo, private, revision)
         return _upload(repo, ready, names, revision, message)
-    find(model, adapter, local_only=dry_run)
+    check_weights(find(model, adapter, local_only=dry_run))
     if not dry_run:
         # Before the export: a login that is missing should not cost a merge first.
         _make(repo, private, revision)
@@ -145,7 +146,7 @@ def _check_adapter(folder: Path) -> None:
 
 
 def _check_model(folder: Path) -> None:
-    find(folder)
+    check_weights(find(folder))
     remote = read_mapping(folder / "config.json").get("auto_map", {}).values()
     files = {f"{str(reference).split('.')[0]}.py" for reference in remote}
     if not files:

@@ -90,6 +90,7 @@ def train(
         data = make_data(recipe, made, args, report)
     args.max_steps = data.plan.steps
     checkpoint = newest_checkpoint(folder, args.world_size)
+    args.eval_on_start &= checkpoint is None
     log = Log(folder / "log.jsonl", report)
     if main:
         step = 0 if checkpoint is None else int(checkpoint.name.rpartition("-")[2])
@@ -333,11 +334,16 @@ class Log(TrainerCallback):
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         if state.is_world_process_zero:
             seconds = round(time.perf_counter() - self.started, 1)
-            line = {"step": state.global_step, "seconds": seconds, **logs}
+            line = {"step": state.global_step, "seconds": seconds}
+            line |= {k: _rounded(v) for k, v in logs.items() if k != "total_flos"}
             with self.path.open("a") as file:
                 file.write(json.dumps(line) + "\n")
             if args.disable_tqdm:
                 self.report(json.dumps(line))
+
+
+def _rounded(value: Any) -> Any:
+    return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
 class StageEnds(TrainerCallback):

@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
-from transformers import Trainer, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
 from .batches import Collator, Validation
@@ -39,6 +39,8 @@ EMA_WEIGHTS = "ema.safetensors"
 # Written last: a checkpoint without it was cut off.
 COMPLETE = "complete.json"
 BAD_BATCH = "bad_batch.json"
+# torch.save reports a failed write as a RuntimeError, in these words.
+FAILED_WRITES = ("inline_container", "iostream", "PytorchStreamWriter")
 
 
 class SoftMaskTrainer(Trainer):
@@ -67,6 +69,8 @@ class SoftMaskTrainer(Trainer):
         self.loss_is_scaled_for_ga = False
         self.average = None if settings.ema is None else MovingAverage(model, settings.ema)
         self._sums: dict[str, Tensor] = {}
+        self._soft_in_update = False
+        self.add_callback(AroundUpdate(self))
 
     # Batches and loss
 
@@ -86,6 +90,7 @@ class SoftMaskTrainer(Trainer):
         if not torch.isfinite(loss.value):
             self._refuse(inputs, loss)
         self._count(loss, inputs)
+        self._soft_in_update |= inputs["soft"]
         if self.settings.accumulate == "sum":
             # As published (finding B19): the Trainer divides by the forwards of the update.
             return loss.value * self.current_gradient_accumulation_steps
@@ -146,6 +151,17 @@ class SoftMaskTrainer(Trainer):
             )
         return self.lr_scheduler
 
+    def before_update(self) -> None:
+        """An update without a soft batch leaves the soft-mask parameters alone.
+
+        Their gradient is then 0, for the sake of distributed training, and Adam would move them on
+        by its momentum. Every process draws the same coin, so all agree.
+        """
+        if self.dream.soft_mask is not None and not self._soft_in_update:
+            for parameter in self.dream.soft_mask.parameters():
+                parameter.grad = None
+        self._soft_in_update = False
+
     # Log
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -154,7 +170,7 @@ class SoftMaskTrainer(Trainer):
             if self.settings.accumulate == "sum":
                 logs["loss"] /= self.settings.accumulation
             logs |= self._drain()
-        super().log({k: _rounded(v) for k, v in logs.items()}, start_time)
+        super().log(logs, start_time)
 
     def _drain(self) -> dict[str, float]:
         names = ("forwards", "nats", "tokens", "soft", "lambda", "entropy")
@@ -260,7 +276,7 @@ class SoftMaskTrainer(Trainer):
                 done = {"step": self.state.global_step, "processes": self.args.world_size}
                 (folder / COMPLETE).write_text(json.dumps(done) + "\n")
         except (OSError, SafetensorError, RuntimeError) as error:
-            if isinstance(error, RuntimeError) and "PytorchStreamWriter" not in str(error):
+            if isinstance(error, RuntimeError) and not any(w in str(error) for w in FAILED_WRITES):
                 raise
             shutil.rmtree(folder, ignore_errors=True)
             raise ValueError(
@@ -288,6 +304,20 @@ class SoftMaskTrainer(Trainer):
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             super()._load_best_model()
         self._load_from_checkpoint(self.state.best_model_checkpoint)
+
+
+class AroundUpdate(TrainerCallback):
+    """Calls the trainer before each update and, for the moving average, after it."""
+
+    def __init__(self, trainer: SoftMaskTrainer) -> None:
+        self.trainer = trainer
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.trainer.before_update()
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if self.trainer.average is not None:
+            self.trainer.average.update()
 
 
 def soft_mask_values(mask: SoftMask) -> dict[str, float]:
@@ -331,7 +361,3 @@ def load_soft_mask(mask: SoftMask, folder: Path) -> None:
 def weights_of(model: DreamModel) -> dict[str, Tensor]:
     """The state dict under the original names: without the soft-mask parameters."""
     return {k: v for k, v in model.state_dict().items() if not k.startswith("soft_mask.")}
-
-
-def _rounded(value: Any) -> Any:
-    return float(f"{value:.6g}") if isinstance(value, float) else value

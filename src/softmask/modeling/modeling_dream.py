@@ -21,9 +21,9 @@ from ..soft_mask import Feedback, SoftMask, SoftTokens, join
 from ..soft_mask import feedback as read_feedback
 from .configuration_dream import DreamConfig
 
-# Logits that are computed at once where they are only read and not returned: 128 MB in fp32,
-# 220 rows of a vocabulary of 152k.
-CHUNK_LOGITS = 2**25
+# Logits that are computed at once where they are only read and not returned: 256 MB in fp32,
+# 441 rows of a vocabulary of 152k.
+CHUNK_LOGITS = 2**26
 
 
 @dataclass
