@@ -20,7 +20,6 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -74,28 +73,27 @@ class Case:
             self.hidden_ND, self.head, self.labels_N, reduction="none", options=options
         )
 
-    def run(self, way: str) -> float:
-        """Seconds of forward and backward; gradients stay in `gradients`."""
+    def run(self, way: str) -> dict[str, float]:
+        """Seconds of forward and backward, by the clock and of the CPUs; see `gradients`."""
         self.hidden_ND.grad = self.head.grad = None
-        started = time.perf_counter()
+        started, worked = time.perf_counter(), time.process_time()
         with torch.autocast("cpu", torch.bfloat16, enabled=self.autocast):
             losses_N = self.losses(way)
         (losses_N * self.weights_N).sum().backward()
-        return time.perf_counter() - started
+        clock, cpu = time.perf_counter() - started, time.process_time() - worked
+        return {"clock": round(clock, 3), "cpu": round(cpu, 3)}
 
     def gradients(self) -> dict[str, Tensor]:
         found = {"hidden": self.hidden_ND.grad, "head": self.head.grad}
         return {name: g.float().clone() for name, g in found.items() if g is not None}
 
 
-def timings(case: Case, repeat: int) -> dict[str, list[float]]:
+def timings(case: Case, repeat: int) -> dict[str, list[dict[str, float]]]:
     """Seconds of every way, in turns."""
-    seconds: dict[str, list[float]] = {way: [] for way in WAYS}
-    for turn in range(repeat + 1):
-        for way in WAYS:
-            took = case.run(way)
-            if turn:  # the first round warms up
-                seconds[way].append(took)
+    case.run("plain")  # warms up
+    seconds: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
+    for _, way in itertools.product(range(repeat), WAYS):
+        seconds[way].append(case.run(way))
     return seconds
 
 
@@ -130,7 +128,7 @@ def peak_above_start(case: Case, way: str) -> dict[str, float]:
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew: not the weights' making
     before = status_mb("VmRSS")
     seconds = case.run(way)
-    return {"peak_mb": round(status_mb("VmHWM") - before, 1), "seconds": round(seconds, 3)}
+    return {"peak_mb": round(status_mb("VmHWM") - before, 1), **seconds}
 
 
 def in_child(*argv: str) -> dict[str, float]:
@@ -141,14 +139,19 @@ def in_child(*argv: str) -> dict[str, float]:
     return json.loads(child.stdout.splitlines()[-1])
 
 
-def measure(make: Callable[[], Case], names: list[str], repeat: int) -> dict:
-    seconds = timings(make(), repeat)
-    result = {"seconds": seconds, "median_s": {}, "over_plain": {}, "peak_mb": {}}
-    for way in WAYS:
-        ratios = [a / b for a, b in zip(seconds[way], seconds["plain"], strict=True)]
-        result["median_s"][way] = round(statistics.median(seconds[way]), 3)
-        result["over_plain"][way] = benchmark.summary(ratios)
-        result["peak_mb"][way] = in_child(way, *names)["peak_mb"]
+def measure(names: list[str], repeat: int) -> dict:
+    """One case: raw seconds, medians, ratios to "plain" of the same turn, and peak memory."""
+    rows, dtype, trained = names
+    seconds = timings(Case(int(rows), dtype, trained), repeat)
+    result = {
+        "seconds": seconds,
+        "peak_mb": {way: in_child(way, *names)["peak_mb"] for way in WAYS},
+    }
+    for kind, way in itertools.product(("clock", "cpu"), WAYS):
+        own, plain = ([turn[kind] for turn in seconds[w]] for w in (way, "plain"))
+        result.setdefault(f"median_{kind}", {})[way] = statistics.median(own)
+        ratios = [a / b for a, b in zip(own, plain, strict=True)]
+        result.setdefault(f"{kind}_over_plain", {})[way] = benchmark.summary(ratios)
     return result
 
 
@@ -165,19 +168,8 @@ def main() -> None:
         print(json.dumps(peak_above_start(Case(int(rows), dtype, trained), way)))
         return
     cases, equal = {}, {}
-    for dtype, trained in itertools.product(args.dtypes, TRAINED):
-        equal[f"{dtype} {trained}"] = differences(dtype, trained)
-        print(dtype, trained, equal[f"{dtype} {trained}"], flush=True)
-        for rows in ROWS:
-            names = [str(rows), dtype, trained]
-            found = measure(lambda n=names: Case(int(n[0]), *n[1:]), names, args.repeat)
-            cases[" ".join(names)] = found
-            print(names, found["median_s"], found["peak_mb"], flush=True)
     result = {
-        "torch_default_options": {
-            trained: in_child("torch", str(ROWS[0]), "fp32", trained) for trained in TRAINED
-        },
-        "command": "python benchmarks/cross_entropy.py",
+        "command": " ".join(["python", *sys.argv]),
         "shape": {"width": WIDTH, "vocabulary": VOCABULARY},
         "chunk_rows": modeling_dream.CHUNK_LOGITS // VOCABULARY,
         "commit": subprocess.run(
@@ -192,15 +184,26 @@ def main() -> None:
         "gradient_difference": equal,
         "cases": cases,
     }
-    if args.folder:
-        args.folder.mkdir(parents=True, exist_ok=True)
-        (args.folder / "result.json").write_text(json.dumps(result, indent=1) + "\n")
-    short = {name: (c["over_plain"], c["peak_mb"]) for name, c in cases.items()}
-    print(
-        json.dumps(
-            {"gradient_difference": equal, "cases": short, "torch": result["torch_default_options"]}
-        )
-    )
+    for dtype, trained in itertools.product(args.dtypes, TRAINED):
+        equal[f"{dtype} {trained}"] = differences(dtype, trained)
+        print(dtype, trained, equal[f"{dtype} {trained}"], flush=True)
+        for rows in ROWS:
+            names = [str(rows), dtype, trained]
+            cases[" ".join(names)] = found = measure(names, args.repeat)
+            print(names, {k: v for k, v in found.items() if k != "seconds"}, flush=True)
+            write(args.folder, result)  # a long run that is stopped keeps what it has
+    result["torch_default_options"] = {
+        trained: in_child("torch", str(ROWS[0]), "fp32", trained) for trained in TRAINED
+    }
+    write(args.folder, result)
+    print(json.dumps({k: result[k] for k in ("gradient_difference", "torch_default_options")}))
+
+
+def write(folder: Path | None, result: dict) -> None:
+    """Writes result.json, where a folder was given."""
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "result.json").write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

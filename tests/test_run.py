@@ -224,6 +224,26 @@ def test_the_best_checkpoint_is_kept_and_is_the_result(settings, tmp_path) -> No
     assert len(list((tmp_path / "run").glob("checkpoint-*"))) == 2
 
 
+def test_a_base_in_4_bits_is_trained_and_the_adapter_merges_into_the_whole_one(
+    settings, tmp_path
+) -> None:
+    """nf4 wants rows of 64 weights and more."""
+    shape = {"hidden_size": 128, "intermediate_size": 192}
+    base = write_dream_folder(tmp_path / "base", chat=True, **shape)
+    settings["model"] = {"path": str(base), "dtype": "float32", "load_in_4bit": True}
+    settings["train"] |= {"gradient_checkpointing": True, "learning_rate": 1e-2}
+    result = train(recipe_of(settings), tmp_path / "run")
+    values = [line["eval_plain"] for line in log_of(tmp_path / "run") if "eval_plain" in line]
+    assert values[-1] < values[0] - 0.01
+    checkpoint = softmask.load(base, adapter=result, device="cpu")
+    assert softmask.generate(checkpoint, "Hello", max_new_tokens=4).forwards == 4
+
+
+def test_other_logs_are_written_on_request(settings, tmp_path) -> None:
+    train(recipe_of(settings, steps=1, report_to=["tensorboard"]), tmp_path / "run")
+    assert list((tmp_path / "run").rglob("events.out.tfevents.*"))
+
+
 # The loss is what the recipe says
 
 
@@ -484,6 +504,7 @@ def test_a_run_on_another_base_is_refused(settings, tmp_path) -> None:
         ({"conversations": {"min_response": 5000}}, "no conversation is left"),
         ({"train": {"arguments": {"dataloader_workers": 2}}}, "no training argument"),
         ({"train": {"arguments": {"learning_rate": 2.0}}}, "set by a setting of the recipe"),
+        ({"train": {"report_to": ["wandb"]}}, "wandb is not installed: pip install wandb"),
         ({"model": {"path": "nowhere/at/all"}}, "there is no folder nowhere"),
     ],
 )

@@ -443,14 +443,11 @@ def _train(args: argparse.Namespace, _argv: list[str]) -> int:
         return train(recipe, folder, device=args.device, overwrite=args.overwrite)
 
     if args.seeds is None and not args.twins:
-        result = one(runs[0], args.out or Path("runs") / run_name(runs[0]))
-        option = "--model" if result.name == "model" else "--adapter"
-        print(f"{result}: try softmask generate {option} {result}")
+        one(runs[0], args.out or Path("runs") / run_name(runs[0]))
         return 0
     from .sweep import sweep
 
-    for result in sweep(runs, args.out or Path("runs"), one):
-        print(result)
+    sweep(runs, args.out or Path("runs"), one)
     return 0
 
 

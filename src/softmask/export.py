@@ -88,15 +88,15 @@ def export(
     """
     target = Path(target).expanduser().resolve()
     _check_target(target, overwrite)
-    chosen = None if dtype is None else choose_dtype(dtype, torch.device("cpu"))
+    chosen = None if dtype in (None, "auto") else choose_dtype(dtype, torch.device("cpu"))
     source = find(name, adapter, revision=revision, local_only=local_only)
     for folder in (source.folder, source.adapter):
         if folder is not None and folder.resolve().is_relative_to(target):
             raise ValueError(f"{target} holds what is to be exported: export to another folder")
     check_weights(source)
     with _replacing(target) as folder:
-        _write_weights(source, folder, None if chosen == "auto" else chosen, link)
-        _write_settings(source, folder, None if chosen == "auto" else chosen)
+        _write_weights(source, folder, chosen, link)
+        _write_settings(source, folder, chosen)
         for file, text in remote_code().items():
             (folder / file).write_text(text, encoding="utf-8")
         (folder / "README.md").write_text(

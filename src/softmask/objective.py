@@ -48,7 +48,8 @@ def masked_diffusion_loss(
     Logits are computed at the masked positions only, in both passes.
 
     Under DistributedDataParallel ranks may differ in `soft`; under FSDP2 they may not, as every
-    forward gathers parameters from all ranks.
+    forward gathers parameters from all ranks. Gradient checkpointing must be the non-reentrant
+    kind, transformers' default: the other one warns in pass 1, where no input has a gradient.
 
     Args:
         model: a DreamModel, or a PeftModel or DistributedDataParallel around one.

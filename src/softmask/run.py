@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import importlib.util
 import json
 import math
 import shutil
@@ -81,7 +82,7 @@ def train(
         if main:
             prepare_folder(folder, recipe, overwrite)
     if (folder / "done.json").is_file():
-        report(f"{folder} is finished: {result}")
+        report(f"{result} is finished already")
         return result
     made = build(recipe, args.device)
     sizes = describe(made.dream)
@@ -122,6 +123,7 @@ def train(
             }
         (folder / "done.json").write_text(json.dumps(done) + "\n")
     trainer.accelerator.wait_for_everyone()
+    report(f"{result} is finished: softmask generate --{result.name} {result}")
     return result
 
 
@@ -171,6 +173,9 @@ def arguments(recipe: Recipe, folder: Path, device: str | None) -> TrainingArgum
         # A bar where somebody is watching; else the log's own lines.
         "disable_tqdm": not sys.stderr.isatty(),
     }
+    for name in train.report_to:
+        if importlib.util.find_spec(name) is None:
+            raise ValueError(f"train.report_to: {name} is not installed: pip install {name}")
     for name in train.arguments:
         if name not in ARGUMENTS:
             raise ValueError(f"train.arguments: transformers has no training argument {name!r}")

@@ -29,6 +29,7 @@ WEIGHTINGS = ("mean", "elbo", "published")
 ACCUMULATIONS = ("mean", "sum")
 COINS = ("batch", "step")
 BIASES = ("none", "all", "lora_only")
+REPORTERS = ("tensorboard", "wandb", "trackio")
 
 
 def _require_shares(config: Any, *names: str) -> None:
@@ -124,7 +125,9 @@ class ConversationConfig:
     extra_padding: int = setting(50, "0 to this many less one pads behind a batch, at random")
     pad_multiple: int = setting(8, "rows are padded to a multiple of this")
     seed: int | None = setting(None, "of the split and the order; null: the run's")
-    cache: str | None = setting(None, "folder of tokenised data; null: ~/.cache/softmask")
+    cache: str | None = setting(
+        None, "folder of tokenised data; null: $SOFTMASK_CACHE, else ~/.cache/softmask"
+    )
 
     def __post_init__(self) -> None:
         require(bool(self.sources), "sources is empty: name data sets or files")
@@ -221,7 +224,7 @@ class TrainConfig:
     save_every: int = setting(100, "updates between checkpoints")
     save_limit: int | None = setting(3, "checkpoints kept, the best one among them; null: all")
     keep_best: bool = setting(False, "end with the checkpoint of the lowest eval_loss")
-    report_to: tuple[str, ...] = setting((), "tensorboard, wandb, trackio")
+    report_to: tuple[str, ...] = setting((), "besides log.jsonl: " + ", ".join(REPORTERS))
     arguments: dict[str, Any] = setting({}, "more of transformers' TrainingArguments, by name")
     stages: tuple[StageConfig, ...] = setting((), "stretches with settings of their own")
 
@@ -235,6 +238,8 @@ class TrainConfig:
             ("precision", PRECISIONS),
         ):
             require_choice(name, getattr(self, name), choices)
+        for name in self.report_to:
+            require_choice("report_to", name, REPORTERS)
         _require_positive(self, "steps", "batch_size", "accumulation", "log_every")
         _require_positive(self, "eval_every", "eval_batches", "save_every", "save_limit")
         _require_shares(self, "soft_probability", "left_to_right")

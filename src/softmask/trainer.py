@@ -210,7 +210,7 @@ class SoftMaskTrainer(Trainer):
         per masked token, on the same masks.
         """
         model = self.model if self.model_wrapped is None else self.model_wrapped
-        model.eval()
+        evaluation_mode(model)
         soft_mask = self.dream.soft_mask is not None
         metrics: dict[str, float] = {}
         objective = []
@@ -304,6 +304,14 @@ class SoftMaskTrainer(Trainer):
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             super()._load_best_model()
         self._load_from_checkpoint(self.state.best_model_checkpoint)
+
+
+def evaluation_mode(model: nn.Module) -> None:
+    """`eval()`, but for 4-bit layers: on a CPU those repack their weights and train no more."""
+    model.eval()
+    for module in model.modules():
+        if type(module).__name__ == "Linear4bit":
+            module.train()
 
 
 class AroundUpdate(TrainerCallback):
