@@ -27,9 +27,24 @@ ALLOWED = {
     "objective": {"modeling", "soft_mask"},
     "puzzles": set(),
     "stories": set(),
-    "data": {"config", "puzzles", "stories"},
-    "recipe": {"config"},
-    "trainer": {"config", "data", "modeling", "noise", "objective", "puzzles", "soft_mask"},
+    "plan": {"train_config"},
+    "corpus": {"plan", "puzzles", "stories", "train_config"},
+    "batches": {"corpus", "noise", "plan", "train_config"},
+    "recipe": {"config", "train_config"},
+    "published_recipe": {"config", "train_config"},
+    "sweep": {"train_config"},
+    "build": {"config", "corpus", "hub", "modeling", "puzzles", "soft_mask", "train_config"},
+    "optimizers": {"plan", "soft_mask", "train_config"},
+    "ema": set(),
+    "trainer": {
+        *("batches", "config", "ema", "hub", "modeling", "objective", "optimizers", "plan"),
+        *("soft_mask", "train_config"),
+    },
+    "curves": set(),
+    "run": {
+        *("batches", "build", "config", "conversations", "corpus", "curves", "hub", "modeling"),
+        *("plan", "train_config", "trainer"),
+    },
     "benchmark": {"config", "hub", "modeling", "sampler"},
 }
 

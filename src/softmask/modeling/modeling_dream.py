@@ -190,7 +190,7 @@ class DreamModel(Qwen2PreTrainedModel):
         return losses_N, logits_NV.detach().argmax(-1)
 
     def _untouched(self) -> Tensor | float:
-        """0 that depends on all trainable soft-mask parameters: in a plain pass they get gradient 0.
+        """0 that depends on all trainable soft-mask parameters: plain passes give them gradient 0.
 
         Distributed training waits for the gradient of every parameter, on every rank alike. Here
         and not in the objective, as sharded parameters are whole inside the forward only.
