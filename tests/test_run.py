@@ -208,6 +208,13 @@ def test_every_weight_can_be_trained_instead_of_an_adapter(settings, tmp_path) -
     assert checkpoint.tokenizer.chat_template is not None
 
 
+def test_the_bundled_model_can_be_trained_on(tmp_path) -> None:
+    """From its own checkpoint, by an adapter, on puzzles; the adapter finds it again by name."""
+    settings = pretraining(tmp_path) | {"model": {"path": "default"}, "adapter": {"r": 2}}
+    result = train(recipe_of(settings), tmp_path / "run")
+    assert softmask.load(adapter=result, device="cpu").name == "default"
+
+
 def test_the_best_checkpoint_is_kept_and_is_the_result(settings, tmp_path) -> None:
     """With a rate that wrecks the model the best checkpoint is an early one."""
     recipe = recipe_of(settings, learning_rate=2.0, keep_best=True, save_limit=2, clip=1e6)

@@ -30,6 +30,8 @@ WORLD = 2
 MODES = ("topk", "temperature")
 # Sharded again after the root's forward, as accelerate does it, or kept, torch's default.
 RESHARD = (True, False)
+# Which rank is soft, step after step.
+MIXED = ((False, True), (True, False), (True, True))
 
 
 def make_model(mode: str):
@@ -80,8 +82,8 @@ def work(rank: int, folder: str) -> None:
             for soft in (True, False):
                 found["fsdp", mode, reshard, soft] = gradients(model, rank, soft=soft)
         model = DistributedDataParallel(make_model(mode))
-        # Rank 1 alone is soft, then both, then rank 0 alone: the reducer must wait in none.
-        for soft in ((False, True), (True, True), (True, False)):
+        # The second step is where DDP agrees on new buckets: there too one rank alone is soft.
+        for soft in MIXED:
             found["ddp", mode, soft] = gradients(model, rank, soft=soft[rank])
     torch.save(found, Path(folder) / f"{rank}.pt")
     dist.destroy_process_group()
@@ -124,7 +126,7 @@ def test_sharded_gradients_are_the_mean_of_the_ranks(found, mode, reshard, soft)
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("soft", [(False, True), (True, True), (True, False)])
+@pytest.mark.parametrize("soft", MIXED)
 def test_a_soft_and_a_plain_rank_meet_in_their_mean_gradient(found, mode, soft) -> None:
     for rank in range(WORLD):
         own = found[rank]["ddp", mode, soft]

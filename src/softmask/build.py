@@ -100,6 +100,8 @@ def from_checkpoint(recipe: Recipe, device: torch.device) -> tuple[DreamModel, Q
         revision=settings.revision,
         load_in_4bit=settings.load_in_4bit,
     )
+    # An exported model's own soft-mask settings: the run has parameters of its own.
+    checkpoint.model.config.transparency_config = None
     checkpoint.model.requires_grad_(recipe.adapter is None)
     return checkpoint.model, checkpoint.tokenizer
 

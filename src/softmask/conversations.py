@@ -18,35 +18,37 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import gzip
 import hashlib
 import importlib.util
 import itertools
 import json
 import os
-import re
 import shutil
 import sys
 import tempfile
-import zlib
 from array import array
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from huggingface_hub import HfApi
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HfHubHTTPError,
-    HFValidationError,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
 
 from .config import require
-from .train_config import ConversationConfig, SourceConfig
+from .sources import (
+    BATCH,
+    Located,
+    Messages,
+    Place,
+    Rows,
+    file_digest,
+    find_source,
+    hub_errors,
+    in_batches,
+    open_source,
+    write_arrow,
+)
+from .train_config import ConversationConfig
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -56,29 +58,17 @@ if TYPE_CHECKING:
 FORMAT = 1
 # Settings that decide batches or places, not rows.
 NOT_OF_ROWS = ("cache", "extra_padding", "pad_multiple")
-BATCH = 1000
-SUFFIXES = (".json", ".jsonl", ".json.gz", ".jsonl.gz", ".parquet")
-HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-SURROGATE = re.compile("[\ud800-\udfff]")
-COMMIT = re.compile(r"[0-9a-f]{40}")
-ROLES = {"human": "user", "user": "user", "assistant": "assistant", "system": "system"}
 TOOL_CALLS = ("<tool_call>", "</tool_call>")
 PARTS = ("train", "validation")
-WHERE = "softmask:where"  # the column of our own files that names a row; no data set has it
-# (base error of the HTTP client, OSError): the client is httpx or httpx2, by version of the hub.
-HUB_TROUBLE = HfHubHTTPError.__bases__
 REASONS = {
     "incomplete": "fewer than two messages, null or broken text, or no answer at the end",
-    "template": "the template refuses the chat, or the prompt's tokens do not begin the whole's",
+    "template": "the template refuses the chat, or the prompt's text does not begin the whole's",
     "too long": "more than max_length tokens",
     "short answer": "an answer of fewer than min_response tokens",
     "tool calls": "<tool_call> tokens; see drop_tool_calls",
     "mask token": "the text holds the mask token itself",
     "in validation": "the same tokens as a row of the validation part",
 }
-
-Messages = list[dict[str, str | None]]
-Located = tuple[str, Messages | None]  # name of the row; None: incomplete
 
 
 @dataclass
@@ -158,7 +148,7 @@ def load_conversations(
         )
     seed = seed if config.seed is None else config.seed
     require(seed >= 0, f"seed must be at least 0, not {seed}")
-    places = [_place(source, report) for source in config.sources]
+    places = [find_source(source, report) for source in config.sources]
     key = _key(config, tokenizer, seed, places)
     folder = _cache_root(config) / "conversations" / key
     found = _cached(folder)
@@ -175,112 +165,6 @@ def load_conversations(
     return found
 
 
-# Where a source is, and what decides its content.
-
-
-class _Place(NamedTuple):
-    """A source: files by split, or (none) a commit on the Hub. `identity` goes into the key."""
-
-    source: SourceConfig
-    files: dict[str, list[Path]]
-    identity: dict[str, str]
-
-
-def _place(source: SourceConfig, report: Callable[[str], None]) -> _Place:
-    path = Path(source.path).expanduser()
-    if not path.exists():
-        if source.path.endswith(SUFFIXES) or not HUB_ID.fullmatch(source.path):
-            raise ValueError(
-                f"there is no file or folder {path}, and it is no Hub id (owner/name) either"
-            )
-        return _Place(source, {}, {"commit": _commit(source)})
-    for name in ("subset", "revision"):
-        if getattr(source, name) is not None:
-            raise ValueError(f"{path} is a local source: a {name} has no meaning there")
-    files = _folder_files(path, report) if path.is_dir() else {"train": [path]}
-    for file in itertools.chain.from_iterable(files.values()):
-        if not file.name.endswith(SUFFIXES):
-            raise ValueError(f"{file} is of no known kind: give {', '.join(SUFFIXES)}")
-    identity = {f"{split}/{f.name}": _digest(f) for split in files for f in files[split]}
-    return _Place(source, files, identity)
-
-
-def _folder_files(folder: Path, report: Callable[[str], None]) -> dict[str, list[Path]]:
-    """Files by split, as their names begin; where none names a split, all are for training."""
-    found = sorted(f for f in folder.iterdir() if f.is_file() and f.name.endswith(SUFFIXES))
-    if not found:
-        raise ValueError(
-            f"{folder} holds no {', '.join(SUFFIXES)} files: give the folder that does"
-        )
-    splits = {
-        split: [f for f in found if f.name.startswith(split)]
-        for split in ("train", "validation", "test")
-    }
-    splits = {split: files for split, files in splits.items() if files}
-    if not splits:
-        return {"train": found}
-    _check_splits(str(folder), splits)
-    named = set(itertools.chain.from_iterable(splits.values()))
-    rest = [f.name for f in found if f not in named]
-    if rest:
-        report(f"{folder}: not read, as their names begin with no split: {', '.join(rest)}")
-    return splits
-
-
-def _check_splits(name: str, splits: Iterable[str]) -> None:
-    if "train" not in splits:
-        raise ValueError(
-            f"{name} has no split 'train' but {', '.join(splits)}: give another source"
-        )
-
-
-def _commit(source: SourceConfig) -> str:
-    """The commit that a revision means now. Asks the Hub, unless it is a commit already."""
-    if source.revision is not None and COMMIT.fullmatch(source.revision):
-        return source.revision
-    with _hub_errors(source):
-        return HfApi().dataset_info(source.path, revision=source.revision).sha
-
-
-@contextlib.contextmanager
-def _hub_errors(source: SourceConfig) -> Iterator[None]:
-    """Turns what can go wrong with a data set on the Hub into a sentence each."""
-    from datasets.exceptions import DatasetNotFoundError, DatasetsError
-
-    path = source.path
-    try:
-        yield
-    except RevisionNotFoundError as error:
-        raise ValueError(
-            f"{path} has no revision {source.revision!r}: check the branch or tag"
-        ) from error
-    except (RepositoryNotFoundError, HFValidationError, DatasetNotFoundError) as error:
-        if isinstance(error, GatedRepoError) or isinstance(error.__cause__, GatedRepoError):
-            what = "is gated: accept its terms on its Hub page, then run `hf auth login`"
-        else:
-            what = "is no folder here nor a data set on the Hub: check the spelling, or, if it is "
-            what += "private, run `hf auth login`"
-        raise ValueError(f"{path} {what}") from error
-    except (*HUB_TROUBLE, DatasetsError) as error:
-        raise ValueError(
-            f"{path} cannot be read from the Hub ({_first_line(error)}): check the network, give "
-            "local files, or set revision to a commit whose rows are in the cache"
-        ) from error
-    except (ValueError, RuntimeError) as error:
-        # An unknown or missing subset, or a script in place of data: datasets says which.
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{path} cannot be loaded, check its subset ({reason})") from error
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 # The cache.
 
 
@@ -288,7 +172,7 @@ def _key(
     config: ConversationConfig,
     tokenizer: PreTrainedTokenizerBase,
     seed: int,
-    places: list[_Place],
+    places: list[Place],
 ) -> str:
     settings = dataclasses.asdict(config) | {"seed": seed}
     decides = {
@@ -328,7 +212,7 @@ def _cached(folder: Path) -> Conversations | None:
     """What the folder holds; None where it is not there, or not as it was written."""
     try:
         notes = json.loads((folder / "counts.json").read_text(encoding="utf-8"))
-        whole = all(_digest(folder / name) == digest for name, digest in notes["files"].items())
+        whole = all(file_digest(folder / name) == known for name, known in notes["files"].items())
         counts = {part: Counts(**notes[part]) for part in PARTS}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
@@ -387,11 +271,11 @@ def _build(
     config: ConversationConfig,
     tokenizer: PreTrainedTokenizerBase,
     seed: int,
-    places: list[_Place],
+    places: list[Place],
     temporary: Path,
 ) -> None:
     """Writes temporary/result. Validation first: what it holds must not come in training."""
-    sources = [_open(place, i, config.streaming, temporary) for i, place in enumerate(places)]
+    sources = [open_source(place, i, config.streaming, temporary) for i, place in enumerate(places)]
     draw = _draw_streams if config.streaming else _draw_rows
     validation, train = draw(sources, config, seed)
     held_out: set[bytes] = set()
@@ -400,32 +284,14 @@ def _build(
     for part, drawn in (("validation", validation), ("train", train)):
         counts = Counts()
         batches = _tokenised(drawn, config, tokenizer, counts, held_out)
-        rows = _write_arrow(temporary / part, batches)
+        rows = write_arrow(temporary / part, batches)
         _require_rows(part, counts, config)
         rows.save_to_disk(str(result / part))
         notes[part] = dataclasses.asdict(counts)
         held_out = {_content(row["input_ids"]) for row in rows} if part == "validation" else set()
     files = sorted(f for f in result.rglob("*") if f.is_file())
-    notes["files"] = {str(f.relative_to(result)): _digest(f) for f in files}
+    notes["files"] = {str(f.relative_to(result)): file_digest(f) for f in files}
     (result / "counts.json").write_text(json.dumps(notes, indent=1), encoding="utf-8")
-
-
-def _write_arrow(path: Path, batches: Iterable[dict[str, list[Any]]]) -> Dataset:
-    """Columns in batches, as a memory-mapped data set that no cache of datasets knows of."""
-    import pyarrow as pa
-    from datasets import Dataset
-
-    schemas = {
-        "messages": pa.list_(pa.struct({"role": pa.string(), "content": pa.string()})),
-        "input_ids": pa.list_(pa.int32()),
-        "prompt_length": pa.int32(),
-    }
-    first = next(iter(batches := iter(batches)), {"id": []})
-    schema = pa.schema({name: schemas.get(name, pa.string()) for name in first})
-    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, schema) as stream:
-        for columns in itertools.chain([first], batches):
-            stream.write_batch(pa.RecordBatch.from_pydict(columns, schema))
-    return Dataset.from_file(str(path))
 
 
 def _require_rows(part: str, counts: Counts, config: ConversationConfig) -> None:
@@ -443,168 +309,11 @@ def _require_rows(part: str, counts: Counts, config: ConversationConfig) -> None
     )
 
 
-# From a source to located messages.
-
-
-class _Rows(NamedTuple):
-    """One split of a source. `name` begins the id of a row that has none of its own."""
-
-    source: SourceConfig
-    name: str
-    data: Any  # Dataset or IterableDataset
-
-    def located(self, number: int | str, row: dict[str, Any]) -> Located:
-        where = row.get(WHERE, f"{self.name}:{number}")
-        return where, _messages(self.source, where, row)
-
-
-def _open(
-    place: _Place, number: int, streaming: bool, temporary: Path
-) -> tuple[_Rows, _Rows | None]:
-    """Rows for training, and those for validation where the source has a split for it."""
-    import datasets
-
-    source = place.source
-    if not place.files:
-        commit = place.identity["commit"]
-        with _hub_errors(source):
-            splits = datasets.load_dataset(
-                source.path, source.subset, revision=commit, streaming=streaming
-            )
-        _check_splits(source.path, splits)
-        rows = {split: _Rows(source, f"{source.path}:{split}", splits[split]) for split in splits}
-    else:
-        rows = {}
-        plain = SourceConfig(source.path)  # our own files have the columns of the default
-        for split, files in place.files.items():
-            read = itertools.chain.from_iterable(_read_file(file, source) for file in files)
-            data = _write_arrow(temporary / f"source_{number}_{split}", _columns(read))
-            data = data.to_iterable_dataset() if streaming else data
-            rows[split] = _Rows(plain, source.path, data)
-    if not streaming:
-        if not len(rows["train"].data):
-            raise ValueError(f"{source.path} holds no conversations: give another source")
-        for split in rows.values():
-            if len(split.data):
-                _check_columns(split.source, split.name, split.data.column_names)
-    return rows["train"], rows.get("validation", rows.get("test"))
-
-
-def _read_file(path: Path, source: SourceConfig) -> Iterator[Located]:
-    parquet = path.name.endswith(".parquet")
-    for number, row in _read_parquet(path, source) if parquet else _read_json(path):
-        where = f"{path}:{number}"
-        yield where, _messages(source, where, row)
-
-
-def _read_json(path: Path) -> Iterator[tuple[int, Any]]:
-    """Numbered objects of a list (which memory holds), or of lines (which it does not)."""
-    where = str(path)
-    try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            if ".jsonl" not in path.suffixes:
-                values = json.load(file)
-                values = values.get("data") if isinstance(values, dict) else values
-                if not isinstance(values, list):
-                    raise ValueError(f'{path}: expected a list of objects, or {{"data": [...]}}')
-                yield from enumerate(values, 1)
-                return
-            for number, line in enumerate(file, 1):
-                where = f"{path}:{number}"
-                if line.strip():
-                    yield number, json.loads(line)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(
-            f"{where} is no JSON ({error}): correct it; a file of one object a line ends in .jsonl"
-        ) from error
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise ValueError(f"{path} is damaged ({error}): copy it again") from error
-
-
-def _read_parquet(path: Path, source: SourceConfig) -> Iterator[tuple[int, Any]]:
-    import pyarrow as pa
-    from pyarrow import parquet
-
-    numbers = itertools.count(1)
-    try:
-        with parquet.ParquetFile(path) as file:
-            _check_columns(source, str(path), file.schema_arrow.names)
-            for batch in file.iter_batches(BATCH, columns=list(_wanted(source))):
-                for row in batch.to_pylist():
-                    yield next(numbers), row
-    except (pa.ArrowInvalid, OSError) as error:
-        raise ValueError(f"{path} is damaged ({_first_line(error)}): copy it again") from error
-
-
-def _wanted(source: SourceConfig) -> tuple[str, ...]:
-    if source.prompt_column is None or source.response_column is None:
-        return (source.messages_column,)
-    return source.prompt_column, source.response_column
-
-
-def _check_columns(source: SourceConfig, where: str, there: Iterable[str]) -> None:
-    for name in _wanted(source):
-        if name not in there:
-            raise ValueError(
-                f"{where} has no column {name!r} but {', '.join(there)}: set messages_column, or "
-                "prompt_column and response_column"
-            )
-
-
-def _messages(source: SourceConfig, where: str, row: Any) -> Messages | None:
-    """The chat with roles of ours; None where it is incomplete. Keys but two are dropped."""
-    if not isinstance(row, dict):
-        raise ValueError(f"{where}: expected an object, found {type(row).__name__}")
-    _check_columns(source, where, row)
-    values = [row[name] for name in _wanted(source)]
-    if len(values) == 2:
-        roles = ("user", "assistant")
-        chat = [{"role": r, "content": c} for r, c in zip(roles, values, strict=True)]
-    else:
-        chat = [] if values[0] is None else values[0]
-    if not isinstance(chat, list):
-        raise ValueError(f"{where}: expected a list of messages, found {type(chat).__name__}")
-    messages = [_message(where, message) for message in chat]
-    return messages if _complete(messages) else None
-
-
-def _message(where: str, message: Any) -> dict[str, str | None]:
-    if not isinstance(message, dict) or not {"role", "content"} <= set(message):
-        keys = f"the keys {', '.join(message)}" if isinstance(message, dict) else repr(message)
-        raise ValueError(f"{where}: a message must have the keys role and content, not {keys}")
-    role, content = ROLES.get(str(message["role"]).lower()), message["content"]
-    if role is None:
-        raise ValueError(f"{where}: unknown role {message['role']!r}; known: {', '.join(ROLES)}")
-    if not isinstance(content, str | None):
-        raise ValueError(f"{where}: content must be text, not {type(content).__name__}")
-    if content is not None and SURROGATE.search(content):
-        content = None  # half of a pair: JSON can hold it, UTF-8 and a tokenizer cannot
-    return {"role": role, "content": content}
-
-
-def _complete(messages: Messages) -> bool:
-    texts = [message["content"] for message in messages]
-    if len(texts) < 2 or messages[-1]["role"] != "assistant" or None in texts:
-        return False
-    return bool(texts[-1].strip())
-
-
-def _columns(rows: Iterable[Located]) -> Iterator[dict[str, list[Any]]]:
-    for batch in _batches(rows):
-        yield {WHERE: [where for where, _ in batch], "messages": [chat for _, chat in batch]}
-
-
-def _batches(values: Iterable[Any]) -> Iterator[list[Any]]:
-    values = iter(values)
-    while batch := list(itertools.islice(values, BATCH)):
-        yield batch
-
-
 # What is drawn.
 
 
 def _draw_rows(
-    sources: list[tuple[_Rows, _Rows | None]], config: ConversationConfig, seed: int
+    sources: list[tuple[Rows, Rows | None]], config: ConversationConfig, seed: int
 ) -> tuple[Iterator[Located], Iterator[Located]]:
     """Validation and train, in seeded order. A source is split alike whatever follows it."""
     trains, validations = [], []
@@ -625,7 +334,7 @@ def _draw_rows(
 
 
 def _at_random(
-    choices: list[tuple[_Rows, np.ndarray]], limit: int | None, seed: list[int]
+    choices: list[tuple[Rows, np.ndarray]], limit: int | None, seed: list[int]
 ) -> Iterator[Located]:
     """At most `limit` of the rows with these numbers, of all sources together, shuffled."""
     owners = np.repeat(np.arange(len(choices)), [len(numbers) for _, numbers in choices])
@@ -646,7 +355,7 @@ def _at_random(
 
 
 def _draw_streams(
-    sources: list[tuple[_Rows, _Rows | None]], config: ConversationConfig, seed: int
+    sources: list[tuple[Rows, Rows | None]], config: ConversationConfig, seed: int
 ) -> tuple[Iterator[Located], Iterator[Located]]:
     """Validation and train; the first must be drained first, as both may read one stream.
 
@@ -667,9 +376,9 @@ def _draw_streams(
     )
 
 
-def _stream(rows: _Rows, buffer: int, seed: int) -> Iterator[Located]:
+def _stream(rows: Rows, buffer: int, seed: int) -> Iterator[Located]:
     def read() -> Iterator[dict[str, Any]]:
-        with _hub_errors(rows.source):
+        with hub_errors(rows.source):
             yield from rows.data.shuffle(seed=seed, buffer_size=buffer)
 
     for number, row in enumerate(read(), 1):
@@ -706,7 +415,7 @@ def _tokenised(
     vocabulary = tokenizer.get_vocab()
     tools = {vocabulary[t] for t in TOOL_CALLS if config.drop_tool_calls and t in vocabulary}
     with tqdm(desc="Tokenising", unit=" conversations", disable=None) as bar:
-        for batch in _batches(drawn):
+        for batch in in_batches(drawn):
             columns: dict[str, list[Any]] = {"input_ids": [], "prompt_length": [], "id": []}
             rendered = [_rendered(messages, tokenizer) for _, messages in batch]
             reasons, *texts = zip(*rendered, strict=True)
@@ -714,16 +423,17 @@ def _tokenised(
             options = {"add_special_tokens": False, "return_attention_mask": False}
             ids = tokenizer([*texts[0], *texts[1]], verbose=False, **options)["input_ids"]
             prompts, wholes = ids[: len(batch)], ids[len(batch) :]
-            for (where, _), reason, prompt, whole in zip(
-                batch, reasons, prompts, wholes, strict=True
+            for (where, _), reason, texts_of, prompt, whole in zip(
+                batch, reasons, zip(*texts, strict=True), prompts, wholes, strict=True
             ):
-                reason = reason or _reason(prompt, whole, config, tools, tokenizer.mask_token_id)
+                length = _prompt_length(texts_of, prompt, whole, tokenizer)
+                reason = reason or _reason(length, whole, config, tools, tokenizer.mask_token_id)
                 if reason is None and _content(whole) in held_out:
                     reason = "in validation"
                 if reason is None:
-                    for name, value in zip(columns, (whole, len(prompt), where), strict=True):
+                    for name, value in zip(columns, (whole, length, where), strict=True):
                         columns[name].append(value)
-                counts.add(reason, len(prompt), len(whole))
+                counts.add(reason, length or 0, len(whole))
             yield columns
             bar.update(len(batch))
 
@@ -749,19 +459,40 @@ def _rendered(
         return "template", "", ""
 
 
-def _reason(
+def _prompt_length(
+    texts: tuple[str, str],
     prompt: list[int],
+    whole: list[int],
+    tokenizer: PreTrainedTokenizerBase,
+) -> int | None:
+    """Tokens of the whole row that touch the prompt's text; None: it does not begin with that.
+
+    An answer that begins with a line break makes one token, "\\n\\n", across the border. It is the
+    prompt's, as in the published count.
+    """
+    prompt_text, whole_text = texts
+    if not whole_text.startswith(prompt_text):
+        return None
+    if whole[: len(prompt)] == prompt:
+        return len(prompt)
+    options = {"add_special_tokens": False, "return_offsets_mapping": True}
+    offsets = tokenizer(whole_text, verbose=False, **options)["offset_mapping"]
+    return sum(start < len(prompt_text) for start, _ in offsets)
+
+
+def _reason(
+    prompt_length: int | None,
     whole: list[int],
     config: ConversationConfig,
     tools: set[int],
     mask_id: int | None,
 ) -> str | None:
     """Why a row is left out; None: it is kept."""
-    if whole[: len(prompt)] != prompt:
+    if prompt_length is None:
         return "template"
     if len(whole) > config.max_length:
         return "too long"
-    if len(whole) - len(prompt) < config.min_response:
+    if len(whole) - prompt_length < config.min_response:
         return "short answer"
     if not tools.isdisjoint(whole):
         return "tool calls"

@@ -50,6 +50,8 @@ WEIGHT_INDEX = "model.safetensors.index.json"
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 # What a checkpoint consists of; original PyTorch files and remote code stay where they are.
 HUB_FILES = ["*.json", "*.safetensors", "merges.txt", "*.jinja", "LICENSE*"]
+# The name of the bundled model, and of its folder in this package.
+BUNDLED = "default"
 DTYPES = ("float32", "bfloat16", "float16")
 
 
@@ -113,8 +115,8 @@ def find(
         name = read_mapping(adapter_folder / ADAPTER_FILE).get("base_model_name_or_path")
         if not name:
             raise ValueError(f"{adapter_folder} does not name its base model: give it as --model")
-    if name is None:
-        folder = Path(str(resources.files(__package__))) / "default"
+    if name is None or (name == BUNDLED and not Path(BUNDLED).is_dir()):
+        folder = Path(str(resources.files(__package__))) / BUNDLED
     else:
         folder = _folder(name, revision, local_only)
     config = read_config(folder)
@@ -124,7 +126,7 @@ def find(
     if soft_mask is not None:
         check_k(soft_mask.k, config.vocab_size)
     return Source(
-        str(name or "default"), folder, adapter_folder, config, tokenizer, weights, soft_mask
+        str(name or BUNDLED), folder, adapter_folder, config, tokenizer, weights, soft_mask
     )
 
 
@@ -141,7 +143,8 @@ def load(
     """Loads a checkpoint for generation.
 
     Args:
-        name: a folder or Hub id of a Dream model; None: the adapter's base, else the bundled model.
+        name: a folder or Hub id of a Dream model; "default": the bundled one; None: the adapter's
+            base, else the bundled one.
         adapter: a folder or Hub id of a PEFT adapter, merged into the model; the
             `transparency_config.json` beside it wins over one in the model's folder.
         device: default: cuda, then mps, then cpu. dtype: "float32", "bfloat16", "float16" or

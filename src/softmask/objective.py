@@ -109,9 +109,10 @@ def inner(model: nn.Module) -> DreamModel:
 
 
 def _without_ddp(model: nn.Module) -> nn.Module:
-    """What pass 1 calls: DDP broadcasts buffers at every forward, and a plain rank makes one less.
+    """What pass 1 calls: DDP's forward talks to the other ranks, and a plain one has no pass 1.
 
-    Only gradients need the wrapper, and pass 1 has none.
+    In the second step it would send buffers while the plain rank agrees on gradient buckets. Only
+    gradients need the wrapper, and pass 1 has none.
     """
     return model.module if isinstance(model, DistributedDataParallel) else model
 

@@ -42,7 +42,9 @@ from .plan import Clock, Plan
 from .train_config import Recipe
 from .trainer import (
     COMPLETE,
+    EMA_WEIGHTS,
     SoftMaskTrainer,
+    load_weights,
     save_soft_mask,
     weights_of,
 )
@@ -393,8 +395,7 @@ def finish(trainer: SoftMaskTrainer, recipe: Recipe, made: Trainable, target: Pa
                 save_model(made.dream, state, made.tokenizer, draft)
     if not trainer.args.should_save:
         return
-    for name in ("training_args.bin", "ema.safetensors"):
-        (draft / name).unlink(missing_ok=True)
+    (draft / EMA_WEIGHTS).unlink(missing_ok=True)
     sampling = sampling_to_file(recipe.sampling)
     if recipe.adapter is None:
         (draft / SAMPLING_FILE).write_text(json.dumps(sampling, indent=2) + "\n")
@@ -408,8 +409,7 @@ def save_model(
 ) -> None:
     """A folder that `softmask.load` reads: the layout of Dream's own, weights in bfloat16."""
     plain = DreamModel(model.config)
-    names = weights_of(plain)
-    plain.load_state_dict({k: v for k, v in state.items() if k in names})
+    load_weights(plain, weights_of(state))
     with quiet():
         plain.to(torch.bfloat16).save_pretrained(target)
     tokenizer.save_pretrained(target)

@@ -18,6 +18,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
@@ -71,6 +72,19 @@ class SoftMaskTrainer(Trainer):
         self._sums: dict[str, Tensor] = {}
         self._soft_in_update = False
         self.add_callback(AroundUpdate(self))
+
+    def create_accelerator_and_postprocess(self) -> None:
+        """Where weights are sharded, every forward finds what accelerate's FSDP2 takes from it.
+
+        Its mixed precision would round the soft-mask parameters, the feedback between the passes
+        and the losses to bfloat16: autocast casts instead, as on one device. And it shards the
+        embedding table by itself, which soft tokens read without a call of its module.
+        """
+        super().create_accelerator_and_postprocess()
+        if self.is_fsdp_enabled:
+            self.accelerator.state.fsdp_plugin.mixed_precision_policy = None
+            self.dream.forward = self.accelerator.autocast()(self.dream.forward)
+            self.dream.register_forward_pre_hook(gather_table)
 
     # Batches and loss
 
@@ -250,14 +264,19 @@ class SoftMaskTrainer(Trainer):
     # Checkpoints
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        """The Trainer's model files, and beside them the soft-mask parameters in both forms."""
+        """The adapter or the weights, and beside them the soft-mask parameters in both forms."""
         folder = Path(output_dir or self.args.output_dir)
-        if self.model is self.dream and state_dict is None:
-            state_dict = weights_of(self.dream)
-        with quiet():
-            super()._save(str(folder), state_dict)
         save_soft_mask(self.dream.soft_mask, folder, self.args.should_save)
-        if self.args.should_save and self.average is not None:
+        if not self.args.should_save:
+            return
+        model = self.accelerator.unwrap_model(self.model)
+        with quiet():
+            if model is self.dream:
+                model.save_pretrained(folder, state_dict=weights_of(state_dict or self.dream))
+            else:
+                # "auto" would ask the Hub about the base's vocabulary at every checkpoint.
+                model.save_pretrained(folder, state_dict=state_dict, save_embedding_layers=False)
+        if self.average is not None:
             self.average.save(folder / EMA_WEIGHTS)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any = None) -> None:
@@ -292,7 +311,7 @@ class SoftMaskTrainer(Trainer):
         folder = Path(resume_from_checkpoint)
         weights = folder / "model.safetensors"
         if self.model is self.dream and weights.is_file() and not self.is_fsdp_enabled:
-            self.dream.load_state_dict(load_file(weights), strict=False)
+            load_weights(self.dream, load_file(weights))
         else:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
         if self.dream.soft_mask is not None:
@@ -304,6 +323,12 @@ class SoftMaskTrainer(Trainer):
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             super()._load_best_model()
         self._load_from_checkpoint(self.state.best_model_checkpoint)
+
+
+def gather_table(dream: DreamModel, _inputs: Any) -> None:
+    """Gathers an embedding table that is sharded apart from the model around it."""
+    if isinstance(dream.model.embed_tokens, FSDPModule):
+        dream.model.embed_tokens.unshard()
 
 
 def evaluation_mode(model: nn.Module) -> None:
@@ -350,6 +375,7 @@ def save_soft_mask(mask: SoftMask | None, folder: Path, writes: bool = True) -> 
     raw = {name: _whole(value).cpu().contiguous() for name, value in mask.state_dict().items()}
     config = SoftMaskConfig(mode=mask.mode, k=mask.k, **soft_mask_values(mask))
     if writes:
+        folder.mkdir(parents=True, exist_ok=True)
         save_file(raw, folder / SOFT_MASK_WEIGHTS)
         published = json.dumps(soft_mask_to_published(config), indent=2)
         (folder / SOFT_MASK_FILE).write_text(published + "\n")
@@ -366,6 +392,16 @@ def load_soft_mask(mask: SoftMask, folder: Path) -> None:
         parameter.copy_(value)
 
 
-def weights_of(model: DreamModel) -> dict[str, Tensor]:
+def load_weights(model: DreamModel, state: dict[str, Tensor]) -> None:
+    """Inverse of `weights_of`; a tied head is in the file once, as the embedding table."""
+    lacking, unknown = model.load_state_dict(state, strict=False)
+    tied = ("lm_head.weight",) if model.config.tie_word_embeddings else ()
+    lacking = [k for k in lacking if not k.startswith("soft_mask.") and k not in tied]
+    assert not lacking, f"the checkpoint lacks {lacking[0]}"
+    assert not unknown, f"the checkpoint has the unknown {unknown[0]}"
+
+
+def weights_of(model: DreamModel | dict[str, Tensor]) -> dict[str, Tensor]:
     """The state dict under the original names: without the soft-mask parameters."""
-    return {k: v for k, v in model.state_dict().items() if not k.startswith("soft_mask.")}
+    state = model.state_dict() if isinstance(model, DreamModel) else model
+    return {k: v for k, v in state.items() if not k.startswith("soft_mask.")}
