@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import math
 import platform
 import statistics
 import subprocess
@@ -67,7 +68,8 @@ class Case:
         if way == "plain":
             logits_NV = self.model.lm_head(self.hidden_ND).float()
             return F.cross_entropy(logits_NV, self.labels_N, reduction="none")
-        rows = None if way == "torch" else modeling_dream.CHUNK_LOGITS // VOCABULARY
+        count = self.model._chunks(len(self.labels_N))
+        rows = None if way == "torch" else math.ceil(len(self.labels_N) / count)
         options = torch.nn.LinearCrossEntropyOptions(batch_chunk_size=rows)
         return F.linear_cross_entropy(
             self.hidden_ND, self.head, self.labels_N, reduction="none", options=options
@@ -171,7 +173,7 @@ def main() -> None:
     result = {
         "command": " ".join(["python", *sys.argv]),
         "shape": {"width": WIDTH, "vocabulary": VOCABULARY},
-        "chunk_rows": modeling_dream.CHUNK_LOGITS // VOCABULARY,
+        "most_rows_in_a_chunk": modeling_dream.CHUNK_LOGITS // VOCABULARY,
         "commit": subprocess.run(
             ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True
         ).stdout.strip(),

@@ -23,6 +23,7 @@ from transformers import Qwen2Tokenizer
 
 from softmask import conversations
 from softmask.conversations import load_conversations
+from softmask.corpus import train_tokenizer
 from softmask.train_config import ConversationConfig, SourceConfig
 
 datasets = pytest.importorskip("datasets", reason="pip install 'softmask[train]'")
@@ -201,6 +202,22 @@ def test_rows_whose_prompt_does_not_begin_the_whole_or_that_the_template_refuses
     tokenizer.chat_template = STRICT_TEMPLATE
     rows = [chat("think", "a long answer"), chat("refuse", "a long answer"), *chats(20)]
     assert left_out(write_lines(tmp_path / "a.jsonl", rows), tokenizer) == {"template": 2}
+
+
+def test_a_token_across_the_border_of_prompt_and_answer_is_the_prompt_s(tmp_path) -> None:
+    """An answer that begins with a line break: the template's and its own become one token."""
+    tokenizer = train_tokenizer(["user\n\nassistant\n\nhello there\n\n"] * 50, 300)
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ m['role'] }}\n{{ m['content'] }}{% endfor %}"
+        "{% if add_generation_prompt %}assistant\n{% endif %}"
+    )
+    assert len(tokenizer("\n\n")["input_ids"]) == 1
+    rows = [chat(question, "\nhello there") for question in ("q?", "p?")]
+    path = write_lines(tmp_path / "a.jsonl", rows)
+    (row,) = load(config(path, min_response=1), tokenizer).validation
+    assert tokenizer.decode(row["input_ids"]).endswith("?assistant\n\nhello there")
+    answer = row["input_ids"][row["prompt_length"] :]
+    assert tokenizer.decode(answer) == "hello there"
 
 
 def test_a_broken_template_is_one_sentence(tokenizer) -> None:

@@ -117,7 +117,8 @@ def test_the_first_pass_sees_only_a_chunk_of_logits_at_once(small_chunks) -> Non
     model.lm_head.register_forward_hook(lambda _, args, out: sizes.append(out.shape[0]))
     noisy, ids, masked, times = batch_of(model)
     masked_diffusion_loss(model, noisy, ids, masked, times, soft=True)
-    assert max(sizes) == 5
+    assert len(sizes) > 8
+    assert max(sizes) <= 5
 
 
 @pytest.mark.parametrize("soft", [False, True])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import logging
 import os
 import sys
 import types
@@ -26,6 +27,8 @@ ESCAPES = {"\\n": "\n", "\\t": "\t", "\\\\": "\\"}
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit code: 0, 2 for a user's mistake, 130 for Ctrl-C."""
     argv = list(sys.argv[1:] if argv is None else argv)
+    # Where it is installed, it advises on every import to install kernels of its own.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     parser = build_parser()
     args, rest = parser.parse_known_args(argv)
     if rest and args.run is not _bench:

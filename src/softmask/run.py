@@ -211,8 +211,8 @@ def chosen_cpu(device: str | None) -> bool:
     here = "mps" if torch.backends.mps.is_available() else here
     if device not in (None, "cpu", here):
         raise ValueError(
-            f"training runs on {here} here, or on cpu, not on {device!r}: choose a GPU by "
-            "CUDA_VISIBLE_DEVICES, several by torchrun"
+            f"training on this machine runs on {' or '.join(sorted({here, 'cpu'}))}, not on "
+            f"{device!r}: choose a GPU by CUDA_VISIBLE_DEVICES, several by torchrun"
         )
     return device == "cpu" or here == "cpu"
 

@@ -7,6 +7,7 @@ Shape suffixes: B batch, L length, N chosen rows, V vocabulary, D width.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,8 +22,8 @@ from ..soft_mask import Feedback, SoftMask, SoftTokens, join
 from ..soft_mask import feedback as read_feedback
 from .configuration_dream import DreamConfig
 
-# Logits that are computed at once where they are only read and not returned: 256 MB in fp32,
-# 441 rows of a vocabulary of 152k.
+# Most logits that are computed at once where they are only read and not returned: 256 MB in
+# fp32, 441 rows of a vocabulary of 152k.
 CHUNK_LOGITS = 2**26
 
 
@@ -173,15 +174,18 @@ class DreamModel(Qwen2PreTrainedModel):
 
     def _losses(self, chosen_ND: Tensor, labels_N: Tensor) -> tuple[Tensor, Tensor]:
         """(N,) fp32 cross-entropy and (N,) most likely ids; logits live for a chunk of rows."""
-        size = max(1, CHUNK_LOGITS // self.config.vocab_size)
-        pairs = list(zip(chosen_ND.split(size), labels_N.split(size), strict=True))
-        if len(pairs) == 1:
-            losses_N, predicted_N = self._chunk_losses(*pairs[0])
-        else:
-            # PLACEHOLDER
-            parts = [checkpoint(self._chunk_losses, *pair, use_reentrant=False) for pair in pairs]
-            losses_N, predicted_N = (torch.cat(part) for part in zip(*parts, strict=True))
+        count = self._chunks(len(labels_N))
+        *early, last = zip(chosen_ND.chunk(count), labels_N.chunk(count), strict=True)
+        # PLACEHOLDER
+        parts = [checkpoint(self._chunk_losses, *pair, use_reentrant=False) for pair in early]
+        # The backward pass starts with the last chunk: its logits need not be made again.
+        parts.append(self._chunk_losses(*last))
+        losses_N, predicted_N = (torch.cat(part) for part in zip(*parts, strict=True))
         return losses_N + self._untouched(), predicted_N
+
+    def _chunks(self, rows: int) -> int:
+        """Into how many chunks of about equal size these rows go (at least one)."""
+        return max(1, math.ceil(rows * self.config.vocab_size / CHUNK_LOGITS))
 
     def _chunk_losses(self, chosen_ND: Tensor, labels_N: Tensor) -> tuple[Tensor, Tensor]:
         # Through the module, not its weight: it may be quantised, adapted or sharded.
@@ -202,10 +206,8 @@ class DreamModel(Qwen2PreTrainedModel):
     def _observe(self, chosen_ND: Tensor, rows_N: Tensor) -> Feedback:
         """The feedback of these rows; logits live for a chunk of rows (all in "temperature")."""
         mode, k = self.soft_mask.mode, self.soft_mask.k
-        size = max(1, CHUNK_LOGITS // self.config.vocab_size)
-        if mode == "temperature":
-            size = max(1, len(rows_N))
-        pairs = zip(chosen_ND.split(size), rows_N.split(size), strict=True)
+        count = 1 if mode == "temperature" else self._chunks(len(rows_N))
+        pairs = zip(chosen_ND.chunk(count), rows_N.chunk(count), strict=True)
         with torch.no_grad():
             return join([read_feedback(self.lm_head(c), rows, k, mode) for c, rows in pairs])
 
