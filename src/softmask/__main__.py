@@ -1,4 +1,4 @@
-"""python -m softmask, for `torchrun -m softmask train ...` and `accelerate launch -m softmask ...`."""
+"""python -m softmask: for `torchrun -m softmask train ...` and accelerate's launcher."""
 
 import sys
 

@@ -130,9 +130,9 @@ def _add_train(commands: Any) -> None:
     parser = commands.add_parser(
         "train",
         help="fine-tune or pretrain a model by a recipe",
-        description="Trains by a recipe: mix and coding are the published fine-tunings of Dream and "
-        "Dream-Coder, the others pretrain small models from nothing. A run that was stopped goes "
-        "on where it was; what is finished is not run again. On several GPUs: torchrun "
+        description="Trains by a recipe: mix and coding are the published fine-tunings of Dream "
+        "and Dream-Coder, the others pretrain small models from nothing. A run that was stopped "
+        "goes on where it was; what is finished is not run again. On several GPUs: torchrun "
         "--nproc_per_node 4 -m softmask train mix.",
     )
     parser.add_argument("recipe", nargs="?", help="name of a bundled recipe, or a YAML file")
@@ -157,7 +157,7 @@ def _add_train(commands: Any) -> None:
     parser.add_argument(
         "--out",
         type=Path,
-        help="folder of the run (default: runs/NAME-seedSEED); with --seeds or --twins: of the runs",
+        help="folder of the run (default: runs/NAME-seedSEED); with --seeds, --twins: of all",
     )
     parser.add_argument("--overwrite", action="store_true", help="delete an earlier run there")
     parser.add_argument("--device", help="cpu, or the accelerator (default: the best there is)")

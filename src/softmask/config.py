@@ -25,6 +25,8 @@ SOFT_MASK_SCHEDULES = ("none", "linear", "stepwise")
 # Settings that a checkpoint brings: the published file, and ours.
 SOFT_MASK_FILE = "transparency_config.json"
 SAMPLING_FILE = "sampling_config.json"
+# Beside the published file where a run wrote it: the raw parameters, fp32, before their transforms.
+SOFT_MASK_WEIGHTS = "soft_mask.safetensors"
 
 
 def setting(default: Any, help: str) -> Any:

@@ -22,19 +22,18 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from . import __version__
-from .config import SAMPLING_FILE, SOFT_MASK_FILE, SoftMaskConfig, soft_mask_to_published
-from .hub import (
+from .checkpoints import (
     ADAPTER_FILE,
     HUB_ID,
     WEIGHT_INDEX,
     Source,
     check_weights,
-    choose_dtype,
     find,
-    load,
     read_mapping,
     tensor_names,
 )
+from .config import SAMPLING_FILE, SOFT_MASK_FILE, SoftMaskConfig, soft_mask_to_published
+from .hub import choose_dtype, load
 from .remote_code import remote_code
 
 AUTO_MAP = {

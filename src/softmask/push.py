@@ -17,9 +17,7 @@ from huggingface_hub.errors import (
     OfflineModeIsEnabled,
 )
 
-from .config import SAMPLING_FILE, SOFT_MASK_FILE, read_soft_mask_file
-from .export import TOKENIZER_CONFIG, TOKENIZER_FILES, export
-from .hub import (
+from .checkpoints import (
     ADAPTER_FILE,
     ADAPTER_WEIGHTS,
     HUB_ID,
@@ -29,13 +27,15 @@ from .hub import (
     find,
     read_mapping,
 )
+from .config import SAMPLING_FILE, SOFT_MASK_FILE, SOFT_MASK_WEIGHTS, read_soft_mask_file
+from .export import TOKENIZER_CONFIG, TOKENIZER_FILES, export
 
 # What goes up, by name: nothing that a run or an editor leaves in the folder slips in.
 ADAPTER_FILES = (
     ADAPTER_FILE,
     ADAPTER_WEIGHTS,
     SOFT_MASK_FILE,
-    "soft_mask.safetensors",
+    SOFT_MASK_WEIGHTS,
     "README.md",
     "LICENSE*",
 )

@@ -32,11 +32,11 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from .batches import Collator, ConversationOrder, CorpusOrder, Validation
 from .build import Trainable, build, describe, fingerprint
+from .checkpoints import find, quiet
 from .config import SAMPLING_FILE, read_json, sampling_to_file
 from .conversations import load_conversations
 from .corpus import Corpus
 from .curves import draw_curves
-from .hub import find, quiet
 from .modeling import DreamModel
 from .plan import Clock, Plan
 from .train_config import Recipe

@@ -24,9 +24,9 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
 from .batches import Collator, Validation
-from .config import SOFT_MASK_FILE, SoftMaskConfig, soft_mask_to_published
+from .checkpoints import quiet
+from .config import SOFT_MASK_FILE, SOFT_MASK_WEIGHTS, SoftMaskConfig, soft_mask_to_published
 from .ema import MovingAverage
-from .hub import quiet
 from .modeling import DreamModel
 from .objective import BUCKETS, Loss, masked_diffusion_loss
 from .optimizers import make_optimizer, make_scheduler
@@ -34,8 +34,6 @@ from .plan import Plan
 from .soft_mask import SoftMask
 from .train_config import TrainConfig
 
-# The raw soft-mask parameters in full precision; the published JSON beside them is for inference.
-SOFT_MASK_WEIGHTS = "soft_mask.safetensors"
 EMA_WEIGHTS = "ema.safetensors"
 # Written last: a checkpoint without it was cut off.
 COMPLETE = "complete.json"
