@@ -185,7 +185,7 @@ def test_a_bench_that_cannot_run_is_one_line(folder, capsys, arguments, message)
 def test_a_recipe_that_does_not_exist_or_is_misspelt_is_one_line(capsys, tmp_path) -> None:
     assert "default" in failed(capsys, "train", "nothing")
     out = str(tmp_path / "run")
-    line = failed(capsys, "train", "default", "--set", "data.puzle_share=1", "--out", out)
+    line = failed(capsys, "train", "default", "--set", "corpus.puzle_share=1", "--out", out)
     assert "puzzle_share" in line
     assert "key=value" in failed(capsys, "train", "default", "--set", "seed", "--out", out)
     assert not (tmp_path / "run").exists()

@@ -473,9 +473,9 @@ def test_a_full_disk_fails_the_run_and_leaves_the_last_good_checkpoint(settings,
     assert all((out / name / "complete.json").is_file() for name in left)
     again = command("train", path, "--out", out, "--device", "cpu", cwd=tmp_path)
     assert again.returncode == 0, again.stderr
-    assert equal_tensors(
-        whole / "adapter_model.safetensors", out / "adapter" / "adapter_model.safetensors"
-    )
+    # Not to the bit: this process may have another number of threads.
+    name = "adapter_model.safetensors"
+    torch.testing.assert_close(load_file(whole / name), load_file(out / "adapter" / name))
 
 
 def test_a_folder_with_another_run_is_left_alone_without_overwrite(settings, tmp_path) -> None:
