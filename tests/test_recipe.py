@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 
 import pytest
@@ -151,7 +152,7 @@ def test_the_learning_rate_warms_up_and_falls_by_the_cosine() -> None:
     assert rates[:10] == pytest.approx([0.1 * i for i in range(1, 11)])
     assert rates[55] == pytest.approx(0.6)
     assert 0.2 < rates[99] < 0.21
-    assert all(a >= b for a, b in zip(rates[10:], rates[11:], strict=False))
+    assert all(a >= b for a, b in itertools.pairwise(rates[10:]))
 
 
 def test_stages_follow_one_another_with_settings_of_their_own() -> None:

@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -32,6 +33,7 @@ ENVIRONMENT = os.environ | {
     "OMP_NUM_THREADS": "1",
     "PYTHONWARNINGS": "error",
 }
+RESULT = ("adapter_model.safetensors", "soft_mask.safetensors")
 STORIES = [
     f"Once upon a time there was a cat number {i}. It sat on a mat. The end." for i in range(9)
 ]
@@ -386,37 +388,50 @@ def test_a_sweep_goes_on_where_it_was_stopped(settings, tmp_path) -> None:
 # Several processes
 
 
-def test_two_processes_train_as_one_does(settings, base, tmp_path) -> None:
+@pytest.mark.parametrize("way", ["ddp", "fsdp2"])
+def test_two_processes_train_as_one_does_and_go_on(settings, base, tmp_path, way) -> None:
     """The same global batch: the same losses, and an adapter that loads.
 
-    One rank would be soft while the other is plain only if their coins differed: they do not.
+    Then the last checkpoint is lost, and the run goes on from the one before, again to the same.
     """
     settings["train"] |= {"soft_coin": "step", "steps": 6}
-    path = write_recipe(settings, tmp_path / "recipe.yaml")
-    alone = command("train", path, "--out", "alone", "--device", "cpu", cwd=tmp_path)
-    assert alone.returncode == 0, alone.stderr
+    train(recipe_of(settings), tmp_path / "alone")
     settings["train"] |= {"accumulation": 1}
-    path = write_recipe(settings, tmp_path / "recipe2.yaml")
-    together = subprocess.run(
-        [
-            *(sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"),
-            *("--master_port", "29517", "-m", "softmask", "train", str(path)),
-            *("--out", "together", "--device", "cpu"),
-        ],
-        cwd=tmp_path,
-        env=ENVIRONMENT | {"PYTHONWARNINGS": "default"},
-        capture_output=True,
-        encoding="utf-8",
-        timeout=240,
-    )
-    assert together.returncode == 0, together.stderr
+    path = write_recipe(settings, tmp_path / "recipe.yaml")
+    entry = ["-m", "softmask"] if way == "ddp" else [str(Path(__file__).parent / "fsdp_on_cpu.py")]
+
+    def together() -> None:
+        done = subprocess.run(
+            [
+                *(sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"),
+                *("--master_port", "29517", *entry, "train", str(path)),
+                *("--out", "together", "--device", "cpu"),
+            ],
+            cwd=tmp_path,
+            env=ENVIRONMENT | {"PYTHONWARNINGS": "default"},
+            capture_output=True,
+            encoding="utf-8",
+            timeout=240,
+        )
+        assert done.returncode == 0, done.stderr
+
+    together()
     one, two = log_of(tmp_path / "alone"), log_of(tmp_path / "together")
     assert len(one) == len(two)
     for first, second in zip(one, two, strict=True):
         assert first == pytest.approx(second, rel=2e-4, abs=1e-5)
     assert {line["soft_share"] for line in one if "soft_share" in line} == {0.0, 1.0}
-    checkpoint = softmask.load(base, adapter=tmp_path / "together" / "adapter", device="cpu")
+    adapter = tmp_path / "together" / "adapter"
+    checkpoint = softmask.load(base, adapter=adapter, device="cpu")
     assert softmask.generate(checkpoint, "Hello", max_new_tokens=4).forwards == 4
+    weights = {name: load_file(adapter / name) for name in RESULT}
+    (tmp_path / "together" / "done.json").unlink()
+    shutil.rmtree(tmp_path / "together" / "checkpoint-6")
+    together()
+    assert log_of(tmp_path / "together") == two
+    for name, before in weights.items():
+        after = load_file(adapter / name)
+        assert all(torch.equal(before[key], after[key]) for key in before)
 
 
 # Bad input

@@ -422,7 +422,7 @@ def _demo(args: argparse.Namespace, _argv: list[str]) -> int:
 
 
 def _train(args: argparse.Namespace, _argv: list[str]) -> int:
-    from .sweep import parse_seeds, run_name, runs_of
+    from .sweep import parse_seeds, run_name, runs_of, sweep
 
     if (args.recipe is None) == (args.published is None):
         raise ValueError("give a recipe, or --published with two files")
@@ -447,10 +447,11 @@ def _train(args: argparse.Namespace, _argv: list[str]) -> int:
 
     if args.seeds is None and not args.twins:
         one(runs[0], args.out or Path("runs") / run_name(runs[0]))
-        return 0
-    from .sweep import sweep
-
-    sweep(runs, args.out or Path("runs"), one)
+    else:
+        sweep(runs, args.out or Path("runs"), one)
+    if torch.distributed.is_initialized():
+        # Else the process that leaves first takes the others' connection with it: they abort.
+        torch.distributed.destroy_process_group()
     return 0
 
 
