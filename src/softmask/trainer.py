@@ -67,7 +67,7 @@ class SoftMaskTrainer(Trainer):
         self.model_accepts_loss_kwargs = False
         self.loss_is_scaled_for_ga = False
         if settings.ema is not None and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
-            raise ValueError("train.ema averages whole weights: leave it out where they are sharded")
+            raise ValueError("train.ema averages whole weights, not sharded ones: leave it out")
         self.average = None if settings.ema is None else MovingAverage(model, settings.ema)
         self._sums: dict[str, Tensor] = {}
         self._soft_in_update = False
