@@ -16,7 +16,6 @@ import argparse
 import itertools
 import json
 import math
-import platform
 import statistics
 import subprocess
 import sys
@@ -174,15 +173,7 @@ def main() -> None:
         "command": " ".join(["python", *sys.argv]),
         "shape": {"width": WIDTH, "vocabulary": VOCABULARY},
         "most_rows_in_a_chunk": modeling_dream.CHUNK_LOGITS // VOCABULARY,
-        "commit": subprocess.run(
-            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True
-        ).stdout.strip(),
-        "environment": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "machine": platform.processor() or platform.machine(),
-            "threads": torch.get_num_threads(),
-        },
+        **benchmark.provenance(),
         "gradient_difference": equal,
         "cases": cases,
     }

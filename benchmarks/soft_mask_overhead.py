@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import statistics
 import subprocess
 import sys
@@ -118,15 +117,7 @@ def main() -> None:
     result = {
         "command": "python benchmarks/soft_mask_overhead.py",
         "model": " ".join(ARGUMENTS),
-        "commit": subprocess.run(
-            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True
-        ).stdout.strip(),
-        "environment": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "machine": platform.processor() or platform.machine(),
-            "threads": torch.get_num_threads(),
-        },
+        **benchmark.provenance(),
         "ms_per_step": milliseconds,
         "median_ms": {mode: statistics.median(v) for mode, v in milliseconds.items()},
         "peak_mb": peaks,

@@ -9,13 +9,12 @@ import re
 import shutil
 import subprocess
 import sys
-import warnings
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny import write_dream_folder, write_json
+from tiny import write_dora_adapter, write_dream_folder, write_json
 from transformers import Qwen2Tokenizer
 
 import softmask
@@ -110,25 +109,9 @@ def run_here(folder: Path, jobs: dict) -> dict:
     return answers
 
 
-def write_dora_adapter(path: Path, base: Path, soft: dict | None = SOFT) -> Path:
+def write_adapter(path: Path, base: Path, soft: dict | None = SOFT) -> Path:
     """A DoRA adapter with random weights, and the soft-mask parameters beside it."""
-    import peft
-
-    model = softmask.load(base, device="cpu").model
-    settings = peft.LoraConfig(
-        r=4, lora_alpha=4, use_dora=True, target_modules=["q_proj", "k_proj", "v_proj", "o_proj"]
-    )
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
-        wrapped = peft.get_peft_model(model, settings)
-    torch.manual_seed(3)
-    with torch.no_grad():
-        for name, parameter in wrapped.named_parameters():
-            if "lora_" in name:
-                parameter.add_(0.1 * torch.randn_like(parameter))
-    wrapped.save_pretrained(path)
-    settings = json.loads((path / "adapter_config.json").read_text())
-    write_json(path / "adapter_config.json", settings | {"base_model_name_or_path": str(base)})
+    write_dora_adapter(path, base)
     if soft is not None:
         write_json(path / "transparency_config.json", soft)
     return path
@@ -141,7 +124,7 @@ def base(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def adapter(base, tmp_path_factory) -> Path:
-    return write_dora_adapter(tmp_path_factory.mktemp("adapter") / "soft", base)
+    return write_adapter(tmp_path_factory.mktemp("adapter") / "soft", base)
 
 
 @pytest.fixture(scope="module")
@@ -267,9 +250,9 @@ def test_an_original_checkpoint_stays_plain_by_default_and_soft_masks_when_asked
 def test_the_adapters_parameters_win_over_the_bases_also_where_they_say_none(
     tmp_path, exported
 ) -> None:
-    plain = write_dora_adapter(tmp_path / "plain", exported, {"transparency_alg": "none"})
-    other = write_dora_adapter(tmp_path / "other", exported, SOFT | {"mixinputs_k": 2})
-    silent = write_dora_adapter(tmp_path / "silent", exported, None)
+    plain = write_adapter(tmp_path / "plain", exported, {"transparency_alg": "none"})
+    other = write_adapter(tmp_path / "other", exported, SOFT | {"mixinputs_k": 2})
+    silent = write_adapter(tmp_path / "silent", exported, None)
     for adapter, k in ((plain, None), (other, 2), (silent, 3)):
         folder = export(tmp_path / f"out-{adapter.name}", exported, adapter)
         own = read(folder / "config.json").get("transparency_config")
@@ -475,7 +458,7 @@ def test_a_head_that_an_adapter_unties_is_refused(tmp_path) -> None:
     tensors = load_file(source / "model.safetensors")
     del tensors["lm_head.weight"]
     save_file(tensors, source / "model.safetensors", metadata={"format": "pt"})
-    adapter = write_dora_adapter(tmp_path / "adapter", source)
+    adapter = write_adapter(tmp_path / "adapter", source)
     folder = export(tmp_path / "out", source, adapter)
     assert set(tensors_of(folder)) == set(tensors)
     assert softmask.load(folder, device="cpu").model.lm_head.weight.dtype == torch.float32

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import warnings
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny import write_dream_folder, write_json
+from tiny import write_dora_adapter, write_dream_folder, write_json
 from transformers import AutoConfig, AutoModel
 
 import softmask
@@ -277,24 +276,8 @@ def test_a_hostile_sampling_file_is_refused(tmp_path, text, message) -> None:
 @pytest.fixture
 def adapter(tmp_path):
     """A DoRA adapter with random weights, its folder and the unmerged model."""
-    peft = pytest.importorskip("peft", reason="adapters need peft: pip install 'softmask[train]'")
     folder = write_dream_folder(tmp_path / "dream")
-    model = softmask.load(folder, device="cpu").model
-    settings = peft.LoraConfig(
-        r=4, lora_alpha=4, use_dora=True, target_modules=["q_proj", "k_proj", "v_proj", "o_proj"]
-    )
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
-        wrapped = peft.get_peft_model(model, settings)
-    torch.manual_seed(3)
-    with torch.no_grad():
-        for name, parameter in wrapped.named_parameters():
-            if "lora_" in name:
-                parameter.add_(0.1 * torch.randn_like(parameter))
-    wrapped.save_pretrained(tmp_path / "adapter")
-    path = tmp_path / "adapter" / "adapter_config.json"
-    write_json(path, json.loads(path.read_text()) | {"base_model_name_or_path": str(folder)})
-    return tmp_path / "adapter", folder, wrapped.eval()
+    return tmp_path / "adapter", folder, write_dora_adapter(tmp_path / "adapter", folder)
 
 
 def test_an_adapter_is_merged_and_brings_its_soft_mask_parameters(adapter) -> None:

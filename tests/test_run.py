@@ -309,16 +309,7 @@ def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(settings, tmp_path,
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     done = command("train", path, "--out", whole, "--device", "cpu", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    process = subprocess.Popen(
-        [sys.executable, "-m", "softmask", "train", path, "--out", killed, "--device", "cpu"],
-        cwd=tmp_path,
-        env=ENVIRONMENT,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    wait_for_step(killed, 5, process)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    kill_at(5, path, killed)
     assert not (killed / "done.json").exists()
     again = command("train", path, "--out", killed, "--device", "cpu", cwd=tmp_path)
     assert again.returncode == 0, again.stderr
@@ -329,15 +320,21 @@ def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(settings, tmp_path,
     assert all(equal_tensors(whole / file, killed / file) for file in files)
 
 
-def wait_for_step(folder: Path, step: int, process: subprocess.Popen) -> None:
-    """Until the log has reached an update; kills just behind it, wherever that is."""
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and process.poll() is None:
-        log = folder / "log.jsonl"
-        if log.is_file() and f'"step": {step},' in log.read_text():
-            return
+def kill_at(step: int, recipe: Path, folder: Path) -> None:
+    """Starts a run and kills it just behind the line of an update, wherever that is."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "softmask", "train", recipe, "--out", folder, "--device", "cpu"],
+        env=ENVIRONMENT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    log, deadline = folder / "log.jsonl", time.monotonic() + 120
+    while not (log.is_file() and f'"step": {step},' in log.read_text()):
+        assert process.poll() is None, "the run ended before it could be killed"
+        assert time.monotonic() < deadline, f"the run did not reach update {step}"
         time.sleep(0.005)
-    raise AssertionError(f"the run did not reach update {step}")
+    process.send_signal(signal.SIGKILL)
+    process.wait()
 
 
 def test_a_checkpoint_that_a_kill_cut_off_is_passed_over(settings, tmp_path) -> None:
@@ -462,16 +459,7 @@ def test_a_full_disk_fails_the_run_and_leaves_the_last_good_checkpoint(settings,
     path = write_recipe(settings, tmp_path / "recipe.yaml")
     whole = train(recipe_of(settings), tmp_path / "whole")
     out = tmp_path / "run"
-    process = subprocess.Popen(
-        [sys.executable, "-m", "softmask", "train", path, "--out", out, "--device", "cpu"],
-        cwd=tmp_path,
-        env=ENVIRONMENT,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    wait_for_step(out, 3, process)
-    process.kill()
-    process.wait()
+    kill_at(3, path, out)
     good = {p.name for p in out.glob("checkpoint-*") if (p / "complete.json").is_file()}
     assert "checkpoint-2" in good
 

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import save_file
 from tokenizers import pre_tokenizers
 
+from softmask.hub import load, quiet_peft
 from softmask.modeling import DreamConfig, DreamModel
 
 SHAPE = {
@@ -114,6 +115,27 @@ def write_dream_folder(
     names = ("bos_token", "eos_token", "pad_token", "mask_token")
     write_json(path / "special_tokens_map.json", {name: settings[name] for name in names})
     return path
+
+
+def write_dora_adapter(path: Path, base: Path):
+    """A DoRA adapter with random weights for the checkpoint in `base`; returns it unmerged."""
+    import peft
+
+    model = load(base, device="cpu").model
+    settings = peft.LoraConfig(
+        r=4, lora_alpha=4, use_dora=True, target_modules=["q_proj", "k_proj", "v_proj", "o_proj"]
+    )
+    with quiet_peft():
+        wrapped = peft.get_peft_model(model, settings)
+    torch.manual_seed(3)
+    with torch.no_grad():
+        for name, parameter in wrapped.named_parameters():
+            if "lora_" in name:
+                parameter.add_(0.1 * torch.randn_like(parameter))
+    wrapped.save_pretrained(path)
+    file = path / "adapter_config.json"
+    write_json(file, json.loads(file.read_text()) | {"base_model_name_or_path": str(base)})
+    return wrapped.eval()
 
 
 def write_json(path: Path, values) -> None:

@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
-import platform
 import statistics
 import subprocess
 import sys
@@ -28,6 +27,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from softmask import benchmark
 
 SHAPES = {
     "7b": {
@@ -66,11 +67,7 @@ def main() -> None:
     summary = {way: summarise([r for r in raw if r["way"] == way]) for way in ways}
     result = {
         "command": " ".join(["python", *sys.argv]),
-        "environment": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "device": torch.cuda.get_device_name() if args.device == "cuda" else "cpu",
-        },
+        **benchmark.provenance(),
         "tokens": args.tokens,
         "shape": args.shape,
         "raw": raw,
@@ -263,13 +260,7 @@ def dense_mixture(mask: Any, noisy_BL: Tensor, logits_BLV: Tensor, masked_BL: Te
 
 def peak(device: torch.device) -> int:
     """Bytes: of the GPU's allocator, or the largest resident size of this process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated()
-    # Not ru_maxrss: a child's starts at its parent's peak.
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmHWM"):
-            return int(line.split()[1]) * 1024
-    raise OSError("no VmHWM in /proc/self/status")
+    return int(benchmark.peak_mb(device.type) * 2**20)
 
 
 def synchronise(device: torch.device) -> None:

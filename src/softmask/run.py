@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from transformers import Qwen2Tokenizer, TrainerCallback, TrainingArguments
+from transformers import Qwen2Tokenizer, TrainerCallback, TrainerState, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from .batches import Collator, ConversationOrder, CorpusOrder, Validation
@@ -117,13 +117,7 @@ def train(
     finish(trainer, recipe, made, result)
     if main:
         draw_curves(folder / "log.jsonl", folder / "curves.png", recipe.name)
-        done = {"steps": trainer.state.global_step, "result": result.name}
-        if trainer.state.best_metric is not None:
-            done |= {
-                "best_eval_loss": trainer.state.best_metric,
-                "best_step": trainer.state.best_global_step,
-            }
-        (folder / "done.json").write_text(json.dumps(done) + "\n")
+        write_done(folder, trainer.state, result)
     trainer.accelerator.wait_for_everyone()
     report(f"{result} is finished: softmask generate --{result.name} {result}")
     return result
@@ -278,6 +272,14 @@ def newest_checkpoint(folder: Path, processes: int) -> Path | None:
             "many, or start anew with --overwrite"
         )
     return newest
+
+
+def write_done(folder: Path, state: TrainerState, result: Path) -> None:
+    """done.json: the run needs nothing more."""
+    done = {"steps": state.global_step, "result": result.name}
+    if state.best_metric is not None:
+        done |= {"best_eval_loss": state.best_metric, "best_step": state.best_global_step}
+    (folder / "done.json").write_text(json.dumps(done) + "\n")
 
 
 # Data
