@@ -26,7 +26,7 @@ ALLOWED = {
     "sources": {"train_config"},
     "conversations": {"config", "sources", "train_config"},
     "noise": set(),
-    "objective": {"modeling", "soft_mask"},
+    "objective": {"modeling", "train_config"},
     "puzzles": set(),
     "stories": set(),
     "plan": {"train_config"},

@@ -60,7 +60,7 @@ def _parameters(axes: Any, lines: list[dict[str, Any]]) -> None:
         _plot(axes, lines, key, {"lambda": "mean lambda"}.get(key, key))
     axes.set(xlabel="update", title="soft-mask parameters")
     if axes.lines:
-        axes.legend(fontsize=8)
+        axes.legend(fontsize=8, loc="center left")
     else:
         axes.text(0.5, 0.5, "trained without soft-masking", ha="center", transform=axes.transAxes)
 

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from .modeling import DreamModel
+from .train_config import WEIGHTINGS
 
-WEIGHTS = ("mean", "elbo", "published")
 # Equal buckets of t in [0, 1] over which right predictions are counted.
 BUCKETS = 10
 
@@ -64,8 +64,8 @@ def masked_diffusion_loss(
         ValueError: `soft` on a model without soft-mask parameters, an unknown weighting, or no
             DreamModel inside `model`.
     """
-    if weighting not in WEIGHTS:
-        raise ValueError(f"weighting must be one of {', '.join(WEIGHTS)}, not {weighting!r}")
+    if weighting not in WEIGHTINGS:
+        raise ValueError(f"weighting must be one of {', '.join(WEIGHTINGS)}, not {weighting!r}")
     dream = inner(model)
     if soft and dream.soft_mask is None:
         raise ValueError("soft-mask training needs a model with soft-mask parameters")
