@@ -176,8 +176,8 @@ class DreamModel(Qwen2PreTrainedModel):
         """(N,) fp32 cross-entropy and (N,) most likely ids; logits live for a chunk of rows."""
         count = self._chunks(len(labels_N))
         *early, last = zip(chosen_ND.chunk(count), labels_N.chunk(count), strict=True)
-        # Not F.linear_cross_entropy (torch 2.13): it needs a weight, gives no argmax, and in bf16
-        # takes 3 to 4 times as long as plain, this 1.5: results/2026-11-25_cross_entropy.
+        # Not F.linear_cross_entropy (torch 2.13): needs a weight, gives no argmax, and on a CPU in
+        # bf16 takes 3 to 4 times as long as plain, this 1.5: results/2026-11-25_cross_entropy.
         parts = [checkpoint(self._chunk_losses, *pair, use_reentrant=False) for pair in early]
         # The backward pass starts with the last chunk: its logits need not be made again.
         parts.append(self._chunk_losses(*last))
