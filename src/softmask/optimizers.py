@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import islice
 from typing import Any
 
 import torch
@@ -45,11 +46,24 @@ class Chain(Optimizer):
             optimizer.zero_grad(set_to_none)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"chain": [optimizer.state_dict() for optimizer in self.optimizers]}
+        """Laid out as one optimizer's own: what saves sharded checkpoints looks inside."""
+        state: dict[Any, Any] = {}
+        groups: list[dict[str, Any]] = []
+        for optimizer in self.optimizers:
+            start = sum(len(group["params"]) for group in groups)
+            own = optimizer.state_dict()
+            state |= {start + number: values for number, values in own["state"].items()}
+            for group in own["param_groups"]:
+                groups.append({**group, "params": [start + n for n in group["params"]]})
+        return {"state": state, "param_groups": groups}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        for optimizer, saved in zip(self.optimizers, state["chain"], strict=True):
-            optimizer.load_state_dict(saved)
+        groups = iter(state["param_groups"])
+        for optimizer in self.optimizers:
+            own = list(islice(groups, len(optimizer.param_groups)))
+            names = [name for group in own for name in group["params"]]
+            values = {name: state["state"][name] for name in names if name in state["state"]}
+            optimizer.load_state_dict({"state": values, "param_groups": own})
 
 
 def make_optimizer(model: nn.Module, config: TrainConfig) -> Optimizer:
