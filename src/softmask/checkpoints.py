@@ -74,22 +74,24 @@ def find(
     """Finds a checkpoint and checks its files; arguments as for `load`.
 
     Args:
+        name: also the folder or Hub id of an adapter alone: its base is taken.
         local_only: take Hub repositories from this machine's cache, without a request.
 
     Raises:
         ValueError: one sentence on what is wrong with the folder, the adapter or an argument.
     """
     adapter_folder = None if adapter is None else _folder(adapter, None, local_only)
-    if name is None and adapter_folder is not None:
+    folder = None if name is None else _model_folder(name, revision, local_only)
+    if folder is not None and adapter is None and _is_adapter(folder):
+        folder, adapter_folder = None, folder
+    if folder is None and adapter_folder is not None:
         name = read_mapping(adapter_folder / ADAPTER_FILE).get("base_model_name_or_path")
         if not name:
             raise ValueError(f"{adapter_folder} does not name its base model: give it as --model")
-    if name is None or (name == BUNDLED and not Path(BUNDLED).is_dir()):
-        folder = Path(str(resources.files(__package__))) / BUNDLED
-    else:
-        folder = _folder(name, revision, local_only)
+    if folder is None:
+        folder = _model_folder(name or BUNDLED, None, local_only)
     config = read_config(folder)
-    tokenizer = _read_tokenizer(folder, config)
+    tokenizer = _read_tokenizer(_tokenizer_folder(folder, adapter_folder), config)
     weights = weight_files(folder)
     soft_mask = _read_soft_mask(folder, adapter_folder, config)
     if soft_mask is not None:
@@ -97,6 +99,27 @@ def find(
     return Source(
         str(name or BUNDLED), folder, adapter_folder, config, tokenizer, weights, soft_mask
     )
+
+
+def _model_folder(name: str | Path, revision: str | None, local_only: bool) -> Path:
+    """As `_folder`, and the name of the bundled model, unless a folder here is called so."""
+    if name == BUNDLED and not Path(BUNDLED).is_dir():
+        return Path(str(resources.files(__package__))) / BUNDLED
+    return _folder(name, revision, local_only)
+
+
+def _is_adapter(folder: Path) -> bool:
+    return (folder / ADAPTER_FILE).is_file() and not (folder / "config.json").is_file()
+
+
+def _has_tokenizer(folder: Path) -> bool:
+    whole = (folder / "tokenizer.json").is_file()
+    return whole or all((folder / name).is_file() for name in ("vocab.json", "merges.txt"))
+
+
+def _tokenizer_folder(model: Path, adapter: Path | None) -> Path:
+    """The adapter's where it brings a tokenizer: a fine-tuning may have changed the template."""
+    return adapter if adapter is not None and _has_tokenizer(adapter) else model
 
 
 def _folder(name: str | Path, revision: str | None, local_only: bool) -> Path:
@@ -176,8 +199,7 @@ def read_config(folder: Path) -> DreamConfig:
 
 
 def _read_tokenizer(folder: Path, config: DreamConfig) -> Qwen2Tokenizer:
-    whole = (folder / "tokenizer.json").is_file()
-    if not whole and not all((folder / n).is_file() for n in ("vocab.json", "merges.txt")):
+    if not _has_tokenizer(folder):
         raise ValueError(f"{folder} has no tokenizer: add vocab.json and merges.txt")
     # Saved settings may name classes of the original remote code; ours is transformers' own.
     with quiet():

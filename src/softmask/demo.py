@@ -47,7 +47,7 @@ STORY_SEED = 2
 
 
 class Score(NamedTuple):
-    """Accuracy with its standard error, forwards a puzzle (a batch shares its forwards)."""
+    """Accuracy with its standard error, and forwards a puzzle."""
 
     accuracy: float
     error: float
@@ -86,7 +86,7 @@ def score(
         batch = puzzles[start : start + BATCH]
         done = solve(checkpoint, batch, steps, soft).completions()
         solved += sum(is_solved(p.kind, p.input, c.text) for p, c in zip(batch, done, strict=True))
-        forwards += done[0].forwards * len(batch)
+        forwards += sum(completion.forwards for completion in done)
     n = len(puzzles)
     accuracy = solved / n
     return Score(accuracy, math.sqrt(accuracy * (1 - accuracy) / n), forwards / n)

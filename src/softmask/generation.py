@@ -17,11 +17,15 @@ from .sampler import DenoiseStep, Rules, denoise
 
 HOLE = re.compile(r"\[\[(\d{1,6})\]\]")
 Messages = Sequence[Mapping[str, str]]
+TokenIds = Sequence[int]
 
 
 @dataclass(frozen=True)
 class Completion:
-    """One finished row. `text` ends before the end token; of an infilling it is the whole text."""
+    """One finished row. `text` ends before the end token; of an infilling it is the whole text.
+
+    `forwards` are those that the row took part in: what it would have cost alone.
+    """
 
     text: str
     prompt: str
@@ -37,12 +41,14 @@ class Generation:
     """One call: iterate for the steps, then read `completions()`.
 
     Args:
-        prompts: a text, several, or with `chat` also conversations (lists of messages).
+        prompts: a text, several, or with `chat` also conversations (lists of messages). A prompt
+            of token ids is taken as it is.
         max_new_tokens: masks behind each prompt; the answer may end before. Unused by `infill`.
         sampling: a SamplingConfig, or some of its fields; the others are the checkpoint's own
             where it has some, and steps default to one per mask.
         soft_mask: "checkpoint" takes the checkpoint's parameters; None decodes plainly.
-        seed: row i draws from seed + i, whatever stands beside it; None picks one.
+        seed: row i draws from seed + i, whatever stands beside it; None picks one; several: one
+            for each row.
         num_return_sequences: rows per prompt, next to each other.
         chat: whether the prompts pass through the chat template; None: if the tokenizer has one.
         system: a system message for the chat template.
@@ -56,12 +62,12 @@ class Generation:
     def __init__(
         self,
         checkpoint: Checkpoint,
-        prompts: str | Sequence[str | Messages],
+        prompts: str | Sequence[str | Messages | TokenIds],
         *,
         max_new_tokens: int = 128,
         sampling: SamplingConfig | Mapping[str, Any] | None = None,
         soft_mask: SoftMaskConfig | Literal["checkpoint"] | None = "checkpoint",
-        seed: int | None = None,
+        seed: int | Sequence[int] | None = None,
         num_return_sequences: int = 1,
         chat: bool | None = None,
         system: str | None = None,
@@ -96,11 +102,10 @@ class Generation:
             settings = {"steps": most, **checkpoint.sampling, **(sampling or {})}
             sampling = from_mapping(SamplingConfig, settings, "sampling")
         self.sampling = sampling
-        if seed is not None and not 0 <= seed < 2**63 - len(rows):
-            raise ValueError(f"seed must lie between 0 and 2**63 less the rows, not {seed}")
-        self.seed = secrets.randbelow(2**31) if seed is None else seed
+        self.seeds = _row_seeds(seed, len(rows))
         self._make_canvas(rows)
         self.last: DenoiseStep | None = None
+        self.forwards_B = [0] * len(rows)
         self.seconds = 0.0
         self._steps = self._denoise()
 
@@ -111,7 +116,9 @@ class Generation:
             raise ValueError("the model has no mask token: it is no masked diffusion model")
         return mask_id
 
-    def _row(self, prompt: str | Messages, chat: bool, system: str | None) -> list[int]:
+    def _row(self, prompt: str | Messages | TokenIds, chat: bool, system: str | None) -> list[int]:
+        if not isinstance(prompt, str) and isinstance(prompt[0], int):
+            return list(prompt)
         if self.infill:
             return self._with_holes(prompt)
         if chat:
@@ -123,31 +130,16 @@ class Generation:
             prompt = self.tokenizer.apply_chat_template(
                 list(messages), add_generation_prompt=True, tokenize=False
             )
-        return self._encode(prompt)
-
-    def _encode(self, text: str) -> list[int]:
-        """Token ids, where the mask token's own text is text: masks come from us alone."""
-        mask = self.tokenizer.convert_ids_to_tokens(self._mask_id)
-        ids: list[int] = []
-        for index, piece in enumerate(text.split(mask)):
-            if index:
-                ids += self.tokenizer(mask, add_special_tokens=False, split_special_tokens=True)[
-                    "input_ids"
-                ]
-            if piece:
-                ids += self.tokenizer(piece, add_special_tokens=False)["input_ids"]
-        if self._mask_id in ids:
-            raise ValueError(f"the tokenizer cannot write {mask} as plain text: leave it out")
-        return ids
+        return encode(self.checkpoint, prompt)
 
     def _with_holes(self, text: str) -> list[int]:
         pieces = HOLE.split(text)
         sizes = [int(size) for size in pieces[1::2]]
         if not sizes or min(sizes) < 1:
             raise ValueError("nothing to fill in: mark holes as [[n]], n tokens each, n >= 1")
-        ids = self._encode(pieces[0])
+        ids = encode(self.checkpoint, pieces[0])
         for size, piece in zip(sizes, pieces[2::2], strict=True):
-            ids += [self._mask_id] * size + self._encode(piece)
+            ids += [self._mask_id] * size + encode(self.checkpoint, piece)
         return ids
 
     def _make_canvas(self, rows: list[list[int]]) -> None:
@@ -180,8 +172,7 @@ class Generation:
         generators = None
         if self.sampling.temperature > 0 or self.sampling.alg_temp or self.sampling.alg == "origin":
             generators = [
-                torch.Generator(self.canvas_BL.device).manual_seed(self.seed + row)
-                for row in range(len(self.canvas_BL))
+                torch.Generator(self.canvas_BL.device).manual_seed(seed) for seed in self.seeds
             ]
         return denoise(
             model,
@@ -195,7 +186,11 @@ class Generation:
 
     def __iter__(self) -> Iterator[DenoiseStep]:
         started = time.perf_counter()
+        spent, open_B = 0, [True] * len(self.canvas_BL)
         for step in self._steps:
+            for row, is_open in enumerate(open_B):
+                self.forwards_B[row] += is_open * (step.forwards - spent)
+            spent, open_B = step.forwards, [left > 0 for left in step.left_B]
             self.last = step
             self.seconds = time.perf_counter() - started
             yield step
@@ -239,23 +234,61 @@ class Generation:
         prompt = self.prompts[row]
         return Completion(
             text=text,
-            prompt=prompt if isinstance(prompt, str) else prompt[-1]["content"],
-            seed=self.seed + row,
+            prompt=self._prompt_text(prompt),
+            seed=self.seeds[row],
             token_ids=tuple(chosen),
             finish_reason="stop" if stopped else "length",
             steps=self.last.index + 1,
-            forwards=self.last.forwards,
+            forwards=self.forwards_B[row],
             seconds=self.seconds,
         )
+
+    def _prompt_text(self, prompt: str | Messages | TokenIds) -> str:
+        if isinstance(prompt, str):
+            return prompt
+        if isinstance(prompt[0], int):
+            return self.tokenizer.decode(prompt)
+        return prompt[-1]["content"]
+
+
+def _row_seeds(seed: int | Sequence[int] | None, rows: int) -> list[int]:
+    if seed is None:
+        seed = secrets.randbelow(2**31)
+    seeds = [seed + row for row in range(rows)] if isinstance(seed, int) else list(seed)
+    if len(seeds) != rows:
+        raise ValueError(f"{rows} rows need as many seeds, not {len(seeds)}")
+    for value in seeds:
+        if not 0 <= value < 2**63:
+            raise ValueError(f"a seed must lie between 0 and 2**63, not {value}")
+    return seeds
+
+
+def encode(checkpoint: Checkpoint, text: str) -> list[int]:
+    """Token ids of a text, where the mask token's own name is text: masks come from us alone.
+
+    Raises:
+        ValueError: the tokenizer cannot write the mask token's name as plain text.
+    """
+    tokenizer, mask_id = checkpoint.tokenizer, checkpoint.model.config.mask_token_id
+    mask = tokenizer.convert_ids_to_tokens(mask_id)
+    ids: list[int] = []
+    for index, piece in enumerate(text.split(mask)):
+        if index:
+            ids += tokenizer(mask, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        if piece:
+            ids += tokenizer(piece, add_special_tokens=False)["input_ids"]
+    if mask_id in ids:
+        raise ValueError(f"the tokenizer cannot write {mask} as plain text: leave it out")
+    return ids
 
 
 def generate(
     checkpoint: Checkpoint,
-    prompts: str | Sequence[str | Messages],
+    prompts: str | Sequence[str | Messages | TokenIds],
     *,
     max_new_tokens: int = 128,
     soft_mask: SoftMaskConfig | Literal["checkpoint"] | None = "checkpoint",
-    seed: int | None = None,
+    seed: int | Sequence[int] | None = None,
     num_return_sequences: int = 1,
     chat: bool | None = None,
     system: str | None = None,

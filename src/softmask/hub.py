@@ -68,8 +68,8 @@ def load(
     """Loads a checkpoint for generation.
 
     Args:
-        name: a folder or Hub id of a Dream model; "default": the bundled one; None: the adapter's
-            base, else the bundled one.
+        name: a folder or Hub id of a Dream model, or of an adapter, whose base is then taken;
+            "default": the bundled one; None: the adapter's base, else the bundled one.
         adapter: a folder or Hub id of a PEFT adapter, merged into the model; the
             `transparency_config.json` beside it wins over one in the model's folder.
         device: default: cuda, then mps, then cpu. dtype: "float32", "bfloat16", "float16" or

@@ -1,0 +1,54 @@
+"""Several processes that share a list of work: who I am, and what the others found.
+
+Started by `torchrun` or `accelerate launch`; without either there is one process.
+"""
+
+from __future__ import annotations
+
+import os
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+
+T = TypeVar("T")
+
+# Ranks meet when their share is done, and shares differ.
+PATIENCE = timedelta(days=7)
+
+
+class Ranks:
+    """This process among those of its launch: `index` of `count`."""
+
+    def __init__(self) -> None:
+        self.count = int(os.environ.get("WORLD_SIZE", "1"))
+        self.index = int(os.environ.get("RANK", "0"))
+        self.local_index = int(os.environ.get("LOCAL_RANK", "0"))
+        if self.count > 1 and not dist.is_initialized():
+            # Only Python objects travel: no tensor is ever shared, so gloo serves GPUs too.
+            dist.init_process_group("gloo", timeout=PATIENCE)
+
+    @property
+    def device(self) -> str | None:
+        """The GPU of this process; None: whatever `hub.load` chooses."""
+        if self.count == 1 or not torch.cuda.is_available():
+            return None
+        return f"cuda:{self.local_index % torch.cuda.device_count()}"
+
+    def mine(self, work: list[T]) -> list[T]:
+        """This process's share: every count-th item, so that sorted work is shared evenly."""
+        return work[self.index :: self.count]
+
+    def gather(self, found: T) -> list[T]:
+        """What every process found, in their order, on every process."""
+        if self.count == 1:
+            return [found]
+        everything: list[Any] = [None] * self.count
+        dist.all_gather_object(everything, found)
+        return everything
+
+    def leave(self) -> None:
+        """Ends the connection: a process that leaves first would abort the others."""
+        if self.count > 1 and dist.is_initialized():
+            dist.destroy_process_group()

@@ -1,0 +1,67 @@
+"""What a model has answered, kept on disk from the moment it is known.
+
+One JSON line an answer, one file a process; whoever is started again reads all of them and asks
+only for what is missing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+
+def key_of(*parts: Any) -> str:
+    """A name for a request: the same for the same parts, whatever process asks."""
+    return hashlib.sha256(json.dumps(parts, ensure_ascii=False).encode()).hexdigest()[:32]
+
+
+class Responses:
+    """Answers by key. Without a folder they live in memory alone."""
+
+    def __init__(self, folder: Path | None = None, rank: int = 0) -> None:
+        self.path = None if folder is None else folder / f"responses.{rank}.jsonl"
+        self.by_key: dict[str, dict[str, Any]] = {}
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+            for path in sorted(folder.glob("responses.*.jsonl")):
+                self.by_key |= {answer["key"]: answer for answer in _read(path)}
+            _drop_cut_off_line(self.path)
+
+    def __contains__(self, key: str) -> bool:
+        return key in self.by_key
+
+    def __getitem__(self, key: str) -> dict[str, Any]:
+        return self.by_key[key]
+
+    def add(self, answers: Iterable[dict[str, Any]]) -> None:
+        """Keeps answers: on disk, and safe there, before this returns."""
+        answers = list(answers)
+        self.know(answers)
+        if self.path is not None:
+            lines = [json.dumps(answer, ensure_ascii=False) + "\n" for answer in answers]
+            with self.path.open("ab") as file:
+                file.write("".join(lines).encode())
+                file.flush()
+                os.fsync(file.fileno())
+
+    def know(self, answers: Iterable[dict[str, Any]]) -> None:
+        """Takes over what other processes keep."""
+        self.by_key |= {answer["key"]: answer for answer in answers}
+
+
+def _read(path: Path) -> list[dict[str, Any]]:
+    """The whole lines; the last one may have been cut off by a kill."""
+    lines = path.read_bytes().split(b"\n")[:-1]
+    return [json.loads(line) for line in lines]
+
+
+def _drop_cut_off_line(path: Path) -> None:
+    if path.is_file():
+        content = path.read_bytes()
+        whole = content.rfind(b"\n") + 1
+        if whole < len(content):
+            os.truncate(path, whole)
