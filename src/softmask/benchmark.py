@@ -14,6 +14,7 @@ import argparse
 import json
 import platform
 import resource
+import shutil
 import statistics
 import subprocess
 import sys
@@ -127,11 +128,11 @@ def peak_mb(device: str) -> float:
 
 
 def provenance() -> dict[str, Any]:
-    """What a result's folder says of its origin: the commit, and what it ran on."""
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True)
+    """What a result's folder says of its origin: the commit of this code, and what it ran on."""
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {
-        "commit": commit.stdout.strip(),
+        "commit": _git("rev-parse", "HEAD"),
+        "changed_since": _git("status", "--porcelain", "--untracked-files=no", "--", "."),
         "environment": {
             "python": platform.python_version(),
             "torch": torch.__version__,
@@ -140,6 +141,19 @@ def provenance() -> dict[str, Any]:
             "threads": torch.get_num_threads(),
         },
     }
+
+
+def _git(*words: str) -> str | None:
+    """What git says of this file's repository; None where it is in none, as when installed."""
+    here = Path(__file__)
+    if shutil.which("git") is None:
+        return None
+    tracked = ["ls-files", "--error-unmatch", here.name]
+    for command in (tracked, list(words)):
+        done = subprocess.run(["git", "-C", here.parent, *command], capture_output=True, text=True)
+        if done.returncode:
+            return None
+    return done.stdout.strip()
 
 
 def _peak_of(mode: str, argv: list[str]) -> float:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import importlib.util
 import random
 from itertools import islice
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -136,22 +134,6 @@ def add_adapter(dream: DreamModel, recipe: Recipe) -> nn.Module:
     # The name that others load it by, not the folder of this machine's cache.
     model.peft_config["default"].base_model_name_or_path = recipe.model.path
     return model
-
-
-def fingerprint(folder: Path) -> str:
-    """What tells one checkpoint from another: its config, and name, size and ends of its weights.
-
-    A whole hash of 15 GB would take longer than loading them.
-    """
-    digest = hashlib.sha256((folder / "config.json").read_bytes())
-    for path in sorted(folder.glob("*.safetensors")):
-        size = path.stat().st_size
-        digest.update(f"{path.name}:{size}".encode())
-        with path.open("rb") as file:
-            for place in (0, max(0, size - 2**20)):
-                file.seek(place)
-                digest.update(file.read(2**20))
-    return digest.hexdigest()
 
 
 def describe(dream: DreamModel) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""softmask generate | chat | demo | train | bench | export | push
+"""softmask generate | chat | demo | train | eval | lm_eval | bench | export | push
 
 Every option is read off the settings in config.py. torch and transformers are imported by the
 command that needs them, so that `--help` answers at once.
@@ -12,14 +12,13 @@ import json
 import logging
 import os
 import sys
-import types
-import typing
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from . import __version__
 from .config import SamplingConfig, SoftMaskConfig
+from .options import add_model_options, add_settings, given
 
 ESCAPES = {"\\n": "\n", "\\t": "\t", "\\\\": "\\"}
 
@@ -31,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     parser = build_parser()
     args, rest = parser.parse_known_args(argv)
-    if rest and args.run is not _bench:
+    if rest and args.run not in (_bench, _eval, _lm_eval):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     try:
         return args.run(args, rest)
@@ -51,7 +50,7 @@ def build_parser() -> argparse.ArgumentParser:
     """The whole command line."""
     parser = argparse.ArgumentParser(
         prog="softmask",
-        description="Run, train and time soft-masked diffusion language models.",
+        description="Run, train, evaluate and time soft-masked diffusion language models.",
     )
     parser.add_argument("--version", action="version", version=f"softmask {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -59,6 +58,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_chat(commands)
     _add_demo(commands)
     _add_train(commands)
+    _add_eval(commands)
     _add_bench(commands)
     _add_export(commands)
     _add_push(commands)
@@ -92,7 +92,7 @@ def _add_generate(commands: Any) -> None:
     parser.add_argument(
         "--stream", action="store_true", help="print the text as far as it is decided, as it grows"
     )
-    _add_model_options(parser)
+    add_model_options(parser)
     _add_decoding_options(parser)
     parser.set_defaults(run=_generate)
 
@@ -103,7 +103,7 @@ def _add_chat(commands: Any) -> None:
         help="talk with an Instruct model",
         description="Talks with an Instruct model. /clear forgets the conversation, /exit leaves.",
     )
-    _add_model_options(parser)
+    add_model_options(parser)
     _add_decoding_options(parser)
     parser.set_defaults(run=_chat)
 
@@ -165,6 +165,21 @@ def _add_train(commands: Any) -> None:
     parser.set_defaults(run=_train)
 
 
+def _add_eval(commands: Any) -> None:
+    parser = commands.add_parser(
+        "eval",
+        help="score a model on benchmarks, with a record that can be trusted",
+        add_help=False,  # its options, and those of its own commands, are in eval_cli.py
+    )
+    parser.set_defaults(run=_eval)
+    parser = commands.add_parser(
+        "lm_eval",
+        help="lm-evaluation-harness' own command line, which then knows --model softmask",
+        add_help=False,
+    )
+    parser.set_defaults(run=_lm_eval)
+
+
 def _add_bench(commands: Any) -> None:
     parser = commands.add_parser(
         "bench",
@@ -213,60 +228,17 @@ def _add_push(commands: Any) -> None:
     parser.set_defaults(run=_push)
 
 
-def _add_model_options(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("model")
-    group.add_argument(
-        "--model", help="folder or Hub id of a Dream model (default: the bundled one)"
-    )
-    group.add_argument("--adapter", help="folder or Hub id of a PEFT adapter to merge in")
-    group.add_argument("--revision", help="branch, tag or commit on the Hub")
-    group.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: the best there is)")
-    group.add_argument("--dtype", help="float32, bfloat16, float16, auto (default: by device)")
-    group.add_argument("--device-map", help="spread over devices: auto (needs accelerate)")
-
-
 def _add_decoding_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("decoding (a checkpoint may bring other defaults)")
     group.add_argument("--max-new-tokens", type=int, default=128, help="masks to fill (128)")
     group.add_argument("--seed", type=int, help="of the random choices (default: a new one)")
     group.add_argument("--system", help="system message of the chat template")
     group.add_argument("--no-live", action="store_true", help="no live view in a terminal")
-    _add_settings(group, SamplingConfig, "--", {"steps": "one per mask"})
+    add_settings(group, SamplingConfig, "--", {"steps": "one per mask"})
     group = parser.add_argument_group("soft-masking (default: what the checkpoint brings)")
     group.add_argument("--no-soft-mask", action="store_true", help="decode plainly")
     defaults = {f.name: "the checkpoint's" for f in dataclasses.fields(SoftMaskConfig)}
-    _add_settings(group, SoftMaskConfig, "--soft-mask-", defaults)
-
-
-def _add_settings(group: Any, cls: type, prefix: str, defaults: dict[str, str]) -> None:
-    """One option for each field of a settings class; what is not given stays unset."""
-    hints = typing.get_type_hints(cls)
-    for field in dataclasses.fields(cls):
-        default = defaults.get(field.name, "off" if field.default is None else field.default)
-        group.add_argument(
-            prefix + field.name.replace("_", "-"),
-            dest=_dest(cls, field.name),
-            type=_scalar(hints[field.name]),
-            default=None,
-            metavar=field.name.split("_")[-1].upper(),
-            help=f"{field.metadata['help']} (default: {default})".replace("%", "%%"),
-        )
-
-
-def _dest(cls: type, name: str) -> str:
-    return f"{cls.__name__}.{name}"
-
-
-def _scalar(annotation: Any) -> type:
-    if isinstance(annotation, types.UnionType):
-        annotation = next(a for a in typing.get_args(annotation) if a is not type(None))
-    return annotation
-
-
-def _given(args: argparse.Namespace, cls: type) -> dict[str, Any]:
-    """The settings of a class that the command line names."""
-    values = {f.name: getattr(args, _dest(cls, f.name)) for f in dataclasses.fields(cls)}
-    return {name: value for name, value in values.items() if value is not None}
+    add_settings(group, SoftMaskConfig, "--soft-mask-", defaults)
 
 
 def _load(args: argparse.Namespace) -> Any:
@@ -284,16 +256,16 @@ def _load(args: argparse.Namespace) -> Any:
 
 def _soft_mask(args: argparse.Namespace, own: SoftMaskConfig | None) -> SoftMaskConfig | None:
     """The checkpoint's soft-mask parameters with what the command line changes."""
-    given = _given(args, SoftMaskConfig)
+    changes = given(args, SoftMaskConfig)
     if args.no_soft_mask:
-        if given:
+        if changes:
             raise ValueError("--no-soft-mask and a --soft-mask option contradict each other")
         return None
-    if not given:
+    if not changes:
         return own
-    if own is None and "scale" not in given:
+    if own is None and "scale" not in changes:
         raise ValueError("this checkpoint has no soft-mask parameters: give --soft-mask-scale too")
-    return dataclasses.replace(own or SoftMaskConfig(), **given)
+    return dataclasses.replace(own or SoftMaskConfig(), **changes)
 
 
 def _prompt(args: argparse.Namespace) -> str:
@@ -356,7 +328,7 @@ def _generation(
         checkpoint,
         prompts,
         max_new_tokens=args.max_new_tokens,
-        sampling=_given(args, SamplingConfig),
+        sampling=given(args, SamplingConfig),
         soft_mask=_soft_mask(args, checkpoint.soft_mask),
         seed=args.seed,
         num_return_sequences=getattr(args, "num_return_sequences", 1),
@@ -475,6 +447,18 @@ def _bench(_args: argparse.Namespace, argv: list[str]) -> int:
     from .benchmark import main as bench
 
     return bench(argv)
+
+
+def _eval(_args: argparse.Namespace, argv: list[str]) -> int:
+    from .eval_cli import main as evaluate
+
+    return evaluate(argv)
+
+
+def _lm_eval(_args: argparse.Namespace, argv: list[str]) -> int:
+    from .eval_cli import lm_eval
+
+    return lm_eval(argv)
 
 
 def _export(args: argparse.Namespace, _argv: list[str]) -> int:

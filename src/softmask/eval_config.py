@@ -32,8 +32,8 @@ STEP_NAMES = ("diffusion_steps", "steps")
 class ModelArgs:
     """What `--model_args` may say; the published evaluation's names, plus what it lacked.
 
-    What is given here wins over a task's own generation arguments, and those over the
-    checkpoint's sampling_config.json.
+    What is given here wins over a task's own generation arguments. A checkpoint's
+    sampling_config.json is not read: a score depends on nothing that the record does not name.
     """
 
     pretrained: str | None = setting(None, "folder or Hub id: a Dream model, or an adapter alone")
@@ -84,10 +84,17 @@ class ModelArgs:
             self.softmasking is not False or not self.soft_mask_changes,
             "softmasking=False and a soft-mask setting contradict each other",
         )
-        self.sampling(1, {}, {})  # refuses what is out of range before a model is loaded
+        self.sampling(1, {})  # refuses what is out of range before a model is loaded
         soft_mask_from_published(
             {"transparency_alg": "mixinputs_with_topk"} | self.soft_mask_changes, "model_args"
         )
+
+    @property
+    def to_load(self) -> dict[str, Any]:
+        """The arguments of `hub.load`."""
+        names = ("adapter", "device", "dtype", "device_map", "revision", "load_in_4bit")
+        values = {name: getattr(self, name) for name in names}
+        return {"name": self.pretrained, **values}
 
     @property
     def soft_mask_changes(self) -> dict[str, Any]:
@@ -116,10 +123,8 @@ class ModelArgs:
         base = soft_mask_to_published(own) if own else {"transparency_alg": "mixinputs_with_topk"}
         return soft_mask_from_published(base | changes, "model_args")
 
-    def sampling(
-        self, new_tokens: int, task: Mapping[str, Any], checkpoint: Mapping[str, Any]
-    ) -> SamplingConfig:
-        """How one request is decoded: these settings over the task's over the checkpoint's.
+    def sampling(self, new_tokens: int, task: Mapping[str, Any]) -> SamplingConfig:
+        """How one request is decoded: these settings over the task's.
 
         Raises:
             ValueError: a setting out of range.
@@ -127,12 +132,11 @@ class ModelArgs:
         names = [f.name for f in dataclasses.fields(SamplingConfig) if f.name != "steps"]
         own = {name: getattr(self, name) for name in names}
         given = {name: value for name, value in own.items() if value is not None}
-        steps = self.diffusion_steps
-        if steps is None and self.nfe is not None:
-            steps = max(1, round(self.nfe * new_tokens))
-        values = {"steps": new_tokens, **checkpoint, **task, **given}
-        if steps is not None:
-            values["steps"] = steps
+        values = {"steps": new_tokens, **task, **given}
+        if self.diffusion_steps is not None:
+            values["steps"] = self.diffusion_steps
+        elif self.nfe is not None:
+            values["steps"] = max(1, round(self.nfe * new_tokens))
         return from_mapping(SamplingConfig, values, "generation settings")
 
 
@@ -208,3 +212,28 @@ def _stop_strings(until: Any) -> tuple[str, ...]:
 def cut(text: str, until: tuple[str, ...]) -> str:
     """The text before the first of the stop strings."""
     return text[: min([text.find(stop) for stop in until if stop in text], default=len(text))]
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """What is evaluated, apart from the model."""
+
+    tasks: tuple[str, ...] = setting((), "names of the harness' tasks and groups, or of ours")
+    num_fewshot: int | None = setting(None, "examples in the prompt; default: the task's own")
+    limit: int | None = setting(None, "only the first so many of each task: a test, no result")
+    apply_chat_template: bool = setting(False, "each prompt through the chat template")
+    fewshot_as_multiturn: bool = setting(True, "with a chat template, examples as turns of a chat")
+    system_instruction: str | None = setting(None, "a system message")
+    gen_kwargs: dict[str, Any] = setting({}, "generation arguments, over the tasks' own")
+    confirm_run_unsafe_code: bool = setting(False, "allow tasks that run what the model writes")
+    data_dir: str | None = setting(None, "read the tasks' data from files in this folder")
+    include_path: str | None = setting(None, "a folder with further tasks, in the harness' YAML")
+
+    def __post_init__(self) -> None:
+        require(bool(self.tasks), "name at least one task")
+        require(self.limit is None or self.limit >= 1, f"limit must be >= 1, not {self.limit}")
+        require(
+            self.num_fewshot is None or self.num_fewshot >= 0,
+            f"num_fewshot must be at least 0, not {self.num_fewshot}",
+        )
+        task_args(self.gen_kwargs)

@@ -67,18 +67,10 @@ class SoftMaskLM(TemplateLM):
         super().__init__()
         self.args = model_args(args)
         self.ranks = Ranks()
-        device = self.args.device
-        if device in (None, "cuda"):  # each process its own GPU
-            device = self.ranks.device or device
-        self.checkpoint = load(
-            self.args.pretrained,
-            self.args.adapter,
-            device=None if self.args.device_map else device,
-            dtype=self.args.dtype,
-            device_map=self.args.device_map,
-            revision=self.args.revision,
-            load_in_4bit=self.args.load_in_4bit,
-        )
+        arguments = self.args.to_load
+        if self.args.device in (None, "cuda") and self.args.device_map is None:
+            arguments["device"] = self.ranks.device or self.args.device
+        self.checkpoint = load(**arguments)
         self.responses = Responses()
         self._settle()
 
@@ -185,7 +177,7 @@ class SoftMaskLM(TemplateLM):
         task = task_args(kwargs)
         new_tokens = self.args.max_new_tokens or task.new_tokens
         task = TaskArgs(new_tokens, task.until, task.sampling)
-        sampling = self.args.sampling(new_tokens, task.sampling, self.checkpoint.sampling)
+        sampling = self.args.sampling(new_tokens, task.sampling)
         ids = self.tok_encode(context) or [self.prefix_token_id]
         room = self.max_length - new_tokens
         if room < 1:

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from transformers import BitsAndBytesConfig, Qwen2Tokenizer
 
-from .checkpoints import adapter_tensor_names, check_report, find, quiet
+from .checkpoints import Source, adapter_tensor_names, check_report, find, quiet
 from .config import (
     SAMPLING_FILE,
     SoftMaskConfig,
@@ -35,7 +35,8 @@ DTYPES = ("float32", "bfloat16", "float16")
 class Checkpoint:
     """What generation needs: model, tokenizer, and the soft-mask parameters where there are any.
 
-    `sampling` are settings of SamplingConfig that suit this model, where its folder names some.
+    `sampling` are settings of SamplingConfig that suit this model, where its folder names some;
+    `source` is where everything came from.
     """
 
     model: DreamModel
@@ -43,6 +44,7 @@ class Checkpoint:
     soft_mask: SoftMaskConfig | None
     name: str
     sampling: Mapping[str, Any] = field(default_factory=dict)
+    source: Source | None = None
 
     @property
     def end_ids(self) -> tuple[int, ...]:
@@ -91,7 +93,8 @@ def load(
         model.config.transparency_config = published
     suits = source.folder / SAMPLING_FILE
     sampling = read_sampling_file(suits) if suits.is_file() else {}
-    return Checkpoint(model.eval(), source.tokenizer, source.soft_mask, source.name, sampling)
+    model.eval()
+    return Checkpoint(model, source.tokenizer, source.soft_mask, source.name, sampling, source)
 
 
 def choose_device(device: str | torch.device | None) -> torch.device:

@@ -31,8 +31,8 @@ from transformers import Qwen2Tokenizer, TrainerCallback, TrainerState, Training
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from .batches import Collator, ConversationOrder, CorpusOrder, Validation
-from .build import Trainable, build, describe, fingerprint
-from .checkpoints import find, quiet
+from .build import Trainable, build, describe
+from .checkpoints import find, fingerprint, quiet
 from .config import SAMPLING_FILE, read_json, sampling_to_file
 from .conversations import load_conversations
 from .corpus import Corpus

@@ -1,0 +1,202 @@
+"""One evaluation in a folder: what ran, every answer, every score.
+
+evals/gsm8k_cot-soft/
+    run.json              command, commit, packages, fingerprints of model and adapter, the
+                          soft-mask parameters and settings that ran, when and how long
+    responses.0.jsonl     each answer as it came, with the forwards it took: a run that was
+                          stopped goes on behind them
+    samples_TASK.jsonl    each sample with prompt, answer, target and scores
+    results.json          the harness' own results, and `summary`: a row for each metric
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import os
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from lm_eval import simple_evaluate
+from lm_eval.tasks import TaskManager
+from lm_eval.utils import handle_non_serializable
+from rich.table import Table
+
+from . import record
+from .eval_config import EvalConfig, ModelArgs
+from .harness import SoftMaskLM, generation_key
+from .responses import Responses
+from .task_data import with_data
+from .tasks import include_paths
+
+
+def evaluate(
+    lm: SoftMaskLM,
+    args: ModelArgs,
+    config: EvalConfig,
+    folder: Path,
+    *,
+    command: Sequence[str] = (),
+    overwrite: bool = False,
+    report: Callable[[str], None] = print,
+) -> list[dict[str, Any]]:
+    """Evaluates a model on tasks, or goes on with what the folder holds of the same evaluation.
+
+    Under `torchrun` or `accelerate launch` every process calls this with the same arguments.
+
+    Returns:
+        The rows of the summary (on every process): task, metric, filter, value, stderr, n, and
+        the mean forwards and tokens of a sample.
+
+    Raises:
+        ValueError: the folder holds something else, an unknown task, an argument that does not
+            fit, or data that is not to be had.
+    """
+    settings = record.settings_of(lm.checkpoint, args, evaluation=dataclasses.asdict(config))
+    first = lm.ranks.index == 0
+    # One process decides, and all hear of it: its error is everybody's.
+    problem = record.problem(folder, settings, overwrite) if first else None
+    problem = lm.ranks.gather(problem)[0]
+    if problem is not None:
+        raise ValueError(problem)
+    done = record.results(folder)
+    if done is not None:
+        report(f"{folder} is finished already")
+        return done["summary"]
+    lm = lm.using(args, Responses(folder, lm.ranks.index))
+    run = {**record.origin(command), **settings, "processes": lm.ranks.count}
+    if first:
+        record.write(folder / record.RUN, run)
+    began, had = time.perf_counter(), len(lm.responses.by_key)
+    results = _run_harness(lm, config)
+    summary = None
+    if first:
+        summary = summarise(results, lm.responses)
+        for task, samples in results.pop("samples").items():
+            _write_samples(folder / f"samples_{task}.jsonl", samples, lm.responses)
+        run |= {
+            "finished": record.now(),
+            "seconds": round(time.perf_counter() - began, 1),
+            "answers_from_before": had,
+            "forwards": sum(a["forwards"] for a in lm.responses.by_key.values()),
+        }
+        record.write(folder / record.RUN, run)
+        found = {"summary": summary, **results}
+        record.write(folder / record.RESULTS, found, handle_non_serializable)
+    return lm.ranks.gather(summary)[0]
+
+
+def _run_harness(lm: SoftMaskLM, config: EvalConfig) -> dict[str, Any] | None:
+    # It advises on every setting that differs from a task's own.
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    manager = task_manager(config.tasks, config.include_path)
+    data_dir = None if config.data_dir is None else Path(config.data_dir)
+    return simple_evaluate(
+        model=lm,
+        tasks=with_data(config.tasks, data_dir, manager),
+        num_fewshot=config.num_fewshot,
+        limit=config.limit,
+        apply_chat_template=config.apply_chat_template,
+        fewshot_as_multiturn=config.fewshot_as_multiturn and config.apply_chat_template,
+        system_instruction=config.system_instruction,
+        gen_kwargs=dict(config.gen_kwargs) or None,
+        confirm_run_unsafe_code=config.confirm_run_unsafe_code,
+        task_manager=manager,
+        # Every process answers; one judges.
+        predict_only=lm.ranks.index > 0,
+    )
+
+
+def task_manager(tasks: Sequence[str], include_path: str | None = None) -> TaskManager:
+    """The harness' tasks with ours and those of a folder, which win over others of their name.
+
+    Raises:
+        ValueError: no such folder.
+    """
+    paths = include_paths()
+    if include_path is not None:
+        if not Path(include_path).is_dir():
+            raise ValueError(f"there is no folder {include_path} with tasks")
+        paths.append(include_path)
+    # Reading the harness' 14,000 definitions takes six seconds.
+    manager = TaskManager(include_path=paths, include_defaults=False)
+    if all(task in manager.task_index for task in tasks):
+        return manager
+    return TaskManager(include_path=paths)
+
+
+def summarise(results: dict[str, Any], responses: Responses) -> list[dict[str, Any]]:
+    """A row for each task, metric and filter of the harness' results."""
+    rows = []
+    for task, values in results["results"].items():
+        samples = results["samples"].get(task, [])
+        spent = _spent(samples, responses)
+        for name, value in values.items():
+            metric, _, filter_name = name.partition(",")
+            if not filter_name or metric.endswith("_stderr") or not isinstance(value, int | float):
+                continue
+            stderr = values.get(f"{metric}_stderr,{filter_name}")
+            rows.append(
+                {
+                    "task": task,
+                    "metric": metric,
+                    "filter": filter_name,
+                    "value": value,
+                    "stderr": stderr if isinstance(stderr, int | float) else None,
+                    "n": len({sample["doc_id"] for sample in samples}) or None,
+                    **spent,
+                }
+            )
+    return rows
+
+
+def _spent(samples: list[dict[str, Any]], responses: Responses) -> dict[str, float | None]:
+    """Mean forwards and tokens of a sample's answer."""
+    answers = {}
+    for sample in samples:
+        for answer in _answers(sample, responses):
+            answers[sample["doc_id"], answer["key"]] = answer
+    if not answers:
+        return {"forwards": None, "tokens": None}
+    return {
+        name: round(sum(a[name] for a in answers.values()) / len(answers), 3)
+        for name in ("forwards", "tokens")
+    }
+
+
+def _answers(sample: dict[str, Any], responses: Responses) -> list[dict[str, Any]]:
+    """The kept answers of a sample of a generation task, repeats included."""
+    found = []
+    for arguments, texts in zip(sample["arguments"], sample["resps"], strict=True):
+        if len(arguments) == 2 and isinstance(arguments[1], dict):
+            keys = [generation_key(*arguments, repeat) for repeat in range(len(texts))]
+            found += [responses[key] for key in keys if key in responses]
+    return found
+
+
+def _write_samples(path: Path, samples: list[dict[str, Any]], responses: Responses) -> None:
+    lines = []
+    for sample in samples:
+        answers = _answers(sample, responses)
+        spent = {name: [a[name] for a in answers] for name in ("forwards", "tokens", "seed")}
+        lines.append(json.dumps(sample | spent, default=handle_non_serializable) + "\n")
+    path.write_text("".join(lines), encoding="utf-8")
+
+
+def table_of(rows: Sequence[dict[str, Any]], title: str | None = None) -> Table:
+    """The summary for people. Shares are shown as they are, between 0 and 1."""
+    table = Table(title=title)
+    columns = ("task", "metric", "filter", "value", "s.e.", "n", "forwards", "tokens")
+    for column in columns:
+        table.add_column(column, justify="left" if column in columns[:3] else "right")
+    for row in rows:
+        numbers = [row["value"], row["stderr"]]
+        cells = ["" if number is None else f"{number:.4f}" for number in numbers]
+        spent = ["" if row[n] is None else f"{row[n]:.1f}" for n in ("forwards", "tokens")]
+        n = "" if row["n"] is None else str(row["n"])
+        table.add_row(row["task"], row["metric"], row["filter"], *cells, n, *spent)
+    return table
