@@ -281,7 +281,7 @@ def _ppl(args: argparse.Namespace, command: list[str]) -> int:
         raise ValueError(f"--limit must be at least 1, not {args.limit}")
     texts = read_texts(args.data)
 
-    def measure(checkpoint: Any, model: ModelArgs) -> dict[str, Any]:
+    def measure(checkpoint: Any, model: ModelArgs, _folder: Path) -> dict[str, Any]:
         soft = model.soft_mask(checkpoint.soft_mask, checkpoint.name)
         cut = windows(checkpoint.tokenizer, texts, config.length)[: args.limit]
         return dataclasses.asdict(held_out(checkpoint.model, cut, config, soft))
@@ -291,7 +291,8 @@ def _ppl(args: argparse.Namespace, command: list[str]) -> int:
 
 
 def _samples(args: argparse.Namespace, command: list[str]) -> int:
-    from .text_quality import Scorer, quality, table_of, write_texts
+    from .generation import encode
+    from .text_quality import Scorer, quality, table_of
 
     if args.count < 1:
         raise ValueError(f"--count must be at least 1, not {args.count}")
@@ -300,17 +301,15 @@ def _samples(args: argparse.Namespace, command: list[str]) -> int:
     if references is not None and args.scorer is None:
         raise ValueError("--references are for MAUVE, which needs --scorer too")
 
-    def measure(checkpoint: Any, model: ModelArgs) -> dict[str, Any]:
+    def measure(checkpoint: Any, model: ModelArgs, folder: Path) -> dict[str, Any]:
         texts = given_texts
         if texts is None:
-            texts = write_texts(checkpoint, model, args.count, args.prompt)
+            texts = _write_texts(checkpoint, model, folder, args.prompt or "", args.count)
         scorer = None
         if args.scorer is not None:
             scorer = Scorer(args.scorer, device=args.device, batch_size=model.batch_size)
         ids = [encode(checkpoint, text) for text in texts]
         return {**dataclasses.asdict(quality(texts, ids, scorer, references)), "texts": texts}
-
-    from .generation import encode
 
     what = {
         "scorer": args.scorer,
@@ -322,12 +321,27 @@ def _samples(args: argparse.Namespace, command: list[str]) -> int:
     return _measured(args, command, "samples", what, measure, table_of)
 
 
+def _write_texts(
+    checkpoint: Any, model: ModelArgs, folder: Path, prompt: str, count: int
+) -> list[str]:
+    """Texts that begin with the prompt, each with a stream of its own; kept as they come."""
+    from lm_eval.api.instance import Instance
+
+    from .harness import SoftMaskLM
+    from .responses import Responses
+
+    lm = SoftMaskLM.around(checkpoint, model, Responses(folder))
+    # Temperature 1 where nothing else is said: greedy texts would all be one.
+    request = Instance("generate_until", {}, (prompt, {"do_sample": True}), 0, ("samples", 0, 1))
+    return [prompt + text for text in lm.generate_until([request] * count)]
+
+
 def _measured(
     args: argparse.Namespace,
     command: list[str],
     name: str,
     what: dict[str, Any],
-    measure: Callable[[Any, ModelArgs], dict[str, Any]],
+    measure: Callable[[Any, ModelArgs, Path], dict[str, Any]],
     table_of: Callable[[dict[str, Any]], Any],
 ) -> int:
     """Measures a checkpoint in one process, keeps a record, and shows the table."""
@@ -344,7 +358,7 @@ def _measured(
     if found is None:
         run = {**record.origin(command), **settings}
         record.write(folder / record.RUN, run)
-        found = measure(checkpoint, model)
+        found = measure(checkpoint, model, folder)
         record.write(folder / record.RUN, run | {"finished": record.now()})
         record.write(folder / record.RESULTS, found)
     Console().print(table_of(found))

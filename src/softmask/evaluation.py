@@ -23,6 +23,7 @@ from typing import Any
 from lm_eval import simple_evaluate
 from lm_eval.tasks import TaskManager
 from lm_eval.utils import handle_non_serializable
+from rich import box
 from rich.table import Table
 
 from . import record
@@ -133,7 +134,7 @@ def summarise(results: dict[str, Any], responses: Responses) -> list[dict[str, A
     """A row for each task, metric and filter of the harness' results."""
     rows = []
     for task, values in results["results"].items():
-        samples = results["samples"].get(task, [])
+        samples = [s for leaf in _leaves(task, results) for s in results["samples"][leaf]]
         spent = _spent(samples, responses)
         for name, value in values.items():
             metric, _, filter_name = name.partition(",")
@@ -147,23 +148,29 @@ def summarise(results: dict[str, Any], responses: Responses) -> list[dict[str, A
                     "filter": filter_name,
                     "value": value,
                     "stderr": stderr if isinstance(stderr, int | float) else None,
-                    "n": len({sample["doc_id"] for sample in samples}) or None,
+                    "n": sum(sample["filter"] == filter_name for sample in samples),
                     **spent,
                 }
             )
     return rows
 
 
+def _leaves(task: str, results: dict[str, Any]) -> list[str]:
+    """The tasks that a group's score is made of; a task's own name."""
+    if task in results["samples"]:
+        return [task]
+    return [leaf for member in results["group_subtasks"][task] for leaf in _leaves(member, results)]
+
+
 def _spent(samples: list[dict[str, Any]], responses: Responses) -> dict[str, float | None]:
     """Mean forwards and tokens of a sample's answer."""
-    answers = {}
-    for sample in samples:
-        for answer in _answers(sample, responses):
-            answers[sample["doc_id"], answer["key"]] = answer
+    filters = {sample["filter"] for sample in samples}
+    once = [sample for sample in samples if sample["filter"] == min(filters)]
+    answers = [answer for sample in once for answer in _answers(sample, responses)]
     if not answers:
         return {"forwards": None, "tokens": None}
     return {
-        name: round(sum(a[name] for a in answers.values()) / len(answers), 3)
+        name: round(sum(answer[name] for answer in answers) / len(answers), 3)
         for name in ("forwards", "tokens")
     }
 
@@ -189,14 +196,17 @@ def _write_samples(path: Path, samples: list[dict[str, Any]], responses: Respons
 
 def table_of(rows: Sequence[dict[str, Any]], title: str | None = None) -> Table:
     """The summary for people. Shares are shown as they are, between 0 and 1."""
-    table = Table(title=title)
+    table = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     columns = ("task", "metric", "filter", "value", "s.e.", "n", "forwards", "tokens")
     for column in columns:
-        table.add_column(column, justify="left" if column in columns[:3] else "right")
+        left = column in columns[:3]
+        table.add_column(
+            column, justify="left" if left else "right", overflow="fold" if left else "ellipsis"
+        )
     for row in rows:
         numbers = [row["value"], row["stderr"]]
         cells = ["" if number is None else f"{number:.4f}" for number in numbers]
         spent = ["" if row[n] is None else f"{row[n]:.1f}" for n in ("forwards", "tokens")]
-        n = "" if row["n"] is None else str(row["n"])
-        table.add_row(row["task"], row["metric"], row["filter"], *cells, n, *spent)
+        names = (row["task"], row["metric"], row["filter"])
+        table.add_row(*names, *cells, str(row["n"]), *spent)
     return table

@@ -9,7 +9,6 @@ points. `softmask lm_eval` is its own command line, with this module imported fi
 
 from __future__ import annotations
 
-import copy
 import logging
 import time
 from collections import Counter, defaultdict
@@ -25,7 +24,7 @@ from tqdm import tqdm
 from .config import SamplingConfig, SoftMaskConfig, soft_mask_to_published
 from .eval_config import ModelArgs, TaskArgs, cut, model_args, task_args
 from .generation import Generation, encode
-from .hub import load
+from .hub import Checkpoint, load
 from .likelihood import LikelihoodConfig, greedy_matches, negative_log_likelihoods, rolling
 from .ranks import Ranks
 from .responses import Responses, key_of
@@ -64,24 +63,29 @@ class SoftMaskLM(TemplateLM):
     """
 
     def __init__(self, **args: Any) -> None:
-        super().__init__()
-        self.args = model_args(args)
-        self.ranks = Ranks()
-        arguments = self.args.to_load
-        if self.args.device in (None, "cuda") and self.args.device_map is None:
-            arguments["device"] = self.ranks.device or self.args.device
-        self.checkpoint = load(**arguments)
-        self.responses = Responses()
-        self._settle()
+        settings, ranks = model_args(args), Ranks()
+        arguments = settings.to_load
+        if settings.device in (None, "cuda") and settings.device_map is None:
+            arguments["device"] = ranks.device or settings.device
+        self._settle(load(**arguments), settings, Responses(), ranks)
+
+    @classmethod
+    def around(cls, checkpoint: Checkpoint, args: ModelArgs, responses: Responses) -> SoftMaskLM:
+        """The class around a model that is loaded already."""
+        lm = cls.__new__(cls)
+        lm._settle(checkpoint, args, responses, Ranks())
+        return lm
 
     def using(self, args: ModelArgs, responses: Responses) -> SoftMaskLM:
         """The same loaded model under other settings, with answers of its own."""
-        other = copy.copy(self)
-        other.args, other.responses = args, responses
-        other._settle()
-        return other
+        return self.around(self.checkpoint, args, responses)
 
-    def _settle(self) -> None:
+    def _settle(
+        self, checkpoint: Checkpoint, args: ModelArgs, responses: Responses, ranks: Ranks
+    ) -> None:
+        super().__init__()
+        self.checkpoint, self.args = checkpoint, args
+        self.responses, self.ranks = responses, ranks
         self.soft_mask: SoftMaskConfig | None = self.args.soft_mask(
             self.checkpoint.soft_mask, self.checkpoint.name
         )
