@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -12,46 +11,11 @@ import time
 from pathlib import Path
 
 import pytest
-from tiny import write_dream_folder, write_json
+from conftest import SOFT
+from tiny import write_json
 
 from softmask.cli import main
-from softmask.config import SoftMaskConfig, soft_mask_to_published
-from softmask.puzzles import generate_countdown, generate_sudoku
-
-SOFT = SoftMaskConfig(k=2, scale=0.8, offset=-4.0, steepness=1.0)
-# The first eight lines of a file are its shots.
-LINES = 8 + 5
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory) -> Path:
-    path = write_dream_folder(
-        tmp_path_factory.mktemp("model") / "m", chat=True, max_position_embeddings=1024
-    )
-    write_json(path / "transparency_config.json", soft_mask_to_published(SOFT))
-    return path
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory) -> Path:
-    """Fresh puzzles in the layout of Dream's evaluation files."""
-    folder = tmp_path_factory.mktemp("data") / "planning"
-    folder.mkdir()
-    rng = random.Random(5)
-    for n in (3, 4, 5):
-        write_puzzles(
-            folder / f"cd{n}_test.jsonl", [generate_countdown(rng, n) for _ in range(LINES)]
-        )
-    for n in range(4, 13):
-        write_puzzles(
-            folder / f"sudoku_4x4_{n}.jsonl", [generate_sudoku(rng, n) for _ in range(LINES)]
-        )
-    return folder.parent
-
-
-def write_puzzles(path: Path, puzzles) -> None:
-    rows = [json.dumps({"input": p.input, "output": p.output}) for p in puzzles]
-    path.write_text("\n".join(rows) + "\n", encoding="utf-8")
+from softmask.config import soft_mask_to_published
 
 
 def command(model: Path, data: Path, out: Path, *more: str) -> list[str]:
@@ -213,6 +177,19 @@ def test_a_task_that_runs_programs_asks_for_permission(model, data, tmp_path, ca
     words = ["--tasks", "humaneval_instruct", "--model", str(model), "--out", str(tmp_path / "r")]
     assert main(["eval", *words, "--device", "cpu"]) == 2
     assert "--confirm-run-unsafe-code" in capsys.readouterr().err
+
+
+def test_data_that_cannot_be_fetched_is_one_sentence(model, tmp_path, capsys, monkeypatch) -> None:
+    monkeypatch.setattr("datasets.load_dataset", unreachable)
+    words = ["--tasks", "gsm8k_cot", "--model", str(model), "--out", str(tmp_path / "r")]
+    assert main(["eval", *words, "--device", "cpu"]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "data of gsm8k_cot cannot be had from the Hub (no route)" in error
+    assert "--data-dir" in error
+
+
+def unreachable(*_args, **_kwargs) -> None:
+    raise ConnectionError("no route")
 
 
 def test_the_harness_own_command_line_knows_the_model(model, data, tmp_path) -> None:

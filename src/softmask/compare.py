@@ -10,12 +10,14 @@ from __future__ import annotations
 import importlib.util
 import json
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich import box
 from rich.table import Table
 
 from .config import read_json
@@ -151,38 +153,31 @@ def interval(differences: np.ndarray, seed: int = 0) -> tuple[float, float]:
 
 def table_of(differences: Sequence[Difference]) -> Table:
     """For people: values, difference, confidence interval, who alone was right."""
-    table = Table(title="B - A, paired by sample, 95 % bootstrap interval")
-    for column in (
-        "task",
-        "metric",
-        "n",
-        "A",
-        "B",
-        "B - A",
-        "95 %",
-        "only A",
-        "only B",
-        "forwards",
-    ):
-        left = column in ("task", "metric")
-        table.add_column(column, justify="left" if left else "right")
+    table = Table(
+        title="B - A, paired by sample; 95 % bootstrap interval",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        collapse_padding=True,
+    )
+    table.add_column("evaluation", overflow="fold")
+    for column in ("n", "A", "B", "B - A", "95 %", "only\nA/B", "forwards\nA/B"):
+        table.add_column(column, justify="right")
+    metrics = {(d.metric, d.filter) for d in differences}
     for d in differences:
         name = d.task if d.place == "." else d.place
-        spent = [("" if f is None else f"{f:.0f}") for f in (d.forwards_a, d.forwards_b)]
-        metric = d.metric if d.filter == "none" else f"{d.metric}, {d.filter}"
-        sure = d.low > 0 or d.high < 0
-        bound = f"{d.low:+.3f} .. {d.high:+.3f}"
+        if len(metrics) > 1:
+            name += f" {d.metric}" if d.filter == "none" else f" {d.metric}, {d.filter}"
+        spent = [("-" if f is None else f"{f:.0f}") for f in (d.forwards_a, d.forwards_b)]
         table.add_row(
             name,
-            metric,
             str(d.n),
             f"{d.a:.3f}",
             f"{d.b:.3f}",
-            f"[bold]{d.difference:+.3f}[/]" if sure else f"{d.difference:+.3f}",
-            bound,
-            str(d.only_a),
-            str(d.only_b),
-            " / ".join(spent),
+            f"{d.difference:+.3f}",
+            f"{d.low:+.3f} {d.high:+.3f}",
+            f"{d.only_a}/{d.only_b}",
+            "/".join(spent),
+            style="bold" if d.low > 0 or d.high < 0 else None,
         )
     return table
 
@@ -199,7 +194,7 @@ def draw(a: Path, b: Path, target: Path) -> None:
     from matplotlib.figure import Figure
 
     lines = {folder: _points(folder) for folder in (a, b)}
-    panels = sorted({panel for points in lines.values() for panel in points})
+    panels = sorted({panel for points in lines.values() for panel in points}, key=_naturally)
     if not panels:
         raise ValueError("these evaluations generate nothing: there are no forwards to plot")
     columns = min(4, len(panels))
@@ -214,6 +209,7 @@ def draw(a: Path, b: Path, target: Path) -> None:
                 x, y, error = zip(*points, strict=True)
                 axis.errorbar(x, y, yerr=error, fmt=style, label=folder.name, capsize=3)
         axis.set(title=" ".join(panel), xlabel="forwards a sample")
+        axis.set_xlim(left=0)
         axis.set_ylim(bottom=0)
         axis.grid(alpha=0.3)
     for axis in axes[len(panels) :]:
@@ -233,6 +229,12 @@ def _points(folder: Path) -> dict[tuple[str, str], list[tuple[float, float, floa
                 point = (row["forwards"], row["value"], row["stderr"] or 0.0)
                 found.setdefault(key, []).append(point)
     return found
+
+
+def _naturally(names: tuple[str, ...]) -> list[tuple[int, str | int]]:
+    """Sorts task 9 before task 10."""
+    pieces = re.split(r"(\d+)", " ".join(names))
+    return [(1, int(piece)) if piece.isdigit() else (0, piece) for piece in pieces]
 
 
 def _label(row: dict[str, Any]) -> str:

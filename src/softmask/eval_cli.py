@@ -213,8 +213,10 @@ def _run(args: argparse.Namespace, command: list[str]) -> int:
     folder = args.out or Path("evals") / f"{'+'.join(tasks)[:80]}-{mode}"
     from rich.console import Console
 
-    from .evaluation import evaluate, table_of
+    _need_lm_eval()
+    from .evaluation import check_tasks, evaluate, table_of
 
+    check_tasks(config)
     lm = _load(model)
     rows = evaluate(
         lm, model, config, folder, command=command, overwrite=args.overwrite, report=_report(lm)
@@ -233,11 +235,6 @@ def _suite(args: argparse.Namespace, command: list[str]) -> int:
 
     suite = SUITES[args.suite]
     model, config = _model_args(args), _config(args, (suite.parts[0].task,))
-    if suite.unsafe_code and not config.confirm_run_unsafe_code:
-        raise ValueError(
-            f"the suite {args.suite} runs programs that the model writes (in a sandbox): say so "
-            "with --confirm-run-unsafe-code"
-        )
     work = cells(
         suite,
         model,
@@ -247,8 +244,10 @@ def _suite(args: argparse.Namespace, command: list[str]) -> int:
         tasks=args.tasks.split(",") if args.tasks else None,
     )
     out = args.out or Path("evals") / args.suite
-    from .evaluation import evaluate
+    _need_lm_eval()
+    from .evaluation import check_tasks, evaluate
 
+    check_tasks(dataclasses.replace(config, tasks=tuple(cell.part.task for cell in work)))
     found, lm, loaded = [], None, None
     for cell in sorted(work, key=lambda cell: MODES.index(cell.mode)):
         own = cell.args
@@ -480,7 +479,6 @@ def _need_lm_eval() -> None:
 
 
 def _load(args: ModelArgs) -> Any:
-    _need_lm_eval()
     from .harness import SoftMaskLM
 
     return SoftMaskLM(**dataclasses.asdict(args))

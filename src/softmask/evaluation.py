@@ -17,9 +17,11 @@ import logging
 import os
 import time
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from datasets.exceptions import DatasetNotFoundError
 from lm_eval import simple_evaluate
 from lm_eval.tasks import TaskManager
 from lm_eval.utils import handle_non_serializable
@@ -30,7 +32,7 @@ from . import record
 from .eval_config import EvalConfig, ModelArgs
 from .harness import SoftMaskLM, generation_key
 from .responses import Responses
-from .task_data import with_data
+from .task_data import check_names, with_data
 from .tasks import include_paths
 
 
@@ -94,22 +96,46 @@ def _run_harness(lm: SoftMaskLM, config: EvalConfig) -> dict[str, Any] | None:
     # It advises on every setting that differs from a task's own.
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    manager = task_manager(config.tasks, config.include_path)
+    manager = check_tasks(config)
     data_dir = None if config.data_dir is None else Path(config.data_dir)
-    return simple_evaluate(
-        model=lm,
-        tasks=with_data(config.tasks, data_dir, manager),
-        num_fewshot=config.num_fewshot,
-        limit=config.limit,
-        apply_chat_template=config.apply_chat_template,
-        fewshot_as_multiturn=config.fewshot_as_multiturn and config.apply_chat_template,
-        system_instruction=config.system_instruction,
-        gen_kwargs=dict(config.gen_kwargs) or None,
-        confirm_run_unsafe_code=config.confirm_run_unsafe_code,
-        task_manager=manager,
-        # Every process answers; one judges.
-        predict_only=lm.ranks.index > 0,
-    )
+    try:
+        return simple_evaluate(
+            model=lm,
+            tasks=with_data(config.tasks, data_dir, manager),
+            num_fewshot=config.num_fewshot,
+            limit=config.limit,
+            apply_chat_template=config.apply_chat_template,
+            fewshot_as_multiturn=config.fewshot_as_multiturn and config.apply_chat_template,
+            system_instruction=config.system_instruction,
+            gen_kwargs=dict(config.gen_kwargs) or None,
+            confirm_run_unsafe_code=config.confirm_run_unsafe_code,
+            task_manager=manager,
+            # Every process answers; one judges.
+            predict_only=lm.ranks.index > 0,
+        )
+    except (ConnectionError, DatasetNotFoundError) as error:
+        raise ValueError(
+            f"the data of {', '.join(config.tasks)} cannot be had from the Hub "
+            f"({str(error).splitlines()[0]}): check the network, or give --data-dir"
+        ) from error
+
+
+def check_tasks(config: EvalConfig) -> TaskManager:
+    """The definitions of the tasks, before any model is loaded.
+
+    Raises:
+        ValueError: an unknown task, or one that runs what the model writes, without permission.
+    """
+    manager = task_manager(config.tasks, config.include_path)
+    check_names(config.tasks, manager)
+    for task in config.tasks:
+        runs_programs = (manager.task_index[task].cfg or {}).get("unsafe_code")
+        if runs_programs and not config.confirm_run_unsafe_code:
+            raise ValueError(
+                f"{task} runs programs that the model writes (in a sandbox): say that it may with "
+                "--confirm-run-unsafe-code"
+            )
+    return manager
 
 
 def task_manager(tasks: Sequence[str], include_path: str | None = None) -> TaskManager:
@@ -123,11 +149,16 @@ def task_manager(tasks: Sequence[str], include_path: str | None = None) -> TaskM
         if not Path(include_path).is_dir():
             raise ValueError(f"there is no folder {include_path} with tasks")
         paths.append(include_path)
-    # Reading the harness' 14,000 definitions takes six seconds.
-    manager = TaskManager(include_path=paths, include_defaults=False)
+    manager = _read_definitions(tuple(paths), False)
     if all(task in manager.task_index for task in tasks):
         return manager
-    return TaskManager(include_path=paths)
+    return _read_definitions(tuple(paths), True)
+
+
+@lru_cache
+def _read_definitions(paths: tuple[str, ...], upstream: bool) -> TaskManager:
+    """Once: reading the harness' 14,000 definitions takes six seconds."""
+    return TaskManager(include_path=list(paths), include_defaults=upstream)
 
 
 def summarise(results: dict[str, Any], responses: Responses) -> list[dict[str, Any]]:

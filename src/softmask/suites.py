@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
 
+from rich import box
 from rich.table import Table
 
 from .config import require_choice
@@ -50,7 +51,6 @@ class Suite:
     chat: bool
     sampling: Mapping[str, Any]
     fractions: tuple[Fraction, ...] = (FULL,)
-    unsafe_code: bool = False
     # (task, fraction, mode) -> per cent, by model, where the publication's value is known.
     published: Mapping[str, Mapping[tuple[str, Fraction, str], float]] = field(default_factory=dict)
 
@@ -87,7 +87,6 @@ SUITES = {
         chat=True,
         sampling=PUBLISHED,
         fractions=FRACTIONS,
-        unsafe_code=True,
         published=PUBLISHED_CELLS,
     ),
     "instruct": Suite(
@@ -210,42 +209,41 @@ def _config(suite: Suite, part: Part, config: EvalConfig) -> EvalConfig:
     )
 
 
-def score_of(cell: Cell, rows: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+def score_of(cell: Cell, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The row of a cell's summary that the suite's table shows."""
-    metric, filter_name = cell.part.score
-    for row in rows:
-        if (row["task"], row["metric"], row["filter"]) == (cell.part.task, metric, filter_name):
-            return row
-    return None
+    wanted = (cell.part.task, *cell.part.score)
+    return next(row for row in rows if (row["task"], row["metric"], row["filter"]) == wanted)
 
 
 def suite_table(suite: Suite, found: Sequence[tuple[Cell, Sequence[dict[str, Any]]]]) -> Table:
-    """Task by forwards and model, in per cent with standard errors; below, what was published."""
+    """Task by forwards a token: both ways in per cent with standard errors, what is published."""
     by_place = {(cell.part.task, cell.fraction, cell.mode): (cell, rows) for cell, rows in found}
-    columns = sorted(
-        {(fraction, mode) for _, fraction, mode in by_place},
-        key=lambda column: (-column[0], MODES.index(column[1])),
-    )
-    table = Table(title=suite.title)
-    table.add_column("task")
-    for fraction, mode in columns:
-        table.add_column(f"{mode}\n{fraction}", justify="right")
-    tasks = {task for task, _, _ in by_place}
-    for part in (part for part in suite.parts if part.task in tasks):
-        places = [(part.task, *column) for column in columns]
-        cells_of = [_show(*by_place[place]) if place in by_place else "" for place in places]
-        table.add_row(part.task, *cells_of)
-        for model, known in suite.published.items():
-            values = [known.get(place) for place in places]
-            if any(value is not None for value in values):
-                shown = ["" if value is None else f"{value:.1f}" for value in values]
-                table.add_row(f"  published, {model}", *shown, style="dim")
+    table = Table(title=suite.title, box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    table.add_column("task", overflow="fold")
+    for column in ("NFE", *MODES, "forwards"):
+        table.add_column(column, justify="right")
+    for model in suite.published:
+        table.add_column(f"published,\n{model}", justify="right")
+    places = sorted({place[:2] for place in by_place}, key=lambda place: -place[1])
+    for part in suite.parts:
+        for task, fraction in (place for place in places if place[0] == part.task):
+            pair = [by_place.get((task, fraction, mode)) for mode in MODES]
+            rows = [None if one is None else score_of(*one) for one in pair]
+            spent = ["" if row is None or row["forwards"] is None else row for row in rows]
+            forwards = " / ".join(f"{row['forwards']:.0f}" if row else "-" for row in spent)
+            published = [_pair(known, task, fraction) for known in suite.published.values()]
+            table.add_row(task, str(fraction), *map(_show, rows), forwards, *published)
+        table.add_section()
     return table
 
 
-def _show(cell: Cell, rows: Sequence[dict[str, Any]]) -> str:
-    row = score_of(cell, rows)
+def _show(row: dict[str, Any] | None) -> str:
     if row is None:
-        return "?"
+        return ""
     error = "" if row["stderr"] is None else f" ({100 * row['stderr']:.1f})"
     return f"{100 * row['value']:.1f}{error}"
+
+
+def _pair(known: Mapping[tuple[str, Fraction, str], float], task: str, fraction: Fraction) -> str:
+    values = [known.get((task, fraction, mode)) for mode in MODES]
+    return "" if None in values else " / ".join(f"{value:.1f}" for value in values)
