@@ -157,3 +157,54 @@ def test_the_planning_suite_runs_whole(model, data, tmp_path, capsys) -> None:
     assert Fraction(1, 4) in SUITES["planning"].fractions
     row = result(tmp_path / "s/binary/countdown_cd3@1_4")["summary"][0]
     assert row["forwards"] <= 2
+
+
+@pytest.mark.slow
+def test_the_instruct_suite_runs_whole_on_a_stood_in_hub(
+    model, tmp_path, capsys, monkeypatch
+) -> None:
+    monkeypatch.setattr("datasets.load_dataset", stood_in_hub)
+    words = ["eval", "suite", "instruct", "--model", str(model), "--limit", "1"]
+    words += ["--out", str(tmp_path / "s"), "--device", "cpu", "--batch-size", "8"]
+    words += ["--max-new-tokens", "8", "--mc-num", "4"]
+    assert main(words) == 0
+    table = capsys.readouterr().out
+    for part in SUITES["instruct"].parts:
+        assert part.task in table
+    rows = result(tmp_path / "s/soft/mmlu_generative@1_1")["summary"]
+    whole = next(row for row in rows if row["task"] == "mmlu_generative")
+    assert whole["n"] == 57
+    assert whole["forwards"] <= 8
+
+
+def stood_in_hub(path: str, name: str | None = None, **_kwargs):
+    """A few rows in the layout of each data set that the suite reads."""
+    from datasets import Dataset, DatasetDict
+
+    choices = ["one", "two", "three", "four"]
+    if path == "cais/mmlu":
+        rows = [{"question": "How many?", "choices": choices, "answer": 1, "subject": name}] * 5
+        return DatasetDict({split: Dataset.from_list(rows) for split in ("test", "dev")})
+    if path == "TIGER-Lab/MMLU-Pro":
+        subjects = ("biology", "business", "chemistry", "computer science", "economics")
+        subjects += ("engineering", "health", "history", "law", "math", "other", "philosophy")
+        rows = [
+            {
+                "question": "How many?",
+                "options": choices,
+                "answer": "B",
+                "answer_index": 1,
+                "cot_content": "A: Let's think step by step. The answer is (B).",
+                "category": subject,
+            }
+            for subject in (*subjects, "physics", "psychology")
+            for _ in range(5)
+        ]
+        return DatasetDict({s: Dataset.from_list(rows) for s in ("test", "validation")})
+    if path == "Idavidrein/gpqa":
+        row = {f"Incorrect Answer {i}": choices[i] for i in (1, 2, 3)}
+        rows = [row | {"Question": f"How many {i}?", "Correct Answer": "one"} for i in range(8)]
+        return DatasetDict({"train": Dataset.from_list(rows)})
+    assert path == "google/IFEval"
+    row = {"key": 1, "prompt": "No commas.", "instruction_id_list": ["punctuation:no_comma"]}
+    return DatasetDict({"train": Dataset.from_list([row | {"kwargs": [{}]}])})
