@@ -49,6 +49,26 @@ ALLOWED = {
         *("plan", "train_config", "trainer"),
     },
     "benchmark": {"config", "hub", "modeling", "sampler"},
+    "eval_config": {"config"},
+    "ranks": set(),
+    "responses": set(),
+    "likelihood": {"config", "modeling", "sampler", "soft_mask"},
+    "held_out": {"config", "likelihood", "modeling", "objective", "sampler", "soft_mask"},
+    "text_quality": {"checkpoints", "hub", "likelihood"},
+    "harness": {
+        *("config", "eval_config", "generation", "hub", "likelihood", "ranks", "responses"),
+    },
+    "sandbox_child": set(),
+    "sandbox_judge": set(),
+    "sandbox_kernel": set(),
+    "sandbox": {"sandbox_kernel"},
+    "answers": {"puzzles"},
+    "tasks": {"answers", "puzzles", "sandbox"},
+    "task_data": {"puzzles", "tasks"},
+    "record": {"benchmark", "checkpoints", "config", "eval_config", "hub"},
+    "evaluation": {"eval_config", "harness", "record", "responses", "task_data", "tasks"},
+    "suites": {"config", "eval_config"},
+    "compare": {"config"},
 }
 
 

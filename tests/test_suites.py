@@ -85,7 +85,7 @@ def test_the_table_stands_beside_the_published_cells(capsys) -> None:
     row = {
         "task": "mbpp_plus_instruct",
         "metric": "pass_at_1",
-        "filter": "extract_code",
+        "filter": "code_block",
         "stderr": 0.02,
         "n": 378,
         "tokens": 100.0,
