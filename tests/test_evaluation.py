@@ -70,13 +70,13 @@ def test_every_sample_is_kept_with_its_prompt_answer_score_and_forwards(finished
         assert sample["arguments"][0][0].endswith("Solution\n")
         assert isinstance(sample["resps"][0][0], str)
         assert sample["solved"] in (0.0, 1.0)
-        assert 0 < sample["forwards"][0] <= 24
+        assert 0 < sample["forwards"][0] <= 48
     rows = result(finished)["summary"]
     assert [(row["task"], row["metric"], row["n"]) for row in rows] == [
         ("countdown_cd3_plain", "solved", 5),
         ("sudoku_4x4_8_plain", "solved", 5),
     ]
-    assert all(0 < row["forwards"] <= 24 for row in rows)
+    assert all(0 < row["forwards"] <= 48 for row in rows)
 
 
 def test_a_finished_evaluation_is_shown_and_not_run_again(
@@ -146,7 +146,7 @@ def test_two_processes_find_what_one_finds(finished, model, data, tmp_path) -> N
     assert json.loads((out / "run.json").read_text())["processes"] == 2
     # Five samples of each task do not divide; nobody has done another's work.
     shares = [path.read_text().splitlines() for path in sorted(out.glob("responses.*.jsonl"))]
-    assert [len(share) for share in shares] == [6, 4]
+    assert sorted(len(share) for share in shares) in ([4, 6], [5, 5])
     assert len({json.loads(line)["key"] for share in shares for line in share}) == 10
     assert done.stdout.count("countdown_cd3_plain") == 1
 

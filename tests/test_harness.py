@@ -16,8 +16,8 @@ from tiny import write_dora_adapter, write_dream_folder, write_json
 from softmask.config import SoftMaskConfig, soft_mask_to_published
 from softmask.eval_config import cut, model_args, task_args
 from softmask.generation import encode
-from softmask.harness import SoftMaskLM, generation_key, make_batches
-from softmask.responses import Responses
+from softmask.harness import SoftMaskLM, make_batches
+from softmask.responses import Responses, request_key
 
 SOFT = SoftMaskConfig(k=2, scale=0.8, offset=-4.0, steepness=1.0)
 PROMPTS = ("on", "the other one, and on and on", "The", "then there was nothing more to be said")
@@ -73,7 +73,7 @@ def test_every_row_keeps_its_own_stop_strings_and_length(folder) -> None:
     first, second, third = model.generate_until(mixed)
     assert first == whole
     assert second == whole[: whole.index(stop)]
-    short = model.responses[generation_key("on", {"max_gen_toks": 5})]
+    short = model.responses[request_key(("on", {"max_gen_toks": 5}))]
     assert third == short["text"]
     assert short["tokens"] <= 5
     assert short["steps"] == 5
@@ -93,7 +93,7 @@ def test_a_task_says_how_warm_it_wants_it_unless_the_model_arguments_do(folder) 
 def test_model_arguments_win_over_the_task_in_length_and_steps(folder) -> None:
     model = lm(folder, max_new_tokens=12, diffusion_steps=6, alg="maskgit_plus")
     model.generate_until(requests("on", max_gen_toks=99))
-    answer = model.responses[generation_key("on", {"max_gen_toks": 99})]
+    answer = model.responses[request_key(("on", {"max_gen_toks": 99}))]
     assert answer["steps"] == 6
     assert answer["forwards"] <= 6
     assert answer["tokens"] <= 12
@@ -102,8 +102,8 @@ def test_model_arguments_win_over_the_task_in_length_and_steps(folder) -> None:
 def test_a_fraction_of_the_forwards_follows_the_length_of_each_task(folder) -> None:
     model = lm(folder, nfe=0.25)
     model.generate_until([*requests("on", max_gen_toks=16), *requests("on", max_gen_toks=40)])
-    assert model.responses[generation_key("on", {"max_gen_toks": 16})]["steps"] == 4
-    assert model.responses[generation_key("on", {"max_gen_toks": 40})]["steps"] == 10
+    assert model.responses[request_key(("on", {"max_gen_toks": 16}))]["steps"] == 4
+    assert model.responses[request_key(("on", {"max_gen_toks": 40}))]["steps"] == 10
 
 
 def test_the_repeats_of_a_request_are_different_draws(folder) -> None:
@@ -147,7 +147,7 @@ def test_a_long_prompt_is_cut_at_its_left_and_the_record_says_by_how_much(folder
     ids = encode(model.checkpoint, long)
     text = model.generate_until(requests(long, max_gen_toks=8))[0]
     assert "1 of 1 prompts do not fit" in caplog.text
-    answer = model.responses[generation_key(long, {"max_gen_toks": 8})]
+    answer = model.responses[request_key((long, {"max_gen_toks": 8}))]
     assert answer["prompt_tokens"] == 24
     assert answer["prompt_tokens_cut"] == len(ids) - 24
     kept = model.checkpoint.tokenizer.decode(ids[-24:])

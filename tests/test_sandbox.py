@@ -6,6 +6,7 @@ import gzip
 import json
 import os
 import platform
+import re
 import socket
 import sys
 import time
@@ -411,41 +412,47 @@ os.rename(Path("/nowhere"), Path("/elsewhere"))
 # Using up
 
 
+HANGS = [
+    "while True: pass",
+    "import time\ntime.sleep(1000)",
+    "import signal\nsignal.raise_signal(signal.SIGSTOP)",
+    "while True: print('x' * 10**6)",
+    "add = lambda a, b: (1 for _ in iter(int, 1))",
+    "import sys\nsys.setrecursionlimit(10**9)\ndef add(a, b): return add(a, b)",
+]
+
+
+def test_what_hangs_is_ended_in_time() -> None:
+    test = "total = add(1, 2)\nassert 3 == total if isinstance(total, int) else sum(total)"
+    programs = [f"{RIGHT}{hang}" for hang in HANGS]
+    verdicts = judge_all([(p, test) for p in programs], Limits(1.0, memory_mb=512), workers=3)
+    assert {v.reason for v in verdicts[:5]} == {"timed out after 1 s"}
+    assert not verdicts[5].passed
+    assert max(v.seconds for v in verdicts) < 5
+
+
 @pytest.mark.parametrize(
     ("attack", "reason"),
     [
-        ("while True: pass", "timed out after 0.6 s"),
-        ("import time\ntime.sleep(1000)", "timed out after 0.6 s"),
-        ("import signal\nsignal.raise_signal(signal.SIGSTOP)", "timed out after 0.6 s"),
-        ("while True: print('x' * 10**6)", "timed out after 0.6 s"),
         ("import os\nwhile True: os.write(4, bytes(2**16))", "sent an invalid answer"),
         ("import os\nwhile True: os.write(4, b'x' * 2**16)", "sent an invalid answer"),
-        ("add = lambda a, b: (1 for _ in iter(int, 1))", "timed out after 0.6 s"),
         ("add = lambda a, b: ' ' * 2**27", "too large"),
         ("open('file', 'wb').write(bytes(2**25))", "OSError"),
         ("for i in range(1000): open(str(i), 'w').close()", "forbidden: open"),
         ("import os\n[os.pipe() for i in range(1000)]", "OSError"),
     ],
 )
-def test_time_output_and_files_are_limited(attack: str, reason: str) -> None:
-    test = "assert sum(add(1, 2)) == 3" if "iter" in attack else TEST
-    verdict = judge(f"{RIGHT}{attack}", test, BRIEF if "timed" in reason else SOON)
+def test_output_and_files_are_limited(attack: str, reason: str) -> None:
+    verdict = judge(f"{RIGHT}{attack}", TEST, SOON)
     assert not verdict.passed
     assert reason in verdict.reason
-    assert verdict.seconds < 5
 
 
 @linux
 def test_memory_and_processor_time_are_limited() -> None:
     assert judge("x = bytearray(50 * 2**30)", TEST).reason == "out of memory"
-    busy = "import signal\nsignal.signal(signal.SIGXCPU, signal.SIG_IGN)\nwhile True: pass"
-    verdict = judge(busy, TEST, Limits(seconds=8.0, cpu_seconds=1))
+    verdict = judge("while True: pass", TEST, Limits(seconds=8.0, cpu_seconds=1))
     assert "1 s of processor time" in verdict.reason
-
-
-def test_recursion_without_a_limit_ends() -> None:
-    program = "import sys\nsys.setrecursionlimit(10**9)\ndef add(a, b): return add(a, b)"
-    assert not judge(program, TEST, Limits(seconds=1.0, memory_mb=256)).passed
 
 
 def test_a_test_that_never_ends_is_ended() -> None:
@@ -459,7 +466,7 @@ def test_one_bad_program_does_not_stop_the_others_and_leaves_nothing(
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     bad = ["import os\nos._exit(1)", "while True: pass", "open('file', 'w').write('x')"]
-    verdicts = judge_all([(p, TEST) for p in (RIGHT, *bad, RIGHT)], Limits(seconds=1.5), workers=2)
+    verdicts = judge_all([(p, TEST) for p in (RIGHT, *bad, RIGHT)], BRIEF, workers=2)
     assert [v.passed for v in verdicts] == [True, False, False, False, True]
     assert judge_all([]) == []
     assert list(tmp_path.iterdir()) == []
@@ -560,7 +567,7 @@ def mbpp() -> list[tuple[str, str, str]]:
         (
             f"{row['code']}\n{row['test_setup_code']}",
             "\n".join(row["test_list"]),
-            row["code"].replace("return ", "return 'wrong', "),
+            re.sub(r"\breturn\b", "return 'wrong',", row["code"]),
         )
         for row in rows
     ]

@@ -92,12 +92,11 @@ def test_the_table_stands_beside_the_published_cells(capsys) -> None:
     }
     values = zip(found, (0.391, 0.541), (256.0, 255.5), strict=True)
     rows = [(cell, [row | {"value": v, "forwards": f}]) for cell, v, f in values]
-    Console(width=120).print(suite_table(suite, rows))
-    line = next(x for x in capsys.readouterr().out.splitlines() if "mbpp_plus_instruct" in x)
-    assert line.split() == [
-        *("mbpp_plus_instruct", "1/2", "39.1", "(2.0)", "54.1", "(2.0)", "256", "/", "256"),
-        *("39.6", "/", "54.7"),
-    ]
+    Console(width=80).print(suite_table(suite, rows))
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    here = next(i for i, line in enumerate(lines) if "mbpp_plus_instruct" in line)
+    assert lines[here][1:] == ["1/2", "39.1", "(2.0)", "54.1", "(2.0)", "256", "/", "256"]
+    assert lines[here + 1] == ["published,", "Dream-7B", "39.6", "54.7"]
 
 
 def words(suite: str, model, data, out, *more: str) -> list[str]:
@@ -146,6 +145,26 @@ def test_a_suite_without_soft_mask_parameters_is_an_error(data, tmp_path, capsys
 def test_a_fraction_that_is_none_is_an_error(model, data, tmp_path, fractions, capsys) -> None:
     assert main(words("puzzles", model, data, tmp_path, "--fractions", fractions)) == 2
     assert "fractions" in capsys.readouterr().err
+
+
+def test_the_dream_suite_runs_whole_programs_included(model, data, tmp_path, capsys) -> None:
+    refused = words("dream", model, data, tmp_path / "s", "--fractions", "1/4")
+    assert main(refused) == 2
+    assert "say that it may with --confirm-run-unsafe-code" in capsys.readouterr().err
+    assert main([*refused, "--confirm-run-unsafe-code", "--batch-size", "2"]) == 0
+    table = capsys.readouterr().out
+    for part in SUITES["dream"].parts:
+        assert table.count(part.task) == 1
+    assert table.count("published, Dream-7B") == 3
+    assert len(list((tmp_path / "s").rglob("results.json"))) == 12
+    sample = (
+        tmp_path / "s/soft/humaneval_instruct@1_4/samples_humaneval_instruct.jsonl"
+    ).read_text()
+    attempt = json.loads(sample)["filtered_resps"][0][0]
+    assert attempt["program"].startswith("def double(x):")
+    assert attempt["verdicts"]["pass@1"]["passed"] is False
+    rows = result(tmp_path / "s/soft/mbpp_plus_instruct@1_4")["summary"]
+    assert {row["metric"] for row in rows} == {"pass_at_1", "pass_at_1_plus"}
 
 
 def test_the_planning_suite_runs_whole(model, data, tmp_path, capsys) -> None:

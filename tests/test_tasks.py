@@ -6,7 +6,6 @@ import ast
 import gzip
 import json
 import pickle
-import random
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from evaluation_files import (
+    HUMANEVAL_PLUS_ROW,
+    HUMANEVAL_ROW,
+    MBPP_PLUS_ROW,
+    MBPP_ROWS,
+    lines_of,
+    write_evaluation_files,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -25,7 +32,7 @@ from lm_eval.api.model import LM
 from lm_eval.tasks import TaskManager
 from lm_eval.tasks._yaml_loader import load_yaml
 
-from softmask.puzzles import Puzzle, generate_countdown, generate_sudoku, prompt_of
+from softmask.puzzles import Puzzle, prompt_of
 from softmask.sandbox import Limits, Verdict
 from softmask.task_data import LAYOUTS, overrides, read_dataset, with_data
 from softmask.tasks import FOLDER, include_paths, instructions, mathematics, oracle, programs
@@ -52,85 +59,9 @@ FIELDS = (
 # A folder of data in every layout, and a model that says what it is told
 
 
-HUMANEVAL_ROW = {
-    "task_id": "HumanEval/0",
-    "prompt": 'def double(x):\n    """Twice x."""\n',
-    "entry_point": "double",
-    "canonical_solution": "    return 2 * x\n",
-    "test": "def check(candidate):\n    assert candidate(2) == 4\n",
-}
-HUMANEVAL_PLUS_ROW = HUMANEVAL_ROW | {
-    "base_input": [[2]],
-    "plus_input": [[-1], [0.1], [10**30]],
-    "atol": 0,
-}
-MBPP_ROWS = [
-    {
-        "task_id": number,
-        "text": "Write a function to add one.",
-        "code": "class Box:\n    pass\n\ndef add_one(x):\n    return x + 1",
-        "test_setup_code": "box = Box()" if number == 12 else "",
-        "test_list": [f"assert add_one({n}) == {n + 1}" for n in range(3)],
-        "challenge_test_list": [],
-    }
-    for number in (2, 11, 12, 510, 511)
-]
-MBPP_PLUS_ROW = {
-    "task_id": "Mbpp/56",
-    "prompt": '"""\nWrite a function to add one.\nassert math.isclose(check(1), 2)\n"""\n',
-    "entry_point": "check",
-    "canonical_solution": "\ndef check(x):\n    return x + 1\n",
-    "base_input": [[0], [1]],
-    "plus_input": [[5], [10**20]],
-    "atol": 0,
-    "assertion": "\nimport math\n\nassert check(0) == 1\n"
-    "assert math.isclose(check(1), 2)\nassert check(4) == 5\n",
-}
-
-
-def lines_of(rows: list[dict[str, Any]]) -> bytes:
-    return b"".join(json.dumps(row).encode() + b"\n" for row in rows)
-
-
-def puzzles(count: int, make: Callable[[random.Random], Puzzle]) -> list[dict[str, Any]]:
-    rng = random.Random(count)
-    made = [make(rng) for _ in range(count)]
-    return [{"input": puzzle.input, "output": puzzle.output} for puzzle in made]
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("data")
-    (root / "eval").mkdir()
-    (root / "planning").mkdir()
-    question = {"question": "One and one?", "answer": "1+1=<<1+1=2>>2\n#### 2"}
-    problem = {"problem": "1+1?", "solution": r"It is $\boxed{2}$.", "answer": "2"}
-    ifeval = {
-        "key": 1,
-        "prompt": "Say hello without a comma.",
-        "instruction_id_list": ["punctuation:no_comma", "startend:end_checker"],
-        "kwargs": [{}, {"end_phrase": "Bye."}],
-    }
-    for name, rows in {
-        "HumanEval.jsonl.gz": [HUMANEVAL_ROW],
-        "HumanEvalPlus.jsonl.gz": [HUMANEVAL_PLUS_ROW],
-        "MbppPlus.jsonl.gz": [MBPP_PLUS_ROW],
-        "mbpp.jsonl": MBPP_ROWS,
-        "gsm8k_train.jsonl": [question] * 6,
-        "gsm8k_test.jsonl": [question],
-        "math500_test.jsonl": [problem],
-        "ifeval.jsonl": [ifeval],
-    }.items():
-        content = lines_of(rows)
-        packed = gzip.compress(content) if name.endswith(".gz") else content
-        (root / "eval" / name).write_bytes(packed)
-    for n in (3, 4, 5):
-        rows = puzzles(10, lambda rng, n=n: generate_countdown(rng, n))
-        (root / "planning" / f"cd{n}_test.jsonl").write_bytes(lines_of(rows))
-    for n in range(4, 13):
-        rows = puzzles(10, lambda rng, n=n: generate_sudoku(rng, n))
-        (root / "planning" / f"sudoku_4x4_{n}.jsonl").write_bytes(lines_of(rows))
-    return root
+    return write_evaluation_files(tmp_path_factory.mktemp("data"), puzzle_lines=10)
 
 
 @pytest.fixture(scope="module")

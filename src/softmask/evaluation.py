@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from datasets.exceptions import DatasetNotFoundError
@@ -30,8 +31,8 @@ from rich.table import Table
 
 from . import record
 from .eval_config import EvalConfig, ModelArgs
-from .harness import SoftMaskLM, generation_key
-from .responses import Responses
+from .harness import SoftMaskLM
+from .responses import Responses, request_key
 from .task_data import check_names, with_data
 from .tasks import include_paths
 
@@ -194,33 +195,40 @@ def _leaves(task: str, results: dict[str, Any]) -> list[str]:
 
 
 def _spent(samples: list[dict[str, Any]], responses: Responses) -> dict[str, float | None]:
-    """Mean forwards and tokens of a sample's answer."""
+    """Mean forwards and tokens of a sample; of likelihoods also their mean standard error."""
     filters = {sample["filter"] for sample in samples}
     once = [sample for sample in samples if sample["filter"] == min(filters)]
-    answers = [answer for sample in once for answer in _answers(sample, responses)]
+    answers = [answers for sample in once if (answers := _answers(sample, responses))]
     if not answers:
         return {"forwards": None, "tokens": None}
-    return {
-        name: round(sum(answer[name] for answer in answers) / len(answers), 3)
+    spent: dict[str, float | None] = {
+        name: round(fmean(sum(a[name] for a in of_one) for of_one in answers), 3)
         for name in ("forwards", "tokens")
     }
+    errors = [a["error"] for of_one in answers for a in of_one if "error" in a]
+    if errors:
+        spent["nats_error"] = round(fmean(errors), 5)
+    return spent
 
 
 def _answers(sample: dict[str, Any], responses: Responses) -> list[dict[str, Any]]:
-    """The kept answers of a sample of a generation task, repeats included."""
-    found = []
-    for arguments, texts in zip(sample["arguments"], sample["resps"], strict=True):
-        if len(arguments) == 2 and isinstance(arguments[1], dict):
-            keys = [generation_key(*arguments, repeat) for repeat in range(len(texts))]
-            found += [responses[key] for key in keys if key in responses]
-    return found
+    """The kept answers to a sample: of each choice, of each repeat."""
+    keys = [
+        request_key(arguments, repeat)
+        for arguments, texts in zip(sample["arguments"], sample["resps"], strict=True)
+        for repeat in range(len(texts))
+    ]
+    return [responses[key] for key in keys if key in responses]
 
 
 def _write_samples(path: Path, samples: list[dict[str, Any]], responses: Responses) -> None:
     lines = []
     for sample in samples:
         answers = _answers(sample, responses)
-        spent = {name: [a[name] for a in answers] for name in ("forwards", "tokens", "seed")}
+        spent = {
+            name: [a[name] for a in answers if name in a]
+            for name in ("forwards", "tokens", "prompt_tokens_cut", "error")
+        }
         lines.append(json.dumps(sample | spent, default=handle_non_serializable) + "\n")
     path.write_text("".join(lines), encoding="utf-8")
 

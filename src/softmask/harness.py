@@ -27,7 +27,7 @@ from .generation import Generation, encode
 from .hub import Checkpoint, load
 from .likelihood import LikelihoodConfig, greedy_matches, negative_log_likelihoods, rolling
 from .ranks import Ranks
-from .responses import Responses, key_of
+from .responses import Responses, key_of, request_key
 
 logger = logging.getLogger(__name__)
 
@@ -167,7 +167,7 @@ class SoftMaskLM(TemplateLM):
         rows = []
         for request in requests:
             context, kwargs = request.args
-            name = key_of("generate", context, kwargs)
+            name = request_key(request.args)
             rows.append(self._row(context, kwargs, seen[name]))
             seen[name] += 1
         self._warn_of_cuts(rows)
@@ -192,7 +192,7 @@ class SoftMaskLM(TemplateLM):
         excess = max(0, len(ids) - room)
         # Twins (soft and plain, few steps and many) draw the same numbers for the same prompt.
         seed = int(key_of(self.args.seed, context, repeat)[:15], 16)
-        key = generation_key(context, kwargs, repeat)
+        key = request_key((context, kwargs), repeat)
         return Row(key, tuple(ids[excess:]), task, sampling, seed, excess)
 
     def _warn_of_cuts(self, rows: Sequence[Row]) -> None:
@@ -271,15 +271,15 @@ class SoftMaskLM(TemplateLM):
     ) -> list[tuple[float, bool]]:
         """Estimated log-likelihoods, and whether greedy decoding writes the continuation."""
         asked: dict[str, tuple[list[int], list[int]]] = {}
-        for (context, continuation), context_ids, continuation_ids in requests:
-            key = key_of("loglikelihood", context, continuation)
+        for strings, context_ids, continuation_ids in requests:
+            continuation = strings[1]
             room = self.max_length - len(continuation_ids)
             if room < 1 or not continuation_ids:
                 raise ValueError(
                     f"the continuation {continuation[:40]!r} has {len(continuation_ids)} tokens: "
                     f"it must have some, and fit the window of {self.max_length}"
                 )
-            asked[key] = (context_ids[-room:], continuation_ids)
+            asked[request_key(strings)] = (context_ids[-room:], continuation_ids)
         by_context = defaultdict(list)
         for key, pair in asked.items():
             by_context[tuple(pair[0])].append(key)
@@ -302,7 +302,7 @@ class SoftMaskLM(TemplateLM):
         self._score(shares, score)
         results = []
         for strings, _, _ in requests:
-            found = self.responses[key_of("loglikelihood", *strings)]
+            found = self.responses[request_key(strings)]
             results.append((-found["nats"], found["greedy"]))
             self.cache_hook.add_partial("loglikelihood", strings, results[-1])
         return results
@@ -311,7 +311,7 @@ class SoftMaskLM(TemplateLM):
         self, requests: list[Instance], disable_tqdm: bool = False
     ) -> list[float]:
         """The diffusion bound on the log-likelihood of whole texts."""
-        asked = {key_of("rolling", text): text for (text,) in (r.args for r in requests)}
+        asked = {request_key(request.args): request.args[0] for request in requests}
 
         def score(keys: list[str]) -> list[dict[str, Any]]:
             documents = [encode(self.checkpoint, asked[key]) for key in keys]
@@ -328,7 +328,7 @@ class SoftMaskLM(TemplateLM):
         self._score([[key] for key in asked], score)
         results = []
         for request in requests:
-            results.append(-self.responses[key_of("rolling", *request.args)]["nats"])
+            results.append(-self.responses[request_key(request.args)]["nats"])
             self.cache_hook.add_partial("loglikelihood_rolling", request.args, results[-1])
         return results
 
@@ -344,11 +344,6 @@ class SoftMaskLM(TemplateLM):
             self.responses.add(answers)
             found += answers
         self._take_over(found)
-
-
-def generation_key(context: str, kwargs: dict[str, Any], repeat: int = 0) -> str:
-    """The name under which `SoftMaskLM.responses` has the answer to a request."""
-    return key_of("generate", context, kwargs, repeat)
 
 
 def estimate_record(key: str, estimate: Any) -> dict[str, Any]:

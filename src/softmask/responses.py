@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,15 @@ from typing import Any
 def key_of(*parts: Any) -> str:
     """A name for a request: the same for the same parts, whatever process asks."""
     return hashlib.sha256(json.dumps(parts, ensure_ascii=False).encode()).hexdigest()[:32]
+
+
+def request_key(arguments: Sequence[Any], repeat: int = 0) -> str:
+    """The name of a request of the harness, by its arguments.
+
+    Those of a text to generate are a context and settings, of one to score a context and a
+    continuation, or the text alone. `repeat` tells the copies of one request apart.
+    """
+    return key_of(*arguments, repeat)
 
 
 class Responses:

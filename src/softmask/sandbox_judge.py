@@ -28,7 +28,11 @@ MAX_REASON = 200
 # What a test may ask a candidate's object for by the names that Python and numpy reserve; others
 # would let it pose as a buffer or a number.
 _RESERVED = {"__name__", "__qualname__", "__doc__", "__module__", "__annotations__", "__dict__"}
-_INVALID = (ValueError, TypeError, ArithmeticError, LookupError, RecursionError, ImportError)
+# What hostile data make of `decode`.
+_INVALID = (
+    *(ValueError, TypeError, ArithmeticError, LookupError, AttributeError, ImportError),
+    RecursionError,
+)
 
 
 class Ended(BaseException):

@@ -226,8 +226,6 @@ def suite_table(suite: Suite, found: Sequence[tuple[Cell, Sequence[dict[str, Any
     table.add_column("task", overflow="fold")
     for column in ("NFE", *MODES, "forwards"):
         table.add_column(column, justify="right")
-    for model in suite.published:
-        table.add_column(f"published,\n{model}", justify="right")
     places = sorted({place[:2] for place in by_place}, key=lambda place: -place[1])
     for part in suite.parts:
         for task, fraction in (place for place in places if place[0] == part.task):
@@ -235,8 +233,12 @@ def suite_table(suite: Suite, found: Sequence[tuple[Cell, Sequence[dict[str, Any
             rows = [None if one is None else score_of(*one) for one in pair]
             spent = ["" if row is None or row["forwards"] is None else row for row in rows]
             forwards = " / ".join(f"{row['forwards']:.0f}" if row else "-" for row in spent)
-            published = [_pair(known, task, fraction) for known in suite.published.values()]
-            table.add_row(task, str(fraction), *map(_show, rows), forwards, *published)
+            table.add_row(task, str(fraction), *map(_show, rows), forwards)
+            for model, known in suite.published.items():
+                values = [known.get((task, fraction, mode)) for mode in MODES]
+                if None not in values:
+                    cells_of = [f"{value:.1f}" + 6 * " " for value in values]
+                    table.add_row(f"  published, {model}", "", *cells_of, style="dim")
         table.add_section()
     return table
 
@@ -246,8 +248,3 @@ def _show(row: dict[str, Any] | None) -> str:
         return ""
     error = "" if row["stderr"] is None else f" ({100 * row['stderr']:.1f})"
     return f"{100 * row['value']:.1f}{error}"
-
-
-def _pair(known: Mapping[tuple[str, Fraction, str], float], task: str, fraction: Fraction) -> str:
-    values = [known.get((task, fraction, mode)) for mode in MODES]
-    return "" if None in values else " / ".join(f"{value:.1f}" for value in values)

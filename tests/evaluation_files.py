@@ -1,0 +1,91 @@
+"""Evaluation data in the layout of its authors' files: a row or two each, made up, and puzzles."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from softmask.puzzles import Puzzle, generate_countdown, generate_sudoku
+
+HUMANEVAL_ROW = {
+    "task_id": "HumanEval/0",
+    "prompt": 'def double(x):\n    """Twice x."""\n',
+    "entry_point": "double",
+    "canonical_solution": "    return 2 * x\n",
+    "test": "def check(candidate):\n    assert candidate(2) == 4\n",
+}
+HUMANEVAL_PLUS_ROW = HUMANEVAL_ROW | {
+    "base_input": [[2]],
+    "plus_input": [[-1], [0.1], [10**30]],
+    "atol": 0,
+}
+MBPP_ROWS = [
+    {
+        "task_id": number,
+        "text": "Write a function to add one.",
+        "code": "class Box:\n    pass\n\ndef add_one(x):\n    return x + 1",
+        "test_setup_code": "box = Box()" if number == 12 else "",
+        "test_list": [f"assert add_one({n}) == {n + 1}" for n in range(3)],
+        "challenge_test_list": [],
+    }
+    for number in (2, 11, 12, 510, 511)
+]
+MBPP_PLUS_ROW = {
+    "task_id": "Mbpp/56",
+    "prompt": '"""\nWrite a function to add one.\nassert math.isclose(check(1), 2)\n"""\n',
+    "entry_point": "check",
+    "canonical_solution": "\ndef check(x):\n    return x + 1\n",
+    "base_input": [[0], [1]],
+    "plus_input": [[5], [10**20]],
+    "atol": 0,
+    "assertion": "\nimport math\n\nassert check(0) == 1\n"
+    "assert math.isclose(check(1), 2)\nassert check(4) == 5\n",
+}
+
+
+def lines_of(rows: list[dict[str, Any]]) -> bytes:
+    return b"".join(json.dumps(row).encode() + b"\n" for row in rows)
+
+
+def puzzles(count: int, make: Callable[[random.Random], Puzzle]) -> list[dict[str, Any]]:
+    rng = random.Random(count)
+    made = [make(rng) for _ in range(count)]
+    return [{"input": puzzle.input, "output": puzzle.output} for puzzle in made]
+
+
+def write_evaluation_files(root: Path, puzzle_lines: int) -> Path:
+    """Writes eval/ and planning/ into a folder and returns it."""
+    (root / "eval").mkdir()
+    (root / "planning").mkdir()
+    question = {"question": "One and one?", "answer": "1+1=<<1+1=2>>2\n#### 2"}
+    problem = {"problem": "1+1?", "solution": r"It is $\boxed{2}$.", "answer": "2"}
+    ifeval = {
+        "key": 1,
+        "prompt": "Say hello without a comma.",
+        "instruction_id_list": ["punctuation:no_comma", "startend:end_checker"],
+        "kwargs": [{}, {"end_phrase": "Bye."}],
+    }
+    for name, rows in {
+        "HumanEval.jsonl.gz": [HUMANEVAL_ROW],
+        "HumanEvalPlus.jsonl.gz": [HUMANEVAL_PLUS_ROW],
+        "MbppPlus.jsonl.gz": [MBPP_PLUS_ROW],
+        "mbpp.jsonl": MBPP_ROWS,
+        "gsm8k_train.jsonl": [question] * 6,
+        "gsm8k_test.jsonl": [question],
+        "math500_test.jsonl": [problem],
+        "ifeval.jsonl": [ifeval],
+    }.items():
+        content = lines_of(rows)
+        packed = gzip.compress(content) if name.endswith(".gz") else content
+        (root / "eval" / name).write_bytes(packed)
+    for n in (3, 4, 5):
+        rows = puzzles(puzzle_lines, lambda rng, n=n: generate_countdown(rng, n))
+        (root / "planning" / f"cd{n}_test.jsonl").write_bytes(lines_of(rows))
+    for n in range(4, 13):
+        rows = puzzles(puzzle_lines, lambda rng, n=n: generate_sudoku(rng, n))
+        (root / "planning" / f"sudoku_4x4_{n}.jsonl").write_bytes(lines_of(rows))
+    return root
