@@ -7,6 +7,8 @@ import gzip
 import json
 import pickle
 import re
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -475,6 +477,21 @@ def test_some_reference_solutions_pass_and_wrong_ones_fail(task: str) -> None:
     assert failures(task, rows) == []
     count = len(rows) * (2 if task.endswith("plus") else 1)
     assert len(failures(task, rows, "return None")) == count
+
+
+def test_the_sandbox_benchmark_judges_the_references_of_all_four_tasks(folder, tmp_path) -> None:
+    script = Path(__file__).parents[1] / "benchmarks" / "sandbox.py"
+    done = subprocess.run(
+        [sys.executable, script, folder, tmp_path / "out", "--limit", "1"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    raw = json.loads((tmp_path / "out" / "result.json").read_text())["raw"]
+    assert {task: found["problems"] for task, found in raw.items()} == dict.fromkeys(REFERENCES, 1)
+    shares = [v for found in raw.values() for k, v in found.items() if k.startswith("pass")]
+    assert shares == [1.0] * 6
 
 
 @needs_data
