@@ -16,7 +16,7 @@ CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 # More arguments for pip.
 PIP_ARGS ?=
 
-# Arguments for pytest, for example PYTEST_ARGS="-n 4" or PYTEST_ARGS="-m slow".
+# Arguments for pytest, for example PYTEST_ARGS="-m slow" or PYTEST_ARGS="-n 0 -k harness".
 PYTEST_ARGS ?=
 
 BIN := .venv/bin
@@ -27,7 +27,7 @@ demo: .venv/.installed
 	$(BIN)/softmask demo
 
 test: .venv/.installed
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal $(PYTEST_ARGS)
 
 lint: .venv/.installed
 	$(BIN)/ruff check --quiet .

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # One processor for each worker, and for each process that its tests start.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 from evaluation_files import write_evaluation_files

@@ -160,14 +160,14 @@ def test_two_processes_find_what_one_finds(finished, model, data, tmp_path) -> N
         (["--tasks", "countdown_cd3_plain", "--gen-kwargs", "until"], "NAME=VALUE"),
         (["--tasks", "countdown_cd3_plain", "--gen-kwargs", "beams=3"], "unknown setting 'beams'"),
         (["--tasks", "countdown_cd3_plain", "--include-path", "/no/where"], "no folder /no/where"),
-        (["--tasks", "humaneval", "--confirm-run-unsafe-code"], "HumanEval.jsonl"),
+        (["--tasks", "countdown_cd3_plain", "--data-dir", "/no/where"], "file cd3_test.jsonl"),
         (["--tasks", "countdown_cd3_plain", "--model-args", "pretained=x"], "'pretrained'"),
         (["--tasks", "countdown_cd3_plain", "--max-new-tokens", "1024"], "leave no room"),
     ],
 )
 def test_bad_input_is_one_sentence(model, data, tmp_path, words, message, capsys) -> None:
     place = ["--model", str(model), "--data-dir", str(data), "--out", str(tmp_path / "run")]
-    assert main(["eval", *words, *place, "--device", "cpu"]) == 2
+    assert main(["eval", *place, *words, "--device", "cpu"]) == 2
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith("softmask: error: ")
     assert message in error

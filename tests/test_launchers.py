@@ -40,6 +40,7 @@ def test_the_sharded_configuration_wraps_the_layers_of_the_model() -> None:
     assert config.fsdp_config["fsdp_transformer_layer_cls_to_wrap"] == "Qwen2DecoderLayer"
 
 
+@pytest.mark.slow
 def test_the_memory_benchmark_measures_both_steps_and_they_have_the_same_loss(tmp_path) -> None:
     done = subprocess.run(
         [

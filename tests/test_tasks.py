@@ -479,6 +479,7 @@ def test_some_reference_solutions_pass_and_wrong_ones_fail(task: str) -> None:
     assert len(failures(task, rows, "return None")) == count
 
 
+@pytest.mark.slow
 def test_the_sandbox_benchmark_judges_the_references_of_all_four_tasks(folder, tmp_path) -> None:
     script = Path(__file__).parents[1] / "benchmarks" / "sandbox.py"
     done = subprocess.run(
