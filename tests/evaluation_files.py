@@ -88,4 +88,9 @@ def write_evaluation_files(root: Path, puzzle_lines: int) -> Path:
     for n in range(4, 13):
         rows = puzzles(puzzle_lines, lambda rng, n=n: generate_sudoku(rng, n))
         (root / "planning" / f"sudoku_4x4_{n}.jsonl").write_bytes(lines_of(rows))
+    (root / "planning_d1").mkdir()
+    grids = "3102200002100320,3142243142131324\n0140432014020000,2143432114323214"
+    (root / "planning_d1" / "4x4_test_sudoku.csv").write_text(f"Puzzle,Solution\n{grids}\n")
+    rows = [{"input": "30,100,93", "output": "23"}]
+    (root / "planning_d1" / "countdown_cd3_test.jsonl").write_bytes(lines_of(rows))
     return root

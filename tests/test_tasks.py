@@ -736,6 +736,25 @@ def test_plain_twins_stay_without_shots_whatever_is_asked(evaluate: Callable[...
     assert model.asked[0][0].count("Countdown") == 1
 
 
+def test_puzzles_of_d1_are_read_from_boxes_and_answer_blocks(evaluate: Callable[..., Any]) -> None:
+    def answer(doc: dict[str, Any]) -> str:
+        if "Puzzle" in doc:  # the first one right, the second one with its last cell wrong
+            grid = (
+                doc["Solution"] if doc["Puzzle"].startswith("3102") else doc["Solution"][:-1] + "1"
+            )
+            return f"Rows first.</reasoning>\n<answer>\n{grid}\n</answer>"
+        return r"So.</reasoning><answer>\boxed{30 + 93 - 100}</answer>"
+
+    results, model = evaluate(["countdown_d1", "sudoku_d1"], answer)
+    assert scores(results, "countdown_d1") == {"solved,none": 1}
+    found = scores(results, "sudoku_d1")
+    assert found == {"solved,none": 0.5, "cells,none": (1 + 7 / 8) / 2}
+    countdown, sudoku, _ = (prompt for prompt, _ in model.asked)
+    assert "Numbers: [30, 100, 93]\nTarget: 23" in countdown
+    assert "Solve the following Sudoku puzzle: 3102200002100320\n" in sudoku
+    assert countdown.endswith("<reasoning>")
+
+
 @needs_data
 def test_the_real_planning_files_leave_992_and_100_puzzles(manager: TaskManager) -> None:
     for name, count in (("countdown_cd3", 992), ("sudoku_4x4_4_plain", 100)):
@@ -752,7 +771,7 @@ def test_names_stay_names_without_a_folder(manager: TaskManager) -> None:
 
 
 def test_planning_without_a_folder_says_what_to_give(manager: TaskManager) -> None:
-    with pytest.raises(ValueError, match=r"--data-dir.*cd3_test\.jsonl"):
+    with pytest.raises(ValueError, match=r"DreamLM/Dream.*--data-dir"):
         manager.load(["countdown_cd3"])
 
 
@@ -802,7 +821,7 @@ def test_a_changed_file_is_seen(tmp_path: Path, manager: TaskManager) -> None:
     [
         ("gsm8k_cot", b"{}\n", "line 1: a row needs the fields question, answer"),
         ("gsm8k_cot", b"[1]\n", "line 1: a row needs"),
-        ("gsm8k_cot", b'{"question": "", "answer": ""}\n{', "line 2: this is not JSON"),
+        ("gsm8k_cot", b'{"question": "", "answer": ""}\n{', "line 2: this cannot be read"),
         ("gsm8k_cot", b"", "no rows for the split test"),
         ("countdown_cd3", b'{"input": "1,2,3", "output": "1+2=4"}\n', "line 1: the output does"),
         ("mbpp", lines_of(MBPP_ROWS[:1]), "no rows for the split test"),

@@ -3,15 +3,17 @@
     overrides("gsm8k", folder)                   what to change in a task's configuration
     with_data(["mbpp_plus", "countdown"], folder, task_manager)   tasks for simple_evaluate
 
-The folder has the files below directly in it, or in eval/ and planning/, in the layout in which
-their authors publish them; each may also be compressed (.gz) or not. Rows come out in the layout
-of the Hub. They are read into memory anew for every run: no cache can hold an older file.
+The folder has the files below directly in it, or in eval/, planning/ and planning_d1/, in the
+layout in which their authors publish them; each may also be compressed (.gz) or not. Rows come out
+in the layout of the Hub. They are read into memory anew for every run: no cache can hold an older
+file.
 """
 
 from __future__ import annotations
 
 import gzip
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -37,7 +39,7 @@ __all__ = [
 ]
 
 Rows = list[dict[str, Any]]
-FOLDERS = ("", "eval", "planning")
+FOLDERS = ("", "eval", "planning", "planning_d1")
 # The first lines of a planning file are the shots: Dream's Sudoku files are made that way (108
 # lines, 100 of which count), and Countdown follows, so that one rule holds and the shots come
 # from where the puzzles do. 992 of the 1,000 Countdown puzzles are left.
@@ -61,6 +63,13 @@ class Layout:
 
 def _mbpp_test_row(row: dict[str, Any]) -> dict[str, Any] | None:
     return row if row["task_id"] in MBPP_TEST else None
+
+
+def _sudoku_row(row: dict[str, Any]) -> dict[str, Any]:
+    for grid in row.values():
+        if not re.fullmatch("[0-4]{16}", grid):
+            raise ValueError("a grid has 16 digits from 0 to 4.")
+    return row
 
 
 _HUMANEVAL_FIELDS = ("task_id", "prompt", "entry_point", "canonical_solution", "test")
@@ -97,6 +106,8 @@ LAYOUTS: dict[str, Layout] = {
     "math500": _MATH500,
     "minerva_math500": _MATH500,
     "ifeval": Layout({"train": "ifeval.jsonl"}, _IFEVAL_FIELDS),
+    "countdown_d1": Layout({"test": "countdown_cd3_test.jsonl"}, ("input", "output")),
+    "sudoku_d1": Layout({"test": "4x4_test_sudoku.csv"}, ("Puzzle", "Solution"), _sudoku_row),
     **{
         f"countdown_cd{n}{twin}": Layout({"test": f"cd{n}_test.jsonl"}, puzzles="countdown")
         for n in (3, 4, 5)
@@ -135,7 +146,7 @@ def _found(name: str, data_dir: Path, task: str) -> Path:
                 return path.resolve()
     raise ValueError(
         f"The task {task} needs the file {name} (or {name}.gz), which is neither in {data_dir} "
-        "nor in its eval/ or planning/."
+        "nor in its eval/, planning/ or planning_d1/."
     )
 
 
@@ -165,14 +176,15 @@ def read_dataset(*, file_layout: str, files: Mapping[str, str], **metadata: Any)
 
 def _rows(path: Path, layout: Layout) -> Rows:
     packed = path.read_bytes()
-    text = gzip.decompress(packed) if path.suffix == ".gz" else packed
+    lines = (gzip.decompress(packed) if path.suffix == ".gz" else packed).splitlines()
+    columns = lines.pop(0).decode().split(",") if ".csv" in path.suffixes else None
     rows: Rows = []
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(lines, start=1 if columns is None else 2):
         where = f"{path}, line {number}"
         try:
-            row = json.loads(line)
+            row = json.loads(line) if columns is None else _columns(columns, line)
         except (ValueError, RecursionError):
-            raise ValueError(f"{where}: this is not JSON.") from None
+            raise ValueError(f"{where}: this cannot be read.") from None
         if not isinstance(row, dict) or not set(layout.fields) <= row.keys():
             raise ValueError(f"{where}: a row needs the fields {', '.join(layout.fields)}.")
         try:
@@ -184,12 +196,16 @@ def _rows(path: Path, layout: Layout) -> Rows:
     return rows
 
 
+def _columns(names: list[str], line: bytes) -> dict[str, str]:
+    return dict(zip(names, line.decode().split(","), strict=True))
+
+
 def needs_files(**metadata: Any) -> dict[str, Any]:
     """Raise ValueError: the data of this task is not on the Hub (lm-eval's `custom_dataset`)."""
     raise ValueError(
-        "The planning puzzles are files of Dream's repository (github.com/DreamLM/Dream), not a "
-        "data set on the Hub: say with --data-dir in which folder cd3_test.jsonl, "
-        "sudoku_4x4_4.jsonl and their like are."
+        "The puzzles are files of their authors' repositories (github.com/DreamLM/Dream and, for "
+        "the tasks in d1, github.com/dllm-reasoning/d1), not data sets on the Hub: say with "
+        "--data-dir in which folder they are."
     )
 
 
