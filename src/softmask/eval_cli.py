@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import hashlib
 import importlib.util
 import json
 import sys
@@ -16,7 +15,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from .config import PUBLISHED_KEYS, from_mapping
+from .config import from_mapping
 from .eval_config import EvalConfig, ModelArgs, model_args
 from .options import add_model_options, add_settings, given
 from .suites import MODES, SUITES
@@ -26,7 +25,6 @@ PLACED = (
     *("pretrained", "adapter", "revision", "device", "dtype", "device_map"),
     *("softmasking", "trust_remote_code"),
 )
-SOFT = tuple(PUBLISHED_KEYS)
 DESCRIPTION = """\
 Evaluates a model on tasks of lm-evaluation-harness, upstream's and those in this package.
 
@@ -45,10 +43,13 @@ def main(argv: Sequence[str]) -> int:
     """Runs `softmask eval` with what stands behind it on the command line."""
     commands: dict[str, tuple[Callable, Callable]] = {
         "suite": (_suite_parser, _suite),
-        "ppl": (_ppl_parser, _ppl),
-        "samples": (_samples_parser, _samples),
         "compare": (_compare_parser, _compare),
     }
+    if argv and argv[0] in ("ppl", "samples"):
+        from . import text_cli
+
+        commands["ppl"] = (text_cli.ppl_parser, text_cli.ppl)
+        commands["samples"] = (text_cli.samples_parser, text_cli.samples)
     name = argv[0] if argv and argv[0] in commands else None
     make_parser, run = (_run_parser, _run) if name is None else commands[name]
     parser = make_parser()
@@ -99,7 +100,7 @@ def _run_parser() -> argparse.ArgumentParser:
     parser.add_argument("--include-path", help="a folder with further tasks (YAML)")
     parser.add_argument("--gen-kwargs", help="generation arguments over the tasks': a=1,b=2")
     _add_shared(parser)
-    _add_model(parser)
+    add_model(parser)
     return parser
 
 
@@ -121,7 +122,7 @@ def _suite_parser() -> argparse.ArgumentParser:
         "not with --adapter, soft-masking off",
     )
     _add_shared(parser)
-    _add_model(parser)
+    add_model(parser)
     return parser
 
 
@@ -134,15 +135,17 @@ def _add_shared(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="allow tasks that run, in a sandbox, the programs that the model writes",
     )
-    _add_out(parser)
+    add_out(parser)
 
 
-def _add_out(parser: argparse.ArgumentParser) -> None:
+def add_out(parser: argparse.ArgumentParser) -> None:
+    """Where the record goes."""
     parser.add_argument("--out", type=Path, help="folder of the record (default: in evals/)")
     parser.add_argument("--overwrite", action="store_true", help="delete an earlier record there")
 
 
-def _add_model(parser: argparse.ArgumentParser, leave_out: tuple[str, ...] = ()) -> None:
+def add_model(parser: argparse.ArgumentParser, leave_out: tuple[str, ...] = ()) -> None:
+    """The model and its settings, but for some."""
     add_model_options(parser)
     group = parser.add_argument_group("settings of the model (they win over a task's own)")
     group.add_argument(
@@ -154,39 +157,6 @@ def _add_model(parser: argparse.ArgumentParser, leave_out: tuple[str, ...] = ())
     unset = {f.name: "" for f in dataclasses.fields(ModelArgs) if f.default is None}
     add_settings(group, ModelArgs, "--", unset, PLACED + leave_out)
     group.add_argument("--model-args", default="", help="the same in the harness' form: a=1,b=2")
-
-
-def _ppl_parser() -> argparse.ArgumentParser:
-    from .held_out import HeldOutConfig
-
-    parser = argparse.ArgumentParser(
-        prog="softmask eval ppl",
-        description="Bound on the perplexity of held-out texts: plain, and soft-masked with the "
-        "feedback of a pass over the same masks (two forwards) and of the step before (what the "
-        "sampler has), all on the same masks.",
-    )
-    parser.add_argument("--data", type=Path, required=True, help="a text, or jsonl with `text`")
-    parser.add_argument("--limit", type=int, help="only the first so many windows")
-    add_settings(parser, HeldOutConfig, "--", {})
-    _add_out(parser)
-    _add_model(parser, tuple(f.name for f in dataclasses.fields(ModelArgs) if f.name not in SOFT))
-    return parser
-
-
-def _samples_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="softmask eval samples",
-        description="Quality of free texts: perplexity under another model, entropy, distinct "
-        "n-grams, repetition, MAUVE. Writes the texts itself, or reads them.",
-    )
-    parser.add_argument("--texts", type=Path, help="judge these: jsonl with `text`, or lines")
-    parser.add_argument("--count", type=int, default=64, help="else: texts to write (64)")
-    parser.add_argument("--prompt", help="beginning of every text (default: none)")
-    parser.add_argument("--scorer", help="folder or Hub id of a causal model that scores")
-    parser.add_argument("--references", type=Path, help="real texts, for MAUVE (needs --scorer)")
-    _add_out(parser)
-    _add_model(parser)
-    return parser
 
 
 def _compare_parser() -> argparse.ArgumentParser:
@@ -206,7 +176,7 @@ def _compare_parser() -> argparse.ArgumentParser:
 
 
 def _run(args: argparse.Namespace, command: list[str]) -> int:
-    model = _model_args(args)
+    model = read_model_args(args)
     tasks = tuple(args.tasks.split(","))
     config = _config(args, tasks)
     mode = "plain" if model.softmasking is False else "soft" if model.softmasking else "own"
@@ -234,7 +204,7 @@ def _suite(args: argparse.Namespace, command: list[str]) -> int:
     from .suites import cells, suite_table
 
     suite = SUITES[args.suite]
-    model, config = _model_args(args), _config(args, (suite.parts[0].task,))
+    model, config = read_model_args(args), _config(args, (suite.parts[0].task,))
     work = cells(
         suite,
         model,
@@ -272,99 +242,6 @@ def _suite(args: argparse.Namespace, command: list[str]) -> int:
     return 0
 
 
-def _ppl(args: argparse.Namespace, command: list[str]) -> int:
-    from .held_out import HeldOutConfig, held_out, table_of, windows
-
-    config = from_mapping(HeldOutConfig, given(args, HeldOutConfig), "options")
-    if args.limit is not None and args.limit < 1:
-        raise ValueError(f"--limit must be at least 1, not {args.limit}")
-    texts = read_texts(args.data)
-
-    def measure(checkpoint: Any, model: ModelArgs, _folder: Path) -> dict[str, Any]:
-        soft = model.soft_mask(checkpoint.soft_mask, checkpoint.name)
-        cut = windows(checkpoint.tokenizer, texts, config.length)[: args.limit]
-        return dataclasses.asdict(held_out(checkpoint.model, cut, config, soft))
-
-    what = {"held_out": dataclasses.asdict(config), "limit": args.limit, "data": digest(texts)}
-    return _measured(args, command, f"ppl-{args.data.stem}", what, measure, table_of)
-
-
-def _samples(args: argparse.Namespace, command: list[str]) -> int:
-    from .generation import encode
-    from .text_quality import Scorer, quality, table_of
-
-    if args.count < 1:
-        raise ValueError(f"--count must be at least 1, not {args.count}")
-    references = None if args.references is None else read_texts(args.references)
-    given_texts = None if args.texts is None else read_texts(args.texts)
-    if references is not None and args.scorer is None:
-        raise ValueError("--references are for MAUVE, which needs --scorer too")
-
-    def measure(checkpoint: Any, model: ModelArgs, folder: Path) -> dict[str, Any]:
-        texts = given_texts
-        if texts is None:
-            texts = _write_texts(checkpoint, model, folder, args.prompt or "", args.count)
-        scorer = None
-        if args.scorer is not None:
-            scorer = Scorer(args.scorer, device=args.device, batch_size=model.batch_size)
-        ids = [encode(checkpoint, text) for text in texts]
-        return {**dataclasses.asdict(quality(texts, ids, scorer, references)), "texts": texts}
-
-    what = {
-        "scorer": args.scorer,
-        "count": args.count,
-        "prompt": args.prompt,
-        "given": None if given_texts is None else digest(given_texts),
-        "references": None if references is None else digest(references),
-    }
-    return _measured(args, command, "samples", what, measure, table_of)
-
-
-def _write_texts(
-    checkpoint: Any, model: ModelArgs, folder: Path, prompt: str, count: int
-) -> list[str]:
-    """Texts that begin with the prompt, each with a stream of its own; kept as they come."""
-    from lm_eval.api.instance import Instance
-
-    from .harness import SoftMaskLM
-    from .responses import Responses
-
-    lm = SoftMaskLM.around(checkpoint, model, Responses(folder))
-    # Temperature 1 where nothing else is said: greedy texts would all be one.
-    request = Instance("generate_until", {}, (prompt, {"do_sample": True}), 0, ("samples", 0, 1))
-    return [prompt + text for text in lm.generate_until([request] * count)]
-
-
-def _measured(
-    args: argparse.Namespace,
-    command: list[str],
-    name: str,
-    what: dict[str, Any],
-    measure: Callable[[Any, ModelArgs, Path], dict[str, Any]],
-    table_of: Callable[[dict[str, Any]], Any],
-) -> int:
-    """Measures a checkpoint in one process, keeps a record, and shows the table."""
-    from rich.console import Console
-
-    from . import record
-    from .hub import load
-
-    model = _model_args(args)
-    checkpoint = load(**model.to_load)
-    folder = args.out or Path("evals") / name
-    settings = record.settings_of(checkpoint, model, **{name.split("-")[0]: what})
-    found = record.claim(folder, settings, args.overwrite)
-    if found is None:
-        run = {**record.origin(command), **settings}
-        record.write(folder / record.RUN, run)
-        found = measure(checkpoint, model, folder)
-        record.write(folder / record.RUN, run | {"finished": record.now()})
-        record.write(folder / record.RESULTS, found)
-    Console().print(table_of(found))
-    print(folder)
-    return 0
-
-
 def _compare(args: argparse.Namespace, _command: list[str]) -> int:
     from rich.console import Console
 
@@ -383,35 +260,12 @@ def _compare(args: argparse.Namespace, _command: list[str]) -> int:
 # From options to settings
 
 
-def read_texts(path: Path) -> list[str]:
-    """The texts of a file: `text` of each line of a .jsonl, else the whole file as one.
+def read_model_args(args: argparse.Namespace) -> ModelArgs:
+    """The settings of `add_model` that the command line names.
 
     Raises:
-        ValueError: no such file, not UTF-8, or a line without a text.
+        ValueError: an unknown or contradictory one.
     """
-    if not path.is_file():
-        raise ValueError(f"there is no file {path}")
-    try:
-        content = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 (byte {error.start}): convert it first") from error
-    if path.suffix != ".jsonl":
-        return [content]
-    texts = []
-    for number, line in enumerate(content.splitlines(), 1):
-        try:
-            texts.append(json.loads(line)["text"])
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise ValueError(f'{path}, line {number}: expected {{"text": "..."}}') from error
-    return texts
-
-
-def digest(texts: Sequence[str]) -> str:
-    """What tells these texts from others."""
-    return hashlib.sha256(json.dumps(texts).encode()).hexdigest()
-
-
-def _model_args(args: argparse.Namespace) -> ModelArgs:
     values = given(args, ModelArgs)
     own = {
         "pretrained": args.model,
