@@ -17,6 +17,7 @@ from softmask.config import SoftMaskConfig, soft_mask_to_published
 from softmask.eval_config import cut, model_args, task_args
 from softmask.generation import encode
 from softmask.harness import SoftMaskLM, make_batches
+from softmask.likelihood import Estimate
 from softmask.responses import Responses, request_key
 
 SOFT = SoftMaskConfig(k=2, scale=0.8, offset=-4.0, steepness=1.0)
@@ -370,6 +371,27 @@ def test_multiple_choice_takes_the_choice_that_is_most_likely(soft_folder, tmp_p
     spent = [sum(a["forwards"] for a in m.responses.by_key.values()) for m in (plain, soft)]
     assert spent[1] == 2 * spent[0]
     assert all(a["error"] >= 0 for a in soft.responses.by_key.values())
+
+
+def test_the_choices_of_a_document_share_their_random_numbers(folder, monkeypatch) -> None:
+    asked = []
+
+    def scored(_model, pairs, *_args, questions):
+        asked.append(questions)
+        return [Estimate(1.0, 0.0, len(ids), 1) for _, ids in pairs]
+
+    monkeypatch.setattr("softmask.harness.negative_log_likelihoods", scored)
+    # As in Winogrande: the choices stand in the context, what is scored is the same.
+    pairs = [("the one", " on"), ("the other", " on"), ("then", " on")]
+    documents = (0, 0, 1)
+    lm(folder).loglikelihood(
+        [
+            Instance("loglikelihood", {}, pair, i, ("task", document, 1))
+            for i, (pair, document) in enumerate(zip(pairs, documents, strict=True))
+        ]
+    )
+    ((first, second, third),) = asked
+    assert first == second != third
 
 
 def test_a_context_is_cut_at_its_left_to_score_a_continuation(folder) -> None:

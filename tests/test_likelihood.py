@@ -292,3 +292,16 @@ def test_a_ratio_of_equal_clusters_has_the_error_of_a_mean() -> None:
 def test_settings_below_one_are_refused(name: str) -> None:
     with pytest.raises(ValueError, match=f"{name} must be at least 1, not 0"):
         LikelihoodConfig(**{name: 0})
+
+
+def test_choices_that_differ_in_their_context_share_their_masks_where_they_are_one_question() -> (
+    None
+):
+    model = tiny_model()
+    config = LikelihoodConfig(samples=2)
+    # The same rows under the same masks: only what is drawn can tell the estimates apart.
+    requests = [([1, 2], [5, 6, 7, 8, 9]), ([1, 2], [5, 6, 7, 8, 9])]
+    same = negative_log_likelihoods(model, requests, config, questions=[(7,), (7,)])
+    other = negative_log_likelihoods(model, requests, config, questions=[(7,), (8,)])
+    assert same[0] == same[1] == other[0]
+    assert other[1] != other[0]

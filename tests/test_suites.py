@@ -227,3 +227,46 @@ def stood_in_hub(path: str, name: str | None = None, **_kwargs):
     assert path == "google/IFEval"
     row = {"key": 1, "prompt": "No commas.", "instruction_id_list": ["punctuation:no_comma"]}
     return DatasetDict({"train": Dataset.from_list([row | {"kwargs": [{}]}])})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("soft", [False, True])
+def test_upstreams_likelihood_tasks_run_on_a_stood_in_hub(
+    model, tmp_path, monkeypatch, soft
+) -> None:
+    monkeypatch.setattr("datasets.load_dataset", stood_in_questions)
+    tasks = ["arc_easy", "hellaswag", "piqa", "winogrande", "race", "mmlu_abstract_algebra"]
+    words = ["eval", "--tasks", ",".join(tasks), "--model", str(model), "--limit", "2"]
+    words += ["--out", str(tmp_path / "r"), "--device", "cpu", "--mc-num", "4"]
+    assert main([*words, "--soft-mask" if soft else "--no-soft-mask"]) == 0
+    rows = result(tmp_path / "r")["summary"]
+    assert {row["task"] for row in rows} == set(tasks)
+    for row in rows:
+        assert row["n"] == 2
+        assert row["nats_error"] >= 0
+        assert row["forwards"] >= (4 if soft else 2)
+
+
+def stood_in_questions(path: str, name: str | None = None, **_kwargs):
+    """Two rows in the layout of each data set of multiple choice."""
+    from datasets import Dataset, DatasetDict
+
+    text = "the other one was there"
+    choices = {"text": ["on", "then on", "the one"], "label": ["A", "B", "C"]}
+    problems = [{"question": "Who was _ ?", "options": ["on", "he", "she", "it"], "answer": "B"}]
+    rows = {
+        "allenai/ai2_arc": {"question": text, "choices": choices, "answerKey": "B"},
+        "Rowan/hellaswag": {
+            **{"ctx_a": text, "ctx_b": "it", "activity_label": "Walking", "label": "1"},
+            "endings": ["was on", "was there", "went", "stood"],
+        },
+        "baber/piqa": {"goal": text, "sol1": "go on", "sol2": "be there", "label": 1},
+        "allenai/winogrande": {
+            **{"sentence": "Tom saw Ann as _ was there.", "answer": "2"},
+            **{"option1": "Tom", "option2": "Ann"},
+        },
+        "EleutherAI/race": {"article": text, "problems": str(problems)},
+        "cais/mmlu": {"question": text, "choices": ["a", "b", "c", "d"], "answer": 2},
+    }[path]
+    splits = ("train", "validation", "test", "dev")
+    return DatasetDict({split: Dataset.from_list([rows] * 2) for split in splits})

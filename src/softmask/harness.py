@@ -31,8 +31,8 @@ from .responses import Responses, key_of, request_key
 
 logger = logging.getLogger(__name__)
 
-# Contexts of likelihood requests that are scored, and then kept on disk, together.
-CONTEXTS_AT_ONCE = 8
+# Documents of likelihood tasks that are scored, and then kept on disk, together.
+QUESTIONS_AT_ONCE = 8
 
 
 @dataclass(frozen=True)
@@ -86,6 +86,8 @@ class SoftMaskLM(TemplateLM):
         super().__init__()
         self.checkpoint, self.args = checkpoint, args
         self.responses, self.ranks = responses, ranks
+        # Which document's random numbers a likelihood request uses.
+        self._question: dict[str, tuple[int, ...]] = {}
         self.soft_mask: SoftMaskConfig | None = self.args.soft_mask(
             self.checkpoint.soft_mask, self.checkpoint.name
         )
@@ -266,10 +268,25 @@ class SoftMaskLM(TemplateLM):
             samples=self.args.mc_num, batch_size=self.args.mc_batch_size, seed=self.args.seed
         )
 
+    def loglikelihood(
+        self, requests: list[Instance], disable_tqdm: bool = False
+    ) -> list[tuple[float, bool]]:
+        """Estimated log-likelihoods, and whether greedy decoding writes the continuation.
+
+        The choices of a document use the same random numbers, also where their contexts differ.
+
+        Raises:
+            ValueError: a continuation without tokens, or longer than the window.
+        """
+        for request in requests:
+            document = key_of(request.task_name, request.doc_id)
+            # A pair that two documents share is scored once, for the first.
+            self._question.setdefault(request_key(request.args), (int(document[:15], 16),))
+        return super().loglikelihood(requests, disable_tqdm=disable_tqdm)
+
     def _loglikelihood_tokens(
         self, requests: list[tuple[tuple[str, str], list[int], list[int]]], **kwargs: Any
     ) -> list[tuple[float, bool]]:
-        """Estimated log-likelihoods, and whether greedy decoding writes the continuation."""
         asked: dict[str, tuple[list[int], list[int]]] = {}
         for strings, context_ids, continuation_ids in requests:
             continuation = strings[1]
@@ -280,19 +297,25 @@ class SoftMaskLM(TemplateLM):
                     f"it must have some, and fit the window of {self.max_length}"
                 )
             asked[request_key(strings)] = (context_ids[-room:], continuation_ids)
-        by_context = defaultdict(list)
-        for key, pair in asked.items():
-            by_context[tuple(pair[0])].append(key)
-        groups = list(by_context.values())
+        by_question = defaultdict(list)
+        for key in asked:
+            by_question[self._question[key]].append(key)
+        groups = list(by_question.values())
         shares = [
-            [key for group in groups[i : i + CONTEXTS_AT_ONCE] for key in group]
-            for i in range(0, len(groups), CONTEXTS_AT_ONCE)
+            [key for group in groups[i : i + QUESTIONS_AT_ONCE] for key in group]
+            for i in range(0, len(groups), QUESTIONS_AT_ONCE)
         ]
 
         def score(keys: list[str]) -> list[dict[str, Any]]:
             pairs = [asked[key] for key in keys]
             model = self.checkpoint.model
-            estimates = negative_log_likelihoods(model, pairs, self._likelihood, self.soft_mask)
+            estimates = negative_log_likelihoods(
+                model,
+                pairs,
+                self._likelihood,
+                self.soft_mask,
+                questions=[self._question[key] for key in keys],
+            )
             greedy = greedy_matches(model, pairs, self.soft_mask, self.args.mc_batch_size)
             return [
                 estimate_record(key, estimate) | {"greedy": match}

@@ -37,7 +37,7 @@ class LikelihoodConfig:
 
     samples: int = setting(128, "Monte-Carlo samples")
     batch_size: int = setting(16, "rows of one forward")
-    seed: int = setting(0, "of the masks; each context has its own")
+    seed: int = setting(0, "of the masks; each question has its own")
 
     def __post_init__(self) -> None:
         require(self.samples >= 1, f"samples must be at least 1, not {self.samples}")
@@ -65,11 +65,13 @@ def negative_log_likelihoods(
     requests: Sequence[Request],
     config: LikelihoodConfig,
     soft_mask: SoftMaskConfig | None = None,
+    *,
+    questions: Sequence[Sequence[int]] | None = None,
 ) -> list[Estimate]:
     """Estimates -log p(continuation | context) of every request, in their order.
 
-    Requests with the same context share their random numbers (`draw_masks`), so that the choices
-    of one question are compared on the same masks. Samples that agree in their mask are one row
+    Requests of the same question share their random numbers (`draw_masks`), so that its choices
+    are compared on the same masks. Samples that agree in their mask are one row
     of a forward: a continuation of L tokens takes at most 2^L - 1 rows, a single token one.
 
     With `soft_mask` (scale above 0) the estimate takes two passes, hence twice the forwards: the
@@ -80,16 +82,20 @@ def negative_log_likelihoods(
     Args:
         requests: pairs of token ids. A text without context gets the model's end-of-text token
             as its context: there is no row that could predict position 0.
+        questions: some numbers for each request, the same for those of one question; default: its
+            context (which the choices of a question like Winogrande's do not share).
 
     Raises:
         ValueError: an empty context or continuation, a request longer than the model's window,
             or a model without a mask token.
     """
     _check(model, requests)
+    if questions is None:
+        questions = [context for context, _ in requests]
     mixer = make_mixer(soft_mask, model.device)
     # Longest first: what does not fit into memory fails at once.
     order = sorted(range(len(requests)), key=lambda i: -sum(map(len, requests[i])))
-    rows = (row for i in order for row in _rows(i, requests[i], config))
+    rows = (row for i in order for row in _rows(i, requests[i], questions[i], config))
     found: list[list[tuple[float, int]]] = [[] for _ in requests]
     for batch in batched(rows, config.batch_size):
         nats_B = _masked_nats(model, batch, mixer, soft_mask)
@@ -201,15 +207,15 @@ def _greedy(
     return (~missed_B).tolist()
 
 
-def draw_masks(context: Sequence[int], length: int, config: LikelihoodConfig) -> Tensor:
+def draw_masks(question: Sequence[int], length: int, config: LikelihoodConfig) -> Tensor:
     """(S, L) bool: which of a continuation's `length` tokens each sample masks, 1 to L of them.
 
-    A function of (seed, context) alone: sample s masks the l positions with the smallest of its
+    A function of (seed, question) alone: sample s masks the l positions with the smallest of its
     uniform numbers u[s, :L], l = 1 + floor(L * time[s]). The times are a systematic sample of
     [0, 1): one random offset, equal distances. So the numbers of masks cover 1..L evenly, each
     with probability 1 / L.
     """
-    generator = generator_for(config.seed, context)
+    generator = generator_for(config.seed, question)
     offset = torch.rand((), dtype=torch.float64, generator=generator)
     times_S = (torch.arange(config.samples, dtype=torch.float64) + offset) / config.samples
     # Column after column: continuations of different lengths agree in those that both have.
@@ -303,10 +309,12 @@ class _Row(NamedTuple):
     scale: float  # L / l
 
 
-def _rows(index: int, request: Request, config: LikelihoodConfig) -> Iterator[_Row]:
+def _rows(
+    index: int, request: Request, question: Sequence[int], config: LikelihoodConfig
+) -> Iterator[_Row]:
     context, continuation = request
     length, ids_L = len(continuation), _ids(request)
-    drawn_SL = draw_masks(context, length, config)
+    drawn_SL = draw_masks(question, length, config)
     different, samples = torch.unique(drawn_SL, dim=0, return_counts=True)
     before = torch.zeros(len(context), dtype=torch.bool)
     for mask_L, count in zip(different, samples.tolist(), strict=True):

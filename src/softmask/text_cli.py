@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import hashlib
 import json
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -129,6 +130,10 @@ def _measured(
 ) -> int:
     """Measures a checkpoint in one process, keeps a record, and shows the table."""
     model = read_model_args(args)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ValueError(
+            "eval ppl and eval samples run in one process: start them without a launcher"
+        )
     checkpoint = load(**model.to_load)
     folder = args.out or Path("evals") / name
     settings = record.settings_of(checkpoint, model, **{name.split("-")[0]: what})
