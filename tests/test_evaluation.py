@@ -192,6 +192,18 @@ def unreachable(*_args, **_kwargs) -> None:
     raise ConnectionError("no route")
 
 
+def test_a_record_goes_where_its_name_says(model, data, tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ["--tasks", "countdown_cd3_plain", "--model", str(model), "--data-dir", str(data)]
+    words += ["--device", "cpu", "--limit", "1", "--max-new-tokens", "4"]
+    assert main(["eval", *words]) == 0
+    assert main(["eval", *words, "--no-soft-mask"]) == 0
+    assert sorted(path.name for path in (tmp_path / "evals").iterdir()) == [
+        "m-countdown_cd3_plain",
+        "m-countdown_cd3_plain-plain",
+    ]
+
+
 def test_the_harness_own_command_line_knows_the_model(model, data, tmp_path) -> None:
     rows = [{"q": "on and", "a": "on"}, {"q": "then", "a": "the"}]
     write_json(tmp_path / "rows.json", rows)

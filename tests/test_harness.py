@@ -9,6 +9,7 @@ import pytest
 import torch
 from lm_eval import simple_evaluate
 from lm_eval.api.instance import Instance
+from lm_eval.api.model import CachingLM
 from lm_eval.api.registry import get_model
 from lm_eval.tasks import TaskManager
 from tiny import write_dora_adapter, write_dream_folder, write_json
@@ -321,6 +322,27 @@ def test_the_harness_own_cache_spares_the_second_run(folder, tmp_path) -> None:
     assert first["samples"] == second["samples"]
     assert len(model.responses.by_key) == 3
     assert len(spare.responses.by_key) == 0
+
+
+def test_the_harness_own_cache_has_each_batch_when_it_is_answered(folder, tmp_path) -> None:
+    cache = str(tmp_path / "cache.db")
+    wanted = requests(*PROMPTS, max_gen_toks=6)
+    stopped = lm(folder, batch_size=2)
+    answer, calls = stopped._generate, []
+
+    def once(batch):
+        calls.append(batch)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return answer(batch)
+
+    stopped._generate = once
+    with pytest.raises(KeyboardInterrupt):
+        CachingLM(stopped, cache).generate_until(wanted)
+    spare = lm(folder, batch_size=2)
+    texts = CachingLM(spare, cache).generate_until(wanted)
+    assert texts == lm(folder, batch_size=2).generate_until(wanted)
+    assert len(spare.responses.by_key) == 2
 
 
 def write_choice_task(tmp_path, *, generate: bool = False) -> dict:

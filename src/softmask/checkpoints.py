@@ -30,6 +30,7 @@ from transformers import Qwen2Tokenizer
 from transformers.utils import logging as transformers_logging
 
 from .config import (
+    BUNDLED,
     SOFT_MASK_FILE,
     SoftMaskConfig,
     read_json,
@@ -45,8 +46,6 @@ WEIGHT_INDEX = "model.safetensors.index.json"
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 # What a checkpoint consists of; original PyTorch files and remote code stay where they are.
 HUB_FILES = ["*.json", "*.safetensors", "merges.txt", "*.jinja", "LICENSE*"]
-# The name of the bundled model, and of its folder in this package.
-BUNDLED = "default"
 
 
 @dataclass(frozen=True)

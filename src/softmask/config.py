@@ -22,6 +22,8 @@ T = TypeVar("T")
 UNMASK_RULES = ("origin", "maskgit_plus", "topk_margin", "entropy")
 SOFT_MASK_MODES = ("topk", "temperature")
 SOFT_MASK_SCHEDULES = ("none", "linear", "stepwise")
+# The name of the bundled model, and of its folder in this package.
+BUNDLED = "default"
 # Settings that a checkpoint brings: the published file, and ours.
 SOFT_MASK_FILE = "transparency_config.json"
 SAMPLING_FILE = "sampling_config.json"

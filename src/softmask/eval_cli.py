@@ -15,7 +15,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from .config import from_mapping
+from .config import BUNDLED, from_mapping
 from .eval_config import EvalConfig, ModelArgs, model_args
 from .options import add_model_options, add_settings, given
 from .suites import MODES, SUITES
@@ -179,8 +179,7 @@ def _run(args: argparse.Namespace, command: list[str]) -> int:
     model = read_model_args(args)
     tasks = tuple(args.tasks.split(","))
     config = _config(args, tasks)
-    mode = "plain" if model.softmasking is False else "soft" if model.softmasking else "own"
-    folder = args.out or Path("evals") / f"{'+'.join(tasks)[:80]}-{mode}"
+    folder = args.out or Path("evals") / _name(model, tasks)
     from rich.console import Console
 
     _need_lm_eval()
@@ -346,6 +345,13 @@ def _report(lm: Any) -> Callable[[str], None]:
             print(line, file=sys.stderr)
 
     return say
+
+
+def _name(model: ModelArgs, tasks: tuple[str, ...]) -> str:
+    """model-tasks, and -soft or -plain where that is said."""
+    who = Path(model.adapter or model.pretrained or BUNDLED).name
+    how = {None: "", True: "-soft", False: "-plain"}[model.softmasking]
+    return f"{who}-{'+'.join(tasks)[:80]}{how}"
 
 
 def _title(lm: Any) -> str:

@@ -1,6 +1,6 @@
 """One evaluation in a folder: what ran, every answer, every score.
 
-evals/gsm8k_cot-soft/
+evals/default-gsm8k_cot-soft/
     run.json              command, commit, packages, fingerprints of model and adapter, the
                           soft-mask parameters and settings that ran, when and how long
     responses.0.jsonl     each answer as it came, with the forwards it took: a run that was

@@ -9,12 +9,13 @@ points. `softmask lm_eval` is its own command line, with this module imported fi
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import time
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
@@ -25,10 +26,17 @@ from .config import SamplingConfig, SoftMaskConfig, soft_mask_to_published
 from .eval_config import ModelArgs, TaskArgs, cut, model_args, task_args
 from .generation import Generation, encode
 from .hub import Checkpoint, load
-from .likelihood import LikelihoodConfig, greedy_matches, negative_log_likelihoods, rolling
+from .likelihood import (
+    Estimate,
+    LikelihoodConfig,
+    greedy_matches,
+    negative_log_likelihoods,
+    rolling,
+)
 from .ranks import Ranks
 from .responses import Responses, key_of, request_key
 
+T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 # Documents of likelihood tasks that are scored, and then kept on disk, together.
@@ -37,14 +45,24 @@ QUESTIONS_AT_ONCE = 8
 
 @dataclass(frozen=True)
 class Row:
-    """One text to generate."""
+    """One text to generate, for a request with these arguments."""
 
     key: str
+    arguments: tuple[str, dict[str, Any]]
     ids: tuple[int, ...]
     task: TaskArgs
     sampling: SamplingConfig
     seed: int
     cut_tokens: int
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A context and its continuation, to be scored with the random numbers of their question."""
+
+    strings: tuple[str, str]
+    ids: tuple[list[int], list[int]]
+    question: tuple[int, ...]
 
 
 @register_model("softmask")
@@ -174,10 +192,10 @@ class SoftMaskLM(TemplateLM):
             seen[name] += 1
         self._warn_of_cuts(rows)
         self._answer(rows, disable_tqdm)
-        texts = [cut(self.responses[row.key]["text"], row.task.until) for row in rows]
-        for request, text in zip(requests, texts, strict=True):
-            self.cache_hook.add_partial("generate_until", request.args, text)
-        return texts
+        return [self._text(row) for row in rows]
+
+    def _text(self, row: Row) -> str:
+        return cut(self.responses[row.key]["text"], row.task.until)
 
     def _row(self, context: str, kwargs: dict[str, Any], repeat: int) -> Row:
         task = task_args(kwargs)
@@ -195,7 +213,7 @@ class SoftMaskLM(TemplateLM):
         # Twins (soft and plain, few steps and many) draw the same numbers for the same prompt.
         seed = int(key_of(self.args.seed, context, repeat)[:15], 16)
         key = request_key((context, kwargs), repeat)
-        return Row(key, tuple(ids[excess:]), task, sampling, seed, excess)
+        return Row(key, (context, kwargs), tuple(ids[excess:]), task, sampling, seed, excess)
 
     def _warn_of_cuts(self, rows: Sequence[Row]) -> None:
         cuts = [row.cut_tokens for row in rows if row.cut_tokens]
@@ -208,8 +226,7 @@ class SoftMaskLM(TemplateLM):
 
     def _answer(self, rows: Sequence[Row], quiet: bool) -> None:
         """Fills `responses`; each process does its share of the batches."""
-        # All processes go by one list, also where their caches know different answers.
-        asked = {row.key: row for part in self.ranks.gather(list(rows)) for row in part}
+        asked = self._of_all({row.key: row for row in rows})
         self._share_known(asked)
         open_batches = [
             batch
@@ -222,7 +239,13 @@ class SoftMaskLM(TemplateLM):
             answers = self._generate(batch)
             self.responses.add(answers)
             found += answers
+            for row in batch:
+                self.cache_hook.add_partial("generate_until", row.arguments, self._text(row))
         self._take_over(found)
+
+    def _of_all(self, asked: dict[str, T]) -> dict[str, T]:
+        """What any process is asked: their caches, where they have some, may know other answers."""
+        return {key: value for part in self.ranks.gather(asked) for key, value in part.items()}
 
     def _share_known(self, keys: Any) -> None:
         self._take_over([self.responses[key] for key in keys if key in self.responses])
@@ -287,19 +310,20 @@ class SoftMaskLM(TemplateLM):
     def _loglikelihood_tokens(
         self, requests: list[tuple[tuple[str, str], list[int], list[int]]], **kwargs: Any
     ) -> list[tuple[float, bool]]:
-        asked: dict[str, tuple[list[int], list[int]]] = {}
+        asked = {}
         for strings, context_ids, continuation_ids in requests:
-            continuation = strings[1]
-            room = self.max_length - len(continuation_ids)
+            key, room = request_key(strings), self.max_length - len(continuation_ids)
             if room < 1 or not continuation_ids:
                 raise ValueError(
-                    f"the continuation {continuation[:40]!r} has {len(continuation_ids)} tokens: "
+                    f"the continuation {strings[1][:40]!r} has {len(continuation_ids)} tokens: "
                     f"it must have some, and fit the window of {self.max_length}"
                 )
-            asked[request_key(strings)] = (context_ids[-room:], continuation_ids)
+            pair = (context_ids[-room:], continuation_ids)
+            asked[key] = Pair(strings, pair, self._question[key])
+        asked = self._of_all(asked)
         by_question = defaultdict(list)
-        for key in asked:
-            by_question[self._question[key]].append(key)
+        for key, pair in asked.items():
+            by_question[pair.question].append(key)
         groups = list(by_question.values())
         shares = [
             [key for group in groups[i : i + QUESTIONS_AT_ONCE] for key in group]
@@ -307,34 +331,32 @@ class SoftMaskLM(TemplateLM):
         ]
 
         def score(keys: list[str]) -> list[dict[str, Any]]:
-            pairs = [asked[key] for key in keys]
-            model = self.checkpoint.model
+            pairs, model = [asked[key].ids for key in keys], self.checkpoint.model
             estimates = negative_log_likelihoods(
                 model,
                 pairs,
                 self._likelihood,
                 self.soft_mask,
-                questions=[self._question[key] for key in keys],
+                questions=[asked[key].question for key in keys],
             )
             greedy = greedy_matches(model, pairs, self.soft_mask, self.args.mc_batch_size)
+            for key, estimate, match in zip(keys, estimates, greedy, strict=True):
+                result = (-estimate.nats, match)
+                self.cache_hook.add_partial("loglikelihood", asked[key].strings, result)
             return [
                 estimate_record(key, estimate) | {"greedy": match}
                 for key, estimate, match in zip(keys, estimates, greedy, strict=True)
             ]
 
         self._score(shares, score)
-        results = []
-        for strings, _, _ in requests:
-            found = self.responses[request_key(strings)]
-            results.append((-found["nats"], found["greedy"]))
-            self.cache_hook.add_partial("loglikelihood", strings, results[-1])
-        return results
+        found = [self.responses[request_key(strings)] for strings, _, _ in requests]
+        return [(-one["nats"], one["greedy"]) for one in found]
 
     def loglikelihood_rolling(
         self, requests: list[Instance], disable_tqdm: bool = False
     ) -> list[float]:
         """The diffusion bound on the log-likelihood of whole texts."""
-        asked = {request_key(request.args): request.args[0] for request in requests}
+        asked = self._of_all({request_key(r.args): r.args[0] for r in requests})
 
         def score(keys: list[str]) -> list[dict[str, Any]]:
             documents = [encode(self.checkpoint, asked[key]) for key in keys]
@@ -346,14 +368,12 @@ class SoftMaskLM(TemplateLM):
                 prefix_id=self.prefix_token_id,
                 max_length=self.max_length,
             )
+            for key, estimate in zip(keys, estimates, strict=True):
+                self.cache_hook.add_partial("loglikelihood_rolling", (asked[key],), -estimate.nats)
             return [estimate_record(*pair) for pair in zip(keys, estimates, strict=True)]
 
         self._score([[key] for key in asked], score)
-        results = []
-        for request in requests:
-            results.append(-self.responses[request_key(request.args)]["nats"])
-            self.cache_hook.add_partial("loglikelihood_rolling", request.args, results[-1])
-        return results
+        return [-self.responses[request_key(request.args)]["nats"] for request in requests]
 
     def _score(self, shares: list[list[str]], score: Any) -> None:
         """Runs `score` on this process's part of what is not known yet."""
@@ -369,14 +389,9 @@ class SoftMaskLM(TemplateLM):
         self._take_over(found)
 
 
-def estimate_record(key: str, estimate: Any) -> dict[str, Any]:
-    return {
-        "key": key,
-        "nats": estimate.nats,
-        "error": estimate.error,
-        "tokens": estimate.tokens,
-        "forwards": estimate.forwards,
-    }
+def estimate_record(key: str, estimate: Estimate) -> dict[str, Any]:
+    """An estimate as `Responses` keeps it."""
+    return {"key": key, **dataclasses.asdict(estimate)}
 
 
 def make_batches(rows: Any, size: int) -> list[list[Row]]:
