@@ -218,7 +218,8 @@ def _suite(args: argparse.Namespace, command: list[str]) -> int:
 
     check_tasks(dataclasses.replace(config, tasks=tuple(cell.part.task for cell in work)))
     found, lm, loaded = [], None, None
-    for cell in sorted(work, key=lambda cell: MODES.index(cell.mode)):
+    work.sort(key=lambda cell: MODES.index(cell.mode))
+    for number, cell in enumerate(work, 1):
         own = cell.args
         if cell.mode == "binary" and args.binary_adapter is not None:
             own = dataclasses.replace(own, adapter=args.binary_adapter)
@@ -226,7 +227,7 @@ def _suite(args: argparse.Namespace, command: list[str]) -> int:
             lm = None  # before the next one is there
             lm, loaded = _load(own), own.adapter
         say = _report(lm)
-        say(f"{cell.folder}")
+        say(f"{number}/{len(work)}  {cell.folder}")
         rows = evaluate(
             *(lm, own, cell.config, out / cell.folder),
             command=command,

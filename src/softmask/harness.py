@@ -235,7 +235,7 @@ class SoftMaskLM(TemplateLM):
         ]
         mine = self.ranks.mine(open_batches)
         found = []
-        for batch in tqdm(mine, desc="batches", disable=quiet or self.ranks.index > 0):
+        for batch in tqdm(mine, desc="batches", leave=False, disable=quiet or self.ranks.index > 0):
             answers = self._generate(batch)
             self.responses.add(answers)
             found += answers
@@ -381,7 +381,10 @@ class SoftMaskLM(TemplateLM):
         open_shares = [s for s in shares if any(key not in self.responses for key in s)]
         found = []
         for keys in tqdm(
-            self.ranks.mine(open_shares), desc="likelihoods", disable=self.ranks.index > 0
+            self.ranks.mine(open_shares),
+            desc="likelihoods",
+            leave=False,
+            disable=self.ranks.index > 0,
         ):
             answers = score(keys)
             self.responses.add(answers)
