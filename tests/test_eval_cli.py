@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 
 import pytest
@@ -117,3 +118,24 @@ def test_bad_input_is_one_sentence(model, tmp_path, words, message, capsys) -> N
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith("softmask: error: ")
     assert message in error
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["eval", "--tasks", "countdown_cd3_plain"],
+        ["eval", "--tasks", "countdown_cd3_plain", "--gen-kwargs", "max_gen_toks=3"],
+        ["eval", "suite", "puzzles"],
+        ["eval", "samples", "--count", "1"],
+        ["lm_eval", "--tasks", "gsm8k"],
+    ],
+)
+def test_without_the_harness_it_says_what_to_install(words, tmp_path, capsys, monkeypatch) -> None:
+    find_spec = importlib.util.find_spec
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(
+        "importlib.util.find_spec", lambda name: None if name == "lm_eval" else find_spec(name)
+    )
+    assert main(words) == 2
+    assert "pip install 'softmask[eval]'" in capsys.readouterr().err
+    assert list(tmp_path.glob("evals/*/results.json")) == []

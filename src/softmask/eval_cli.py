@@ -64,7 +64,7 @@ def lm_eval(argv: Sequence[str]) -> int:
     Raises:
         ValueError: lm_eval is not installed.
     """
-    _need_lm_eval()
+    need_lm_eval()
     from lm_eval.__main__ import cli_evaluate
 
     from . import harness
@@ -182,7 +182,7 @@ def _run(args: argparse.Namespace, command: list[str]) -> int:
     folder = args.out or Path("evals") / _name(model, tasks)
     from rich.console import Console
 
-    _need_lm_eval()
+    need_lm_eval()
     from .evaluation import check_tasks, evaluate, table_of
 
     check_tasks(config)
@@ -213,7 +213,7 @@ def _suite(args: argparse.Namespace, command: list[str]) -> int:
         tasks=args.tasks.split(",") if args.tasks else None,
     )
     out = args.out or Path("evals") / args.suite
-    _need_lm_eval()
+    need_lm_eval()
     from .evaluation import check_tasks, evaluate
 
     check_tasks(dataclasses.replace(config, tasks=tuple(cell.part.task for cell in work)))
@@ -288,6 +288,7 @@ def _pairs(text: str) -> dict[str, Any]:
     """
     if not text:
         return {}
+    need_lm_eval()
     from lm_eval.utils import simple_parse_args_string
 
     broken = [piece for piece in text.split(",") if "=" not in piece]
@@ -327,7 +328,8 @@ def _fractions(text: str | None) -> list[Fraction] | None:
     return found
 
 
-def _need_lm_eval() -> None:
+def need_lm_eval() -> None:
+    """Raises ValueError where the harness is not installed."""
     if importlib.util.find_spec("lm_eval") is None:
         raise ValueError("evaluation needs lm_eval: pip install 'softmask[eval]'")
 

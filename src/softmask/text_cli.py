@@ -16,7 +16,7 @@ from rich.console import Console
 from . import held_out as bound
 from . import record, text_quality
 from .config import PUBLISHED_KEYS, from_mapping
-from .eval_cli import add_model, add_out, read_model_args
+from .eval_cli import add_model, add_out, need_lm_eval, read_model_args
 from .eval_config import ModelArgs
 from .generation import encode
 from .held_out import HeldOutConfig
@@ -109,6 +109,7 @@ def _write_texts(
     checkpoint: Any, model: ModelArgs, folder: Path, prompt: str, count: int
 ) -> list[str]:
     """Texts that begin with the prompt, each with a stream of its own; kept as they come."""
+    need_lm_eval()
     from lm_eval.api.instance import Instance
 
     from .harness import SoftMaskLM
