@@ -309,6 +309,19 @@ def test_several_answers_to_a_problem_count_by_the_part_that_passes(judged: Judg
     assert programs.results(MBPP_ROWS[1], [attempts]) == {"pass_at_1": 0.5}
 
 
+def test_a_program_cannot_redefine_a_helper_that_its_test_calls() -> None:
+    doc = {
+        "prompt": "import math\n\ndef poly(x):\n    return math.floor(x) - 2\n\n"
+        'def find_zero():\n    """Where poly is 0."""\n',
+        "entry_point": "find_zero",
+        "test": "def check(candidate):\n    assert poly(candidate()) == 0\n",
+    }
+    answers = ["    return 2\n", "    return 3\n", "    return 3\ndef poly(x):\n    return 0\n"]
+    attempts = programs.humaneval_attempts([[answer] for answer in answers], [doc] * 3)
+    passed = [attempt.verdicts()["pass@1"]["passed"] for (attempt,) in attempts]
+    assert passed == [True, False, False]
+
+
 def test_an_attempt_travels_between_processes_as_a_plain_dict(judged: Judged) -> None:
     ((attempt,),) = programs.mbpp_attempts([["right"]], [MBPP_ROWS[1]])
     attempt.verdicts()

@@ -125,12 +125,26 @@ def humaneval_instruct_attempts(answers: Sequence[Sequence[str]], docs: Sequence
 
 def _humaneval_tests(doc: Row) -> dict[str, Test]:
     call = f"\ncheck({doc['entry_point']})"
+    helpers = _helpers(doc)
     if "base_test" not in doc:  # humaneval, or the data set on the Hub, where results are stored
-        return {"pass@1": Test(doc["test"] + call)}
+        return {"pass@1": Test(helpers + doc["test"] + call)}
     return {
         "pass@1": Test(doc["test"] + call, EXTENDED),
-        "pass@1_base": Test(doc["base_test"] + call),
+        "pass@1_base": Test(helpers + doc["base_test"] + call),
     }
+
+
+def _helpers(doc: Row) -> str:
+    """The functions of a prompt beside the one to complete, which its test may call.
+
+    Three tests do (HumanEval/32, 38, 50); a program could define them anew.
+    """
+    body = ast.parse(doc["prompt"]).body
+    defined = [node for node in body if isinstance(node, ast.FunctionDef)]
+    if {node.name for node in defined} <= {doc["entry_point"]}:
+        return ""
+    kept = [n for n in body if not (n in defined and n.name == doc["entry_point"])]
+    return ast.unparse(ast.Module(kept, [])) + "\n\n"
 
 
 # ---------------------------------------------------------------------------------------
