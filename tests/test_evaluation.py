@@ -122,7 +122,11 @@ def test_a_killed_evaluation_goes_on_behind_its_finished_answers(
     assert main(command(model, data, out)) == 0
     assert responses.read_bytes().startswith(known[: known.rfind(b"\n") + 1])
     assert samples(out) == samples(finished)
-    assert json.loads((out / "run.json").read_text())["answers_from_before"] >= 2
+    run = json.loads((out / "run.json").read_text())
+    assert run["answers_from_before"] >= 2
+    (before,) = run["starts_before"]
+    assert before["started"] <= run["started"]
+    assert before["commit"] == run["commit"]
 
 
 def test_two_processes_find_what_one_finds(finished, model, data, tmp_path) -> None:

@@ -73,6 +73,7 @@ def evaluate(
     lm = lm.using(args, Responses(folder, lm.ranks.index))
     run = {**record.origin(command), **settings, "processes": lm.ranks.count}
     if first:
+        run["starts_before"] = record.starts_before(folder)
         record.write(folder / record.RUN, run)
     began, had = time.perf_counter(), len(lm.responses.by_key)
     results = _run_harness(lm, config)

@@ -102,6 +102,15 @@ def origin(command: Sequence[str]) -> dict[str, Any]:
     }
 
 
+def starts_before(folder: Path) -> list[dict[str, Any]]:
+    """Of a run that was stopped: when, and by which commit, each of its starts was."""
+    if not (folder / RUN).is_file():
+        return []
+    held = read_json(folder / RUN)
+    start = {name: held.get(name) for name in ("started", "commit", "changed_since")}
+    return [*held.get("starts_before", []), start]
+
+
 def now() -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S%z")
 
