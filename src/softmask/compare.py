@@ -55,7 +55,9 @@ def compare(a: Path, b: Path, *, seed: int = 0) -> list[Difference]:
             not of the same documents.
     """
     one, two = runs_in(a), runs_in(b)
-    places = [place for place in one if place in two]
+    places = sorted(
+        (place for place in one if place in two), key=lambda place: _naturally((place,))
+    )
     if not places:
         raise ValueError(f"{a} and {b} have no evaluation in common: compare like with like")
     found = []
