@@ -205,14 +205,16 @@ def draw(a: Path, b: Path, target: Path) -> None:
     FigureCanvasAgg(figure)
     axes = figure.subplots(rows, columns, squeeze=False).flatten()
     for panel, axis in zip(panels, axes, strict=False):
+        top = 0.0
         for folder, style in ((a, "o--"), (b, "s-")):
             points = sorted(lines[folder].get(panel, []))
             if points:
                 x, y, error = zip(*points, strict=True)
                 axis.errorbar(x, y, yerr=error, fmt=style, label=folder.name, capsize=3)
-        axis.set(title=" ".join(panel), xlabel="forwards a sample")
+                top = max(top, *(value + e for value, e in zip(y, error, strict=True)))
+        axis.set(title=", ".join(panel), xlabel="forwards a sample")
         axis.set_xlim(left=0)
-        axis.set_ylim(bottom=0)
+        axis.set_ylim(0, 1.08 * top or 1)
         axis.grid(alpha=0.3)
     for axis in axes[len(panels) :]:
         axis.set_axis_off()
