@@ -177,6 +177,23 @@ def test_bad_input_is_one_sentence(model, data, tmp_path, words, message, capsys
     assert message in error
 
 
+def test_tasks_are_checked_before_a_model_is_loaded_and_without_noise(tmp_path) -> None:
+    for words, message in (
+        (["--tasks", "countdown_cd3_plian"], "Did you mean countdown_cd3_plain"),
+        (["--tasks", "gsm8k_cot", "--data-dir", str(tmp_path)], "gsm8k_test.jsonl"),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-m", "softmask", "eval", *words, "--model", str(tmp_path / "none")],
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert done.returncode == 2
+        assert message in done.stderr
+        assert done.stderr.count("\n") == 1
+        assert done.stdout == ""
+
+
 def test_a_task_that_runs_programs_asks_for_permission(model, data, tmp_path, capsys) -> None:
     words = ["--tasks", "humaneval_instruct", "--model", str(model), "--out", str(tmp_path / "r")]
     assert main(["eval", *words, "--device", "cpu"]) == 2

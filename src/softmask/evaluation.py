@@ -33,7 +33,7 @@ from . import record
 from .eval_config import EvalConfig, ModelArgs
 from .harness import SoftMaskLM
 from .responses import Responses, request_key
-from .task_data import check_names, with_data
+from .task_data import LAYOUTS, check_names, overrides, with_data
 from .tasks import include_paths
 
 
@@ -95,8 +95,6 @@ def evaluate(
 
 
 def _run_harness(lm: SoftMaskLM, config: EvalConfig) -> dict[str, Any] | None:
-    # It advises on every setting that differs from a task's own.
-    logging.getLogger("lm_eval").setLevel(logging.ERROR)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     manager = check_tasks(config)
     data_dir = None if config.data_dir is None else Path(config.data_dir)
@@ -126,7 +124,8 @@ def check_tasks(config: EvalConfig) -> TaskManager:
     """The definitions of the tasks, before any model is loaded.
 
     Raises:
-        ValueError: an unknown task, or one that runs what the model writes, without permission.
+        ValueError: an unknown task, one that runs what the model writes, without permission, or a
+            file that is missing.
     """
     manager = task_manager(config.tasks, config.include_path)
     check_names(config.tasks, manager)
@@ -137,6 +136,8 @@ def check_tasks(config: EvalConfig) -> TaskManager:
                 f"{task} runs programs that the model writes (in a sandbox): say that it may with "
                 "--confirm-run-unsafe-code"
             )
+        if config.data_dir is not None and task in LAYOUTS:
+            overrides(task, Path(config.data_dir))
     return manager
 
 
@@ -160,6 +161,8 @@ def task_manager(tasks: Sequence[str], include_path: str | None = None) -> TaskM
 @lru_cache
 def _read_definitions(paths: tuple[str, ...], upstream: bool) -> TaskManager:
     """Once: reading the harness' 14,000 definitions takes six seconds."""
+    # It warns of every task of ours, and of every setting that differs from a task's own.
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
     return TaskManager(include_path=list(paths), include_defaults=upstream)
 
 
