@@ -51,10 +51,13 @@ ALLOWED = {
     "benchmark": {"config", "hub", "modeling", "sampler"},
     "eval_config": {"config"},
     "ranks": set(),
+    "tables": set(),
     "responses": set(),
     "likelihood": {"config", "modeling", "sampler", "soft_mask"},
-    "held_out": {"config", "likelihood", "modeling", "objective", "sampler", "soft_mask"},
-    "text_quality": {"checkpoints", "hub", "likelihood"},
+    "held_out": {
+        *("config", "likelihood", "modeling", "objective", "sampler", "soft_mask", "tables"),
+    },
+    "text_quality": {"checkpoints", "hub", "likelihood", "tables"},
     "harness": {
         *("config", "eval_config", "generation", "hub", "likelihood", "ranks", "responses"),
     },
@@ -66,9 +69,11 @@ ALLOWED = {
     "tasks": {"answers", "puzzles", "sandbox"},
     "task_data": {"puzzles", "tasks"},
     "record": {"benchmark", "checkpoints", "config", "eval_config", "hub"},
-    "evaluation": {"eval_config", "harness", "record", "responses", "task_data", "tasks"},
-    "suites": {"config", "eval_config"},
-    "compare": {"config"},
+    "evaluation": {
+        *("eval_config", "harness", "record", "responses", "tables", "task_data", "tasks"),
+    },
+    "suites": {"config", "eval_config", "tables"},
+    "compare": {"config", "eval_config", "tables"},
 }
 
 

@@ -14,13 +14,13 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from rich import box
 from rich.table import Table
 
 from .config import read_json
+from .eval_config import RESULTS, RUN
+from .tables import light_table
 
 RESAMPLES = 10_000
 CONFIDENCE = 0.95
@@ -76,8 +76,8 @@ def runs_in(folder: Path) -> dict[str, Path]:
     """
     found = {
         str(path.parent.relative_to(folder)): path.parent
-        for path in sorted(folder.rglob("results.json"))
-        if (path.parent / "run.json").is_file()
+        for path in sorted(folder.rglob(RESULTS))
+        if (path.parent / RUN).is_file()
     }
     if not found:
         raise ValueError(f"{folder} holds no finished evaluation: give a folder of `softmask eval`")
@@ -137,7 +137,7 @@ def scores_of(folder: Path) -> Pairs:
 
 def forwards_of(folder: Path) -> dict[str, float]:
     """Mean forwards of a sample, by task."""
-    rows = read_json(folder / "results.json")["summary"]
+    rows = read_json(folder / RESULTS)["summary"]
     return {row["task"]: row["forwards"] for row in rows if row["forwards"] is not None}
 
 
@@ -155,12 +155,7 @@ def interval(differences: np.ndarray, seed: int = 0) -> tuple[float, float]:
 
 def table_of(differences: Sequence[Difference]) -> Table:
     """For people: values, difference, confidence interval, who alone was right."""
-    table = Table(
-        title="B - A, paired by sample; 95 % bootstrap interval",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-        collapse_padding=True,
-    )
+    table = light_table("B - A, paired by sample; 95 % bootstrap interval")
     table.add_column("evaluation", overflow="fold")
     for column in ("n", "A", "B", "B - A", "95 %", "only\nA/B", "forwards\nA/B"):
         table.add_column(column, justify="right")
@@ -168,7 +163,7 @@ def table_of(differences: Sequence[Difference]) -> Table:
     for d in differences:
         name = d.task if d.place == "." else d.place
         if len(metrics) > 1:
-            name += f" {d.metric}" if d.filter == "none" else f" {d.metric}, {d.filter}"
+            name += f" {_label(d.metric, d.filter)}"
         spent = [("-" if f is None else f"{f:.0f}") for f in (d.forwards_a, d.forwards_b)]
         table.add_row(
             name,
@@ -227,9 +222,9 @@ def _points(folder: Path) -> dict[tuple[str, str], list[tuple[float, float, floa
     """Of each (task, metric): forwards, score and standard error of every evaluation."""
     found: dict[tuple[str, str], list[tuple[float, float, float]]] = {}
     for run in runs_in(folder).values():
-        for row in read_json(run / "results.json")["summary"]:
+        for row in read_json(run / RESULTS)["summary"]:
             if row["forwards"] is not None:
-                key = (row["task"], _label(row))
+                key = (row["task"], _label(row["metric"], row["filter"]))
                 point = (row["forwards"], row["value"], row["stderr"] or 0.0)
                 found.setdefault(key, []).append(point)
     return found
@@ -241,5 +236,5 @@ def _naturally(names: tuple[str, ...]) -> list[tuple[int, str | int]]:
     return [(1, int(piece)) if piece.isdigit() else (0, piece) for piece in pieces]
 
 
-def _label(row: dict[str, Any]) -> str:
-    return row["metric"] if row["filter"] == "none" else f"{row['metric']}, {row['filter']}"
+def _label(metric: str, filter_name: str) -> str:
+    return metric if filter_name == "none" else f"{metric}, {filter_name}"

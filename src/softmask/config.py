@@ -119,6 +119,13 @@ def require(condition: bool, message: str) -> None:
         raise ValueError(message)
 
 
+def require_positive(config: Any, *names: str) -> None:
+    """Raises ValueError unless each of these fields is unset or at least 1."""
+    for name in names:
+        value = getattr(config, name)
+        require(value is None or value >= 1, f"{name} must be at least 1, not {value}")
+
+
 def require_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     require(value in choices, f"{name} must be one of {', '.join(choices)}, not {value!r}")
 

@@ -18,7 +18,6 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
-from rich import box
 from rich.console import Console
 from rich.padding import Padding
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -30,6 +29,7 @@ from .corpus import held_out_digest, read_held_out
 from .generation import Generation
 from .hub import Checkpoint, load
 from .puzzles import Puzzle, generate_puzzles, is_solved, prompt_of, read_puzzles
+from .tables import light_table
 from .terminal import LiveView
 
 # Masks for an answer: the longest one and its end token.
@@ -128,13 +128,7 @@ def scores(
 
 def table_of(rows: Sequence[dict]) -> Table:
     """The rows of `scores` for people: per cent with standard errors."""
-    # A light frame: with the longest file name it fits 80 columns.
-    table = Table(
-        title="solved, % (standard error)",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-        collapse_padding=True,
-    )
+    table = light_table("solved, % (standard error)")
     for column in ("puzzles", "n", "steps", "plain", "forwards", "soft-masked", "forwards"):
         left = column in ("puzzles", "steps")
         table.add_column(column, justify="left" if left else "right", no_wrap=True)

@@ -358,6 +358,6 @@ def _name(model: ModelArgs, tasks: tuple[str, ...]) -> str:
 
 
 def _title(lm: Any) -> str:
-    soft = lm.args.soft_mask(lm.checkpoint.soft_mask, lm.checkpoint.name)
+    soft = lm.soft_mask
     how = "plain" if soft is None else f"soft-masked, k={soft.k}, scale {soft.scale:.3g}"
     return f"{lm.checkpoint.name}, {how}"

@@ -17,11 +17,14 @@ from .config import (
     SoftMaskConfig,
     from_mapping,
     require,
+    require_positive,
     setting,
     soft_mask_from_published,
     soft_mask_to_published,
 )
 
+# The files of an evaluation's record; the second marks it as finished.
+RUN, RESULTS = "run.json", "results.json"
 # The harness's own default where a task says nothing.
 MAX_GEN_TOKS = 256
 TOKEN_NAMES = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
@@ -71,9 +74,9 @@ class ModelArgs:
     mc_batch_size: int = setting(16, "likelihood tasks: rows of one forward")
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "max_length", "max_new_tokens", "mc_num", "mc_batch_size"):
-            value = getattr(self, name)
-            require(value is None or value >= 1, f"{name} must be at least 1, not {value}")
+        require_positive(
+            self, "batch_size", "max_length", "max_new_tokens", "mc_num", "mc_batch_size"
+        )
         require(0 <= self.seed < 2**63, f"seed must lie between 0 and 2**63, not {self.seed}")
         require(self.nfe is None or 0 < self.nfe <= 1, f"nfe must lie in (0, 1], not {self.nfe}")
         require(

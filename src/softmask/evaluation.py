@@ -26,13 +26,13 @@ from datasets.exceptions import DatasetNotFoundError
 from lm_eval import simple_evaluate
 from lm_eval.tasks import TaskManager
 from lm_eval.utils import handle_non_serializable
-from rich import box
 from rich.table import Table
 
 from . import record
 from .eval_config import EvalConfig, ModelArgs
 from .harness import SoftMaskLM
 from .responses import Responses, request_key
+from .tables import light_table
 from .task_data import LAYOUTS, check_names, overrides, with_data
 from .tasks import include_paths
 
@@ -239,7 +239,7 @@ def _write_samples(path: Path, samples: list[dict[str, Any]], responses: Respons
 
 def table_of(rows: Sequence[dict[str, Any]], title: str | None = None) -> Table:
     """The summary for people. Shares are shown as they are, between 0 and 1."""
-    table = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    table = light_table(title)
     columns = ("task", "metric", "filter", "value", "s.e.", "n", "forwards", "tokens")
     for column in columns:
         left = column in columns[:3]

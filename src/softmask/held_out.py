@@ -20,18 +20,18 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from rich import box
 from rich.console import Group
 from rich.table import Table
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from .config import SoftMaskConfig, require, setting
+from .config import SoftMaskConfig, require, require_positive, setting
 from .likelihood import batched, clustered_ratio, generator_for, pad, soft_input
 from .modeling import DreamModel
 from .objective import BUCKETS
 from .sampler import make_mixer
 from .soft_mask import CHUNK_ROWS, SoftMask, entropy
+from .tables import light_table
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,7 @@ class HeldOutConfig:
 
     def __post_init__(self) -> None:
         require(self.length >= 2, f"length must be at least 2, not {self.length}")
-        for name in ("times", "batch_size", "steps"):
-            value = getattr(self, name)
-            require(value >= 1, f"{name} must be at least 1, not {value}")
+        require_positive(self, "times", "batch_size", "steps")
 
 
 @dataclass(frozen=True)
@@ -342,7 +340,7 @@ def table_of(found: dict[str, Any]) -> Group:
 
 
 def _table(title: str, first: str, *columns: str) -> Table:
-    table = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    table = light_table(title)
     table.add_column(first)
     for column in columns:
         table.add_column(column, justify="right")

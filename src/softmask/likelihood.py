@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from .config import SamplingConfig, SoftMaskConfig, require, setting
+from .config import SamplingConfig, SoftMaskConfig, require, require_positive, setting
 from .modeling import DreamModel
 from .sampler import Rules, denoise, make_mixer
 from .soft_mask import SoftMask, SoftTokens, feedback, rate
@@ -40,8 +40,7 @@ class LikelihoodConfig:
     seed: int = setting(0, "of the masks; each question has its own")
 
     def __post_init__(self) -> None:
-        require(self.samples >= 1, f"samples must be at least 1, not {self.samples}")
-        require(self.batch_size >= 1, f"batch_size must be at least 1, not {self.batch_size}")
+        require_positive(self, "samples", "batch_size")
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,9 @@ from typing import Any
 from .benchmark import provenance
 from .checkpoints import Source, fingerprint
 from .config import read_json, soft_mask_to_published
-from .eval_config import ModelArgs
+from .eval_config import RESULTS, RUN, ModelArgs
 from .hub import Checkpoint
 
-RUN, RESULTS = "run.json", "results.json"
 PACKAGES = (
     *("softmask", "torch", "transformers", "peft", "accelerate", "lm_eval", "datasets"),
     *("tokenizers", "safetensors", "numpy", "math-verify", "sympy", "mauve-text"),

@@ -30,12 +30,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from .sandbox_kernel import children_of
+from .sandbox_kernel import FLAGS, children_of
 
 __all__ = ["Limits", "Verdict", "available", "judge", "judge_all"]
 
 _LAYERS = ("landlock", "seccomp", "hook")
-_FLAGS = ("-s", "-S", "-B")
 _HERE = Path(__file__).resolve().parent
 _MAX_SWEEPS = 50
 
@@ -89,7 +88,7 @@ def judge_all(
 def available() -> str:
     """Return the protections in force on this machine, such as "seccomp, landlock, rlimits"."""
     done = subprocess.run(
-        [sys.executable, *_FLAGS, str(_HERE / "sandbox_kernel.py")],
+        [sys.executable, *FLAGS, str(_HERE / "sandbox_kernel.py")],
         capture_output=True,
         text=True,
         env=_environment(os.devnull),
@@ -114,7 +113,7 @@ def _judge(program: str, test: str, limits: Limits, layers: Collection[str]) -> 
 def _ask_judge(job: bytes, scratch: str, limits: Limits) -> tuple[bool, str]:
     """Let a judge do the job; kill it with all below it if it does not in time."""
     process = subprocess.Popen(
-        [sys.executable, *_FLAGS, str(_HERE / "sandbox_judge.py")],
+        [sys.executable, *FLAGS, str(_HERE / "sandbox_judge.py")],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

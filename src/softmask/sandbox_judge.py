@@ -56,7 +56,7 @@ class Candidate:
         (request, self._requests), (self._replies, reply) = ends
         self.pid = os.posix_spawn(
             sys.executable,
-            [sys.executable, *_FLAGS, _CHILD],
+            [sys.executable, *sandbox_kernel.FLAGS, _CHILD],
             dict(os.environ),
             file_actions=_plumbing(request, reply),
         )
@@ -211,8 +211,6 @@ def _number(value: object) -> int:
     raise TypeError(f"A candidate cannot be given a {type(value).__name__} of the test.")
 
 
-# -B: pyc files are for others to write. -S: no site-packages, whose hooks take long.
-_FLAGS = ("-s", "-S", "-B")
 _CHILD = os.path.join(os.path.dirname(os.path.abspath(__file__)), "sandbox_child.py")
 
 

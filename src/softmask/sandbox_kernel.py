@@ -18,6 +18,9 @@ import os
 import sys
 from collections.abc import Collection, Iterable, Sequence
 
+# How the interpreters of judge and candidate start. -B: pyc files are for others to write. -S: no
+# site-packages, whose hooks take long.
+FLAGS = ("-s", "-S", "-B")
 # From linux/prctl.h.
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_CHILD_SUBREAPER = 1, 4, 36
 _PR_SET_SECCOMP, _PR_SET_NO_NEW_PRIVS = 22, 38

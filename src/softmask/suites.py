@@ -14,11 +14,11 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
 
-from rich import box
 from rich.table import Table
 
 from .config import require_choice
 from .eval_config import EvalConfig, ModelArgs
+from .tables import light_table
 
 MODES = ("binary", "soft")
 FULL, HALF, QUARTER = Fraction(1), Fraction(1, 2), Fraction(1, 4)
@@ -222,7 +222,7 @@ def score_of(cell: Cell, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def suite_table(suite: Suite, found: Sequence[tuple[Cell, Sequence[dict[str, Any]]]]) -> Table:
     """Task by forwards a token: both ways in per cent with standard errors, what is published."""
     by_place = {(cell.part.task, cell.fraction, cell.mode): (cell, rows) for cell, rows in found}
-    table = Table(title=suite.title, box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    table = light_table(suite.title)
     table.add_column("task", overflow="fold")
     for column in ("NFE", *MODES, "forwards"):
         table.add_column(column, justify="right")
@@ -231,8 +231,8 @@ def suite_table(suite: Suite, found: Sequence[tuple[Cell, Sequence[dict[str, Any
         for task, fraction in (place for place in places if place[0] == part.task):
             pair = [by_place.get((task, fraction, mode)) for mode in MODES]
             rows = [None if one is None else score_of(*one) for one in pair]
-            spent = ["" if row is None or row["forwards"] is None else row for row in rows]
-            forwards = " / ".join(f"{row['forwards']:.0f}" if row else "-" for row in spent)
+            spent = [None if row is None else row["forwards"] for row in rows]
+            forwards = " / ".join("-" if f is None else f"{f:.0f}" for f in spent)
             table.add_row(task, str(fraction), *map(_show, rows), forwards)
             for model, known in suite.published.items():
                 values = [known.get((task, fraction, mode)) for mode in MODES]

@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from rich import box
 from rich.table import Table
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -25,6 +24,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from .checkpoints import quiet
 from .hub import choose_device, choose_dtype
 from .likelihood import batched, clustered_ratio, pad
+from .tables import light_table
 
 
 def unigram_entropy(ids: Sequence[int]) -> float:
@@ -267,7 +267,7 @@ def _mean(values: list[float]) -> tuple[float | None, float | None]:
 
 def table_of(found: dict[str, Any]) -> Table:
     """`asdict(Quality)` for people; what was not measured is left out."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    table = light_table()
     table.add_column("measure")
     table.add_column("value", justify="right")
     table.add_column("s.e.", justify="right")

@@ -20,7 +20,14 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from .config import SamplingConfig, SoftMaskConfig, require, require_choice, setting
+from .config import (
+    SamplingConfig,
+    SoftMaskConfig,
+    require,
+    require_choice,
+    require_positive,
+    setting,
+)
 
 OPTIMIZERS = ("adamw", "muon")
 PRECISIONS = ("float32", "bfloat16")
@@ -36,12 +43,6 @@ def _require_shares(config: Any, *names: str) -> None:
     for name in names:
         share = getattr(config, name)
         require(share is None or 0 <= share <= 1, f"{name} must lie in [0, 1], not {share}")
-
-
-def _require_positive(config: Any, *names: str) -> None:
-    for name in names:
-        value = getattr(config, name)
-        require(value is None or value >= 1, f"{name} must be at least 1, not {value}")
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ class AdapterConfig:
     layers: tuple[int, ...] | None = setting(None, "only these layers; null: all")
 
     def __post_init__(self) -> None:
-        _require_positive(self, "r")
+        require_positive(self, "r")
         _require_shares(self, "dropout")
         require_choice("bias", self.bias, BIASES)
         require(bool(self.target_modules), "target_modules is empty: name linear layers")
@@ -131,8 +132,8 @@ class ConversationConfig:
 
     def __post_init__(self) -> None:
         require(bool(self.sources), "sources is empty: name data sets or files")
-        _require_positive(self, "max_length", "min_response", "max_samples", "validation_samples")
-        _require_positive(self, "shuffle_buffer", "extra_padding", "pad_multiple")
+        require_positive(self, "max_length", "min_response", "max_samples", "validation_samples")
+        require_positive(self, "shuffle_buffer", "extra_padding", "pad_multiple")
         share = self.validation_share
         require(0 < share < 1, f"validation_share must lie between 0 and 1, not {share}")
 
@@ -153,7 +154,7 @@ class CorpusConfig:
 
     def __post_init__(self) -> None:
         _require_shares(self, "puzzle_share")
-        _require_positive(self, "puzzle_batch", "story_batch", "story_length")
+        require_positive(self, "puzzle_batch", "story_batch", "story_length")
         text = bool(self.text) or self.puzzle_share == 1
         require(text, "text is empty: name files or set puzzle_share: 1")
 
@@ -188,7 +189,7 @@ class StageConfig:
     puzzle_share: float | None = setting(None, "share of puzzle batches in this stage")
 
     def __post_init__(self) -> None:
-        _require_positive(self, "steps")
+        require_positive(self, "steps")
         _require_shares(self, "soft_probability", "left_to_right", "puzzle_share")
 
 
@@ -240,8 +241,8 @@ class TrainConfig:
             require_choice(name, getattr(self, name), choices)
         for name in self.report_to:
             require_choice("report_to", name, REPORTERS)
-        _require_positive(self, "steps", "batch_size", "accumulation", "log_every")
-        _require_positive(self, "eval_every", "eval_batches", "save_every", "save_limit")
+        require_positive(self, "steps", "batch_size", "accumulation", "log_every")
+        require_positive(self, "eval_every", "eval_batches", "save_every", "save_limit")
         _require_shares(self, "soft_probability", "left_to_right")
         for name in ("learning_rate", "soft_learning_rate", "epochs", "clip"):
             value = getattr(self, name)
