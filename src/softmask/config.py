@@ -19,6 +19,8 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
+COMMIT_RULES = ("threshold", "factor", "entropy_bound")
+CACHES = ("none", "prefix", "dual")
 UNMASK_RULES = ("origin", "maskgit_plus", "topk_margin", "entropy")
 SOFT_MASK_MODES = ("topk", "temperature")
 SOFT_MASK_SCHEDULES = ("none", "linear", "stepwise")
@@ -247,9 +249,30 @@ class SamplingConfig:
     eps: float = setting(1e-3, "last time of the published schedule linspace(1, eps, steps + 1)")
     block_length: int | None = setting(None, "decode left to right in blocks of this many tokens")
     end_penalty: float = setting(0.0, "subtracted from the logits of the end tokens, before mixing")
+    threshold: float | None = setting(
+        None, "commit every token that is likelier than this, at least one a forward"
+    )
+    threshold_end: float | None = setting(
+        None, "let the threshold move here, in step with the share of masks that are decided"
+    )
+    factor: float | None = setting(
+        None, "commit the n likeliest tokens while (n + 1)(1 - p_n) is below this"
+    )
+    entropy_bound: float | None = setting(
+        None, "commit the surest tokens while the entropies before them sum to at most this (nats)"
+    )
+    cache: str = setting("none", "keys and values kept within a block: " + ", ".join(CACHES))
+    refresh_every: int | None = setting(
+        None, "with a cache: look beyond the block every so many steps, and not at its start alone"
+    )
+    refresh_window: int | None = setting(
+        None, "by this many tokens on both sides of the block; null: over the whole text"
+    )
 
     def __post_init__(self) -> None:
         require_choice("alg", self.alg, UNMASK_RULES)
+        self._check_rules()
+        self._check_cache()
         require(self.steps >= 1, f"steps must be at least 1, not {self.steps}")
         require(
             math.isfinite(self.temperature) and self.temperature >= 0,
@@ -271,6 +294,48 @@ class SamplingConfig:
                 f"block_length must be at least 1, not {self.block_length}",
             )
         require(math.isfinite(self.end_penalty), "end_penalty must be finite")
+
+    @property
+    def adaptive(self) -> bool:
+        """Whether the model's confidence, not the schedule, decides how many tokens are committed."""
+        return any(getattr(self, name) is not None for name in COMMIT_RULES)
+
+    def _check_rules(self) -> None:
+        rules = [name for name in COMMIT_RULES if getattr(self, name) is not None]
+        require(len(rules) <= 1, f"{' and '.join(rules)} are different rules: give one of them")
+        for name in ("threshold", "threshold_end"):
+            value = getattr(self, name)
+            require(value is None or 0 <= value <= 1, f"{name} must lie in [0, 1], not {value}")
+        for name in ("factor", "entropy_bound"):
+            value = getattr(self, name)
+            require(value is None or 0 <= value < math.inf, f"{name} must be >= 0, not {value}")
+        require(
+            self.threshold is not None or self.threshold_end is None,
+            "threshold_end is where a threshold moves to: give threshold too",
+        )
+        if rules:
+            require(
+                self.alg != "origin" and not self.alg_temp,
+                f"{rules[0]} commits by confidence, alg origin and alg_temp by chance: give one",
+            )
+
+    def _check_cache(self) -> None:
+        require_choice("cache", self.cache, CACHES)
+        require_positive(self, "refresh_every")
+        window = self.refresh_window
+        require(window is None or window >= 0, f"refresh_window must be >= 0, not {window}")
+        if self.cache == "none":
+            unused = self.refresh_every is None and window is None
+            require(unused, "refresh_every and refresh_window refresh a cache: give cache too")
+        else:
+            require(
+                self.block_length is not None,
+                f"cache {self.cache} keeps what lies outside of a block: give block_length too",
+            )
+            require(
+                window is None or self.refresh_every is not None,
+                "refresh_window says how far refresh_every looks: give that too",
+            )
 
 
 def sampling_to_file(config: SamplingConfig) -> dict[str, Any]:
