@@ -90,9 +90,9 @@ def test_the_text_ends_before_the_end_token_and_the_row_stops(checkpoint) -> Non
     end = checkpoint.tokenizer.eos_token_id
 
     def prefer_the_end(_module, _args, output) -> None:
-        output.logits[..., end] = 100.0
+        output[..., end] = 100.0
 
-    bias = checkpoint.model.register_forward_hook(prefer_the_end)
+    bias = checkpoint.model.lm_head.register_forward_hook(prefer_the_end)
     try:
         stopped = softmask.generate(checkpoint, "Hi", max_new_tokens=24)
         penalised = softmask.generate(checkpoint, "Hi", max_new_tokens=24, end_penalty=1000.0)

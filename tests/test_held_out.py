@@ -170,7 +170,8 @@ def test_stale_feedback_comes_from_the_canvas_one_step_earlier(schedule: str) ->
     seen = model(ids.masked_fill(earlier, MASK), rows=rows, observe=True).feedback
     # Masks left of those that a canvas of 12 tokens, the first one given, begins with.
     rate = 1.0 if schedule == "none" else len(rows) / 11
-    soft_tokens, lambdas = model.soft_mask(ids.masked_fill(masked, MASK), seen, rate)
+    table = model.model.embed_tokens.weight
+    soft_tokens, lambdas = model.soft_mask(ids.masked_fill(masked, MASK), seen, table, rate)
     output = model(soft_tokens=soft_tokens, rows=rows, labels=ids[0, rows])
     soft = dataclasses.replace(SOFT, schedule=schedule)
     found = held_out(MODEL, TEXT[:1], config, soft).whole.stale

@@ -52,7 +52,12 @@ def nats_under(mask: tuple[int, ...], soft_mask: SoftMaskConfig | None = None) -
         mixer = SoftMask(*values, mode=soft_mask.mode, k=soft_mask.k, exact=True)
         left, start = torch.tensor([len(mask)]), torch.tensor([len(CONTINUATION)])
         seen = feedback(logits, places, soft_mask.k, soft_mask.mode)
-        soft_tokens, _ = mixer(noisy, seen, rate(soft_mask.schedule, left, start))
+        soft_tokens, _ = mixer(
+            noisy,
+            seen,
+            MODEL.model.embed_tokens.weight,
+            rate(soft_mask.schedule, left, start),
+        )
         logits = MODEL(soft_tokens=soft_tokens).logits[0, places]
     return -logits.log_softmax(-1).gather(1, ids[0, places, None]).sum().item()
 
@@ -265,7 +270,7 @@ def test_a_greedy_match_is_just_what_the_sampler_writes(soft_mask) -> None:
 def test_a_batch_whose_rows_have_all_missed_takes_no_more_steps() -> None:
     context, forwards = [3, 5], []
     rest = greedy(context, 8, None)
-    hook = MODEL.register_forward_hook(lambda *_: forwards.append(1))
+    hook = MODEL.model.register_forward_hook(lambda *_: forwards.append(1))
     try:
         missed = [(t + 1) % 60 for t in rest]
         assert greedy_matches(MODEL, [(context, missed)] * 2) == [False, False]

@@ -10,10 +10,11 @@ import torch
 import torch.nn.functional as F
 from tiny import tiny_model
 
+from softmask import readout
 from softmask.modeling import modeling_dream
 from softmask.noise import corrupt
 from softmask.objective import BUCKETS, inner, masked_diffusion_loss
-from softmask.soft_mask import SoftMask, feedback, join
+from softmask.soft_mask import SoftMask, feedback
 
 MODES = ("topk", "temperature")
 
@@ -22,6 +23,8 @@ MODES = ("topk", "temperature")
 def small_chunks(monkeypatch) -> None:
     """Chunks of 5 rows of the tiny vocabulary, so that every batch has several."""
     monkeypatch.setattr(modeling_dream, "CHUNK_LOGITS", 5 * 64)
+    monkeypatch.setattr(readout, "CHUNK_LOGITS", 5 * 64)
+    monkeypatch.setattr(readout, "PIECE_LOGITS", 5 * 64)
 
 
 def soft_model(mode: str = "topk", **shape):
@@ -371,17 +374,6 @@ def test_the_model_is_found_inside_its_wrappers(with_adapters) -> None:
     assert inner(torch.nn.Sequential(with_adapters(model))) is model
     with pytest.raises(ValueError, match="needs a DreamModel, and Linear holds none"):
         inner(torch.nn.Linear(1, 1))
-
-
-def test_feedback_of_chunks_joins_to_that_of_all_rows() -> None:
-    logits = torch.randn(7, 64, generator=torch.Generator().manual_seed(0))
-    rows = torch.arange(7) * 3
-    for mode in MODES:
-        whole = feedback(logits, rows, 2, mode)
-        pairs = zip(logits.split(3), rows.split(3), strict=True)
-        joined = join([feedback(part, r, 2, mode) for part, r in pairs])
-        for one, other in zip(whole, joined, strict=True):
-            assert one is other is None or torch.equal(one, other)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from tiny import tiny_model
 
 from softmask.config import SoftMaskConfig
-from softmask.soft_mask import Feedback, SoftMask, SoftTokens, entropy, feedback, rate, top_k
+from softmask.readout import entropy, top_k
+from softmask.soft_mask import Feedback, SoftMask, SoftTokens, feedback, rate
 
 PROPERTY = settings(max_examples=60, deadline=None, derandomize=True)
 seeds = st.integers(0, 2**31 - 1)
@@ -90,7 +91,7 @@ def test_the_sparse_mixture_is_the_dense_product_with_the_embedding_table(
     rows_N = (ids_BL.flatten() == mask_id).nonzero()[:, 0]
     logits_NV = random_logits(seed, len(rows_N), vocabulary)
     soft = SoftMask(scale, -1.0, 2.0, temperature, mode=mode, k=k, exact=True)
-    tokens, lambda_N = soft(ids_BL, feedback(logits_NV, rows_N, k, mode))
+    tokens, lambda_N = soft(ids_BL, feedback(logits_NV, rows_N, k, mode), table_VD)
 
     if mode == "topk":
         kept = torch.full_like(logits_NV, -torch.inf)
@@ -111,7 +112,8 @@ def test_at_scale_0_the_model_cannot_tell_soft_tokens_from_plain_ones(mode: str)
     plain_BLV = model(ids_BL).logits
     rows_N = torch.tensor([1, 3, 4])
     soft = SoftMask(0.0, mode=mode, k=2, exact=True)
-    tokens, lambda_N = soft(ids_BL, feedback(plain_BLV[0, rows_N], rows_N, 2, mode))
+    seen = feedback(plain_BLV[0, rows_N], rows_N, 2, mode)
+    tokens, lambda_N = soft(ids_BL, seen, model.model.embed_tokens.weight)
     assert not lambda_N.any()
     assert torch.equal(model(soft_tokens=tokens).logits, plain_BLV)
 
@@ -119,7 +121,7 @@ def test_at_scale_0_the_model_cannot_tell_soft_tokens_from_plain_ones(mode: str)
 def test_positions_without_feedback_keep_their_token_with_weight_1() -> None:
     ids_BL = torch.tensor([[7, 63, 8]])
     seen = feedback(random_logits(0, 1, 64), torch.tensor([1]), 2, "topk")
-    tokens, _ = SoftMask(0.9, exact=True)(ids_BL, seen)
+    tokens, _ = SoftMask(0.9, exact=True)(ids_BL, seen, torch.zeros(64, 4))
     assert tokens.ids_BLK[0, :, 0].tolist() == [7, 63, 8]
     assert tokens.weights_BLK[0, 0].tolist() == tokens.weights_BLK[0, 2].tolist() == [1, 0, 0]
     torch.testing.assert_close(tokens.weights_BLK.sum(-1), torch.ones(1, 3))
@@ -127,8 +129,8 @@ def test_positions_without_feedback_keep_their_token_with_weight_1() -> None:
 
 def test_a_step_that_commits_everything_feeds_nothing_back() -> None:
     none = torch.zeros(0, dtype=torch.long)
-    seen = feedback(random_logits(0, 2, 64), torch.tensor([0, 1]), 1, "topk", stays_M=none)
-    tokens, lambda_N = SoftMask(0.9, exact=True)(torch.tensor([[4, 5]]), seen)
+    seen = feedback(random_logits(0, 0, 64), none, 1, "topk")
+    tokens, lambda_N = SoftMask(0.9, exact=True)(torch.tensor([[4, 5]]), seen, torch.zeros(64, 4))
     assert lambda_N.shape == (0,)
     assert isinstance(tokens, SoftTokens)
     assert tokens.weights_BLK[..., 0].tolist() == [[1, 1]]
@@ -151,8 +153,9 @@ def test_gradients_reach_exactly_the_parameters_that_the_mode_uses() -> None:
     for mode, used in (("topk", False), ("temperature", True)):
         soft = SoftMask(0.5, -1.0, 2.0, mode=mode, k=2)
         seen = feedback(random_logits(0, 1, 30), torch.tensor([1]), 2, mode)
-        tokens, _ = soft(torch.tensor([[3, 29]]), seen)
-        tokens.embed(random_logits(1, 30, 4, 1.0)).square().sum().backward()
+        table_VD = random_logits(1, 30, 4, 1.0)
+        tokens, _ = soft(torch.tensor([[3, 29]]), seen, table_VD)
+        tokens.embed(table_VD).square().sum().backward()
         got = {name: p.grad is not None and bool(p.grad) for name, p in soft.named_parameters()}
         assert got == {
             "raw_scale": True,

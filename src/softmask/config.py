@@ -297,7 +297,7 @@ class SamplingConfig:
 
     @property
     def adaptive(self) -> bool:
-        """Whether the model's confidence, not the schedule, decides how many tokens are committed."""
+        """Whether confidence, not the schedule, decides how many tokens are committed."""
         return any(getattr(self, name) is not None for name in COMMIT_RULES)
 
     def _check_rules(self) -> None:

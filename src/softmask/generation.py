@@ -105,7 +105,6 @@ class Generation:
         self.seeds = _row_seeds(seed, len(rows))
         self._make_canvas(rows)
         self.last: DenoiseStep | None = None
-        self.forwards_B = [0] * len(rows)
         self.seconds = 0.0
         self._steps = self._denoise()
 
@@ -186,11 +185,7 @@ class Generation:
 
     def __iter__(self) -> Iterator[DenoiseStep]:
         started = time.perf_counter()
-        spent, open_B = 0, [True] * len(self.canvas_BL)
         for step in self._steps:
-            for row, is_open in enumerate(open_B):
-                self.forwards_B[row] += is_open * (step.forwards - spent)
-            spent, open_B = step.forwards, [left > 0 for left in step.left_B]
             self.last = step
             self.seconds = time.perf_counter() - started
             yield step
@@ -239,7 +234,7 @@ class Generation:
             token_ids=tuple(chosen),
             finish_reason="stop" if stopped else "length",
             steps=self.last.index + 1,
-            forwards=self.forwards_B[row],
+            forwards=self.last.forwards_B[row],
             seconds=self.seconds,
         )
 

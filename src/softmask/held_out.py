@@ -29,8 +29,8 @@ from .config import SoftMaskConfig, require, require_positive, setting
 from .likelihood import batched, clustered_ratio, generator_for, pad, soft_input
 from .modeling import DreamModel
 from .objective import BUCKETS
-from .sampler import make_mixer
-from .soft_mask import CHUNK_ROWS, SoftMask, entropy
+from .readout import CHUNK_ROWS, entropy
+from .soft_mask import SoftMask, make_mixer
 from .tables import light_table
 
 
@@ -216,9 +216,11 @@ def _predict(
         return dict.fromkeys(ways, plain)
     start_B = torch.tensor([len(row.ids_L) - 1 for row in batch], device=model.device)
 
+    table_VD = model.get_input_embeddings().weight
+
     def softly(seen_NV: Tensor) -> _Reading:
         soft_tokens, lambda_N = soft_input(
-            mixer, schedule, noisy_BL, masked_BL, rows_N, seen_NV, start_B
+            table_VD, mixer, schedule, noisy_BL, masked_BL, rows_N, seen_NV, start_B
         )
         output = model(soft_tokens=soft_tokens, **inputs)
         return _Reading(row_N, _read(output.logits, labels_N, lambda_N))

@@ -24,8 +24,8 @@ from torch.nn.utils.rnn import pad_sequence
 
 from .config import SamplingConfig, SoftMaskConfig, require, require_positive, setting
 from .modeling import DreamModel
-from .sampler import Rules, denoise, make_mixer
-from .soft_mask import SoftMask, SoftTokens, feedback, rate
+from .sampler import Rules, denoise
+from .soft_mask import SoftMask, SoftTokens, feedback, make_mixer, rate
 
 T = TypeVar("T")
 Request = tuple[Sequence[int], Sequence[int]]  # context and continuation, token ids
@@ -234,6 +234,7 @@ def generator_for(seed: int, ids: Sequence[int]) -> torch.Generator:
 
 
 def soft_input(
+    table_VD: Tensor,
     mixer: SoftMask,
     schedule: str,
     noisy_BL: Tensor,
@@ -245,12 +246,13 @@ def soft_input(
     """What pass 2 reads: every mask mixed with what an earlier pass predicted there; lambda (N,).
 
     Args:
+        table_VD: the model's input embeddings.
         logits_NV: the earlier pass at the flat positions `rows_N`, which are all of `masked_BL`.
         start_B: M of r(t), the masks a row began with.
     """
     seen = feedback(logits_NV, rows_N, mixer.k, mixer.mode)
     rate_B = rate(schedule, masked_BL.sum(dim=1), start_B)
-    return mixer(noisy_BL, seen, rate_B[rows_N // noisy_BL.shape[1]])
+    return mixer(noisy_BL, seen, table_VD, rate_B[rows_N // noisy_BL.shape[1]])
 
 
 def pad(rows: Sequence[Tensor], device: torch.device) -> tuple[Tensor, Tensor | None]:
@@ -342,8 +344,9 @@ def _masked_nats(
     if mixer is not None:
         logits_NV = model(noisy_BL, **inputs).logits
         start_B = torch.tensor([row.start for row in batch], device=model.device)
+        table_VD = model.get_input_embeddings().weight
         soft_tokens, _ = soft_input(
-            mixer, soft_mask.schedule, noisy_BL, masked_BL, rows_N, logits_NV, start_B
+            table_VD, mixer, soft_mask.schedule, noisy_BL, masked_BL, rows_N, logits_NV, start_B
         )
         del logits_NV
         text = {"soft_tokens": soft_tokens}

@@ -24,22 +24,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# Rows whose fp32 statistics are computed at once: bounds the temporaries (32 rows of a
-# vocabulary of 152k are 19 MB) and keeps them warm in the cache between the passes.
-CHUNK_ROWS = 32
+from .config import SoftMaskConfig
+from .readout import Statistics, entropy, statistics
 
 
 class SoftTokens(NamedTuple):
     """A superposition of tokens at every position, kept sparse.
 
-    Column 0 of `ids_BLK` is the token itself. `dense_NV` (mode "temperature" only) adds weights
-    over the whole vocabulary at the flat positions `rows_N`.
+    Column 0 of `ids_BLK` is the token itself. `added_BLD` (mode "temperature" only) are embeddings
+    of mixtures over the whole vocabulary, in fp32, already weighted.
     """
 
     ids_BLK: Tensor
     weights_BLK: Tensor
-    rows_N: Tensor | None = None
-    dense_NV: Tensor | None = None
+    added_BLD: Tensor | None = None
 
     def embed(self, table_VD: Tensor) -> Tensor:
         """(B, L, D) input embeddings in the table's dtype; the sum is taken in fp32."""
@@ -47,11 +45,18 @@ class SoftTokens(NamedTuple):
         with torch.autocast(table_VD.device.type, enabled=False):
             superposed_BLKD = F.embedding(self.ids_BLK, table_VD).float()
             embeds_BLD = torch.einsum("blk,blkd->bld", self.weights_BLK, superposed_BLKD)
-            if self.dense_NV is not None:
-                mixed_ND = (self.dense_NV.to(table_VD.dtype) @ table_VD).float()
-                flat = embeds_BLD.flatten(0, 1).index_add(0, self.rows_N, mixed_ND)
-                embeds_BLD = flat.view_as(embeds_BLD)
+            if self.added_BLD is not None:
+                embeds_BLD = embeds_BLD + self.added_BLD
         return embeds_BLD.to(table_VD.dtype)
+
+
+class Mixture(NamedTuple):
+    """What N positions become: column 0 of `ids_NK` is the token itself; `lambda_N` in [0, 1]."""
+
+    ids_NK: Tensor
+    weights_NK: Tensor
+    lambda_N: Tensor
+    added_ND: Tensor | None = None
 
 
 class Feedback(NamedTuple):
@@ -66,76 +71,22 @@ class Feedback(NamedTuple):
     logits_NV: Tensor | None = None
 
 
-def top_k(logits_NV: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k largest logits of each row and their ids, largest first: (N, k), (N, k).
-
-    Exact, and several times faster than `torch.topk` on a CPU: the k largest entries lie in the
-    k blocks of columns with the largest maxima, so one pass of maxima finds the candidates.
-    """
-    size = logits_NV.shape[-1]
-    width = 128
-    if k == 1:
-        return torch.max(logits_NV, dim=-1, keepdim=True)
-    if logits_NV.is_cuda or size < 32 * width or k > 16:
-        return torch.topk(logits_NV, k, dim=-1)
-    body = size - size % width
-    blocks_NCW = logits_NV[:, :body].unflatten(-1, (-1, width))
-    block_NK = blocks_NCW.amax(-1).topk(k, dim=-1).indices
-    columns = block_NK[..., None] * width + torch.arange(width, device=logits_NV.device)
-    tail = torch.arange(body, size, device=logits_NV.device).expand(len(logits_NV), -1)
-    candidates = torch.cat([columns.flatten(1), tail], dim=1)
-    values, place = logits_NV.gather(1, candidates).topk(k, dim=-1)
-    return values, candidates.gather(1, place)
-
-
-def entropy(logits_NV: Tensor) -> Tensor:
-    """(N,) entropy in nats of softmax(logits), fp32, as logsumexp(z) - sum p z.
-
-    Logits of minus infinity count as probability 0.
-    """
-    parts = []
-    for chunk_NV in logits_NV.split(CHUNK_ROWS):
-        # Shifting by the maximum keeps sum p z from cancelling; finite floor: 0 * -inf is NaN.
-        z_NV = chunk_NV.float()
-        z_NV = (z_NV - z_NV.amax(-1, keepdim=True)).clamp_min(torch.finfo(torch.float32).min)
-        p_NV = z_NV.exp()
-        total_N = p_NV.sum(-1)
-        parts.append(total_N.log() - (p_NV * z_NV).sum(-1) / total_N)
-    return torch.cat(parts) if parts else logits_NV.new_zeros(0, dtype=torch.float32)
-
-
 @torch.no_grad()
-def feedback(
-    logits_NV: Tensor,
-    rows_N: Tensor,
-    k: int,
-    mode: str,
-    stays_M: Tensor | None = None,
-    entropy_N: Tensor | None = None,
-) -> Feedback:
+def feedback(logits_NV: Tensor, rows_N: Tensor, k: int, mode: str) -> Feedback:
     """Statistics of a step's aligned, unfiltered logits at the masked positions `rows_N`.
-
-    Args:
-        stays_M: indices into the N rows of those that are still masked; None: all of them.
-        entropy_N: the entropies, where the unmasking rule has them already.
 
     Raises:
         ValueError: k is larger than the vocabulary.
     """
     if mode == "temperature":
-        parts = [rows_N, None, None, None, logits_NV]
-    else:
-        check_k(k, logits_NV.shape[-1])
-        values_NK, ids_NK = top_k(logits_NV, k)
-        parts = [rows_N, entropy(logits_NV) if entropy_N is None else entropy_N]
-        parts += [ids_NK, values_NK.float()]
-    # Chosen after the reduction: a copy of the logits' rows would be the step's largest tensor.
-    return Feedback(*(p if p is None or stays_M is None else p[stays_M] for p in parts))
+        return Feedback(rows_N, logits_NV=logits_NV)
+    check_k(k, logits_NV.shape[-1])
+    return feedback_of(statistics(logits_NV, k), rows_N, k)
 
 
-def join(parts: list[Feedback]) -> Feedback:
-    """The feedback of consecutive chunks of rows (at least one chunk) as that of all rows."""
-    return Feedback(*(None if p[0] is None else torch.cat(p) for p in zip(*parts, strict=True)))
+def feedback_of(seen: Statistics, rows_N: Tensor, k: int) -> Feedback:
+    """The feedback of mode "topk" from statistics of at least k leading tokens."""
+    return Feedback(rows_N, seen.entropy_N, seen.ids_NK[:, :k], seen.logits_NK[:, :k])
 
 
 def check_k(k: int, vocabulary: int) -> None:
@@ -218,33 +169,54 @@ class SoftMask(nn.Module):
         """(N,) lambda in [0, 1] of rows with this entropy (nats); `rate_N` is r(t)."""
         return self.scale * rate_N * torch.sigmoid(self.steepness * (-entropy_N - self.offset))
 
-    def forward(
-        self, ids_BL: Tensor, seen: Feedback, rate_N: Tensor | float = 1.0
-    ) -> tuple[SoftTokens, Tensor]:
-        """Mixes the feedback into the tokens; returns them and lambda_N.
+    def mix(
+        self, own_N: Tensor, seen: Feedback, table_VD: Tensor, rate_N: Tensor | float = 1.0
+    ) -> Mixture:
+        """What the positions of `seen` become, whose tokens are `own_N` (masks).
 
-        Every position outside `seen.rows_N` keeps its token with weight exactly 1.
+        `table_VD` are the input embeddings, which mode "temperature" mixes here.
         """
-        entropy_N = self.entropy(seen)
-        lambda_N = self.weight(entropy_N, rate_N)
-        own_N = ids_BL.flatten()[seen.rows_N]
+        lambda_N = self.weight(self.entropy(seen), rate_N)
         if self.mode == "topk":
             q_NK = torch.softmax(seen.logits_NK, dim=-1)
             ids_NK = torch.cat([own_N[:, None], seen.ids_NK], dim=1)
             weights_NK = torch.cat([1 - lambda_N[:, None], lambda_N[:, None] * q_NK], dim=1)
-            dense = (None, None)
-        else:
-            q_NV = torch.softmax(seen.logits_NV.float() / self.temperature, dim=-1)
-            ids_NK, weights_NK = own_N[:, None], 1 - lambda_N[:, None]
-            dense = (seen.rows_N, lambda_N[:, None] * q_NV)
-        columns = ids_NK.shape[1]
+            return Mixture(ids_NK, weights_NK, lambda_N)
+        q_NV = torch.softmax(seen.logits_NV.float() / self.temperature, dim=-1)
+        with torch.autocast(table_VD.device.type, enabled=False):
+            weighted_NV = (lambda_N[:, None] * q_NV).to(table_VD.dtype)
+            added_ND = (weighted_NV @ table_VD).float()
+        return Mixture(own_N[:, None], 1 - lambda_N[:, None], lambda_N, added_ND)
+
+    def forward(
+        self, ids_BL: Tensor, seen: Feedback, table_VD: Tensor, rate_N: Tensor | float = 1.0
+    ) -> tuple[SoftTokens, Tensor]:
+        """Mixes the feedback into a canvas of tokens; returns it and lambda_N.
+
+        Every position outside `seen.rows_N` keeps its token with weight exactly 1.
+        """
+        rows_N = seen.rows_N
+        mixed = self.mix(ids_BL.flatten()[rows_N], seen, table_VD, rate_N)
+        columns = mixed.ids_NK.shape[1]
         ids_BLK = ids_BL[..., None].repeat(1, 1, columns).flatten(0, 1)
-        ids_BLK = ids_BLK.index_copy(0, seen.rows_N, ids_NK).view(*ids_BL.shape, columns)
+        ids_BLK = ids_BLK.index_copy(0, rows_N, mixed.ids_NK).view(*ids_BL.shape, columns)
         plain_K = torch.zeros(columns, device=ids_BL.device)
         plain_K[0] = 1.0
-        weights_BLK = plain_K.repeat(ids_BL.numel(), 1).index_copy(0, seen.rows_N, weights_NK)
-        weights_BLK = weights_BLK.view(*ids_BL.shape, columns)
-        return SoftTokens(ids_BLK, weights_BLK, *dense), lambda_N
+        weights_BLK = plain_K.repeat(ids_BL.numel(), 1).index_copy(0, rows_N, mixed.weights_NK)
+        added_BLD = mixed.added_ND
+        if added_BLD is not None:
+            nothing = added_BLD.new_zeros(ids_BL.numel(), added_BLD.shape[1])
+            added_BLD = nothing.index_copy(0, rows_N, added_BLD).view(*ids_BL.shape, -1)
+        soft = SoftTokens(ids_BLK, weights_BLK.view(*ids_BL.shape, columns), added_BLD)
+        return soft, mixed.lambda_N
+
+
+def make_mixer(config: SoftMaskConfig | None, device: torch.device) -> SoftMask | None:
+    """The module for fixed numbers; None where soft-masking changes nothing."""
+    if config is None or config.scale == 0:
+        return None
+    names = ("scale", "offset", "steepness", "temperature", "mode", "k")
+    return SoftMask(**{name: getattr(config, name) for name in names}, exact=True).to(device)
 
 
 def rate(schedule: str, left_B: Tensor, start_B: Tensor) -> Tensor:

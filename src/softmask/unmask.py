@@ -8,14 +8,79 @@ Shape suffixes: B batch, L length, N masked rows (flat indices into B * L), V vo
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from .config import SamplingConfig
-from .soft_mask import CHUNK_ROWS, entropy, top_k
+from .readout import CHUNK_ROWS, FLOOR, Statistics, top_k
 
-FLOOR = torch.finfo(torch.float32).min
+
+class Choice(NamedTuple):
+    """A token for each of N masked rows, and how sure the rule is of it, all fp32.
+
+    `confidence_N` orders positions (probability, margin or negative entropy, as `alg` says);
+    `chance_N` is the token's probability and `entropy_N` the entropy in nats, both after
+    temperature and filters.
+    """
+
+    tokens_N: Tensor
+    confidence_N: Tensor
+    chance_N: Tensor
+    entropy_N: Tensor
+
+
+class Ragged:
+    """Values of masked rows of R texts, as a table (R, L) by their columns in their texts.
+
+    Args:
+        counts_R: rows of each text.
+        starts_R, lengths_R: where each text begins on the flat canvas, and its columns.
+        rows_N: flat positions, text after text.
+    """
+
+    def __init__(
+        self,
+        counts_R: Sequence[int],
+        starts_R: Sequence[int],
+        lengths_R: Sequence[int],
+        rows_N: Tensor,
+    ) -> None:
+        self.lengths_R = tuple(lengths_R)
+        counts, starts = torch.tensor([counts_R, starts_R], device=rows_N.device)
+        text = torch.arange(len(counts_R), device=rows_N.device)
+        self.text_N = text.repeat_interleave(counts, output_size=len(rows_N))
+        self.column_N = rows_N - starts[self.text_N]
+
+    def table(self, values_N: Tensor, fill: float) -> Tensor:
+        """(R, L), `fill` where no value is."""
+        shape = (len(self.lengths_R), max(self.lengths_R))
+        return values_N.new_full(shape, fill).index_put_((self.text_N, self.column_N), values_N)
+
+    def flat(self, table_RL: Tensor) -> Tensor:
+        """(N,) again."""
+        return table_RL[self.text_N, self.column_N]
+
+    def top(self, table_RL: Tensor, counts_R: Sequence[int]) -> Tensor:
+        """(R, L) bool: the `counts_R[r]` largest values of text r; never minus infinity.
+
+        Among equal ones the choice is torch.topk's over the text's own columns, as published, and
+        so does not depend on what stands beside the text. (Probabilities of exactly 1 are common.)
+        """
+        chosen_RL = torch.zeros_like(table_RL, dtype=torch.bool)
+        wanted_R = torch.tensor(counts_R, device=table_RL.device)
+        for length in dict.fromkeys(self.lengths_R):
+            texts = [r for r, own in enumerate(self.lengths_R) if own == length]
+            most = max(counts_R[r] for r in texts)
+            if most:
+                rows = slice(None) if len(texts) == len(self.lengths_R) else texts
+                best_RK, place_RK = table_RL[rows, :length].topk(most, dim=1)
+                rank_K = torch.arange(most, device=table_RL.device)
+                allowed_RK = (rank_K < wanted_R[rows, None]) & (best_RK > -torch.inf)
+                chosen_RL[rows] = chosen_RL[rows].scatter(1, place_RK, allowed_RK)
+        return chosen_RL
 
 
 class RowNoise:
@@ -40,11 +105,11 @@ class RowNoise:
         """
         return self._fill(counts_B, width, lambda x, g: x.exponential_(generator=g))
 
-    def exponential_at(self, canvas_BL: Tensor, rows_N: Tensor, counts_B: Sequence[int]) -> Tensor:
-        """(N,) exponential numbers at the flat positions `rows_N` of a canvas."""
+    def exponential_at(self, positions: int, rows_N: Tensor, counts_B: Sequence[int]) -> Tensor:
+        """(N,) exponential numbers at the flat positions `rows_N` of a canvas of so many."""
         if self.generators is None:
             # The published call draws for the whole canvas and leaves most of it unused.
-            return torch.empty(canvas_BL.shape, device=self.device).exponential_().flatten()[rows_N]
+            return torch.empty(positions, device=self.device).exponential_()[rows_N]
         return self.exponential(counts_B, 1).squeeze(1)
 
     def _fill(self, counts_B, width, draw) -> Tensor:
@@ -77,19 +142,32 @@ def filter_logits(logits_NV: Tensor, top_p: float | None, top_k_count: int | Non
     return logits_NV
 
 
+def is_greedy(config: SamplingConfig) -> bool:
+    """Whether tokens are the likeliest ones of the distribution as it came, nothing filtered."""
+    return config.temperature == 0 and config.top_k is None and config.top_p in (None, 1.0)
+
+
+def leading(config: SamplingConfig) -> int:
+    """How many leading logits `choose_likeliest` needs."""
+    return 2 if config.alg == "topk_margin" else 1
+
+
+def choose_likeliest(seen: Statistics, config: SamplingConfig) -> Choice:
+    """The greedy choice, read off the logits' statistics."""
+    chances_NK = (seen.logits_NK[:, :2] - seen.total_N[:, None]).exp()
+    chance_N = chances_NK[:, 0]
+    confidence_N = chance_N
+    if config.alg == "topk_margin":
+        confidence_N = chance_N - chances_NK[:, 1]
+    elif config.alg == "entropy":
+        confidence_N = -seen.entropy_N
+    return Choice(seen.ids_NK[:, 0], confidence_N, chance_N, seen.entropy_N)
+
+
 def choose_tokens(
     logits_NV: Tensor, config: SamplingConfig, noise: RowNoise, counts_B: Sequence[int]
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """A token for every masked row, and how confident the rule is of it.
-
-    Returns:
-        tokens (N,), confidence (N,) fp32 (probability, margin, or negative entropy in nats of
-        the filtered distribution), and the entropy (N,) of the logits as they came where it was
-        computed on the way, else None.
-    """
-    plain = config.temperature == 0 and config.top_k is None and config.top_p in (None, 1.0)
-    if plain and config.alg in ("entropy", "maskgit_plus"):
-        return _greedy(logits_NV, config.alg)
+) -> Choice:
+    """A token for every masked row under temperature and filters."""
     parts = []
     noise_NV = None
     if config.temperature > 0:
@@ -99,41 +177,33 @@ def choose_tokens(
         drawn = None if noise_NV is None else noise_NV[chunk]
         parts.append(_choose_chunk(logits_NV[chunk].float(), config, drawn))
     if not parts:
-        return logits_NV.new_zeros(0, dtype=torch.long), logits_NV.new_zeros(0), None
-    tokens, confidence = (torch.cat(part) for part in zip(*parts, strict=True))
-    return tokens, confidence, None
+        none = logits_NV.new_zeros(0, dtype=torch.float32)
+        return Choice(none.long(), none, none, none)
+    return Choice(*map(torch.cat, zip(*parts, strict=True)))
 
 
-def _greedy(logits_NV: Tensor, alg: str) -> tuple[Tensor, Tensor, Tensor | None]:
-    best_N, tokens_N = logits_NV.max(dim=-1)
-    if alg == "entropy":
-        entropy_N = entropy(logits_NV)
-        return tokens_N, -entropy_N, entropy_N
-    lse = [chunk.float().logsumexp(-1) for chunk in logits_NV.split(CHUNK_ROWS)]
-    total_N = torch.cat(lse) if lse else best_N.float()
-    return tokens_N, (best_N.float() - total_N).exp(), None
-
-
-def _choose_chunk(
-    logits_NV: Tensor, config: SamplingConfig, noise_NV: Tensor | None
-) -> tuple[Tensor, Tensor]:
+def _choose_chunk(logits_NV: Tensor, config: SamplingConfig, noise_NV: Tensor | None) -> Choice:
     if config.temperature > 0:
         logits_NV = logits_NV / config.temperature
     logits_NV = filter_logits(logits_NV, config.top_p, config.top_k)
     probs_NV = logits_NV.softmax(-1)
     if noise_NV is not None:
         tokens_N = (probs_NV / noise_NV).argmax(-1)
-        confidence_N = probs_NV.gather(1, tokens_N[:, None]).squeeze(1)
+        chance_N = probs_NV.gather(1, tokens_N[:, None]).squeeze(1)
     else:
-        confidence_N, tokens_N = probs_NV.max(-1)
+        chance_N, tokens_N = probs_NV.max(-1)
+    confidence_N, entropy_N = chance_N, chance_N
     if config.alg == "topk_margin":
         first_two = top_k(probs_NV, 2)[0]
         confidence_N = first_two[:, 0] - first_two[:, 1]
-    elif config.alg == "entropy":
-        confidence_N = (probs_NV * (probs_NV + 1e-10).log()).sum(-1)
-    return tokens_N, confidence_N
+    if config.alg == "entropy" or config.entropy_bound is not None:
+        entropy_N = -(probs_NV * (probs_NV + 1e-10).log()).sum(-1)
+    if config.alg == "entropy":
+        confidence_N = -entropy_N
+    return Choice(tokens_N, confidence_N, chance_N, entropy_N)
 
 
+@lru_cache(maxsize=4096)
 def transfer_share(step: int, steps: int, eps: float) -> float:
     """1 - s / t for the times of this step, 1 at the last.
 
@@ -157,13 +227,12 @@ def transfer_count(masks: int, step: int, steps: int, eps: float) -> int:
 
 def choose_positions(
     confidence_N: Tensor,
-    rows_N: Tensor,
-    shape: tuple[int, int],
-    counts_B: Sequence[int],
-    alg_temp: float | None,
-    noise_N: Tensor | None,
+    counts_R: Sequence[int],
+    texts: Ragged,
+    alg_temp: float | None = None,
+    noise_N: Tensor | None = None,
 ) -> Tensor:
-    """(B, L) bool: the `counts_B[b]` most confident of row b's masked positions.
+    """(N,) bool: the `counts_R[r]` most confident rows of text r; never one at minus infinity.
 
     With `alg_temp` the choice is a draw without replacement from softmax(confidence / alg_temp),
     by the exponential numbers `noise_N`, in logarithms: nothing underflows.
@@ -171,14 +240,35 @@ def choose_positions(
     score_N = confidence_N
     if noise_N is not None:
         score_N = confidence_N / alg_temp - noise_N.log()
-    score_BL = score_N.new_full((shape[0] * shape[1],), -torch.inf)
-    score_BL = score_BL.index_copy(0, rows_N, score_N).view(shape)
-    most = max(counts_B, default=0)
-    chosen_BL = torch.zeros(shape, dtype=torch.bool, device=score_N.device)
-    if most == 0:
-        return chosen_BL
-    places_BK = score_BL.topk(most, dim=1).indices
-    allowed = torch.arange(most, device=score_N.device) < torch.tensor(
-        counts_B, device=score_N.device
-    ).unsqueeze(1)
-    return chosen_BL.scatter(1, places_BK, allowed)
+    return texts.flat(texts.top(texts.table(score_N, -torch.inf), counts_R))
+
+
+def choose_by_rule(
+    choice: Choice,
+    open_N: Tensor,
+    config: SamplingConfig,
+    threshold_R: Sequence[float],
+    texts: Ragged,
+) -> Tensor:
+    """(N,) bool: what a rule of confidence commits of the open rows; may be none of a text.
+
+    threshold: every token likelier than the text's threshold (Fast-dLLM). factor: the largest n
+    with (n + 1)(1 - p_n) < factor, p in descending order (Fast-dLLM). entropy_bound: in ascending
+    order while the entropies before a token sum to at most the bound (EB-Sampler), hence always
+    the first.
+    """
+    if config.threshold is not None:
+        limit_R = torch.tensor(threshold_R, device=open_N.device)
+        return open_N & (choice.chance_N > limit_R[texts.text_N])
+    if config.factor is not None:
+        chance_RL = texts.table(choice.chance_N.masked_fill(~open_N, -torch.inf), -torch.inf)
+        chance_RL, place_RL = chance_RL.sort(dim=1, descending=True, stable=True)
+        rank_L = torch.arange(1, chance_RL.shape[1] + 1, device=open_N.device)
+        taken_RL = (rank_L + 1) * (1 - chance_RL) < config.factor
+    else:
+        entropy_RL = texts.table(choice.entropy_N.masked_fill(~open_N, torch.inf), torch.inf)
+        entropy_RL, place_RL = entropy_RL.sort(dim=1, stable=True)
+        before_RL = entropy_RL.cumsum(1).roll(1, dims=1)
+        before_RL[:, 0] = 0
+        taken_RL = (before_RL <= config.entropy_bound) & (entropy_RL < torch.inf)
+    return texts.flat(torch.zeros_like(taken_RL).scatter(1, place_RL, taken_RL))

@@ -18,13 +18,10 @@ from torch.utils.checkpoint import checkpoint
 from transformers import Qwen2Model, Qwen2PreTrainedModel
 from transformers.utils import ModelOutput
 
-from ..soft_mask import Feedback, SoftMask, SoftTokens, join
-from ..soft_mask import feedback as read_feedback
+from ..readout import CHUNK_LOGITS, read_head
+from ..soft_mask import Feedback, SoftMask, SoftTokens, feedback_of
 from .configuration_dream import DreamConfig
-
-# Most logits that are computed at once where they are only read and not returned: 256 MB in
-# fp32, 441 rows of a vocabulary of 152k.
-CHUNK_LOGITS = 2**26
+from .packing import Layout, PackedAttention
 
 
 @dataclass
@@ -54,8 +51,10 @@ class DreamBaseModel(Qwen2Model):
 
     def __init__(self, config: DreamConfig) -> None:
         super().__init__(config)
-        # The mask functions read config.is_causal, the attention kernels the layer's own flag.
         for layer in self.layers:
+            # In place: new modules would be initialised a second time, and move a seeded model on.
+            layer.self_attn.__class__ = PackedAttention
+            # The mask functions read config.is_causal, the attention kernels the layer's own flag.
             layer.self_attn.is_causal = False
 
 
@@ -123,7 +122,8 @@ class DreamModel(Qwen2PreTrainedModel):
         if feedback is not None:
             if self.soft_mask is None or input_ids is None:
                 raise ValueError("feedback needs input_ids and a model with soft-mask parameters")
-            soft_tokens, lambda_N = self.soft_mask(input_ids, feedback)
+            table_VD = self.model.embed_tokens.weight
+            soft_tokens, lambda_N = self.soft_mask(input_ids, feedback, table_VD)
             with torch.no_grad():
                 entropy_N = self.soft_mask.entropy(feedback)
             mixing = {"lambdas": lambda_N.detach(), "entropies": entropy_N}
@@ -205,12 +205,13 @@ class DreamModel(Qwen2PreTrainedModel):
         return 0.0 * sum(p.sum() for p in self.soft_mask.parameters() if p.requires_grad)
 
     def _observe(self, chosen_ND: Tensor, rows_N: Tensor) -> Feedback:
-        """The feedback of these rows; logits live for a chunk of rows (all in "temperature")."""
-        mode, k = self.soft_mask.mode, self.soft_mask.k
-        count = 1 if mode == "temperature" else self._chunks(len(rows_N))
-        pairs = zip(chosen_ND.chunk(count), rows_N.chunk(count), strict=True)
+        """The feedback of these rows; their logits are whole in mode "temperature" alone."""
         with torch.no_grad():
-            return join([read_feedback(self.lm_head(c), rows, k, mode) for c, rows in pairs])
+            if self.soft_mask.mode == "temperature":
+                return Feedback(rows_N, logits_NV=self.lm_head(chosen_ND))
+            k = self.soft_mask.k
+            seen = read_head(self.lm_head, chosen_ND, self.config.vocab_size, k)
+            return feedback_of(seen, rows_N, k)
 
     def _source_rows(
         self, hidden_BLD: Tensor, padding_BL: Tensor | None, rows: Tensor | None
@@ -233,6 +234,28 @@ class DreamModel(Qwen2PreTrainedModel):
             real = padding_BL.flatten().bool().to(device)
             first = first | (~real[(flat - 1).clamp_min(0)] & real[flat])
         return flat - (~first).long()
+
+    def hidden_rows(self, tokens: Tensor | SoftTokens, layout: Layout, rows_N: Tensor) -> Tensor:
+        """(N, D) hidden states whose head's logits predict the flat positions `rows_N`.
+
+        Args:
+            tokens: (1, T) ids, or soft tokens, of the positions that `layout` names.
+            rows_N: each with the position before it (where it has one, and logits are shifted)
+                among those of `layout`.
+        """
+        if isinstance(tokens, SoftTokens):
+            embeds_1TD = tokens.embed(self.model.embed_tokens.weight)
+        else:
+            embeds_1TD = self.model.embed_tokens(tokens)
+        hidden_1TD = self.model(
+            inputs_embeds=embeds_1TD,
+            position_ids=layout.positions_T[None],
+            attention_mask=dict.fromkeys(self.config.layer_types),
+            use_cache=False,
+            layout=layout,
+        ).last_hidden_state
+        source_N = layout.sources(rows_N, shift=self.config.logit_shift)
+        return hidden_1TD[0].to(rows_N.device)[source_N]
 
     def diffusion_generate(self, inputs: Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
         """Dream's own generation call; see `softmask.published.diffusion_generate`."""

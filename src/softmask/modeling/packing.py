@@ -1,0 +1,138 @@
+"""Lines of different lengths in one forward, side by side and without padding.
+
+A packed forward computes T positions of a flat canvas, line after line; all that is not attention
+does not notice. A line attends to itself, either as it is computed now, or, where a store keeps
+keys and values, as the store has it: then only some of its positions need computing.
+Shape suffixes: T computed positions, P positions of the flat canvas, H heads, S key/value heads,
+D width of a head, N chosen positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers.models.qwen2.modeling_qwen2 import Qwen2Attention, apply_rotary_pos_emb
+
+
+class Span(NamedTuple):
+    """A line of a packed forward: how many of its positions are computed, and where it lies."""
+
+    queries: int
+    start: int  # its first position on the flat canvas
+    length: int
+
+
+class Store(Protocol):
+    """Keeps keys and values of the whole flat canvas, layer by layer."""
+
+    def update(
+        self, layer: int, flat_T: Tensor, keys_TSD: Tensor, values_TSD: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Takes in those of the positions `flat_T`; returns all, (P, S, D) each."""
+
+
+class Layout:
+    """What a packed forward computes.
+
+    Args:
+        flat_T: flat positions, ascending.
+        positions_T: their places in their lines, for the rotary embedding.
+        previous_P: the flat position before each on its line; of a line's first, itself.
+        spans: the lines, in the order of `flat_T`; without a store each is computed whole.
+    """
+
+    def __init__(
+        self,
+        flat_T: Tensor,
+        positions_T: Tensor,
+        previous_P: Tensor,
+        spans: Sequence[Span],
+        store: Store | None = None,
+    ) -> None:
+        self.flat_T, self.positions_T, self.store = flat_T, positions_T, store
+        self.previous_P = previous_P
+        self.place_P = torch.zeros_like(previous_P)
+        self.place_P[flat_T] = torch.arange(len(flat_T), device=flat_T.device)
+        self.runs = _runs(spans, at_equal_distances=store is not None)
+
+    def sources(self, rows_N: Tensor, *, shift: bool) -> Tensor:
+        """Places among the computed positions that predict the flat positions `rows_N`."""
+        return self.place_P[self.previous_P[rows_N] if shift else rows_N]
+
+    def attend(
+        self, layer: int, q_THD: Tensor, k_TSD: Tensor, v_TSD: Tensor, scale: float
+    ) -> Tensor:
+        """(T, H, D): every line attends to itself, lines of like shape in one call."""
+        keys, values = k_TSD, v_TSD
+        if self.store is not None:
+            flat_T = self.flat_T.to(k_TSD.device)
+            keys, values = self.store.update(layer, flat_T, k_TSD, v_TSD)
+        parts, at = [], 0
+        for run in self.runs:
+            (queries, start, length), count = run[0], len(run)
+            stride = run[1].start - start if count > 1 else length
+            if self.store is None:  # packed as the queries are
+                start, stride = at, length
+            k, v = (_lines(x, start, stride, count, length) for x in (keys, values))
+            q = _lines(q_THD, at, queries, count, queries)
+            out = F.scaled_dot_product_attention(
+                q, k, v, scale=scale, enable_gqa=q.shape[1] != k.shape[1]
+            )
+            parts.append(out.transpose(1, 2).flatten(0, 1))
+            at += count * queries
+        return torch.cat(parts)
+
+
+def _runs(spans: Sequence[Span], *, at_equal_distances: bool) -> list[list[Span]]:
+    """Consecutive lines of like shape; in a store, strides must reach all of a run."""
+    runs: list[list[Span]] = []
+    for span in spans:
+        run = runs[-1] if runs else [span]
+        like = (span.queries, span.length) == (run[0].queries, run[0].length)
+        if like and at_equal_distances and len(run) > 1:
+            like = span.start - run[-1].start == run[1].start - run[0].start
+        if runs and like:
+            run.append(span)
+        else:
+            runs.append([span])
+    return runs
+
+
+def _lines(x_XHD: Tensor, start: int, stride: int, count: int, length: int) -> Tensor:
+    """(count, H, length, D): lines of `length` rows that begin `stride` rows apart; a view."""
+    row, head, one = x_XHD.stride()
+    size = (count, x_XHD.shape[1], length, x_XHD.shape[2])
+    offset = x_XHD.storage_offset() + start * row
+    return x_XHD.as_strided(size, (stride * row, head, row, one), offset)
+
+
+class PackedAttention(Qwen2Attention):
+    """Qwen2's attention, which also takes packed lines (`layout`)."""
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        position_embeddings: tuple[Tensor, Tensor],
+        attention_mask: Tensor | None = None,
+        layout: Layout | None = None,
+        **kwargs: Any,
+    ) -> tuple[Tensor, Tensor | None]:
+        if layout is None:
+            return super().forward(
+                hidden_states=hidden_states,
+                position_embeddings=position_embeddings,
+                attention_mask=attention_mask,
+                **kwargs,
+            )
+        shape = (*hidden_states.shape[:-1], -1, self.head_dim)
+        q_1THD, k_1TSD, v_1TSD = (
+            project(hidden_states).view(shape)
+            for project in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        q_1THD, k_1TSD = apply_rotary_pos_emb(q_1THD, k_1TSD, *position_embeddings, unsqueeze_dim=2)
+        out_THD = layout.attend(self.layer_idx, q_1THD[0], k_1TSD[0], v_1TSD[0], self.scaling)
+        return self.o_proj(out_THD.reshape(*hidden_states.shape[:-1], -1)), None
