@@ -10,31 +10,30 @@ them that stay masked, R texts, L columns of one text, V vocabulary, D width, K 
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from .config import SamplingConfig, SoftMaskConfig
-from .kv_cache import KeyValueStore, window
+from .kv_cache import KeyValueStore
 from .modeling import DreamModel
 from .modeling.packing import Layout, Span
 from .readout import Statistics, chunked_logits, read_head, statistics
 from .schedule import Move, Plan
 from .soft_mask import (
     Feedback,
-    Mixture,
     SoftMask,
     SoftTokens,
     feedback_of,
     make_mixer,
     rate,
 )
+from .soft_state import SoftState
+from .text import Rules, Settings, Text
 from .unmask import (
     Choice,
     Ragged,
@@ -52,21 +51,8 @@ TokensHook = Callable[[int | None, Tensor, Tensor | None], Tensor]
 
 # On an accelerator a look at the logits' health is a synchronisation, so it is taken rarely.
 NAN_CHECK_EVERY = 16
-
-
-@dataclass(frozen=True)
-class Rules:
-    """What text-level generation adds to the published algorithm; all off by default.
-
-    `suppressed` ids are never predicted nor mixed in; `end_ids` get the end penalty, and, with
-    `stop`, end their text once everything before them is decided: what is masked behind becomes
-    `fill_id`.
-    """
-
-    suppressed: tuple[int, ...] = ()
-    end_ids: tuple[int, ...] = ()
-    stop: bool = False
-    fill_id: int = 0
+# What a step changes of a batch, beside its texts and their soft state.
+CHANGING = ("canvas_P", "masked_P", "committed_P", "candidate_P")
 
 
 @dataclass(frozen=True)
@@ -78,98 +64,13 @@ class Hooks:
     tokens: TokensHook | None = None
 
 
-@dataclass(frozen=True)
-class Settings:
-    """What texts must share to be read, committed and mixed in one go."""
+class Saved(NamedTuple):
+    """A batch before a step."""
 
-    config: SamplingConfig
-    soft_mask: SoftMaskConfig | None
-    rules: Rules
-    seeded: bool
-
-    @classmethod
-    def of(cls, text: Text) -> Settings:
-        # Where a text stands, and how many steps it has, is its own affair.
-        config = dataclasses.replace(
-            text.config,
-            steps=1,
-            cache="none",
-            refresh_every=None,
-            refresh_window=None,
-            block_length=None,
-        )
-        soft_mask = text.soft_mask if text.is_soft else None
-        return cls(config, soft_mask, text.rules, text.generator is not None)
-
-
-@dataclass(eq=False)
-class Text:
-    """One text of a batch, on the host: where it lies, how it is decoded, how far it is."""
-
-    start: int  # its first flat position
-    length: int
-    config: SamplingConfig
-    soft_mask: SoftMaskConfig | None
-    rules: Rules
-    generator: torch.Generator | None
-    may_write_masks: bool  # as the published loop may: they are masks again
-    plan: Plan
-    generated_L: np.ndarray  # bool: what was masked at first
-    step: int = 0
-    forwards: int = 0
-    block: int = 0
-    age: int = 0  # forwards since the block began
-    failure: str | None = None
-
-    def __post_init__(self) -> None:
-        self.flat_L = np.arange(self.start, self.start + self.length)
-        self.masked_L = self.generated_L  # as last seen; unused where steps are planned
-        self.settings = Settings.of(self)
-
-    @property
-    def is_done(self) -> bool:
-        """Whether nothing is left to do, or to be done with."""
-        left = self.plan.total_left > 0 and self.step < self.config.steps
-        return not left or self.failure is not None
-
-    @property
-    def is_soft(self) -> bool:
-        return self.soft_mask is not None and self.soft_mask.scale > 0
-
-    @property
-    def is_planned(self) -> bool:
-        """Whether each step commits just what it plans, so that nobody need look."""
-        by_plan = self.config.alg != "origin" and not self.config.adaptive
-        return by_plan and not self.rules.stop and not self.may_write_masks
-
-    def needs_forward(self, move: Move) -> bool:
-        """False where a forward could change nothing.
-
-        A plain greedy step that commits nothing would be repeated word for word by the next one;
-        with soft-masking it still moves the input, and random rules draw.
-        """
-        repeats = not self.is_soft and self.config.temperature == 0
-        return move.count > 0 or not repeats or self.config.alg == "origin"
-
-    def window(self, move: Move, *, shift: bool) -> tuple[int, int]:
-        """The columns that a step computes."""
-        if self.config.cache == "none":
-            return 0, self.length
-        first, last = self.plan.bounds(move.block)
-        return window(self.config, first, last, self.length, self.age, shift=shift)
-
-    def masks_before(self, column: int, move: Move) -> int:
-        """How many masks lie before a column that lies behind the current block."""
-        if self.is_planned:
-            return self.plan.left_before(column, move.block)
-        return int(self.masked_L[:column].sum())
-
-    def opened(self, move: Move) -> tuple[int, int]:
-        """The columns among which a step may commit masks."""
-        if self.config.block_length is None:
-            return 0, self.length
-        first, last = self.plan.bounds(move.block)
-        return first, last + 1
+    tensors: dict[str, Tensor]
+    soft: dict[str, Any]
+    texts: dict[int, dict[str, Any]]
+    forwards: int
 
 
 class View(NamedTuple):
@@ -207,7 +108,7 @@ class Batch:
         self.place_P = torch.zeros_like(self.canvas_P)
         self.previous_P = torch.arange(positions, device=self.device)
         self.store = KeyValueStore(positions) if cached else None
-        self.soft = _SoftState(positions, self.device)
+        self.soft = SoftState(positions, self.device)
         self.logits_PV: Tensor | None = None
         self.forwards = 0
         self._layout: tuple[object, Layout] | None = None
@@ -265,10 +166,15 @@ class Batch:
         self.real_P[own] = False
         self.masked_P[own] = False
 
-    def step(self) -> None:
-        """One step of every text that is not done. Texts that fail say so in `failure`."""
+    @torch.no_grad()
+    def step(self, texts: Sequence[Text] | None = None) -> None:
+        """One step of every text, or of these, that is not done.
+
+        A text whose logits are NaN says so in `failure`, and is done.
+        """
         self.committed_P = torch.zeros_like(self.masked_P)
-        live = [t for t in self.texts if not t.is_done or self.hooks is not None]
+        texts = self.texts if texts is None else texts
+        live = [t for t in texts if not t.is_done or self.hooks is not None]
         moves = {id(t): t.plan.at(t.step) for t in live}
         busy = [t for t in live if self.hooks or t.needs_forward(moves[id(t)])]
         if busy:
@@ -280,6 +186,21 @@ class Batch:
                 self._mix(view)
         for text in live:
             text.step += 1
+
+    def save(self) -> Saved:
+        """All that a step changes, but for keys and values, which a repeated step writes anew."""
+        tensors = {name: getattr(self, name).clone() for name in CHANGING}
+        texts = {id(text): text.save() for text in self.texts}
+        return Saved(tensors, self.soft.save(), texts, self.forwards)
+
+    def restore(self, saved: Saved) -> None:
+        """Takes a step back, with the same texts on the canvas as when it was saved."""
+        for name, tensor in saved.tensors.items():
+            setattr(self, name, tensor.clone())
+        self.soft.restore(saved.soft)
+        self.forwards = saved.forwards
+        for text in self.texts:
+            text.restore(saved.texts[id(text)])
 
     # What is computed.
 
@@ -535,53 +456,3 @@ class Batch:
         if config is not None and config not in self._mixers:
             self._mixers[config] = make_mixer(config, self.device)
         return self._mixers.get(config)
-
-
-class _SoftState:
-    """What every masked position is to the next forward: k ids and weights, and lambda."""
-
-    def __init__(self, positions: int, device: torch.device) -> None:
-        self.ids_PK = torch.zeros(positions, 1, dtype=torch.long, device=device)
-        self.weights_PK = torch.ones(positions, 1, device=device)
-        self.lambda_P = torch.zeros(positions, device=device)
-        self.added_PD: Tensor | None = None  # mode "temperature"
-        self.is_used = False
-
-    def forget(self, own: slice) -> None:
-        """Plain positions again."""
-        self.weights_PK[own] = 0
-        self.weights_PK[own, 0] = 1
-        self.lambda_P[own] = 0
-        if self.added_PD is not None:
-            self.added_PD[own] = 0
-
-    def put(self, rows_M: Tensor, mixed: Mixture) -> None:
-        """Remembers what these positions become."""
-        self.is_used = True
-        more = mixed.ids_NK.shape[1] - self.ids_PK.shape[1]
-        if more > 0:
-            self.ids_PK, self.weights_PK = (
-                F.pad(self.ids_PK, (0, more)),
-                F.pad(self.weights_PK, (0, more)),
-            )
-        padding = (0, max(-more, 0))
-        self.ids_PK[rows_M] = F.pad(mixed.ids_NK, padding)
-        self.weights_PK[rows_M] = F.pad(mixed.weights_NK, padding)
-        self.lambda_P[rows_M] = mixed.lambda_N
-        if mixed.added_ND is not None:
-            if self.added_PD is None:
-                size = (len(self.lambda_P), mixed.added_ND.shape[1])
-                self.added_PD = mixed.added_ND.new_zeros(size)
-            self.added_PD[rows_M] = mixed.added_ND
-
-    def tokens(self, ids_1T: Tensor, flat_T: Tensor, masked_T: Tensor) -> SoftTokens:
-        """The soft tokens of these positions; what is not masked is itself with weight 1."""
-        ids_TK, masked_T1 = self.ids_PK[flat_T], masked_T[:, None]
-        ids_TK[:, 0] = ids_1T[0]
-        plain_K = torch.zeros_like(self.weights_PK[0])
-        plain_K[0] = 1
-        weights_TK = torch.where(masked_T1, self.weights_PK[flat_T], plain_K)
-        added_1TD = None
-        if self.added_PD is not None:
-            added_1TD = (self.added_PD[flat_T] * masked_T1)[None]
-        return SoftTokens(ids_TK[None], weights_TK[None], added_1TD)

@@ -14,10 +14,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .batch import Batch, Hooks, LogitsHook, Rules, TokensHook
+from .batch import Batch, Hooks, LogitsHook, TokensHook
 from .config import SamplingConfig, SoftMaskConfig
 from .modeling import DreamModel
 from .soft_mask import check_k
+from .text import Rules
 
 __all__ = ["DenoiseStep", "LogitsHook", "Rules", "TokensHook", "check_canvas", "denoise"]
 
