@@ -27,6 +27,16 @@ def canvas_of(model, lengths, new=12):
     return canvas.masked_fill(~attention, 0), attention.long()
 
 
+def holed_canvas(model):
+    """Two rows whose masks lie in three and in two stretches, of unequal number."""
+    generator = torch.Generator().manual_seed(3)
+    mask_id = model.config.mask_token_id
+    canvas = torch.randint(0, mask_id - 1, (2, 30), generator=generator)
+    canvas[0, 2:8] = canvas[0, 14:16] = canvas[0, 25:29] = mask_id
+    canvas[1, 1:4] = canvas[1, 20:26] = mask_id
+    return canvas
+
+
 def generators(*seeds):
     return [torch.Generator().manual_seed(seed) for seed in seeds]
 
