@@ -93,8 +93,8 @@ def whole_then(model, ids, columns):
         spans = [Span(len(computed), 0, length)]
         layout = Layout(computed, computed, previous, spans, store)
         with torch.no_grad():
-            hidden = model.hidden_rows(ids[computed][None], layout, rows)
-        found.append(model.lm_head(hidden))
+            hidden = model.hidden(ids[computed][None], layout)
+        found.append(model.lm_head(hidden[layout.sources(rows, shift=True)]))
     return found
 
 
@@ -138,13 +138,13 @@ def test_a_step_computes_the_columns_that_its_cache_does_not_keep(settings, ages
 def test_a_block_begins_with_a_forward_of_the_committed_tokens(soft, monkeypatch) -> None:
     # Keys of a committed token must not be those of the mixture that it was when it was chosen.
     model, seen = tiny_model(), []
-    hidden_rows = type(model).hidden_rows
+    hidden = type(model).hidden
 
-    def record(self, tokens, layout, rows):
+    def record(self, tokens, layout):
         seen.append((tokens, layout.flat_T.tolist()))
-        return hidden_rows(self, tokens, layout, rows)
+        return hidden(self, tokens, layout)
 
-    monkeypatch.setattr(type(model), "hidden_rows", record)
+    monkeypatch.setattr(type(model), "hidden", record)
     canvas, _ = canvas_of(model, [5], new=12)
     config = SamplingConfig(steps=12, block_length=4, cache="dual", threshold=1.0)
     steps = list(denoise(model, canvas, config, soft_mask=soft, rules=only_mask(model)))

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from .config import SamplingConfig, SoftMaskConfig
+from .graphs import Graphs, suits_graphs
 from .kv_cache import KeyValueStore
 from .modeling import DreamModel
 from .modeling.packing import Layout, Span
@@ -91,12 +92,26 @@ class Batch:
 
     Args:
         cached: keep keys and values, which texts with a cache need.
+        graphs: record forwards as CUDA graphs; None: where the model suits them.
+
+    Raises:
+        ValueError: graphs are asked for where there can be none.
     """
 
     def __init__(
-        self, model: DreamModel, positions: int, *, cached: bool = False, hooks: Hooks | None = None
+        self,
+        model: DreamModel,
+        positions: int,
+        *,
+        cached: bool = False,
+        hooks: Hooks | None = None,
+        graphs: bool | None = None,
     ) -> None:
         self.model, self.hooks, self.positions = model, hooks, positions
+        if graphs and not suits_graphs(model):
+            raise ValueError("CUDA graphs need an unquantised model on one CUDA device")
+        use_graphs = suits_graphs(model) if graphs is None else graphs
+        self._forward = Graphs(model) if use_graphs else model.hidden
         self.device = model.device
         self.mask_id = model.config.mask_token_id
         self.texts: list[Text] = []
@@ -215,7 +230,8 @@ class Batch:
         groups = self._groups(busy, moves, windows)
         rows = [group.rows_N for group in groups]
         wanted = [layout.flat_T] if self.hooks is not None else rows
-        hidden_ND = self.model.hidden_rows(self._tokens(layout), layout, torch.cat(wanted))
+        hidden_TD = self._forward(self._tokens(layout), layout)
+        hidden_ND = hidden_TD[layout.sources(torch.cat(wanted), shift=shift)]
         self.forwards += 1
         for text in busy:
             text.forwards += 1

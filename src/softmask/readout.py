@@ -158,7 +158,8 @@ def _stream(hidden_ND: Tensor, head: nn.Linear, k: int, bias_V: Tensor | None) -
         new_N = best_NK[:, 0].clamp_min(FLOOR)
         z_NC -= new_N[:, None]
         p_NC = torch.exp(z_NC, out=powers[: z_NC.numel()].view(shape))
-        shift_N = top_N - new_N
+        # e^-1e4 is 0; further down 0 * infinity would be NaN.
+        shift_N = (top_N - new_N).clamp_min(-1e4)
         scale_N = shift_N.exp()
         dot_N = (dot_N + sum_N * shift_N) * scale_N + z_NC.mul_(p_NC).sum(1)
         sum_N = sum_N * scale_N + p_NC.sum(1)

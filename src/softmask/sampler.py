@@ -55,6 +55,7 @@ def denoise(
     generators: Sequence[torch.Generator] | None = None,
     logits_hook: LogitsHook | None = None,
     tokens_hook: TokensHook | None = None,
+    graphs: bool | None = None,
 ) -> Iterator[DenoiseStep]:
     """Denoises a canvas, yielding after each step.
 
@@ -66,11 +67,13 @@ def denoise(
         logits_hook, tokens_hook: Dream's hooks, called as (step, canvas, aligned logits
             (B, L, V)); either makes every step compute all logits. The tokens hook is also
             called once before the first step, with (None, canvas, None).
+        graphs: record forwards as CUDA graphs; None: where the model suits them.
 
     Raises:
         ValueError: the canvas is empty or longer than the model's context, it has no mask token,
             k is larger than the vocabulary, a row's attention mask has a gap, a cache is asked
-            for together with hooks, too few steps for the blocks, or the model's logits are NaN.
+            for together with hooks, too few steps for the blocks, the model's logits are
+            NaN, or graphs are asked for where there can be none.
     """
     check_canvas(model, canvas_BL)
     if soft_mask is not None:
@@ -84,7 +87,7 @@ def denoise(
     if tokens_hook is not None:
         canvas_BL = tokens_hook(None, canvas_BL, None)
     cached = config.cache != "none"
-    batch = Batch(model, canvas_BL.numel(), cached=cached, hooks=hooks)
+    batch = Batch(model, canvas_BL.numel(), cached=cached, hooks=hooks, graphs=graphs)
     batch.canvas_P.copy_(canvas_BL.flatten())
     batch.candidate_P.copy_(batch.canvas_P)
     for row, (start, stop) in enumerate(spans):

@@ -235,13 +235,13 @@ class DreamModel(Qwen2PreTrainedModel):
             first = first | (~real[(flat - 1).clamp_min(0)] & real[flat])
         return flat - (~first).long()
 
-    def hidden_rows(self, tokens: Tensor | SoftTokens, layout: Layout, rows_N: Tensor) -> Tensor:
-        """(N, D) hidden states whose head's logits predict the flat positions `rows_N`.
+    def hidden(self, tokens: Tensor | SoftTokens, layout: Layout) -> Tensor:
+        """(T, D) last hidden states of the positions that `layout` names.
+
+        The head's logits of row `layout.sources(position)` predict a position.
 
         Args:
-            tokens: (1, T) ids, or soft tokens, of the positions that `layout` names.
-            rows_N: each with the position before it (where it has one, and logits are shifted)
-                among those of `layout`.
+            tokens: (1, T) ids, or soft tokens, of these positions.
         """
         if isinstance(tokens, SoftTokens):
             embeds_1TD = tokens.embed(self.model.embed_tokens.weight)
@@ -254,8 +254,7 @@ class DreamModel(Qwen2PreTrainedModel):
             use_cache=False,
             layout=layout,
         ).last_hidden_state
-        source_N = layout.sources(rows_N, shift=self.config.logit_shift)
-        return hidden_1TD[0].to(rows_N.device)[source_N]
+        return hidden_1TD[0].to(layout.flat_T.device)
 
     def diffusion_generate(self, inputs: Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
         """Dream's own generation call; see `softmask.published.diffusion_generate`."""

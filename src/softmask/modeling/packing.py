@@ -55,13 +55,17 @@ class Layout:
     ) -> None:
         self.flat_T, self.positions_T, self.store = flat_T, positions_T, store
         self.previous_P = previous_P
-        self.place_P = torch.zeros_like(previous_P)
-        self.place_P[flat_T] = torch.arange(len(flat_T), device=flat_T.device)
+        self.shape = tuple(spans)
         self.runs = _runs(spans, at_equal_distances=store is not None)
 
     def sources(self, rows_N: Tensor, *, shift: bool) -> Tensor:
         """Places among the computed positions that predict the flat positions `rows_N`."""
-        return self.place_P[self.previous_P[rows_N] if shift else rows_N]
+        return torch.searchsorted(self.flat_T, self.previous_P[rows_N] if shift else rows_N)
+
+    def copy(self) -> Layout:
+        """The same lines, on memory of its own."""
+        own = self.flat_T.clone(), self.positions_T.clone(), self.previous_P
+        return Layout(*own, self.shape, self.store)
 
     def attend(
         self, layer: int, q_THD: Tensor, k_TSD: Tensor, v_TSD: Tensor, scale: float
