@@ -58,3 +58,27 @@ def test_the_memory_benchmark_measures_both_steps_and_they_have_the_same_loss(tm
     ours, published = result["raw"]
     assert ours["loss"] == pytest.approx(published["loss"], rel=0.02)
     assert all(run["peak"] > 0 and len(run["seconds"]) == 1 for run in result["raw"])
+
+
+@pytest.mark.slow
+def test_the_decoding_benchmark_times_every_way_and_ends_with_json(tmp_path) -> None:
+    done = subprocess.run(
+        [
+            *(sys.executable, ROOT / "benchmarks" / "gpu" / "decoding.py"),
+            *("--shape", "tiny", "--layers", "1", "--device", "cpu", "--repeat", "2"),
+            *("--prompt", "16", "--new", "64", "--batches", "1,2", "--whole-batches", "1"),
+            *("--per-forward", "1,4", "--out", tmp_path),
+        ],
+        capture_output=True,
+        encoding="utf-8",
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert result == json.loads((tmp_path / "result.json").read_text())
+    for row in (*result["whole"], *result["window"]):
+        assert row["soft_over_plain"]["median"] > 0
+    assert [row["tokens_per_forward"] for row in result["run"]] == [1, 4, 1, 4]
+    # A whole text for each of two blocks, then windows: as many forwards as steps, soft-masked.
+    assert [row["soft"]["forwards"] for row in result["run"]] == [64, 16, 64, 16]
+    assert result["dense"][0]["soft"]["ms"]["median"] > 0

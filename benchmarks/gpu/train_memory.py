@@ -26,27 +26,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from shapes import FULL_LAYERS, SHAPES, random_dream
 from torch import Tensor, nn
 
 from softmask import benchmark
 
-SHAPES = {
-    "7b": {
-        "hidden_size": 3584,
-        "intermediate_size": 18944,
-        "num_attention_heads": 28,
-        "num_key_value_heads": 4,
-        "vocab_size": 152064,
-    },
-    "tiny": {
-        "hidden_size": 128,
-        "intermediate_size": 256,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "vocab_size": 1000,
-    },
-}
-FULL_LAYERS = 28
 WAYS = ("ours soft", "ours plain", "4bit soft", "published soft", "published plain")
 GB = 1e9
 
@@ -132,7 +116,7 @@ def measure(args: argparse.Namespace, way: str, layers: int) -> dict[str, Any]:
     torch.manual_seed(0)
     device = torch.device(args.device)
     before = peak(device)
-    model, dream = build(SHAPES[args.shape], layers, device, in_4bit=way.startswith("4bit"))
+    model, dream = build(args.shape, layers, device, in_4bit=way.startswith("4bit"))
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-5)
     ids_BL = torch.randint(0, dream.config.vocab_size - 1, (1, args.tokens), device=device)
@@ -160,33 +144,14 @@ def measure(args: argparse.Namespace, way: str, layers: int) -> dict[str, Any]:
 
 
 def build(
-    shape: dict[str, int], layers: int, device: torch.device, in_4bit: bool
+    shape: str, layers: int, device: torch.device, in_4bit: bool
 ) -> tuple[nn.Module, nn.Module]:
     from peft import LoraConfig, get_peft_model
 
     from softmask.build import learnable
     from softmask.config import SoftMaskConfig
-    from softmask.modeling import DreamConfig, DreamModel
 
-    config = DreamConfig(
-        **shape,
-        num_hidden_layers=layers,
-        max_position_embeddings=4096,
-        tie_word_embeddings=False,
-        mask_token_id=shape["vocab_size"] - 1,
-        pad_token_id=None,
-    )
-    torch.set_default_dtype(torch.bfloat16)
-    # On the meta device first: the usual initialisation of 7B weights takes minutes on a CPU.
-    with torch.device("meta"):
-        dream = DreamModel(config)
-    torch.set_default_dtype(torch.float32)
-    dream.to_empty(device=device)
-    with torch.no_grad():
-        for parameter in dream.parameters():
-            parameter.uniform_(-0.02, 0.02)
-    dream.model.rotary_emb = type(dream.model.rotary_emb)(config).to(device)
-    dream.requires_grad_(False)
+    dream = random_dream(shape, layers, device, torch.bfloat16)
     if in_4bit:
         quantise(dream, device)
         dream.is_loaded_in_4bit = True  # what peft asks
