@@ -310,7 +310,8 @@ def test_the_remote_code_imports_torch_transformers_the_standard_library_and_its
 ):
     code = remote_code()
     assert {"config.py", "soft_mask.py", "unmask.py", "sampler.py", "published.py"} < set(code)
-    allowed = {"torch", "transformers"} | set(sys.stdlib_module_names)
+    # numpy: both of them need it.
+    allowed = {"torch", "transformers", "numpy"} | set(sys.stdlib_module_names)
     for name, text in code.items():
         assert text.isascii(), name
         for node in ast.walk(ast.parse(text)):

@@ -18,7 +18,7 @@ from typing import Any
 
 from . import __version__
 from .config import SamplingConfig, SoftMaskConfig
-from .options import add_model_options, add_settings, given
+from .options import add_model_options, add_settings, given, set_threads
 
 ESCAPES = {"\\n": "\n", "\\t": "\t", "\\\\": "\\"}
 
@@ -244,6 +244,7 @@ def _add_decoding_options(parser: argparse.ArgumentParser) -> None:
 def _load(args: argparse.Namespace) -> Any:
     from .hub import load
 
+    set_threads(args.threads)
     return load(
         args.model,
         args.adapter,
@@ -251,6 +252,7 @@ def _load(args: argparse.Namespace) -> Any:
         dtype=args.dtype,
         device_map=args.device_map,
         revision=args.revision,
+        quantize=args.quantize,
     )
 
 
@@ -409,10 +411,7 @@ def _train(args: argparse.Namespace, _argv: list[str]) -> int:
 
     from .run import train
 
-    if args.threads is not None:
-        if args.threads < 1:
-            raise ValueError("--threads must be at least 1")
-        torch.set_num_threads(args.threads)
+    set_threads(args.threads)
 
     def one(recipe: Any, folder: Path) -> Path:
         return train(recipe, folder, device=args.device, overwrite=args.overwrite)

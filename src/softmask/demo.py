@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from importlib import resources
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from rich.console import Console
 from rich.padding import Padding
@@ -62,14 +62,21 @@ def name_of(puzzle: Puzzle) -> str:
 
 
 def solve(
-    checkpoint: Checkpoint, puzzles: Sequence[Puzzle], steps: int, soft: SoftMaskConfig | None
+    checkpoint: Checkpoint,
+    puzzles: Sequence[Puzzle],
+    steps: int,
+    soft: SoftMaskConfig | None,
+    **sampling: Any,
 ) -> Generation:
-    """The generation that answers puzzles of one kind, not yet run."""
+    """The generation that answers puzzles of one kind, not yet run.
+
+    `sampling` are further fields of SamplingConfig.
+    """
     return Generation(
         checkpoint,
         [prompt_of(puzzle) for puzzle in puzzles],
         max_new_tokens=NEW_TOKENS[name_of(puzzles[0])],
-        sampling=SamplingConfig(steps=steps, alg=ALG),
+        sampling=SamplingConfig(steps=steps, alg=ALG, **sampling),
         soft_mask=soft,
         seed=0,
         chat=False,

@@ -17,12 +17,12 @@ from typing import Any
 
 from .config import BUNDLED, from_mapping
 from .eval_config import EvalConfig, ModelArgs, model_args
-from .options import add_model_options, add_settings, given
+from .options import add_model_options, add_settings, given, set_threads
 from .suites import MODES, SUITES
 
 # Fields of ModelArgs that have options of their own here.
 PLACED = (
-    *("pretrained", "adapter", "revision", "device", "dtype", "device_map"),
+    *("pretrained", "adapter", "revision", "device", "dtype", "device_map", "quantize"),
     *("softmasking", "trust_remote_code"),
 )
 DESCRIPTION = """\
@@ -55,6 +55,8 @@ def main(argv: Sequence[str]) -> int:
     parser = make_parser()
     args = parser.parse_args(argv if name is None else argv[1:])
     command = ["softmask", "eval", *argv]
+    if name != "compare":
+        set_threads(args.threads)
     return run(args, command)
 
 
@@ -274,6 +276,7 @@ def read_model_args(args: argparse.Namespace) -> ModelArgs:
         "device": args.device,
         "dtype": args.dtype,
         "device_map": args.device_map,
+        "quantize": args.quantize,
         "softmasking": args.soft_mask,
     }
     values |= {name: value for name, value in own.items() if value is not None}

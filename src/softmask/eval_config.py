@@ -46,6 +46,7 @@ class ModelArgs:
     dtype: str | None = setting(None, "float32, bfloat16, float16, auto; default: by device")
     device_map: str | None = setting(None, "spread over devices: auto")
     load_in_4bit: bool = setting(False, "linear layers in 4 bits")
+    quantize: str | None = setting(None, "int8 or int4: linear layers, the adapter merged in")
     trust_remote_code: bool = setting(False, "accepted and not needed: no remote code runs")
     batch_size: int = setting(1, "rows of one forward")
     seed: int = setting(0, "of the random choices; each request has its own stream")
@@ -102,7 +103,7 @@ class ModelArgs:
     @property
     def to_load(self) -> dict[str, Any]:
         """The arguments of `hub.load`."""
-        names = ("adapter", "device", "dtype", "device_map", "revision", "load_in_4bit")
+        names = ("adapter", "device", "dtype", "device_map", "revision", "load_in_4bit", "quantize")
         values = {name: getattr(self, name) for name in names}
         return {"name": self.pretrained, **values}
 

@@ -1,0 +1,88 @@
+"""Accuracy against speed, drawn: a panel for each kind of puzzles, the frontier as a line."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+PLOT = "frontier.png"
+COLOURS = {"plain": "tab:blue", "soft": "tab:orange"}
+MARKERS = ("o", "s", "^", "D", "P", "v", "X", "*")
+
+
+def need_matplotlib() -> None:
+    """Raises ValueError where matplotlib is missing."""
+    if importlib.util.find_spec("matplotlib") is None:
+        raise ValueError("plots need matplotlib: pip install 'softmask[eval]'")
+
+
+def draw(rows: Sequence[Any], target: Path) -> None:
+    """Draws rows of `softmask bench frontier` into a PNG.
+
+    Raises:
+        ValueError: matplotlib is missing.
+    """
+    need_matplotlib()
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    panels = list(dict.fromkeys(row.puzzles for row in rows))
+    families = list(dict.fromkeys(row.family for row in rows))
+    markers = dict(zip(families, MARKERS, strict=False))
+    figure = Figure(figsize=(5.2 * len(panels), 5.4), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(1, len(panels), squeeze=False).flatten()
+    for panel, axis in zip(panels, axes, strict=True):
+        _panel(axis, [row for row in rows if row.puzzles == panel], markers)
+        axis.set_title(panel)
+    axes[0].set_ylabel("solved, % (bars: standard error)")
+    modes = list(dict.fromkeys(row.mode for row in rows))
+    figure.legend(handles=_legend(modes, markers), loc="outside lower center", ncols=8, fontsize=9)
+    figure.savefig(target, dpi=110)
+
+
+def _panel(axis: Any, rows: Sequence[Any], markers: dict[str, str]) -> None:
+    for row in rows:
+        axis.errorbar(
+            row.tokens_per_second,
+            100 * row.accuracy,
+            yerr=100 * row.error,
+            fmt=markers[row.family],
+            color=COLOURS[row.mode],
+            markersize=7 if row.on_frontier else 5,
+            alpha=1.0 if row.on_frontier else 0.45,
+            elinewidth=0.8,
+        )
+    kept = sorted((row for row in rows if row.on_frontier), key=lambda row: row.tokens_per_second)
+    axis.plot(
+        [row.tokens_per_second for row in kept],
+        [100 * row.accuracy for row in kept],
+        color="black",
+        linewidth=1,
+        zorder=0,
+    )
+    for row in kept:
+        axis.annotate(
+            row.cell,
+            (row.tokens_per_second, 100 * row.accuracy),
+            xytext=(5, 5),
+            textcoords="offset points",
+            fontsize=8,
+            color=COLOURS[row.mode],
+        )
+    axis.set_xscale("log")
+    axis.set_xlabel("tokens/s")
+    axis.grid(alpha=0.3, which="both")
+
+
+def _legend(modes: Sequence[str], markers: dict[str, str]) -> list[Any]:
+    from matplotlib.lines import Line2D
+
+    colours = [Line2D([], [], color=COLOURS[mode], linewidth=4, label=mode) for mode in modes]
+    shapes = [
+        Line2D([], [], color="gray", marker=marker, linestyle="", label=family)
+        for family, marker in markers.items()
+    ]
+    return [*colours, *shapes, Line2D([], [], color="black", linewidth=1, label="frontier")]
