@@ -25,10 +25,17 @@ from .config import require, require_choice
 from .limits import Limits
 from .modeling import DreamModel
 from .seats import Seat, Seats, describe
-from .tickets import EngineClosed, FinishReason, QueueFull, Request, Result, Ticket, Trace
+from .tickets import EngineClosed, Event, FinishReason, QueueFull, Request, Result, Ticket, Trace
 
 __all__ = [
-    *("Engine", "EngineClosed", "Event", "QueueFull", "Request", "Result", "Stats", "Ticket"),
+    "Engine",
+    "EngineClosed",
+    "Event",
+    "QueueFull",
+    "Request",
+    "Result",
+    "Stats",
+    "Ticket",
     "Trace",
 ]
 
@@ -98,7 +105,7 @@ class Engine:
         self._lock = threading.Condition()
         self._line: list[Ticket] = []
         self._open: set[Ticket] = set()  # without a result
-        self._closing: str | None = None
+        self._closing: Finish | None = None
         self._grace_ends: float | None = None
         self._broken: str | None = None
         self._counts: Counter[str] = Counter()

@@ -106,7 +106,8 @@ class Seats:
         """One step of everybody, and its events."""
         for seat in self.taken:
             _skip_idle(seat.text)
-        self._advance([seat.text for seat in self.taken])
+        # A batch takes its texts in the order in which they lie.
+        self._advance(sorted((seat.text for seat in self.taken), key=lambda text: text.start))
         self._tell()
 
     def _advance(self, texts: Sequence[Text]) -> None:
