@@ -61,7 +61,7 @@ MIXED = [
     request(2, 10, soft_mask=TEMPERED),
     request(7, 9, sampling={"alg": "entropy", "temperature": 0.9, "top_p": 0.9}, seed=3),
     request(4, 8, sampling={"alg": "origin"}, seed=5),
-    request(6, 8, sampling={"alg_temp": 0.4, "alg": "entropy"}, seed=11, soft_mask=SOFT),
+    request(6, 8, sampling={"alg_temp": 0.4, "steps": 4}, seed=11, soft_mask=SOFT),
     request(3, 16, soft_mask=SOFT, sampling={"cache": "dual", "block_length": 4}),
     request(8, 12, sampling={"cache": "prefix", "block_length": 5, "steps": 9}),
     request(1, 12, soft_mask=SOFT, sampling={"threshold": 0.2, "block_length": 6, "cache": "dual"}),
@@ -105,6 +105,16 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now
+
+    def run_with_steps(self, monkeypatch, seconds: float) -> None:
+        """From now on a step takes this long."""
+        step = Batch.step
+
+        def slow(batch, texts=None) -> None:
+            self.now += seconds
+            step(batch, texts)
+
+        monkeypatch.setattr(Batch, "step", slow)
 
 
 # Results.
@@ -324,14 +334,8 @@ def test_a_full_line_refuses_and_says_when_to_come_back() -> None:
 
 def test_the_time_to_come_back_is_that_of_the_steps_that_wait(monkeypatch) -> None:
     clock = Clock()
+    clock.run_with_steps(monkeypatch, 2.0)
     engine = fits(20, queue=3, clock=clock)
-    step = Batch.step
-
-    def slow(batch, texts=None) -> None:
-        clock.now += 2.0
-        step(batch, texts)
-
-    monkeypatch.setattr(Batch, "step", slow)
     for _ in range(3):
         engine.submit(request(4, 12))
     engine.run_once()
@@ -428,8 +432,9 @@ def test_an_engine_that_breaks_down_tells_everybody(monkeypatch) -> None:
         raise RuntimeError("out of order")
 
     monkeypatch.setattr(Batch, "save", broken)
-    engine = fits(20).start()
+    engine = fits(20)
     tickets = [engine.submit(request(4, 12)) for _ in range(3)]
+    engine.start()
     for ticket in tickets:
         result = ticket.result(WAIT)
         assert result.finish_reason == "failed"
@@ -442,17 +447,15 @@ def test_an_engine_that_breaks_down_tells_everybody(monkeypatch) -> None:
 # Order.
 
 
-def test_requests_enter_in_the_order_in_which_they_came() -> None:
-    engine = fits(26)
+def test_requests_enter_in_the_order_in_which_they_came(monkeypatch) -> None:
+    clock = Clock()
+    clock.run_with_steps(monkeypatch, 1.0)
+    engine = fits(26, clock=clock)
     tickets = [engine.submit(request(1, 12, canvas_seed=i)) for i in range(8)]
-    entered = []
-    while engine.run_once():
-        entered += [t for t in tickets if t not in entered and (t.is_over or list_events(t))]
-    assert entered == tickets
-
-
-def list_events(ticket: Ticket) -> list[Event]:
-    return list(ticket._events)
+    drain(engine)
+    waited = [ticket.result().waited for ticket in tickets]
+    assert waited == sorted(waited)
+    assert waited[:3] == [0, 0, waited[3]]  # two at a time
 
 
 def test_a_large_request_is_overtaken_a_few_times_and_then_waited_for() -> None:
@@ -689,35 +692,15 @@ def test_closing_finishes_what_it_is_told_to_and_tells_the_others(finish, thread
     assert not [t for t in threading.enumerate() if t.name == "softmask-engine"]
 
 
-def test_a_grace_period_ends_what_is_still_running() -> None:
+def test_a_grace_period_ends_what_is_still_running(monkeypatch) -> None:
     clock = Clock()
+    clock.run_with_steps(monkeypatch, 1.0)
     engine = fits(20, clock=clock)
     ticket = engine.submit(request(4, 12))
     engine.run_once()
-    step = Seatless(engine, clock)
-    with step:
-        engine.close(finish="all", grace=3.0)
+    engine.close(finish="all", grace=3.0)
     assert ticket.result().finish_reason == "shutdown"
-    assert 0 < ticket.result().left < 12
-
-
-class Seatless:
-    """While it is open, every step of an engine takes a second of its clock."""
-
-    def __init__(self, engine: Engine, clock: Clock) -> None:
-        self.batch, self.clock = engine._seats.batch, clock
-
-    def __enter__(self) -> None:
-        step = self.batch.step
-
-        def slow(texts) -> None:
-            self.clock.now += 1.0
-            step(texts)
-
-        self.batch.step = slow
-
-    def __exit__(self, *_) -> None:
-        del self.batch.step
+    assert (ticket.result().steps, clock.now) == (5, 4.0)
 
 
 def test_an_error_in_the_block_of_an_engine_ends_it_at_once() -> None:
