@@ -9,7 +9,7 @@ D width of a head, N chosen positions.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -56,7 +56,7 @@ class Layout:
         self.flat_T, self.positions_T, self.store = flat_T, positions_T, store
         self.previous_P = previous_P
         self.shape = tuple(spans)
-        self.runs = _runs(spans, at_equal_distances=store is not None)
+        self.runs = _plan(spans, stored=store is not None)
 
     def sources(self, rows_N: Tensor, *, shift: bool) -> Tensor:
         """Places among the computed positions that predict the flat positions `rows_N`."""
@@ -75,20 +75,47 @@ class Layout:
         if self.store is not None:
             flat_T = self.flat_T.to(k_TSD.device)
             keys, values = self.store.update(layer, flat_T, k_TSD, v_TSD)
-        parts, at = [], 0
-        for run in self.runs:
-            (queries, start, length), count = run[0], len(run)
-            stride = run[1].start - start if count > 1 else length
-            if self.store is None:  # packed as the queries are
-                start, stride = at, length
-            k, v = (_lines(x, start, stride, count, length) for x in (keys, values))
-            q = _lines(q_THD, at, queries, count, queries)
+        grouped = q_THD.shape[1] != keys.shape[1]
+        read_q, read_k, read_v = _reader(q_THD), _reader(keys), _reader(values)
+        parts = []
+        for count, at, queries, start, stride, length in self.runs:
             out = F.scaled_dot_product_attention(
-                q, k, v, scale=scale, enable_gqa=q.shape[1] != k.shape[1]
+                read_q(at, queries, count, queries),
+                read_k(start, stride, count, length),
+                read_v(start, stride, count, length),
+                scale=scale,
+                enable_gqa=grouped,
             )
             parts.append(out.transpose(1, 2).flatten(0, 1))
-            at += count * queries
         return torch.cat(parts)
+
+
+class _Run(NamedTuple):
+    """Lines of like shape at equal distances, which one call attends: `count` of them.
+
+    `at` and `start` are where the queries of the first and its keys begin, `stride` rows lie
+    between the keys of two.
+    """
+
+    count: int
+    at: int
+    queries: int
+    start: int
+    stride: int
+    length: int
+
+
+def _plan(spans: Sequence[Span], *, stored: bool) -> list[_Run]:
+    """The calls that attend these lines. Without a store keys are packed as queries are."""
+    plan, at = [], 0
+    for run in _runs(spans, at_equal_distances=stored):
+        (queries, start, length), count = run[0], len(run)
+        stride = run[1].start - start if count > 1 else length
+        if not stored:
+            start, stride = at, length
+        plan.append(_Run(count, at, queries, start, stride, length))
+        at += count * queries
+    return plan
 
 
 def _runs(spans: Sequence[Span], *, at_equal_distances: bool) -> list[list[Span]]:
@@ -106,12 +133,19 @@ def _runs(spans: Sequence[Span], *, at_equal_distances: bool) -> list[list[Span]
     return runs
 
 
-def _lines(x_XHD: Tensor, start: int, stride: int, count: int, length: int) -> Tensor:
-    """(count, H, length, D): lines of `length` rows that begin `stride` rows apart; a view."""
-    row, head, one = x_XHD.stride()
-    size = (count, x_XHD.shape[1], length, x_XHD.shape[2])
-    offset = x_XHD.storage_offset() + start * row
-    return x_XHD.as_strided(size, (stride * row, head, row, one), offset)
+def _reader(x_XHD: Tensor) -> Callable[[int, int, int, int], Tensor]:
+    """Reads lines off rows: (count, H, length, D), views of `length` rows, `stride` rows apart.
+
+    Many short lines are bound by what Python does per line: strides are looked up once.
+    """
+    (row, head, one), (_, heads, width) = x_XHD.stride(), x_XHD.shape
+    first, as_strided = x_XHD.storage_offset(), x_XHD.as_strided
+
+    def read(start: int, stride: int, count: int, length: int) -> Tensor:
+        size = (count, heads, length, width)
+        return as_strided(size, (stride * row, head, row, one), first + start * row)
+
+    return read
 
 
 class PackedAttention(Qwen2Attention):
