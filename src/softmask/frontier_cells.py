@@ -48,6 +48,8 @@ CELLS = (
     ),
     Cell("dual-refresh", "cache", {**BLOCKS, "cache": "dual", "refresh_every": 2}),
     Cell("dual-threshold", "cache", {**BLOCKS, "cache": "dual", "threshold": 0.9}),
+    Cell("int8", "weights", loading={"quantize": "int8"}),
+    Cell("int4", "weights", loading={"quantize": "int4"}),
 )
 
 
