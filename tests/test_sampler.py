@@ -274,3 +274,17 @@ def test_k_beyond_the_vocabulary_is_refused() -> None:
     canvas, _ = canvas_of(model, [6])
     with pytest.raises(ValueError, match="lower k"):
         denoise(model, canvas, SamplingConfig(steps=4), soft_mask=SoftMaskConfig(k=1000, scale=0.5))
+
+
+def test_a_step_that_was_handed_out_does_not_change_any_more() -> None:
+    model = tiny_model()
+    canvas, _ = canvas_of(model, [6])
+    names = ("canvas_BL", "committed_BL", "lambda_BL", "candidate_BL")
+    kept, copies = [], []
+    for step in denoise(model, canvas, SamplingConfig(steps=6), soft_mask=SOFT):
+        kept.append(step)
+        values = [getattr(step, name) for name in names]
+        copies.append([None if value is None else value.clone() for value in values])
+    for step, copy in zip(kept, copies, strict=True):
+        for name, value in zip(names, copy, strict=True):
+            assert value is None or torch.equal(getattr(step, name), value), name

@@ -122,7 +122,7 @@ def _steps(batch: Batch, shape: torch.Size, config: SamplingConfig) -> Iterator[
             forwards_B=tuple(text.forwards for text in batch.texts),
             logits_BLV=None if logits_PV is None else logits_PV.view(*shape, -1),
             lambda_BL=(batch.soft.lambda_P * batch.masked_P).view(shape) if is_soft else None,
-            candidate_BL=batch.candidate_P.view(shape),
+            candidate_BL=batch.candidate_P.view(shape).clone(),
         )
         if config.adaptive and all(text.is_done for text in batch.texts):
             return
