@@ -19,6 +19,7 @@ from torch import Tensor
 
 from .config import SoftMaskConfig
 from .modeling import DreamModel
+from .products import torchs_own_products
 
 EPS = 1e-3  # last time of the schedule
 TINY = 1e-10  # keeps log p finite
@@ -66,7 +67,8 @@ def denoise_densely(
 def _logits(model: DreamModel, x_BL: Tensor, embeds_BLD: Tensor | None) -> Tensor:
     """(B, L, V) logits; each position read off the one before it, through a copy of them all."""
     given = {"input_ids": x_BL} if embeds_BLD is None else {"inputs_embeds": embeds_BLD}
-    logits_BLV = model.lm_head(model.model(**given, use_cache=False).last_hidden_state)
+    with torchs_own_products():
+        logits_BLV = model.lm_head(model.model(**given, use_cache=False).last_hidden_state)
     if not model.config.logit_shift:
         return logits_BLV
     return torch.cat([logits_BLV[:, :1], logits_BLV[:, :-1]], dim=1)

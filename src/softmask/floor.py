@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from .modeling import DreamModel
+from .products import multiply
 from .readout import read_head
 
 # Sides of the square product, and bytes of the copy: large enough for the device to be busy.
@@ -81,7 +82,7 @@ def probes(model: DreamModel, canvas_BL: Tensor, rows: int, k: int) -> dict[str,
         model.model(input_ids=canvas_BL, use_cache=False)
 
     return {
-        "product": lambda: a @ b,
+        "product": lambda: multiply(a, b),
         "copy": lambda: target.copy_(source),
         "transformer": transformer,
         "head": lambda: read_head(model.lm_head, hidden_ND, vocabulary, k),

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from .modeling import DreamModel
+from .products import PLAIN
 
 KINDS = ("int8", "int4")
 # What bitsandbytes says on its import and at every call, and where: that it would download kernels,
@@ -62,7 +63,7 @@ def quantize_layers(model: DreamModel, kind: str, device: torch.device) -> Dream
     # for 7 % of Dream 7B's weights, and on a CPU 283 ms for 192 rows of a vocabulary of 152k,
     # where the streamed fp32 head takes 202 and holds no logits. The embeddings are rows that
     # soft-masking sums, and the head's own weights where the two are tied.
-    names = [name for name, module in blocks.named_modules() if type(module) is nn.Linear]
+    names = [name for name, module in blocks.named_modules() if type(module) in PLAIN]
     if kind == "int4":
         _check_widths(blocks, names)
     for logger in ADVICE:

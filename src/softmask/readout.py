@@ -13,8 +13,9 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+
+from .products import PLAIN, multiply
 
 # Rows whose fp32 statistics are computed at once: bounds the temporaries (32 rows of a
 # vocabulary of 152k are 19 MB) and keeps them warm in the cache between the passes.
@@ -24,16 +25,10 @@ CHUNK_ROWS = 32
 CHUNK_LOGITS = 2**26
 # Logits that a streamed piece of the vocabulary has on a CPU. They and their exponentials are
 # 1.3 MB, and stay in the second-level cache: 192 rows of 152k took 183 ms in pieces of this size,
-# 158 of them the product; 221 ms in pieces eight times as large (two threads).
+# 221 ms in pieces eight times as large (two threads).
 PIECE_LOGITS = 160 * 1024
-# And columns at most, as the product of few rows is slower in wide pieces (32 rows: 41 ms in pieces
-# of 2,048 columns, 51 of 8,192).
-PIECE_COLUMNS = 2048
-# Up to here weight @ hidden.T is the faster product, by number of threads: one, more. With more it
-# takes 14, 27, 36, 38 ms at 8, 16, 24, 32 rows of a vocabulary of 152k and width 512 (the other way
-# 30, 30, 36, 41), and up to three times as long between multiples of 8: rows are filled up.
-FEW_ROWS = (8, 32)
-FILLED_UP = 8
+# And columns at most: a product of few rows no longer gains from wider ones.
+PIECE_COLUMNS = 8192
 FLOOR = torch.finfo(torch.float32).min
 
 
@@ -130,7 +125,7 @@ def chunked_logits(
 
 
 def _streams(head: nn.Module, hidden_ND: Tensor) -> bool:
-    if type(head) is not nn.Linear or type(head.weight) is not nn.Parameter:
+    if type(head) not in PLAIN or type(head.weight) is not nn.Parameter:
         return False
     # Hooks see a call of the module alone; accelerate's move offloaded weights in and out.
     hooked = head._forward_hooks or head._forward_pre_hooks or hasattr(head, "_hf_hook")
@@ -141,11 +136,8 @@ def _streams(head: nn.Module, hidden_ND: Tensor) -> bool:
 
 def _stream(hidden_ND: Tensor, head: nn.Linear, k: int, bias_V: Tensor | None) -> Statistics:
     """One pass over the vocabulary; sums are rescaled whenever a row's maximum grows."""
-    rows, few = len(hidden_ND), FEW_ROWS[torch.get_num_threads() > 1]
+    rows = len(hidden_ND)
     size = max(256, k, min(PIECE_COLUMNS, PIECE_LOGITS // rows))
-    if rows <= few:
-        hidden_ND = F.pad(hidden_ND, (0, 0, 0, -rows % FILLED_UP))
-    raw = hidden_ND.new_empty(len(hidden_ND) * size)
     powers = torch.empty(rows * size)
     best_NK = torch.full((rows, k), -torch.inf)
     ids_NK = torch.zeros(rows, k, dtype=torch.long)
@@ -154,14 +146,7 @@ def _stream(hidden_ND: Tensor, head: nn.Linear, k: int, bias_V: Tensor | None) -
     for start in range(0, head.weight.shape[0], size):
         weight_CD = head.weight[start : start + size]
         shape = (rows, len(weight_CD))
-        piece = raw[: len(hidden_ND) * len(weight_CD)]
-        if rows <= few:
-            z_CN = torch.mm(weight_CD, hidden_ND.T, out=piece.view(len(weight_CD), -1))
-            z_NC = z_CN[:, :rows].T.to(
-                torch.float32, copy=True, memory_format=torch.contiguous_format
-            )
-        else:
-            z_NC = torch.mm(hidden_ND, weight_CD.T, out=piece.view(shape)).float()
+        z_NC = multiply(hidden_ND, weight_CD).float()
         if bias_V is not None:
             z_NC += bias_V[start : start + size]
         best_NK, ids_NK = _keep_best(z_NC, start, best_NK, ids_NK)

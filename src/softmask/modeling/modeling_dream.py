@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import Qwen2Model, Qwen2PreTrainedModel
 from transformers.utils import ModelOutput
 
+from ..products import use_faster_products
 from ..readout import CHUNK_LOGITS, read_head
 from ..soft_mask import Feedback, SoftMask, SoftTokens, feedback_of
 from .configuration_dream import DreamConfig
@@ -75,6 +76,7 @@ class DreamModel(Qwen2PreTrainedModel):
         self.model = DreamBaseModel(config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.soft_mask: SoftMask | None = None
+        use_faster_products(self)
         self.post_init()
 
     def forward(
