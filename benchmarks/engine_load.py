@@ -33,13 +33,12 @@ from softmask.batch import Batch
 from softmask.config import SamplingConfig
 from softmask.demo import NEW_TOKENS, fresh_puzzles, name_of
 from softmask.engine import Engine, Request, Result
-from softmask.generation import encode
 from softmask.hub import Checkpoint, load
 from softmask.measure import pair_ratios, peak_mb, summary
+from softmask.prompts import encode, mask_id_of, rules_of
 from softmask.puzzles import prompt_of
 from softmask.result_folder import claim, write
 from softmask.tables import light_table
-from softmask.text import Rules
 
 REQUESTS, BLOCK = 64, 16
 STORY_TOKENS = (16, 200)
@@ -56,7 +55,7 @@ Numbers = dict[str, Any]
 
 def requests(checkpoint: Checkpoint, cache: str) -> list[Request]:
     """The load, in the order in which it is submitted."""
-    half, end_ids = REQUESTS // 2, checkpoint.end_ids
+    half = REQUESTS // 2
     groups = fresh_puzzles(half)
     puzzles = [p for row in zip(*groups.values(), strict=True) for p in row][:half]
     prompts = [(prompt_of(puzzle), NEW_TOKENS[name_of(puzzle)]) for puzzle in puzzles]
@@ -66,9 +65,7 @@ def requests(checkpoint: Checkpoint, cache: str) -> list[Request]:
         (story, low + round(i * (high - low) / (half - 1))) for i, story in enumerate(stories)
     ]
     random.Random(0).shuffle(prompts)
-    config, mask_id = checkpoint.model.config, checkpoint.model.config.mask_token_id
-    unknown = range(len(checkpoint.tokenizer), config.vocab_size)
-    rules = Rules((mask_id, *unknown), end_ids, stop=True, fill_id=end_ids[0])
+    mask_id, rules = mask_id_of(checkpoint), rules_of(checkpoint, infill=False)
     return [
         Request(
             (*encode(checkpoint, prompt), *[mask_id] * new),

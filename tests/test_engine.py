@@ -180,7 +180,7 @@ def test_a_result_counts_its_own_steps_and_forwards() -> None:
 
 
 def test_the_events_of_a_request_add_up_to_its_result_and_what_is_final_stays() -> None:
-    one = request(4, 12, soft_mask=SOFT, trace=True, sampling={"alg": "entropy"})
+    one = request(4, 12, soft_mask=SOFT, watch=1, trace=True, sampling={"alg": "entropy"})
     engine = fits(40)
     ticket = engine.submit(one)
     drain(engine)
@@ -200,15 +200,62 @@ def test_the_events_of_a_request_add_up_to_its_result_and_what_is_final_stays() 
 
 def test_a_trace_tells_what_each_masked_position_is_on_the_way_to() -> None:
     engine = fits(40)
-    ticket = engine.submit(request(4, 12, soft_mask=SOFT, trace=True))
+    ticket = engine.submit(request(4, 12, soft_mask=SOFT, watch=4, trace=True))
     untraced = engine.submit(request(4, 12, soft_mask=SOFT))
     drain(engine)
     first = next(iter(ticket)).trace
     assert first.ids_MK.shape == first.weights_MK.shape == (len(first.columns_M), 3)
     assert np.allclose(first.weights_MK.sum(1), first.lambda_M, atol=1e-6)
     assert (first.lambda_M > 0).all()
-    assert np.array_equal(first.ids_MK[:, 0], first.candidates_M)
-    assert all(event.trace is None for event in untraced)
+    assert np.array_equal(first.ids_MK, first.seen.ids_NK[:, :3])
+    assert all(event.trace is None and event.seen is None for event in untraced)
+
+
+@pytest.mark.parametrize("sampling", [{}, {"temperature": 1.0, "top_p": 0.8}, {"alg": "origin"}])
+def test_events_tell_the_models_own_probabilities(sampling: dict) -> None:
+    one = request(4, 12, watch=5, trace=True, seed=3, sampling={"steps": 4, **sampling})
+    engine = fits(40)
+    ticket = engine.submit(one)
+    drain(engine)
+    ids = list(one.ids)
+    for event in ticket:
+        with torch.no_grad():
+            logits_LV = MODEL(torch.tensor([ids])).logits[0].float()
+        for suppressed in one.rules.suppressed:
+            logits_LV[:, suppressed] = torch.finfo(torch.float32).min
+        logp_LV = logits_LV.log_softmax(-1)
+        entropy_L = -(logp_LV.exp() * logp_LV.clamp_min(-1e30)).sum(-1)
+        told = [(list(event.columns), event.seen), (event.trace.columns_M, event.trace.seen)]
+        for columns, seen in told:
+            best = logp_LV[columns].topk(5)
+            assert np.array_equal(seen.ids_NK, best.indices)
+            assert np.allclose(seen.logprobs_NK, best.values, atol=1e-4)
+            assert np.allclose(seen.entropy_N, entropy_L[columns], atol=1e-3)
+        own = logp_LV[list(event.columns), list(event.ids)]
+        assert np.allclose(event.seen.logprob_N, own, atol=1e-4)
+        assert np.isnan(event.trace.seen.logprob_N).all()
+        for column, token in zip(event.columns, event.ids, strict=True):
+            ids[column] = token
+    assert tuple(ids) == ticket.result().ids
+
+
+@pytest.mark.parametrize("sampling", [{}, {"alg": "topk_margin"}, {"temperature": 0.8}])
+def test_being_watched_changes_nothing(sampling: dict) -> None:
+    results = []
+    for watch in (0, 6):
+        engine = fits(60)
+        one = request(4, 12, soft_mask=SOFT, watch=watch, trace=watch > 0, sampling=sampling)
+        tickets = [engine.submit(one), engine.submit(request(2, 9))]
+        drain(engine)
+        results.append([t.result().ids for t in tickets])
+    assert results[0] == results[1]
+
+
+def test_who_watches_too_much_is_refused() -> None:
+    with pytest.raises(ValueError, match="at most 8"):
+        fits(40).submit(request(4, 4, watch=9))
+    with pytest.raises(ValueError, match="give watch"):
+        request(4, 4, trace=True)
 
 
 def test_a_slow_reader_holds_nobody_up_and_loses_nothing() -> None:

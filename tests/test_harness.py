@@ -16,9 +16,9 @@ from tiny import write_dora_adapter, write_dream_folder, write_json
 
 from softmask.config import SoftMaskConfig, soft_mask_to_published
 from softmask.eval_config import cut, model_args, task_args
-from softmask.generation import encode
 from softmask.harness import SoftMaskLM, make_batches
 from softmask.likelihood import Estimate
+from softmask.prompts import encode
 from softmask.responses import Responses, request_key
 
 SOFT = SoftMaskConfig(k=2, scale=0.8, offset=-4.0, steepness=1.0)

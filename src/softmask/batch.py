@@ -25,6 +25,7 @@ from .modeling import DreamModel
 from .modeling.packing import Layout, Span
 from .readout import Statistics, chunked_logits, read_head, statistics
 from .schedule import Move, Plan
+from .sights import Sights
 from .soft_mask import (
     Feedback,
     SoftMask,
@@ -92,6 +93,7 @@ class Batch:
 
     Args:
         cached: keep keys and values, which texts with a cache need.
+        watch: how many leading tokens of what is read are kept for those who watch.
         graphs: record forwards as CUDA graphs; None: where the model suits them.
 
     Raises:
@@ -104,6 +106,7 @@ class Batch:
         positions: int,
         *,
         cached: bool = False,
+        watch: int = 0,
         hooks: Hooks | None = None,
         graphs: bool | None = None,
     ) -> None:
@@ -124,6 +127,7 @@ class Batch:
         self.previous_P = torch.arange(positions, device=self.device)
         self.store = KeyValueStore(positions) if cached else None
         self.soft = SoftState(positions, self.device)
+        self.sights = Sights(positions, watch, self.device) if watch else None
         self.logits_PV: Tensor | None = None
         self.forwards = 0
         self._layout: tuple[object, Layout] | None = None
@@ -139,8 +143,11 @@ class Batch:
         soft_mask: SoftMaskConfig | None = None,
         rules: Rules | None = None,
         generator: torch.Generator | None = None,
+        watch: int = 0,
     ) -> Text:
         """Lays a text onto the free positions from `start` on.
+
+        `watch`: how many leading tokens of it `sights` shall know, at most the batch's.
 
         Raises:
             ValueError: fewer steps than blocks.
@@ -156,6 +163,7 @@ class Batch:
             soft_mask=soft_mask,
             rules=rules,
             generator=generator,
+            watch=watch,
             may_write_masks=hooked or self.mask_id not in rules.suppressed,
             plan=plan,
             generated_L=masked_L,
@@ -170,6 +178,8 @@ class Batch:
         self.previous_P[start] = start
         self.committed_P[own] = False
         self.soft.forget(own)
+        if self.sights is not None:
+            self.sights.forget(own)
         self.texts.append(text)
         self.texts.sort(key=lambda t: t.start)
         return text
@@ -293,7 +303,7 @@ class Batch:
         head, bias_V, settings = self.model.lm_head, self._bias(view), view.texts[0].settings
         soft_mask, size = settings.soft_mask, self.model.config.vocab_size
         by_temperature = soft_mask is not None and soft_mask.mode == "temperature"
-        k = max(leading(settings.config), 1 if soft_mask is None else soft_mask.k)
+        k = self._leading(view)
         if is_greedy(settings.config) and not by_temperature:
             return self._choose(view, read_head(head, hidden_ND, size, k, bias_V), None)
         logits_NV = torch.cat(list(chunked_logits(head, hidden_ND, size, bias_V)))
@@ -314,9 +324,13 @@ class Batch:
         logits_NV, bias_V = logits_PV[view.rows_N], self._bias(view)
         if bias_V is not None:
             logits_NV = logits_NV + bias_V.to(logits_NV.dtype)
-        settings = view.texts[0].settings
-        k = max(leading(settings.config), settings.soft_mask.k if settings.soft_mask else 1)
-        return self._choose(view, statistics(logits_NV, k), logits_NV)
+        return self._choose(view, statistics(logits_NV, self._leading(view)), logits_NV)
+
+    def _leading(self, view: View) -> int:
+        """How many leading tokens are to be read."""
+        settings, watched = view.texts[0].settings, max(text.watch for text in view.texts)
+        mixed = 1 if settings.soft_mask is None else settings.soft_mask.k
+        return max(leading(settings.config), mixed, watched)
 
     def _choose(self, view: View, seen: Statistics, logits_NV: Tensor | None) -> View:
         self._check_health(view, seen)
@@ -368,6 +382,12 @@ class Batch:
         self.committed_P[rows_N] = chosen_N
         self.candidate_P[rows_N] = tokens_N
         self.canvas_P[rows_N] = torch.where(chosen_N, tokens_N, self.canvas_P[rows_N])
+        if any(text.watch for text in view.texts):
+            # Where there are no logits the token is the likeliest.
+            logits_N = view.seen.logits_NK[:, 0]
+            if view.logits_NV is not None:
+                logits_N = view.logits_NV.gather(1, tokens_N[:, None]).squeeze(1)
+            self.sights.put(rows_N, view.seen, chosen_N, logits_N)
 
     def _open(self, view: View) -> Tensor | None:
         """(N,) bool: rows that may be committed now; None where all may."""

@@ -45,7 +45,7 @@ class Footprint:
 
     @classmethod
     def of(cls, model: DreamModel, *, cached: bool, k: int) -> Footprint:
-        """That of batches of this model, whose soft-masking mixes in up to `k` tokens."""
+        """That of batches of this model that mix in, and tell, up to `k` tokens."""
         config, size = model.config, model.dtype.itemsize
         heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
         width, vocabulary = config.hidden_size, config.vocab_size
@@ -53,6 +53,8 @@ class Footprint:
         store = bytes_per_position(config.num_hidden_layers, kv_heads, per_head, model.dtype)
         # Ids, weights and lambda, and the embeddings of mode "temperature"; twice.
         soft = 2 * (12 * (k + 1) + 4 + 4 * width)
+        # Ids and log-probabilities that are told, and two numbers more; while they are read, twice.
+        sights = 12 * k + 8
         # The residual and a layer's input stay meanwhile.
         attention = size * (4 * heads + 6 * kv_heads) * per_head
         mlp = size * (3 * config.intermediate_size + width)
@@ -62,9 +64,9 @@ class Footprint:
         pieces = 8 * PIECE_LOGITS if model.device.type == "cpu" else size * CHUNK_LOGITS
         return cls(
             fixed=pieces + CHUNK_ROWS * FILTERED * vocabulary,
-            held=BOOKKEEPING + (store if cached else 0) + soft,
+            held=BOOKKEEPING + (store if cached else 0) + soft + sights,
             computed=computed,
-            read=STREAMED + CHOSEN + size * width,
+            read=STREAMED + CHOSEN + 2 * sights + size * width,
             vocabulary=vocabulary,
         )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import secrets
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,10 +12,18 @@ import torch
 
 from .config import SamplingConfig, SoftMaskConfig, from_mapping
 from .hub import Checkpoint
-from .sampler import DenoiseStep, Rules, denoise
+from .prompts import (
+    Messages,
+    decode_answer,
+    encode,
+    encode_chat,
+    encode_holes,
+    has_chat_template,
+    mask_id_of,
+    rules_of,
+)
+from .sampler import DenoiseStep, denoise
 
-HOLE = re.compile(r"\[\[(\d{1,6})\]\]")
-Messages = Sequence[Mapping[str, str]]
 TokenIds = Sequence[int]
 
 
@@ -81,11 +88,12 @@ class Generation:
                 raise ValueError(f"{name} must be at least 1, not {value}")
         self.checkpoint = checkpoint
         self.tokenizer = checkpoint.tokenizer
+        self.mask_id = mask_id_of(checkpoint)
         self.infill = infill
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
         if not prompts or not all(prompts):
             raise ValueError("the prompt is empty: say something to go on from")
-        has_template = bool(getattr(self.tokenizer, "chat_template", None))
+        has_template = has_chat_template(checkpoint)
         chat = has_template and not infill if chat is None else chat
         if chat and not has_template:
             raise ValueError("this tokenizer has no chat template: pass the prompt as raw text")
@@ -93,11 +101,11 @@ class Generation:
             raise ValueError("a system message needs the chat template")
         rows = [self._row(prompt, chat, system) for prompt in prompts]
         if not infill:
-            rows = [row + [self._mask_id] * max_new_tokens for row in rows]
+            rows = [row + [self.mask_id] * max_new_tokens for row in rows]
         self.prompts = [p for p in prompts for _ in range(num_return_sequences)]
         rows = [row for row in rows for _ in range(num_return_sequences)]
         self.soft_mask = checkpoint.soft_mask if soft_mask == "checkpoint" else soft_mask
-        most = max(row.count(self._mask_id) for row in rows)
+        most = max(row.count(self.mask_id) for row in rows)
         if not isinstance(sampling, SamplingConfig):
             settings = {"steps": most, **checkpoint.sampling, **(sampling or {})}
             sampling = from_mapping(SamplingConfig, settings, "sampling")
@@ -108,38 +116,17 @@ class Generation:
         self.seconds = 0.0
         self._steps = self._denoise()
 
-    @property
-    def _mask_id(self) -> int:
-        mask_id = self.checkpoint.model.config.mask_token_id
-        if mask_id is None:
-            raise ValueError("the model has no mask token: it is no masked diffusion model")
-        return mask_id
-
     def _row(self, prompt: str | Messages | TokenIds, chat: bool, system: str | None) -> list[int]:
         if not isinstance(prompt, str) and isinstance(prompt[0], int):
             return list(prompt)
         if self.infill:
-            return self._with_holes(prompt)
-        if chat:
-            messages = prompt
-            if isinstance(prompt, str):
-                messages = [{"role": "user", "content": prompt}]
-            if system is not None:
-                messages = [{"role": "system", "content": system}, *messages]
-            prompt = self.tokenizer.apply_chat_template(
-                list(messages), add_generation_prompt=True, tokenize=False
-            )
-        return encode(self.checkpoint, prompt)
-
-    def _with_holes(self, text: str) -> list[int]:
-        pieces = HOLE.split(text)
-        sizes = [int(size) for size in pieces[1::2]]
-        if not sizes or min(sizes) < 1:
-            raise ValueError("nothing to fill in: mark holes as [[n]], n tokens each, n >= 1")
-        ids = encode(self.checkpoint, pieces[0])
-        for size, piece in zip(sizes, pieces[2::2], strict=True):
-            ids += [self._mask_id] * size + encode(self.checkpoint, piece)
-        return ids
+            return encode_holes(self.checkpoint, prompt)
+        if not chat:
+            return encode(self.checkpoint, prompt)
+        messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+        if system is not None:
+            messages = [{"role": "system", "content": system}, *messages]
+        return encode_chat(self.checkpoint, messages)
 
     def _make_canvas(self, rows: list[list[int]]) -> None:
         """Left-pads the rows, so that new tokens stand in the same columns."""
@@ -155,31 +142,20 @@ class Generation:
             columns = torch.arange(longest, device=device)
             self.attention_mask_BL = (columns >= torch.tensor(pads, device=device)[:, None]).long()
         self.starts = pads
-        self.fill_id = end
 
     def _denoise(self) -> Iterator[DenoiseStep]:
-        model, end_ids = self.checkpoint.model, self.checkpoint.end_ids
-        # An embedding table is padded beyond the tokenizer (Dream: 152064 rows, 151667 tokens).
-        unknown = range(len(self.tokenizer), model.config.vocab_size)
-        suppressed = {self._mask_id, *unknown} | (set(end_ids) if self.infill else set())
-        rules = Rules(
-            suppressed=tuple(sorted(suppressed)),
-            end_ids=() if self.infill else end_ids,
-            stop=bool(end_ids) and not self.infill,
-            fill_id=self.fill_id,
-        )
         generators = None
         if self.sampling.temperature > 0 or self.sampling.alg_temp or self.sampling.alg == "origin":
             generators = [
                 torch.Generator(self.canvas_BL.device).manual_seed(seed) for seed in self.seeds
             ]
         return denoise(
-            model,
+            self.checkpoint.model,
             self.canvas_BL,
             self.sampling,
             attention_mask_BL=self.attention_mask_BL,
             soft_mask=self.soft_mask,
-            rules=rules,
+            rules=rules_of(self.checkpoint, infill=self.infill),
             generators=generators,
         )
 
@@ -198,7 +174,7 @@ class Generation:
         A character whose bytes are not all there yet is left out.
         """
         ids = step.canvas_BL[row].tolist()[self.text_start(row) :]
-        open_at = ids.index(self._mask_id) if self._mask_id in ids else len(ids)
+        open_at = ids.index(self.mask_id) if self.mask_id in ids else len(ids)
         text, _ids = self._text(ids[:open_at])
         return text.rstrip("\ufffd")
 
@@ -206,14 +182,10 @@ class Generation:
         """Column where the row's text begins: behind the prompt, or of an infilling its start."""
         if self.infill:
             return self.starts[row]
-        return self.canvas_BL[row].tolist().index(self._mask_id)
+        return self.canvas_BL[row].tolist().index(self.mask_id)
 
     def _text(self, ids: list[int]) -> tuple[str, list[int]]:
-        """Text and tokens before the first end token (an infilling has none of its own)."""
-        if not self.infill:
-            ends = [i for i, token in enumerate(ids) if token in self.checkpoint.end_ids]
-            ids = ids[: ends[0]] if ends else ids
-        return self.tokenizer.decode(ids, skip_special_tokens=True), ids
+        return decode_answer(self.checkpoint, ids, infill=self.infill)
 
     def completions(self) -> list[Completion]:
         """The finished rows; runs the steps that have not been iterated over."""
@@ -256,25 +228,6 @@ def _row_seeds(seed: int | Sequence[int] | None, rows: int) -> list[int]:
         if not 0 <= value < 2**63:
             raise ValueError(f"a seed must lie between 0 and 2**63, not {value}")
     return seeds
-
-
-def encode(checkpoint: Checkpoint, text: str) -> list[int]:
-    """Token ids of a text, where the mask token's own name is text: masks come from us alone.
-
-    Raises:
-        ValueError: the tokenizer cannot write the mask token's name as plain text.
-    """
-    tokenizer, mask_id = checkpoint.tokenizer, checkpoint.model.config.mask_token_id
-    mask = tokenizer.convert_ids_to_tokens(mask_id)
-    ids: list[int] = []
-    for index, piece in enumerate(text.split(mask)):
-        if index:
-            ids += tokenizer(mask, add_special_tokens=False, split_special_tokens=True)["input_ids"]
-        if piece:
-            ids += tokenizer(piece, add_special_tokens=False)["input_ids"]
-    if mask_id in ids:
-        raise ValueError(f"the tokenizer cannot write {mask} as plain text: leave it out")
-    return ids
 
 
 def generate(

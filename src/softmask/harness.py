@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from .config import SamplingConfig, SoftMaskConfig, soft_mask_to_published
 from .eval_config import ModelArgs, TaskArgs, cut, model_args, task_args
-from .generation import Generation, encode
+from .generation import Generation
 from .hub import Checkpoint, load
 from .likelihood import (
     Estimate,
@@ -33,6 +33,7 @@ from .likelihood import (
     negative_log_likelihoods,
     rolling,
 )
+from .prompts import encode
 from .ranks import Ranks
 from .responses import Responses, key_of, request_key
 

@@ -24,7 +24,7 @@ class Limits:
         positions: the length of its canvas, whose memory then follows.
         running: how many may run at once.
         cached: whether keys and values are kept.
-        k: the most tokens that soft-masking may mix in.
+        k: the most tokens that soft-masking may mix in, and that may be watched.
 
     Raises:
         ValueError: neither or both of memory and positions, a count below 1, or too little memory.
@@ -89,6 +89,11 @@ class Limits:
         require(
             self.cached or sampling.cache == "none",
             f"this engine keeps no keys and values: leave out cache {sampling.cache}",
+        )
+        watched = min(self.k, self.model.config.vocab_size)
+        require(
+            request.watch <= watched,
+            f"{request.watch} leading tokens are asked for: this engine tells at most {watched}",
         )
         if soft_mask is not None:
             check_k(soft_mask.k, self.model.config.vocab_size)

@@ -14,6 +14,7 @@ import torch
 from .admission import Room
 from .batch import Batch
 from .limits import Limits
+from .sights import Sight
 from .soft_state import SoftState
 from .text import Text
 from .tickets import Event, Ticket, Trace
@@ -43,7 +44,7 @@ class Seats:
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
         self.model = limits.model
-        self.batch = Batch(limits.model, limits.positions, cached=limits.cached)
+        self.batch = Batch(limits.model, limits.positions, cached=limits.cached, watch=limits.k)
         self.room = Room(limits.positions, limits.reading)
         self.taken: list[Seat] = []
         self.committed = self.apart = 0
@@ -89,6 +90,7 @@ class Seats:
             soft_mask=request.soft_mask,
             rules=request.rules,
             generator=generator,
+            watch=request.watch,
         )
 
     def leave(self, seat: Seat) -> tuple[int, ...]:
@@ -159,7 +161,7 @@ class Seats:
     def _event(
         self, seat: Seat, masked_L: np.ndarray, columns: tuple[int, ...], ids: tuple[int, ...]
     ) -> Event:
-        text = seat.text
+        text, request = seat.text, seat.ticket.request
         return Event(
             step=text.step,
             steps=text.config.steps,
@@ -168,20 +170,25 @@ class Seats:
             final=int(masked_L.argmax()) if masked_L.any() else text.length,
             columns=columns,
             ids=ids,
-            trace=self._trace(text, masked_L) if seat.ticket.request.trace else None,
+            seen=self._sight(seat, np.array(columns, dtype=np.int64)) if request.watch else None,
+            trace=self._trace(seat, masked_L) if request.trace else None,
         )
 
-    def _trace(self, text: Text, masked_L: np.ndarray) -> Trace:
-        batch, columns_M = self.batch, masked_L.nonzero()[0]
+    def _sight(self, seat: Seat, columns: np.ndarray) -> Sight:
+        rows = torch.from_numpy(columns + seat.text.start).to(self.batch.device)
+        return self.batch.sights.at(rows).leading(seat.ticket.request.watch)
+
+    def _trace(self, seat: Seat, masked_L: np.ndarray) -> Trace:
+        batch, text, columns_M = self.batch, seat.text, masked_L.nonzero()[0]
         rows_M = torch.from_numpy(columns_M + text.start).to(batch.device)
         k = text.soft_mask.k if text.is_soft and text.soft_mask.mode == "topk" else 0
         values = (
-            batch.candidate_P[rows_M],
             batch.soft.lambda_P[rows_M],
             batch.soft.ids_PK[rows_M, 1 : 1 + k],
             batch.soft.weights_PK[rows_M, 1 : 1 + k],
         )
-        return Trace(columns_M, *(value.cpu().numpy() for value in values))
+        mixture = (value.cpu().numpy() for value in values)
+        return Trace(columns_M, self._sight(seat, columns_M), *mixture)
 
     def _measure_lambda(self) -> None:
         left = sum(seat.text.plan.total_left for seat in self.taken if seat.text.is_soft)

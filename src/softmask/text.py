@@ -66,6 +66,7 @@ class Text:
     may_write_masks: bool  # as the published loop may: they are masks again
     plan: Plan
     generated_L: np.ndarray  # bool: what was masked at first
+    watch: int = 0  # leading tokens that somebody wants to see
     step: int = 0
     forwards: int = 0
     block: int = 0

@@ -18,10 +18,10 @@ from . import record, text_quality
 from .config import PUBLISHED_KEYS, from_mapping
 from .eval_cli import add_model, add_out, need_lm_eval, read_model_args
 from .eval_config import ModelArgs
-from .generation import encode
 from .held_out import HeldOutConfig
 from .hub import load
 from .options import add_settings, given
+from .prompts import encode
 
 
 def ppl_parser() -> argparse.ArgumentParser:

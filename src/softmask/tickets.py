@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import math
 import threading
 from collections import deque
@@ -23,6 +24,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from .config import SamplingConfig, SoftMaskConfig, require
+from .sights import Sight
 from .text import Rules
 
 # A merged event says what the single ones said, but for when: nothing is lost to a slow reader.
@@ -51,10 +53,12 @@ class Request:
         ids: token ids, the model's mask id where something is to be written.
         seed: what temperature, `alg_temp` and alg "origin" draw from; unused without them.
         deadline: seconds from submission until it is ended, waiting or running; None: never.
-        trace: whether events tell what each masked position is on the way to.
+        watch: how many leading tokens events tell of the model's distribution where a token was
+            committed, beside its own log-probability; 0: tokens alone.
+        trace: whether they also tell what each masked position is on the way to.
 
     Raises:
-        ValueError: no ids, a seed or a deadline out of range.
+        ValueError: no ids, a seed or a deadline out of range, a trace without `watch`.
     """
 
     ids: tuple[int, ...]
@@ -63,11 +67,14 @@ class Request:
     rules: Rules = Rules()
     seed: int = 0
     deadline: float | None = None
+    watch: int = 0
     trace: bool = False
 
     def __post_init__(self) -> None:
         require(bool(self.ids), "the canvas is empty: give token ids and masks")
         require(0 <= self.seed < 2**63, f"a seed must lie between 0 and 2**63, not {self.seed}")
+        require(self.watch >= 0, f"watch must be at least 0, not {self.watch}")
+        require(self.watch > 0 or not self.trace, "a trace tells leading tokens: give watch too")
         late = self.deadline
         require(
             late is None or (late > 0 and math.isfinite(late)),
@@ -84,13 +91,13 @@ class Request:
 class Trace(NamedTuple):
     """What the masked positions of a text are on the way to.
 
-    `candidates_M` are the tokens that led there when a step last looked (the mask where none
-    has). With soft-masking a position's input is (1 - lambda) [MASK] + sum of `weights_MK` times
-    `ids_MK`; K is 0 in plain decoding and in mode "temperature".
+    `seen` is what a step last read there. With soft-masking a position's input is
+    (1 - lambda) [MASK] + sum of `weights_MK` times `ids_MK`; K is 0 in plain decoding and in mode
+    "temperature".
     """
 
     columns_M: np.ndarray
-    candidates_M: np.ndarray
+    seen: Sight
     lambda_M: np.ndarray
     ids_MK: np.ndarray
     weights_MK: np.ndarray
@@ -100,8 +107,9 @@ class Trace(NamedTuple):
 class Event:
     """What one step did, or several that were not read in time.
 
-    `columns` and `ids` are what was committed; columns before `final` are all decided, so text
-    before it never changes. `left` counts masks, `step` the steps of `steps` that are over.
+    `columns` and `ids` are what was committed, `seen` what was read there; columns before `final`
+    are all decided, so text before it never changes. `left` counts masks, `step` the steps of
+    `steps` that are over.
     """
 
     step: int
@@ -111,13 +119,17 @@ class Event:
     final: int
     columns: tuple[int, ...]
     ids: tuple[int, ...]
+    seen: Sight | None = None
     trace: Trace | None = None
 
     def then(self, later: Event) -> Event:
         """Both as one."""
-        columns, ids = self.columns + later.columns, self.ids + later.ids
-        newest = (later.step, later.steps, later.forwards, later.left, later.final)
-        return Event(*newest, columns, ids, later.trace)
+        return dataclasses.replace(
+            later,
+            columns=self.columns + later.columns,
+            ids=self.ids + later.ids,
+            seen=None if self.seen is None else self.seen.then(later.seen),
+        )
 
 
 @dataclass(frozen=True)
@@ -178,6 +190,12 @@ class Ticket:
                 await ready.wait()
                 ready.clear()
         return self._result
+
+    def pending(self) -> list[Event]:
+        """The events that have not been read yet, without waiting."""
+        with self._changed:
+            events, self._events = list(self._events), deque()
+        return events
 
     def __iter__(self) -> Iterator[Event]:
         while True:
