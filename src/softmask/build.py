@@ -61,7 +61,8 @@ def learnable(config: SoftMaskConfig, model: DreamModel) -> SoftMask:
     """Soft-mask parameters that start at these values; fp32 whatever the model has."""
     check_k(config.k, model.config.vocab_size)
     values = (config.scale, config.offset, config.steepness, config.temperature)
-    return SoftMask(*values, mode=config.mode, k=config.k).to(model.device)
+    how = {"mode": config.mode, "k": config.k, "keep_norm": config.keep_norm}
+    return SoftMask(*values, **how).to(model.device)
 
 
 def from_nothing(shape: ModelShape, tokenizer: Qwen2Tokenizer) -> DreamModel:

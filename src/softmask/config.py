@@ -148,6 +148,9 @@ class SoftMaskConfig:
     steepness: float = setting(6.66, "how sharply confidence raises the weight, >= 0")
     temperature: float = setting(1.0, "mode temperature: softmax temperature of the mixture, > 0")
     schedule: str = setting("none", "weight over time: none, linear (masks left), stepwise (half)")
+    keep_norm: bool = setting(
+        False, "stretch a mixture to the mean norm of the embeddings that it is made of"
+    )
 
     def __post_init__(self) -> None:
         require_choice("soft-mask mode", self.mode, SOFT_MASK_MODES)
@@ -176,6 +179,8 @@ PUBLISHED_KEYS = {
     "mixinputs_k": "k",
     "mixture_temp": "temperature",
     "transparency_scheduling": "schedule",
+    # Ours; written only where it is on, so that the published code can read the file.
+    "mixture_norm": "keep_norm",
 }
 
 
@@ -212,6 +217,8 @@ def soft_mask_to_published(config: SoftMaskConfig) -> dict[str, Any]:
     """The mapping to write as `transparency_config.json`; inverse of the reader above."""
     by_mode = {mode: alg for alg, mode in PUBLISHED_MODES.items()}
     values = {key: getattr(config, name) for key, name in PUBLISHED_KEYS.items()}
+    if not config.keep_norm:
+        del values["mixture_norm"]
     return values | {"transparency_alg": by_mode[config.mode]}
 
 

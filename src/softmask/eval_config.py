@@ -77,6 +77,7 @@ class ModelArgs:
     transparency_steepness: float | None = setting(None, "how sharply confidence counts")
     mixinputs_k: int | None = setting(None, "tokens mixed in")
     mixture_temp: float | None = setting(None, "softmax temperature of the mixture")
+    mixture_norm: bool | None = setting(None, "stretch mixtures to the mean norm of their parts")
     transparency_scheduling: str | None = setting(None, "none, linear, stepwise")
     mc_num: int = setting(128, "likelihood tasks: Monte-Carlo samples of a request")
     mc_batch_size: int = setting(16, "likelihood tasks: rows of one forward")

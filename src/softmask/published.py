@@ -61,6 +61,7 @@ class DreamGenerationConfig:
     mixinputs_k: int | None = None
     mixture_temp: float | None = None
     transparency_scheduling: str | None = None
+    mixture_norm: bool | None = None
 
 
 def _settings(generation_config: Any, given: dict[str, Any]) -> DreamGenerationConfig:

@@ -373,7 +373,8 @@ def save_soft_mask(mask: SoftMask | None, folder: Path, writes: bool = True) -> 
     if mask is None:
         return
     raw = {name: _whole(value).cpu().contiguous() for name, value in mask.state_dict().items()}
-    config = SoftMaskConfig(mode=mask.mode, k=mask.k, **soft_mask_values(mask))
+    values = soft_mask_values(mask)
+    config = SoftMaskConfig(mode=mask.mode, k=mask.k, keep_norm=mask.keep_norm, **values)
     if writes:
         folder.mkdir(parents=True, exist_ok=True)
         save_file(raw, folder / SOFT_MASK_WEIGHTS)
