@@ -109,6 +109,19 @@ ALLOWED = {
     },
     "suites": {"config", "eval_config", "tables"},
     "compare": {"config", "eval_config", "tables"},
+    "serve_config": {"config"},
+    "openai_api": {"config"},
+    "trace": {"config", "engine", "hub", "prompts", "tickets"},
+    "text_stream": {"hub", "sights", "tickets"},
+    "answer_shapes": {"engine", "hub", "text_stream"},
+    "serving": {"config", "engine", "hub", "openai_api", "prompts", "serve_config"},
+    "metrics": {"engine"},
+    "gate": {"metrics", "serve_config"},
+    "page": set(),
+    "server": {
+        *("answer_shapes", "engine", "gate", "metrics", "openai_api", "page", "serving"),
+        *("text_stream", "trace"),
+    },
 }
 
 

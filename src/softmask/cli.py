@@ -1,4 +1,4 @@
-"""softmask generate | chat | demo | train | eval | lm_eval | bench | export | push
+"""softmask generate | chat | demo | train | eval | lm_eval | bench | serve | view | export | push
 
 Every option is read off the settings in config.py. torch and transformers are imported by the
 command that needs them, so that `--help` answers at once.
@@ -18,7 +18,9 @@ from typing import Any
 
 from . import __version__
 from .config import SamplingConfig, SoftMaskConfig
-from .options import add_model_options, add_settings, given, set_threads
+from .options import add_model_options, add_settings, given, load_model, set_threads
+from .serve_cli import add_serve
+from .trace_cli import add_recording_options, add_view, is_recording, record_run
 
 ESCAPES = {"\\n": "\n", "\\t": "\t", "\\\\": "\\"}
 
@@ -60,6 +62,8 @@ def build_parser() -> argparse.ArgumentParser:
     _add_train(commands)
     _add_eval(commands)
     _add_bench(commands)
+    add_serve(commands)
+    add_view(commands)
     _add_export(commands)
     _add_push(commands)
     return parser
@@ -92,6 +96,7 @@ def _add_generate(commands: Any) -> None:
     parser.add_argument(
         "--stream", action="store_true", help="print the text as far as it is decided, as it grows"
     )
+    add_recording_options(parser)
     add_model_options(parser)
     _add_decoding_options(parser)
     parser.set_defaults(run=_generate)
@@ -241,21 +246,6 @@ def _add_decoding_options(parser: argparse.ArgumentParser) -> None:
     add_settings(group, SoftMaskConfig, "--soft-mask-", defaults)
 
 
-def _load(args: argparse.Namespace) -> Any:
-    from .hub import load
-
-    set_threads(args.threads)
-    return load(
-        args.model,
-        args.adapter,
-        device=args.device,
-        dtype=args.dtype,
-        device_map=args.device_map,
-        revision=args.revision,
-        quantize=args.quantize,
-    )
-
-
 def _soft_mask(args: argparse.Namespace, own: SoftMaskConfig | None) -> SoftMaskConfig | None:
     """The checkpoint's soft-mask parameters with what the command line changes."""
     changes = given(args, SoftMaskConfig)
@@ -303,9 +293,13 @@ def _generate(args: argparse.Namespace, _argv: list[str]) -> int:
         raise ValueError("--json and --stream contradict each other")
     if args.stream and args.num_return_sequences > 1:
         raise ValueError("--stream shows one text: leave out -n")
+    recording = is_recording(args)
     prompt = _prompt(args)
-    checkpoint = _load(args)
+    checkpoint = load_model(args)
     run = _generation(args, checkpoint, prompt, infill=args.infill is not None, raw=args.raw)
+    if recording:
+        print(record_run(args, run))
+        return 0
     if args.stream:
         _stream(run)
         return 0
@@ -364,7 +358,7 @@ def _stream(run: Any) -> None:
 
 
 def _chat(args: argparse.Namespace, _argv: list[str]) -> int:
-    checkpoint = _load(args)
+    checkpoint = load_model(args)
     if not getattr(checkpoint.tokenizer, "chat_template", None):
         raise ValueError(
             "this model has no chat template: use `softmask generate`, or --model with an "

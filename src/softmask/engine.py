@@ -141,6 +141,11 @@ class Engine:
             self._lock.notify_all()
         return ticket
 
+    @property
+    def is_open(self) -> bool:
+        """Whether requests are taken."""
+        return self._closing is None
+
     def stats(self) -> Stats:
         """What it does, and has done."""
         with self._lock:

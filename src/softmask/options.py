@@ -48,6 +48,26 @@ def set_threads(count: int | None) -> None:
     torch.set_num_threads(count)
 
 
+def load_model(args: argparse.Namespace) -> Any:
+    """The checkpoint that `add_model_options` describe, on as many threads as they say.
+
+    Raises:
+        ValueError: see `hub.load`.
+    """
+    from .hub import load
+
+    set_threads(args.threads)
+    return load(
+        args.model,
+        args.adapter,
+        device=args.device,
+        dtype=args.dtype,
+        device_map=args.device_map,
+        revision=args.revision,
+        quantize=args.quantize,
+    )
+
+
 def add_settings(
     group: Any, cls: type, prefix: str, defaults: dict[str, str], leave_out: tuple[str, ...] = ()
 ) -> None:

@@ -108,12 +108,15 @@ def encode_holes(checkpoint: Checkpoint, text: str, *, control: bool = True) -> 
     """Token ids of a text in which `[[n]]` is a hole of n tokens.
 
     Raises:
-        ValueError: there is no hole, or one of no tokens.
+        ValueError: there is no hole, one of no tokens, or the context cannot hold them.
     """
     pieces = HOLE.split(text)
     sizes = [int(size) for size in pieces[1::2]]
     if not sizes or min(sizes) < 1:
         raise ValueError("nothing to fill in: mark holes as [[n]], n tokens each, n >= 1")
+    context = checkpoint.model.config.max_position_embeddings
+    if sum(sizes) > context:  # before there are so many
+        raise ValueError(f"the holes have {sum(sizes)} tokens, but the context is {context}")
     ids = encode(checkpoint, pieces[0], control=control)
     for size, piece in zip(sizes, pieces[2::2], strict=True):
         ids += [mask_id_of(checkpoint)] * size + encode(checkpoint, piece, control=control)

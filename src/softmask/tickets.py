@@ -92,8 +92,8 @@ class Trace(NamedTuple):
     """What the masked positions of a text are on the way to.
 
     `seen` is what a step last read there. With soft-masking a position's input is
-    (1 - lambda) [MASK] + sum of `weights_MK` times `ids_MK`; K is 0 in plain decoding and in mode
-    "temperature".
+    (1 - lambda) [MASK] + sum of `weights_MK` times `ids_MK` (all of it stretched, with
+    `keep_norm`); K is 0 in plain decoding and in mode "temperature".
     """
 
     columns_M: np.ndarray
