@@ -224,7 +224,11 @@ async def _answer(
         completion_tokens = sum(answer.tokens for answer in answers)
         metrics.tokens.labels("prompts").inc(prompt_tokens)
         metrics.tokens.labels("answers").inc(completion_tokens)
-        passage.notes |= {"prompt_tokens": prompt_tokens, "completion_tokens": completion_tokens}
+        passage.notes |= {
+            "prompt_tokens": prompt_tokens,
+            "completion_tokens": completion_tokens,
+            "forwards": sum(a.result.forwards for a in answers if a.result is not None),
+        }
 
     if asked.stream:
         stream = _stream(tickets, answers, shape, asked, prompt_tokens, note)

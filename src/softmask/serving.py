@@ -22,6 +22,7 @@ from .openai_api import (
     ChatRequest,
     CompletionRequest,
     DenoiseRequest,
+    Message,
     OpenAIRequest,
     Shared,
 )
@@ -85,8 +86,7 @@ class Service:
         suffix: list[int] = []
         with self._encoding:
             if isinstance(asked, ChatRequest):
-                messages = [message.as_template() for message in asked.messages]
-                prompts = [encode_chat(self.checkpoint, messages)]
+                prompts = [self._conversation(asked.messages)]
             else:
                 assert isinstance(asked, CompletionRequest)
                 if asked.suffix:
@@ -117,8 +117,7 @@ class Service:
             if asked.infill:
                 ids = encode_holes(self.checkpoint, asked.infill, control=False)
             elif asked.messages:
-                messages = [message.as_template() for message in asked.messages]
-                ids = encode_chat(self.checkpoint, messages)
+                ids = self._conversation(asked.messages)
             else:
                 ids = self._prompt(asked.prompt)
         if not asked.infill:
@@ -145,6 +144,13 @@ class Service:
                 ticket.cancel()
             raise
         return tickets
+
+    def _conversation(self, messages: Sequence[Message]) -> list[int]:
+        require(
+            has_chat_template(self.checkpoint),
+            f"{self.name} has no chat template: it goes on with texts, at /v1/completions",
+        )
+        return encode_chat(self.checkpoint, [message.as_template() for message in messages])
 
     def _prompt(self, prompt: str | Sequence[int], suffix: Sequence[int] = ()) -> list[int]:
         mask_id = mask_id_of(self.checkpoint)
