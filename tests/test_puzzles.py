@@ -220,7 +220,7 @@ def test_the_canonical_form_ignores_the_order_of_the_numbers_but_not_the_target(
 @pytest.mark.parametrize(
     ("mixture", "message"),
     [
-        ({"sudoku_9x9": 1.0}, "sudoku_9x9"),
+        ({"sudoku_16x16": 1.0}, "sudoku_16x16"),
         ({}, "positive"),
         ({"sudoku_4x4": 0.0}, "positive"),
         ({"sudoku_4x4": 2.0, "countdown_3": -1.0}, "negative"),

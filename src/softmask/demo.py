@@ -33,7 +33,13 @@ from .tables import light_table
 from .terminal import LiveView
 
 # Masks for an answer: the longest one and its end token.
-NEW_TOKENS = {"sudoku_4x4": 24, "countdown_3": 24, "countdown_4": 36, "countdown_5": 48}
+NEW_TOKENS = {
+    "sudoku_4x4": 24,
+    "sudoku_9x9": 96,
+    "countdown_3": 24,
+    "countdown_4": 36,
+    "countdown_5": 48,
+}
 DEMO_KINDS = ("sudoku_4x4", "countdown_3", "countdown_4")
 # The rule that commits what the model cannot confuse with a second candidate.
 ALG = "topk_margin"
@@ -57,7 +63,7 @@ class Score(NamedTuple):
 def name_of(puzzle: Puzzle) -> str:
     """sudoku_4x4, countdown_3, ..."""
     if puzzle.kind == "sudoku":
-        return "sudoku_4x4"
+        return "sudoku_4x4" if len(puzzle.input) < 81 else "sudoku_9x9"
     return f"countdown_{puzzle.input.count(',')}"
 
 

@@ -1,4 +1,4 @@
-"""Two puzzles with exact answers: 4x4 Sudoku and Countdown.
+"""Two puzzles with exact answers: Sudoku (4x4 and 9x9) and Countdown.
 
 Both are small, endless and checkable by rule, which makes them a sharp measure of a
 generator: an answer is right or it is not. The text format is that of the planning
@@ -7,6 +7,7 @@ were drawn from, so that a model trained here can be scored there:
 
 * a Sudoku is a random one of the 288 grids with random cells left standing, kept only if
   those givens determine the grid;
+* a 9x9 Sudoku, which those files do not have, is as `sudoku9.py` says;
 * a Countdown draws a target between 10 and 100 and numbers between 1 and 99, uniformly
   among the draws that can be solved with every number used once. Its reference output is
   the first solution of a depth-first search over pairs from left to right (the result goes
@@ -29,6 +30,8 @@ from functools import lru_cache
 from itertools import combinations, permutations, product
 from pathlib import Path
 
+from . import sudoku9
+
 __all__ = [
     "KINDS",
     "MIXTURE_NAMES",
@@ -37,21 +40,23 @@ __all__ = [
     "generate_countdown",
     "generate_puzzles",
     "generate_sudoku",
+    "generate_sudoku_9x9",
     "is_solved",
     "prompt_of",
     "read_puzzles",
 ]
 
 KINDS = ("sudoku", "countdown")
-MIXTURE_NAMES = ("sudoku_4x4", "countdown_3", "countdown_4", "countdown_5")
+MIXTURE_NAMES = ("sudoku_4x4", "sudoku_9x9", "countdown_3", "countdown_4", "countdown_5")
 
 MIN_GIVENS, MAX_GIVENS = 4, 15  # no three givens determine a 4x4 grid
 MIXTURE_GIVENS = (4, 12)  # what the evaluation files cover
+MIXTURE_GIVENS_9 = (30, 50)
 MIN_TARGET, MAX_TARGET = 10, 100
 MAX_NUMBER = 99
 
 _TITLES = {"sudoku": "Sudoku", "countdown": "Countdown"}
-_SUDOKU_INPUT = re.compile(r"[0-4]{4}(?:\n[0-4]{4}){3}")
+_SUDOKU_INPUT = re.compile(r"[0-4]{4}(?:\n[0-4]{4}){3}|[0-9]{9}(?:\n[0-9]{9}){8}")
 # Twelve digits hold any product of five two-digit numbers; the bound keeps the arithmetic
 # on a hostile answer small.
 _NUMBER = r"(0|[1-9][0-9]{0,11})"
@@ -152,25 +157,37 @@ def generate_sudoku(rng: random.Random, givens: int) -> Puzzle:
     return Puzzle("sudoku", _as_rows("".join(blanked)), _as_rows(grid))
 
 
+def generate_sudoku_9x9(rng: random.Random, givens: int) -> Puzzle:
+    """Return a 9x9 Sudoku with `givens` given cells and exactly one solution.
+
+    Raises ValueError unless 28 <= givens <= 80.
+    """
+    return Puzzle("sudoku", *map(_as_rows, sudoku9.generate(rng, givens)))
+
+
 def _as_rows(cells: str) -> str:
-    return "\n".join(cells[start : start + 4] for start in range(0, 16, 4))
+    side = math.isqrt(len(cells))
+    return "\n".join(cells[start : start + side] for start in range(0, len(cells), side))
 
 
 def _sudoku_cells(input: str) -> str:
     if not _SUDOKU_INPUT.fullmatch(input):
         raise ValueError(
-            f"A Sudoku is four lines of four digits 0 to 4 (0 for a blank), not {_shown(input)}."
+            "A Sudoku is four lines of four digits 0 to 4, or nine of nine (0 for a blank), "
+            f"not {_shown(input)}."
         )
     return input.replace("\n", "")
 
 
 def _sudoku_is_solved(input: str, answer: str) -> bool:
     given = _sudoku_cells(input)
+    side = math.isqrt(len(given))
     lines = ["".join(line.split()) for line in answer.strip().splitlines()]
-    if [len(line) for line in lines] != [4, 4, 4, 4]:
+    if [len(line) for line in lines] != [side] * side:
         return False
     grid = "".join(lines)
-    return grid in _grids()[0] and all(g in ("0", a) for g, a in zip(given, grid, strict=True))
+    right = grid in _grids()[0] if side == 4 else sudoku9.is_grid(grid)
+    return right and all(g in ("0", a) for g, a in zip(given, grid, strict=True))
 
 
 # ---------------------------------------------------------------------------------------
@@ -332,8 +349,8 @@ def _countdown_is_solved(input: str, answer: str) -> bool:
 def is_solved(kind: str, input: str, answer: str) -> bool:
     """Whether the answer solves the puzzle by its rules, however the reference is written.
 
-    Sudoku: four lines of four digits, the givens kept, and every row, column and 2x2 box a
-    permutation of 1234. Countdown: equations "a-b=c" with commas between them, each correct
+    Sudoku: four lines of four digits (or nine of nine), the givens kept, and every row, column
+    and box a permutation. Countdown: equations "a-b=c" with commas between them, each correct
     in whole numbers from 0 up (a division must come out even), each operand a number of the
     puzzle or an earlier result not used before, every number of the puzzle used exactly
     once, and the last result the target. White space inside or around an answer is
@@ -358,8 +375,8 @@ def generate_puzzles(
 ) -> Iterator[Puzzle]:
     """Return an endless stream of puzzles; the same arguments give the same stream.
 
-    `mixture` gives the weight of "sudoku_4x4" (4 to 12 givens, equally likely),
-    "countdown_3", "countdown_4" and "countdown_5". No puzzle whose `canonical` form is in
+    `mixture` gives the weight of "sudoku_4x4" (4 to 12 givens, equally likely), "sudoku_9x9" (30
+    to 50), "countdown_3", "countdown_4" and "countdown_5". No puzzle whose `canonical` form is in
     `held_out` is ever yielded. Raises ValueError, at once rather than at the first puzzle,
     for an unknown name or weights that are not finite, not negative and not all zero.
     """
@@ -382,6 +399,8 @@ def _stream(rng: random.Random, weights: list[float], held_out: frozenset[str]) 
         while True:
             if name == "sudoku_4x4":
                 puzzle = generate_sudoku(rng, rng.randint(*MIXTURE_GIVENS))
+            elif name == "sudoku_9x9":
+                puzzle = generate_sudoku_9x9(rng, rng.randint(*MIXTURE_GIVENS_9))
             else:
                 puzzle = generate_countdown(rng, int(name[-1]))
             # A held-out draw is drawn again in the same part: it must not shift the mixture.
