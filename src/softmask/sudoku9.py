@@ -144,15 +144,20 @@ def _three(rng: random.Random) -> list[int]:
 
 
 @lru_cache(maxsize=1)
-def bases() -> tuple[tuple[str, str], ...]:
-    """The dug-out puzzles that come with the package, and their solutions."""
+def bases() -> tuple[str, ...]:
+    """The dug-out puzzles that come with the package."""
     text = (resources.files(__package__) / "sudoku9.txt").read_text(encoding="ascii")
-    return tuple((cells, solve(cells).grids[0]) for cells in text.split())
+    return tuple(text.split())
 
 
-def generate(
-    rng: random.Random, givens: int, base: tuple[str, str] | None = None
-) -> tuple[str, str]:
+@lru_cache(maxsize=1024)
+def solution_of(cells: str) -> str:
+    """The one solution."""
+    (grid,) = solve(cells).grids
+    return grid
+
+
+def generate(rng: random.Random, givens: int, base: str | None = None) -> tuple[str, str]:
     """A puzzle with so many givens and exactly one solution, and the solution.
 
     Args:
@@ -165,7 +170,8 @@ def generate(
         raise ValueError(
             f"a 9x9 Sudoku is generated with {LEAST_GIVENS} to {MOST_GIVENS} givens, not {givens}"
         )
-    cells, grid = twin(rng, *(base or rng.choice(bases())))
+    base = base or rng.choice(bases())
+    cells, grid = twin(rng, base, solution_of(base))
     blanks = [cell for cell in range(CELLS) if cells[cell] == "0"]
     shown = set(rng.sample(blanks, givens - (CELLS - len(blanks))))
     return "".join(grid[c] if c in shown else cells[c] for c in range(CELLS)), grid
