@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -97,3 +100,21 @@ def test_a_model_of_ours_takes_it_and_one_that_is_adapted_still_learns() -> None
     learned = [p for name, p in adapted.named_parameters() if "lora_B" in name]
     assert learned
     assert all(p.grad.abs().sum() > 0 for p in learned)
+
+
+def test_products_of_many_shapes_do_not_pile_up_in_memory() -> None:
+    script = (
+        "import torch\n"
+        "from softmask.products import product\n"
+        "from softmask.measure import peak_mb\n"
+        "weight = torch.randn(704, 256)\n"
+        "product(torch.randn(3, 256), weight)\n"
+        "before = peak_mb('cpu')\n"
+        "for rows in range(1, 400):\n"
+        "    product(torch.randn(rows, 256), weight)\n"
+        "print(peak_mb('cpu') - before)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert float(done.stdout) < 80  # 230 where all are kept
