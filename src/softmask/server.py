@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import json
 import math
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from importlib import resources
 from typing import Any
 
@@ -25,7 +25,13 @@ from .answer_shapes import Answer, ChatShape, CompletionShape
 from .engine import EngineClosed, QueueFull, Result, Ticket
 from .gate import Gate, Passage, error_body
 from .metrics import Metrics
-from .openai_api import ChatRequest, CompletionRequest, DenoiseRequest, OpenAIRequest
+from .openai_api import (
+    ChatRequest,
+    CompletionRequest,
+    DenoiseRequest,
+    OpenAIRequest,
+    Shared,
+)
 from .page import page_csp, page_html
 from .serving import Service
 from .text_stream import Token
@@ -121,6 +127,11 @@ def _refusals() -> Iterator[None]:
         raise HTTPException(400, " ".join(str(error).split())) from error
 
 
+async def _encoded(service: Service, jobs: Callable[[Any], Any], asked: Shared) -> Any:
+    """What is asked as jobs. Tokenizing a long prompt takes a while: not in the event loop."""
+    return await asyncio.get_running_loop().run_in_executor(service.encoder, jobs, asked)
+
+
 # What there is.
 
 
@@ -208,8 +219,7 @@ async def _answer(
 ) -> Response:
     _check_name(service, asked.model)
     with _refusals():
-        # Tokenizing a long prompt takes a while: not in the event loop.
-        jobs = await asyncio.to_thread(service.jobs, asked)
+        jobs = await _encoded(service, service.jobs, asked)
         tickets = service.submit(jobs)
     answers = [
         Answer(service.checkpoint, job.request, infill=job.infill, stops=asked.stops, top=asked.top)
@@ -346,7 +356,7 @@ def _add_denoise(app: FastAPI, service: Service, metrics: Metrics) -> None:
         """Every step of one text: docs/TRACE.md."""
         _check_name(service, asked.model)
         with _refusals():
-            job = await asyncio.to_thread(service.trace_job, asked)
+            job = await _encoded(service, service.trace_job, asked)
             ticket = service.submit([job])[0]
         passage: Passage = request.scope["softmask"]
         if service.config.log_prompts:
