@@ -519,6 +519,13 @@ def test_the_steps_add_up_to_the_text(url, checkpoint, soft_mask) -> None:
     assert whole["end"] == end
 
 
+def test_the_given_tokens_show_whole_characters_and_the_models_public_name(url) -> None:
+    start = events(post(url, "/v1/denoise", {"infill": "Grüße 🙂[[2]]!"}))[0][1]
+    texts = [token["text"] for token in start["tokens"] if not token["masked"]]
+    assert "".join(texts) == "Grüße 🙂!"
+    assert start["model"] == "chat"
+
+
 def test_a_conversation_and_a_prompt_can_be_watched_too(url) -> None:
     for what in ({"messages": HELLO}, {"prompt": "One"}):
         told = events(post(url, "/v1/denoise", {**what, "max_tokens": 6}))

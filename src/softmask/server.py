@@ -109,6 +109,8 @@ def sentence_of(error: Any) -> tuple[str, str | None]:
     """A validation error in words, and the name of the field."""
     # pydantic appends the members of a union to the place; they are no names of fields.
     place = [str(part) for part in error["loc"][1:] if isinstance(part, int) or part.isidentifier()]
+    if error["type"] == "extra_forbidden" and place[-1:] != [error["loc"][-1]]:
+        place.append(error["loc"][-1])  # what was sent is a name in any case
     field = ".".join(place) or None
     if error["type"] == "json_invalid":
         return f"the body is not valid JSON: {error['ctx']['error']}", None
@@ -362,7 +364,13 @@ def _add_denoise(app: FastAPI, service: Service, metrics: Metrics) -> None:
         if service.config.log_prompts:
             passage.notes["body"] = asked.model_dump(mode="json", exclude_unset=True)
         metrics.tokens.labels("prompts").inc(job.prompt_tokens)
-        tracer = Tracer(service.checkpoint, job.request, infill=job.infill, id=f"run-{passage.id}")
+        tracer = Tracer(
+            service.checkpoint,
+            job.request,
+            infill=job.infill,
+            id=f"run-{passage.id}",
+            name=service.name,
+        )
         if asked.stream:
             return _event_stream(_steps(ticket, tracer))
         async with _held(request, [ticket]):

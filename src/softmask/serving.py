@@ -81,6 +81,7 @@ class Service:
             "sampling": dict(self.checkpoint.sampling),
             "max_tokens": self.config.max_tokens,
             "bundled": self.checkpoint.name == BUNDLED,
+            "keyed": bool(self.config.api_keys),
         }
 
     def jobs(self, asked: OpenAIRequest) -> list[Job]:

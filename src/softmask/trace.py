@@ -29,10 +29,20 @@ class Tracer:
 
     Args:
         infill: whether the text is what was between holes too; else it is what follows a prompt.
+        name: of the model, for whoever reads it; default: the checkpoint's own.
     """
 
-    def __init__(self, checkpoint: Checkpoint, request: Request, *, infill: bool, id: str) -> None:
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        request: Request,
+        *,
+        infill: bool,
+        id: str,
+        name: str | None = None,
+    ) -> None:
         self.checkpoint, self.request, self.infill, self.id = checkpoint, request, infill, id
+        self.name = name or checkpoint.name
         self._mask_id = checkpoint.model.config.mask_token_id
         self._named: set[int] = set()
         self._started = time.monotonic()
@@ -41,17 +51,21 @@ class Tracer:
         """The canvas, and how it is going to be denoised."""
         request = self.request
         is_soft = request.soft_mask is not None and request.soft_mask.scale > 0
-        masked = [token == self._mask_id for token in request.ids]
+        texts = pieces(self.checkpoint, request.ids)
+        special = set(self.checkpoint.tokenizer.all_special_ids)
+        tokens = []
+        for token, text in zip(request.ids, texts, strict=True):
+            masked = token == self._mask_id
+            if token in special and not masked:
+                text = self._text_of(token)
+            tokens.append({"id": token, "text": text, "masked": masked})
         return {
             "id": self.id,
             "name": "soft-masked" if is_soft else "plain",
-            "model": self.checkpoint.name,
+            "model": self.name,
             "settings": settings_of(request),
             "infill": self.infill,
-            "tokens": [
-                {"id": token, "text": "" if is_mask else self._text_of(token), "masked": is_mask}
-                for token, is_mask in zip(request.ids, masked, strict=True)
-            ],
+            "tokens": tokens,
         }
 
     def step(self, event: Event) -> dict[str, Any]:

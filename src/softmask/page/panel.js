@@ -1,0 +1,130 @@
+// One run as a figure: counters, puzzle, tokens, strip, text.
+
+const COUNTERS = ["step", "forwards", "tokens / forward", "masks left", "mean lambda", "time"];
+const LETTER = 8; // pixels
+const ENDINGS = { cancelled: "stopped", deadline: "out of time", shutdown: "the server went away" };
+
+class Panel {
+  constructor() {
+    this.root = byId("panel").content.firstElementChild.cloneNode(true);
+    const part = (selector) => this.root.querySelector(selector);
+    this.title = part("h2");
+    this.alternative = part(".alternative");
+    this.outcome = part(".outcome");
+    this.summary = part(".summary");
+    this.canvas = new Canvas(part(".canvas"));
+    this.sudoku = new Sudoku(part(".sudoku"));
+    this.strip = new Strip(part(".strip canvas"));
+    this.counters = new Map();
+    for (const name of COUNTERS) {
+      const pair = element("div");
+      const value = element("dd", "", "\u2013");
+      pair.append(element("dt", "", name), value);
+      part(".counters").append(pair);
+      this.counters.set(name, value);
+    }
+  }
+
+  show(run, layout, scale) {
+    this.run = run;
+    this.title.textContent = run.name;
+    this.canvas.host.ariaLabel = `${run.name}: tokens`;
+    this.strip.canvas.ariaLabel = `${run.name}: heat map of positions over steps; see the slider`;
+    this.canvas.show(run, layout);
+    this.sudoku.show(run);
+    this.strip.scale = scale;
+    this.strip.show(run);
+    this.outcome.style.minHeight = `${this.lines()}lh`;
+    this.told = 0;
+    this.tell([asCommon(run.end?.text ?? "")]);
+  }
+
+  draw(step, chosen, isLive) {
+    const { run } = this;
+    const index = run.indexAt(step);
+    const settled = run.end !== null && step >= run.total;
+    this.canvas.draw(index, settled);
+    this.sudoku.draw(index, settled);
+    this.strip.draw(Math.min(step, run.total), chosen);
+    this.count(index, settled);
+    if (!run.end) this.tellDecided();
+    if (!isLive) this.alternative.textContent = this.canvas.words(index);
+    return index;
+  }
+
+  count(index, settled) {
+    const { run } = this;
+    const event = run.steps[index];
+    const decided = run.slots.length - (event?.left ?? run.slots.length);
+    const forwards = settled ? run.end.forwards : (event?.forwards ?? 0);
+    const seconds = settled ? run.end.seconds : event?.seconds;
+    const values = {
+      step: `${settled ? run.total : (event?.step ?? 0)} / ${run.total}`,
+      forwards: String(forwards),
+      "tokens / forward": forwards ? fixed(decided / forwards) : "\u2013",
+      "masks left": String(run.slots.length - decided),
+      "mean lambda": fixed(event?.lambda ?? NaN),
+      time: Number.isFinite(seconds) ? `${fixed(seconds)} s` : "\u2013",
+    };
+    for (const [name, node] of this.counters) {
+      if (node.textContent !== values[name]) node.textContent = values[name];
+    }
+  }
+
+  /** Writes the final text; words that only this run has are marked. */
+  tell(words, summary = "") {
+    const { start, end } = this.run;
+    const opening = element("span", "opening", start.infill ? "" : openingOf(this.run));
+    const nodes = words.map(({ text, common }) => (common ? text : element("mark", "", text)));
+    this.outcome.replaceChildren(opening, ...nodes);
+    const verdict = end && countdownVerdict(this.run);
+    const told = [ENDINGS[end?.finish_reason], summary].filter(Boolean).join("; ");
+    this.summary.replaceChildren(verdict && told ? `; ${told}` : told);
+    if (verdict) {
+      this.summary.prepend(element("strong", verdict.right ? "right" : "wrong", verdict.text));
+    }
+  }
+
+  /** While it runs: the text up to the first mask, which does not change any more. */
+  tellDecided() {
+    const { run } = this;
+    const final = run.steps.at(-1)?.final ?? 0;
+    if (final === this.told) return;
+    this.told = final;
+    const texts = [];
+    for (let position = run.start.infill ? 0 : run.slots[0]; position < final; position++) {
+      texts.push(run.textAt(position));
+    }
+    this.tell([asCommon(texts.filter((text) => !SPECIAL.test(text)).join(""))]);
+  }
+
+  /** How many lines to keep free for the final text, so that nothing moves when it comes. */
+  lines() {
+    const { tokens, infill } = this.run.start;
+    const given = infill ? tokens.map((token) => token.text).join("") : openingOf(this.run);
+    const masks = this.run.slots.length * (cellWidth(tokens) > 2 ? 4.8 : 1);
+    const lines = Math.ceil(((given.length + masks) * LETTER) / this.outcome.clientWidth);
+    return Math.max(lines + given.split("\n").length - 1, this.sudoku.givens ? SIDE : 1);
+  }
+}
+
+/** The last line of a prompt, which the text goes on from; nothing of a conversation. */
+function openingOf(run) {
+  const given = run.start.tokens.slice(0, run.slots[0]);
+  if (given.some((token) => SPECIAL.test(token.text))) return "";
+  return promptOf(run).split("\n").at(-1);
+}
+
+/** Marks in each of two finished runs what the other has not. */
+function tellDifference(panels) {
+  const texts = panels.map((panel) => panel.run.end.text);
+  const marked = panels.length === 2 && compareTexts(...texts);
+  panels.forEach((panel, i) => {
+    if (!marked) return panel.tell([asCommon(texts[i])]);
+    const words = marked[i].filter(({ text }) => /[\p{L}\p{N}]/u.test(text));
+    const own = words.filter((word) => !word.common).length;
+    const other = panels[1 - i].run.name;
+    const differs = `${own} of ${plural(words.length, "word")} not in ${other}`;
+    panel.tell(marked[i], texts[0] === texts[1] ? `the same text as ${other}` : differs);
+  });
+}

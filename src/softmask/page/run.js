@@ -1,0 +1,152 @@
+// One run, and what it looked like after each of its events. Index -1 is the canvas before any.
+
+const FORMAT = "softmask-trace";
+const VERSION = 1;
+
+class Run {
+  constructor(start) {
+    this.start = start;
+    this.steps = [];
+    this.end = null;
+    this.texts = new Map(start.tokens.map((token) => [token.id, token.text]));
+    this.slots = start.tokens.flatMap((token, position) => (token.masked ? [position] : []));
+    this.commits = new Map();
+    this.rows = [];
+  }
+
+  /** A run out of a trace file. */
+  static read({ start, steps, end }) {
+    const run = new Run(start);
+    for (const step of steps) run.add(step);
+    run.end = end;
+    return run;
+  }
+
+  add(step) {
+    for (const [id, text] of Object.entries(step.texts)) this.texts.set(Number(id), text);
+    const { position, id, p, entropy } = step.committed;
+    position.forEach((place, i) => {
+      const commit = { index: this.steps.length, step: step.step, id: id[i] };
+      this.commits.set(place, { ...commit, p: p[i], entropy: entropy[i] });
+    });
+    const rows = new Int32Array(this.start.tokens.length).fill(-1);
+    step.masked.position.forEach((place, row) => (rows[place] = row));
+    this.rows.push(rows);
+    this.steps.push(step);
+  }
+
+  /** Ends a run that nobody ended, so that it can be kept like any other. */
+  close(reason) {
+    const last = this.steps.at(-1);
+    const pieces = this.start.tokens.map((token, position) => {
+      const commit = this.commits.get(position);
+      const text = token.masked ? (commit ? this.textOf(commit.id) : "") : token.text;
+      return SPECIAL.test(text) ? "" : text;
+    });
+    this.end = {
+      text: pieces.slice(this.start.infill ? 0 : this.slots[0]).join(""),
+      finish_reason: reason,
+      forwards: last?.forwards ?? 0,
+      steps: last?.step ?? 0,
+      seconds: last?.seconds ?? 0,
+      waited: 0,
+      pieces,
+    };
+  }
+
+  get name() {
+    return this.start.name;
+  }
+
+  get total() {
+    return this.end?.steps || this.steps.at(-1)?.steps || 1;
+  }
+
+  get reached() {
+    return this.end ? this.total : (this.steps.at(-1)?.step ?? 0);
+  }
+
+  /** The last event that was over by this step; steps may be missing or merged. */
+  indexAt(step) {
+    let low = -1;
+    for (let high = this.steps.length - 1; low < high; ) {
+      const middle = Math.ceil((low + high) / 2);
+      if (this.steps[middle].step <= step) low = middle;
+      else high = middle - 1;
+    }
+    return low;
+  }
+
+  textOf(id) {
+    return this.texts.get(id) ?? `#${id}`;
+  }
+
+  /** "given", "done", "fresh" or "masked". */
+  stateAt(index, position) {
+    if (!this.start.tokens[position].masked) return "given";
+    const commit = this.commits.get(position);
+    if (!commit || commit.index > index) return "masked";
+    return commit.index === index ? "fresh" : "done";
+  }
+
+  /** What stands at a position that is not masked. */
+  textAt(position) {
+    const token = this.start.tokens[position];
+    return token.masked ? this.textOf(this.commits.get(position).id) : token.text;
+  }
+
+  /** What a token adds to the finished text; the leading candidate where there is none. */
+  pieceAt(position) {
+    const piece = this.end.pieces?.[position];
+    if (piece) return piece;
+    if (this.stateAt(Infinity, position) !== "masked") return this.textAt(position);
+    return this.leadAt(this.steps.length - 1, position)?.text ?? "   ";
+  }
+
+  /** The likeliest candidate of a masked position, and how strongly it is fed back. */
+  leadAt(index, position) {
+    const row = this.rows[index]?.[position] ?? -1;
+    const masked = this.steps[index]?.masked;
+    if (row < 0 || !masked.candidates[row].length) return null;
+    const lambda = masked.lambda[row];
+    const text = this.textOf(masked.candidates[row][0]);
+    return { text, lambda, share: lambda * masked.w[row][0] };
+  }
+
+  /** All that was seen at a masked position; null where it is not masked or was not read. */
+  sightAt(index, position) {
+    const row = this.rows[index]?.[position] ?? -1;
+    if (row < 0) return null;
+    const { lambda, entropy, candidates, p, w } = this.steps[index].masked;
+    const seen = candidates[row].map((id, i) => {
+      return { text: this.textOf(id), p: p[row][i], w: w[row][i] };
+    });
+    return { lambda: lambda[row], entropy: entropy[row], candidates: seen };
+  }
+
+  toJSON() {
+    return { start: this.start, steps: this.steps, end: this.end };
+  }
+}
+
+/** What is given before the first mask. */
+function promptOf({ start, slots }) {
+  return start.tokens.slice(0, slots[0]).map((token) => token.text).join("");
+}
+
+/** The runs of a trace file; an Error with a sentence where it is none. */
+function readTrace(trace) {
+  if (trace?.format !== FORMAT) throw new Error("This file is no trace of softmask.");
+  if (trace.version !== VERSION) {
+    throw new Error(`This trace has version ${trace.version}, and this page reads ${VERSION}.`);
+  }
+  try {
+    const runs = trace.runs.map((run) => Run.read(run));
+    if (runs.length && runs.every((run) => run.end && run.slots.length)) return runs;
+  } catch (error) {
+    if (!(error instanceof TypeError)) throw error; // a field that is not there
+  }
+  throw new Error("This trace is damaged: a run in it is not whole.");
+}
+
+const traceOf = (runs) => ({ format: FORMAT, version: VERSION, runs });
