@@ -70,8 +70,8 @@ def infill(page: Any) -> None:
 
 
 def sudoku(page: Any) -> None:
-    run(page, "Sudoku, 6 given", compare=True)
-    scrub(page, 0.35)
+    run(page, "Sudoku in 6 steps", compare=True)
+    scrub(page, 0.5)
 
 
 def settings(page: Any) -> None:
