@@ -1,160 +1,315 @@
-"""softmask serve --ray: the same application as replicas on a Ray cluster, or on this machine.
+"""softmask serve --ray: the same application in several processes, on one machine or on many.
 
-Each replica is a process with a model and an engine of its own. Ray's proxy shares requests out, and
-replicas start and stop by how many requests there are.
+A replica is a process of its own with the model, an engine and the application of `server.py`. Ray
+Serve takes requests at one address, hands each to the replica that has the fewest, adds and removes
+replicas by how many requests they have, and replaces those that fail. docs/DEPLOYMENT.md says how
+that runs in a cluster.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
+import contextlib
 import importlib.util
-import json
-import logging
 import os
+import re
+import shlex
 import signal
+import sys
 import threading
+import time
+import urllib.error
 import urllib.request
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from .config import require
-from .options import load_model
-from .serve_cli import LAST_WORDS, address_of, bind
 from .serve_config import ServeConfig
 
-NAME = "softmask"
-MOST_REPLICAS = 1024
-# What a replica's process is told of the command line: the options of `add_model_options`.
-MODEL_OPTIONS = (
-    *("model", "adapter", "revision", "device", "dtype", "device_map", "quantize", "threads"),
-)
+APPLICATION = "softmask"
+# Seconds that answers have to reach their clients once the last request is over.
+LAST_WORDS = 5.0
+# Requests of a replica beyond those that run or wait: its engine is to refuse them, not Ray, which
+# would have them wait without a word. Those that only ask how it is need room too.
+SPARE = 64
+# A model that cannot be loaded will not be the third time.
+ATTEMPTS = 2
+# Ray's own memory for what passes between processes; requests are small, the default is a third.
+STORE_BYTES = 128 << 20
 
 
 class Replica:
-    """A model, its engine and the application around it."""
+    """What a process of Ray's holds: the model on an engine, and the application around it."""
 
-    def __init__(self, options: dict[str, Any], config: ServeConfig) -> None:
+    def __init__(self, args: argparse.Namespace, config: ServeConfig) -> None:
         from .gate import log_as_json
+        from .options import load_model
         from .serving import Service
 
-        self.config = config
-        self.service = Service(load_model(argparse.Namespace(**options)), config)
-        self.service.engine.start()
         log_as_json()
+        self.service = Service(load_model(args), config)
+        self._is_closing = False
+        self.service.engine.start()
 
-    def __serve_build_asgi_app__(self) -> Any:
+    async def __serve_build_asgi_app__(self) -> Any:
+        """The application; Ray asks for it once, when the model is loaded."""
         from .server import create_app
 
         return create_app(self.service)
 
+    def name(self) -> str:
+        """The model's name for clients."""
+        return self.service.name
+
     def check_health(self) -> None:
-        """Ray replaces a replica that raises here."""
-        if not self.service.engine.is_open:
+        """Ray asks again and again, and replaces a replica that raises.
+
+        Raises:
+            RuntimeError: the engine broke down, or was closed by something else than `close`.
+        """
+        if not (self.service.engine.is_open or self._is_closing):
             raise RuntimeError("the engine takes no requests any more")
 
+    async def close(self, grace: float) -> None:
+        """Tells those who wait, and returns when those who run have ended."""
+        self._is_closing = True
+        await asyncio.to_thread(self.service.engine.close, finish="running", grace=grace)
+
     def __del__(self) -> None:
-        service = getattr(self, "service", None)  # none where the model could not be loaded
-        if service is not None:
-            service.engine.close(finish="running", grace=self.config.grace)
+        # Ray calls it when it has waited for all requests; a model that did not load has none.
+        if "service" in vars(self):
+            self.service.engine.close(finish="nothing")
 
 
 def serve(args: argparse.Namespace, config: ServeConfig) -> int:
-    """Serves until SIGTERM or Ctrl-C.
+    """Serves with parsed arguments until a signal comes.
 
     Raises:
-        ValueError: Ray is missing, the number of replicas makes no sense, the address is taken.
+        ValueError: Ray is not installed, an address or a number of replicas that cannot be had, or
+            a model that no replica can load.
     """
-    if importlib.util.find_spec("ray") is None:
-        raise ValueError("serving on Ray needs ray: pip install 'softmask[ray]'")
-    low, high = replicas_of(args.replicas)
-    with bind(args.host, args.port) as listener:
-        address, (host, port) = address_of(listener), listener.getsockname()[:2]
-    import ray
-    from ray import serve as ray_serve
+    from .serve_cli import bind
 
-    stop = threading.Event()
-    own = _join(ray)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
-    try:
-        ray_serve.start(http_options={"host": host, "port": port})
-        options = {name: getattr(args, name) for name in MODEL_OPTIONS}
-        ray_serve.run(deployment(options, config, low, high), name=NAME, route_prefix="/")
-        print(f"softmask: serving {_served(address, config)} at {address}", flush=True)
-        stop.wait()
-    finally:
-        # The application alone where the cluster is somebody else's.
-        ray_serve.delete(NAME)
-        if own:
-            ray_serve.shutdown()
-            ray.shutdown()
+    least, most = replicas_of(args.replicas)
+    _check_ray(args)
+    with bind(args.host, args.port) as listener:
+        host, port = listener.getsockname()[:2]
+    told = sys.stdout
+    # Ray prints what its processes print.
+    with (
+        contextlib.redirect_stdout(sys.stderr),
+        _ray(most * _processors(args)),
+        _stopping() as stop,
+    ):
+        import ray
+
+        if takes_gpu(args.device, ray.cluster_resources()):
+            _check_gpus(least, ray.cluster_resources())
+        handle = _deploy(args, config, host, port)
+        try:
+            name = handle.name.remote().result()
+            url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+            _wait_until_served(host, port)
+            print(f"softmask: serving {name} at {url}", file=told, flush=True)
+            stop.wait()
+            # Ray tells replicas nothing before all their requests are over.
+            handle.broadcast("close", config.grace).results(timeout_s=config.grace + LAST_WORDS)
+        finally:
+            _undeploy()
     return 0
 
 
-def replicas_of(text: str) -> tuple[int, int]:
-    """ "2" or "1-4" as the fewest and the most.
+def build(settings: Mapping[str, str]) -> Any:
+    """The application for a Serve config file: import_path "softmask.ray_serve:build".
+
+    Args:
+        settings: `options`, those of `softmask serve`, as on a command line.
 
     Raises:
-        ValueError: it is neither, or no number of replicas.
+        ValueError: another setting, or what the options themselves make wrong.
     """
-    low, _, high = text.partition("-")
-    numbers = [part for part in (low, high or low) if part.isdecimal()]
-    sentence = f"--replicas is a number or two, as 2 or 1-4, not {text!r}"
-    require(len(numbers) == 2, sentence)
-    fewest, most = map(int, numbers)
-    require(1 <= fewest <= most <= MOST_REPLICAS, sentence)
-    return fewest, most
+    from .cli import build_parser
+    from .serve_cli import config_of
+
+    require(set(settings) <= {"options"}, f"args: only options are known, not {[*settings]}")
+    words = shlex.split(settings.get("options", ""))
+    args = build_parser().parse_args(["serve", "--ray", *words])
+    _check_ray(args)
+    return application(args, config_of(args))
 
 
-def deployment(options: dict[str, Any], config: ServeConfig, low: int, high: int) -> Any:
-    """The application as Ray Serve takes it."""
-    from ray import serve as ray_serve
+def application(args: argparse.Namespace, config: ServeConfig) -> Any:
+    """The deployment, bound to what its replicas load."""
+    import ray
+    from ray import serve
 
-    held = config.running + config.queue
-    settings: dict[str, Any] = {
-        "name": NAME,
-        # More than an engine holds, so that it says 429 itself, and at once.
-        "max_ongoing_requests": 2 * held,
-        "ray_actor_options": _share_of_machine(options),
-        "graceful_shutdown_timeout_s": config.grace + LAST_WORDS,
-        "health_check_period_s": 5,
-        "health_check_timeout_s": 30,
-    }
-    if low == high:
-        settings["num_replicas"] = low
-    else:
-        settings["autoscaling_config"] = {
-            "min_replicas": low,
-            "max_replicas": high,
-            # A replica that is full is one too few: what waits for a seat starts another.
+    least, most = replicas_of(args.replicas)
+    takes = takes_gpu(args.device, ray.cluster_resources())
+    deployment = serve.deployment(
+        name="Replica",
+        autoscaling_config={
+            "min_replicas": least,
+            "max_replicas": most,
+            # More than that in a replica would wait there.
             "target_ongoing_requests": config.running,
-        }
-    replica = ray_serve.ingress()(Replica)
-    return ray_serve.deployment(replica).options(**settings).bind(options, config)
+        },
+        max_ongoing_requests=config.running + config.queue + SPARE,
+        ray_actor_options={"num_cpus": _processors(args), "num_gpus": int(takes)},
+        graceful_shutdown_timeout_s=config.grace + LAST_WORDS,
+        graceful_shutdown_wait_loop_s=0.5,
+        health_check_period_s=5.0,
+        max_constructor_retry_count=ATTEMPTS,
+    )
+    args = argparse.Namespace(**vars(args) | {"model": _everywhere(args.model)})
+    args.adapter = _everywhere(args.adapter)
+    return deployment(serve.ingress()(Replica)).bind(args, config)
 
 
-def _share_of_machine(options: dict[str, Any]) -> dict[str, float]:
-    """What Ray sets aside for a replica: a GPU, or its threads."""
-    from .hub import choose_device
+def replicas_of(text: str) -> tuple[int, int]:
+    """The least and the most replicas.
 
-    if options["device_map"] is not None or choose_device(options["device"]).type == "cuda":
-        return {"num_gpus": 1}
-    return {"num_cpus": options["threads"] or 1}
+    Raises:
+        ValueError: it is neither a number nor two, the lower one first.
+    """
+    match = re.fullmatch(r"(\d{1,4})(?:-(\d{1,4}))?", text)
+    require(match is not None, f"--replicas are a number, or two as in 1-4, not {text!r}")
+    least = int(match[1])
+    most = int(match[2] or least)
+    require(1 <= least <= most, f"--replicas must be at least 1, the lower first, not {text}")
+    return least, most
 
 
-def _join(ray: Any) -> bool:
-    """Joins the cluster that RAY_ADDRESS names, or starts one here; whether it is ours."""
-    own = "RAY_ADDRESS" not in os.environ
+def takes_gpu(device: str | None, resources: Mapping[str, float]) -> bool:
+    """Whether a replica runs on a GPU: as the device says, else where the cluster has any."""
+    return resources.get("GPU", 0) >= 1 if device is None else device == "cuda"
+
+
+def _processors(args: argparse.Namespace) -> int:
+    return args.threads or 1
+
+
+def _everywhere(name: str | None) -> str | None:
+    """A folder's name as other processes find it; a Hub id stays as it is."""
+    return str(Path(name).resolve()) if name is not None and Path(name).is_dir() else name
+
+
+def _check_ray(args: argparse.Namespace) -> None:
+    require(
+        importlib.util.find_spec("ray") is not None,
+        "serving on Ray needs ray: pip install 'softmask[ray]'",
+    )
+    device = args.device
+    require(
+        device in (None, "cpu", "cuda", "mps"),
+        f"with --ray a device is cpu, cuda or mps, and not {device}: Ray says which GPU is whose",
+    )
+
+
+def _check_gpus(least: int, resources: Mapping[str, float]) -> None:
+    found = int(resources.get("GPU", 0))
+    require(
+        found >= least or "RAY_ADDRESS" in os.environ,
+        f"each replica takes a GPU, and this machine has {found}: lower --replicas",
+    )
+
+
+@contextlib.contextmanager
+def _ray(processors: int) -> Iterator[None]:
+    """Ray while it is open: the cluster that RAY_ADDRESS names, else one on this machine."""
+    # Read when Ray is imported and by the processes that it starts.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    settings: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
-    if own:
-        settings |= {"address": "local", "include_dashboard": False}
-    ray.init(**settings)
-    return own
+    os.environ.setdefault("RAY_DEDUP_LOGS", "0")
+    os.environ.setdefault("RAY_COLOR_PREFIX", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    import ray
+
+    quiet = {"logging_level": "warning", "namespace": "serve"}
+    if "RAY_ADDRESS" in os.environ:
+        ray.init(**quiet)
+    else:
+        ray.init(
+            address="local",
+            # Without them Ray waits for ever; with too many of them the system shares them out.
+            num_cpus=max(processors, os.cpu_count() or 1),
+            object_store_memory=STORE_BYTES,
+            include_dashboard=False,
+            **quiet,
+        )
+    try:
+        yield
+    finally:
+        ray.shutdown()
 
 
-def _served(address: str, config: ServeConfig) -> str:
-    """The model's name, as the replicas say it."""
-    headers = {"Authorization": f"Bearer {config.api_keys[0]}"} if config.api_keys else {}
-    request = urllib.request.Request(f"{address}/v1/models", headers=headers)
-    with urllib.request.urlopen(request, timeout=60) as answer:
-        return json.load(answer)["data"][0]["id"]
+@contextlib.contextmanager
+def _stopping() -> Iterator[threading.Event]:
+    """An event that SIGTERM and Ctrl-C set; a second Ctrl-C is somebody who cannot wait."""
+    stop = threading.Event()
+
+    def handle(number: int, _frame: FrameType | None) -> None:
+        if stop.is_set() and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        stop.set()
+
+    signals = (signal.SIGTERM, signal.SIGINT)
+    before: list[Any] = [signal.signal(number, handle) for number in signals]
+    try:
+        yield stop
+    finally:
+        for number, old in zip(signals, before, strict=True):
+            signal.signal(number, old)
+
+
+def _deploy(args: argparse.Namespace, config: ServeConfig, host: str, port: int) -> Any:
+    """Starts Ray Serve and the replicas; returns their handle."""
+    from ray import serve
+    from ray.serve.schema import LoggingConfig
+
+    # The gate logs what is asked.
+    quiet = LoggingConfig(log_level="WARNING", enable_access_log=False)
+    serve.start(http_options={"host": host, "port": port}, logging_config=quiet)
+    target = application(args, config)
+    try:
+        return serve.run(target, name=APPLICATION, route_prefix="/", logging_config=quiet)
+    except RuntimeError as error:
+        _undeploy()
+        raise ValueError(f"no replica came up: {_reason(str(error))}") from error
+
+
+def _reason(report: str) -> str:
+    """The last error in a report of Ray's, which quotes tracebacks."""
+    found = re.findall(r"^\s*(?:\w+\.)*(\w*(?:Error|Exception): .+)$", report, re.MULTILINE)
+    return found[-1] if found else report
+
+
+def _undeploy() -> None:
+    """Ends the replicas, and Ray Serve with them unless it has other applications."""
+    from ray import serve
+
+    serve.delete(APPLICATION)
+    if not serve.status().applications:
+        serve.shutdown()
+
+
+def _wait_until_served(host: str, port: int, seconds: float = 30.0) -> None:
+    """Until the address answers.
+
+    Raises:
+        ValueError: it does not, as where Ray Serve has run before, at another one.
+    """
+    near = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
+    ends = time.monotonic() + seconds
+    while True:
+        try:
+            with urllib.request.urlopen(f"http://{near}:{port}/health", timeout=5):
+                return
+        except (urllib.error.URLError, ConnectionError, TimeoutError) as error:
+            if time.monotonic() > ends:
+                raise ValueError(
+                    f"Ray Serve does not answer at {host}:{port} ({error}): in a cluster where it "
+                    "runs already it keeps the address that it has"
+                ) from error
+        time.sleep(0.1)

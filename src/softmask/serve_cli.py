@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import importlib.util
 import os
 import signal
@@ -62,9 +63,15 @@ def run(args: argparse.Namespace, _argv: list[str]) -> int:
 
 def config_of(args: argparse.Namespace) -> ServeConfig:
     """The limits that the command line and the environment name."""
+    return with_own_key(ServeConfig(**given(args, ServeConfig), api_keys=tuple(args.api_key)))
+
+
+def with_own_key(config: ServeConfig) -> ServeConfig:
+    """With the key that this process' environment has, if any."""
     own = os.environ.get(KEY_VARIABLE)
-    keys = (*args.api_key, *([own] if own else []))
-    return ServeConfig(**given(args, ServeConfig), api_keys=keys)
+    if not own or own in config.api_keys:
+        return config
+    return dataclasses.replace(config, api_keys=(*config.api_keys, own))
 
 
 def bind(host: str, port: int) -> socket.socket:
