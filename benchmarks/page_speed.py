@@ -67,7 +67,8 @@ def live(chromium: Any, address: str, *, compare: bool, tokens: int) -> tuple[Nu
     page.fill("#text", STORY)
     page.set_checked("#compare", compare)
     page.evaluate("document.getElementById('settings').open = true")
-    for name, value in (("max_tokens", tokens), ("softmask.block_length", 0), ("seed", 1)):
+    wanted = {"max_tokens": tokens, "softmask.steps": tokens, "softmask.block_length": 0, "seed": 1}
+    for name, value in wanted.items():
         page.fill(f"[name='{name}']", str(value))
     page.evaluate("document.getElementById('settings').open = false")
     page.evaluate(WATCH)
