@@ -71,20 +71,25 @@ def multiply(input_MK: Tensor, weight_NK: Tensor) -> Tensor:
 
 
 class Product(torch.autograd.Function):
-    """`product` of two matrices, with its gradients, which are products too."""
+    """`product` with its gradients, which are products too."""
 
     @staticmethod
-    def forward(ctx: Any, input_MK: Tensor, weight_NK: Tensor, bias_N: Tensor | None) -> Tensor:
+    def forward(ctx: Any, input: Tensor, weight_NK: Tensor, bias_N: Tensor | None) -> Tensor:
+        input_MK = input.reshape(-1, input.shape[-1])
         ctx.save_for_backward(input_MK, weight_NK)
-        return product(input_MK, weight_NK, bias_N)
+        ctx.shape = input.shape
+        output_MN = product(input_MK, weight_NK, bias_N)
+        # A view that a Function makes could not be changed in place, and FSDP2 warns of any.
+        return torch.ops.aten._unsafe_view(output_MN, [*input.shape[:-1], len(weight_NK)])
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_MN: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         input_MK, weight_NK = ctx.saved_tensors
         needs_input, needs_weight, needs_bias = ctx.needs_input_grad
+        grad_MN = grad.reshape(-1, grad.shape[-1])
         return (
-            product(grad_MN, weight_NK.t()) if needs_input else None,
+            product(grad_MN, weight_NK.t()).view(ctx.shape) if needs_input else None,
             _outer(grad_MN, input_MK) if needs_weight else None,
             grad_MN.sum(0) if needs_bias else None,
         )
@@ -106,9 +111,7 @@ class Linear(nn.Linear):
             return F.linear(input, self.weight, self.bias)
         inputs = (input, self.weight, self.bias)
         if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs):
-            # Matrices go in and out: a view that a Function makes cannot be changed in place.
-            flat_MN = Product.apply(input.reshape(-1, input.shape[-1]), *inputs[1:])
-            return flat_MN.view(*input.shape[:-1], len(self.weight))
+            return Product.apply(*inputs)
         return product(*inputs)
 
 
