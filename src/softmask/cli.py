@@ -415,7 +415,9 @@ def _train(args: argparse.Namespace, _argv: list[str]) -> int:
     else:
         sweep(runs, args.out or Path("runs"), one)
     if torch.distributed.is_initialized():
-        # Else the process that leaves first takes the others' connection with it: they abort.
+        # Else the process that leaves first takes the others' connection with it: they abort. And
+        # all at once: one that still talks when another takes its end down aborts too.
+        torch.distributed.barrier()
         torch.distributed.destroy_process_group()
     return 0
 

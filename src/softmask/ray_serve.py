@@ -115,8 +115,10 @@ def serve(args: argparse.Namespace, config: ServeConfig) -> int:
             _wait_until_served(host, port)
             print(f"softmask: serving {name} at {url}", file=told, flush=True)
             stop.wait()
-            # Ray tells replicas nothing before all their requests are over.
-            handle.broadcast("close", config.grace).results(timeout_s=config.grace + LAST_WORDS)
+            seconds = config.grace + LAST_WORDS
+            # Ray tells replicas nothing before all their requests are over. One may be dead.
+            with contextlib.suppress(TimeoutError, ray.exceptions.RayError):
+                handle.broadcast("close", config.grace).results(timeout_s=seconds)
         finally:
             _undeploy()
     return 0
@@ -218,7 +220,11 @@ def _check_gpus(least: int, resources: Mapping[str, float]) -> None:
 
 @contextlib.contextmanager
 def _ray(processors: int) -> Iterator[None]:
-    """Ray while it is open: the cluster that RAY_ADDRESS names, else one on this machine."""
+    """Ray while it is open: the cluster that RAY_ADDRESS names, else one on this machine.
+
+    Raises:
+        ValueError: there is no such cluster, or it does not let us in.
+    """
     # Read when Ray is imported and by the processes that it starts.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_DEDUP_LOGS", "0")
@@ -228,7 +234,13 @@ def _ray(processors: int) -> Iterator[None]:
 
     quiet = {"logging_level": "warning", "namespace": "serve"}
     if "RAY_ADDRESS" in os.environ:
-        ray.init(**quiet)
+        try:
+            ray.init(**quiet)
+        except (ConnectionError, ray.exceptions.AuthenticationError) as error:
+            raise ValueError(
+                f"no Ray cluster at RAY_ADDRESS={os.environ['RAY_ADDRESS']} takes us: see that it "
+                "is up, and give the token that it was started with as RAY_AUTH_TOKEN"
+            ) from error
     else:
         ray.init(
             address="local",
@@ -275,13 +287,15 @@ def _deploy(args: argparse.Namespace, config: ServeConfig, host: str, port: int)
     try:
         return serve.run(target, name=APPLICATION, route_prefix="/", logging_config=quiet)
     except RuntimeError as error:
+        deployments = serve.status().applications[APPLICATION].deployments.values()
+        reason = _reason("\n".join([str(error), *(one.message for one in deployments)]))
         _undeploy()
-        raise ValueError(f"no replica came up: {_reason(str(error))}") from error
+        raise ValueError(f"no replica came up: {reason}") from error
 
 
 def _reason(report: str) -> str:
     """The last error in a report of Ray's, which quotes tracebacks."""
-    found = re.findall(r"^\s*(?:\w+\.)*(\w*(?:Error|Exception): .+)$", report, re.MULTILINE)
+    found = re.findall(r"^\s*(?:\w+\.)*\w+(?:Error|Exception): (.+)$", report, re.MULTILINE)
     return found[-1] if found else report
 
 
