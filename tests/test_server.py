@@ -266,6 +266,8 @@ def test_masks_among_token_ids_are_refused(url, checkpoint) -> None:
         ("completions", {"prompt": "x", "softmask": {"cache": "dual"}}, "block_length"),
         ("completions", {"prompt": "x", "softmask": {"soft_mask": {"scal": 1}}}, "scale"),
         ("completions", {"prompt": "x", "temperature": -1}, "temperature"),
+        ("completions", {"prompt": "x", "temperature": 1e-320}, "temperature"),
+        ("completions", {"prompt": "x", "softmask": {"end_penalty": -1e308}}, "end_penalty"),
         ("completions", {"prompt": "x", "echo": True}, "echo"),
         ("completions", {"prompt": "x", "stop": ""}, "stop"),
         ("completions", {"prompt": "x" * 600}, "context"),
@@ -368,11 +370,17 @@ def test_a_full_line_answers_429_and_says_when_to_come_back(checkpoint) -> None:
 
 def test_texts_that_do_not_all_fit_into_the_line_leave_nothing_behind(checkpoint) -> None:
     with serving(checkpoint, start=False, queue=3) as (url, service):
-        answer = post(url, "/v1/completions", {"prompt": "x", "n": 5})
-        assert answer.status_code == 429
+        body = {"prompt": "x", "max_tokens": 4, "n": 2}
+        waiting = threading.Thread(target=post, args=(url, "/v1/completions", body))
+        waiting.start()
+        until(lambda: service.engine.stats().waiting == 2)
+        assert post(url, "/v1/completions", body).status_code == 429
+        never = post(url, "/v1/completions", {"prompt": "x", "n": 4})
+        assert never.status_code == 400
+        assert "at most 3" in never.json()["error"]["message"]
         service.engine.start()
-        until(lambda: service.engine.stats().waiting == 0)
-        assert service.engine.stats().ended == {"cancelled": 3}
+        waiting.join(WAIT)
+        until(lambda: service.engine.stats().ended == {"cancelled": 1, "done": 2})
 
 
 @pytest.mark.parametrize("path", ["/v1/completions", "/v1/denoise"])

@@ -119,6 +119,7 @@ ALLOWED = {
     "metrics": {"engine"},
     "gate": {"metrics", "serve_config"},
     "page": set(),
+    "ray_serve": {"config", "serve_config"},
     "server": {
         *("answer_shapes", "engine", "gate", "metrics", "openai_api", "page", "serving"),
         *("text_stream", "trace"),

@@ -21,6 +21,8 @@ T = TypeVar("T")
 
 COMMIT_RULES = ("threshold", "factor", "entropy_bound")
 CACHES = ("none", "prefix", "dual")
+# Logits over a lower temperature, or plus a larger penalty, would be infinite.
+COLDEST, LARGEST_PENALTY = 1e-6, 1e6
 UNMASK_RULES = ("origin", "maskgit_plus", "topk_margin", "entropy")
 SOFT_MASK_MODES = ("topk", "temperature")
 SOFT_MASK_SCHEDULES = ("none", "linear", "stepwise")
@@ -162,7 +164,10 @@ class SoftMaskConfig:
         require(0 <= self.scale <= 1, f"soft-mask scale must lie in [0, 1], not {self.scale}")
         require(self.offset <= 0, f"soft-mask offset must be <= 0, not {self.offset}")
         require(self.steepness >= 0, f"soft-mask steepness must be >= 0, not {self.steepness}")
-        require(self.temperature > 0, f"soft-mask temperature must be > 0, not {self.temperature}")
+        require(
+            self.temperature >= COLDEST,
+            f"soft-mask temperature must be at least {COLDEST}, not {self.temperature}",
+        )
 
 
 # The published names (arguments of diffusion_generate, keys of transparency_config.json).
@@ -282,8 +287,8 @@ class SamplingConfig:
         self._check_cache()
         require(self.steps >= 1, f"steps must be at least 1, not {self.steps}")
         require(
-            math.isfinite(self.temperature) and self.temperature >= 0,
-            f"temperature must be >= 0, not {self.temperature}",
+            self.temperature == 0 or COLDEST <= self.temperature < math.inf,
+            f"temperature must be 0 or at least {COLDEST}, not {self.temperature}",
         )
         if self.top_p is not None:
             require(0 < self.top_p <= 1, f"top_p must lie in (0, 1], not {self.top_p}")
@@ -300,7 +305,10 @@ class SamplingConfig:
                 self.block_length >= 1,
                 f"block_length must be at least 1, not {self.block_length}",
             )
-        require(math.isfinite(self.end_penalty), "end_penalty must be finite")
+        require(
+            abs(self.end_penalty) <= LARGEST_PENALTY,
+            f"end_penalty must lie within {LARGEST_PENALTY:g}, not be {self.end_penalty}",
+        )
 
     @property
     def adaptive(self) -> bool:

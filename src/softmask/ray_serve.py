@@ -27,11 +27,9 @@ from types import FrameType
 from typing import Any
 
 from .config import require
-from .serve_config import ServeConfig
+from .serve_config import LAST_WORDS, ServeConfig
 
 APPLICATION = "softmask"
-# Seconds that answers have to reach their clients once the last request is over.
-LAST_WORDS = 5.0
 # Requests of a replica beyond those that run or wait: its engine is to refuse them, not Ray, which
 # would have them wait without a word. Those that only ask how it is need room too.
 SPARE = 64

@@ -14,11 +14,9 @@ from typing import Any
 
 from .config import require
 from .options import add_model_options, add_settings, given, load_model
-from .serve_config import ServeConfig
+from .serve_config import LAST_WORDS, ServeConfig
 
 KEY_VARIABLE = "SOFTMASK_API_KEY"
-# Seconds that answers have to reach their clients once the last request is over.
-LAST_WORDS = 5.0
 
 
 def add_serve(commands: Any) -> None:

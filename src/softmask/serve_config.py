@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from .config import require, setting
 
+# Seconds that answers have to reach their clients once the last request is over.
+LAST_WORDS = 5.0
+
 
 @dataclass(frozen=True)
 class ServeConfig:

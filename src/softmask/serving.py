@@ -98,9 +98,10 @@ class Service:
             if asked.suffix:
                 suffix = encode(self.checkpoint, asked.suffix, control=False)
             prompts = [self._prompt(prompt, suffix) for prompt in asked.prompts]
+        most = min(MOST_TEXTS, self.engine.queue)  # more could never be accepted
         require(
-            len(prompts) * asked.n <= MOST_TEXTS,
-            f"{len(prompts)} prompts times n = {asked.n} are too many: at most {MOST_TEXTS}",
+            len(prompts) * asked.n <= most,
+            f"{len(prompts)} prompts times n = {asked.n} are too many texts: at most {most}",
         )
         infill = bool(suffix)
         seed = self._seed(asked)
