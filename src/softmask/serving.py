@@ -6,7 +6,6 @@ No HTTP here: `server.py` answers, `ray_serve.py` makes replicas.
 from __future__ import annotations
 
 import dataclasses
-import os
 import secrets
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -30,8 +29,6 @@ from .openai_api import (
 from .prompts import encode, encode_chat, encode_holes, has_chat_template, mask_id_of, rules_of
 from .serve_config import ServeConfig
 
-# Of products, which oneDNN keeps one for each number of rows, 0.6 MB each, and a thousand if let.
-KEPT_PRODUCTS = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64", "LRU_CACHE_CAPACITY": "64"}
 OPTIONAL = {f.name for f in dataclasses.fields(SamplingConfig) if f.default is None}
 
 
@@ -50,8 +47,6 @@ class Service:
     def __init__(self, checkpoint: Checkpoint, config: ServeConfig) -> None:
         self.checkpoint, self.config = checkpoint, config
         self.name = config.name or _name_of(checkpoint)
-        for name, count in KEPT_PRODUCTS.items():
-            os.environ.setdefault(name, count)
         self.engine = Engine(
             checkpoint.model,
             memory_mb=config.memory_mb,
