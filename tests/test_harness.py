@@ -210,7 +210,7 @@ def test_soft_masking_without_parameters_is_an_error_and_no_silent_plain_run(fol
     ("values", "message"),
     [
         ({"mixinput_k": 3}, "did you mean 'mixinputs_k'"),
-        ({"temperature": -1.0}, "temperature must be >= 0"),
+        ({"temperature": -1.0}, "temperature must be 0 or at least"),
         ({"softmasking": False, "mixinputs_k": 3}, "contradict each other"),
         ({"nfe": 0.5, "diffusion_steps": 3}, "diffusion_steps or nfe, not both"),
         ({"batch_size": "auto"}, "batch_size must be a whole number"),
