@@ -159,7 +159,10 @@ def test_two_processes_find_what_one_finds(finished, model, data, tmp_path) -> N
     ("words", "message"),
     [
         (["--tasks", "countdown_cd3_plian"], "Did you mean countdown_cd3_plain?"),
-        (["--tasks", "countdown_cd3_plain", "--temperature", "-1"], "temperature must be 0 or at least"),
+        (
+            ["--tasks", "countdown_cd3_plain", "--temperature", "-1"],
+            "temperature must be 0 or at least",
+        ),
         (["--tasks", "countdown_cd3_plain", "--limit", "0"], "limit must be >= 1"),
         (["--tasks", "countdown_cd3_plain", "--gen-kwargs", "until"], "NAME=VALUE"),
         (["--tasks", "countdown_cd3_plain", "--gen-kwargs", "beams=3"], "unknown setting 'beams'"),
