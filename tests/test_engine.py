@@ -73,7 +73,7 @@ MIXED = [
 
 def alone(one: Request, model: DreamModel = MODEL) -> tuple[int, ...]:
     """The canvas of a request that nobody stands beside."""
-    generators = [torch.Generator().manual_seed(one.seed)] if one.is_random else None
+    generators = [torch.Generator().manual_seed(one.seed)] if one.sampling.is_random else None
     steps = denoise(
         model,
         torch.tensor([one.ids]),

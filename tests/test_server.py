@@ -353,13 +353,20 @@ def test_a_key_is_wanted_where_one_is_set(checkpoint) -> None:
 
 # Load.
 
+TWO = {"prompt": "x", "max_tokens": 4, "n": 2}
+
+
+def two_waiting(url: str, service: Service) -> threading.Thread:
+    """Somebody who has put two texts into the line."""
+    waiting = threading.Thread(target=post, args=(url, "/v1/completions", TWO))
+    waiting.start()
+    until(lambda: service.engine.stats().waiting == 2)
+    return waiting
+
 
 def test_a_full_line_answers_429_and_says_when_to_come_back(checkpoint) -> None:
     with serving(checkpoint, start=False, queue=2) as (url, service):
-        body = {"prompt": "x", "max_tokens": 4, "n": 2}
-        waiting = threading.Thread(target=post, args=(url, "/v1/completions", body))
-        waiting.start()
-        until(lambda: service.engine.stats().waiting == 2)
+        waiting = two_waiting(url, service)
         answer = post(url, "/v1/completions", {"prompt": "x"})
         assert answer.status_code == 429
         assert int(answer.headers["retry-after"]) >= 1
@@ -370,11 +377,8 @@ def test_a_full_line_answers_429_and_says_when_to_come_back(checkpoint) -> None:
 
 def test_texts_that_do_not_all_fit_into_the_line_leave_nothing_behind(checkpoint) -> None:
     with serving(checkpoint, start=False, queue=3) as (url, service):
-        body = {"prompt": "x", "max_tokens": 4, "n": 2}
-        waiting = threading.Thread(target=post, args=(url, "/v1/completions", body))
-        waiting.start()
-        until(lambda: service.engine.stats().waiting == 2)
-        assert post(url, "/v1/completions", body).status_code == 429
+        waiting = two_waiting(url, service)
+        assert post(url, "/v1/completions", TWO).status_code == 429
         never = post(url, "/v1/completions", {"prompt": "x", "n": 4})
         assert never.status_code == 400
         assert "at most 3" in never.json()["error"]["message"]
@@ -472,6 +476,23 @@ def test_an_unexpected_error_is_answered_without_its_traceback(
     assert "secret" not in answer.text
     assert answer.headers["x-request-id"] in answer.json()["error"]["message"]
     assert "secret detail" in caplog.text
+
+
+def test_an_error_in_reading_a_text_ends_its_answer_streamed_or_not(
+    checkpoint, monkeypatch
+) -> None:
+    from softmask.answer_shapes import Answer
+
+    def fail(self, event) -> None:
+        raise KeyError("secret detail")
+
+    with serving(checkpoint) as (url, service):
+        monkeypatch.setattr(Answer, "take", fail)
+        body = {"prompt": "x", "max_tokens": 4}
+        assert post(url, "/v1/completions", body).status_code == 500
+        with pytest.raises(httpx.RemoteProtocolError):
+            post(url, "/v1/completions", {**body, "stream": True})
+        until(lambda: service.engine.stats().running == 0)
 
 
 # Step by step.

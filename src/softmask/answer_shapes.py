@@ -65,17 +65,6 @@ class Answer:
         self.result = result
         return tokens
 
-    @property
-    def extension(self) -> dict[str, Any]:
-        """What a client of OpenAI's does not know: what the text cost."""
-        result = self.result
-        return {
-            "forwards": result.forwards,
-            "steps": result.steps,
-            "waited": round(result.waited, 4),
-            "seconds": round(result.ran, 4),
-        }
-
     def name(self, token: int) -> str:
         """A token's own text."""
         return self._tokenizer.decode([token])
@@ -95,6 +84,9 @@ class Shape:
     def _frame(self, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
         frame = {"id": self.id, "object": kind, "created": self.created, "model": self.model}
         return {**frame, "choices": choices}
+
+    def _chunk(self, choice: dict[str, Any]) -> dict[str, Any]:
+        return self._frame(self.chunk_kind, [choice])
 
     def opening(self, _index: int) -> list[dict[str, Any]]:
         """Chunks before the first text."""
@@ -124,7 +116,7 @@ class ChatShape(Shape):
             "message": {"role": "assistant", "content": answer.text, "refusal": None},
             "logprobs": self._logprobs(answer, answer.all),
             "finish_reason": answer.finish_reason,
-            "softmask": answer.extension,
+            "softmask": answer.result.cost(),
         }
 
     def opening(self, index: int) -> list[dict[str, Any]]:
@@ -141,10 +133,7 @@ class ChatShape(Shape):
     def closing(self, index: int, answer: Answer) -> dict[str, Any]:
         """The end of a text."""
         choice = {"index": index, "delta": {}, "finish_reason": answer.finish_reason}
-        return self._chunk({**choice, "softmask": answer.extension})
-
-    def _chunk(self, choice: dict[str, Any]) -> dict[str, Any]:
-        return self._frame(self.chunk_kind, [choice])
+        return self._chunk({**choice, "softmask": answer.result.cost()})
 
     def _logprobs(self, answer: Answer, tokens: list[Token]) -> dict[str, Any] | None:
         if answer.top is None:
@@ -176,7 +165,7 @@ class CompletionShape(Shape):
             "text": answer.text,
             "logprobs": self._logprobs(answer, answer.all, 0),
             "finish_reason": answer.finish_reason,
-            "softmask": answer.extension,
+            "softmask": answer.result.cost(),
         }
 
     def chunk(self, index: int, answer: Answer, tokens: list[Token]) -> dict[str, Any]:
@@ -185,14 +174,12 @@ class CompletionShape(Shape):
         logprobs = self._logprobs(answer, tokens, self._lengths[index])
         self._lengths[index] += len(text)
         choice = {"index": index, "text": text, "logprobs": logprobs, "finish_reason": None}
-        return self._frame(self.chunk_kind, [choice])
+        return self._chunk(choice)
 
     def closing(self, index: int, answer: Answer) -> dict[str, Any]:
         """The end of a text."""
         choice = {"index": index, "text": "", "finish_reason": answer.finish_reason}
-        return self._frame(
-            self.chunk_kind, [{**choice, "logprobs": None, "softmask": answer.extension}]
-        )
+        return self._chunk({**choice, "logprobs": None, "softmask": answer.result.cost()})
 
     def _logprobs(self, answer: Answer, tokens: list[Token], offset: int) -> dict[str, Any] | None:
         if answer.top is None:

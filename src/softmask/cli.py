@@ -358,8 +358,10 @@ def _stream(run: Any) -> None:
 
 
 def _chat(args: argparse.Namespace, _argv: list[str]) -> int:
+    from .prompts import has_chat_template
+
     checkpoint = load_model(args)
-    if not getattr(checkpoint.tokenizer, "chat_template", None):
+    if not has_chat_template(checkpoint):
         raise ValueError(
             "this model has no chat template: use `softmask generate`, or --model with an "
             "Instruct model"

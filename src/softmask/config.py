@@ -170,6 +170,11 @@ class SoftMaskConfig:
         )
 
 
+def is_on(soft_mask: SoftMaskConfig | None) -> bool:
+    """Whether soft-masking changes anything."""
+    return soft_mask is not None and soft_mask.scale > 0
+
+
 # The published names (arguments of diffusion_generate, keys of transparency_config.json).
 PUBLISHED_MODES = {
     "none": None,
@@ -237,6 +242,13 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is damaged ({error}): copy it again from its source") from error
+
+
+def write_whole(path: Path, text: str) -> None:
+    """The file, or none of it."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
 
 
 def read_soft_mask_file(path: Path) -> SoftMaskConfig | None:
@@ -314,6 +326,11 @@ class SamplingConfig:
     def adaptive(self) -> bool:
         """Whether confidence, not the schedule, decides how many tokens are committed."""
         return any(getattr(self, name) is not None for name in COMMIT_RULES)
+
+    @property
+    def is_random(self) -> bool:
+        """Whether anything is drawn."""
+        return self.temperature > 0 or bool(self.alg_temp) or self.alg == "origin"
 
     def _check_rules(self) -> None:
         rules = [name for name in COMMIT_RULES if getattr(self, name) is not None]

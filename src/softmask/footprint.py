@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .config import SamplingConfig, SoftMaskConfig
+from .config import SamplingConfig, SoftMaskConfig, is_on
 from .kv_cache import bytes_per_position
 from .modeling import DreamModel
 from .readout import CHUNK_LOGITS, CHUNK_ROWS, PIECE_LOGITS
@@ -83,7 +83,7 @@ class Footprint:
         self, masks: int, sampling: SamplingConfig, soft_mask: SoftMaskConfig | None
     ) -> int:
         """On top, while the rows of one text are read, of which `masks` are masked."""
-        soft = soft_mask is not None and soft_mask.scale > 0
+        soft = is_on(soft_mask)
         if sampling.block_length is not None and not soft:
             masks = min(masks, sampling.block_length)  # plain decoding reads what it may commit
         entry = DRAWN if sampling.temperature > 0 or sampling.alg == "origin" else 0

@@ -74,9 +74,8 @@ class Gate:
         return any(same)
 
     def _tell(self, scope: Scope, passage: Passage) -> None:
-        route = getattr(
-            scope.get("route"), "path", "other"
-        )  # never the path: anybody may make one up
+        # The route, not the path: anybody may make up paths.
+        route = getattr(scope.get("route"), "path", "other")
         seconds, status = time.monotonic() - passage.started, passage.status or 499
         self.metrics.answers.labels(route, str(status)).inc()
         self.metrics.seconds.labels(route).observe(seconds)

@@ -145,7 +145,7 @@ class Generation:
 
     def _denoise(self) -> Iterator[DenoiseStep]:
         generators = None
-        if self.sampling.temperature > 0 or self.sampling.alg_temp or self.sampling.alg == "origin":
+        if self.sampling.is_random:
             generators = [
                 torch.Generator(self.canvas_BL.device).manual_seed(seed) for seed in self.seeds
             ]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import importlib.util
 import re
 import warnings
@@ -47,7 +48,7 @@ class Checkpoint:
     sampling: Mapping[str, Any] = field(default_factory=dict)
     source: Source | None = None
 
-    @property
+    @functools.cached_property
     def end_ids(self) -> tuple[int, ...]:
         """Ids that end an answer: those of the config and tokenizer, and the end of a chat turn."""
         configured = self.model.config.eos_token_id

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import get_args
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics
 from prometheus_client.core import (
@@ -14,6 +15,7 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from .engine import Engine
+from .tickets import FinishReason
 
 # Seconds; answers take from tens of milliseconds to minutes.
 BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
@@ -49,7 +51,7 @@ class EngineCollector(Collector):
         ended = CounterMetricFamily(
             "softmask_requests_ended", "Requests that are over", labels=["reason"]
         )
-        for reason in ("done", "cancelled", "deadline", "failed", "shutdown"):
+        for reason in get_args(FinishReason):
             ended.add_metric([reason], stats.ended.get(reason, 0))
         yield ended
         yield SummaryMetricFamily(

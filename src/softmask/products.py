@@ -24,6 +24,9 @@ KEPT = 32
 for cache in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
     os.environ.setdefault(cache, str(KEPT))
 
+# Not their subclasses: sharded tensors, fake ones, quantised ones.
+DENSE = (Tensor, nn.Parameter)
+
 
 def suits(input_MK: Tensor, weight_NK: Tensor) -> bool:
     """Whether `product` takes these: dense fp32 matrices on a CPU, outside of a compiler."""
@@ -50,10 +53,6 @@ def torchs_own_products() -> Iterator[None]:
         yield
     finally:
         torch.backends.mkldnn.enabled = before
-
-
-# Not their subclasses: sharded tensors, fake ones, quantised ones.
-DENSE = (Tensor, nn.Parameter)
 
 
 def product(input_MK: Tensor, weight_NK: Tensor, bias_N: Tensor | None = None) -> Tensor:

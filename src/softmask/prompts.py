@@ -123,6 +123,33 @@ def encode_holes(checkpoint: Checkpoint, text: str, *, control: bool = True) -> 
     return ids
 
 
+class Characters:
+    """What tokens add to a text, one by one; a character of several comes with the last."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self._tokenizer = checkpoint.tokenizer
+        self._open: list[int] = []
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the last token was not the end of a character."""
+        return bool(self._open)
+
+    def add(self, token: int) -> str:
+        """What a token adds."""
+        self._open.append(token)
+        text = self._tokenizer.decode(self._open, skip_special_tokens=True)
+        if text.endswith("\ufffd"):
+            return ""
+        self._open = []
+        return text
+
+    def rest(self) -> str:
+        """What the tokens of a character that never came whole add, where no more follow."""
+        tokens, self._open = self._open, []
+        return self._tokenizer.decode(tokens, skip_special_tokens=True)
+
+
 def rules_of(checkpoint: Checkpoint, *, infill: bool) -> Rules:
     """What may be written: no masks, nothing the tokenizer does not know; in holes no end."""
     end_ids = checkpoint.end_ids

@@ -89,12 +89,12 @@ def serve(args: argparse.Namespace, config: ServeConfig) -> int:
         ValueError: Ray is not installed, an address or a number of replicas that cannot be had, or
             a model that no replica can load.
     """
-    from .serve_cli import bind
+    from .serve_cli import address_of, bind
 
     least, most = replicas_of(args.replicas)
     _check_ray(args)
     with bind(args.host, args.port) as listener:
-        host, port = listener.getsockname()[:2]
+        url, (host, port) = address_of(listener), listener.getsockname()[:2]
     told = sys.stdout
     # Ray prints what its processes print.
     with (
@@ -109,7 +109,6 @@ def serve(args: argparse.Namespace, config: ServeConfig) -> int:
         handle = _deploy(args, config, host, port)
         try:
             name = handle.name.remote().result()
-            url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
             _wait_until_served(host, port)
             print(f"softmask: serving {name} at {url}", file=told, flush=True)
             stop.wait()

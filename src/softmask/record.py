@@ -17,7 +17,7 @@ from typing import Any
 
 from .benchmark import provenance
 from .checkpoints import Source, fingerprint
-from .config import read_json, soft_mask_to_published
+from .config import read_json, soft_mask_to_published, write_whole
 from .eval_config import RESULTS, RUN, ModelArgs
 from .hub import Checkpoint
 
@@ -117,6 +117,4 @@ def now() -> str:
 def write(path: Path, values: Any, default: Any = None) -> None:
     """JSON, whole or not at all."""
     text = json.dumps(values, indent=2, ensure_ascii=False, default=default)
-    partial = path.with_suffix(".partial")
-    partial.write_text(text + "\n", encoding="utf-8")
-    partial.replace(path)
+    write_whole(path, text + "\n")

@@ -78,7 +78,7 @@ class Seats:
 
     def _lay(self, ticket: Ticket, start: int) -> Text:
         request, generator = ticket.request, None
-        if request.is_random:
+        if request.sampling.is_random:
             generator = torch.Generator(self.batch.device).manual_seed(request.seed)
         ids_L = torch.tensor(request.ids, device=self.batch.device)
         masked_L = np.array(request.ids) == self.batch.mask_id

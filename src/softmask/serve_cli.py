@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import importlib.util
 import os
 import signal
@@ -61,15 +60,9 @@ def run(args: argparse.Namespace, _argv: list[str]) -> int:
 
 def config_of(args: argparse.Namespace) -> ServeConfig:
     """The limits that the command line and the environment name."""
-    return with_own_key(ServeConfig(**given(args, ServeConfig), api_keys=tuple(args.api_key)))
-
-
-def with_own_key(config: ServeConfig) -> ServeConfig:
-    """With the key that this process' environment has, if any."""
     own = os.environ.get(KEY_VARIABLE)
-    if not own or own in config.api_keys:
-        return config
-    return dataclasses.replace(config, api_keys=(*config.api_keys, own))
+    keys = (*args.api_key, *([own] if own else []))
+    return ServeConfig(**given(args, ServeConfig), api_keys=keys)
 
 
 def bind(host: str, port: int) -> socket.socket:

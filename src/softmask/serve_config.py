@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .config import require, setting
+from .config import require, require_positive, setting
 
 # Seconds that answers have to reach their clients once the last request is over.
 LAST_WORDS = 5.0
@@ -30,9 +30,7 @@ class ServeConfig:
     api_keys: tuple[str, ...] = setting((), "keys, one of which requests must bring")
 
     def __post_init__(self) -> None:
-        for name in ("max_tokens", "memory_mb", "running", "queue", "max_body"):
-            value = getattr(self, name)
-            require(value >= 1, f"{name} must be at least 1, not {value}")
+        require_positive(self, "max_tokens", "memory_mb", "running", "queue", "max_body")
         require(self.deadline > 0, f"deadline must be more than 0 seconds, not {self.deadline}")
         require(self.grace >= 0, f"grace must not be negative, but is {self.grace}")
         require(all(self.api_keys), "an API key must not be empty")

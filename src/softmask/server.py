@@ -11,7 +11,6 @@ import contextlib
 import json
 import math
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from importlib import resources
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -32,7 +31,7 @@ from .openai_api import (
     OpenAIRequest,
     Shared,
 )
-from .page import page_csp, page_html
+from .page import examples, page_csp, page_html
 from .serving import Service
 from .text_stream import Token
 from .trace import Tracer
@@ -134,11 +133,20 @@ async def _encoded(service: Service, jobs: Callable[[Any], Any], asked: Shared) 
     return await asyncio.get_running_loop().run_in_executor(service.encoder, jobs, asked)
 
 
+def _passage(service: Service, request: Request, asked: Shared) -> Passage:
+    """What the gate knows of a request, with its body where that is to be logged."""
+    passage: Passage = request.scope["softmask"]
+    if service.config.log_prompts:
+        passage.notes["body"] = asked.model_dump(mode="json", exclude_unset=True)
+    return passage
+
+
 # What there is.
 
 
 def _add_information(app: FastAPI, service: Service, metrics: Metrics) -> None:
     page = _page(service)
+    headers = page_headers(page)
     model = {
         "id": service.name,
         "object": "model",
@@ -149,7 +157,7 @@ def _add_information(app: FastAPI, service: Service, metrics: Metrics) -> None:
 
     @app.get("/", include_in_schema=False)
     async def index() -> HTMLResponse:
-        return HTMLResponse(page, headers=page_headers(page))
+        return HTMLResponse(page, headers=headers)
 
     @app.get("/health")
     async def health() -> JSONResponse:
@@ -176,11 +184,8 @@ def _add_information(app: FastAPI, service: Service, metrics: Metrics) -> None:
 
 def _page(service: Service) -> str:
     description = {"name": service.name, **service.description}
-    examples = []
-    if description["bundled"]:
-        text = (resources.files("softmask.page") / "examples.json").read_text(encoding="utf-8")
-        examples = json.loads(text)
-    return page_html({"mode": "live", "model": description, "examples": examples})
+    shown = examples() if description["bundled"] else []
+    return page_html({"mode": "live", "model": description, "examples": shown})
 
 
 def page_headers(page: str) -> dict[str, str]:
@@ -228,9 +233,7 @@ async def _answer(
         for job in jobs
     ]
     prompt_tokens = sum(job.prompt_tokens for job in jobs[:: asked.n])
-    passage: Passage = request.scope["softmask"]
-    if service.config.log_prompts:
-        passage.notes["body"] = asked.model_dump(mode="json", exclude_unset=True)
+    passage = _passage(service, request, asked)
 
     def note() -> None:
         completion_tokens = sum(answer.tokens for answer in answers)
@@ -246,21 +249,12 @@ async def _answer(
         stream = _stream(tickets, answers, shape, asked, prompt_tokens, note)
         return _event_stream(stream)
     async with _held(request, tickets):
-        await asyncio.gather(
-            *(_drain(ticket, answer) for ticket, answer in zip(tickets, answers, strict=True))
-        )
+        async for _ in _merged(tickets, answers):
+            pass
     note()
     for ticket, answer in zip(tickets, answers, strict=True):
         _check_end(ticket, answer)
     return JSONResponse(shape.whole(answers, prompt_tokens))
-
-
-async def _drain(ticket: Ticket, answer: Answer) -> None:
-    async for event in ticket:
-        answer.take(event)
-        if answer.is_ended:
-            ticket.cancel()
-    answer.finish(await ticket.finished())
 
 
 def _check_end(ticket: Ticket, answer: Answer) -> None:
@@ -323,30 +317,35 @@ async def _stream(
 async def _merged(
     tickets: Sequence[Ticket], answers: Sequence[Answer]
 ) -> AsyncIterator[tuple[int, list[Token], bool]]:
-    """(text, its new tokens, whether they are its last) as they come."""
-    # One place: a client that reads slowly makes the events of its tickets merge.
-    queue: asyncio.Queue[tuple[int, list[Token], bool]] = asyncio.Queue(1)
+    """(text, its new tokens, whether they are its last) as they come.
 
-    async def read(index: int, ticket: Ticket, answer: Answer) -> None:
-        async for event in ticket:
-            tokens = answer.take(event)
-            if answer.is_ended:
-                ticket.cancel()
-            if tokens:
-                await queue.put((index, tokens, False))
-        await queue.put((index, answer.finish(await ticket.finished()), True))
-
-    pairs = enumerate(zip(tickets, answers, strict=True))
-    readers = [asyncio.create_task(read(index, *pair)) for index, pair in pairs]
+    A text is read on when its part was taken: a slow client makes the events of its tickets merge.
+    """
+    streams = [_parts(*pair) for pair in zip(tickets, answers, strict=True)]
+    waiting = {asyncio.ensure_future(anext(one)): index for index, one in enumerate(streams)}
     try:
-        left = len(readers)
-        while left:
-            index, tokens, is_last = await queue.get()
-            yield index, tokens, is_last
-            left -= is_last
+        while waiting:
+            done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                index = waiting.pop(task)
+                tokens, is_last = task.result()
+                yield index, tokens, is_last
+                if not is_last:
+                    waiting[asyncio.ensure_future(anext(streams[index]))] = index
     finally:
-        for reader in readers:
-            reader.cancel()
+        for task in waiting:
+            task.cancel()
+
+
+async def _parts(ticket: Ticket, answer: Answer) -> AsyncIterator[tuple[list[Token], bool]]:
+    """A text's new tokens as they become final, and whether they are its last."""
+    async for event in ticket:
+        tokens = answer.take(event)
+        if answer.is_ended:
+            ticket.cancel()
+        if tokens:
+            yield tokens, False
+    yield answer.finish(await ticket.finished()), True
 
 
 # Step by step.
@@ -360,9 +359,7 @@ def _add_denoise(app: FastAPI, service: Service, metrics: Metrics) -> None:
         with _refusals():
             job = await _encoded(service, service.trace_job, asked)
             ticket = service.submit([job])[0]
-        passage: Passage = request.scope["softmask"]
-        if service.config.log_prompts:
-            passage.notes["body"] = asked.model_dump(mode="json", exclude_unset=True)
+        passage = _passage(service, request, asked)
         metrics.tokens.labels("prompts").inc(job.prompt_tokens)
         tracer = Tracer(
             service.checkpoint,

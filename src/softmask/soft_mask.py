@@ -26,7 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .config import SoftMaskConfig
+from .config import SoftMaskConfig, is_on
 from .readout import Statistics, entropy, statistics
 
 
@@ -236,7 +236,7 @@ def _stretch(mixed_ND: Tensor, mean_N: Tensor) -> Tensor:
 
 def make_mixer(config: SoftMaskConfig | None, device: torch.device) -> SoftMask | None:
     """The module for fixed numbers; None where soft-masking changes nothing."""
-    if config is None or config.scale == 0:
+    if not is_on(config):
         return None
     names = ("scale", "offset", "steepness", "temperature", "mode", "k", "keep_norm")
     return SoftMask(**{name: getattr(config, name) for name in names}, exact=True).to(device)

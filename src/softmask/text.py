@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from .config import SamplingConfig, SoftMaskConfig
+from .config import SamplingConfig, SoftMaskConfig, is_on
 from .kv_cache import window
 from .schedule import Move, Plan
 
@@ -86,7 +86,7 @@ class Text:
 
     @property
     def is_soft(self) -> bool:
-        return self.soft_mask is not None and self.soft_mask.scale > 0
+        return is_on(self.soft_mask)
 
     @property
     def is_planned(self) -> bool:

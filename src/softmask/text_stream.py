@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from .hub import Checkpoint
+from .prompts import Characters
 from .sights import Sight
 from .tickets import Event, Request
 
@@ -39,7 +41,7 @@ class TextStream:
     ) -> None:
         mask_id = checkpoint.model.config.mask_token_id
         masked = [i for i, token in enumerate(request.ids) if token == mask_id]
-        self._tokenizer, self._stops = checkpoint.tokenizer, tuple(stops)
+        self._characters, self._stops = Characters(checkpoint), tuple(stops)
         self._end_ids = frozenset() if infill else frozenset(checkpoint.end_ids)
         self._ids = list(request.ids)
         self._next, self._last = masked[0], masked[-1]
@@ -60,9 +62,7 @@ class TextStream:
 
     def rest(self) -> list[Token]:
         """What was held back, once the request is done."""
-        tokens = [] if self.is_ended else self._whole(self._pending)
-        self._pending = []
-        return self._hand_out(tokens) + self._release()
+        return self._hand_out(self._cut_off()) + self._release()
 
     def _advance(self, final: int) -> list[Token]:
         whole: list[Token] = []
@@ -70,27 +70,22 @@ class TextStream:
             column, token = self._next, self._ids[self._next]
             self._next += 1
             if token in self._end_ids:
-                whole += self._whole(self._pending)
-                self._pending = []
-                tokens = self._hand_out(whole) + self._release()
+                tokens = self._hand_out(whole + self._cut_off()) + self._release()
                 self.is_ended = True
                 return tokens
             logprob, top = self._seen.pop(column, (None, ()))
-            self._pending.append(Token(token, "", logprob, top))
-            if not self._decode(self._pending).endswith("\ufffd"):
-                whole += self._whole(self._pending)
+            self._pending.append(Token(token, self._characters.add(token), logprob, top))
+            if not self._characters.is_open:
+                whole += self._pending
                 self._pending = []
         return self._hand_out(whole)
 
-    def _decode(self, tokens: Iterable[Token]) -> str:
-        return self._tokenizer.decode([token.id for token in tokens], skip_special_tokens=True)
-
-    def _whole(self, tokens: list[Token]) -> list[Token]:
-        """The text of several tokens, given to the last."""
-        if not tokens:
-            return []
-        last = tokens[-1]
-        return [*tokens[:-1], Token(last.id, self._decode(tokens), last.logprob, last.top)]
+    def _cut_off(self) -> list[Token]:
+        """The tokens of a character that does not come whole any more, if any."""
+        tokens, self._pending = self._pending, []
+        if tokens:
+            tokens[-1] = dataclasses.replace(tokens[-1], text=self._characters.rest())
+        return tokens
 
     def _hand_out(self, tokens: list[Token]) -> list[Token]:
         """All but what may begin a stop string; behind a stop string nothing any more."""
@@ -133,7 +128,7 @@ def _before(tokens: list[Token], length: int) -> list[Token]:
     for token in tokens:
         if length <= 0:
             break
-        kept.append(Token(token.id, token.text[:length], token.logprob, token.top))
+        kept.append(dataclasses.replace(token, text=token.text[:length]))
         length -= len(token.text)
     return kept
 

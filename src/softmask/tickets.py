@@ -81,12 +81,6 @@ class Request:
             f"a deadline must be a positive number of seconds, not {late}",
         )
 
-    @property
-    def is_random(self) -> bool:
-        """Whether anything is drawn."""
-        sampling = self.sampling
-        return sampling.temperature > 0 or bool(sampling.alg_temp) or sampling.alg == "origin"
-
 
 class Trace(NamedTuple):
     """What the masked positions of a text are on the way to.
@@ -148,6 +142,15 @@ class Result:
     forwards: int
     waited: float
     ran: float
+
+    def cost(self) -> dict[str, int | float]:
+        """What it took, for clients."""
+        return {
+            "forwards": self.forwards,
+            "steps": self.steps,
+            "waited": round(self.waited, 4),
+            "seconds": round(self.ran, 4),
+        }
 
 
 class Ticket:

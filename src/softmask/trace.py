@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from .config import from_mapping, require
+from .config import from_mapping, is_on, require
 from .engine import Engine, Event, Request, Result
 from .hub import Checkpoint
-from .prompts import decode_answer
+from .prompts import Characters, decode_answer
 from .tickets import Trace
 
 FORMAT, VERSION = "softmask-trace", 1
@@ -50,7 +50,6 @@ class Tracer:
     def start(self) -> dict[str, Any]:
         """The canvas, and how it is going to be denoised."""
         request = self.request
-        is_soft = request.soft_mask is not None and request.soft_mask.scale > 0
         texts = pieces(self.checkpoint, request.ids)
         special = set(self.checkpoint.tokenizer.all_special_ids)
         tokens = []
@@ -61,7 +60,7 @@ class Tracer:
             tokens.append({"id": token, "text": text, "masked": masked})
         return {
             "id": self.id,
-            "name": "soft-masked" if is_soft else "plain",
+            "name": "soft-masked" if is_on(request.soft_mask) else "plain",
             "model": self.name,
             "settings": settings_of(request),
             "infill": self.infill,
@@ -71,8 +70,8 @@ class Tracer:
     def step(self, event: Event) -> dict[str, Any]:
         """What a step did, and what the masked positions are on the way to."""
         trace, seen = event.trace, event.seen
-        is_soft = self.request.soft_mask is not None and self.request.soft_mask.scale > 0
-        mean = float(trace.lambda_M.mean()) if is_soft and len(trace.lambda_M) else None
+        told = is_on(self.request.soft_mask) and len(trace.lambda_M)
+        mean = float(trace.lambda_M.mean()) if told else None
         named = {*event.ids, *seen.ids_NK.flatten().tolist(), *trace.seen.ids_NK.flatten().tolist()}
         fresh = sorted(named - self._named - {-1})
         self._named.update(fresh)
@@ -103,10 +102,7 @@ class Tracer:
         return {
             "text": text,
             "finish_reason": reason if result.finish_reason == "done" else result.finish_reason,
-            "forwards": result.forwards,
-            "steps": result.steps,
-            "seconds": round(result.ran, DIGITS),
-            "waited": round(result.waited, DIGITS),
+            **result.cost(),
             "pieces": pieces(self.checkpoint, result.ids),
         }
 
@@ -154,17 +150,10 @@ def _rounded(values_N: np.ndarray) -> list[float | None]:
 
 def pieces(checkpoint: Checkpoint, ids: Sequence[int]) -> list[str]:
     """What each token adds to the text; a character of several tokens comes with the last."""
-    parts, pending = [], []
-    for token in ids:
-        pending.append(token)
-        text = checkpoint.tokenizer.decode(pending, skip_special_tokens=True)
-        if text.endswith("\ufffd"):
-            parts.append("")
-        else:
-            parts.append(text)
-            pending = []
-    if pending:
-        parts[-1] = checkpoint.tokenizer.decode(pending, skip_special_tokens=True)
+    characters = Characters(checkpoint)
+    parts = [characters.add(token) for token in ids]
+    if characters.is_open:
+        parts[-1] = characters.rest()
     return parts
 
 

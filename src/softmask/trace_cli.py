@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import webbrowser
 from pathlib import Path
 from typing import Any
 
-from .config import read_json, require
+from .config import read_json, require, write_whole
 
 # Leading tokens that a file tells of each position.
 CANDIDATES = 5
@@ -49,8 +50,6 @@ def record_run(args: argparse.Namespace, run: Any) -> str:
     Raises:
         ValueError: there is no soft-masking to compare, or the run failed.
     """
-    import dataclasses
-
     from .engine import Request
     from .prompts import rules_of
     from .trace import record, trace_file
@@ -84,13 +83,6 @@ def _page(trace: dict[str, Any]) -> str:
     from .page import page_html
 
     return page_html({"mode": "trace", "trace": trace})
-
-
-def write_whole(path: Path, text: str) -> None:
-    """The file, or none of it."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
 
 
 def add_view(commands: Any) -> None:

@@ -51,6 +51,11 @@ def page_html(data: dict[str, Any]) -> str:
     return _frame().replace(DATA, DATA.replace("><", f">{text}<"))
 
 
+def examples() -> list[dict[str, Any]]:
+    """What the bundled model can do: texts, and settings for them."""
+    return json.loads(_read("examples.json"))
+
+
 def page_csp(html: str) -> str:
     """The Content-Security-Policy under which the page works: its own style and script alone."""
     style, script = (
