@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import lzma
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from importlib import resources
 from itertools import islice
 from pathlib import Path
@@ -21,7 +22,7 @@ from torch import Tensor
 from transformers import Qwen2Tokenizer
 
 from .plan import Stage
-from .puzzles import Puzzle, canonical, generate_puzzles, prompt_of
+from .puzzles import Puzzle, canonical, generate_puzzles, holed, prompt_of
 from .stories import split_stories
 from .train_config import CorpusConfig
 
@@ -136,7 +137,7 @@ class Corpus:
         rng = random.Random(f"{seed}/{number}")
         share = self.config.puzzle_share if stage.puzzle_share is None else stage.puzzle_share
         if rng.random() < share:
-            return self.puzzle_batch(rng, stage.puzzles)
+            return self.puzzle_batch(rng, stage.puzzles, self.config.puzzle_pool)
         return self.text_batch(rng)
 
     def text_batch(self, rng: random.Random) -> Batch:
@@ -150,21 +151,41 @@ class Corpus:
         ids_BL = torch.stack([self.stream_N[s : s + length] for s in starts]).long()
         return Batch(ids_BL, torch.ones_like(ids_BL, dtype=torch.bool))
 
-    def puzzles(
-        self, rng: random.Random, count: int, mixture: dict[str, float] | None = None
-    ) -> list[Puzzle]:
+    def allowed(self, seed: int, mixture: dict[str, float]) -> Iterator[Puzzle]:
         """Puzzles that are in no evaluation file."""
-        stream = generate_puzzles(rng.getrandbits(60), mixture or self.config.puzzles)
-        allowed = (p for p in stream if held_out_digest(p.kind, p.input) not in self.held_out)
-        return list(islice(allowed, count))
+        stream = generate_puzzles(seed, mixture)
+        return (p for p in stream if held_out_digest(p.kind, p.input) not in self.held_out)
 
-    def puzzle_batch(self, rng: random.Random, mixture: dict[str, float] | None = None) -> Batch:
+    def puzzles(
+        self,
+        rng: random.Random,
+        count: int,
+        mixture: dict[str, float] | None = None,
+        pool: int | None = None,
+    ) -> list[Puzzle]:
+        """Puzzles that are in no evaluation file; with `pool`, some of that many."""
+        mixture = mixture or self.config.puzzles
+        if pool is None:
+            return list(islice(self.allowed(rng.getrandbits(60), mixture), count))
+        # Nothing is stored: a puzzle of the pool is the first one of the stream of its number.
+        return [next(self.allowed(rng.randrange(pool), mixture)) for _ in range(count)]
+
+    def puzzle_batch(
+        self,
+        rng: random.Random,
+        mixture: dict[str, float] | None = None,
+        pool: int | None = None,
+    ) -> Batch:
         """Rows of prompt, answer and end tokens; the prompt is never masked.
 
-        A few extra end tokens teach the model to end an answer in a canvas that is too long.
+        In place, rows of a Sudoku's solution, of which the blanks may be masked. Elsewhere a few
+        extra end tokens teach the model to end an answer in a canvas that is too long.
         """
         rows, prompts = [], []
-        for puzzle in self.puzzles(rng, self.config.puzzle_batch, mixture):
+        puzzles = self.puzzles(rng, self.config.puzzle_batch, mixture, pool)
+        if self.config.in_place:
+            return self.in_place_batch(puzzles)
+        for puzzle in puzzles:
             prompt = self.tokenizer(prompt_of(puzzle))["input_ids"]
             answer = self.tokenizer(puzzle.output)["input_ids"]
             rows.append(prompt + answer + [self.end] * (1 + rng.randrange(8)))
@@ -173,6 +194,17 @@ class Corpus:
         ids_BL = torch.tensor([row + [self.end] * (length - len(row)) for row in rows])
         maskable_BL = torch.arange(length) >= torch.tensor(prompts)[:, None]
         return Batch(ids_BL, maskable_BL)
+
+    def in_place_batch(self, puzzles: Sequence[Puzzle]) -> Batch:
+        rows, maskable = [], []
+        for puzzle in puzzles:
+            solved = holed(replace(puzzle, input=puzzle.output))
+            row = self.tokenizer(solved)["input_ids"]
+            # A character of a grid is a token; in front of it is the title, behind it a line end.
+            blank = [char == "0" for char in puzzle.input]
+            rows.append(row)
+            maskable.append([False] * (len(row) - len(blank) - 1) + blank + [False])
+        return Batch(torch.tensor(rows), torch.tensor(maskable))
 
     def story_batch(self, rng: random.Random) -> Batch:
         """Rows of one story each, most of them from its beginning.

@@ -41,6 +41,7 @@ __all__ = [
     "generate_puzzles",
     "generate_sudoku",
     "generate_sudoku_9x9",
+    "holed",
     "is_solved",
     "prompt_of",
     "read_puzzles",
@@ -84,6 +85,17 @@ def prompt_of(puzzle: Puzzle) -> str:
     Raises ValueError for a kind that is neither "sudoku" nor "countdown".
     """
     return f"{_TITLES[_checked_kind(puzzle.kind)]}\n{puzzle.input}\nSolution\n"
+
+
+def holed(puzzle: Puzzle) -> str:
+    """Return a Sudoku as a text with a hole `[[n]]` for every n blanks in a row, to be filled in.
+
+    Raises ValueError for anything but a Sudoku.
+    """
+    if puzzle.kind != "sudoku":
+        raise ValueError(f"a {puzzle.kind} has no blanks to fill in: see `prompt_of`")
+    grid = re.sub("0+", lambda blanks: f"[[{len(blanks[0])}]]", puzzle.input)
+    return f"{_TITLES['sudoku']}\n{grid}\n"
 
 
 def canonical(kind: str, input: str) -> str:
@@ -157,12 +169,13 @@ def generate_sudoku(rng: random.Random, givens: int) -> Puzzle:
     return Puzzle("sudoku", _as_rows("".join(blanked)), _as_rows(grid))
 
 
-def generate_sudoku_9x9(rng: random.Random, givens: int) -> Puzzle:
+def generate_sudoku_9x9(rng: random.Random, givens: int, base: str | None = None) -> Puzzle:
     """Return a 9x9 Sudoku with `givens` given cells and exactly one solution.
 
-    Raises ValueError unless 28 <= givens <= 80.
+    `base`: 81 digits of a Sudoku that it is a twin of; default: one of those for training. Raises
+    ValueError unless 28 <= givens <= 80.
     """
-    return Puzzle("sudoku", *map(_as_rows, sudoku9.generate(rng, givens)))
+    return Puzzle("sudoku", *map(_as_rows, sudoku9.generate(rng, givens, base)))
 
 
 def _as_rows(cells: str) -> str:

@@ -145,16 +145,22 @@ class CorpusConfig:
     puzzles: dict[str, float] = setting(
         {"sudoku_4x4": 1.0, "countdown_3": 1.0}, "mixture of generated puzzles, by weight"
     )
+    in_place: bool = setting(False, "Sudokus are filled in; else a solution is written behind them")
     text: tuple[str, ...] = setting((), "text files, documents separated by <|endoftext|> lines")
     packed: bool = setting(False, "rows run through the documents; else a row holds one story")
     puzzle_share: float = setting(0.6, "probability that a batch holds puzzles, not text")
     puzzle_batch: int = setting(64, "puzzles a batch")
+    puzzle_pool: int | None = setting(
+        None, "train on so many puzzles, the same for every seed; null: never one twice"
+    )
     story_batch: int = setting(16, "rows of text a batch")
     story_length: int = setting(160, "tokens of a row of text")
 
     def __post_init__(self) -> None:
         _require_shares(self, "puzzle_share")
-        require_positive(self, "puzzle_batch", "story_batch", "story_length")
+        require_positive(self, "puzzle_batch", "puzzle_pool", "story_batch", "story_length")
+        sudokus = all(name.startswith("sudoku") for name in self.puzzles)
+        require(sudokus or not self.in_place, "in_place is for Sudokus: leave the others out")
         text = bool(self.text) or self.puzzle_share == 1
         require(text, "text is empty: name files or set puzzle_share: 1")
 
