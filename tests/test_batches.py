@@ -157,16 +157,17 @@ def test_the_padded_length_is_a_multiple_and_wastes_less_than_one() -> None:
 
 @pytest.mark.parametrize("coin", ["batch", "step"])
 def test_soft_or_plain_is_the_same_on_every_device(coin) -> None:
-    train = TrainConfig(soft_coin=coin)
+    train = TrainConfig(soft_coin=coin, feedback_passes=3)
     two = collator(train=train, clock=Clock(1, 2, 3))
-    choices = [two.soft(draw) for draw in range(0, 600)]
+    choices = [two.coins(draw) for draw in range(0, 600)]
     assert choices[::2] == choices[1::2]
-    assert 0.35 < sum(choices) / 600 < 0.65
+    assert 0.35 < sum(soft for soft, _ in choices) / 600 < 0.65
+    assert {passes for _, passes in choices} == {1, 2, 3}
     if coin == "step":
         # ... and then also the same as on one device: nothing but the update decides.
         one = collator(train=train, clock=Clock(1, 1, 6))
-        assert choices == [one.soft(draw) for draw in range(600)]
-    assert not any(collator(two_passes=False).soft(draw) for draw in range(50))
+        assert choices == [one.coins(draw) for draw in range(600)]
+    assert not any(collator(two_passes=False).coins(draw)[0] for draw in range(50))
 
 
 def test_an_epoch_has_every_row_once_in_a_seeded_order() -> None:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import random
 from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from softmask.corpus import Corpus, held_out_digest, read_held_out, train_tokenizer
+from softmask.corpus import Batch, Corpus, held_out_digest, read_held_out, train_tokenizer
 from softmask.plan import Plan
-from softmask.puzzles import generate_puzzles, read_puzzles
+from softmask.prompts import encode_holes
+from softmask.puzzles import Puzzle, generate_puzzles, holed, is_solved, read_puzzles
 from softmask.train_config import CorpusConfig, TrainConfig
 
 SHARED = Path(__file__).parents[2] / "shared" / "data" / "planning"
@@ -70,6 +72,64 @@ def test_no_training_puzzle_is_an_evaluation_puzzle(tokenizer) -> None:
     assert any(met)  # the evaluation's puzzles do come up, and are left out:
     drawn = data.puzzles(random.Random(3), 6000, mixture)
     assert not any(held_out_digest(p.kind, p.input) in held_out for p in drawn)
+
+
+def test_a_pool_holds_the_same_puzzles_for_every_seed_and_no_more_of_them(tokenizer) -> None:
+    config = CorpusConfig(puzzles={"countdown_3": 1.0}, puzzle_share=1.0, puzzle_pool=5)
+    corpus = Corpus(config, [], tokenizer)
+
+    def drawn(seed: int) -> set[str]:
+        puzzles = corpus.puzzles(random.Random(seed), 200, pool=config.puzzle_pool)
+        return {puzzle.input for puzzle in puzzles}
+
+    assert drawn(1) == drawn(2)
+    assert len(drawn(1)) == 5
+    # Training draws from it, validation does not.
+    stage = Plan(TrainConfig(), 10).at(0)
+    trained = {tuple(row) for n in range(9) for row in prompts(corpus.batch(1, n, stage))}
+    validated = {tuple(row) for row in prompts(corpus.kinds["puzzles"](random.Random(1)))}
+    assert len(trained) == 5
+    assert len(validated) > 5
+
+
+def prompts(batch: Batch) -> list[list[int]]:
+    """The ids of every row that are never masked."""
+    rows = zip(batch.ids_BL, batch.maskable_BL, strict=True)
+    return [ids[~maskable].tolist() for ids, maskable in rows]
+
+
+@pytest.mark.parametrize("name", ["sudoku_4x4", "sudoku_9x9"])
+def test_in_place_the_blanks_of_a_sudoku_and_nothing_else_may_be_masked(tokenizer, name) -> None:
+    config = CorpusConfig(puzzles={name: 1.0}, puzzle_share=1.0, puzzle_batch=4, in_place=True)
+    batch = Corpus(config, [], tokenizer).puzzle_batch(random.Random(5))
+    for ids, maskable in zip(batch.ids_BL, batch.maskable_BL, strict=True):
+        solved = tokenizer.decode(ids).removeprefix("Sudoku\n")
+        blanked = ["0" if m else tokenizer.decode(i) for i, m in zip(ids, maskable, strict=True)]
+        puzzle = "".join(blanked).removeprefix("Sudoku\n").strip()
+        assert puzzle.count("0") == maskable.sum() > 0
+        assert is_solved("sudoku", puzzle, solved)
+
+
+def test_what_a_model_is_asked_in_place_is_what_it_was_trained_on(tokenizer) -> None:
+    config = CorpusConfig(
+        puzzles={"sudoku_9x9": 1.0}, puzzle_share=1.0, puzzle_batch=1, in_place=True
+    )
+    corpus = Corpus(config, [], tokenizer)
+    (puzzle,) = corpus.puzzles(random.Random(5), 1)
+    batch = corpus.puzzle_batch(random.Random(5))
+    trained = batch.ids_BL[0].masked_fill(batch.maskable_BL[0], tokenizer.mask_token_id)
+    model = SimpleNamespace(
+        config=SimpleNamespace(mask_token_id=tokenizer.mask_token_id, max_position_embeddings=512)
+    )
+    checkpoint = SimpleNamespace(tokenizer=tokenizer, model=model)
+    assert encode_holes(checkpoint, holed(puzzle)) == trained.tolist()
+
+
+def test_only_sudokus_can_be_filled_in_in_place() -> None:
+    with pytest.raises(ValueError, match="in_place is for Sudokus"):
+        CorpusConfig(puzzles={"countdown_3": 1.0}, puzzle_share=1.0, in_place=True)
+    with pytest.raises(ValueError, match="no blanks to fill in"):
+        holed(Puzzle("countdown", "1,2,3", "1+2=3"))
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="Dream's evaluation files are not beside us")

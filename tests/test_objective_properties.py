@@ -398,3 +398,26 @@ def test_settings_of_the_loss_are_checked() -> None:
         masked_diffusion_loss(model, *batch, soft=False, weighting="men")
     with pytest.raises(ValueError, match="soft-mask parameters"):
         masked_diffusion_loss(copy.deepcopy(model), *batch, soft=True)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_more_passes_feed_back_what_a_model_says_with_feedback(mode) -> None:
+    model = soft_model(mode)
+    noisy, ids, masked, times = batch = batch_of(model)
+    masked[:, 0] = False
+    rows = masked.flatten().nonzero().squeeze(1)
+    with torch.no_grad():
+        seen = None
+        for _ in range(3):
+            seen = model(noisy, rows=rows, feedback=seen, observe=True).feedback
+    output = model(noisy, rows=rows, feedback=seen, labels=ids.flatten()[rows])
+    found = masked_diffusion_loss(model, *batch, soft=True, feedback_passes=3)
+    torch.testing.assert_close(found.value, output.losses.mean())
+    once = masked_diffusion_loss(model, *batch, soft=True)
+    assert found.entropy != once.entropy  # of the feedback
+    # None of the passes but the last one is in the graph.
+    grads = gradients(model, *batch, soft=True, feedback_passes=3)
+    model.zero_grad()
+    output.losses.mean().backward()
+    own = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+    assert_equal_gradients(own, grads)

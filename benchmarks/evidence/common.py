@@ -6,14 +6,20 @@ import itertools
 import json
 import math
 import os
+import shutil
 import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+from rich.table import Table
+
+from softmask.tables import light_table
 
 HERE = Path(__file__).parent
 FEWER = {"full": 1, "1/2": 2, "1/4": 4, "1/8": 8}
@@ -27,6 +33,29 @@ class Arm:
     title: str
     settings: tuple[str, ...] = ()
     is_soft: bool = True
+
+
+PLAIN, LONGER, REFERENCE = "plain", "plain-longer", "soft-3"
+ARMS = (
+    Arm(PLAIN, "(a) plain", is_soft=False),
+    Arm(LONGER, "(b) plain, as long as (c)", is_soft=False),
+    Arm("soft-1", "(c) soft, k = 1", ("soft_mask.k=1",)),
+    Arm(REFERENCE, "(c) soft, k = 3"),
+    Arm("keep-norm", "(d) soft, norm kept", ("soft_mask.keep_norm=true",)),
+    Arm("always", "(e) always two passes", ("train.soft_probability=1.0",)),
+)
+# Scale 0 is raised to 1e-6: the feedback begins switched off.
+PUBLISHED = Arm(
+    "published",
+    "(f) published inits, k = 1",
+    (
+        "soft_mask.k=1",
+        "soft_mask.scale=0.0",
+        "soft_mask.offset=-0.75",
+        "soft_mask.steepness=6.66",
+    ),
+)
+COLOURS = {arm.name: f"C{number}" for number, arm in enumerate((*ARMS, PUBLISHED))}
 
 
 @dataclass(frozen=True)
@@ -114,13 +143,13 @@ def log_of(folder: Path) -> list[dict[str, Any]]:
 
 
 def seconds_of(folder: Path) -> float:
-    """Seconds of the updates alone: evaluations and checkpoints lie between the log's lines."""
+    """Seconds of an update, the median between two lines of the log: most hold nothing else."""
     lines = [line for line in log_of(folder) if "nats" in line]
     steps = [
         (b["seconds"] - a["seconds"]) / (b["step"] - a["step"])
         for a, b in itertools.pairwise(lines)
     ]
-    return statistics.median(steps) * lines[-1]["step"]
+    return statistics.median(steps)
 
 
 def draw(panels: dict[str, Callable[[Any], None]], target: Path, ylabel: str) -> None:
@@ -139,3 +168,123 @@ def draw(panels: dict[str, Callable[[Any], None]], target: Path, ylabel: str) ->
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=9)
     figure.savefig(target, dpi=100)
+
+
+class Runs:
+    """The runs of an experiment: where they lie, and how they are made."""
+
+    def __init__(
+        self,
+        name: str,
+        arms: Sequence[Arm],
+        seeds: Sequence[int],
+        work: Path,
+        more: Sequence[str],
+        score: Callable[[Arm, Path, Path], list[str]],
+    ) -> None:
+        """`more`: settings of every run; `score`: the command from a model to its scores."""
+        self.name, self.arms, self.seeds, self.work = name, arms, seeds, work
+        self.more, self.score = more, score
+
+    def folder(self, arm: Arm, seed: int) -> Path:
+        return self.work / f"{arm.name}-seed{seed}"
+
+    def chain(self, arm: Arm, seed: int, settings: Sequence[str] = ()) -> list[Task]:
+        """A run, and its scores."""
+        folder, base = self.folder(arm, seed), self.work / "base" / "model"
+        recipe, scores = HERE / f"{self.name}-more.yaml", folder / "scores.json"
+        own = (f"model.path={base}", *self.more, *arm.settings, *settings)
+        command = [sys.executable, *self.score(arm, folder / "model", scores)]
+        return [training(recipe, folder, seed, own, arm.is_soft), Task(tuple(command), scores)]
+
+    def run(self, workers: int, base: Sequence[str] = ()) -> None:
+        """Everything; what is there is not made again. `base`: settings of the shared model."""
+        recipe = HERE / f"{self.name}-base.yaml"
+        shared = training(recipe, self.work / "base", 1, [*self.more, *base], True)
+        run_chains([[shared]], 1)
+        first = [arm for arm in self.arms if arm.name != LONGER]
+        run_chains([self.chain(arm, seed) for seed in self.seeds for arm in first], workers)
+        for arm in self.arms:
+            if arm.name == LONGER:
+                setting = f"train.steps={self.updates_of_longer()}"
+                run_chains([self.chain(arm, seed, [setting]) for seed in self.seeds], workers)
+
+    def updates_of_longer(self) -> int:
+        """As many as a plain run makes while the soft reference makes its own."""
+        reference = self.of(REFERENCE)
+        steps = log_of(self.folder(reference, self.seeds[0]))[-1]["step"]
+        return round(steps * self.seconds(reference) / self.seconds(self.of(PLAIN)))
+
+    def of(self, name: str) -> Arm:
+        (found,) = (arm for arm in self.arms if arm.name == name)
+        return found
+
+    def seconds(self, arm: Arm) -> float:
+        """Of an update; the median over the seeds."""
+        return statistics.median(seconds_of(self.folder(arm, seed)) for seed in self.seeds)
+
+    def raw(self) -> dict[str, list[dict[str, Any]]]:
+        """The scores of every arm, in the order of the seeds."""
+        return {
+            arm.name: [
+                json.loads((self.folder(arm, seed) / "scores.json").read_text())
+                for seed in self.seeds
+            ]
+            for arm in self.arms
+        }
+
+    def describe(self, out: Path) -> dict[str, Any]:
+        """What a result says of its runs; their logs and their plot go to `out`."""
+        for arm in self.arms:
+            for seed in self.seeds:
+                log = self.folder(arm, seed) / "log.jsonl"
+                shutil.copy(log, out / f"{arm.name}-seed{seed}.log.jsonl")
+        draw_parameters(self, out / "parameters.png")
+        recipes = {n: (HERE / f"{self.name}-{n}.yaml").read_text() for n in ("base", "more")}
+        longer = any(arm.name == LONGER for arm in self.arms)
+        return {
+            "recipes": recipes,
+            "arms": [asdict(arm) for arm in self.arms],
+            "seeds": list(self.seeds),
+            "updates_of_longer": self.updates_of_longer() if longer else None,
+        }
+
+
+def draw_parameters(runs: Runs, target: Path) -> None:
+    """Mean lambda and the learned parameters over the updates, a line for every seed."""
+    soft = [arm for arm in runs.arms if arm.is_soft]
+
+    def panel(key: str, axis: Any) -> None:
+        for arm in soft:
+            for number, seed in enumerate(runs.seeds):
+                lines = [line for line in log_of(runs.folder(arm, seed)) if key in line]
+                axis.plot(
+                    [line["step"] for line in lines],
+                    [line[key] for line in lines],
+                    color=COLOURS[arm.name],
+                    label=arm.title if number == 0 else None,
+                    linewidth=1,
+                )
+        axis.set_xlabel("update")
+
+    keys = ("lambda", "scale", "offset", "steepness")
+    draw({key: partial(panel, key) for key in keys}, target, "")
+
+
+def cost_table(runs: Runs) -> Table:
+    """Seconds an update, and where lambda and the parameters end."""
+    table = light_table("training, medians over the seeds: (b) has as many seconds as (c)")
+    table.add_column("continued")
+    for name in ("updates", "s an update", "lambda", "scale", "offset", "steepness"):
+        table.add_column(name, justify="right")
+    for arm in runs.arms:
+        folders = [runs.folder(arm, seed) for seed in runs.seeds]
+        steps = log_of(folders[0])[-1]["step"]
+        each = runs.seconds(arm)
+        ends = [[line for line in log_of(folder) if "nats" in line][-1] for folder in folders]
+        learned = [
+            f"{statistics.median(end[key] for end in ends):.3f}" if key in ends[0] else ""
+            for key in ("lambda", "scale", "offset", "steepness")
+        ]
+        table.add_row(arm.title, str(steps), f"{each:.3f}", *learned)
+    return table

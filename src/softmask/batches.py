@@ -125,15 +125,17 @@ class Collator:
     two_passes: bool
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
-        """noisy_BL, ids_BL, masked_BL, times_B; `soft`: one pass or two; `draw`; `row_ids`."""
+        """noisy_BL, ids_BL, masked_BL, times_B; `soft`, `feedback_passes`; `draw`; `row_ids`."""
         draw = rows[0]["draw"]
         stage = self.plan.at(self.clock.step(draw))
         generator = torch.Generator().manual_seed(derived_seed("masks", self.seed, draw))
         batch = self.padded(rows, generator)
         times_B = draw_times(len(batch.ids_BL), self.noise, generator)
+        soft, passes = self.coins(draw)
         return {
             **mask(batch, times_B, self.noise, self.mask_token_id, generator, stage.left_to_right),
-            "soft": self.soft(draw),
+            "soft": soft,
+            "feedback_passes": passes,
             "draw": draw,
             "row_ids": [row.get("id", row["draw"]) for row in rows],
         }
@@ -144,16 +146,18 @@ class Collator:
             return row["batch"]
         return pad(rows, self.conversations, self.pad_token_id, generator)
 
-    def soft(self, draw: int) -> bool:
-        """Whether this forward makes two passes: the same on every device at the same time.
+    def coins(self, draw: int) -> tuple[bool, int]:
+        """Whether this forward reads feedback, and of how many passes: the same on every device.
 
         Where weights are sharded, devices that make different numbers of forwards wait for each
         other for ever; elsewhere the slower one would be waited for.
         """
         by_step = self.train.soft_coin == "step"
         number = self.clock.step(draw) if by_step else self.clock.forward(draw)
-        coin = random.Random(f"soft/{self.seed}/{number}").random()
-        return self.two_passes and coin < self.plan.at(self.clock.step(draw)).soft_probability
+        rng = random.Random(f"soft/{self.seed}/{number}")
+        share = self.plan.at(self.clock.step(draw)).soft_probability
+        soft = self.two_passes and rng.random() < share
+        return soft, rng.randint(1, self.train.feedback_passes)
 
 
 class Validation:

@@ -37,6 +37,7 @@ def masked_diffusion_loss(
     times_B: Tensor,
     *,
     soft: bool,
+    feedback_passes: int = 1,
     weighting: str = "mean",
     attention_mask_BL: Tensor | None = None,
 ) -> Loss:
@@ -45,11 +46,15 @@ def masked_diffusion_loss(
     With `soft`, a first pass without gradient makes the feedback, and a second pass, which alone
     is trained, reads the masked positions as mixtures (the gradient reaches the soft-mask
     parameters and, through the mixture, the embedding table; none goes through pass 1).
-    Logits are computed at the masked positions only, in both passes.
+    Logits are computed at the masked positions only, in all passes.
 
-    Under DistributedDataParallel ranks may differ in `soft`; under FSDP2 they may not, as every
-    forward gathers parameters from all ranks. Gradient checkpointing must be the non-reentrant
-    kind, transformers' default: the other one warns in pass 1, where no input has a gradient.
+    More `feedback_passes` (ours) make the first one's feedback into that of a text that has been
+    looked at several times, as a sampler's is: each of them reads what the one before it said.
+
+    Under DistributedDataParallel ranks may differ in `soft` and `feedback_passes`; under FSDP2 they
+    may not, as every forward gathers parameters from all ranks. Gradient checkpointing must be the
+    non-reentrant kind, transformers' default: the other one warns in pass 1, where no input has a
+    gradient.
 
     Args:
         model: a DreamModel, or a PeftModel or DistributedDataParallel around one.
@@ -77,7 +82,9 @@ def masked_diffusion_loss(
     seen = None
     if soft:
         with torch.no_grad():
-            seen = _without_ddp(model)(noisy_BL, observe=True, **inputs).feedback
+            for _ in range(feedback_passes):
+                first = _without_ddp(model)(noisy_BL, feedback=seen, observe=True, **inputs)
+                seen = first.feedback
     labels_N, time_N = ids_BL.flatten()[rows_N], times_B[rows_N // ids_BL.shape[1]]
     output = model(noisy_BL, feedback=seen, labels=labels_N, **inputs)
     nats = _mean(output.losses)

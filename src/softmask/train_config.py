@@ -212,6 +212,9 @@ class TrainConfig:
     schedule: str = setting("cosine", "learning rate after the warm-up: " + ", ".join(SCHEDULES))
     warmup: float = setting(0.03, "linear warm-up: share of the updates (below 1) or updates")
     soft_probability: float = setting(0.5, "share of batches with the two-pass soft-mask loss")
+    feedback_passes: int = setting(
+        1, "passes that make feedback: 1 as published; else a soft batch draws 1 to this many"
+    )
     soft_learning_rate: float = setting(1e-2, "learning rate of the soft-mask parameters")
     soft_coin: str = setting("batch", "soft or plain is drawn for each 'batch' or each 'step'")
     left_to_right: float = setting(0.0, "share of rows masked as in block-wise decoding, noise.py")
@@ -248,6 +251,7 @@ class TrainConfig:
         for name in self.report_to:
             require_choice("report_to", name, REPORTERS)
         require_positive(self, "steps", "batch_size", "accumulation", "log_every")
+        require_positive(self, "feedback_passes")
         require_positive(self, "eval_every", "eval_batches", "save_every", "save_limit")
         _require_shares(self, "soft_probability", "left_to_right")
         for name in ("learning_rate", "soft_learning_rate", "epochs", "clip"):

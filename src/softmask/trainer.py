@@ -100,7 +100,7 @@ class SoftMaskTrainer(Trainer):
         Raises:
             ValueError: the loss is not finite; `bad_batch.json` then names the rows.
         """
-        loss = self._loss(model, inputs, inputs["soft"])
+        loss = self._loss(model, inputs, inputs["soft"], inputs["feedback_passes"])
         if not torch.isfinite(loss.value):
             self._refuse(inputs, loss)
         self._count(loss, inputs)
@@ -110,7 +110,9 @@ class SoftMaskTrainer(Trainer):
             return loss.value * self.current_gradient_accumulation_steps
         return loss.value
 
-    def _loss(self, model: nn.Module, inputs: dict[str, Any], soft: bool) -> Loss:
+    def _loss(
+        self, model: nn.Module, inputs: dict[str, Any], soft: bool, feedback_passes: int = 1
+    ) -> Loss:
         return masked_diffusion_loss(
             model,
             inputs["noisy_BL"],
@@ -118,6 +120,7 @@ class SoftMaskTrainer(Trainer):
             inputs["masked_BL"],
             inputs["times_B"],
             soft=soft,
+            feedback_passes=feedback_passes,
             weighting=self.settings.weighting,
         )
 

@@ -1,0 +1,167 @@
+"""What one model knows of held-out text, writes, and fills in: one JSON file.
+
+    python benchmarks/evidence/score_text.py MODEL OUT.json --text HELD_OUT.txt --scorer FOLDER
+
+* nats a token of every window, on the same masks for every model: without feedback, with that of
+  the same masks (fresh), with that of one step earlier (stale);
+* samples that go on from 16 held-out tokens, ancestrally (random order, temperature 1), in as many
+  steps as tokens, half and a quarter: perplexity by a model that is not ours, entropy, repetition;
+* lines of 3 to 12 tokens, indentation included, filled in greedily between what stands around them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from common import FEWER
+from score_puzzles import shuffled_feedback
+
+from softmask.config import SamplingConfig, SoftMaskConfig
+from softmask.demo import ALG
+from softmask.generation import Generation
+from softmask.held_out import HeldOutConfig, held_out, windows
+from softmask.hub import Checkpoint, load
+from softmask.stories import split_stories
+from softmask.text_quality import Scorer, quality
+
+LENGTH, PROMPT, BATCH = 128, 16, 32
+MASKS = HeldOutConfig(length=LENGTH, times=16)
+STEPS = {name: fewer for name, fewer in FEWER.items() if fewer <= 4}
+TOKENS = range(3, 13)
+
+
+class Line(NamedTuple):
+    """A line and what stands around it."""
+
+    before: str
+    line: str
+    after: str
+    tokens: int
+
+
+def lines_of(checkpoint: Checkpoint, cut: Sequence[Sequence[int]]) -> Iterator[Line]:
+    """The first fitting line in the middle of each window."""
+    tokenizer = checkpoint.tokenizer
+    for window in cut:
+        lines = tokenizer.decode(window).split("\n")
+        middle = range(len(lines) // 3, len(lines) - 1)
+        for i in middle:
+            count = len(tokenizer(lines[i])["input_ids"])
+            if lines[i].strip() and count in TOKENS:
+                before, after = "\n".join([*lines[:i], ""]), "\n".join(["", *lines[i + 1 :]])
+                if "[[" not in before + after:
+                    yield Line(before, lines[i], after, count)
+                    break
+
+
+def fill(
+    checkpoint: Checkpoint, lines: Sequence[Line], fewer: int, soft: SoftMaskConfig | None
+) -> tuple[str, float]:
+    """ "1" for every line that comes back as it was, and the forwards a line."""
+    right, forwards = ["0"] * len(lines), 0
+    by_size: dict[int, list[int]] = defaultdict(list)
+    for i, line in enumerate(lines):
+        by_size[line.tokens].append(i)
+    for size, places in by_size.items():
+        for start in range(0, len(places), BATCH):
+            batch = [lines[i] for i in places[start : start + BATCH]]
+            run = Generation(
+                checkpoint,
+                [f"{line.before}[[{size}]]{line.after}" for line in batch],
+                infill=True,
+                sampling=SamplingConfig(steps=math.ceil(size / fewer), alg=ALG),
+                soft_mask=soft,
+                seed=0,
+            )
+            for i, line, done in zip(places[start:], batch, run.completions(), strict=False):
+                text = done.text[len(line.before) : len(done.text) - len(line.after)]
+                right[i] = str(int(text == line.line))
+                forwards += done.forwards
+    return "".join(right), forwards / len(lines)
+
+
+def write(
+    checkpoint: Checkpoint, prompts: Sequence[str], fewer: int, soft: SoftMaskConfig | None
+) -> tuple[list[str], list[list[int]], float]:
+    """Texts, their ids, forwards a text."""
+    texts, ids, forwards = [], [], 0
+    new = LENGTH - PROMPT
+    for start in range(0, len(prompts), BATCH):
+        run = Generation(
+            checkpoint,
+            prompts[start : start + BATCH],
+            max_new_tokens=new,
+            sampling=SamplingConfig(steps=math.ceil(new / fewer), alg="origin", temperature=1.0),
+            soft_mask=soft,
+            seed=start,
+            chat=False,
+        )
+        for done in run.completions():
+            texts.append(done.text)
+            ids.append(list(done.token_ids))
+            forwards += done.forwards
+    return texts, ids, forwards / len(prompts)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("model", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--text", type=Path, required=True)
+    parser.add_argument("--scorer", type=Path, required=True)
+    parser.add_argument("--windows", type=int, default=96)
+    parser.add_argument("--samples", type=int, default=64)
+    parser.add_argument("--lines", type=int, default=256)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    checkpoint = load(args.model, device="cpu")
+    texts = split_stories(args.text.read_text(encoding="utf-8"))
+    every = windows(checkpoint.tokenizer, texts, LENGTH)
+    every = [window for window in every if len(window) == LENGTH]
+    chosen = every[:: max(1, len(every) // args.windows)][: args.windows]
+    soft = checkpoint.soft_mask
+    known = [
+        asdict(held_out(checkpoint.model, [window], MASKS, soft))["whole"] for window in chosen
+    ]
+    ways = ("plain",) if soft is None else ("plain", "fresh", "stale")
+    nats = {way: [found[way]["nats"] for found in known] for way in ways}
+    mixed = {way: [found[way]["mean_lambda"] for found in known] for way in ways[1:]}
+
+    modes = {"own": soft} if soft is None else {"own": soft, "off": None, "shuffled": soft}
+    scorer = Scorer(args.scorer, device="cpu")
+    prompts = [checkpoint.tokenizer.decode(w[:PROMPT]) for w in every[: args.samples]]
+    lines = list(lines_of(checkpoint, every))[: args.lines]
+    cells: list[dict[str, Any]] = []
+    for mode, config in modes.items():
+        for name, fewer in STEPS.items():
+            with shuffled_feedback(0) if mode == "shuffled" else nullcontext():
+                written, ids, forwards = write(checkpoint, prompts, fewer, config)
+                filled, filled_forwards = fill(checkpoint, lines, fewer, config)
+            cell = {
+                "mode": mode,
+                "fewer": name,
+                "forwards": forwards,
+                "quality": asdict(quality(written, ids, scorer)),
+                "nats": [tuple(scored) for scored in scorer.nats(written)],
+                "filled": filled,
+                "filled_forwards": filled_forwards,
+            }
+            cells.append(cell)
+            print(json.dumps(cell), flush=True)
+    result = {"soft_mask": soft and asdict(soft), "nats": nats, "lambda": mixed, "cells": cells}
+    args.out.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

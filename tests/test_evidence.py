@@ -1,0 +1,180 @@
+"""The experiments of benchmarks/evidence: errors, ablation, and each as a whole at tiny size."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+import subprocess
+import sys
+from itertools import islice
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from softmask.config import SamplingConfig
+from softmask.generation import Generation
+from softmask.hub import load
+from softmask.puzzles import is_solved
+from softmask.soft_state import SoftState
+
+ROOT = Path(__file__).parents[1]
+EVIDENCE = ROOT / "benchmarks" / "evidence"
+
+
+@pytest.fixture(autouse=True)
+def beside_the_scripts(monkeypatch) -> None:
+    """They are scripts: what they import lies beside them."""
+    monkeypatch.syspath_prepend(str(EVIDENCE))
+
+
+tables = st.integers(2, 4).flatmap(
+    lambda seeds: st.lists(
+        st.lists(st.sampled_from([0.0, 1.0]), min_size=seeds, max_size=seeds),
+        min_size=2,
+        max_size=9,
+    )
+)
+
+
+@given(columns=tables)
+def test_an_error_knows_seeds_and_puzzles(columns: list[list[float]]) -> None:
+    from common import estimate, minus
+
+    rows = [list(row) for row in zip(*columns, strict=True)]
+    found = estimate(rows)
+    assert found.mean == pytest.approx(statistics.fmean(map(statistics.fmean, columns)))
+    over_items = statistics.stdev(map(statistics.fmean, columns)) / math.sqrt(len(columns))
+    over_seeds = statistics.stdev(map(statistics.fmean, rows)) / math.sqrt(len(rows))
+    assert found.error == pytest.approx(math.hypot(over_items, over_seeds))
+    assert found.error >= max(over_items, over_seeds)
+    nothing = estimate(minus(rows, rows))
+    assert (nothing.mean, nothing.error) == (0, 0)
+
+
+def test_shuffled_feedback_stays_within_its_text_and_changes_nothing_but_its_place(model) -> None:
+    from score_puzzles import shuffled_feedback
+
+    checkpoint = load(model, device="cpu")
+
+    def states(shuffled: bool) -> list[torch.Tensor]:
+        """lambda of all positions after the first step, text by text."""
+        run = Generation(
+            checkpoint,
+            ["one", "a second, longer text"],
+            max_new_tokens=12,
+            sampling=SamplingConfig(steps=6),
+            soft_mask=checkpoint.soft_mask,
+            seed=0,
+            chat=False,
+        )
+        kept: list[torch.Tensor] = []
+        put = SoftState.put
+
+        def watch(state, rows, mixed):
+            put(state, rows, mixed)
+            if not kept:
+                kept.append(state.lambda_P.clone())
+
+        SoftState.put = watch
+        try:
+            if shuffled:
+                with shuffled_feedback(0):
+                    run.completions()
+            else:
+                run.completions()
+        finally:
+            SoftState.put = put
+        (lambda_P,) = kept
+        used = lambda_P.nonzero().squeeze(1)
+        gap = int((used[1:] - used[:-1]).argmax()) + 1
+        return [lambda_P[used[:gap]], lambda_P[used[gap:]]]
+
+    straight, shuffled = states(False), states(True)
+    for one, other in zip(straight, shuffled, strict=True):
+        assert not torch.equal(one, other)
+        assert torch.equal(one.sort().values, other.sort().values)
+    for one, other in zip(straight, states(False), strict=True):
+        assert torch.equal(one, other)  # outside of it everything is as before
+
+
+def test_held_out_sudokus_are_as_hard_as_their_level_says_and_twins_of_no_training_puzzle() -> None:
+    from puzzles import GIVENS, held_out_sudokus
+
+    for level, givens in GIVENS.items():
+        for puzzle in islice(held_out_sudokus(level), 2):
+            assert 81 - puzzle.input.count("0") == givens
+            assert is_solved("sudoku", puzzle.input, puzzle.output)
+
+
+def run(*arguments: object) -> None:
+    done = subprocess.run(
+        [sys.executable, *map(str, arguments)], capture_output=True, text=True, timeout=600
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+TINY = [
+    *("train.steps=2", "train.precision=float32", "train.log_every=1", "train.eval_batches=1"),
+    *("train.optimizer=adamw", "train.eval_every=2", "corpus.puzzle_batch=4"),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("experiment", ["sudoku", "countdown"])
+def test_an_experiment_on_puzzles_runs_from_nothing_to_its_tables(
+    tmp_path, data, experiment
+) -> None:
+    sizes = {"hidden_size": 24, "intermediate_size": 32, "num_hidden_layers": 1}
+    settings = [*TINY, *(f"model.shape.{name}={size}" for name, size in sizes.items())]
+    if experiment == "countdown":
+        settings.append("train.stages=[]")
+    more = [word for setting in settings for word in ("--more", setting)]
+    out = tmp_path / "out"
+    command = [EVIDENCE / "puzzles.py", experiment, out, "--share", "0.012", "--seeds", "1"]
+    run(*command, "--data", data, *more)
+    result = json.loads((out / "result.json").read_text())
+    assert {row["arm"] for row in result["numbers"]} == {arm["name"] for arm in result["arms"]}
+    modes = {(row["arm"], row["mode"]) for row in result["numbers"]}
+    assert {("plain", "untrained"), ("soft-3", "off"), ("soft-3", "shuffled")} <= modes
+    by_fewer = {
+        row["fewer"]: row["forwards"]
+        for row in result["numbers"]
+        if (row["arm"], row["mode"]) == ("plain", "own")
+    }
+    assert by_fewer["full"] > by_fewer["1/2"] > by_fewer["1/4"] > by_fewer["1/8"]
+    assert (out / "accuracy.png").is_file()
+    assert (out / "parameters.png").is_file()
+    assert "(e) always two passes" in (out / "table.txt").read_text()
+
+
+@pytest.mark.slow
+def test_the_experiment_on_code_runs_from_nothing_to_its_tables(tmp_path, model) -> None:
+    run(EVIDENCE / "code_corpus.py", tmp_path / "code", "--megabytes", "1.5")
+    sources = json.loads((tmp_path / "code" / "sources.json").read_text())
+    assert sources["sources"][0]["licence"] == "PSF-2.0"
+    settings = ["model.shape.vocab_size=400", "model.shape.hidden_size=24", *TINY]
+    more = [word for setting in settings for word in ("--more", setting)]
+    scorer = ["--code", tmp_path / "code", "--scorer", causal(tmp_path / "scorer", model)]
+    out = tmp_path / "out"
+    run(EVIDENCE / "text.py", out, *scorer, "--seeds", "1,2", "--count", "3", *more)
+    result = json.loads((out / "result.json").read_text())
+    feedback = {(row["arm"], row["feedback"]) for row in result["numbers"]["nats"]}
+    assert {("plain", "plain"), ("soft-3", "fresh"), ("soft-3", "stale")} <= feedback
+    assert (out / "decoding.png").is_file()
+
+
+def causal(folder: Path, dream: Path) -> Path:
+    """A tiny random causal model with the tokenizer of a tiny Dream."""
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    tokenizer = load(dream, device="cpu").tokenizer
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 2}
+    config = Qwen2Config(vocab_size=len(tokenizer), **sizes, **heads)
+    Qwen2ForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
