@@ -40,7 +40,7 @@ def batch_of(model, seed: int = 0) -> tuple[torch.Tensor, ...]:
     ids = torch.randint(0, 60, (4, 10), generator=generator)
     times = torch.tensor([0.25, 0.5, 0.75, 1.0])
     maskable = torch.ones_like(ids, dtype=torch.bool)
-    noisy, masked = corrupt(ids, maskable, times, model.config.mask_token_id, generator)
+    noisy, masked, _ = corrupt(ids, maskable, times, model.config.mask_token_id, generator)
     return noisy, ids, masked, times
 
 
@@ -403,7 +403,7 @@ def test_settings_of_the_loss_are_checked() -> None:
 @pytest.mark.parametrize("mode", MODES)
 def test_more_passes_feed_back_what_a_model_says_with_feedback(mode) -> None:
     model = soft_model(mode)
-    noisy, ids, masked, times = batch = batch_of(model)
+    noisy, ids, masked, _ = batch = batch_of(model)
     masked[:, 0] = False
     rows = masked.flatten().nonzero().squeeze(1)
     with torch.no_grad():
@@ -421,3 +421,27 @@ def test_more_passes_feed_back_what_a_model_says_with_feedback(mode) -> None:
     output.losses.mean().backward()
     own = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
     assert_equal_gradients(own, grads)
+
+
+@pytest.mark.parametrize("weighting", ["mean", "published", "elbo"])
+def test_what_is_masked_but_not_scored_is_fed_back_and_counts_in_no_loss(weighting) -> None:
+    model = soft_model()
+    noisy, ids, masked, times = batch_of(model)
+    masked[:, 0] = False
+    scored = masked & (torch.arange(10) < 6)
+    found = masked_diffusion_loss(
+        model, noisy, ids, masked, times, scored_BL=scored, soft=True, weighting=weighting
+    )
+    rows = masked.flatten().nonzero().squeeze(1)
+    with torch.no_grad():
+        seen = model(noisy, rows=rows, observe=True).feedback
+    losses = model(noisy, rows=rows, feedback=seen, labels=ids.flatten()[rows]).losses
+    kept = scored.flatten()[rows]
+    nats, time = losses[kept], times[rows // 10][kept]
+    expected = {
+        "mean": nats.mean(),
+        "published": (nats / time).mean(),
+        "elbo": (nats / time).sum() / ids.numel(),
+    }
+    torch.testing.assert_close(found.value, expected[weighting])
+    assert found.total_T.sum() == kept.sum() < len(rows)

@@ -46,7 +46,7 @@ def batch_of(model, rank: int) -> tuple[torch.Tensor, ...]:
     ids = torch.randint(0, 60, (3, 12), generator=generator)
     times = torch.full((3,), 0.3 + 0.5 * rank)
     maskable = torch.ones_like(ids, dtype=torch.bool)
-    noisy, masked = corrupt(ids, maskable, times, model.config.mask_token_id, generator)
+    noisy, masked, _ = corrupt(ids, maskable, times, model.config.mask_token_id, generator)
     return noisy, ids, masked, times
 
 

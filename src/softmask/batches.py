@@ -89,15 +89,10 @@ def mask(
     generator: torch.Generator,
     left_to_right: float = 0.0,
 ) -> dict[str, Tensor]:
-    """What the objective reads: noisy_BL, ids_BL, masked_BL, times_B."""
+    """What the objective reads: noisy_BL, ids_BL, masked_BL, scored_BL, times_B."""
     share_B = (1 - noise.floor) * times_B + noise.floor
-    noisy_BL, masked_BL = corrupt(*batch, share_B, mask_token_id, generator, left_to_right)
-    return {
-        "noisy_BL": noisy_BL,
-        "ids_BL": batch.ids_BL,
-        "masked_BL": masked_BL,
-        "times_B": times_B,
-    }
+    corrupted = corrupt(*batch, share_B, mask_token_id, generator, left_to_right)
+    return {**corrupted._asdict(), "ids_BL": batch.ids_BL, "times_B": times_B}
 
 
 def draw_times(rows: int, noise: NoiseConfig, generator: torch.Generator) -> Tensor:
@@ -125,7 +120,7 @@ class Collator:
     two_passes: bool
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
-        """noisy_BL, ids_BL, masked_BL, times_B; `soft`, `feedback_passes`; `draw`; `row_ids`."""
+        """What `mask` gives; `soft`, `feedback_passes`; `draw`; `row_ids`."""
         draw = rows[0]["draw"]
         stage = self.plan.at(self.clock.step(draw))
         generator = torch.Generator().manual_seed(derived_seed("masks", self.seed, draw))

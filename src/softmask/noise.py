@@ -6,11 +6,21 @@ Masked diffusion with the linear (log-linear in MDLM's words) schedule: at time 
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
 # Longest stretch that block-wise corruption leaves half decided, in tokens.
 WINDOW = 16
+
+
+class Corrupted(NamedTuple):
+    """Ids (B, L) with masks; which positions are masks, and which of them are to be predicted."""
+
+    noisy_BL: Tensor
+    masked_BL: Tensor
+    scored_BL: Tensor
 
 
 def sample_times(batch: int, low: float, high: float, generator: torch.Generator) -> Tensor:
@@ -30,19 +40,18 @@ def corrupt(
     mask_token_id: int,
     generator: torch.Generator,
     left_to_right: float = 0.0,
-) -> tuple[Tensor, Tensor]:
+) -> Corrupted:
     """Masks each maskable token with probability t of its row; at least one in every row.
 
     With probability `left_to_right` a row looks as it does in block-wise decoding instead: all
-    before a random place is there, all behind a window of up to WINDOW tokens is masked, and t
-    rules within the window alone.
+    before a random place is there, all behind a window of up to WINDOW tokens is masked but not
+    scored, and t rules within the window alone. All that is masked elsewhere is scored.
 
-    Returns:
-        The corrupted ids (B, L) and which positions were masked (B, L) bool. A row without a
-        maskable position stays as it is.
+    A row without a maskable position stays as it is.
     """
     draw_BL = torch.rand(ids_BL.shape, generator=generator)
     masked_BL, open_BL = draw_BL < times_B[:, None], maskable_BL
+    behind_BL = torch.zeros_like(maskable_BL)
     if left_to_right > 0:
         batch = len(ids_BL)
         ordered_B1 = torch.rand(batch, 1, generator=generator) < left_to_right
@@ -50,9 +59,10 @@ def corrupt(
         start_B1 = (torch.rand(batch, 1, generator=generator) * count_B1).long()
         width_B1 = torch.randint(1, WINDOW + 1, (batch, 1), generator=generator)
         place_BL = maskable_BL.cumsum(dim=1) - 1
-        masked_BL = masked_BL | (ordered_B1 & (place_BL >= start_B1 + width_B1))
+        behind_BL = ordered_B1 & (place_BL >= start_B1 + width_B1)
         open_BL = maskable_BL & ~(ordered_B1 & (place_BL < start_B1))
     # The row's own smallest draw is masked in any case: a row without a mask teaches nothing.
-    first_B = draw_BL.masked_fill(~open_BL, 2.0).argmin(dim=1, keepdim=True)
-    masked_BL = masked_BL.scatter(1, first_B, True) & open_BL
-    return ids_BL.masked_fill(masked_BL, mask_token_id), masked_BL
+    first_B = draw_BL.masked_fill(~open_BL | behind_BL, 2.0).argmin(dim=1, keepdim=True)
+    scored_BL = masked_BL.scatter(1, first_B, True) & open_BL & ~behind_BL
+    masked_BL = scored_BL | (behind_BL & open_BL)
+    return Corrupted(ids_BL.masked_fill(masked_BL, mask_token_id), masked_BL, scored_BL)

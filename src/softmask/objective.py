@@ -36,6 +36,7 @@ def masked_diffusion_loss(
     masked_BL: Tensor,
     times_B: Tensor,
     *,
+    scored_BL: Tensor | None = None,
     soft: bool,
     feedback_passes: int = 1,
     weighting: str = "mean",
@@ -60,6 +61,7 @@ def masked_diffusion_loss(
         model: a DreamModel, or a PeftModel or DistributedDataParallel around one.
         noisy_BL, ids_BL: corrupted and true ids. masked_BL: which positions are predicted;
             position 0 never counts under the shift: nothing precedes it.
+        scored_BL: which of the masked positions count; None: all. Feedback has them all.
         times_B: t of each row.
         weighting: "mean": mean over the masked tokens of the batch; "elbo": sum over masked
             tokens of CE / t, per token of the batch, the bound itself; "published": mean over
@@ -87,19 +89,22 @@ def masked_diffusion_loss(
                 seen = first.feedback
     labels_N, time_N = ids_BL.flatten()[rows_N], times_B[rows_N // ids_BL.shape[1]]
     output = model(noisy_BL, feedback=seen, labels=labels_N, **inputs)
-    nats = _mean(output.losses)
+    scored_N = torch.ones_like(rows_N) if scored_BL is None else scored_BL.flatten()[rows_N]
+    losses_N = output.losses * scored_N
+    count = scored_N.sum().clamp_min(1)
+    nats = losses_N.sum() / count
     if weighting == "mean":
         value = nats
     elif weighting == "published":
-        value = _mean(output.losses / time_N)
+        value = (losses_N / time_N).sum() / count
     else:
-        value = (output.losses / time_N).sum() / ids_BL.numel()
+        value = (losses_N / time_N).sum() / ids_BL.numel()
     return Loss(
         value,
         nats.detach(),
         _mean(output.entropies) if soft else None,
         _mean(output.lambdas) if soft else None,
-        *_hits(output.predicted == labels_N, time_N),
+        *_hits(output.predicted == labels_N, scored_N.bool(), time_N),
     )
 
 
@@ -129,8 +134,9 @@ def _mean(values_N: Tensor) -> Tensor:
     return values_N.sum() / max(len(values_N), 1)
 
 
-def _hits(right_N: Tensor, time_N: Tensor) -> tuple[Tensor, Tensor]:
+def _hits(right_N: Tensor, scored_N: Tensor, time_N: Tensor) -> tuple[Tensor, Tensor]:
     """(T,) right predictions and (T,) predictions by bucket of t; without a host sync."""
     bucket_N = (time_N * BUCKETS).long().clamp(0, BUCKETS - 1)
     inside_NT = bucket_N[:, None] == torch.arange(BUCKETS, device=time_N.device)
+    inside_NT &= scored_N[:, None]
     return (inside_NT & right_N[:, None]).sum(0), inside_NT.sum(0)

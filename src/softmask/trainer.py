@@ -119,6 +119,7 @@ class SoftMaskTrainer(Trainer):
             inputs["ids_BL"],
             inputs["masked_BL"],
             inputs["times_B"],
+            scored_BL=inputs["scored_BL"],
             soft=soft,
             feedback_passes=feedback_passes,
             weighting=self.settings.weighting,
