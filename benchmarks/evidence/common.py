@@ -43,19 +43,20 @@ ARMS = (
     Arm(REFERENCE, "(c) soft, k = 3"),
     Arm("keep-norm", "(d) soft, norm kept", ("soft_mask.keep_norm=true",)),
     Arm("always", "(e) always two passes", ("train.soft_probability=1.0",)),
-)
-# Scale 0 is raised to 1e-6: the feedback begins switched off.
-PUBLISHED = Arm(
-    "published",
-    "(f) published inits, k = 1",
-    (
-        "soft_mask.k=1",
-        "soft_mask.scale=0.0",
-        "soft_mask.offset=-0.75",
-        "soft_mask.steepness=6.66",
+    Arm(
+        # Scale 0 is raised to 1e-6: the feedback begins switched off.
+        "published",
+        "(f) published inits, k = 1",
+        (
+            "soft_mask.k=1",
+            "soft_mask.scale=0.0",
+            "soft_mask.offset=-0.75",
+            "soft_mask.steepness=6.66",
+        ),
     ),
+    Arm("deep", "(g) feedback of 1 to 3 passes", ("train.feedback_passes=3",)),
 )
-COLOURS = {arm.name: f"C{number}" for number, arm in enumerate((*ARMS, PUBLISHED))}
+COLOURS = {arm.name: f"C{number}" for number, arm in enumerate(ARMS)}
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,6 @@ from common import (
     FEWER,
     HERE,
     PLAIN,
-    PUBLISHED,
     REFERENCE,
     Arm,
     Estimate,
@@ -119,6 +118,7 @@ class Scores:
         """(arm, mode, title) of everything that was scored."""
         titles = {
             "own": "{}",
+            "half": "    at half the learned scale",
             "off": "    feedback off",
             "shuffled": "    feedback shuffled",
             "untrained": "    with untrained soft-masking",
@@ -213,8 +213,7 @@ def main() -> None:
         command = [str(HERE / "score_puzzles.py"), str(model), str(out), "--data", str(files)]
         return [*command, "--untrained"] if arm.name == PLAIN else command
 
-    arms, seeds = (*ARMS, PUBLISHED), parse_seeds(args.seeds)
-    runs = Runs(args.experiment, arms, seeds, work, args.more, score)
+    runs = Runs(args.experiment, ARMS, parse_seeds(args.seeds), work, args.more, score)
     runs.run(args.workers)
     report(runs, args.out)
 

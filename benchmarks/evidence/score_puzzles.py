@@ -3,9 +3,9 @@
     python benchmarks/evidence/score_puzzles.py MODEL OUT.json --data PUZZLES [--untrained]
 
 PUZZLES is a folder of NAME.jsonl files, as `puzzles.py` writes them. A model with soft-masking
-also decodes with its feedback off, and with its feedback shuffled among the masked positions of a
-text; a plain one with soft-mask parameters that nobody trained: all of that on the first half of
-every file. In bfloat16, as trained.
+also decodes at half of its learned scale, with its feedback off, and with its feedback shuffled
+among the masked positions of a text; a plain one with soft-mask parameters that nobody trained. The
+last three on the first quarter of every file. In bfloat16, as trained.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -52,7 +52,9 @@ def modes_of(checkpoint: Checkpoint, untrained: bool) -> dict[str, SoftMaskConfi
     """The soft-masking of every way of decoding."""
     if checkpoint.soft_mask is None:
         return {"own": None, **({"untrained": UNTRAINED} if untrained else {})}
-    return {"own": checkpoint.soft_mask, "off": None, "shuffled": checkpoint.soft_mask}
+    own = checkpoint.soft_mask
+    half = replace(own, scale=own.scale / 2)
+    return {"own": own, "half": half, "off": None, "shuffled": own}
 
 
 @contextmanager
@@ -147,7 +149,8 @@ def main() -> None:
         kind = "sudoku" if "sudoku" in file.name else "countdown"
         puzzles = read_puzzles(file, kind)
         for mode, soft in modes_of(checkpoint, args.untrained).items():
-            chosen = puzzles if mode == "own" else puzzles[: math.ceil(len(puzzles) / 2)]
+            whole = mode in ("own", "half")
+            chosen = puzzles if whole else puzzles[: math.ceil(len(puzzles) / 4)]
             for fewer in FEWER:
                 cells.append(score(checkpoint, file.stem, chosen, mode, fewer, soft))
                 print(json.dumps(asdict(cells[-1])), flush=True)
