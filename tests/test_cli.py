@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -61,16 +62,25 @@ def test_in_a_pipe_there_is_the_text_and_nothing_else(folder) -> None:
     assert len(done.stdout) > 1
 
 
-def test_the_prompt_comes_from_the_argument_a_file_or_standard_input(folder, tmp_path) -> None:
+def test_the_prompt_comes_from_the_argument_a_file_or_standard_input(
+    folder, tmp_path, capsys, monkeypatch
+) -> None:
     settings = ["--model", folder, "--max-new-tokens", "6", "--json"]
     (tmp_path / "prompt.txt").write_text("Hello")
-    runs = [
-        softmask("generate", *settings, "Hello"),
-        softmask("generate", *settings, "--file", str(tmp_path / "prompt.txt")),
-        softmask("generate", *settings, stdin=b"Hello\n"),
-        softmask("generate", *settings, "-", stdin=b"Hello"),
+
+    def here(*arguments: str, stdin: bytes = b"") -> str:
+        """In this process, whose standard input is no terminal either."""
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(stdin), encoding="utf-8"))
+        assert main(["generate", *settings, *arguments]) == 0
+        return capsys.readouterr().out
+
+    outputs = [
+        here("Hello"),
+        here("--file", str(tmp_path / "prompt.txt")),
+        here("-", stdin=b"Hello"),
+        softmask("generate", *settings, stdin=b"Hello\n").stdout,
     ]
-    answers = [json.loads(run.stdout) for run in runs]
+    answers = [json.loads(output) for output in outputs]
     assert len({answer["text"] for answer in answers}) == 1
     assert {answer["prompt"] for answer in answers} == {"Hello"}
 

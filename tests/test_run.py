@@ -391,7 +391,8 @@ def test_a_sweep_goes_on_where_it_was_stopped(settings, tmp_path) -> None:
 def test_two_processes_train_as_one_does_and_go_on(settings, base, tmp_path, way) -> None:
     """The same global batch: the same losses, and an adapter that loads.
 
-    Then the last checkpoint is lost, and the run goes on from the one before, again to the same.
+    Then the last checkpoint is lost, and the run goes on from the one before, again to the same
+    (with sharded weights, the harder way: every start of two processes costs ten seconds).
     """
     settings["train"] |= {"soft_coin": "step", "steps": 6}
     train(recipe_of(settings), tmp_path / "alone")
@@ -423,7 +424,7 @@ def test_two_processes_train_as_one_does_and_go_on(settings, base, tmp_path, way
     adapter = tmp_path / "together" / "adapter"
     checkpoint = softmask.load(base, adapter=adapter, device="cpu")
     assert softmask.generate(checkpoint, "Hello", max_new_tokens=4).forwards == 4
-    if Version(transformers.__version__) < Version("5.24"):
+    if way == "ddp" or Version(transformers.__version__) < Version("5.24"):
         return  # 5.17 (none between was tried) resumes on GPUs only: it loads onto "cpu:0"
     weights = {name: load_file(adapter / name) for name in RESULT}
     (tmp_path / "together" / "done.json").unlink()

@@ -40,15 +40,12 @@ def url() -> Iterator[str]:
 # The benchmark, at small size.
 
 
-@pytest.fixture(scope="module")
-def result(load):
+def test_everybody_is_answered_or_told_why_and_nothing_stays_behind(load) -> None:
+    """One test: workers of their own would each run the load."""
     small = load.Settings(
         requests=10, concurrency=16, running=8, queue=8, most_tokens=16, slow_seconds=1.0, threads=1
     )
-    return load.run(small)
-
-
-def test_everybody_is_answered_or_told_why_and_nothing_stays_behind(result) -> None:
+    result = load.run(small)
     assert result["troubles"] == []
     counts: Counter[str] = Counter()
     for row in result["summary"]["answers"]:
@@ -56,17 +53,13 @@ def test_everybody_is_answered_or_told_why_and_nothing_stays_behind(result) -> N
     assert counts["left"] > 0
     assert counts["200"] > 30
     assert not {"never", "500"} & counts.keys()
-
-
-def test_the_server_does_not_grow_with_the_requests_that_it_had(result) -> None:
+    # The server does not grow with the requests that it had.
     sizes = result["summary"]["rss_mb"]
     assert len(sizes) == 4
     assert sizes[3] - sizes[1] < result["settings"]["bound_mb"]
     # Long prompts in every thread of a pool, or a thousand products, would be 300 MB each.
     assert sizes[3] < 800
-
-
-def test_the_result_is_a_table_for_people_and_json_for_scripts(load, result) -> None:
+    # A table for people, JSON for scripts.
     (table,) = load.tables_of(result)
     assert table.row_count == len(result["summary"]["answers"])
     assert json.loads(json.dumps(result))["summary"]["tokens_per_s"] > 0
