@@ -1,4 +1,4 @@
-"""softmask generate --html, --trace, and softmask view: runs as files to look at."""
+"""softmask generate --html, --svg, --trace, and softmask view: runs as files to look at."""
 
 from __future__ import annotations
 
@@ -19,11 +19,12 @@ def add_recording_options(parser: argparse.ArgumentParser) -> None:
     """What `generate` can keep of a run."""
     group = parser.add_argument_group("recording")
     group.add_argument("--html", type=Path, help="write every step as a page that opens anywhere")
+    group.add_argument("--svg", type=Path, help="write every step as one animated picture")
     group.add_argument("--trace", type=Path, help="write every step as JSON (docs/TRACE.md)")
     group.add_argument(
         "--against-plain",
         action="store_true",
-        help="with --html or --trace: also the plain run of the same seed, side by side",
+        help="with a recording: also the plain run of the same seed, side by side",
     )
 
 
@@ -33,14 +34,15 @@ def is_recording(args: argparse.Namespace) -> bool:
     Raises:
         ValueError: they contradict others.
     """
-    wanted = args.html is not None or args.trace is not None
-    require(wanted or not args.against_plain, "--against-plain is for --html and --trace")
+    files = [path for path in (args.html, args.svg, args.trace) if path is not None]
+    wanted = bool(files)
+    require(wanted or not args.against_plain, "--against-plain is for --html, --svg and --trace")
     if wanted:
         for name in ("stream", "json"):
             require(not getattr(args, name), f"--{name} and a recording contradict each other")
         require(args.num_return_sequences == 1, "a recording shows one text: leave out -n")
-        for path in (args.html, args.trace):
-            require(path is None or path.parent.is_dir(), f"there is no folder for {path}")
+        for path in files:
+            require(path.parent.is_dir(), f"there is no folder for {path}")
     return wanted
 
 
@@ -76,6 +78,10 @@ def record_run(args: argparse.Namespace, run: Any) -> str:
         write_whole(args.trace, json.dumps(trace, ensure_ascii=False))
     if args.html is not None:
         write_whole(args.html, _page(trace))
+    if args.svg is not None:
+        from .picture import picture
+
+        write_whole(args.svg, picture(trace))
     return runs[0]["end"]["text"]
 
 
