@@ -68,7 +68,7 @@ def write_puzzles(experiment: str, data: Path | None, share: float, folder: Path
     folder.mkdir(parents=True, exist_ok=True)
     sizes = SUDOKUS if experiment == "sudoku" else COUNTDOWNS
     for name, size in sizes.items():
-        target, count = folder / f"{name}.jsonl", max(2, round(share * size))
+        target, count = folder / f"{name}.jsonl", max(8, round(share * size))
         if target.is_file():
             continue
         if experiment == "sudoku":
