@@ -11,9 +11,14 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 import pytest
 from evaluation_files import write_evaluation_files
+from hypothesis import settings
 from tiny import write_dream_folder, write_json
 
 from softmask.config import SoftMaskConfig, soft_mask_to_published
+
+# How long an example takes says something of the machine, not of the property.
+settings.register_profile("softmask", deadline=None)
+settings.load_profile("softmask")
 
 SOFT = SoftMaskConfig(k=2, scale=0.8, offset=-4.0, steepness=1.0)
 # The first eight lines of a file are its shots.
