@@ -137,7 +137,7 @@ def test_an_experiment_on_puzzles_runs_from_nothing_to_its_tables(
     more = [word for setting in settings for word in ("--more", setting)]
     out = tmp_path / "out"
     command = [EVIDENCE / "puzzles.py", experiment, out, "--share", "0.012", "--seeds", "1"]
-    run(*command, "--data", data, *more)
+    run(*command, "--data", data / "planning", *more)
     result = json.loads((out / "result.json").read_text())
     assert {row["arm"] for row in result["numbers"]} == {arm["name"] for arm in result["arms"]}
     modes = {(row["arm"], row["mode"]) for row in result["numbers"]}

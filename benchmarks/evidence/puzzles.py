@@ -204,6 +204,9 @@ def main() -> None:
     args = parser.parse_args()
     if args.experiment == "countdown" and args.data is None:
         parser.error("countdown needs --data, the folder of cd3_test.jsonl and cd4_test.jsonl")
+    for name in COUNTDOWNS if args.experiment == "countdown" else ():
+        if not (args.data / f"{name}.jsonl").is_file():
+            parser.error(f"{args.data} holds no {name}.jsonl: give --data Dream's planning files")
     claim(args.out)
     work = args.work or args.out / "work"
     files = work / "puzzles"
