@@ -21,7 +21,8 @@ from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
-SEPARATOR = "<|endoftext|>"
+from softmask.stories import SEPARATOR
+
 HELD_OUT = 25
 PERMISSIVE = re.compile(r"\b(MIT|BSD|Apache|ISC)\b", re.IGNORECASE)
 COPYLEFT = re.compile(r"GPL|MPL|Mozilla|CDDL|EPL", re.IGNORECASE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import itertools
 import json
 import math
@@ -171,6 +172,14 @@ def draw(panels: dict[str, Callable[[Any], None]], target: Path, ylabel: str) ->
     figure.savefig(target, dpi=100)
 
 
+def add_run_options(parser: argparse.ArgumentParser) -> None:
+    """What every experiment takes."""
+    parser.add_argument("--work", type=Path, help="of runs and models (default: OUT/work)")
+    parser.add_argument("--seeds", default="1-3")
+    parser.add_argument("--workers", type=int, default=2, help="runs side by side, a thread each")
+    parser.add_argument("--more", action="append", default=[], metavar="KEY=VALUE", help="of all")
+
+
 class Runs:
     """The runs of an experiment: where they lie, and how they are made."""
 
@@ -198,10 +207,10 @@ class Runs:
         command = [sys.executable, *self.score(arm, folder / "model", scores)]
         return [training(recipe, folder, seed, own, arm.is_soft), Task(tuple(command), scores)]
 
-    def run(self, workers: int, base: Sequence[str] = ()) -> None:
-        """Everything; what is there is not made again. `base`: settings of the shared model."""
+    def run(self, workers: int) -> None:
+        """Everything; what is there is not made again."""
         recipe = HERE / f"{self.name}-base.yaml"
-        shared = training(recipe, self.work / "base", 1, [*self.more, *base], True)
+        shared = training(recipe, self.work / "base", 1, self.more, True)
         run_chains([[shared]], 1)
         first = [arm for arm in self.arms if arm.name != LONGER]
         run_chains([self.chain(arm, seed) for seed in self.seeds for arm in first], workers)

@@ -32,6 +32,7 @@ from common import (
     Arm,
     Estimate,
     Runs,
+    add_run_options,
     cost_table,
     draw,
     estimate,
@@ -196,11 +197,8 @@ def main() -> None:
     parser.add_argument("experiment", choices=("countdown", "sudoku"))
     parser.add_argument("out", type=Path)
     parser.add_argument("--data", type=Path, help="folder of cd3_test.jsonl and cd4_test.jsonl")
-    parser.add_argument("--work", type=Path, help="of runs and models (default: OUT/work)")
-    parser.add_argument("--seeds", default="1-3")
+    add_run_options(parser)
     parser.add_argument("--share", type=float, default=1.0, help="of the puzzles (default 1)")
-    parser.add_argument("--workers", type=int, default=2, help="runs side by side, a thread each")
-    parser.add_argument("--more", action="append", default=[], metavar="KEY=VALUE", help="of all")
     args = parser.parse_args()
     if args.experiment == "countdown" and args.data is None:
         parser.error("countdown needs --data, the folder of cd3_test.jsonl and cd4_test.jsonl")

@@ -29,6 +29,7 @@ from common import (
     Arm,
     Estimate,
     Runs,
+    add_run_options,
     cost_table,
     draw,
     estimate,
@@ -221,10 +222,7 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--code", type=Path, required=True, help="what code_corpus.py wrote")
     parser.add_argument("--scorer", type=Path, required=True, help="a causal language model")
-    parser.add_argument("--work", type=Path, help="of runs and models (default: OUT/work)")
-    parser.add_argument("--seeds", default="1-3")
-    parser.add_argument("--workers", type=int, default=2, help="runs side by side, a thread each")
-    parser.add_argument("--more", action="append", default=[], metavar="KEY=VALUE", help="of all")
+    add_run_options(parser)
     parser.add_argument("--count", type=int, help="windows, samples and lines (default: many)")
     args = parser.parse_args()
     claim(args.out)
