@@ -169,14 +169,87 @@ def test_the_experiment_on_code_runs_from_nothing_to_its_tables(tmp_path, model)
     assert (out / "decoding.png").is_file()
 
 
-def causal(folder: Path, dream: Path) -> Path:
+def test_an_adapted_model_is_the_causal_one_with_eyes_for_what_follows(tmp_path, model) -> None:
+    from adapt import dream_of, tokenizer_of
+    from transformers import AutoModelForCausalLM
+
+    folder = causal(tmp_path / "llama", model, kind="llama")
+    torch.manual_seed(0)
+    source = AutoModelForCausalLM.from_pretrained(folder).eval()
+    for parameter in source.parameters():
+        parameter.data.normal_(std=0.3)
+    tokenizer = tokenizer_of(folder)
+    dream = dream_of(source, tokenizer).eval()
+    ids = torch.randint(0, 50, (2, 7))
+    # In the only layer the last row sees the same both ways, and predicts what would follow.
+    hidden = dream(ids).last_hidden_state[:, -1]
+    logits = source(ids).logits[:, -1]
+    known = logits.shape[-1]
+    torch.testing.assert_close(dream.lm_head(hidden)[:, :known], logits)
+    assert dream.config.mask_token_id == tokenizer.mask_token_id
+    assert not torch.allclose(dream(ids).logits[:, 2, :known], source(ids).logits[:, 1])
+
+
+@pytest.mark.slow
+def test_the_experiment_on_an_adapted_model_runs_from_nothing_to_its_tables(
+    tmp_path, model
+) -> None:
+    folder = causal(tmp_path / "llama", model, kind="llama")
+    data = tmp_path / "data"
+    problems = [
+        {"question": f"What is {n} and 1?", "answer": f"It is {n + 1}.\n#### {n + 1}"}
+        for n in range(9)
+    ]
+    task = {"instruction": "Say it.", "instances": [{"input": "it", "output": "it"}]}
+    files = {
+        "eval/gsm8k_train.jsonl": problems,
+        "eval/mbpp.jsonl": [{"task_id": 11, "text": "a test"}, {"task_id": 700, "text": "not one"}],
+        "text/self_instruct_seed_tasks.jsonl": [task],
+    }
+    for name, rows in files.items():
+        (data / name).parent.mkdir(parents=True, exist_ok=True)
+        (data / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (data / "text" / "wiki.train.tokens").write_text("A paragraph of words.\n" + "Words. " * 400)
+    run(
+        EVIDENCE / "words.py",
+        tmp_path / "words",
+        "--model",
+        folder,
+        "--data",
+        data,
+        "--tokens",
+        300,
+    )
+    assert "What is 3 and 1?\nAnswer: It is 4." in (tmp_path / "words" / "gsm8k.txt").read_text()
+    run(EVIDENCE / "adapt.py", folder, tmp_path / "dream")
+    code = tmp_path / "code"
+    code.mkdir()
+    source = "import this\n\n\ndef add(a, b):\n    return a + b\n" * 40
+    for name in ("train.txt", "held_out.txt"):
+        (code / name).write_text(f"{source}\n<|endoftext|>\n{source}")
+    settings = [setting for setting in TINY if "puzzle" not in setting]
+    more = [word for setting in settings for word in ("--more", setting)]
+    base = ["--base", tmp_path / "dream", "--recipes", "adapted", "--words", tmp_path / "words"]
+    scored = ["--gsm8k", data / "eval" / "gsm8k_train.jsonl", "--count", "2", "--batch", "2"]
+    out = tmp_path / "out"
+    command = [EVIDENCE / "text.py", out, "--code", code, "--scorer", folder, *base, *scored]
+    run(*command, "--arms", "plain,soft-3", "--seeds", "1,2", *more)
+    result = json.loads((out / "result.json").read_text())
+    assert [arm["name"] for arm in result["arms"]] == ["plain", "soft-3"]
+    cells = {(row["arm"], row["mode"], row["fewer"]): row for row in result["numbers"]["decoding"]}
+    assert cells["soft-3", "own", "full"]["solved"]["mean"] >= 0
+    assert "GSM8K" in (out / "table.txt").read_text()
+
+
+def causal(folder: Path, dream: Path, kind: str = "qwen2") -> Path:
     """A tiny random causal model with the tokenizer of a tiny Dream."""
-    from transformers import Qwen2Config, Qwen2ForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM
 
     tokenizer = load(dream, device="cpu").tokenizer
+    tokenizer.chat_template = "{% for m in messages %}{{ m.content }}{% endfor %}:"
     sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
     heads = {"num_attention_heads": 2, "num_key_value_heads": 2}
-    config = Qwen2Config(vocab_size=len(tokenizer), **sizes, **heads)
-    Qwen2ForCausalLM(config).save_pretrained(folder)
+    config = AutoConfig.for_model(kind, vocab_size=len(tokenizer), **sizes, **heads)
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder

@@ -20,6 +20,7 @@ from typing import Any
 
 from rich.table import Table
 
+from softmask.sweep import parse_seeds
 from softmask.tables import light_table
 
 HERE = Path(__file__).parent
@@ -68,11 +69,13 @@ class Task:
     product: Path
 
 
-def training(recipe: Path, folder: Path, seed: int, settings: Iterable[str], soft: bool) -> Task:
+def training(
+    recipe: Path, folder: Path, seed: int, settings: Iterable[str], soft: bool, device: str
+) -> Task:
     """`softmask train` on one thread; a run that was stopped goes on where it was."""
     options = [word for setting in settings for word in ("--set", setting)]
     binary = [] if soft else ["--no-soft-mask"]
-    where = ["--seed", str(seed), "--threads", "1", "--device", "cpu", "--out", str(folder)]
+    where = ["--seed", str(seed), "--threads", "1", "--device", device, "--out", str(folder)]
     command = (sys.executable, "-m", "softmask", "train", str(recipe), *where, *binary, *options)
     return Task(command, folder / "done.json")
 
@@ -172,12 +175,29 @@ def draw(panels: dict[str, Callable[[Any], None]], target: Path, ylabel: str) ->
     figure.savefig(target, dpi=100)
 
 
-def add_run_options(parser: argparse.ArgumentParser) -> None:
-    """What every experiment takes."""
+def add_run_options(parser: argparse.ArgumentParser, arms: Sequence[Arm]) -> None:
+    """What every experiment takes; `arms` are those it runs when it is not told which."""
+    parser.add_argument("--recipes", metavar="NAME", help="NAME-base.yaml and NAME-more.yaml here")
+    parser.add_argument("--base", type=Path, help="model that the shared one begins as")
+    parser.add_argument("--arms", type=chosen_arms, default=arms, help="plain,soft-3,...")
+    parser.add_argument("--device", default="cpu", help="of training and scoring")
     parser.add_argument("--work", type=Path, help="of runs and models (default: OUT/work)")
     parser.add_argument("--seeds", default="1-3")
     parser.add_argument("--workers", type=int, default=2, help="runs side by side, a thread each")
     parser.add_argument("--more", action="append", default=[], metavar="KEY=VALUE", help="of all")
+
+
+def chosen_arms(names: str) -> tuple[Arm, ...]:
+    """The arms of these names, in their own order; everything is compared with the plain one.
+
+    Raises:
+        ValueError: a name is unknown, or the plain arm is not among them.
+    """
+    wanted = set(names.split(","))
+    unknown = wanted - {arm.name for arm in ARMS}
+    if unknown or PLAIN not in wanted:
+        raise ValueError(f"no arm {', '.join(unknown)}" if unknown else f"{PLAIN} is missing")
+    return tuple(arm for arm in ARMS if arm.name in wanted)
 
 
 class Runs:
@@ -186,15 +206,18 @@ class Runs:
     def __init__(
         self,
         name: str,
-        arms: Sequence[Arm],
-        seeds: Sequence[int],
-        work: Path,
-        more: Sequence[str],
+        args: argparse.Namespace,
         score: Callable[[Arm, Path, Path], list[str]],
+        more: Sequence[str] = (),
     ) -> None:
-        """`more`: settings of every run; `score`: the command from a model to its scores."""
-        self.name, self.arms, self.seeds, self.work = name, arms, seeds, work
-        self.more, self.score = more, score
+        """What `add_run_options` read; `score`: the command from a model to its scores.
+
+        `name`: of the recipes, where none is given; `more`: settings of every run.
+        """
+        self.name, self.arms, self.seeds = args.recipes or name, args.arms, parse_seeds(args.seeds)
+        self.work, self.workers = args.work or args.out / "work", args.workers
+        self.device, self.begins_as = args.device, args.base
+        self.more, self.score = [*more, *args.more], score
 
     def folder(self, arm: Arm, seed: int) -> Path:
         return self.work / f"{arm.name}-seed{seed}"
@@ -205,19 +228,24 @@ class Runs:
         recipe, scores = HERE / f"{self.name}-more.yaml", folder / "scores.json"
         own = (f"model.path={base}", *self.more, *arm.settings, *settings)
         command = [sys.executable, *self.score(arm, folder / "model", scores)]
-        return [training(recipe, folder, seed, own, arm.is_soft), Task(tuple(command), scores)]
+        command += ["--device", self.device]
+        trained = training(recipe, folder, seed, own, arm.is_soft, self.device)
+        return [trained, Task(tuple(command), scores)]
 
-    def run(self, workers: int) -> None:
+    def run(self) -> None:
         """Everything; what is there is not made again."""
         recipe = HERE / f"{self.name}-base.yaml"
-        shared = training(recipe, self.work / "base", 1, self.more, True)
+        begins = [] if self.begins_as is None else [f"model.path={self.begins_as}"]
+        settings = [*self.more, *begins]
+        shared = training(recipe, self.work / "base", 1, settings, True, self.device)
         run_chains([[shared]], 1)
         first = [arm for arm in self.arms if arm.name != LONGER]
-        run_chains([self.chain(arm, seed) for seed in self.seeds for arm in first], workers)
+        run_chains([self.chain(arm, seed) for seed in self.seeds for arm in first], self.workers)
         for arm in self.arms:
             if arm.name == LONGER:
                 setting = f"train.steps={self.updates_of_longer()}"
-                run_chains([self.chain(arm, seed, [setting]) for seed in self.seeds], workers)
+                chains = [self.chain(arm, seed, [setting]) for seed in self.seeds]
+                run_chains(chains, self.workers)
 
     def updates_of_longer(self) -> int:
         """As many as a plain run makes while the soft reference makes its own."""

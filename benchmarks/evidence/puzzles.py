@@ -44,7 +44,6 @@ from rich.table import Table
 from softmask import sudoku9
 from softmask.puzzles import Puzzle, generate_sudoku_9x9, read_puzzles
 from softmask.result_folder import claim, write
-from softmask.sweep import parse_seeds
 from softmask.tables import light_table
 
 # Held-out Sudokus by givens; of those with 30 about 3 % need more than naked and hidden singles.
@@ -197,7 +196,8 @@ def main() -> None:
     parser.add_argument("experiment", choices=("countdown", "sudoku"))
     parser.add_argument("out", type=Path)
     parser.add_argument("--data", type=Path, help="folder of cd3_test.jsonl and cd4_test.jsonl")
-    add_run_options(parser)
+    add_run_options(parser, ARMS)
+    parser.add_argument("--batch", type=int, help="puzzles solved side by side (default: 64)")
     parser.add_argument("--share", type=float, default=1.0, help="of the puzzles (default 1)")
     args = parser.parse_args()
     if args.experiment == "countdown" and args.data is None:
@@ -206,16 +206,16 @@ def main() -> None:
         if not (args.data / f"{name}.jsonl").is_file():
             parser.error(f"{args.data} holds no {name}.jsonl: give --data Dream's planning files")
     claim(args.out)
-    work = args.work or args.out / "work"
-    files = work / "puzzles"
+    files = (args.work or args.out / "work") / "puzzles"
     write_puzzles(args.experiment, args.data, args.share, files)
 
     def score(arm: Arm, model: Path, out: Path) -> list[str]:
         command = [str(HERE / "score_puzzles.py"), str(model), str(out), "--data", str(files)]
+        command += [] if args.batch is None else ["--batch", str(args.batch)]
         return [*command, "--untrained"] if arm.name == PLAIN else command
 
-    runs = Runs(args.experiment, ARMS, parse_seeds(args.seeds), work, args.more, score)
-    runs.run(args.workers)
+    runs = Runs(args.experiment, args, score)
+    runs.run()
     report(runs, args.out)
 
 

@@ -120,12 +120,13 @@ def score(
     mode: str,
     fewer: str,
     soft: SoftMaskConfig | None,
+    size: int,
 ) -> Cell:
     """How the puzzles of a file are solved in one way."""
     solved, forwards, begun = "", 0, time.perf_counter()
     with shuffled_feedback(0) if mode == "shuffled" else nullcontext():
-        for start in range(0, len(puzzles), BATCH):
-            batch = puzzles[start : start + BATCH]
+        for start in range(0, len(puzzles), size):
+            batch = puzzles[start : start + size]
             done = answer(checkpoint, batch, FEWER[fewer], soft).completions()
             for puzzle, completion in zip(batch, done, strict=True):
                 answered = text_of(puzzle, completion.text)
@@ -141,9 +142,11 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--untrained", action="store_true")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--batch", type=int, default=BATCH, help="puzzles solved side by side")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    checkpoint = load(args.model, device="cpu", dtype="bfloat16")
+    checkpoint = load(args.model, device=args.device, dtype="bfloat16")
     cells = []
     for file in sorted(args.data.glob("*.jsonl")):
         kind = "sudoku" if "sudoku" in file.name else "countdown"
@@ -152,7 +155,7 @@ def main() -> None:
             whole = mode in ("own", "half")
             chosen = puzzles if whole else puzzles[: math.ceil(len(puzzles) / 4)]
             for fewer in FEWER:
-                cells.append(score(checkpoint, file.stem, chosen, mode, fewer, soft))
+                cells.append(score(checkpoint, file.stem, chosen, mode, fewer, soft, args.batch))
                 print(json.dumps(asdict(cells[-1])), flush=True)
     soft = checkpoint.soft_mask
     result = {"soft_mask": soft and asdict(soft), "cells": [asdict(cell) for cell in cells]}

@@ -6,7 +6,8 @@
   the same masks (fresh), with that of one step earlier (stale);
 * samples that go on from 16 held-out tokens, ancestrally (random order, temperature 1), in as many
   steps as tokens, half and a quarter: perplexity by a model that is not ours, entropy, repetition;
-* lines of 3 to 12 tokens, indentation included, filled in greedily between what stands around them.
+* lines of 3 to 12 tokens, indentation included, filled in greedily between what stands around them;
+* with --gsm8k: its problems, asked as `words.py` writes them, answered in 128 tokens, block-wise.
 """
 
 from __future__ import annotations
@@ -14,16 +15,19 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from common import FEWER
 from score_puzzles import shuffled_feedback
+from words import asked
 
 from softmask.config import SamplingConfig, SoftMaskConfig
 from softmask.demo import ALG
@@ -37,6 +41,8 @@ LENGTH, PROMPT, BATCH = 128, 16, 32
 MASKS = HeldOutConfig(length=LENGTH, times=16)
 STEPS = {name: fewer for name, fewer in FEWER.items() if fewer <= 4}
 TOKENS = range(3, 13)
+ANSWER, BLOCK = 128, 32
+NUMBER = re.compile(r"#### *(-?[\d,.]*\d)")
 
 
 class Line(NamedTuple):
@@ -64,7 +70,11 @@ def lines_of(checkpoint: Checkpoint, cut: Sequence[Sequence[int]]) -> Iterator[L
 
 
 def fill(
-    checkpoint: Checkpoint, lines: Sequence[Line], fewer: int, soft: SoftMaskConfig | None
+    checkpoint: Checkpoint,
+    lines: Sequence[Line],
+    fewer: int,
+    soft: SoftMaskConfig | None,
+    rows: int,
 ) -> tuple[str, float]:
     """ "1" for every line that comes back as it was, and the forwards a line."""
     right, forwards = ["0"] * len(lines), 0
@@ -72,8 +82,8 @@ def fill(
     for i, line in enumerate(lines):
         by_size[line.tokens].append(i)
     for size, places in by_size.items():
-        for start in range(0, len(places), BATCH):
-            batch = [lines[i] for i in places[start : start + BATCH]]
+        for start in range(0, len(places), rows):
+            batch = [lines[i] for i in places[start : start + rows]]
             run = Generation(
                 checkpoint,
                 [f"{line.before}[[{size}]]{line.after}" for line in batch],
@@ -90,15 +100,19 @@ def fill(
 
 
 def write(
-    checkpoint: Checkpoint, prompts: Sequence[str], fewer: int, soft: SoftMaskConfig | None
+    checkpoint: Checkpoint,
+    prompts: Sequence[str],
+    fewer: int,
+    soft: SoftMaskConfig | None,
+    rows: int,
 ) -> tuple[list[str], list[list[int]], float]:
     """Texts, their ids, forwards a text."""
     texts, ids, forwards = [], [], 0
     new = LENGTH - PROMPT
-    for start in range(0, len(prompts), BATCH):
+    for start in range(0, len(prompts), rows):
         run = Generation(
             checkpoint,
-            prompts[start : start + BATCH],
+            prompts[start : start + rows],
             max_new_tokens=new,
             sampling=SamplingConfig(steps=math.ceil(new / fewer), alg="origin", temperature=1.0),
             soft_mask=soft,
@@ -112,6 +126,39 @@ def write(
     return texts, ids, forwards / len(prompts)
 
 
+def calculate(
+    checkpoint: Checkpoint,
+    problems: Sequence[dict[str, str]],
+    fewer: int,
+    soft: SoftMaskConfig | None,
+    rows: int,
+) -> tuple[str, float]:
+    """ "1" for every problem whose `#### number` is the reference's, and the forwards a problem."""
+    right, forwards = "", 0
+    for start in range(0, len(problems), rows):
+        batch = problems[start : start + rows]
+        steps = math.ceil(ANSWER / fewer)
+        run = Generation(
+            checkpoint,
+            [asked(problem["question"]) for problem in batch],
+            max_new_tokens=ANSWER,
+            sampling=SamplingConfig(steps=steps, alg=ALG, block_length=BLOCK),
+            soft_mask=soft,
+            seed=0,
+            chat=False,
+        )
+        for problem, done in zip(batch, run.completions(), strict=True):
+            right += str(int(number_in(done.text) == number_in(problem["answer"])))
+            forwards += done.forwards
+    return right, forwards / len(problems)
+
+
+def number_in(text: str) -> str | None:
+    """The first `#### 1,234`, as 1234; None without one."""
+    found = NUMBER.search(text)
+    return None if found is None else found[1].replace(",", "")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -123,9 +170,14 @@ def main() -> None:
     parser.add_argument("--windows", type=int, default=96)
     parser.add_argument("--samples", type=int, default=64)
     parser.add_argument("--lines", type=int, default=256)
+    parser.add_argument("--gsm8k", type=Path, help="jsonl of question and answer")
+    parser.add_argument("--problems", type=int, default=256)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--batch", type=int, default=BATCH, help="texts side by side")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    checkpoint = load(args.model, device="cpu")
+    torch.set_float32_matmul_precision("high")
+    checkpoint = load(args.model, device=args.device, dtype="float32")
     texts = split_stories(args.text.read_text(encoding="utf-8"))
     every = windows(checkpoint.tokenizer, texts, LENGTH)
     every = [window for window in every if len(window) == LENGTH]
@@ -139,15 +191,23 @@ def main() -> None:
     mixed = {way: [found[way]["mean_lambda"] for found in known] for way in ways[1:]}
 
     modes = {"own": soft} if soft is None else {"own": soft, "off": None, "shuffled": soft}
-    scorer = Scorer(args.scorer, device="cpu")
+    scorer = Scorer(args.scorer, device=args.device)
     prompts = [checkpoint.tokenizer.decode(w[:PROMPT]) for w in every[: args.samples]]
-    lines = list(lines_of(checkpoint, every))[: args.lines]
+    lines = list(islice(lines_of(checkpoint, every), args.lines))
+    problems: list[dict[str, str]] = []
+    if args.gsm8k is not None:
+        with args.gsm8k.open(encoding="utf-8") as file:
+            problems = [json.loads(line) for line in islice(file, args.problems)]
     cells: list[dict[str, Any]] = []
     for mode, config in modes.items():
         for name, fewer in STEPS.items():
             with shuffled_feedback(0) if mode == "shuffled" else nullcontext():
-                written, ids, forwards = write(checkpoint, prompts, fewer, config)
-                filled, filled_forwards = fill(checkpoint, lines, fewer, config)
+                written, ids, forwards = write(checkpoint, prompts, fewer, config, args.batch)
+                filled, filled_forwards = fill(checkpoint, lines, fewer, config, args.batch)
+                if problems:
+                    solved, solved_forwards = calculate(
+                        checkpoint, problems, fewer, config, args.batch
+                    )
             cell = {
                 "mode": mode,
                 "fewer": name,
@@ -157,6 +217,8 @@ def main() -> None:
                 "filled": filled,
                 "filled_forwards": filled_forwards,
             }
+            if problems:
+                cell |= {"solved": solved, "solved_forwards": solved_forwards}
             cells.append(cell)
             print(json.dumps(cell), flush=True)
     result = {"soft_mask": soft and asdict(soft), "nats": nats, "lambda": mixed, "cells": cells}

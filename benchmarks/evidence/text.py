@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 from common import (
-    ARMS,
     COLOURS,
     HERE,
     PLAIN,
@@ -30,6 +29,7 @@ from common import (
     Estimate,
     Runs,
     add_run_options,
+    chosen_arms,
     cost_table,
     draw,
     estimate,
@@ -40,10 +40,9 @@ from rich.table import Table
 from score_text import STEPS
 
 from softmask.result_folder import claim, write
-from softmask.sweep import parse_seeds
 from softmask.tables import light_table
 
-NAMES = (PLAIN, "soft-1", REFERENCE)
+NAMES = f"{PLAIN},soft-1,{REFERENCE}"
 MODES = {"own": "{}", "off": "    feedback off", "shuffled": "    feedback shuffled"}
 
 
@@ -71,8 +70,13 @@ class Scores:
         cells = [cell for run in self.raw[arm] for cell in run["cells"]]
         return [cell for cell in cells if (cell["mode"], cell["fewer"]) == wanted]
 
-    def filled(self, arm: str, mode: str, fewer: str) -> list[list[float]]:
-        return [[float(c) for c in cell["filled"]] for cell in self.cells(arm, mode, fewer)]
+    def right(self, arm: str, mode: str, fewer: str, what: str = "filled") -> list[list[float]]:
+        """Of lines ("filled") or problems ("solved"): seeds x items."""
+        return [[float(c) for c in cell[what]] for cell in self.cells(arm, mode, fewer)]
+
+    @property
+    def has_problems(self) -> bool:
+        return "solved" in self.raw[PLAIN][0]["cells"][0]
 
     def log_perplexity(self, arm: str, mode: str, fewer: str) -> Estimate:
         """Nats a token of all texts of a seed; the error is that over seeds."""
@@ -112,7 +116,7 @@ class Scores:
 
     def decoding_table(self) -> Table:
         """Samples and infilled lines at every number of forwards."""
-        lines = len(self.filled(PLAIN, "own", "full")[0])
+        lines = len(self.right(PLAIN, "own", "full")[0])
         samples = len(self.cells(PLAIN, "own", "full")[0]["nats"])
         table = light_table(
             f"{samples} samples of 112 tokens: perplexity by SmolLM2-135M / entropy, nats / "
@@ -134,13 +138,30 @@ class Scores:
                     f"{perplexity:.0f} ({perplexity * nats.error:.0f}) / {entropy:.2f} / "
                     f"{repeated:.1f}"
                 )
-                own = self.filled(*which)
-                text = percent(estimate(own))
-                if (arm.name, mode) != (PLAIN, "own"):
-                    gain = estimate(minus(own, self.filled(PLAIN, "own", fewer)))
-                    text += f"\n{percent(gain, '+')}"
-                cells.append(text)
+                cells.append(self.accuracy(*which))
             table.add_row(title, *cells)
+        return table
+
+    def accuracy(self, arm: str, mode: str, fewer: str, what: str = "filled") -> str:
+        """Right ones, and below them minus the plain arm's, paired."""
+        own = self.right(arm, mode, fewer, what)
+        if (arm, mode) == (PLAIN, "own"):
+            return percent(estimate(own))
+        gain = estimate(minus(own, self.right(PLAIN, "own", fewer, what)))
+        return f"{percent(estimate(own))}\n{percent(gain, '+')}"
+
+    def problems_table(self) -> Table:
+        """GSM8K at every number of forwards."""
+        problems = len(self.right(PLAIN, "own", "full", "solved")[0])
+        table = light_table(f"{problems} problems of GSM8K: solved, %, and minus (a), paired")
+        table.add_column("continued")
+        for name in STEPS:
+            forwards = [cell["solved_forwards"] for cell in self.cells(PLAIN, "own", name)]
+            title = f"{name}: {statistics.fmean(forwards):.1f} forwards"
+            table.add_column(title, justify="right")
+        for arm, mode, title in self.ways():
+            row = [self.accuracy(arm.name, mode, fewer, "solved") for fewer in STEPS]
+            table.add_row(title, *row)
         return table
 
     def panel(self, what: str, axis: Any) -> None:
@@ -150,7 +171,7 @@ class Scores:
                 continue
             which = [(arm.name, mode, fewer) for fewer in STEPS]
             if what == "lines":
-                found = [estimate(self.filled(*w)) for w in which]
+                found = [estimate(self.right(*w)) for w in which]
                 values, errors = [100 * f.mean for f in found], [100 * f.error for f in found]
                 forwards = "filled_forwards"
             else:
@@ -170,6 +191,13 @@ class Scores:
             )
         axis.set_xscale("log", base=2)
         axis.set_xlabel(f"forwards a {what.removesuffix('s')}")
+
+    def of_items(self, arm: str, mode: str, fewer: str, what: str) -> dict[str, Estimate]:
+        own, plain = (
+            self.right(arm, mode, fewer, what),
+            self.right(PLAIN, "own", fewer, what),
+        )
+        return {what: estimate(own), f"{what}_minus_plain": estimate(minus(own, plain))}
 
     def numbers(self) -> dict[str, Any]:
         plain = self.nats(PLAIN, "plain")
@@ -191,12 +219,11 @@ class Scores:
                 "nats_of_samples": asdict(self.log_perplexity(arm.name, mode, fewer)),
                 "entropy": asdict(self.quality(arm.name, mode, fewer, "unigram_entropy")),
                 "repetition_4": asdict(self.quality(arm.name, mode, fewer, "repetition_4")),
-                "filled": asdict(estimate(self.filled(arm.name, mode, fewer))),
-                "filled_minus_plain": asdict(
-                    estimate(
-                        minus(self.filled(arm.name, mode, fewer), self.filled(PLAIN, "own", fewer))
-                    )
-                ),
+                **{
+                    name: asdict(found)
+                    for what in ("filled", "solved")[: 1 + self.has_problems]
+                    for name, found in self.of_items(arm.name, mode, fewer, what).items()
+                },
             }
             for arm, mode, _ in self.ways()
             for fewer in STEPS
@@ -222,23 +249,25 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--code", type=Path, required=True, help="what code_corpus.py wrote")
     parser.add_argument("--scorer", type=Path, required=True, help="a causal language model")
-    add_run_options(parser)
+    add_run_options(parser, chosen_arms(NAMES))
     parser.add_argument("--count", type=int, help="windows, samples and lines (default: many)")
+    parser.add_argument("--words", type=Path, help="train on what `words.py` wrote there, too")
+    parser.add_argument("--gsm8k", type=Path, help="score these problems, too")
+    parser.add_argument("--batch", type=int, help="texts side by side (default: 32)")
     args = parser.parse_args()
     claim(args.out)
-    work = args.work or args.out / "work"
 
     def score(_arm: Arm, model: Path, out: Path) -> list[str]:
         files = ["--text", str(args.code / "held_out.txt"), "--scorer", str(args.scorer)]
         command = [str(HERE / "score_text.py"), str(model), str(out), *files]
-        for name in ("windows", "samples", "lines"):
+        for name in ("windows", "samples", "lines", "problems"):
             command += [] if args.count is None else [f"--{name}", str(args.count)]
-        return command
+        command += [] if args.batch is None else ["--batch", str(args.batch)]
+        return command + ([] if args.gsm8k is None else ["--gsm8k", str(args.gsm8k)])
 
-    more = [f"corpus.text=[{args.code / 'train.txt'}]", *args.more]
-    arms = [arm for arm in ARMS if arm.name in NAMES]
-    runs = Runs("code", arms, parse_seeds(args.seeds), work, more, score)
-    runs.run(args.workers)
+    texts = [args.code / "train.txt", *sorted(args.words.glob("*.txt") if args.words else ())]
+    runs = Runs("code", args, score, [f"corpus.text=[{','.join(map(str, texts))}]"])
+    runs.run()
     scores = Scores(runs)
     panels = {
         "lines filled in exactly, %": partial(scores.panel, "lines"),
@@ -246,7 +275,9 @@ def main() -> None:
     }
     draw(panels, args.out / "decoding.png", "")
     result = {**runs.describe(args.out), "numbers": scores.numbers(), "raw": scores.raw}
-    tables = [scores.nats_table(), scores.decoding_table(), cost_table(runs)]
+    tables = [scores.nats_table(), scores.decoding_table()]
+    tables += [scores.problems_table()] if scores.has_problems else []
+    tables.append(cost_table(runs))
     write(args.out, ["python", *sys.argv], result, tables)
 
 
