@@ -171,7 +171,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=64)
     parser.add_argument("--lines", type=int, default=256)
     parser.add_argument("--gsm8k", type=Path, help="jsonl of question and answer")
-    parser.add_argument("--problems", type=int, default=256)
+    parser.add_argument("--problems", type=int, default=128)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--batch", type=int, default=BATCH, help="texts side by side")
     args = parser.parse_args()
@@ -198,6 +198,8 @@ def main() -> None:
     if args.gsm8k is not None:
         with args.gsm8k.open(encoding="utf-8") as file:
             problems = [json.loads(line) for line in islice(file, args.problems)]
+        # Attention is one call for neighbours of like length.
+        problems.sort(key=lambda p: len(checkpoint.tokenizer(asked(p["question"]))["input_ids"]))
     cells: list[dict[str, Any]] = []
     for mode, config in modes.items():
         for name, fewer in STEPS.items():
