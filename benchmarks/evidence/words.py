@@ -86,6 +86,8 @@ def main() -> None:
     wiki = (args.data / "text" / "wiki.train.tokens").read_text(encoding="utf-8")
     write(args.out / "wiki.txt", [part for part in wiki.split("\n") if len(part) > 100])
     tokenizer = AutoTokenizer.from_pretrained(args.model, padding_side="left")
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
     dtype = "float32" if args.device == "cpu" else "bfloat16"
     model = AutoModelForCausalLM.from_pretrained(args.model, dtype=dtype).to(args.device)
     torch.manual_seed(1)
