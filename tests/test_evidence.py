@@ -162,7 +162,7 @@ def test_the_experiment_on_code_runs_from_nothing_to_its_tables(tmp_path, model)
     more = [word for setting in settings for word in ("--more", setting)]
     scorer = ["--code", tmp_path / "code", "--scorer", causal(tmp_path / "scorer", model)]
     out = tmp_path / "out"
-    run(EVIDENCE / "text.py", out, *scorer, "--seeds", "1,2", "--count", "3", *more)
+    run(EVIDENCE / "text.py", out, *scorer, "--seeds", "1,2", *few(3), *more)
     result = json.loads((out / "result.json").read_text())
     feedback = {(row["arm"], row["feedback"]) for row in result["numbers"]["nats"]}
     assert {("plain", "plain"), ("soft-3", "fresh"), ("soft-3", "stale")} <= feedback
@@ -230,7 +230,7 @@ def test_the_experiment_on_an_adapted_model_runs_from_nothing_to_its_tables(
     settings = [setting for setting in TINY if "puzzle" not in setting]
     more = [word for setting in settings for word in ("--more", setting)]
     base = ["--base", tmp_path / "dream", "--recipes", "adapted", "--words", tmp_path / "words"]
-    scored = ["--gsm8k", data / "eval" / "gsm8k_train.jsonl", "--count", "2", "--batch", "2"]
+    scored = ["--gsm8k", data / "eval" / "gsm8k_train.jsonl", *few(2), "--batch", "2"]
     out = tmp_path / "out"
     command = [EVIDENCE / "text.py", out, "--code", code, "--scorer", folder, *base, *scored]
     run(*command, "--arms", "plain,soft-3", "--seeds", "1,2", *more)
@@ -239,6 +239,11 @@ def test_the_experiment_on_an_adapted_model_runs_from_nothing_to_its_tables(
     cells = {(row["arm"], row["mode"], row["fewer"]): row for row in result["numbers"]["decoding"]}
     assert cells["soft-3", "own", "full"]["solved"]["mean"] >= 0
     assert "GSM8K" in (out / "table.txt").read_text()
+
+
+def few(count: int) -> list[str]:
+    """So many of everything that a text model is scored on."""
+    return [f"--{what}={count}" for what in ("windows", "samples", "lines", "problems")]
 
 
 def causal(folder: Path, dream: Path, kind: str = "qwen2") -> Path:

@@ -43,6 +43,7 @@ from softmask.result_folder import claim, write
 from softmask.tables import light_table
 
 NAMES = f"{PLAIN},soft-1,{REFERENCE}"
+COUNTS = ("windows", "samples", "lines", "problems")
 MODES = {"own": "{}", "off": "    feedback off", "shuffled": "    feedback shuffled"}
 
 
@@ -250,7 +251,8 @@ def main() -> None:
     parser.add_argument("--code", type=Path, required=True, help="what code_corpus.py wrote")
     parser.add_argument("--scorer", type=Path, required=True, help="a causal language model")
     add_run_options(parser, chosen_arms(NAMES))
-    parser.add_argument("--count", type=int, help="windows, samples and lines (default: many)")
+    for name in COUNTS:
+        parser.add_argument(f"--{name}", type=int, help="how many (default: that of score_text.py)")
     parser.add_argument("--words", type=Path, help="train on what `words.py` wrote there, too")
     parser.add_argument("--gsm8k", type=Path, help="score these problems, too")
     parser.add_argument("--batch", type=int, help="texts side by side (default: 32)")
@@ -260,9 +262,9 @@ def main() -> None:
     def score(_arm: Arm, model: Path, out: Path) -> list[str]:
         files = ["--text", str(args.code / "held_out.txt"), "--scorer", str(args.scorer)]
         command = [str(HERE / "score_text.py"), str(model), str(out), *files]
-        for name in ("windows", "samples", "lines", "problems"):
-            command += [] if args.count is None else [f"--{name}", str(args.count)]
-        command += [] if args.batch is None else ["--batch", str(args.batch)]
+        for name in (*COUNTS, "batch"):
+            value = getattr(args, name)
+            command += [] if value is None else [f"--{name}", str(value)]
         return command + ([] if args.gsm8k is None else ["--gsm8k", str(args.gsm8k)])
 
     texts = [args.code / "train.txt", *sorted(args.words.glob("*.txt") if args.words else ())]
