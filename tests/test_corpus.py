@@ -79,7 +79,7 @@ def test_a_pool_holds_the_same_puzzles_for_every_seed_and_no_more_of_them(tokeni
     corpus = Corpus(config, [], tokenizer)
 
     def drawn(seed: int) -> set[str]:
-        puzzles = corpus.puzzles(random.Random(seed), 200, pool=config.puzzle_pool)
+        puzzles = corpus.puzzles(random.Random(seed), 200, config.puzzles, config.puzzle_pool)
         return {puzzle.input for puzzle in puzzles}
 
     assert drawn(1) == drawn(2)
@@ -100,7 +100,7 @@ def prompts(batch: Batch) -> list[list[int]]:
 
 @pytest.mark.parametrize("name", ["sudoku_4x4", "sudoku_9x9"])
 def test_in_place_the_blanks_of_a_sudoku_and_nothing_else_may_be_masked(tokenizer, name) -> None:
-    config = CorpusConfig(puzzles={name: 1.0}, puzzle_share=1.0, puzzle_batch=4, in_place=True)
+    config = CorpusConfig(puzzles={name: 1.0}, puzzle_share=1.0, puzzle_batch=4, in_place=(name,))
     batch = Corpus(config, [], tokenizer).puzzle_batch(random.Random(5))
     for ids, maskable in zip(batch.ids_BL, batch.maskable_BL, strict=True):
         solved = tokenizer.decode(ids).removeprefix("Sudoku\n")
@@ -110,12 +110,27 @@ def test_in_place_the_blanks_of_a_sudoku_and_nothing_else_may_be_masked(tokenize
         assert is_solved("sudoku", puzzle, solved)
 
 
-def test_what_a_model_is_asked_in_place_is_what_it_was_trained_on(tokenizer) -> None:
+def test_a_batch_is_all_in_place_or_not_at_all_and_as_often_as_the_weights_say(tokenizer) -> None:
+    mixture = {"sudoku_4x4": 0.5, "sudoku_9x9": 0.25, "countdown_3": 0.25}
     config = CorpusConfig(
-        puzzles={"sudoku_9x9": 1.0}, puzzle_share=1.0, puzzle_batch=1, in_place=True
+        puzzles=mixture, puzzle_share=1.0, puzzle_batch=3, in_place=("sudoku_9x9",)
     )
     corpus = Corpus(config, [], tokenizer)
-    (puzzle,) = corpus.puzzles(random.Random(5), 1)
+    batches = [corpus.puzzle_batch(random.Random(n)) for n in range(200)]
+    inside = 0
+    for batch in batches:
+        solutions = ["Solution" in tokenizer.decode(ids) for ids in batch.ids_BL]
+        assert all(solutions) or not any(solutions)
+        inside += not any(solutions)
+    assert 30 < inside < 70  # 50 of 200, by 3.3 standard deviations
+
+
+def test_what_a_model_is_asked_in_place_is_what_it_was_trained_on(tokenizer) -> None:
+    config = CorpusConfig(
+        puzzles={"sudoku_9x9": 1.0}, puzzle_share=1.0, puzzle_batch=1, in_place=("sudoku_9x9",)
+    )
+    corpus = Corpus(config, [], tokenizer)
+    (puzzle,) = corpus.puzzles(random.Random(5), 1, config.puzzles)
     batch = corpus.puzzle_batch(random.Random(5))
     trained = batch.ids_BL[0].masked_fill(batch.maskable_BL[0], tokenizer.mask_token_id)
     model = SimpleNamespace(
@@ -126,8 +141,8 @@ def test_what_a_model_is_asked_in_place_is_what_it_was_trained_on(tokenizer) -> 
 
 
 def test_only_sudokus_can_be_filled_in_in_place() -> None:
-    with pytest.raises(ValueError, match="in_place is for Sudokus"):
-        CorpusConfig(puzzles={"countdown_3": 1.0}, puzzle_share=1.0, in_place=True)
+    with pytest.raises(ValueError, match="in_place takes sudoku_4x4 and sudoku_9x9, not countdown"):
+        CorpusConfig(puzzles={"countdown_3": 1.0}, puzzle_share=1.0, in_place=("countdown_3",))
     with pytest.raises(ValueError, match="no blanks to fill in"):
         holed(Puzzle("countdown", "1,2,3", "1+2=3"))
 

@@ -160,11 +160,10 @@ class Corpus:
         self,
         rng: random.Random,
         count: int,
-        mixture: dict[str, float] | None = None,
+        mixture: dict[str, float],
         pool: int | None = None,
     ) -> list[Puzzle]:
         """Puzzles that are in no evaluation file; with `pool`, some of that many."""
-        mixture = mixture or self.config.puzzles
         if pool is None:
             return list(islice(self.allowed(rng.getrandbits(60), mixture), count))
         # Nothing is stored: a puzzle of the pool is the first one of the stream of its number.
@@ -178,14 +177,19 @@ class Corpus:
     ) -> Batch:
         """Rows of prompt, answer and end tokens; the prompt is never masked.
 
-        In place, rows of a Sudoku's solution, of which the blanks may be masked. Elsewhere a few
-        extra end tokens teach the model to end an answer in a canvas that is too long.
+        Or, as their weights have it, Sudokus in place: solutions, of which the blanks may be masked.
+        Elsewhere a few extra end tokens teach the model to end an answer in a canvas that is too
+        long.
         """
         rows, prompts = [], []
-        puzzles = self.puzzles(rng, self.config.puzzle_batch, mixture, pool)
-        if self.config.in_place:
-            return self.in_place_batch(puzzles)
-        for puzzle in puzzles:
+        mixture = mixture or self.config.puzzles
+        inside = {name: mixture[name] for name in self.config.in_place if name in mixture}
+        behind = {name: weight for name, weight in mixture.items() if name not in inside}
+        # One kind of row a batch: a grid is alone on its canvas.
+        share = sum(inside.values()) / sum(mixture.values())
+        if inside and (not behind or rng.random() < share):
+            return self.in_place_batch(self.puzzles(rng, self.config.puzzle_batch, inside, pool))
+        for puzzle in self.puzzles(rng, self.config.puzzle_batch, behind, pool):
             prompt = self.tokenizer(prompt_of(puzzle))["input_ids"]
             answer = self.tokenizer(puzzle.output)["input_ids"]
             rows.append(prompt + answer + [self.end] * (1 + rng.randrange(8)))

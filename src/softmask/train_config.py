@@ -36,6 +36,7 @@ WEIGHTINGS = ("mean", "elbo", "published")
 ACCUMULATIONS = ("mean", "sum")
 COINS = ("batch", "step")
 BIASES = ("none", "all", "lora_only")
+SUDOKUS = ("sudoku_4x4", "sudoku_9x9")
 REPORTERS = ("tensorboard", "wandb", "trackio")
 
 
@@ -145,7 +146,9 @@ class CorpusConfig:
     puzzles: dict[str, float] = setting(
         {"sudoku_4x4": 1.0, "countdown_3": 1.0}, "mixture of generated puzzles, by weight"
     )
-    in_place: bool = setting(False, "Sudokus are filled in; else a solution is written behind them")
+    in_place: tuple[str, ...] = setting(
+        (), "Sudokus that are filled in; behind all other puzzles a solution is written"
+    )
     text: tuple[str, ...] = setting((), "text files, documents separated by <|endoftext|> lines")
     packed: bool = setting(False, "rows run through the documents; else a row holds one story")
     puzzle_share: float = setting(0.6, "probability that a batch holds puzzles, not text")
@@ -159,8 +162,8 @@ class CorpusConfig:
     def __post_init__(self) -> None:
         _require_shares(self, "puzzle_share")
         require_positive(self, "puzzle_batch", "puzzle_pool", "story_batch", "story_length")
-        sudokus = all(name.startswith("sudoku") for name in self.puzzles)
-        require(sudokus or not self.in_place, "in_place is for Sudokus: leave the others out")
+        others = [name for name in self.in_place if name not in SUDOKUS]
+        require(not others, f"in_place takes {' and '.join(SUDOKUS)}, not {', '.join(others)}")
         text = bool(self.text) or self.puzzle_share == 1
         require(text, "text is empty: name files or set puzzle_share: 1")
 
