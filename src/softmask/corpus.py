@@ -177,7 +177,7 @@ class Corpus:
     ) -> Batch:
         """Rows of prompt, answer and end tokens; the prompt is never masked.
 
-        Or, as their weights have it, Sudokus in place: solutions, of which the blanks may be masked.
+        Or, as the weights have it, Sudokus in place: solutions, of which the blanks may be masked.
         Elsewhere a few extra end tokens teach the model to end an answer in a canvas that is too
         long.
         """
