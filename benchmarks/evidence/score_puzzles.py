@@ -23,11 +23,10 @@ import torch
 from common import FEWER
 
 from softmask.batch import Batch, View
-from softmask.config import SamplingConfig, SoftMaskConfig
-from softmask.demo import ALG, NEW_TOKENS, name_of, solve
-from softmask.generation import Generation
+from softmask.config import SoftMaskConfig
+from softmask.demo import answer_in, solve
 from softmask.hub import Checkpoint, load
-from softmask.puzzles import Puzzle, holed, is_solved, read_puzzles
+from softmask.puzzles import Puzzle, is_solved, read_puzzles
 from softmask.soft_mask import Mixture
 from softmask.soft_state import SoftState
 
@@ -87,32 +86,6 @@ def shuffled_feedback(seed: int) -> Iterator[None]:
         Batch._mix, SoftState.put = mix, put
 
 
-def answer(
-    checkpoint: Checkpoint, puzzles: Sequence[Puzzle], fewer: int, soft: SoftMaskConfig | None
-) -> Generation:
-    """Countdown: an answer behind the puzzle. Sudoku: its own blanks filled in.
-
-    `fewer`: 1 has as many steps as there are masks. Sudokus of one batch have as many blanks.
-    """
-    if puzzles[0].kind == "countdown":
-        steps = math.ceil(NEW_TOKENS[name_of(puzzles[0])] / fewer)
-        return solve(checkpoint, puzzles, steps, soft)
-    (blanks,) = {puzzle.input.count("0") for puzzle in puzzles}
-    return Generation(
-        checkpoint,
-        [holed(puzzle) for puzzle in puzzles],
-        infill=True,
-        sampling=SamplingConfig(steps=math.ceil(blanks / fewer), alg=ALG),
-        soft_mask=soft,
-        seed=0,
-    )
-
-
-def text_of(puzzle: Puzzle, written: str) -> str:
-    """The answer in what was written: an infilling comes with the title."""
-    return written if puzzle.kind == "countdown" else written.partition("\n")[2]
-
-
 def score(
     checkpoint: Checkpoint,
     name: str,
@@ -130,9 +103,9 @@ def score(
         for start in range(0, len(puzzles), size):
             places = order[start : start + size]
             batch = [puzzles[i] for i in places]
-            done = answer(checkpoint, batch, FEWER[fewer], soft).completions()
+            done = solve(checkpoint, batch, FEWER[fewer], soft).completions()
             for i, puzzle, completion in zip(places, batch, done, strict=True):
-                answered = text_of(puzzle, completion.text)
+                answered = answer_in(puzzle, completion.text)
                 solved[i] = str(int(is_solved(puzzle.kind, puzzle.input, answered)))
                 forwards += completion.forwards
     seconds = time.perf_counter() - begun

@@ -28,14 +28,13 @@ from .config import SamplingConfig, SoftMaskConfig
 from .corpus import held_out_digest, read_held_out
 from .generation import Generation
 from .hub import Checkpoint, load
-from .puzzles import Puzzle, generate_puzzles, is_solved, prompt_of, read_puzzles
+from .puzzles import Puzzle, generate_puzzles, holed, is_solved, prompt_of, read_puzzles
 from .tables import light_table
 from .terminal import LiveView
 
 # Masks for an answer: the longest one and its end token.
 NEW_TOKENS = {
     "sudoku_4x4": 24,
-    "sudoku_9x9": 96,
     "countdown_3": 24,
     "countdown_4": 36,
     "countdown_5": 48,
@@ -70,35 +69,57 @@ def name_of(puzzle: Puzzle) -> str:
 def solve(
     checkpoint: Checkpoint,
     puzzles: Sequence[Puzzle],
-    steps: int,
+    fewer: int,
     soft: SoftMaskConfig | None,
     **sampling: Any,
 ) -> Generation:
     """The generation that answers puzzles of one kind, not yet run.
 
-    `sampling` are further fields of SamplingConfig.
+    A 9x9 Sudoku's own blanks are filled in; behind other puzzles a solution is written.
+
+    Args:
+        fewer: 1 takes as many steps as there are masks, 2 half of them, and so on.
+        sampling: further fields of SamplingConfig.
     """
+    name, in_place = name_of(puzzles[0]), is_in_place(puzzles[0])
+    if in_place:
+        masks = max(puzzle.input.count("0") for puzzle in puzzles)
+        prompts = [holed(puzzle) for puzzle in puzzles]
+    else:
+        masks = NEW_TOKENS[name]
+        prompts = [prompt_of(puzzle) for puzzle in puzzles]
     return Generation(
         checkpoint,
-        [prompt_of(puzzle) for puzzle in puzzles],
-        max_new_tokens=NEW_TOKENS[name_of(puzzles[0])],
-        sampling=SamplingConfig(steps=steps, alg=ALG, **sampling),
+        prompts,
+        infill=in_place,
+        max_new_tokens=masks,
+        sampling=SamplingConfig(steps=math.ceil(masks / fewer), alg=ALG, **sampling),
         soft_mask=soft,
         seed=0,
         chat=False,
     )
 
 
+def is_in_place(puzzle: Puzzle) -> bool:
+    """Whether `solve` fills in the puzzle itself."""
+    return name_of(puzzle) == "sudoku_9x9"
+
+
+def answer_in(puzzle: Puzzle, written: str) -> str:
+    """The answer in what `solve` writes: a puzzle that was filled in comes with its title."""
+    return written.partition("\n")[2] if is_in_place(puzzle) else written
+
+
 def score(
     checkpoint: Checkpoint, puzzles: Sequence[Puzzle], fraction: int, soft: SoftMaskConfig | None
 ) -> Score:
     """How many of the puzzles (of one kind) are solved by the rules of the puzzle."""
-    steps = NEW_TOKENS[name_of(puzzles[0])] // fraction
     solved, forwards = 0, 0
     for start in range(0, len(puzzles), BATCH):
         batch = puzzles[start : start + BATCH]
-        done = solve(checkpoint, batch, steps, soft).completions()
-        solved += sum(is_solved(p.kind, p.input, c.text) for p, c in zip(batch, done, strict=True))
+        done = solve(checkpoint, batch, fraction, soft).completions()
+        answers = [answer_in(p, c.text) for p, c in zip(batch, done, strict=True)]
+        solved += sum(is_solved(p.kind, p.input, a) for p, a in zip(batch, answers, strict=True))
         forwards += sum(completion.forwards for completion in done)
     n = len(puzzles)
     accuracy = solved / n
@@ -209,8 +230,8 @@ def _tell(checkpoint: Checkpoint, console: Console) -> None:
 
 def _show(checkpoint: Checkpoint, puzzle: Puzzle, console: Console) -> bool:
     """Solves one puzzle soft-masked, live in a terminal; returns whether it is solved."""
-    run = solve(checkpoint, [puzzle], NEW_TOKENS[name_of(puzzle)], checkpoint.soft_mask)
-    answer = _watch(run, console)
+    run = solve(checkpoint, [puzzle], 1, checkpoint.soft_mask)
+    answer = answer_in(puzzle, _watch(run, console))
     solved = is_solved(puzzle.kind, puzzle.input, answer)
     verdict = "[green]solved[/]" if solved else "[red]not solved[/]"
     lines = zip(puzzle.input.split("\n"), answer.strip().split("\n"), strict=False)

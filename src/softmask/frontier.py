@@ -28,7 +28,7 @@ from rich.table import Table
 
 from .config import SoftMaskConfig
 from .corpus import held_out_digest, read_held_out
-from .demo import NEW_TOKENS, file_puzzles, name_of, solve
+from .demo import answer_in, file_puzzles, solve
 from .frontier_cells import CELLS, REFERENCE, Cell, choose_cells
 from .frontier_plot import PLOT, draw, need_matplotlib
 from .hub import Checkpoint, load
@@ -80,11 +80,11 @@ class _Tally:
 
     def add(self, checkpoint: Checkpoint, puzzles: Sequence[Puzzle], cell: Cell, soft: Any) -> None:
         """Solves puzzles of one kind at once; only the generation is timed."""
-        steps = math.ceil(NEW_TOKENS[name_of(puzzles[0])] / cell.fewer)
-        run = solve(checkpoint, puzzles, steps, soft, **cell.sampling)
+        run = solve(checkpoint, puzzles, cell.fewer, soft, **cell.sampling)
         self.seconds += timed(lambda: deque(run, maxlen=0), checkpoint.model.device)
         for puzzle, done in zip(puzzles, run.completions(), strict=True):
-            self.solved.append(is_solved(puzzle.kind, puzzle.input, done.text))
+            answer = answer_in(puzzle, done.text)
+            self.solved.append(is_solved(puzzle.kind, puzzle.input, answer))
             self.forwards += done.forwards
             self.tokens += len(done.token_ids)
 
