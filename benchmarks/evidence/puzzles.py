@@ -41,8 +41,7 @@ from common import (
 )
 from rich.table import Table
 
-from softmask import sudoku9
-from softmask.puzzles import Puzzle, generate_sudoku_9x9, read_puzzles
+from softmask.puzzles import Puzzle, new_sudoku_9x9, read_puzzles
 from softmask.result_folder import claim, write
 from softmask.tables import light_table
 
@@ -53,14 +52,10 @@ COUNTDOWNS = {"cd3_test": 1000, "cd4_test": 1000}
 
 
 def held_out_sudokus(level: str) -> Iterator[Puzzle]:
-    """Sudokus of this level without end, none of them a twin of one that is trained on.
-
-    Digging makes new bases: those that come with the package are for training.
-    """
+    """Sudokus of this level without end, none of them a twin of one that is trained on."""
     rng = random.Random(f"held out/{level}")
     while True:
-        base, _ = sudoku9.dig(rng)
-        yield generate_sudoku_9x9(rng, GIVENS[level], base)
+        yield new_sudoku_9x9(rng, GIVENS[level])
 
 
 def write_puzzles(experiment: str, data: Path | None, share: float, folder: Path) -> None:
