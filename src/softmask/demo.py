@@ -1,8 +1,7 @@
 """softmask demo: puzzles and stories being denoised, then how often plain and soft solve puzzles.
 
-The 9x9 Sudoku is made here, the other puzzles that are shown are from the evaluation files of Dream
-7B (`demo_puzzles.json` names the origin); the table scores them and freshly generated ones, which
-no training run has seen either.
+The puzzles shown are from the evaluation files of Dream 7B (`demo_puzzles.json` names the origin);
+the table scores them and freshly generated ones, which no training run has seen either.
 """
 
 from __future__ import annotations
@@ -34,7 +33,6 @@ from .puzzles import (
     generate_puzzles,
     holed,
     is_solved,
-    new_sudoku_9x9,
     prompt_of,
     read_puzzles,
 )
@@ -48,8 +46,7 @@ NEW_TOKENS = {
     "countdown_4": 36,
     "countdown_5": 48,
 }
-DEMO_KINDS = ("sudoku_9x9", "sudoku_4x4", "countdown_3", "countdown_4")
-GIVENS = 36  # of the 9x9 Sudokus that the demo makes: singles solve nearly all of them
+DEMO_KINDS = ("sudoku_4x4", "countdown_3", "countdown_4")
 # The rule that commits what the model cannot confuse with a second candidate.
 ALG = "topk_margin"
 FRACTIONS = {"full": 1, "half": 2, "quarter": 4}
@@ -195,11 +192,8 @@ def fresh_puzzles(count: int) -> dict[str, list[Puzzle]]:
     """`count` generated puzzles of each kind, none of them from an evaluation file."""
     held_out, groups = read_held_out(), {}
     for name in DEMO_KINDS:
-        rng = random.Random(f"demo/{name}")
-        if name == "sudoku_9x9":
-            groups[name] = [new_sudoku_9x9(rng, GIVENS) for _ in range(count)]
-            continue
-        stream = generate_puzzles(rng.getrandbits(60), {name: 1.0})
+        seed = random.Random(f"demo/{name}").getrandbits(60)
+        stream = generate_puzzles(seed, {name: 1.0})
         allowed = (p for p in stream if held_out_digest(p.kind, p.input) not in held_out)
         groups[name] = list(islice(allowed, count))
     return groups
@@ -266,10 +260,10 @@ def run(args: Namespace) -> int:
     if args.files is not None:
         groups = file_puzzles(args.files, args.limit)
     else:
-        groups = fresh_puzzles(args.puzzles)
-        for puzzle in [groups["sudoku_9x9"][0], *shown_puzzles()]:
+        for puzzle in shown_puzzles():
             _show(checkpoint, puzzle, console)
         _tell(checkpoint, console)
+        groups = fresh_puzzles(args.puzzles)
         for puzzle in shown_puzzles():
             groups[name_of(puzzle)].append(puzzle)
         console.print(
