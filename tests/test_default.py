@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import random
 from importlib import resources
 from pathlib import Path
 
@@ -13,8 +14,8 @@ from rich.console import Console
 import softmask
 from softmask.cli import main
 from softmask.corpus import held_out_digest, read_held_out
-from softmask.demo import fresh_puzzles, score, shown_puzzles, table_of
-from softmask.puzzles import is_solved
+from softmask.demo import answer_in, fresh_puzzles, score, shown_puzzles, solve, table_of
+from softmask.puzzles import is_solved, new_sudoku_9x9
 
 DEFAULT = Path(str(resources.files("softmask"))) / "default"
 
@@ -44,6 +45,18 @@ def test_it_solves_fresh_puzzles_plain_and_soft_masked(checkpoint, kind, least) 
     puzzles = fresh_puzzles(64)[kind]
     for soft in (None, checkpoint.soft_mask):
         assert score(checkpoint, puzzles, 1, soft).accuracy >= least
+
+
+def test_a_9x9_sudoku_is_filled_in_where_it_stands(checkpoint) -> None:
+    puzzle = new_sudoku_9x9(random.Random(1), 60)
+    run = solve(checkpoint, [puzzle], 4, None)
+    (done,) = run.completions()
+    assert done.forwards == 6  # 21 blanks, a quarter of them
+    answer = answer_in(puzzle, done.text)
+    assert len(answer) >= len(puzzle.input)
+    first = puzzle.input.index("0")
+    assert answer[:first] == puzzle.input[:first]
+    assert answer.rstrip("\n").endswith(puzzle.input.rsplit("0", 1)[1])
 
 
 def test_the_puzzles_of_the_demo_were_held_out_of_its_training() -> None:
