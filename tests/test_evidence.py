@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
 import statistics
@@ -109,6 +110,22 @@ def test_held_out_sudokus_are_as_hard_as_their_level_says_and_twins_of_no_traini
         for puzzle in islice(held_out_sudokus(level), 2):
             assert 81 - puzzle.input.count("0") == givens
             assert is_solved("sudoku", puzzle.input, puzzle.output)
+
+
+@pytest.mark.parametrize(
+    ("arms", "reason"),
+    [
+        ("plain,softer", "no arm softer"),
+        ("soft-1,soft-3", "compared with plain"),
+        ("plain,plain-longer", "as long as soft-3"),
+    ],
+)
+def test_arms_that_cannot_be_compared_are_refused(arms, reason) -> None:
+    from common import chosen_arms
+
+    with pytest.raises(argparse.ArgumentTypeError, match=reason):
+        chosen_arms(arms)
+    assert [arm.name for arm in chosen_arms("soft-3,plain")] == ["plain", "soft-3"]
 
 
 def run(*arguments: object) -> None:

@@ -188,15 +188,20 @@ def add_run_options(parser: argparse.ArgumentParser, arms: Sequence[Arm]) -> Non
 
 
 def chosen_arms(names: str) -> tuple[Arm, ...]:
-    """The arms of these names, in their own order; everything is compared with the plain one.
+    """The arms of these names, in their own order.
 
     Raises:
-        ValueError: a name is unknown, or the plain arm is not among them.
+        argparse.ArgumentTypeError: a name is unknown, or what others are compared with is missing.
     """
     wanted = set(names.split(","))
-    unknown = wanted - {arm.name for arm in ARMS}
-    if unknown or PLAIN not in wanted:
-        raise ValueError(f"no arm {', '.join(unknown)}" if unknown else f"{PLAIN} is missing")
+    unknown = sorted(wanted - {arm.name for arm in ARMS})
+    if unknown:
+        known = ", ".join(arm.name for arm in ARMS)
+        raise argparse.ArgumentTypeError(f"no arm {', '.join(unknown)}: there are {known}")
+    if PLAIN not in wanted:
+        raise argparse.ArgumentTypeError(f"everything is compared with {PLAIN}: name it too")
+    if LONGER in wanted and REFERENCE not in wanted:
+        raise argparse.ArgumentTypeError(f"{LONGER} lasts as long as {REFERENCE}: name it too")
     return tuple(arm for arm in ARMS if arm.name in wanted)
 
 
