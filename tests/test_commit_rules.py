@@ -16,7 +16,7 @@ from softmask.readout import statistics
 from softmask.sampler import denoise
 from softmask.unmask import Choice, Ragged, choose_by_rule, choose_likeliest
 
-PROPERTY = settings(max_examples=60, deadline=None, derandomize=True)
+PROPERTY = settings(max_examples=60, derandomize=True)
 RULES = ({"threshold": 0.5}, {"factor": 1.0}, {"entropy_bound": 1.5})
 
 

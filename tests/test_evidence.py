@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from softmask.config import SamplingConfig
@@ -41,7 +41,6 @@ tables = st.integers(2, 4).flatmap(
 )
 
 
-@settings(deadline=None)
 @given(columns=tables)
 def test_an_error_knows_seeds_and_puzzles(columns: list[list[float]]) -> None:
     from common import estimate, minus

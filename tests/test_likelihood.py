@@ -94,7 +94,7 @@ def test_estimates_of_few_samples_are_unbiased() -> None:
     assert abs(statistics.fmean(values) - expectation(None)) < 4 * error
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(context=texts(1, 6), token=TOKENS, samples=st.integers(1, 100))
 def test_a_single_token_is_exact_in_one_forward(context, token, samples) -> None:
     config = LikelihoodConfig(samples=samples)
@@ -109,7 +109,7 @@ def test_a_single_token_takes_two_forwards_with_soft_masking() -> None:
     assert estimate([7], MIXES["topk"]).forwards == 2
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     context=texts(1, 4), length=st.integers(1, 9), rounds=st.integers(1, 6), seed=st.integers(0, 99)
 )
@@ -215,7 +215,7 @@ def test_a_request_that_cannot_be_estimated_is_refused(request_, message: str) -
             call()
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(document=texts(0, 40), size=st.integers(2, 15))
 def test_rolling_windows_predict_every_token_once(document: list[int], size: int) -> None:
     windows = rolling_windows(document, 99, size)

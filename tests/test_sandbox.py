@@ -510,7 +510,7 @@ def travelled(value: object) -> object:
     return decode(json.loads(json.dumps(encode(value, refuse))), refuse)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(VALUES)
 def test_plain_data_arrive_as_they_were(value: object) -> None:
     assert travelled(value) == value

@@ -11,7 +11,7 @@ import statistics
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import BPE
@@ -104,7 +104,6 @@ def test_repetition_counts_grams_that_came_before_in_the_sample() -> None:
         repetition([1], n=0)
 
 
-@settings(deadline=None)
 @given(ids=SAMPLES, other=SAMPLES, n=st.integers(1, 4))
 def test_measures_stay_in_their_range_and_do_not_depend_on_names(ids, other, n) -> None:
     assert -1e-12 <= unigram_entropy(ids) <= math.log(max(1, len(set(ids)))) + 1e-9

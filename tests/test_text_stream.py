@@ -60,7 +60,7 @@ def orders(draw) -> tuple[list[int], list[list[int]]]:
     return ids, groups
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(orders())
 def test_the_parts_joined_are_the_text_in_any_order(checkpoint, order) -> None:
     ids, groups = order
@@ -70,7 +70,7 @@ def test_the_parts_joined_are_the_text_in_any_order(checkpoint, order) -> None:
     assert stream.count == len(chosen)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(orders(), st.lists(st.text("abc é", min_size=1, max_size=3), max_size=3))
 def test_nothing_from_a_stop_string_on_is_ever_handed_out(checkpoint, order, stops) -> None:
     ids, groups = order
@@ -90,7 +90,7 @@ def test_characters_of_several_tokens_come_whole(checkpoint) -> None:
     assert max(len(part.encode()) for part in parts) <= 8
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(st.integers(0, 255), max_size=30))
 def test_pieces_joined_are_the_text(checkpoint, ids) -> None:
     parts = pieces(checkpoint, ids)
@@ -101,7 +101,7 @@ def test_pieces_joined_are_the_text(checkpoint, ids) -> None:
 # Conversations.
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.text(max_size=20), min_size=1, max_size=4))
 def test_a_conversation_is_tokenised_as_its_rendered_text_is(checkpoint, said) -> None:
     roles = ["user", "assistant"]
@@ -112,7 +112,7 @@ def test_a_conversation_is_tokenised_as_its_rendered_text_is(checkpoint, said) -
     assert encode_chat(checkpoint, messages) == encode(checkpoint, rendered)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(st.sampled_from(["<|im_end|>", "<|mask|>", "\n", "<|im_start|>", "hi "]), max_size=8)
 )

@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
-from softmask.stories import SEPARATOR
+from softmask.stories import SEPARATOR, join_stories
 
 HELD_OUT = 25
 PERMISSIVE = re.compile(r"\b(MIT|BSD|Apache|ISC)\b", re.IGNORECASE)
@@ -104,8 +104,7 @@ def main() -> None:
             said.append({"name": name, "version": version, "licence": licence, "files": kept})
     args.out.mkdir(parents=True, exist_ok=True)
     for part, texts in parts.items():
-        joined = f"\n{SEPARATOR}\n".join(texts)
-        (args.out / f"{part}.txt").write_text(joined, encoding="utf-8")
+        (args.out / f"{part}.txt").write_text(join_stories(texts), encoding="utf-8")
     counts = {part: len(texts) for part, texts in parts.items()}
     result = {"characters": size, "files": counts, **skipped, "sources": said}
     (args.out / "sources.json").write_text(json.dumps(result, indent=1) + "\n")

@@ -181,6 +181,7 @@ def add_run_options(parser: argparse.ArgumentParser, arms: Sequence[Arm]) -> Non
     parser.add_argument("--base", type=Path, help="model that the shared one begins as")
     parser.add_argument("--arms", type=chosen_arms, default=arms, help="plain,soft-3,...")
     parser.add_argument("--device", default="cpu", help="of training and scoring")
+    parser.add_argument("--batch", type=int, help="decoded side by side (default: by experiment)")
     parser.add_argument("--work", type=Path, help="of runs and models (default: OUT/work)")
     parser.add_argument("--seeds", default="1-3")
     parser.add_argument("--workers", type=int, default=2, help="runs side by side, a thread each")
@@ -222,7 +223,7 @@ class Runs:
         self.name, self.arms, self.seeds = args.recipes or name, args.arms, parse_seeds(args.seeds)
         self.work, self.workers = args.work or args.out / "work", args.workers
         self.device, self.begins_as = args.device, args.base
-        self.more, self.score = [*more, *args.more], score
+        self.more, self.score, self.batch = [*more, *args.more], score, args.batch
 
     def folder(self, arm: Arm, seed: int) -> Path:
         return self.work / f"{arm.name}-seed{seed}"
@@ -234,6 +235,7 @@ class Runs:
         own = (f"model.path={base}", *self.more, *arm.settings, *settings)
         command = [sys.executable, *self.score(arm, folder / "model", scores)]
         command += ["--device", self.device]
+        command += [] if self.batch is None else ["--batch", str(self.batch)]
         trained = training(recipe, folder, seed, own, arm.is_soft, self.device)
         return [trained, Task(tuple(command), scores)]
 

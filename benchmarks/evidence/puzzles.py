@@ -192,7 +192,6 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--data", type=Path, help="folder of cd3_test.jsonl and cd4_test.jsonl")
     add_run_options(parser, ARMS)
-    parser.add_argument("--batch", type=int, help="puzzles solved side by side (default: 64)")
     parser.add_argument("--share", type=float, default=1.0, help="of the puzzles (default 1)")
     args = parser.parse_args()
     if args.experiment == "countdown" and args.data is None:
@@ -206,7 +205,6 @@ def main() -> None:
 
     def score(arm: Arm, model: Path, out: Path) -> list[str]:
         command = [str(HERE / "score_puzzles.py"), str(model), str(out), "--data", str(files)]
-        command += [] if args.batch is None else ["--batch", str(args.batch)]
         return [*command, "--untrained"] if arm.name == PLAIN else command
 
     runs = Runs(args.experiment, args, score)

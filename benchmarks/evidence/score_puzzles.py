@@ -24,9 +24,9 @@ from common import FEWER
 
 from softmask.batch import Batch, View
 from softmask.config import SoftMaskConfig
-from softmask.demo import answer_in, solve
+from softmask.demo import is_right, solve
 from softmask.hub import Checkpoint, load
-from softmask.puzzles import Puzzle, is_solved, read_puzzles
+from softmask.puzzles import Puzzle, read_puzzles
 from softmask.soft_mask import Mixture
 from softmask.soft_state import SoftState
 
@@ -105,8 +105,7 @@ def score(
             batch = [puzzles[i] for i in places]
             done = solve(checkpoint, batch, FEWER[fewer], soft).completions()
             for i, puzzle, completion in zip(places, batch, done, strict=True):
-                answered = answer_in(puzzle, completion.text)
-                solved[i] = str(int(is_solved(puzzle.kind, puzzle.input, answered)))
+                solved[i] = str(int(is_right(puzzle, completion.text)))
                 forwards += completion.forwards
     seconds = time.perf_counter() - begun
     return Cell(name, mode, fewer, "".join(solved), forwards / len(puzzles), round(seconds, 2))

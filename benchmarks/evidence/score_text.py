@@ -19,7 +19,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,11 +27,11 @@ from typing import Any, NamedTuple
 import torch
 from common import FEWER
 from score_puzzles import shuffled_feedback
-from words import asked
+from words import asked, read
 
 from softmask.config import SamplingConfig, SoftMaskConfig
 from softmask.demo import ALG
-from softmask.generation import Generation
+from softmask.generation import Completion, Generation
 from softmask.held_out import HeldOutConfig, held_out, windows
 from softmask.hub import Checkpoint, load
 from softmask.stories import split_stories
@@ -69,88 +69,65 @@ def lines_of(checkpoint: Checkpoint, cut: Sequence[Sequence[int]]) -> Iterator[L
                     break
 
 
-def fill(
-    checkpoint: Checkpoint,
-    lines: Sequence[Line],
-    fewer: int,
-    soft: SoftMaskConfig | None,
-    rows: int,
-) -> tuple[str, float]:
-    """ "1" for every line that comes back as it was, and the forwards a line."""
-    right, forwards = ["0"] * len(lines), 0
-    by_size: dict[int, list[int]] = defaultdict(list)
-    for i, line in enumerate(lines):
-        by_size[line.tokens].append(i)
-    for size, places in by_size.items():
-        for start in range(0, len(places), rows):
-            batch = [lines[i] for i in places[start : start + rows]]
+@dataclass(frozen=True)
+class Decoder:
+    """A model in one way of decoding: with so many times fewer steps than masks."""
+
+    checkpoint: Checkpoint
+    fewer: int
+    soft: SoftMaskConfig | None
+    rows: int  # texts side by side
+
+    def completions(
+        self, prompts: Sequence[str], masks: int, sampling: dict[str, Any], **how: Any
+    ) -> Iterator[Completion]:
+        """One for every prompt, each with `masks` masks; `how`: further arguments of Generation."""
+        steps = math.ceil(masks / self.fewer)
+        for start in range(0, len(prompts), self.rows):
             run = Generation(
-                checkpoint,
-                [f"{line.before}[[{size}]]{line.after}" for line in batch],
-                infill=True,
-                sampling=SamplingConfig(steps=math.ceil(size / fewer), alg=ALG),
-                soft_mask=soft,
-                seed=0,
+                self.checkpoint,
+                prompts[start : start + self.rows],
+                max_new_tokens=masks,
+                sampling=SamplingConfig(steps=steps, **sampling),
+                soft_mask=self.soft,
+                seed=start,
+                **how,
             )
-            for i, line, done in zip(places[start:], batch, run.completions(), strict=False):
+            yield from run.completions()
+
+    def fill(self, lines: Sequence[Line]) -> tuple[str, float]:
+        """ "1" for every line that comes back as it was, and the forwards a line."""
+        right, forwards = ["0"] * len(lines), 0
+        by_size: dict[int, list[int]] = defaultdict(list)
+        for i, line in enumerate(lines):
+            by_size[line.tokens].append(i)
+        for size, places in by_size.items():
+            holed = [f"{lines[i].before}[[{size}]]{lines[i].after}" for i in places]
+            filled = self.completions(holed, size, {"alg": ALG}, infill=True)
+            for i, done in zip(places, filled, strict=True):
+                line = lines[i]
                 text = done.text[len(line.before) : len(done.text) - len(line.after)]
                 right[i] = str(int(text == line.line))
                 forwards += done.forwards
-    return "".join(right), forwards / len(lines)
+        return "".join(right), forwards / len(lines)
 
+    def write(self, prompts: Sequence[str]) -> tuple[list[str], list[list[int]], float]:
+        """Texts, their ids, forwards a text."""
+        how = {"alg": "origin", "temperature": 1.0}
+        written = list(self.completions(prompts, LENGTH - PROMPT, how, chat=False))
+        forwards = sum(done.forwards for done in written) / len(prompts)
+        return [done.text for done in written], [list(d.token_ids) for d in written], forwards
 
-def write(
-    checkpoint: Checkpoint,
-    prompts: Sequence[str],
-    fewer: int,
-    soft: SoftMaskConfig | None,
-    rows: int,
-) -> tuple[list[str], list[list[int]], float]:
-    """Texts, their ids, forwards a text."""
-    texts, ids, forwards = [], [], 0
-    new = LENGTH - PROMPT
-    for start in range(0, len(prompts), rows):
-        run = Generation(
-            checkpoint,
-            prompts[start : start + rows],
-            max_new_tokens=new,
-            sampling=SamplingConfig(steps=math.ceil(new / fewer), alg="origin", temperature=1.0),
-            soft_mask=soft,
-            seed=start,
-            chat=False,
-        )
-        for done in run.completions():
-            texts.append(done.text)
-            ids.append(list(done.token_ids))
-            forwards += done.forwards
-    return texts, ids, forwards / len(prompts)
-
-
-def calculate(
-    checkpoint: Checkpoint,
-    problems: Sequence[dict[str, str]],
-    fewer: int,
-    soft: SoftMaskConfig | None,
-    rows: int,
-) -> tuple[str, float]:
-    """ "1" for every problem whose `#### number` is the reference's, and the forwards a problem."""
-    right, forwards = "", 0
-    for start in range(0, len(problems), rows):
-        batch = problems[start : start + rows]
-        steps = math.ceil(ANSWER / fewer)
-        run = Generation(
-            checkpoint,
-            [asked(problem["question"]) for problem in batch],
-            max_new_tokens=ANSWER,
-            sampling=SamplingConfig(steps=steps, alg=ALG, block_length=BLOCK),
-            soft_mask=soft,
-            seed=0,
-            chat=False,
-        )
-        for problem, done in zip(batch, run.completions(), strict=True):
+    def calculate(self, problems: Sequence[dict[str, str]]) -> tuple[str, float]:
+        """ "1" for every problem whose `#### number` is the reference's, and forwards a problem."""
+        asking = [asked(problem["question"]) for problem in problems]
+        how = {"alg": ALG, "block_length": BLOCK}
+        right, forwards = "", 0
+        answered = self.completions(asking, ANSWER, how, chat=False)
+        for problem, done in zip(problems, answered, strict=True):
             right += str(int(number_in(done.text) == number_in(problem["answer"])))
             forwards += done.forwards
-    return right, forwards / len(problems)
+        return right, forwards / len(problems)
 
 
 def number_in(text: str) -> str | None:
@@ -196,20 +173,18 @@ def main() -> None:
     lines = list(islice(lines_of(checkpoint, every), args.lines))
     problems: list[dict[str, str]] = []
     if args.gsm8k is not None:
-        with args.gsm8k.open(encoding="utf-8") as file:
-            problems = [json.loads(line) for line in islice(file, args.problems)]
+        problems = list(islice(read(args.gsm8k), args.problems))
         # Attention is one call for neighbours of like length.
         problems.sort(key=lambda p: len(checkpoint.tokenizer(asked(p["question"]))["input_ids"]))
     cells: list[dict[str, Any]] = []
     for mode, config in modes.items():
         for name, fewer in STEPS.items():
+            decoder = Decoder(checkpoint, fewer, config, args.batch)
             with shuffled_feedback(0) if mode == "shuffled" else nullcontext():
-                written, ids, forwards = write(checkpoint, prompts, fewer, config, args.batch)
-                filled, filled_forwards = fill(checkpoint, lines, fewer, config, args.batch)
+                written, ids, forwards = decoder.write(prompts)
+                filled, filled_forwards = decoder.fill(lines)
                 if problems:
-                    solved, solved_forwards = calculate(
-                        checkpoint, problems, fewer, config, args.batch
-                    )
+                    solved, solved_forwards = decoder.calculate(problems)
             cell = {
                 "mode": mode,
                 "fewer": name,

@@ -76,8 +76,14 @@ class Scores:
         return [[float(c) for c in cell[what]] for cell in self.cells(arm, mode, fewer)]
 
     @property
-    def has_problems(self) -> bool:
-        return "solved" in self.raw[PLAIN][0]["cells"][0]
+    def items(self) -> list[str]:
+        """What `right` knows of: problems only where they were given."""
+        return [what for what in ("filled", "solved") if what in self.raw[PLAIN][0]["cells"][0]]
+
+    def gain(self, arm: str, mode: str, fewer: str, what: str) -> Estimate:
+        """Over the plain arm, paired by seed and item."""
+        own, plain = self.right(arm, mode, fewer, what), self.right(PLAIN, "own", fewer, what)
+        return estimate(minus(own, plain))
 
     def log_perplexity(self, arm: str, mode: str, fewer: str) -> Estimate:
         """Nats a token of all texts of a seed; the error is that over seeds."""
@@ -145,11 +151,10 @@ class Scores:
 
     def accuracy(self, arm: str, mode: str, fewer: str, what: str = "filled") -> str:
         """Right ones, and below them minus the plain arm's, paired."""
-        own = self.right(arm, mode, fewer, what)
+        text = percent(estimate(self.right(arm, mode, fewer, what)))
         if (arm, mode) == (PLAIN, "own"):
-            return percent(estimate(own))
-        gain = estimate(minus(own, self.right(PLAIN, "own", fewer, what)))
-        return f"{percent(estimate(own))}\n{percent(gain, '+')}"
+            return text
+        return f"{text}\n{percent(self.gain(arm, mode, fewer, what), '+')}"
 
     def problems_table(self) -> Table:
         """GSM8K at every number of forwards."""
@@ -193,13 +198,6 @@ class Scores:
         axis.set_xscale("log", base=2)
         axis.set_xlabel(f"forwards a {what.removesuffix('s')}")
 
-    def of_items(self, arm: str, mode: str, fewer: str, what: str) -> dict[str, Estimate]:
-        own, plain = (
-            self.right(arm, mode, fewer, what),
-            self.right(PLAIN, "own", fewer, what),
-        )
-        return {what: estimate(own), f"{what}_minus_plain": estimate(minus(own, plain))}
-
     def numbers(self) -> dict[str, Any]:
         plain = self.nats(PLAIN, "plain")
         nats = [
@@ -221,9 +219,12 @@ class Scores:
                 "entropy": asdict(self.quality(arm.name, mode, fewer, "unigram_entropy")),
                 "repetition_4": asdict(self.quality(arm.name, mode, fewer, "repetition_4")),
                 **{
-                    name: asdict(found)
-                    for what in ("filled", "solved")[: 1 + self.has_problems]
-                    for name, found in self.of_items(arm.name, mode, fewer, what).items()
+                    what: asdict(estimate(self.right(arm.name, mode, fewer, what)))
+                    for what in self.items
+                },
+                **{
+                    f"{what}_minus_plain": asdict(self.gain(arm.name, mode, fewer, what))
+                    for what in self.items
                 },
             }
             for arm, mode, _ in self.ways()
@@ -255,14 +256,13 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=int, help="how many (default: that of score_text.py)")
     parser.add_argument("--words", type=Path, help="train on what `words.py` wrote there, too")
     parser.add_argument("--gsm8k", type=Path, help="score these problems, too")
-    parser.add_argument("--batch", type=int, help="texts side by side (default: 32)")
     args = parser.parse_args()
     claim(args.out)
 
     def score(_arm: Arm, model: Path, out: Path) -> list[str]:
         files = ["--text", str(args.code / "held_out.txt"), "--scorer", str(args.scorer)]
         command = [str(HERE / "score_text.py"), str(model), str(out), *files]
-        for name in (*COUNTS, "batch"):
+        for name in COUNTS:
             value = getattr(args, name)
             command += [] if value is None else [f"--{name}", str(value)]
         return command + ([] if args.gsm8k is None else ["--gsm8k", str(args.gsm8k)])
@@ -278,7 +278,7 @@ def main() -> None:
     draw(panels, args.out / "decoding.png", "")
     result = {**runs.describe(args.out), "numbers": scores.numbers(), "raw": scores.raw}
     tables = [scores.nats_table(), scores.decoding_table()]
-    tables += [scores.problems_table()] if scores.has_problems else []
+    tables += [scores.problems_table()] if "solved" in scores.items else []
     tables.append(cost_table(runs))
     write(args.out, ["python", *sys.argv], result, tables)
 

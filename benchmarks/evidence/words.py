@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from softmask.stories import SEPARATOR
+from softmask.stories import join_stories
 
 # MBPP's test split: never trained on.
 MBPP_TEST = range(11, 511)
@@ -100,7 +100,7 @@ def main() -> None:
 def write(path: Path, documents: list[str]) -> None:
     if not documents:
         raise SystemExit(f"words.py: nothing to write to {path.name}: no answer ended in time")
-    path.write_text(f"\n{SEPARATOR}\n".join(documents), encoding="utf-8")
+    path.write_text(join_stories(documents), encoding="utf-8")
 
 
 if __name__ == "__main__":

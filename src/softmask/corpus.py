@@ -181,7 +181,6 @@ class Corpus:
         Elsewhere a few extra end tokens teach the model to end an answer in a canvas that is too
         long.
         """
-        rows, prompts = [], []
         mixture = mixture or self.config.puzzles
         inside = {name: mixture[name] for name in self.config.in_place if name in mixture}
         behind = {name: weight for name, weight in mixture.items() if name not in inside}
@@ -189,6 +188,7 @@ class Corpus:
         share = sum(inside.values()) / sum(mixture.values())
         if inside and (not behind or rng.random() < share):
             return self.in_place_batch(self.puzzles(rng, self.config.puzzle_batch, inside, pool))
+        rows, prompts = [], []
         for puzzle in self.puzzles(rng, self.config.puzzle_batch, behind, pool):
             prompt = self.tokenizer(prompt_of(puzzle))["input_ids"]
             answer = self.tokenizer(puzzle.output)["input_ids"]

@@ -117,6 +117,11 @@ def answer_in(puzzle: Puzzle, written: str) -> str:
     return written.partition("\n")[2] if is_in_place(puzzle) else written
 
 
+def is_right(puzzle: Puzzle, written: str) -> bool:
+    """Whether what `solve` wrote solves the puzzle."""
+    return is_solved(puzzle.kind, puzzle.input, answer_in(puzzle, written))
+
+
 def score(
     checkpoint: Checkpoint, puzzles: Sequence[Puzzle], fraction: int, soft: SoftMaskConfig | None
 ) -> Score:
@@ -125,8 +130,7 @@ def score(
     for start in range(0, len(puzzles), BATCH):
         batch = puzzles[start : start + BATCH]
         done = solve(checkpoint, batch, fraction, soft).completions()
-        answers = [answer_in(p, c.text) for p, c in zip(batch, done, strict=True)]
-        solved += sum(is_solved(p.kind, p.input, a) for p, a in zip(batch, answers, strict=True))
+        solved += sum(is_right(p, c.text) for p, c in zip(batch, done, strict=True))
         forwards += sum(completion.forwards for completion in done)
     n = len(puzzles)
     accuracy = solved / n
@@ -238,8 +242,8 @@ def _tell(checkpoint: Checkpoint, console: Console) -> None:
 def _show(checkpoint: Checkpoint, puzzle: Puzzle, console: Console) -> bool:
     """Solves one puzzle soft-masked, live in a terminal; returns whether it is solved."""
     run = solve(checkpoint, [puzzle], 1, checkpoint.soft_mask)
-    answer = answer_in(puzzle, _watch(run, console))
-    solved = is_solved(puzzle.kind, puzzle.input, answer)
+    written = _watch(run, console)
+    answer, solved = answer_in(puzzle, written), is_right(puzzle, written)
     verdict = "[green]solved[/]" if solved else "[red]not solved[/]"
     lines = zip(puzzle.input.split("\n"), answer.strip().split("\n"), strict=False)
     if puzzle.kind == "sudoku":

@@ -28,12 +28,12 @@ from rich.table import Table
 
 from .config import SoftMaskConfig
 from .corpus import held_out_digest, read_held_out
-from .demo import answer_in, file_puzzles, solve
+from .demo import file_puzzles, is_right, solve
 from .frontier_cells import CELLS, REFERENCE, Cell, choose_cells
 from .frontier_plot import PLOT, draw, need_matplotlib
 from .hub import Checkpoint, load
 from .measure import timed
-from .puzzles import Puzzle, generate_countdown, generate_sudoku, is_solved
+from .puzzles import Puzzle, generate_countdown, generate_sudoku
 from .result_folder import claim, write
 from .tables import light_table
 
@@ -83,8 +83,7 @@ class _Tally:
         run = solve(checkpoint, puzzles, cell.fewer, soft, **cell.sampling)
         self.seconds += timed(lambda: deque(run, maxlen=0), checkpoint.model.device)
         for puzzle, done in zip(puzzles, run.completions(), strict=True):
-            answer = answer_in(puzzle, done.text)
-            self.solved.append(is_solved(puzzle.kind, puzzle.input, answer))
+            self.solved.append(is_right(puzzle, done.text))
             self.forwards += done.forwards
             self.tokens += len(done.token_ids)
 

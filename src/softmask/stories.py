@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -37,6 +37,11 @@ def split_stories(text: str) -> list[str]:
         return [story.strip() for story in text.split(SEPARATOR) if story.strip()]
     parts = re.split(r"(?<!\n)\n(?!\n)", text)
     return [story.strip() for story in parts if len(story.strip()) > 100]
+
+
+def join_stories(stories: Sequence[str]) -> str:
+    """A text that `split_stories` splits into these."""
+    return f"\n{SEPARATOR}\n".join(stories)
 
 
 class StoryWriter:
