@@ -92,10 +92,15 @@ def run_chains(chains: Sequence[Sequence[Task]], workers: int) -> None:
         for task in chain:
             if task.product.is_file():
                 continue
-            done = subprocess.run(task.command, env=environment, capture_output=True, text=True)
+            # Beside the run's folder: it can be watched, and outlives a kill.
+            folder = task.product.parent
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            said = folder.with_name(f"{folder.name}.{task.product.stem}.out")
+            with said.open("w") as out:
+                done = subprocess.run(task.command, env=environment, stdout=out, stderr=out)
             if done.returncode or not task.product.is_file():
-                said = (done.stderr or done.stdout)[-2000:]
-                return f"{' '.join(task.command)} failed ({done.returncode}): {said}"
+                end = said.read_text()[-2000:]
+                return f"{' '.join(task.command)} failed ({done.returncode}): {end}"
             print(f"done: {task.product}", flush=True)
         return None
 
