@@ -31,7 +31,7 @@ from rich.table import Table
 
 from softmask.batch import Batch
 from softmask.config import SamplingConfig
-from softmask.demo import NEW_TOKENS, fresh_puzzles, name_of
+from softmask.demo import DEMO_KINDS, NEW_TOKENS, fresh_puzzles, name_of
 from softmask.engine import Engine, Request, Result
 from softmask.hub import Checkpoint, load
 from softmask.measure import pair_ratios, peak_mb, summary
@@ -56,7 +56,7 @@ Numbers = dict[str, Any]
 def requests(checkpoint: Checkpoint, cache: str) -> list[Request]:
     """The load, in the order in which it is submitted."""
     half = REQUESTS // 2
-    groups = fresh_puzzles(half)
+    groups = fresh_puzzles(half, [name for name in DEMO_KINDS if name in NEW_TOKENS])
     puzzles = [p for row in zip(*groups.values(), strict=True) for p in row][:half]
     prompts = [(prompt_of(puzzle), NEW_TOKENS[name_of(puzzle)]) for puzzle in puzzles]
     stories = [opening.format(name) for opening in OPENINGS for name in NAMES][:half]

@@ -20,7 +20,13 @@ from softmask.batches import (
     padded_length,
 )
 from softmask.plan import Clock, Plan
-from softmask.train_config import ConversationConfig, NoiseConfig, SourceConfig, TrainConfig
+from softmask.train_config import (
+    ConversationConfig,
+    NoiseConfig,
+    SourceConfig,
+    StageConfig,
+    TrainConfig,
+)
 
 MASK, PAD = 63, 0
 PUBLISHED_NOISE = NoiseConfig(t_low=0.2, t_high=0.8, per_row=False, floor=1e-3)
@@ -168,6 +174,13 @@ def test_soft_or_plain_is_the_same_on_every_device(coin) -> None:
         one = collator(train=train, clock=Clock(1, 1, 6))
         assert choices == [one.coins(draw) for draw in range(600)]
     assert not any(collator(two_passes=False).coins(draw)[0] for draw in range(50))
+
+
+def test_a_stage_may_have_feedback_of_more_passes_than_the_run() -> None:
+    stages = (StageConfig("a", 300), StageConfig("b", 300, feedback_passes=3))
+    found = collator(train=TrainConfig(stages=stages), clock=Clock(1, 1, 1))
+    assert {passes for _, passes in map(found.coins, range(300))} == {1}
+    assert {passes for _, passes in map(found.coins, range(300, 600))} == {1, 2, 3}
 
 
 def test_an_epoch_has_every_row_once_in_a_seeded_order() -> None:

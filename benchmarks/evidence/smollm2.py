@@ -15,6 +15,9 @@ from pathlib import Path
 
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+# Of a turn in its chat.
+END = "<|im_end|>"
+
 
 def find_gguf() -> Path:
     """The weights in the installed package, which is not imported: it needs `llm`."""
@@ -34,8 +37,12 @@ def main(out: Path, file: Path) -> None:
     del config.quantization_config
     model = AutoModelForCausalLM.from_config(config)
     model.load_state_dict(read.state_dict())
+    tokenizer = AutoTokenizer.from_pretrained(file.parent, **names)
+    # transformers 5.17 finds neither in the file, and no answer would ever end.
+    tokenizer.add_special_tokens({"eos_token": END, "pad_token": END})
+    model.config.eos_token_id = model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.save_pretrained(out)
-    AutoTokenizer.from_pretrained(file.parent, **names).save_pretrained(out)
+    tokenizer.save_pretrained(out)
 
 
 if __name__ == "__main__":

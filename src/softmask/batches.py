@@ -150,9 +150,9 @@ class Collator:
         by_step = self.train.soft_coin == "step"
         number = self.clock.step(draw) if by_step else self.clock.forward(draw)
         rng = random.Random(f"soft/{self.seed}/{number}")
-        share = self.plan.at(self.clock.step(draw)).soft_probability
-        soft = self.two_passes and rng.random() < share
-        return soft, rng.randint(1, self.train.feedback_passes)
+        stage = self.plan.at(self.clock.step(draw))
+        soft = self.two_passes and rng.random() < stage.soft_probability
+        return soft, rng.randint(1, stage.feedback_passes)
 
 
 class Validation:

@@ -27,6 +27,8 @@ from .stories import split_stories
 from .train_config import CorpusConfig
 
 MASK_TOKEN, BEGIN_TOKEN, END_TOKEN = "<|mask|>", "<|beginoftext|>", "<|endoftext|>"
+# End tokens behind the longest answer of a batch, at most.
+MOST_SURPLUS = 8
 
 
 class Batch(NamedTuple):
@@ -175,31 +177,32 @@ class Corpus:
         mixture: dict[str, float] | None = None,
         pool: int | None = None,
     ) -> Batch:
+        """Rows of one kind of puzzle, drawn by weight, so that they are of like length."""
+        mixture = mixture or self.config.puzzles
+        (kind,) = rng.choices(list(mixture), list(mixture.values()))
+        puzzles = self.puzzles(rng, self.config.puzzle_batch, {kind: 1.0}, pool)
+        if kind in self.config.in_place:
+            return self.in_place_batch(puzzles)
+        return self.answer_batch(puzzles, surplus=rng.randrange(MOST_SURPLUS + 1))
+
+    def answer_batch(self, puzzles: Sequence[Puzzle], surplus: int) -> Batch:
         """Rows of prompt, answer and end tokens; the prompt is never masked.
 
-        Or, as the weights have it, Sudokus in place: solutions, of which the blanks may be masked.
-        Elsewhere a few extra end tokens teach the model to end an answer in a canvas that is too
-        long.
+        The canvas is `surplus` longer than the longest row, so that the model learns to end an
+        answer in one that is too long, and to fill one that is not.
         """
-        mixture = mixture or self.config.puzzles
-        inside = {name: mixture[name] for name in self.config.in_place if name in mixture}
-        behind = {name: weight for name, weight in mixture.items() if name not in inside}
-        # One kind of row a batch: a grid is alone on its canvas.
-        share = sum(inside.values()) / sum(mixture.values())
-        if inside and (not behind or rng.random() < share):
-            return self.in_place_batch(self.puzzles(rng, self.config.puzzle_batch, inside, pool))
         rows, prompts = [], []
-        for puzzle in self.puzzles(rng, self.config.puzzle_batch, behind, pool):
+        for puzzle in puzzles:
             prompt = self.tokenizer(prompt_of(puzzle))["input_ids"]
-            answer = self.tokenizer(puzzle.output)["input_ids"]
-            rows.append(prompt + answer + [self.end] * (1 + rng.randrange(8)))
+            rows.append(prompt + self.tokenizer(puzzle.output)["input_ids"])
             prompts.append(len(prompt))
-        length = max(map(len, rows))
+        length = max(map(len, rows)) + surplus
         ids_BL = torch.tensor([row + [self.end] * (length - len(row)) for row in rows])
         maskable_BL = torch.arange(length) >= torch.tensor(prompts)[:, None]
         return Batch(ids_BL, maskable_BL)
 
     def in_place_batch(self, puzzles: Sequence[Puzzle]) -> Batch:
+        """Solved Sudokus, of which the blanks may be masked."""
         rows, maskable = [], []
         for puzzle in puzzles:
             solved = holed(replace(puzzle, input=puzzle.output))

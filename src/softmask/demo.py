@@ -1,7 +1,8 @@
 """softmask demo: puzzles and stories being denoised, then how often plain and soft solve puzzles.
 
-The puzzles shown are from the evaluation files of Dream 7B (`demo_puzzles.json` names the origin);
-the table scores them and freshly generated ones, which no training run has seen either.
+The 9x9 Sudoku is made here, the other puzzles that are shown are from the evaluation files of Dream
+7B (`demo_puzzles.json` names the origin); the table scores them and freshly generated ones, which
+no training run has seen either.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from .puzzles import (
     generate_puzzles,
     holed,
     is_solved,
+    new_sudoku_9x9,
     prompt_of,
     read_puzzles,
 )
@@ -46,16 +48,17 @@ NEW_TOKENS = {
     "countdown_4": 36,
     "countdown_5": 48,
 }
-DEMO_KINDS = ("sudoku_4x4", "countdown_3", "countdown_4")
+DEMO_KINDS = ("sudoku_9x9", "sudoku_4x4", "countdown_3", "countdown_4")
+GIVENS = 36  # of the 9x9 Sudokus that the demo makes: singles solve nearly all of them
 # The rule that commits what the model cannot confuse with a second candidate.
 ALG = "topk_margin"
 FRACTIONS = {"full": 1, "half": 2, "quarter": 4}
 FEW_SHOT_POOL = 8  # first lines of each Sudoku file, prompts of the original evaluation
 BATCH = 64
-# A beginning to go on from, and a story with a hole; the seed is one of many.
+# A beginning to go on from, and a story with holes; the seeds are two of many.
 STORY, STORY_TOKENS = "One day, Tom", 64
 HOLED_STORY = "One day,[[6]] went to the park. He was very happy because[[8]]."
-STORY_SEED = 2
+STORY_SEED, HOLES_SEED = 14, 0
 
 
 class Score(NamedTuple):
@@ -192,12 +195,27 @@ def shown_puzzles() -> list[Puzzle]:
     return [Puzzle(p["kind"], p["input"], p["output"]) for p in json.loads(text)["puzzles"]]
 
 
-def fresh_puzzles(count: int) -> dict[str, list[Puzzle]]:
-    """`count` generated puzzles of each kind, none of them from an evaluation file."""
+def fresh_puzzles(
+    count: int, kinds: Sequence[str] = DEMO_KINDS, givens: int = GIVENS
+) -> dict[str, list[Puzzle]]:
+    """`count` generated puzzles of each kind, none of them from an evaluation file.
+
+    Args:
+        givens: of 9x9 Sudokus, 28 to 80.
+
+    Raises:
+        ValueError: an unknown kind, or givens out of range.
+    """
+    unknown = [name for name in kinds if name not in DEMO_KINDS]
+    if unknown:
+        raise ValueError(f"no puzzles {', '.join(unknown)}: there are {', '.join(DEMO_KINDS)}")
     held_out, groups = read_held_out(), {}
-    for name in DEMO_KINDS:
-        seed = random.Random(f"demo/{name}").getrandbits(60)
-        stream = generate_puzzles(seed, {name: 1.0})
+    for name in kinds:
+        rng = random.Random(f"demo/{name}")
+        if name == "sudoku_9x9":
+            groups[name] = [new_sudoku_9x9(rng, givens) for _ in range(count)]
+            continue
+        stream = generate_puzzles(rng.getrandbits(60), {name: 1.0})
         allowed = (p for p in stream if held_out_digest(p.kind, p.input) not in held_out)
         groups[name] = list(islice(allowed, count))
     return groups
@@ -233,7 +251,7 @@ def _watch(run: Generation, console: Console) -> str:
 def _tell(checkpoint: Checkpoint, console: Console) -> None:
     """Goes on with a story, and fills the holes of another."""
     story = Generation(checkpoint, STORY, max_new_tokens=STORY_TOKENS, seed=STORY_SEED, chat=False)
-    holed = Generation(checkpoint, HOLED_STORY, infill=True, seed=STORY_SEED)
+    holed = Generation(checkpoint, HOLED_STORY, infill=True, seed=HOLES_SEED)
     for start, run in (STORY, story), ("", holed):
         text = start + _watch(run, console)
         console.print(Padding(Text(f"{text}\n"), (0, 2)))
@@ -264,15 +282,19 @@ def run(args: Namespace) -> int:
     if args.files is not None:
         groups = file_puzzles(args.files, args.limit)
     else:
-        for puzzle in shown_puzzles():
+        kinds = DEMO_KINDS if args.kinds is None else tuple(args.kinds.split(","))
+        fresh = fresh_puzzles(1, kinds, args.givens)
+        listed = [puzzle for puzzle in shown_puzzles() if name_of(puzzle) in kinds]
+        for puzzle in [*fresh.get("sudoku_9x9", ()), *listed]:
             _show(checkpoint, puzzle, console)
-        _tell(checkpoint, console)
-        groups = fresh_puzzles(args.puzzles)
-        for puzzle in shown_puzzles():
-            groups[name_of(puzzle)].append(puzzle)
+        if args.kinds is None:
+            _tell(checkpoint, console)
         console.print(
             f"Now {args.puzzles} fresh puzzles of each kind beside these, plain and soft-masked."
         )
+        groups = fresh_puzzles(args.puzzles, kinds, args.givens)
+        for puzzle in listed:
+            groups[name_of(puzzle)].append(puzzle)
     rows = scores(checkpoint, groups, console)
     console.print(table_of(rows))
     if args.json:

@@ -26,6 +26,7 @@ class Stage:
     warmup_steps: int
     schedule: str
     soft_probability: float
+    feedback_passes: int
     left_to_right: float
     puzzles: dict[str, float] | None
     puzzle_share: float | None
@@ -79,6 +80,7 @@ def _resolve(config: TrainConfig, stretch: StageConfig, start: int) -> Stage:
         warmup_steps=math.ceil(warmup * stretch.steps) if warmup < 1 else int(warmup),
         schedule=config.schedule,
         soft_probability=own("soft_probability"),
+        feedback_passes=own("feedback_passes"),
         left_to_right=own("left_to_right"),
         puzzles=stretch.puzzles,
         puzzle_share=stretch.puzzle_share,

@@ -152,9 +152,9 @@ class CorpusConfig:
     text: tuple[str, ...] = setting((), "text files, documents separated by <|endoftext|> lines")
     packed: bool = setting(False, "rows run through the documents; else a row holds one story")
     puzzle_share: float = setting(0.6, "probability that a batch holds puzzles, not text")
-    puzzle_batch: int = setting(64, "puzzles a batch")
+    puzzle_batch: int = setting(64, "puzzles a batch, all of one kind")
     puzzle_pool: int | None = setting(
-        None, "train on so many puzzles, the same for every seed; null: never one twice"
+        None, "train on so many of each kind, the same for every seed; null: never one twice"
     )
     story_batch: int = setting(16, "rows of text a batch")
     story_length: int = setting(160, "tokens of a row of text")
@@ -193,12 +193,13 @@ class StageConfig:
     final_learning_rate: float | None = setting(None, "where the schedule ends")
     warmup: float | None = setting(None, "share of the stage (below 1) or steps")
     soft_probability: float | None = setting(None, "share of batches with the two-pass loss")
+    feedback_passes: int | None = setting(None, "passes that make feedback, at most")
     left_to_right: float | None = setting(None, "share of rows masked as in block-wise decoding")
     puzzles: dict[str, float] | None = setting(None, "mixture of this stage")
     puzzle_share: float | None = setting(None, "share of puzzle batches in this stage")
 
     def __post_init__(self) -> None:
-        require_positive(self, "steps")
+        require_positive(self, "steps", "feedback_passes")
         _require_shares(self, "soft_probability", "left_to_right", "puzzle_share")
 
 
