@@ -42,7 +42,7 @@ def test_it_brings_soft_mask_parameters_that_training_moved(checkpoint) -> None:
     assert (soft.scale, soft.offset, soft.steepness) != (0.5, -1.0, 2.0)
 
 
-KINDS = [("sudoku_9x9", 16, 0.75), ("sudoku_4x4", 64, 0.95), ("countdown_3", 64, 0.5)]
+KINDS = [("sudoku_9x9", 8, 0.75), ("sudoku_4x4", 32, 0.95), ("countdown_3", 32, 0.5)]
 
 
 @pytest.mark.parametrize(("kind", "count", "least"), KINDS)
