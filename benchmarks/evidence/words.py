@@ -92,8 +92,9 @@ def main() -> None:
     model = AutoModelForCausalLM.from_pretrained(args.model, dtype=dtype).to(args.device)
     torch.manual_seed(1)
     asking, begun = questions(args.data), time.perf_counter()
-    # Of all kinds: the first 7,473 are mathematics.
-    asking = asking[:: max(1, len(asking) // (args.questions or len(asking)))][: args.questions]
+    if args.questions is not None:
+        # Of all kinds: the first 7,473 are mathematics.
+        asking = asking[:: max(1, len(asking) // max(1, args.questions))][: args.questions]
     said = list(answers(model, tokenizer, asking, args.tokens, args.batch))
     write(args.out / "own.txt", said)
     print(f"{len(said)} of {len(asking)} answers, {time.perf_counter() - begun:.0f} s")

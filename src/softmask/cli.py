@@ -126,9 +126,7 @@ def _add_demo(commands: Any) -> None:
         "--puzzles", type=int, default=24, help="fresh puzzles of each kind for the table (24)"
     )
     parser.add_argument("--kinds", help="sudoku_9x9,countdown_3,...: these alone (default: all)")
-    parser.add_argument(
-        "--givens", type=int, default=32, help="of the 9x9 Sudokus, 28 (hard) to 80 (32)"
-    )
+    parser.add_argument("--givens", type=int, help="of the 9x9 Sudokus, 28 (hard) to 80 (32)")
     parser.add_argument("--files", type=Path, help="score Dream's evaluation files in this folder")
     parser.add_argument("--limit", type=int, help="with --files: at most this many of each file")
     parser.add_argument("--json", action="store_true", help="the last line is JSON")

@@ -11,6 +11,7 @@ import lzma
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from importlib import resources
 from itertools import islice
 from pathlib import Path
@@ -43,11 +44,18 @@ def held_out_digest(kind: str, text: str) -> str:
     return hashlib.sha256(f"{kind}:{canonical(kind, text)}".encode()).hexdigest()[:8]
 
 
+@lru_cache(maxsize=1)
 def read_held_out() -> frozenset[str]:
     """Digests of every evaluation puzzle: training must not see them, in any order of numbers."""
     listed = resources.files(__package__) / "recipes" / "held_out.txt"
     lines = listed.read_text(encoding="ascii").splitlines()
     return frozenset(line for line in lines if not line.startswith("#"))
+
+
+def unevaluated(puzzles: Iterable[Puzzle]) -> Iterator[Puzzle]:
+    """Those that are in no evaluation file."""
+    held_out = read_held_out()
+    return (p for p in puzzles if held_out_digest(p.kind, p.input) not in held_out)
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Qwen2Tokenizer:
@@ -115,7 +123,6 @@ class Corpus:
         self.config = config
         self.tokenizer = tokenizer
         self.end = tokenizer.eos_token_id
-        self.held_out = read_held_out()
         encoded = tokenizer(stories)["input_ids"] if stories else []
         self.documents = [torch.tensor(ids, dtype=torch.int32) for ids in encoded]
         if config.packed and encoded:
@@ -153,11 +160,6 @@ class Corpus:
         ids_BL = torch.stack([self.stream_N[s : s + length] for s in starts]).long()
         return Batch(ids_BL, torch.ones_like(ids_BL, dtype=torch.bool))
 
-    def allowed(self, seed: int, mixture: dict[str, float]) -> Iterator[Puzzle]:
-        """Puzzles that are in no evaluation file."""
-        stream = generate_puzzles(seed, mixture)
-        return (p for p in stream if held_out_digest(p.kind, p.input) not in self.held_out)
-
     def puzzles(
         self,
         rng: random.Random,
@@ -167,9 +169,11 @@ class Corpus:
     ) -> list[Puzzle]:
         """Puzzles that are in no evaluation file; with `pool`, some of that many."""
         if pool is None:
-            return list(islice(self.allowed(rng.getrandbits(60), mixture), count))
+            stream = generate_puzzles(rng.getrandbits(60), mixture)
+            return list(islice(unevaluated(stream), count))
         # Nothing is stored: a puzzle of the pool is the first one of the stream of its number.
-        return [next(self.allowed(rng.randrange(pool), mixture)) for _ in range(count)]
+        streams = (generate_puzzles(rng.randrange(pool), mixture) for _ in range(count))
+        return [next(unevaluated(stream)) for stream in streams]
 
     def puzzle_batch(
         self,

@@ -13,7 +13,7 @@ import random
 import sys
 import time
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib import resources
 from itertools import islice
 from pathlib import Path
@@ -26,7 +26,7 @@ from rich.table import Table
 from rich.text import Text
 
 from .config import SamplingConfig, SoftMaskConfig
-from .corpus import held_out_digest, read_held_out
+from .corpus import unevaluated
 from .generation import Generation
 from .hub import Checkpoint, load
 from .puzzles import (
@@ -209,16 +209,15 @@ def fresh_puzzles(
     unknown = [name for name in kinds if name not in DEMO_KINDS]
     if unknown:
         raise ValueError(f"no puzzles {', '.join(unknown)}: there are {', '.join(DEMO_KINDS)}")
-    held_out, groups = read_held_out(), {}
-    for name in kinds:
-        rng = random.Random(f"demo/{name}")
-        if name == "sudoku_9x9":
-            groups[name] = [new_sudoku_9x9(rng, givens) for _ in range(count)]
-            continue
-        stream = generate_puzzles(rng.getrandbits(60), {name: 1.0})
-        allowed = (p for p in stream if held_out_digest(p.kind, p.input) not in held_out)
-        groups[name] = list(islice(allowed, count))
-    return groups
+    return {name: list(islice(unevaluated(_made(name, givens)), count)) for name in kinds}
+
+
+def _made(name: str, givens: int) -> Iterator[Puzzle]:
+    rng = random.Random(f"demo/{name}")
+    if name == "sudoku_9x9":
+        while True:
+            yield new_sudoku_9x9(rng, givens)
+    yield from generate_puzzles(rng.getrandbits(60), {name: 1.0})
 
 
 def file_puzzles(folder: Path, limit: int | None) -> dict[str, list[Puzzle]]:
@@ -283,7 +282,8 @@ def run(args: Namespace) -> int:
         groups = file_puzzles(args.files, args.limit)
     else:
         kinds = DEMO_KINDS if args.kinds is None else tuple(args.kinds.split(","))
-        fresh = fresh_puzzles(1, kinds, args.givens)
+        givens = GIVENS if args.givens is None else args.givens
+        fresh = fresh_puzzles(1, kinds, givens)
         listed = [puzzle for puzzle in shown_puzzles() if name_of(puzzle) in kinds]
         for puzzle in [*fresh.get("sudoku_9x9", ()), *listed]:
             _show(checkpoint, puzzle, console)
@@ -292,7 +292,7 @@ def run(args: Namespace) -> int:
         console.print(
             f"Now {args.puzzles} fresh puzzles of each kind beside these, plain and soft-masked."
         )
-        groups = fresh_puzzles(args.puzzles, kinds, args.givens)
+        groups = fresh_puzzles(args.puzzles, kinds, givens)
         for puzzle in listed:
             groups[name_of(puzzle)].append(puzzle)
     rows = scores(checkpoint, groups, console)
