@@ -288,3 +288,27 @@ def test_a_step_that_was_handed_out_does_not_change_any_more() -> None:
     for step, copy in zip(kept, copies, strict=True):
         for name, value in zip(names, copy, strict=True):
             assert value is None or torch.equal(getattr(step, name), value), name
+
+
+@pytest.mark.parametrize("config", [{}, {"block_length": 6, "cache": "dual"}], ids=str)
+def test_rows_of_like_length_are_attended_in_one_call_wherever_they_stand(
+    config, monkeypatch
+) -> None:
+    model = tiny_model()
+    lengths = [9, 4, 9, 4, 9]
+    canvas, attention = canvas_of(model, lengths)
+    sampling = SamplingConfig(steps=12, **config)
+    settings = {"rules": only_mask(model), "graphs": False}
+    attend, calls = torch.nn.functional.scaled_dot_product_attention, []
+    monkeypatch.setattr(
+        torch.nn.functional,
+        "scaled_dot_product_attention",
+        lambda q, *rest, **kwargs: calls.append(len(q)) or attend(q, *rest, **kwargs),
+    )
+    together = drain(model, canvas, sampling, attention_mask_BL=attention, **settings)
+    layers = together.forwards * model.config.num_hidden_layers
+    # Lines of a store are read with strides: the long rows and the short ones stand equally apart.
+    assert sorted(calls) == [2] * layers + [3] * layers
+    for row, length in enumerate(lengths):
+        alone = drain(model, canvas[row : row + 1, 9 - length :], sampling, **settings)
+        assert torch.equal(alone.canvas_BL[0], together.canvas_BL[row, 9 - length :])

@@ -97,15 +97,12 @@ def score(
 ) -> Cell:
     """How the puzzles of a file are solved in one way."""
     solved, forwards, begun = ["0"] * len(puzzles), 0, time.perf_counter()
-    # Attention is one call for neighbours of like length.
-    order = sorted(range(len(puzzles)), key=lambda i: len(puzzles[i].input))
     with shuffled_feedback(0) if mode == "shuffled" else nullcontext():
         for start in range(0, len(puzzles), size):
-            places = order[start : start + size]
-            batch = [puzzles[i] for i in places]
+            batch = puzzles[start : start + size]
             done = solve(checkpoint, batch, FEWER[fewer], soft).completions()
-            for i, puzzle, completion in zip(places, batch, done, strict=True):
-                solved[i] = str(int(is_right(puzzle, completion.text)))
+            for i, completion in enumerate(done, start):
+                solved[i] = str(int(is_right(puzzles[i], completion.text)))
                 forwards += completion.forwards
     seconds = time.perf_counter() - begun
     return Cell(name, mode, fewer, "".join(solved), forwards / len(puzzles), round(seconds, 2))

@@ -174,8 +174,6 @@ def main() -> None:
     problems: list[dict[str, str]] = []
     if args.gsm8k is not None:
         problems = list(islice(read(args.gsm8k), args.problems))
-        # Attention is one call for neighbours of like length.
-        problems.sort(key=lambda p: len(checkpoint.tokenizer(asked(p["question"]))["input_ids"]))
     cells: list[dict[str, Any]] = []
     for mode, config in modes.items():
         for name, fewer in STEPS.items():

@@ -254,11 +254,14 @@ class Batch:
     def _layout_of(self, busy: list[Text], windows: list[tuple[int, int]]) -> Layout:
         key = tuple((t.start, t.length, *w) for t, w in zip(busy, windows, strict=True))
         if self._layout is None or self._layout[0] != key:
-            columns = [t.flat_L[a:b] for t, (a, b) in zip(busy, windows, strict=True)]
-            flat_T = torch.from_numpy(np.concatenate(columns)).to(self.device)
-            spans = [
-                Span(b - a, t.start, t.length) for t, (a, b) in zip(busy, windows, strict=True)
+            lines = [
+                (Span(b - a, t.start, t.length), t.flat_L[a:b])
+                for t, (a, b) in zip(busy, windows, strict=True)
             ]
+            # Lines of like shape side by side: attention takes them in one call.
+            lines.sort(key=lambda line: (line[0].queries, line[0].length))
+            spans, columns = zip(*lines, strict=True)
+            flat_T = torch.from_numpy(np.concatenate(columns)).to(self.device)
             layout = Layout(flat_T, self.place_P[flat_T], self.previous_P, spans, self.store)
             self._layout = key, layout
         return self._layout[1]
