@@ -129,6 +129,14 @@ def test_the_demo_takes_one_kind_and_harder_sudokus(capsys) -> None:
         fresh_puzzles(1, ["sudoku_16x16"])
 
 
+@pytest.mark.parametrize(
+    "options", [["--files", "folder", "--givens", "40"], ["--limit", "3"]], ids=" ".join
+)
+def test_the_demo_refuses_an_option_that_would_do_nothing(options, capsys) -> None:
+    assert main(["demo", *options]) == 2
+    assert f"{options[-2]} has a meaning" in capsys.readouterr().err
+
+
 def test_the_widest_table_fits_80_columns() -> None:
     names = {f"{mode}{what}": 1.0 for mode in ("plain", "soft") for what in ("", "_error")}
     forwards = {"plain_forwards": 35.0, "soft_forwards": 36.0}

@@ -57,6 +57,12 @@ ARMS = (
         ),
     ),
     Arm("deep", "(g) feedback of 1 to 3 passes", ("train.feedback_passes=3",)),
+    Arm(
+        # Text leaves more than a nat open at most places: from offset -1 lambda stays below 0.1.
+        "wide",
+        "(h) soft, k = 3, at any entropy",
+        ("soft_mask.scale=0.6", "soft_mask.offset=-6.0", "soft_mask.steepness=0.7"),
+    ),
 )
 COLOURS = {arm.name: f"C{number}" for number, arm in enumerate(ARMS)}
 

@@ -4,10 +4,14 @@
 
 * nats a token of every window, on the same masks for every model: without feedback, with that of
   the same masks (fresh), with that of one step earlier (stale);
-* samples that go on from 16 held-out tokens, ancestrally (random order, temperature 1), in as many
-  steps as tokens, half and a quarter: perplexity by a model that is not ours, entropy, repetition;
+* samples that go on from 16 held-out tokens, ancestrally (random order, at --temperature), in as
+  many steps as tokens, half and a quarter: perplexity by a model that is not ours, entropy,
+  repetition;
 * lines of 3 to 12 tokens, indentation included, filled in greedily between what stands around them;
 * with --gsm8k: its problems, asked as `words.py` writes them, answered in 128 tokens, block-wise.
+
+All of this with the model's feedback as it is, off, and shuffled among positions (--modes). What is
+known is printed as it comes, so that a run that is stopped has not been in vain.
 """
 
 from __future__ import annotations
@@ -41,6 +45,7 @@ LENGTH, PROMPT, BATCH = 128, 16, 32
 MASKS = HeldOutConfig(length=LENGTH, times=16)
 STEPS = {name: fewer for name, fewer in FEWER.items() if fewer <= 4}
 TOKENS = range(3, 13)
+MODES = ("own", "off", "shuffled")  # of feedback
 ANSWER, BLOCK = 128, 32
 NUMBER = re.compile(r"#### *(-?[\d,.]*\d)")
 
@@ -77,6 +82,7 @@ class Decoder:
     fewer: int
     soft: SoftMaskConfig | None
     rows: int  # texts side by side
+    temperature: float = 1.0  # of samples
 
     def completions(
         self, prompts: Sequence[str], masks: int, sampling: dict[str, Any], **how: Any
@@ -113,7 +119,7 @@ class Decoder:
 
     def write(self, prompts: Sequence[str]) -> tuple[list[str], list[list[int]], float]:
         """Texts, their ids, forwards a text."""
-        how = {"alg": "origin", "temperature": 1.0}
+        how = {"alg": "origin", "temperature": self.temperature}
         written = list(self.completions(prompts, LENGTH - PROMPT, how, chat=False))
         forwards = sum(done.forwards for done in written) / len(prompts)
         return [done.text for done in written], [list(d.token_ids) for d in written], forwards
@@ -136,6 +142,14 @@ def number_in(text: str) -> str | None:
     return None if found is None else found[1].replace(",", "")
 
 
+def chosen_modes(names: str) -> tuple[str, ...]:
+    """Raises argparse.ArgumentTypeError for a name that is none, and where `own` is missing."""
+    chosen = tuple(names.split(","))
+    if not {"own"} <= set(chosen) <= set(MODES):
+        raise argparse.ArgumentTypeError(f"own, or own and some of {', '.join(MODES[1:])}")
+    return chosen
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -151,6 +165,8 @@ def main() -> None:
     parser.add_argument("--problems", type=int, default=128)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--batch", type=int, default=BATCH, help="texts side by side")
+    parser.add_argument("--modes", type=chosen_modes, default=MODES, help="own,off,shuffled")
+    parser.add_argument("--temperature", type=float, default=1.0, help="of samples")
     args = parser.parse_args()
     torch.set_num_threads(1)
     torch.set_float32_matmul_precision("high")
@@ -166,8 +182,8 @@ def main() -> None:
     ways = ("plain",) if soft is None else ("plain", "fresh", "stale")
     nats = {way: [found[way]["nats"] for found in known] for way in ways}
     mixed = {way: [found[way]["mean_lambda"] for found in known] for way in ways[1:]}
+    print(json.dumps({"nats": nats, "lambda": mixed}), flush=True)
 
-    modes = {"own": soft} if soft is None else {"own": soft, "off": None, "shuffled": soft}
     scorer = Scorer(args.scorer, device=args.device)
     prompts = [checkpoint.tokenizer.decode(w[:PROMPT]) for w in every[: args.samples]]
     lines = list(islice(lines_of(checkpoint, every), args.lines))
@@ -175,9 +191,10 @@ def main() -> None:
     if args.gsm8k is not None:
         problems = list(islice(read(args.gsm8k), args.problems))
     cells: list[dict[str, Any]] = []
-    for mode, config in modes.items():
+    for mode in ("own",) if soft is None else args.modes:
+        config = None if mode == "off" else soft
         for name, fewer in STEPS.items():
-            decoder = Decoder(checkpoint, fewer, config, args.batch)
+            decoder = Decoder(checkpoint, fewer, config, args.batch, args.temperature)
             with shuffled_feedback(0) if mode == "shuffled" else nullcontext():
                 written, ids, forwards = decoder.write(prompts)
                 filled, filled_forwards = decoder.fill(lines)

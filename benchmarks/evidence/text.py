@@ -37,7 +37,7 @@ from common import (
     percent,
 )
 from rich.table import Table
-from score_text import STEPS
+from score_text import STEPS, chosen_modes
 
 from softmask.result_folder import claim, write
 from softmask.tables import light_table
@@ -59,7 +59,7 @@ class Scores:
             (arm, mode, title.format(arm.title))
             for arm in self.arms
             for mode, title in MODES.items()
-            if arm.is_soft or mode == "own"
+            if self.cells(arm.name, mode, "full")
         ]
 
     def nats(self, arm: str, way: str) -> list[list[float]]:
@@ -254,6 +254,7 @@ def main() -> None:
     add_run_options(parser, chosen_arms(NAMES))
     for name in COUNTS:
         parser.add_argument(f"--{name}", type=int, help="how many (default: that of score_text.py)")
+    parser.add_argument("--modes", type=chosen_modes, help="of feedback (default: all)")
     parser.add_argument("--words", type=Path, help="train on what `words.py` wrote there, too")
     parser.add_argument("--gsm8k", type=Path, help="score these problems, too")
     args = parser.parse_args()
@@ -265,6 +266,7 @@ def main() -> None:
         for name in COUNTS:
             value = getattr(args, name)
             command += [] if value is None else [f"--{name}", str(value)]
+        command += [] if args.modes is None else ["--modes", ",".join(args.modes)]
         return command + ([] if args.gsm8k is None else ["--gsm8k", str(args.gsm8k)])
 
     texts = [args.code / "train.txt", *sorted(args.words.glob("*.txt") if args.words else ())]

@@ -122,9 +122,7 @@ def _add_demo(commands: Any) -> None:
         "soft-masked, at full, half and quarter steps.",
     )
     parser.add_argument("--model", help="another folder or Hub id than the bundled model")
-    parser.add_argument(
-        "--puzzles", type=int, default=24, help="fresh puzzles of each kind for the table (24)"
-    )
+    parser.add_argument("--puzzles", type=int, help="fresh puzzles of each kind for the table (24)")
     parser.add_argument("--kinds", help="sudoku_9x9,countdown_3,...: these alone (default: all)")
     parser.add_argument("--givens", type=int, help="of the 9x9 Sudokus, 28 (hard) to 80 (32)")
     parser.add_argument("--files", type=Path, help="score Dream's evaluation files in this folder")

@@ -49,6 +49,7 @@ NEW_TOKENS = {
     "countdown_5": 48,
 }
 DEMO_KINDS = ("sudoku_9x9", "sudoku_4x4", "countdown_3", "countdown_4")
+PUZZLES = 24  # of each kind, in the table
 GIVENS = 32  # of the 9x9 Sudokus that the demo makes: the bundled model solves nine in ten
 # The rule that commits what the model cannot confuse with a second candidate.
 ALG = "topk_margin"
@@ -274,7 +275,14 @@ def _show(checkpoint: Checkpoint, puzzle: Puzzle, console: Console) -> bool:
 
 def run(args: Namespace) -> int:
     """Runs the command with parsed arguments."""
-    if args.puzzles < 1 or (args.limit is not None and args.limit < 1):
+    of_files, of_fresh = {"limit"}, {"puzzles", "kinds", "givens"}
+    given = {name for name in of_files | of_fresh if getattr(args, name) is not None}
+    unused = sorted(given & (of_files if args.files is None else of_fresh))
+    if unused:
+        where = "only with --files" if args.files is None else "not with --files"
+        raise ValueError(f"--{unused[0]} has a meaning {where}: leave it out")
+    count = PUZZLES if args.puzzles is None else args.puzzles
+    if count < 1 or (args.limit is not None and args.limit < 1):
         raise ValueError("--puzzles and --limit must be at least 1")
     console = Console()
     checkpoint = load(args.model)
@@ -290,9 +298,9 @@ def run(args: Namespace) -> int:
         if args.kinds is None:
             _tell(checkpoint, console)
         console.print(
-            f"Now {args.puzzles} fresh puzzles of each kind beside these, plain and soft-masked."
+            f"Now {count} fresh puzzles of each kind beside these, plain and soft-masked."
         )
-        groups = fresh_puzzles(args.puzzles, kinds, givens)
+        groups = fresh_puzzles(count, kinds, givens)
         for puzzle in listed:
             groups[name_of(puzzle)].append(puzzle)
     rows = scores(checkpoint, groups, console)
