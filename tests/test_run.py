@@ -360,6 +360,22 @@ def test_what_is_finished_is_not_run_again(settings, tmp_path) -> None:
     assert "finished" in said[0]
 
 
+@pytest.mark.parametrize(
+    ("start", "noted"),
+    [({"scale": 0.0, "offset": -0.75, "steepness": 6.66}, True), ({"offset": -7.0}, False)],
+    ids=["published", "open"],
+)
+def test_a_run_whose_feedback_was_hardly_let_in_says_so(settings, start, noted, tmp_path) -> None:
+    settings["soft_mask"] |= start
+    said = []
+    recipe = recipe_of(settings, steps=2, soft_probability=1.0)
+    train(recipe, tmp_path / "run", report=said.append)
+    # Random weights over 60 tokens know nothing: the entropy is about ln 60.
+    hint = [line for line in said if "hardly let in. Begin with soft_mask.scale near 0.5" in line]
+    assert bool(hint) is noted
+    assert not noted or "soft_mask.offset near -" in hint[0]
+
+
 def test_a_sweep_goes_on_where_it_was_stopped(settings, tmp_path) -> None:
     runs = runs_of(recipe_of(settings, steps=2, eval_at_start=False), [1, 2], twins=True)
     begun = []

@@ -22,7 +22,7 @@ import math
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -50,6 +50,8 @@ from .trainer import (
 )
 
 Report = Callable[[str], None]
+# Below it soft-masking gave a third of what it gives at 0.3 (docs/EVIDENCE.md, text).
+LITTLE_LAMBDA = 0.1
 ARGUMENTS = {f.name for f in dataclasses.fields(TrainingArguments) if f.init}
 
 
@@ -119,6 +121,9 @@ def train(
         draw_curves(folder / "log.jsonl", folder / "curves.png", recipe.name)
         write_done(folder, trainer.state, result)
     trainer.accelerator.wait_for_everyone()
+    note = note_on_feedback(trainer.state.log_history)
+    if note is not None:
+        report(note)
     report(f"{result} is finished: softmask generate --{result.name} {result}")
     return result
 
@@ -379,6 +384,19 @@ class Progress(ProgressCallback):
 
 def _short(logs: dict[str, float]) -> str:
     return ", ".join(f"{k} {v:.4g}" for k, v in logs.items() if k.startswith("eval_"))
+
+
+def note_on_feedback(history: Sequence[Mapping[str, float]]) -> str | None:
+    """Says so if a run ends with a lambda that leaves soft-masking next to nothing to do."""
+    soft = [line for line in history if "lambda" in line]
+    if not soft or soft[-1]["lambda"] >= LITTLE_LAMBDA:
+        return None
+    mixed, entropy = soft[-1]["lambda"], soft[-1]["entropy"]
+    return (
+        f"note: mean lambda is {mixed:.2g} at an entropy of {entropy:.2g} nats: the feedback is "
+        f"hardly let in. Begin with soft_mask.scale near 0.5, soft_mask.offset near {-entropy:.2g} "
+        "and soft_mask.steepness near 1 (docs/TRAINING.md)"
+    )
 
 
 # The result
