@@ -141,6 +141,27 @@ TINY = [
 ]
 
 
+def scored(entropy: float, nats: float) -> dict:
+    """Samples of one token each, in as many forwards as tokens."""
+    quality = {"unigram_entropy": entropy, "repetition_4": 0.0}
+    return {"cells": [{"fewer": "full", "quality": quality, "nats": [(nats, 1, 1)]}]}
+
+
+def test_samples_are_compared_at_equal_entropy_with_what_a_temperature_would_give() -> None:
+    from equal_entropy import Points
+
+    scores = {
+        ("plain", 1, 0.8): scored(4.0, 5.0),
+        ("plain", 1, 1.0): scored(4.4, 7.0),
+        ("wide", 1, 0.8): scored(3.9, 4.0),
+        ("wide", 1, 1.0): scored(4.3, 6.0),
+    }
+    points = Points(scores)
+    # At entropy 4.3 a plain sample has 6.5 nats; none was seen at 3.9.
+    assert points.minus_plain("wide", 1.0, "full") == pytest.approx([-0.5])
+    assert points.minus_plain("wide", 0.8, "full") is None
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("experiment", ["sudoku", "countdown"])
 def test_an_experiment_on_puzzles_runs_from_nothing_to_its_tables(
@@ -183,6 +204,18 @@ def test_the_experiment_on_code_runs_from_nothing_to_its_tables(tmp_path, model)
     feedback = {(row["arm"], row["feedback"]) for row in result["numbers"]["nats"]}
     assert {("plain", "plain"), ("soft-3", "fresh"), ("soft-3", "stale")} <= feedback
     assert (out / "decoding.png").is_file()
+
+    sharper = [*scorer, "--work", out / "work", "--arms", "plain,soft-3", "--seeds", "1,2"]
+    out = tmp_path / "out2"
+    run(EVIDENCE / "equal_entropy.py", out, *sharper, "--temperatures", "0.5,1", "--samples", "2")
+    raw = json.loads((out / "result.json").read_text())["raw"]
+    assert {(row["arm"], row["seed"], row["temperature"]) for row in raw} == {
+        (arm, seed, temperature)
+        for arm in ("plain", "soft-3")
+        for seed in (1, 2)
+        for temperature in (0.5, 1.0)
+    }
+    assert (out / "entropy.png").is_file()
 
 
 def test_an_adapted_model_is_the_causal_one_with_eyes_for_what_follows(tmp_path, model) -> None:

@@ -87,11 +87,7 @@ class Scores:
 
     def log_perplexity(self, arm: str, mode: str, fewer: str) -> Estimate:
         """Nats a token of all texts of a seed; the error is that over seeds."""
-        seeds = [
-            sum(n for n, _, _ in cell["nats"]) / sum(tokens for _, tokens, _ in cell["nats"])
-            for cell in self.cells(arm, mode, fewer)
-        ]
-        return over_seeds(seeds)
+        return over_seeds([nats_of(cell) for cell in self.cells(arm, mode, fewer)])
 
     def quality(self, arm: str, mode: str, fewer: str, key: str) -> Estimate:
         return over_seeds([cell["quality"][key] for cell in self.cells(arm, mode, fewer)])
@@ -231,6 +227,11 @@ class Scores:
             for fewer in STEPS
         ]
         return {"nats": nats, "decoding": decoding}
+
+
+def nats_of(cell: dict[str, Any]) -> float:
+    """Nats a token of all samples of a cell, by the scorer."""
+    return sum(n for n, _, _ in cell["nats"]) / sum(tokens for _, tokens, _ in cell["nats"])
 
 
 def over_seeds(values: Sequence[float]) -> Estimate:
