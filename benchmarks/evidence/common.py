@@ -182,7 +182,8 @@ def draw(panels: dict[str, Callable[[Any], None]], target: Path, ylabel: str) ->
         axis.grid(alpha=0.3)
     axes[0].set_ylabel(ylabel)
     handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=9)
+    columns = min(4, len(panels) + 1)  # what fits its width
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize=9)
     figure.savefig(target, dpi=100)
 
 
