@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import COLOURS, HERE, PLAIN, Task, chosen_arms, draw, run_chains
+from common import ARMS, COLOURS, HERE, PLAIN, Task, chosen_arms, draw, run_chains
 from rich.table import Table
 from score_text import STEPS
 from text import nats_of, over_seeds
@@ -27,6 +27,8 @@ from text import nats_of, over_seeds
 from softmask.result_folder import claim, write
 from softmask.sweep import parse_seeds
 from softmask.tables import light_table
+
+TITLES = {arm.name: arm.title for arm in ARMS}
 
 
 class Points:
@@ -83,7 +85,7 @@ class Points:
                         found = over_seeds(gap)
                         text += f"\nat equal entropy {found.mean:+.2f} ({found.error:.2f}) nats"
                     cells.append(text)
-                table.add_row(arm, str(temperature), *cells)
+                table.add_row(TITLES[arm], str(temperature), *cells)
         return table
 
     def panel(self, fewer: str, axis: Any) -> None:
@@ -96,11 +98,12 @@ class Points:
                 yerr=[math.exp(nats.mean) * nats.error for _, nats in rows],
                 fmt="o-",
                 color=COLOURS[arm],
-                label=arm,
+                label=TITLES[arm],
                 markersize=4,
                 capsize=2,
             )
-        axis.set_yscale("log")
+        axis.set_yscale("log", base=2)
+        axis.yaxis.set_major_formatter("{x:.0f}")
         axis.set_xlabel("entropy of the words, nats")
 
 
