@@ -50,7 +50,7 @@ from .trainer import (
 )
 
 Report = Callable[[str], None]
-# Below it soft-masking gave a third of what it gives at 0.3 (docs/EVIDENCE.md, text).
+# Below it soft-masking gave half or less of what it gives at 0.3 (docs/EVIDENCE.md, text).
 LITTLE_LAMBDA = 0.1
 ARGUMENTS = {f.name for f in dataclasses.fields(TrainingArguments) if f.init}
 
