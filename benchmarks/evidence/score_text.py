@@ -168,6 +168,7 @@ def main() -> None:
     parser.add_argument("--modes", type=chosen_modes, default=MODES, help="own,off,shuffled")
     parser.add_argument("--temperature", type=float, default=1.0, help="of samples")
     args = parser.parse_args()
+    args.out.parent.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
     torch.set_float32_matmul_precision("high")
     checkpoint = load(args.model, device=args.device, dtype="float32")
