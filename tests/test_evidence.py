@@ -217,6 +217,15 @@ def test_the_experiment_on_code_runs_from_nothing_to_its_tables(tmp_path, model)
     }
     assert (out / "entropy.png").is_file()
 
+    out = tmp_path / "out3"
+    work, text = tmp_path / "out" / "work", tmp_path / "code" / "held_out.txt"
+    few_windows = ["--arms", "plain,soft-3", "--seeds", "1,2", "--windows", "2"]
+    run(EVIDENCE / "by_time.py", out, "--work", work, "--text", text, *few_windows)
+    rows = json.loads((out / "result.json").read_text())["rows"]
+    whole = [row for row in rows if (row["low"], row["high"]) == (0.0, 1.0)]
+    assert [row["seed"] for row in whole] == [1, 2]
+    assert len(rows) == 2 * 11
+
 
 def test_an_adapted_model_is_the_causal_one_with_eyes_for_what_follows(tmp_path, model) -> None:
     from adapt import dream_of, tokenizer_of
