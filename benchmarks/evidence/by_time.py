@@ -11,15 +11,17 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from common import PLAIN, chosen_arms
+from common import PLAIN, add_arm_options, chosen_arms, evenly, folder_of
 from rich.table import Table
-from score_text import LENGTH, MASKS
+from score_text import MASKS, whole_windows
 from text import number, over_seeds
 
-from softmask.held_out import Slice, held_out, windows
+from softmask.held_out import Slice, held_out
 from softmask.hub import load
 from softmask.result_folder import claim, write
 from softmask.stories import split_stories
@@ -29,14 +31,10 @@ from softmask.tables import light_table
 DOCUMENTS = 100  # of a text, evenly from all of it: enough for its windows
 
 
-def slices(model: Path, text: Path, count: int, device: str) -> list[Slice]:
-    """The ten slices of time, and behind them the whole, over `count` windows of a text."""
+def slices(model: Path, texts: Sequence[str], count: int, device: str) -> list[Slice]:
+    """The ten slices of time, and behind them the whole, over `count` windows."""
     checkpoint = load(model, device=device, dtype="float32")
-    texts = split_stories(text.read_text(encoding="utf-8"))
-    texts = texts[:: max(1, len(texts) // DOCUMENTS)]
-    every = windows(checkpoint.tokenizer, texts, LENGTH)
-    every = [window for window in every if len(window) == LENGTH]
-    chosen = every[:: max(1, len(every) // count)][:count]
+    chosen = evenly(whole_windows(checkpoint, texts), count)
     found = held_out(checkpoint.model, chosen, MASKS, checkpoint.soft_mask)
     return [*found.by_time, found.whole]
 
@@ -47,20 +45,15 @@ def table_of(rows: list[dict], texts: list[Path], arms: list[str]) -> Table:
         "nats, fresh feedback minus the plain arm (s.e. over seeds), by masked share"
     )
     table.add_column("masked")
-    for text in texts:
-        for arm in arms:
-            table.add_column(f"{text.name}: {arm}", justify="right")
-    shares = list(dict.fromkeys((row["low"], row["high"]) for row in rows))
-    for share in shares:
-        cells = []
-        for text in texts:
-            for arm in arms:
-                key = (text.name, arm, *share)
-                names = ("text", "arm", "low", "high")
-                gaps = [r["minus_plain"] for r in rows if tuple(r[n] for n in names) == key]
-                cells.append(number(over_seeds(gaps), "+"))
-        low, high = share
-        table.add_row("all" if share == (0.0, 1.0) else f"{low:.1f} to {high:.1f}", *cells)
+    columns = [(text.name, arm) for text in texts for arm in arms]
+    for text, arm in columns:
+        table.add_column(f"{text}: {arm}", justify="right")
+    gaps: dict[tuple, dict[tuple, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for row in rows:
+        gaps[row["low"], row["high"]][row["text"], row["arm"]].append(row["minus_plain"])
+    for (low, high), found in gaps.items():
+        share = "all" if (low, high) == (0.0, 1.0) else f"{low:.1f} to {high:.1f}"
+        table.add_row(share, *(number(over_seeds(found[column]), "+") for column in columns))
     return table
 
 
@@ -71,24 +64,20 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--work", type=Path, required=True, help="of text.py: its models")
     parser.add_argument("--text", type=Path, nargs="+", required=True)
-    parser.add_argument("--arms", type=chosen_arms, default=chosen_arms("plain,wide"))
-    parser.add_argument("--seeds", default="1-3")
+    add_arm_options(parser, chosen_arms("plain,wide"))
     parser.add_argument("--windows", type=int, default=48)
-    parser.add_argument("--device", default="cpu")
     args = parser.parse_args()
     claim(args.out)
     torch.set_num_threads(1)
     soft, rows = [arm.name for arm in args.arms if arm.name != PLAIN], []
     for text in args.text:
+        texts = split_stories(text.read_text(encoding="utf-8"))
+        texts = texts[:: max(1, len(texts) // DOCUMENTS)]
         for seed in parse_seeds(args.seeds):
-
-            def read(arm: str, text: Path = text, seed: int = seed) -> list[Slice]:
-                model = args.work / f"{arm}-seed{seed}" / "model"
-                return slices(model, text, args.windows, args.device)
-
-            plain = read(PLAIN)
+            models = {a.name: folder_of(args.work, a.name, seed) / "model" for a in args.arms}
+            of = {a: slices(m, texts, args.windows, args.device) for a, m in models.items()}
             for arm in soft:
-                for own, other in zip(read(arm), plain, strict=True):
+                for own, other in zip(of[arm], of[PLAIN], strict=True):
                     known = own.plain if own.fresh is None else own.fresh
                     rows.append(
                         {

@@ -16,13 +16,14 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from rich.table import Table
 
 from softmask.sweep import parse_seeds
 from softmask.tables import light_table
 
+T = TypeVar("T")
 HERE = Path(__file__).parent
 FEWER = {"full": 1, "1/2": 2, "1/4": 4, "1/8": 8}
 
@@ -187,15 +188,30 @@ def draw(panels: dict[str, Callable[[Any], None]], target: Path, ylabel: str) ->
     figure.savefig(target, dpi=100)
 
 
+def evenly(items: Sequence[T], count: int) -> Sequence[T]:
+    """At most `count` of them, from beginning to end."""
+    return items[:: max(1, len(items) // max(1, count))][:count]
+
+
+def folder_of(work: Path, arm: str, seed: int) -> Path:
+    """Where a run lies."""
+    return work / f"{arm}-seed{seed}"
+
+
+def add_arm_options(parser: argparse.ArgumentParser, arms: Sequence[Arm]) -> None:
+    """Which runs: `arms` are those that are meant when nothing is said."""
+    parser.add_argument("--arms", type=chosen_arms, default=arms, help="plain,soft-3,...")
+    parser.add_argument("--seeds", default="1-3")
+    parser.add_argument("--device", default="cpu", help="of training and scoring")
+
+
 def add_run_options(parser: argparse.ArgumentParser, arms: Sequence[Arm]) -> None:
-    """What every experiment takes; `arms` are those it runs when it is not told which."""
+    """What every experiment takes that makes runs."""
+    add_arm_options(parser, arms)
     parser.add_argument("--recipes", metavar="NAME", help="NAME-base.yaml and NAME-more.yaml here")
     parser.add_argument("--base", type=Path, help="model that the shared one begins as")
-    parser.add_argument("--arms", type=chosen_arms, default=arms, help="plain,soft-3,...")
-    parser.add_argument("--device", default="cpu", help="of training and scoring")
     parser.add_argument("--batch", type=int, help="decoded side by side (default: by experiment)")
     parser.add_argument("--work", type=Path, help="of runs and models (default: OUT/work)")
-    parser.add_argument("--seeds", default="1-3")
     parser.add_argument("--workers", type=int, default=2, help="runs side by side, a thread each")
     parser.add_argument("--more", action="append", default=[], metavar="KEY=VALUE", help="of all")
 
@@ -238,7 +254,7 @@ class Runs:
         self.more, self.score, self.batch = [*more, *args.more], score, args.batch
 
     def folder(self, arm: Arm, seed: int) -> Path:
-        return self.work / f"{arm.name}-seed{seed}"
+        return folder_of(self.work, arm.name, seed)
 
     def chain(self, arm: Arm, seed: int, settings: Sequence[str] = ()) -> list[Task]:
         """A run, and its scores."""

@@ -10,7 +10,6 @@ their points at its own entropy. OUT2 gets result.json, table.txt and plot; scor
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import sys
@@ -19,10 +18,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import ARMS, COLOURS, HERE, PLAIN, Task, chosen_arms, draw, run_chains
+from common import (
+    ARMS,
+    COLOURS,
+    PLAIN,
+    Task,
+    add_arm_options,
+    chosen_arms,
+    draw,
+    folder_of,
+    run_chains,
+)
 from rich.table import Table
 from score_text import STEPS
-from text import nats_of, over_seeds
+from text import nats_of, over_seeds, scoring, scoring_parser
 
 from softmask.result_folder import claim, write
 from softmask.sweep import parse_seeds
@@ -112,19 +121,12 @@ def point_of(cell: dict[str, Any]) -> tuple[float, float, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--code", type=Path, required=True, help="what code_corpus.py wrote")
-    parser.add_argument("--scorer", type=Path, required=True, help="a causal language model")
+    parser = scoring_parser(__doc__)
+    add_arm_options(parser, chosen_arms("plain,wide"))
     parser.add_argument("--work", type=Path, required=True, help="of text.py: its models")
-    parser.add_argument("--arms", type=chosen_arms, default=chosen_arms("plain,wide"))
-    parser.add_argument("--seeds", default="1-3")
     parser.add_argument("--temperatures", default="0.8,0.9,1.0")
     parser.add_argument("--samples", type=int, default=32)
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--device", default="cpu")
     args = parser.parse_args()
     claim(args.out)
     temperatures = [float(word) for word in args.temperatures.split(",")]
@@ -135,14 +137,12 @@ def main() -> None:
         for seed in parse_seeds(args.seeds)
     ]
     products = {(a, s, t): args.work / "temperatures" / f"{a}-seed{s}-{t}.json" for a, s, t in keys}
-    files = ["--text", str(args.code / "held_out.txt"), "--scorer", str(args.scorer)]
     few = ["--windows", "1", "--lines", "1", "--samples", str(args.samples), "--modes", "own"]
     tasks = []
     for (arm, seed, temperature), product in products.items():
-        model = args.work / f"{arm}-seed{seed}" / "model"
-        command = [sys.executable, str(HERE / "score_text.py"), str(model), str(product), *files]
+        command = scoring(args, folder_of(args.work, arm, seed) / "model", product)
         command += [*few, "--temperature", str(temperature), "--device", args.device]
-        tasks.append([Task(tuple(command), product)])
+        tasks.append([Task((sys.executable, *command), product)])
     run_chains(tasks, args.workers)
     raw = {key: json.loads(product.read_text()) for key, product in products.items()}
     points = Points(raw)

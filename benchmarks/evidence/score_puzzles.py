@@ -96,16 +96,16 @@ def score(
     size: int,
 ) -> Cell:
     """How the puzzles of a file are solved in one way."""
-    solved, forwards, begun = ["0"] * len(puzzles), 0, time.perf_counter()
+    solved, forwards, begun = "", 0, time.perf_counter()
     with shuffled_feedback(0) if mode == "shuffled" else nullcontext():
         for start in range(0, len(puzzles), size):
             batch = puzzles[start : start + size]
             done = solve(checkpoint, batch, FEWER[fewer], soft).completions()
-            for i, completion in enumerate(done, start):
-                solved[i] = str(int(is_right(puzzles[i], completion.text)))
+            for puzzle, completion in zip(batch, done, strict=True):
+                solved += str(int(is_right(puzzle, completion.text)))
                 forwards += completion.forwards
     seconds = time.perf_counter() - begun
-    return Cell(name, mode, fewer, "".join(solved), forwards / len(puzzles), round(seconds, 2))
+    return Cell(name, mode, fewer, solved, forwards / len(puzzles), round(seconds, 2))
 
 
 def main() -> None:

@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from common import FEWER
+from common import FEWER, evenly
 from score_puzzles import shuffled_feedback
 from words import asked, read
 
@@ -45,7 +45,8 @@ LENGTH, PROMPT, BATCH = 128, 16, 32
 MASKS = HeldOutConfig(length=LENGTH, times=16)
 STEPS = {name: fewer for name, fewer in FEWER.items() if fewer <= 4}
 TOKENS = range(3, 13)
-MODES = ("own", "off", "shuffled")  # of feedback
+# Of feedback, as a table names them below an arm.
+MODES = {"own": "{}", "off": "    feedback off", "shuffled": "    feedback shuffled"}
 ANSWER, BLOCK = 128, 32
 NUMBER = re.compile(r"#### *(-?[\d,.]*\d)")
 
@@ -57,6 +58,12 @@ class Line(NamedTuple):
     line: str
     after: str
     tokens: int
+
+
+def whole_windows(checkpoint: Checkpoint, texts: Sequence[str]) -> list[list[int]]:
+    """All windows of LENGTH tokens, without the rests of documents."""
+    every = windows(checkpoint.tokenizer, texts, LENGTH)
+    return [window for window in every if len(window) == LENGTH]
 
 
 def lines_of(checkpoint: Checkpoint, cut: Sequence[Sequence[int]]) -> Iterator[Line]:
@@ -146,7 +153,7 @@ def chosen_modes(names: str) -> tuple[str, ...]:
     """Raises argparse.ArgumentTypeError for a name that is none, and where `own` is missing."""
     chosen = tuple(names.split(","))
     if not {"own"} <= set(chosen) <= set(MODES):
-        raise argparse.ArgumentTypeError(f"own, or own and some of {', '.join(MODES[1:])}")
+        raise argparse.ArgumentTypeError(f"own, or own and some of {', '.join([*MODES][1:])}")
     return chosen
 
 
@@ -165,17 +172,15 @@ def main() -> None:
     parser.add_argument("--problems", type=int, default=128)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--batch", type=int, default=BATCH, help="texts side by side")
-    parser.add_argument("--modes", type=chosen_modes, default=MODES, help="own,off,shuffled")
+    parser.add_argument("--modes", type=chosen_modes, default=tuple(MODES), help="own,off,shuffled")
     parser.add_argument("--temperature", type=float, default=1.0, help="of samples")
     args = parser.parse_args()
     args.out.parent.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
     torch.set_float32_matmul_precision("high")
     checkpoint = load(args.model, device=args.device, dtype="float32")
-    texts = split_stories(args.text.read_text(encoding="utf-8"))
-    every = windows(checkpoint.tokenizer, texts, LENGTH)
-    every = [window for window in every if len(window) == LENGTH]
-    chosen = every[:: max(1, len(every) // args.windows)][: args.windows]
+    every = whole_windows(checkpoint, split_stories(args.text.read_text(encoding="utf-8")))
+    chosen = evenly(every, args.windows)
     soft = checkpoint.soft_mask
     known = [
         asdict(held_out(checkpoint.model, [window], MASKS, soft))["whole"] for window in chosen

@@ -37,14 +37,13 @@ from common import (
     percent,
 )
 from rich.table import Table
-from score_text import STEPS, chosen_modes
+from score_text import MODES, STEPS, chosen_modes
 
 from softmask.result_folder import claim, write
 from softmask.tables import light_table
 
 NAMES = f"{PLAIN},soft-1,{REFERENCE}"
 COUNTS = ("windows", "samples", "lines", "problems")
-MODES = {"own": "{}", "off": "    feedback off", "shuffled": "    feedback shuffled"}
 
 
 class Scores:
@@ -245,13 +244,25 @@ def number(found: Estimate, sign: str = "") -> str:
     return f"{found.mean:{sign}.3f} ({found.error:.3f})"
 
 
-def main() -> None:
+def scoring_parser(description: str | None) -> argparse.ArgumentParser:
+    """With what every experiment takes that scores samples of text."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("out", type=Path)
     parser.add_argument("--code", type=Path, required=True, help="what code_corpus.py wrote")
     parser.add_argument("--scorer", type=Path, required=True, help="a causal language model")
+    return parser
+
+
+def scoring(args: argparse.Namespace, model: Path, out: Path) -> list[str]:
+    """The command from a model to its scores on held-out files."""
+    files = ["--text", str(args.code / "held_out.txt"), "--scorer", str(args.scorer)]
+    return [str(HERE / "score_text.py"), str(model), str(out), *files]
+
+
+def main() -> None:
+    parser = scoring_parser(__doc__)
     add_run_options(parser, chosen_arms(NAMES))
     for name in COUNTS:
         parser.add_argument(f"--{name}", type=int, help="how many (default: that of score_text.py)")
@@ -262,8 +273,7 @@ def main() -> None:
     claim(args.out)
 
     def score(_arm: Arm, model: Path, out: Path) -> list[str]:
-        files = ["--text", str(args.code / "held_out.txt"), "--scorer", str(args.scorer)]
-        command = [str(HERE / "score_text.py"), str(model), str(out), *files]
+        command = scoring(args, model, out)
         for name in COUNTS:
             value = getattr(args, name)
             command += [] if value is None else [f"--{name}", str(value)]

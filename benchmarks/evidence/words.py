@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from common import evenly
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from softmask.stories import join_stories
@@ -94,7 +95,7 @@ def main() -> None:
     asking, begun = questions(args.data), time.perf_counter()
     if args.questions is not None:
         # Of all kinds: the first 7,473 are mathematics.
-        asking = asking[:: max(1, len(asking) // max(1, args.questions))][: args.questions]
+        asking = evenly(asking, args.questions)
     said = list(answers(model, tokenizer, asking, args.tokens, args.batch))
     write(args.out / "own.txt", said)
     print(f"{len(said)} of {len(asking)} answers, {time.perf_counter() - begun:.0f} s")

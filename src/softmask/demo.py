@@ -275,12 +275,12 @@ def _show(checkpoint: Checkpoint, puzzle: Puzzle, console: Console) -> bool:
 
 def run(args: Namespace) -> int:
     """Runs the command with parsed arguments."""
-    of_files, of_fresh = {"limit"}, {"puzzles", "kinds", "givens"}
-    given = {name for name in of_files | of_fresh if getattr(args, name) is not None}
-    unused = sorted(given & (of_files if args.files is None else of_fresh))
-    if unused:
-        where = "only with --files" if args.files is None else "not with --files"
-        raise ValueError(f"--{unused[0]} has a meaning {where}: leave it out")
+    idle, where = ("limit",), "only with --files"
+    if args.files is not None:
+        idle, where = ("givens", "kinds", "puzzles"), "not with --files"
+    for name in idle:
+        if getattr(args, name) is not None:
+            raise ValueError(f"--{name} has a meaning {where}: leave it out")
     count = PUZZLES if args.puzzles is None else args.puzzles
     if count < 1 or (args.limit is not None and args.limit < 1):
         raise ValueError("--puzzles and --limit must be at least 1")

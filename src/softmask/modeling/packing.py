@@ -56,14 +56,14 @@ class Layout:
     ) -> None:
         self.flat_T, self.positions_T, self.store = flat_T, positions_T, store
         self.previous_P = previous_P
-        self.place_P = torch.zeros_like(previous_P)  # among the computed positions
-        self.place_P[flat_T] = torch.arange(len(flat_T), device=flat_T.device)
+        self.computed_P = torch.zeros_like(previous_P)  # places among the computed positions
+        self.computed_P[flat_T] = torch.arange(len(flat_T), device=flat_T.device)
         self.shape = tuple(spans)
         self.runs = _plan(spans, stored=store is not None)
 
     def sources(self, rows_N: Tensor, *, shift: bool) -> Tensor:
         """Places among the computed positions that predict the flat positions `rows_N`."""
-        return self.place_P[self.previous_P[rows_N] if shift else rows_N]
+        return self.computed_P[self.previous_P[rows_N] if shift else rows_N]
 
     def copy(self) -> Layout:
         """The same lines, on memory of its own."""
