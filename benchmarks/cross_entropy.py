@@ -26,8 +26,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from softmask import benchmark
-from softmask.modeling import DreamConfig, DreamModel, modeling_dream
+from softmask.bench import benchmark
+from softmask.models import DreamConfig, DreamModel, modeling_dream
 
 WAYS = ("plain", "torch_rows", "chunked")
 ROWS = (512, 1400)

@@ -29,16 +29,16 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from softmask.batch import Batch
+from softmask.cli.demo import DEMO_KINDS, NEW_TOKENS, fresh_puzzles, name_of
 from softmask.config import SamplingConfig
-from softmask.demo import DEMO_KINDS, NEW_TOKENS, fresh_puzzles, name_of
-from softmask.engine import Engine, Request, Result
-from softmask.hub import Checkpoint, load
-from softmask.measure import pair_ratios, peak_mb, summary
-from softmask.prompts import encode, mask_id_of, rules_of
-from softmask.puzzles import prompt_of
-from softmask.result_folder import claim, write
-from softmask.tables import light_table
+from softmask.decoding.batch import Batch
+from softmask.decoding.prompts import encode, mask_id_of, rules_of
+from softmask.hub.load import Checkpoint, load
+from softmask.puzzles.puzzles import prompt_of
+from softmask.reporting.measure import pair_ratios, peak_mb, summary
+from softmask.reporting.result_folder import claim, write
+from softmask.reporting.tables import light_table
+from softmask.serving.engine import Engine, Request, Result
 
 REQUESTS, BLOCK = 64, 16
 STORY_TOKENS = (16, 200)

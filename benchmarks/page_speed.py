@@ -22,9 +22,9 @@ from typing import Any
 from page_browser import browser, server
 from rich.console import Console
 
-from softmask.benchmark import provenance
-from softmask.page import page_html
-from softmask.tables import light_table
+from softmask.bench.benchmark import provenance
+from softmask.reporting.tables import light_table
+from softmask.serving.page import page_html
 
 TOKENS = 256
 STORY = "Once upon a time, there was a little girl named Lily. She"

@@ -14,10 +14,10 @@ import os
 import time
 from pathlib import Path
 
-from softmask.benchmark import provenance
-from softmask.sandbox import available
-from softmask.task_data import overrides, read_dataset
-from softmask.tasks.programs import Attempt, humaneval_attempts, mbpp_attempts
+from softmask.bench.benchmark import provenance
+from softmask.evaluation.sandbox import available
+from softmask.evaluation.task_data import overrides, read_dataset
+from softmask.evaluation.tasks.programs import Attempt, humaneval_attempts, mbpp_attempts
 
 TASKS = {
     "humaneval": humaneval_attempts,

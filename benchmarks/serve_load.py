@@ -40,8 +40,8 @@ from rich.console import Console
 from rich.table import Table
 
 import softmask
-from softmask.result_folder import claim, write
-from softmask.tables import light_table
+from softmask.reporting.result_folder import claim, write
+from softmask.reporting.tables import light_table
 
 Json = dict[str, Any]
 CACHE = {"cache": "dual"}

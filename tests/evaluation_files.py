@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from softmask.puzzles import Puzzle, generate_countdown, generate_sudoku
+from softmask.puzzles.puzzles import Puzzle, generate_countdown, generate_sudoku
 
 HUMANEVAL_ROW = {
     "task_id": "HumanEval/0",

@@ -6,8 +6,9 @@ import ast
 from pathlib import Path
 
 import pytest
+from paths import ROOT
 
-PACKAGE = Path(__file__).parents[1] / "src" / "softmask"
+PACKAGE = ROOT / "src" / "softmask"
 # Each room with the rooms it may import at module level; a call may import lazily.
 ALLOWED = {
     "config": set(),

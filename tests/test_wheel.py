@@ -10,8 +10,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from paths import ROOT
 
-ROOT = Path(__file__).parents[1]
 DATA_SUFFIXES = {".json", ".md", ".safetensors", ".txt", ".xz", ".yaml"}
 
 

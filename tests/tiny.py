@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import save_file
 from tokenizers import pre_tokenizers
 
-from softmask.hub import load, quiet_peft
-from softmask.modeling import DreamConfig, DreamModel
+from softmask.hub.load import load, quiet_peft
+from softmask.models import DreamConfig, DreamModel
 
 SHAPE = {
     "hidden_size": 32,

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, Qwen2Tokenizer
 
-from softmask.corpus import MASK_TOKEN
-from softmask.modeling import DreamConfig, DreamModel
+from softmask.models import DreamConfig, DreamModel
+from softmask.training.corpus import MASK_TOKEN
 
 # Rows of the table: a multiple of this, for the products of a GPU.
 MULTIPLE = 128

@@ -21,12 +21,12 @@ from rich.table import Table
 from score_text import MASKS, whole_windows
 from text import number, over_seeds
 
-from softmask.held_out import Slice, held_out
-from softmask.hub import load
-from softmask.result_folder import claim, write
-from softmask.stories import split_stories
-from softmask.sweep import parse_seeds
-from softmask.tables import light_table
+from softmask.evaluation.held_out import Slice, held_out
+from softmask.hub.load import load
+from softmask.puzzles.stories import split_stories
+from softmask.reporting.result_folder import claim, write
+from softmask.reporting.tables import light_table
+from softmask.training.sweep import parse_seeds
 
 DOCUMENTS = 100  # of a text, evenly from all of it: enough for its windows
 

@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
-from softmask.stories import SEPARATOR, join_stories
+from softmask.puzzles.stories import SEPARATOR, join_stories
 
 HELD_OUT = 25
 PERMISSIVE = re.compile(r"\b(MIT|BSD|Apache|ISC)\b", re.IGNORECASE)

@@ -20,8 +20,8 @@ from typing import Any, TypeVar
 
 from rich.table import Table
 
-from softmask.sweep import parse_seeds
-from softmask.tables import light_table
+from softmask.reporting.tables import light_table
+from softmask.training.sweep import parse_seeds
 
 T = TypeVar("T")
 HERE = Path(__file__).parent

@@ -33,9 +33,9 @@ from rich.table import Table
 from score_text import STEPS
 from text import nats_of, over_seeds, scoring, scoring_parser
 
-from softmask.result_folder import claim, write
-from softmask.sweep import parse_seeds
-from softmask.tables import light_table
+from softmask.reporting.result_folder import claim, write
+from softmask.reporting.tables import light_table
+from softmask.training.sweep import parse_seeds
 
 TITLES = {arm.name: arm.title for arm in ARMS}
 

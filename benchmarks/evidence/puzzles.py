@@ -41,9 +41,9 @@ from common import (
 )
 from rich.table import Table
 
-from softmask.puzzles import Puzzle, new_sudoku_9x9, read_puzzles
-from softmask.result_folder import claim, write
-from softmask.tables import light_table
+from softmask.puzzles.puzzles import Puzzle, new_sudoku_9x9, read_puzzles
+from softmask.reporting.result_folder import claim, write
+from softmask.reporting.tables import light_table
 
 # Held-out Sudokus by givens; of those with 30 about 3 % need more than naked and hidden singles.
 GIVENS = {"sudoku_easy": 40, "sudoku_medium": 34, "sudoku_hard": 30}

@@ -22,13 +22,13 @@ from pathlib import Path
 import torch
 from common import FEWER
 
-from softmask.batch import Batch, View
+from softmask.cli.demo import is_right, solve
 from softmask.config import SoftMaskConfig
-from softmask.demo import is_right, solve
-from softmask.hub import Checkpoint, load
-from softmask.puzzles import Puzzle, read_puzzles
+from softmask.decoding.batch import Batch, View
+from softmask.decoding.soft_state import SoftState
+from softmask.hub.load import Checkpoint, load
+from softmask.puzzles.puzzles import Puzzle, read_puzzles
 from softmask.soft_mask import Mixture
-from softmask.soft_state import SoftState
 
 BATCH = 64
 # Where every soft run begins (the recipes say the same).

@@ -33,13 +33,13 @@ from common import FEWER, evenly
 from score_puzzles import shuffled_feedback
 from words import asked, read
 
+from softmask.cli.demo import ALG
 from softmask.config import SamplingConfig, SoftMaskConfig
-from softmask.demo import ALG
-from softmask.generation import Completion, Generation
-from softmask.held_out import HeldOutConfig, held_out, windows
-from softmask.hub import Checkpoint, load
-from softmask.stories import split_stories
-from softmask.text_quality import Scorer, quality
+from softmask.decoding.generation import Completion, Generation
+from softmask.evaluation.held_out import HeldOutConfig, held_out, windows
+from softmask.evaluation.text_quality import Scorer, quality
+from softmask.hub.load import Checkpoint, load
+from softmask.puzzles.stories import split_stories
 
 LENGTH, PROMPT, BATCH = 128, 16, 32
 MASKS = HeldOutConfig(length=LENGTH, times=16)

@@ -39,8 +39,8 @@ from common import (
 from rich.table import Table
 from score_text import MODES, STEPS, chosen_modes
 
-from softmask.result_folder import claim, write
-from softmask.tables import light_table
+from softmask.reporting.result_folder import claim, write
+from softmask.reporting.tables import light_table
 
 NAMES = f"{PLAIN},soft-1,{REFERENCE}"
 COUNTS = ("windows", "samples", "lines", "problems")

@@ -19,7 +19,7 @@ import torch
 from common import evenly
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from softmask.stories import join_stories
+from softmask.puzzles.stories import join_stories
 
 # MBPP's test split: never trained on.
 MBPP_TEST = range(11, 511)

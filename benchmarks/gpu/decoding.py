@@ -30,13 +30,13 @@ import torch
 from rich.console import Console
 from shapes import FULL_LAYERS, SHAPES, random_dream
 
-from softmask import benchmark
-from softmask.batch import Batch
+from softmask.bench import benchmark
+from softmask.bench.dense_twin import denoise_densely
 from softmask.config import SamplingConfig, SoftMaskConfig
-from softmask.dense_twin import denoise_densely
-from softmask.modeling import DreamModel
-from softmask.tables import light_table
-from softmask.text import Rules
+from softmask.decoding.batch import Batch
+from softmask.decoding.sequence import Rules
+from softmask.models import DreamModel
+from softmask.reporting.tables import light_table
 
 BLOCK = 32
 SOFT = SoftMaskConfig(k=3, **benchmark.SOFT)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from softmask.modeling import DreamConfig, DreamModel
+from softmask.models import DreamConfig, DreamModel
 
 SHAPES = {
     "7b": {

@@ -29,7 +29,7 @@ import torch.nn.functional as F
 from shapes import FULL_LAYERS, SHAPES, random_dream
 from torch import Tensor, nn
 
-from softmask import benchmark
+from softmask.bench import benchmark
 
 WAYS = ("ours soft", "ours plain", "4bit soft", "published soft", "published plain")
 GB = 1e9
@@ -111,7 +111,7 @@ def measure(args: argparse.Namespace, way: str, layers: int) -> dict[str, Any]:
     """Bytes above what the process had before the model, and seconds of each step."""
     import peft  # noqa: F401  before the first reading: its 0.1 GB are no part of a step
 
-    from softmask.objective import masked_diffusion_loss
+    from softmask.training.objective import masked_diffusion_loss
 
     torch.manual_seed(0)
     device = torch.device(args.device)
@@ -148,8 +148,8 @@ def build(
 ) -> tuple[nn.Module, nn.Module]:
     from peft import LoraConfig, get_peft_model
 
-    from softmask.build import learnable
     from softmask.config import SoftMaskConfig
+    from softmask.training.build import learnable
 
     dream = random_dream(shape, layers, device, torch.bfloat16)
     if in_4bit:

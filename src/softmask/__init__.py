@@ -15,15 +15,15 @@ from typing import Any
 __version__ = "0.1.0"
 
 _HOME = {
-    "load": "hub",
-    "Checkpoint": "hub",
-    "generate": "generation",
-    "Generation": "generation",
-    "Completion": "generation",
-    "denoise": "sampler",
-    "DenoiseStep": "sampler",
-    "DreamConfig": "modeling",
-    "DreamModel": "modeling",
+    "load": "hub.load",
+    "Checkpoint": "hub.load",
+    "generate": "decoding.generation",
+    "Generation": "decoding.generation",
+    "Completion": "decoding.generation",
+    "denoise": "decoding.sampler",
+    "DenoiseStep": "decoding.sampler",
+    "DreamConfig": "models",
+    "DreamModel": "models",
     "SamplingConfig": "config",
     "SoftMaskConfig": "config",
 }

@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .config import SoftMaskConfig, is_on
-from .readout import Statistics, entropy, statistics
+from .models.lm_head import Statistics, entropy, statistics
 
 
 class SoftTokens(NamedTuple):

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from softmask.modeling import DreamModel
+from softmask.models import DreamModel
 
 FOLDER = Path(__file__).parent / "goldens"
 MASK_ID = 509

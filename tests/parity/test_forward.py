@@ -5,7 +5,7 @@ from __future__ import annotations
 import goldens
 import torch
 
-from softmask.modeling.modeling_dream import positions_from_mask
+from softmask.models.modeling_dream import positions_from_mask
 from softmask.soft_mask import SoftTokens
 
 CLOSE = {"atol": 1e-4, "rtol": 0.0}

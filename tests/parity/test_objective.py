@@ -8,8 +8,8 @@ import goldens
 import pytest
 import torch
 
-from softmask.objective import masked_diffusion_loss
 from softmask.soft_mask import SoftMask
+from softmask.training.objective import masked_diffusion_loss
 
 VARIANTS = [name for name in goldens.facts("training") if not name.startswith("_")]
 RAW = {

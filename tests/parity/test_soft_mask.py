@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from softmask.config import SamplingConfig, SoftMaskConfig, soft_mask_from_published
-from softmask.readout import entropy
-from softmask.sampler import denoise
+from softmask.decoding.sampler import denoise
+from softmask.decoding.unmask import RowNoise, choose_tokens, filter_logits, transfer_count
+from softmask.models.lm_head import entropy
 from softmask.soft_mask import SoftMask, feedback, make_mixer, rate
-from softmask.unmask import RowNoise, choose_tokens, filter_logits, transfer_count
 
 CASES = goldens.facts("p_sm")["cases"]
 

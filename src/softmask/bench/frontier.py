@@ -1,0 +1,312 @@
+"""softmask bench frontier: what every faster way of decoding costs in accuracy.
+
+Solves the same puzzles in every cell (a way of decoding), plainly and soft-masked, greedily, and
+times the generation alone. Cells take turns, batch of puzzles by batch, so that a busy machine
+slows them alike. A cell is on the frontier of its puzzles if no other one is both faster and
+better (or as good). People read the tables and the plot; the last line is JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import math
+import random
+import statistics
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from ..cli.demo import file_puzzles, is_right, solve
+from ..config import SoftMaskConfig
+from ..hub.load import Checkpoint, load
+from ..puzzles.puzzles import Puzzle, generate_countdown, generate_sudoku
+from ..reporting.measure import timed
+from ..reporting.result_folder import claim, write
+from ..reporting.tables import light_table
+from ..training.corpus import unevaluated
+from .frontier_cells import CELLS, REFERENCE, Cell, choose_cells
+from .frontier_plot import PLOT, draw, need_matplotlib
+
+# Puzzles made here, and the evaluation files that hold the same kinds.
+MADE: dict[str, Callable[[random.Random], Puzzle]] = {
+    "sudoku_4x4_4": lambda rng: generate_sudoku(rng, 4),
+    "sudoku_4x4_8": lambda rng: generate_sudoku(rng, 8),
+    "countdown_3": lambda rng: generate_countdown(rng, 3),
+}
+FILES = ("sudoku_4x4_4", "sudoku_4x4_8", "cd3_test")
+
+
+@dataclass(frozen=True)
+class Row:
+    """What a cell reached on puzzles of one kind.
+
+    Tokens are those of the answers, `forwards` a puzzle's mean; `difference` is the accuracy minus
+    that of the plain schedule in full, paired by puzzle.
+    """
+
+    puzzles: str
+    n: int
+    cell: str
+    family: str
+    mode: str
+    accuracy: float
+    error: float
+    difference: float | None
+    difference_error: float | None
+    forwards: float
+    tokens_per_second: float
+    seconds: float
+    on_frontier: bool = False
+
+
+@dataclass
+class _Tally:
+    """What one cell has done so far on one kind of puzzles."""
+
+    solved: list[bool] = field(default_factory=list)
+    forwards: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+
+    def add(self, checkpoint: Checkpoint, puzzles: Sequence[Puzzle], cell: Cell, soft: Any) -> None:
+        """Solves puzzles of one kind at once; only the generation is timed."""
+        run = solve(checkpoint, puzzles, cell.fewer, soft, **cell.sampling)
+        self.seconds += timed(lambda: deque(run, maxlen=0), checkpoint.model.device)
+        for puzzle, done in zip(puzzles, run.completions(), strict=True):
+            self.solved.append(is_right(puzzle, done.text))
+            self.forwards += done.forwards
+            self.tokens += len(done.token_ids)
+
+
+def puzzles_of(files: Path | None, count: int) -> dict[str, list[Puzzle]]:
+    """`count` puzzles of each kind: from evaluation files, or made and in none of those.
+
+    Raises:
+        ValueError: the folder holds none of the files.
+    """
+    if files is not None:
+        groups = file_puzzles(files, count)
+        groups = {name: groups[name] for name in FILES if name in groups}
+        if not groups:
+            raise ValueError(
+                f"{files} holds none of {', '.join(f'{name}.jsonl' for name in FILES)}"
+            )
+        return groups
+    return {name: list(islice(unevaluated(_made(name)), count)) for name in MADE}
+
+
+def _made(name: str) -> Iterator[Puzzle]:
+    rng = random.Random(f"frontier/{name}")
+    while True:
+        yield MADE[name](rng)
+
+
+def measure(
+    load_with: Callable[[Mapping[str, Any]], Checkpoint],
+    groups: Mapping[str, Sequence[Puzzle]],
+    cells: Sequence[Cell],
+    batch: int,
+    tick: Callable[[str, int], None],
+) -> list[Row]:
+    """All cells on all puzzles, `batch` of one kind at a time.
+
+    Args:
+        load_with: the checkpoint, given a cell's arguments of `load`.
+        tick: is told what begins, and how many runs are done.
+    """
+    checkpoints = {cell.name: load_with(cell.loading) for cell in cells}
+    ways = [
+        (cell, mode, soft)
+        for cell in cells
+        for mode, soft in _modes(checkpoints[cell.name]).items()
+    ]
+    rows: list[Row] = []
+    for group, puzzles in groups.items():
+        tallies = {(cell.name, mode): _Tally() for cell, mode, _ in ways}
+        for cell, _, soft in ways:
+            tick(f"{group}, warm-up", 1)
+            _Tally().add(checkpoints[cell.name], puzzles[:batch], cell, soft)
+        for start in range(0, len(puzzles), batch):
+            for cell, mode, soft in ways:
+                tick(f"{group}, {cell.name}", 1)
+                part = puzzles[start : start + batch]
+                tallies[cell.name, mode].add(checkpoints[cell.name], part, cell, soft)
+        rows += _mark([_row(group, cell, mode, tallies) for cell, mode, _ in ways])
+    return rows
+
+
+def runs(groups: Mapping[str, Sequence[Puzzle]], ways: int, batch: int) -> int:
+    """How many times `measure` ticks."""
+    return sum(ways * (1 + math.ceil(len(puzzles) / batch)) for puzzles in groups.values())
+
+
+def _modes(checkpoint: Checkpoint) -> dict[str, SoftMaskConfig | None]:
+    soft = {} if checkpoint.soft_mask is None else {"soft": checkpoint.soft_mask}
+    return {"plain": None, **soft}
+
+
+def _row(group: str, cell: Cell, mode: str, tallies: dict[tuple[str, str], _Tally]) -> Row:
+    own, full = tallies[cell.name, mode], tallies.get((REFERENCE, "plain"))
+    accuracy, error = _mean(own.solved)
+    difference = error_of = None
+    if full is not None and full is not own:
+        pairs = zip(own.solved, full.solved, strict=True)
+        difference, error_of = _mean([a - b for a, b in pairs])
+    n = len(own.solved)
+    return Row(
+        puzzles=group,
+        n=n,
+        cell=cell.name,
+        family=cell.family,
+        mode=mode,
+        accuracy=accuracy,
+        error=error,
+        difference=difference,
+        difference_error=error_of,
+        forwards=own.forwards / n,
+        tokens_per_second=own.tokens / own.seconds,
+        seconds=own.seconds,
+    )
+
+
+def _mean(values: Sequence[float]) -> tuple[float, float]:
+    """The mean and its standard error."""
+    return statistics.fmean(values), math.sqrt(statistics.pvariance(values) / len(values))
+
+
+def non_dominated(points: Sequence[tuple[float, float]]) -> list[int]:
+    """Places of the points that no other one exceeds in one coordinate and reaches in the other."""
+    kept: list[int] = []
+    best, beside = -math.inf, math.inf  # largest y so far, and the x at which it was reached
+    for place in sorted(range(len(points)), key=lambda i: (-points[i][0], -points[i][1])):
+        x, y = points[place]
+        if y > best or (y == best and x == beside):
+            kept.append(place)
+            best, beside = y, x
+    return sorted(kept)
+
+
+def _mark(rows: list[Row]) -> list[Row]:
+    """Rows of one kind of puzzles, with those on the frontier marked."""
+    kept = set(non_dominated([(row.tokens_per_second, row.accuracy) for row in rows]))
+    return [dataclasses.replace(row, on_frontier=i in kept) for i, row in enumerate(rows)]
+
+
+def tables_of(rows: Sequence[Row]) -> list[Table]:
+    """A table for each kind of puzzles, cells in their order."""
+    tables = []
+    for group in dict.fromkeys(row.puzzles for row in rows):
+        own = [row for row in rows if row.puzzles == group]
+        table = light_table(f"{group}, {own[0].n} puzzles: solved, % (standard error); * frontier")
+        table.add_column("cell")
+        table.add_column("decoding")
+        for column in ("solved", "- full plain", "forwards", "tokens/s", ""):
+            table.add_column(column, justify="right", no_wrap=True)
+        for row in own:
+            difference = ""
+            if row.difference is not None:
+                difference = f"{100 * row.difference:+.1f} ({100 * row.difference_error:.1f})"
+            table.add_row(
+                row.cell,
+                row.mode,
+                f"{100 * row.accuracy:.1f} ({100 * row.error:.1f})",
+                difference,
+                f"{row.forwards:.1f}",
+                f"{row.tokens_per_second:.0f}",
+                "*" if row.on_frontier else "",
+            )
+        tables.append(table)
+    return tables
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `softmask bench frontier`."""
+    parser.add_argument("--model", help="folder or Hub id; default: the bundled model")
+    parser.add_argument("--puzzles", type=int, default=100, help="of each kind (default 100)")
+    parser.add_argument("--files", type=Path, help="take them from Dream's files in this folder")
+    names = ", ".join(cell.name for cell in CELLS)
+    parser.add_argument("--only", metavar="NAME,...", help=f"only these cells: {names}")
+    parser.add_argument("--batch", type=int, default=1, help="puzzles at once (default 1)")
+    parser.add_argument("--device", help="cpu, cuda, mps (default: the best)")
+    parser.add_argument("--dtype", help="float32, bfloat16 (default: by device)")
+    parser.add_argument("--threads", type=int, help="CPU threads (default: all)")
+    parser.add_argument(
+        "--out", type=Path, help=f"write result.json, table.txt and {PLOT} to this folder"
+    )
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs `softmask bench frontier` with what stands behind it on the command line."""
+    parser = argparse.ArgumentParser(
+        prog="softmask bench frontier", description=__doc__.split("\n")[0]
+    )
+    add_arguments(parser)
+    args = parser.parse_args(argv)
+    for name in ("puzzles", "batch", "threads"):
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            raise ValueError(f"--{name} must be at least 1")
+    cells, groups = choose_cells(args.only), puzzles_of(args.files, args.puzzles)
+    if args.threads is not None:
+        torch.set_num_threads(args.threads)
+    if args.out is not None:
+        need_matplotlib()
+        claim(args.out)
+    console = Console()
+    model, rows = _run(args, cells, groups, console)
+    tables = tables_of(rows)
+    for table in tables:
+        console.print(table)
+    settings = {name: str(v) for name, v in vars(args).items() if v is not None}
+    result = {
+        "model": model,
+        "threads": torch.get_num_threads(),
+        "settings": settings,
+        "cells": [dataclasses.asdict(cell) for cell in cells],
+        "rows": [dataclasses.asdict(row) for row in rows],
+    }
+    if args.out is not None:
+        draw(rows, args.out / PLOT)
+        write(args.out, ["softmask", "bench", "frontier", *argv], result, tables)
+    print(json.dumps(result))
+    return 0
+
+
+def _run(
+    args: argparse.Namespace,
+    cells: Sequence[Cell],
+    groups: Mapping[str, Sequence[Puzzle]],
+    console: Console,
+) -> tuple[str, list[Row]]:
+    """The model's name, and what its cells reached; a terminal shows how far it is."""
+    held: dict[str, Checkpoint] = {}
+
+    def load_with(loading: Mapping[str, Any]) -> Checkpoint:
+        key = repr(sorted(loading.items()))
+        if key not in held:
+            held[key] = load(args.model, device=args.device, dtype=args.dtype, **loading)
+        return held[key]
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
+    with Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    ) as progress:
+        task = progress.add_task("loading", total=None)
+        modes = sum(len(_modes(load_with(cell.loading))) for cell in cells)
+        progress.update(task, total=runs(groups, modes, args.batch))
+
+        def tick(what: str, done: int) -> None:
+            progress.update(task, advance=done, description=what)
+
+        rows = measure(load_with, groups, cells, args.batch, tick)
+    return load_with(cells[0].loading).name, rows

@@ -1,0 +1,108 @@
+"""Command line options: read off the settings' dataclasses, or shared by several commands.
+
+Imports no torch, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import types
+import typing
+from typing import Any
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """Which model, and where it runs."""
+    group = parser.add_argument_group("model")
+    group.add_argument(
+        "--model", help="folder or Hub id of a Dream model (default: the bundled one)"
+    )
+    group.add_argument("--adapter", help="folder or Hub id of a PEFT adapter to merge in")
+    group.add_argument("--revision", help="branch, tag or commit on the Hub")
+    group.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: the best there is)")
+    group.add_argument(
+        "--dtype",
+        help="float32, bfloat16, float16, auto (default: on a CPU float32, where bfloat16 takes a "
+        "third of the time if it is in hardware; elsewhere the checkpoint's)",
+    )
+    group.add_argument("--device-map", help="spread over devices: auto (needs accelerate)")
+    group.add_argument(
+        "--quantize", help="linear layers in int8 or int4 (needs bitsandbytes; lossy; default: off)"
+    )
+    group.add_argument("--threads", type=int, help="CPU threads (default: all)")
+
+
+def set_threads(count: int | None) -> None:
+    """Sets the CPU threads of this process; None: torch's own choice, one for each core.
+
+    Raises:
+        ValueError: a count below 1.
+    """
+    if count is None:
+        return
+    if count < 1:
+        raise ValueError("--threads must be at least 1")
+    import torch
+
+    torch.set_num_threads(count)
+
+
+def load_model(args: argparse.Namespace) -> Any:
+    """The checkpoint that `add_model_options` describe, on as many threads as they say.
+
+    Raises:
+        ValueError: see `hub.load`.
+    """
+    from ..hub.load import load
+
+    set_threads(args.threads)
+    return load(
+        args.model,
+        args.adapter,
+        device=args.device,
+        dtype=args.dtype,
+        device_map=args.device_map,
+        revision=args.revision,
+        quantize=args.quantize,
+    )
+
+
+def add_settings(
+    group: Any, cls: type, prefix: str, defaults: dict[str, str], leave_out: tuple[str, ...] = ()
+) -> None:
+    """One option for each field of a settings class; what is not given stays unset."""
+    hints = typing.get_type_hints(cls)
+    for field in dataclasses.fields(cls):
+        if field.name in leave_out:
+            continue
+        default = defaults.get(field.name, "off" if field.default is None else field.default)
+        note = f" (default: {default})" if default != "" else ""
+        values: dict[str, Any] = {"action": "store_true"}
+        scalar = _scalar(hints[field.name])
+        if scalar is not bool:
+            values = {"type": scalar, "metavar": field.name.split("_")[-1].upper()}
+        group.add_argument(
+            prefix + field.name.replace("_", "-"),
+            dest=_dest(cls, field.name),
+            default=None,
+            help=f"{field.metadata['help']}{note}".replace("%", "%%"),
+            **values,
+        )
+
+
+def _dest(cls: type, name: str) -> str:
+    return f"{cls.__name__}.{name}"
+
+
+def _scalar(annotation: Any) -> type:
+    if isinstance(annotation, types.UnionType):
+        annotation = next(a for a in typing.get_args(annotation) if a is not type(None))
+    return annotation
+
+
+def given(args: argparse.Namespace, cls: type) -> dict[str, Any]:
+    """The settings of a class that the command line names."""
+    names = [f.name for f in dataclasses.fields(cls)]
+    values = {name: getattr(args, _dest(cls, name), None) for name in names}
+    return {name: value for name, value in values.items() if value is not None}

@@ -1,0 +1,121 @@
+"""softmask generate --html, --svg, --trace, and softmask view: runs as files to look at."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import webbrowser
+from pathlib import Path
+from typing import Any
+
+from ..config import read_json, require, write_whole
+
+# Leading tokens that a file tells of each position.
+CANDIDATES = 5
+
+
+def add_recording_options(parser: argparse.ArgumentParser) -> None:
+    """What `generate` can keep of a run."""
+    group = parser.add_argument_group("recording")
+    group.add_argument("--html", type=Path, help="write every step as a page that opens anywhere")
+    group.add_argument("--svg", type=Path, help="write every step as one animated picture")
+    group.add_argument("--trace", type=Path, help="write every step as JSON (docs/TRACE.md)")
+    group.add_argument(
+        "--against-plain",
+        action="store_true",
+        help="with a recording: also the plain run of the same seed, side by side",
+    )
+
+
+def is_recording(args: argparse.Namespace) -> bool:
+    """Whether any of these options was given.
+
+    Raises:
+        ValueError: they contradict others.
+    """
+    files = [path for path in (args.html, args.svg, args.trace) if path is not None]
+    wanted = bool(files)
+    require(wanted or not args.against_plain, "--against-plain is for --html, --svg and --trace")
+    if wanted:
+        for name in ("stream", "json"):
+            require(not getattr(args, name), f"--{name} and a recording contradict each other")
+        require(args.num_return_sequences == 1, "a recording shows one text: leave out -n")
+        for path in files:
+            require(path.parent.is_dir(), f"there is no folder for {path}")
+    return wanted
+
+
+def record_run(args: argparse.Namespace, run: Any) -> str:
+    """Denoises what `run` (a Generation that has not begun) is about; returns its text.
+
+    Raises:
+        ValueError: there is no soft-masking to compare, or the run failed.
+    """
+    from ..decoding.prompts import rules_of
+    from ..serving.engine import Request
+    from ..serving.trace import record, trace_file
+
+    request = Request(
+        tuple(run.canvas_BL[0].tolist()),
+        run.sampling,
+        soft_mask=run.soft_mask,
+        rules=rules_of(run.checkpoint, infill=run.infill),
+        seed=run.seeds[0],
+        watch=CANDIDATES,
+        trace=True,
+    )
+    requests = [request]
+    if args.against_plain:
+        require(run.soft_mask is not None, "this run is plain already: leave out --against-plain")
+        requests.append(dataclasses.replace(request, soft_mask=None))
+    runs = [
+        record(run.checkpoint, one, infill=run.infill, id=f"run-{index}")
+        for index, one in enumerate(requests, start=1)
+    ]
+    trace = trace_file(runs)
+    if args.trace is not None:
+        write_whole(args.trace, json.dumps(trace, ensure_ascii=False))
+    if args.html is not None:
+        write_whole(args.html, _page(trace))
+    if args.svg is not None:
+        from .svg import picture
+
+        write_whole(args.svg, picture(trace))
+    return runs[0]["end"]["text"]
+
+
+def _page(trace: dict[str, Any]) -> str:
+    from ..serving.page import page_html
+
+    return page_html({"mode": "trace", "trace": trace})
+
+
+def add_view(commands: Any) -> None:
+    """The command and its options."""
+    parser = commands.add_parser(
+        "view",
+        help="look at a recorded run in a browser",
+        description="Makes a page of a trace (of generate --trace, or exported by the page) and "
+        "opens it in a browser.",
+    )
+    parser.add_argument("file", type=Path, metavar="FILE", help="trace.json")
+    parser.add_argument("--out", type=Path, help="the page (default: beside the file, as .html)")
+    parser.add_argument("--no-open", action="store_true", help="write it, and open no browser")
+    parser.set_defaults(run=view)
+
+
+def view(args: argparse.Namespace, _argv: list[str]) -> int:
+    """Runs the command with parsed arguments."""
+    from ..serving.trace import check_trace
+
+    require(args.file.is_file(), f"there is no file {args.file}")
+    trace = check_trace(read_json(args.file), str(args.file))
+    out = args.out or args.file.with_suffix(".html")
+    require(out != args.file, f"{out} is the trace itself: name another file with --out")
+    require(out.parent.is_dir(), f"there is no folder for {out}")
+    write_whole(out, _page(trace))
+    if not args.no_open:
+        webbrowser.open(out.resolve().as_uri())
+    print(f"the page is {out}")
+    return 0

@@ -1,0 +1,268 @@
+"""Text in, text out: prompts and holes become a canvas, denoise() fills it, tokens become text."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+
+from ..config import SamplingConfig, SoftMaskConfig, from_mapping
+from ..hub.load import Checkpoint
+from .prompts import (
+    Messages,
+    decode_answer,
+    encode,
+    encode_chat,
+    encode_holes,
+    has_chat_template,
+    mask_id_of,
+    rules_of,
+)
+from .sampler import DenoiseStep, denoise
+
+TokenIds = Sequence[int]
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One finished row. `text` ends before the end token; of an infilling it is the whole text.
+
+    `forwards` are those that the row took part in: what it would have cost alone.
+    """
+
+    text: str
+    prompt: str
+    seed: int
+    token_ids: tuple[int, ...]
+    finish_reason: Literal["stop", "length"]
+    steps: int
+    forwards: int
+    seconds: float
+
+
+class Generation:
+    """One call: iterate for the steps, then read `completions()`.
+
+    Args:
+        prompts: a text, several, or with `chat` also conversations (lists of messages). A prompt
+            of token ids is taken as it is.
+        max_new_tokens: masks behind each prompt; the answer may end before. Unused by `infill`.
+        sampling: a SamplingConfig, or some of its fields; the others are the checkpoint's own
+            where it has some, and steps default to one per mask.
+        soft_mask: "checkpoint" takes the checkpoint's parameters; None decodes plainly.
+        seed: row i draws from seed + i, whatever stands beside it; None picks one; several: one
+            for each row.
+        num_return_sequences: rows per prompt, next to each other.
+        chat: whether the prompts pass through the chat template; None: if the tokenizer has one.
+        system: a system message for the chat template.
+        infill: the prompts are whole texts with holes `[[n]]` of n tokens.
+
+    Raises:
+        ValueError: an empty prompt, no hole to fill, a system message without a chat template, a
+            count below 1, a seed out of range, or what `denoise` refuses.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        prompts: str | Sequence[str | Messages | TokenIds],
+        *,
+        max_new_tokens: int = 128,
+        sampling: SamplingConfig | Mapping[str, Any] | None = None,
+        soft_mask: SoftMaskConfig | Literal["checkpoint"] | None = "checkpoint",
+        seed: int | Sequence[int] | None = None,
+        num_return_sequences: int = 1,
+        chat: bool | None = None,
+        system: str | None = None,
+        infill: bool = False,
+    ) -> None:
+        for name, value in (
+            ("max_new_tokens", max_new_tokens),
+            ("num_return_sequences", num_return_sequences),
+        ):
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, not {value}")
+        self.checkpoint = checkpoint
+        self.tokenizer = checkpoint.tokenizer
+        self.mask_id = mask_id_of(checkpoint)
+        self.infill = infill
+        prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+        if not prompts or not all(prompts):
+            raise ValueError("the prompt is empty: say something to go on from")
+        has_template = has_chat_template(checkpoint)
+        chat = has_template and not infill if chat is None else chat
+        if chat and not has_template:
+            raise ValueError("this tokenizer has no chat template: pass the prompt as raw text")
+        if system is not None and not chat:
+            raise ValueError("a system message needs the chat template")
+        rows = [self._row(prompt, chat, system) for prompt in prompts]
+        if not infill:
+            rows = [row + [self.mask_id] * max_new_tokens for row in rows]
+        self.prompts = [p for p in prompts for _ in range(num_return_sequences)]
+        rows = [row for row in rows for _ in range(num_return_sequences)]
+        self.soft_mask = checkpoint.soft_mask if soft_mask == "checkpoint" else soft_mask
+        most = max(row.count(self.mask_id) for row in rows)
+        if not isinstance(sampling, SamplingConfig):
+            settings = {"steps": most, **checkpoint.sampling, **(sampling or {})}
+            sampling = from_mapping(SamplingConfig, settings, "sampling")
+        self.sampling = sampling
+        self.seeds = _row_seeds(seed, len(rows))
+        self._make_canvas(rows)
+        self.last: DenoiseStep | None = None
+        self.seconds = 0.0
+        self._steps = self._denoise()
+
+    def _row(self, prompt: str | Messages | TokenIds, chat: bool, system: str | None) -> list[int]:
+        if not isinstance(prompt, str) and isinstance(prompt[0], int):
+            return list(prompt)
+        if self.infill:
+            return encode_holes(self.checkpoint, prompt)
+        if not chat:
+            return encode(self.checkpoint, prompt)
+        messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+        if system is not None:
+            messages = [{"role": "system", "content": system}, *messages]
+        return encode_chat(self.checkpoint, messages)
+
+    def _make_canvas(self, rows: list[list[int]]) -> None:
+        """Left-pads the rows, so that new tokens stand in the same columns."""
+        device = self.checkpoint.model.device
+        longest = max(map(len, rows))
+        pads = [longest - len(row) for row in rows]
+        end = self.checkpoint.end_ids[0] if self.checkpoint.end_ids else 0
+        self.canvas_BL = torch.tensor(
+            [[end] * pad + row for pad, row in zip(pads, rows, strict=True)], device=device
+        )
+        self.attention_mask_BL = None
+        if any(pads):
+            columns = torch.arange(longest, device=device)
+            self.attention_mask_BL = (columns >= torch.tensor(pads, device=device)[:, None]).long()
+        self.starts = pads
+
+    def _denoise(self) -> Iterator[DenoiseStep]:
+        generators = None
+        if self.sampling.is_random:
+            generators = [
+                torch.Generator(self.canvas_BL.device).manual_seed(seed) for seed in self.seeds
+            ]
+        return denoise(
+            self.checkpoint.model,
+            self.canvas_BL,
+            self.sampling,
+            attention_mask_BL=self.attention_mask_BL,
+            soft_mask=self.soft_mask,
+            rules=rules_of(self.checkpoint, infill=self.infill),
+            generators=generators,
+        )
+
+    def __iter__(self) -> Iterator[DenoiseStep]:
+        started = time.perf_counter()
+        for step in self._steps:
+            self.last = step
+            self.seconds = time.perf_counter() - started
+            yield step
+            if not any(step.left_B):
+                break
+
+    def decided(self, step: DenoiseStep, row: int = 0) -> str:
+        """The row's text as far as everything before it is decided; it only ever grows.
+
+        A character whose bytes are not all there yet is left out.
+        """
+        ids = step.canvas_BL[row].tolist()[self.text_start(row) :]
+        open_at = ids.index(self.mask_id) if self.mask_id in ids else len(ids)
+        text, _ids = self._text(ids[:open_at])
+        return text.rstrip("\ufffd")
+
+    def text_start(self, row: int) -> int:
+        """Column where the row's text begins: behind the prompt, or of an infilling its start."""
+        if self.infill:
+            return self.starts[row]
+        return self.canvas_BL[row].tolist().index(self.mask_id)
+
+    def _text(self, ids: list[int]) -> tuple[str, list[int]]:
+        return decode_answer(self.checkpoint, ids, infill=self.infill)
+
+    def completions(self) -> list[Completion]:
+        """The finished rows; runs the steps that have not been iterated over."""
+        if self.last is None or any(self.last.left_B):
+            for _ in self:
+                pass
+        return [self._completion(row) for row in range(len(self.canvas_BL))]
+
+    def _completion(self, row: int) -> Completion:
+        ids = self.last.canvas_BL[row].tolist()[self.text_start(row) :]
+        text, chosen = self._text(ids)
+        stopped = self.infill or len(chosen) < len(ids)
+        prompt = self.prompts[row]
+        return Completion(
+            text=text,
+            prompt=self._prompt_text(prompt),
+            seed=self.seeds[row],
+            token_ids=tuple(chosen),
+            finish_reason="stop" if stopped else "length",
+            steps=self.last.index + 1,
+            forwards=self.last.forwards_B[row],
+            seconds=self.seconds,
+        )
+
+    def _prompt_text(self, prompt: str | Messages | TokenIds) -> str:
+        if isinstance(prompt, str):
+            return prompt
+        if isinstance(prompt[0], int):
+            return self.tokenizer.decode(prompt)
+        return prompt[-1]["content"]
+
+
+def _row_seeds(seed: int | Sequence[int] | None, rows: int) -> list[int]:
+    if seed is None:
+        seed = secrets.randbelow(2**31)
+    seeds = [seed + row for row in range(rows)] if isinstance(seed, int) else list(seed)
+    if len(seeds) != rows:
+        raise ValueError(f"{rows} rows need as many seeds, not {len(seeds)}")
+    for value in seeds:
+        if not 0 <= value < 2**63:
+            raise ValueError(f"a seed must lie between 0 and 2**63, not {value}")
+    return seeds
+
+
+def generate(
+    checkpoint: Checkpoint,
+    prompts: str | Sequence[str | Messages | TokenIds],
+    *,
+    max_new_tokens: int = 128,
+    soft_mask: SoftMaskConfig | Literal["checkpoint"] | None = "checkpoint",
+    seed: int | Sequence[int] | None = None,
+    num_return_sequences: int = 1,
+    chat: bool | None = None,
+    system: str | None = None,
+    infill: bool = False,
+    **sampling: Any,
+) -> Completion | list[Completion]:
+    """Generates and returns the completion of a single prompt, or the list of all of them.
+
+    `sampling` are the fields of SamplingConfig; `steps` defaults to one per new token. The rest
+    is explained at `Generation`.
+
+    Raises:
+        ValueError: an unknown or impossible setting, an empty prompt, a prompt that is too long.
+    """
+    run = Generation(
+        checkpoint,
+        prompts,
+        max_new_tokens=max_new_tokens,
+        sampling=sampling,
+        soft_mask=soft_mask,
+        seed=seed,
+        num_return_sequences=num_return_sequences,
+        chat=chat,
+        system=system,
+        infill=infill,
+    )
+    completions = run.completions()
+    single = isinstance(prompts, str) and num_return_sequences == 1
+    return completions[0] if single else completions

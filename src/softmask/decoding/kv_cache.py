@@ -1,0 +1,76 @@
+"""Block caches: which columns a step computes, and the keys and values of all others.
+
+All of them are one idea. A store keeps keys and values of the whole text; a step computes a window
+of columns, whose own enter the store in place, and reads the rest as it was left:
+
+    none       the whole text, every step
+    prefix     from the block to the end
+    dual       the block alone
+    refresh    every so many steps more than that: the block's neighbourhood, or the whole text
+
+The first step of a block always computes the whole text. By then the tokens before it are
+committed, and enter the store as what they are: never as the soft mixtures that the step which
+committed them still read.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..config import SamplingConfig
+
+
+def window(
+    config: SamplingConfig, first: int, last: int, length: int, age: int, *, shift: bool
+) -> tuple[int, int]:
+    """The columns [start, stop) of a text that a step computes.
+
+    Args:
+        first, last: columns of the block's first and last mask, as it began.
+        length: columns of the text.
+        age: forwards since the block began.
+        shift: whether a column is predicted from the one before it, which then has to be computed
+            too. (Without it the block's first column would have no prediction of this step.)
+    """
+    if config.cache == "none" or age == 0:
+        return 0, length
+    margin = 0
+    if config.refresh_every is not None and age % config.refresh_every == 0:
+        if config.refresh_window is None:
+            return 0, length
+        margin = config.refresh_window
+    start = max(0, first - shift - margin)
+    stop = length if config.cache == "prefix" else min(length, last + 1 + margin)
+    return start, stop
+
+
+class KeyValueStore:
+    """Keys and values of every position of a flat canvas, layer by layer, updated in place."""
+
+    def __init__(self, positions: int) -> None:
+        self.positions = positions
+        self._layers: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def update(
+        self, layer: int, flat_T: Tensor, keys_TSD: Tensor, values_TSD: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Takes in the keys and values of the positions `flat_T`; returns all, (P, S, D) each."""
+        if layer not in self._layers:
+            size = (self.positions, *keys_TSD.shape[1:])
+            # Zeros, not whatever was in memory: NaN there would spread from positions never read.
+            self._layers[layer] = (keys_TSD.new_zeros(size), values_TSD.new_zeros(size))
+        keys_PSD, values_PSD = self._layers[layer]
+        keys_PSD.index_copy_(0, flat_T, keys_TSD)
+        values_PSD.index_copy_(0, flat_T, values_TSD)
+        return keys_PSD, values_PSD
+
+    @property
+    def bytes(self) -> int:
+        """What it takes up."""
+        return sum(x.numel() * x.element_size() for pair in self._layers.values() for x in pair)
+
+
+def bytes_per_position(layers: int, heads: int, width: int, dtype: torch.dtype) -> int:
+    """What a position of the store takes up: keys and values of every layer."""
+    return 2 * layers * heads * width * dtype.itemsize

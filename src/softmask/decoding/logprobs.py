@@ -1,0 +1,68 @@
+"""What the model last said of each position, for those who watch: its own distribution.
+
+Probabilities are those of the logits as they are read, before temperature and filters.
+Shape suffixes: P positions, N rows that a step reads, K leading tokens.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..models.lm_head import Statistics
+
+
+class Sight(NamedTuple):
+    """Of N positions: the log-probability of the token that a step committed there (NaN: none was),
+    the entropy in nats, and the leading tokens with their log-probabilities (id -1: none)."""
+
+    logprob_N: np.ndarray
+    entropy_N: np.ndarray
+    ids_NK: np.ndarray
+    logprobs_NK: np.ndarray
+
+    def then(self, later: Sight) -> Sight:
+        """Both, one behind the other."""
+        return Sight(*map(np.concatenate, zip(self, later, strict=True)))
+
+    def leading(self, k: int) -> Sight:
+        """With at most k leading tokens."""
+        return self._replace(ids_NK=self.ids_NK[:, :k], logprobs_NK=self.logprobs_NK[:, :k])
+
+
+class Sights:
+    """The last look at every position of a canvas."""
+
+    def __init__(self, positions: int, k: int, device: torch.device) -> None:
+        self.logprob_P = torch.full((positions,), torch.nan, device=device)
+        self.entropy_P = torch.full((positions,), torch.nan, device=device)
+        self.ids_PK = torch.full((positions, k), -1, dtype=torch.long, device=device)
+        self.logprobs_PK = torch.full((positions, k), torch.nan, device=device)
+
+    def forget(self, own: slice) -> None:
+        """Nothing has been read there yet."""
+        self.ids_PK[own] = -1
+        for values in (self.logprob_P, self.entropy_P, self.logprobs_PK):
+            values[own] = torch.nan
+
+    def put(
+        self, rows_N: Tensor, seen: Statistics, chosen_N: Tensor, chosen_logits_N: Tensor
+    ) -> None:
+        """Takes down what a step read at these rows, and with what logits it committed some."""
+        k = self.ids_PK.shape[1]
+        more = (0, max(0, k - seen.ids_NK.shape[1]))
+        logprobs_NK = seen.logits_NK - seen.total_N[:, None]
+        self.ids_PK[rows_N] = F.pad(seen.ids_NK[:, :k], more, value=-1)
+        self.logprobs_PK[rows_N] = F.pad(logprobs_NK[:, :k], more, value=torch.nan)
+        self.entropy_P[rows_N] = seen.entropy_N
+        logprob_N = chosen_logits_N.float() - seen.total_N
+        self.logprob_P[rows_N] = torch.where(chosen_N, logprob_N, torch.nan)
+
+    def at(self, rows_N: Tensor) -> Sight:
+        """What was seen there, on the host."""
+        values = (self.logprob_P, self.entropy_P, self.ids_PK, self.logprobs_PK)
+        return Sight(*(value[rows_N].cpu().numpy() for value in values))

@@ -1,0 +1,175 @@
+"""From what people write to token ids, and back.
+
+The only place where text becomes control tokens: names such as `<|im_end|>` in what somebody
+says are text, and masks come from holes alone.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Mapping, Sequence
+
+from ..hub.load import Checkpoint
+from .sampler import Rules
+
+HOLE = re.compile(r"\[\[(\d{1,6})\]\]")
+Messages = Sequence[Mapping[str, str]]
+
+
+def has_chat_template(checkpoint: Checkpoint) -> bool:
+    """Whether conversations can be put to this model."""
+    return bool(getattr(checkpoint.tokenizer, "chat_template", None))
+
+
+def mask_id_of(checkpoint: Checkpoint) -> int:
+    """The id of the mask token.
+
+    Raises:
+        ValueError: the model has none.
+    """
+    mask_id = checkpoint.model.config.mask_token_id
+    if mask_id is None:
+        raise ValueError("the model has no mask token: it is no masked diffusion model")
+    return mask_id
+
+
+def encode(checkpoint: Checkpoint, text: str, *, control: bool = True) -> list[int]:
+    """Token ids of a text, where the mask token's own name is text: masks come from us alone.
+
+    Args:
+        control: whether the names of the other control tokens stand for them, or are text too.
+
+    Raises:
+        ValueError: the tokenizer cannot write the mask token's name as plain text.
+    """
+    tokenizer, mask_id = checkpoint.tokenizer, mask_id_of(checkpoint)
+    mask = tokenizer.convert_ids_to_tokens(mask_id)
+    ids: list[int] = []
+    for piece in re.split(f"({re.escape(mask)})", text) if control else [text]:
+        if piece:
+            plain = piece == mask or not control
+            settings = {"add_special_tokens": False, "split_special_tokens": plain}
+            ids += tokenizer(piece, **settings)["input_ids"]
+    if mask_id in ids:
+        raise ValueError(f"the tokenizer cannot write {mask} as plain text: leave it out")
+    return ids
+
+
+def encode_chat(checkpoint: Checkpoint, messages: Messages) -> list[int]:
+    """Token ids of a conversation in the model's template, up to where the answer begins.
+
+    Raises:
+        ValueError: the model has no chat template, or the template refuses the messages.
+    """
+    if not has_chat_template(checkpoint):
+        raise ValueError("this tokenizer has no chat template: pass the prompt as raw text")
+    names = _control_names(checkpoint)
+    said = [str(message["content"]) for message in messages]
+    if not any(name in text for name in names for text in said):
+        return encode(checkpoint, _render(checkpoint, messages))
+    # Stand-ins show which parts of the rendered text are the template's.
+    marks = [secrets.token_hex(16) for _ in said]
+    marked = [{**m, "content": mark} for m, mark in zip(messages, marks, strict=True)]
+    contents = dict(zip(marks, said, strict=True))
+    ids, plain = [], ""
+    for piece in re.split(f"({'|'.join(marks)})", _render(checkpoint, marked)):
+        if piece in contents:
+            plain += contents[piece]
+            continue
+        for part in re.split(f"({'|'.join(map(re.escape, names))})", piece):
+            if part in names:
+                ids += encode(checkpoint, plain, control=False)
+                ids.append(checkpoint.tokenizer.convert_tokens_to_ids(part))
+                plain = ""
+            else:
+                plain += part
+    return ids + encode(checkpoint, plain, control=False)
+
+
+def _render(checkpoint: Checkpoint, messages: Messages) -> str:
+    from jinja2 import TemplateError
+
+    try:
+        return checkpoint.tokenizer.apply_chat_template(
+            list(messages), add_generation_prompt=True, tokenize=False
+        )
+    except TemplateError as error:
+        raise ValueError(f"the model's chat template refuses these messages: {error}") from error
+
+
+def _control_names(checkpoint: Checkpoint) -> list[str]:
+    """Longest first: one may begin with another."""
+    added = checkpoint.tokenizer.added_tokens_decoder.values()
+    return sorted((token.content for token in added if token.special), key=len, reverse=True)
+
+
+def encode_holes(checkpoint: Checkpoint, text: str, *, control: bool = True) -> list[int]:
+    """Token ids of a text in which `[[n]]` is a hole of n tokens.
+
+    Raises:
+        ValueError: there is no hole, one of no tokens, or the context cannot hold them.
+    """
+    pieces = HOLE.split(text)
+    sizes = [int(size) for size in pieces[1::2]]
+    if not sizes or min(sizes) < 1:
+        raise ValueError("nothing to fill in: mark holes as [[n]], n tokens each, n >= 1")
+    context = checkpoint.model.config.max_position_embeddings
+    if sum(sizes) > context:  # before there are so many
+        raise ValueError(f"the holes have {sum(sizes)} tokens, but the context is {context}")
+    ids = encode(checkpoint, pieces[0], control=control)
+    for size, piece in zip(sizes, pieces[2::2], strict=True):
+        ids += [mask_id_of(checkpoint)] * size + encode(checkpoint, piece, control=control)
+    return ids
+
+
+class Characters:
+    """What tokens add to a text, one by one; a character of several comes with the last."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self._tokenizer = checkpoint.tokenizer
+        self._open: list[int] = []
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the last token was not the end of a character."""
+        return bool(self._open)
+
+    def add(self, token: int) -> str:
+        """What a token adds."""
+        self._open.append(token)
+        text = self._tokenizer.decode(self._open, skip_special_tokens=True)
+        if text.endswith("\ufffd"):
+            return ""
+        self._open = []
+        return text
+
+    def rest(self) -> str:
+        """What the tokens of a character that never came whole add, where no more follow."""
+        tokens, self._open = self._open, []
+        return self._tokenizer.decode(tokens, skip_special_tokens=True)
+
+
+def rules_of(checkpoint: Checkpoint, *, infill: bool) -> Rules:
+    """What may be written: no masks, nothing the tokenizer does not know; in holes no end."""
+    end_ids = checkpoint.end_ids
+    # An embedding table is padded beyond the tokenizer (Dream: 152064 rows, 151667 tokens).
+    unknown = range(len(checkpoint.tokenizer), checkpoint.model.config.vocab_size)
+    suppressed = {mask_id_of(checkpoint), *unknown} | (set(end_ids) if infill else set())
+    return Rules(
+        suppressed=tuple(sorted(suppressed)),
+        end_ids=() if infill else end_ids,
+        stop=bool(end_ids) and not infill,
+        fill_id=end_ids[0] if end_ids else 0,
+    )
+
+
+def decode_answer(
+    checkpoint: Checkpoint, ids: Sequence[int], *, infill: bool
+) -> tuple[str, list[int]]:
+    """Text and tokens before the first end token (an infilling has none of its own)."""
+    ids = list(ids)
+    if not infill:
+        ends = [i for i, token in enumerate(ids) if token in checkpoint.end_ids]
+        ids = ids[: ends[0]] if ends else ids
+    return checkpoint.tokenizer.decode(ids, skip_special_tokens=True), ids

@@ -1,0 +1,159 @@
+"""denoise(): THE loop. Everything that generates drains it: calls, streams, the live view, hooks.
+
+A canvas holds tokens and masks; generation is a canvas whose tail is masked, infilling one with
+masks anywhere. Each step runs one forward, commits some positions, and, with soft-masking,
+remembers what it saw at the others as the next step's input: `Batch.step`.
+Shape suffixes: B batch, L length, P = B * L, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..config import SamplingConfig, SoftMaskConfig
+from ..models import DreamModel
+from ..soft_mask import check_k
+from .batch import Batch, Hooks, LogitsHook, TokensHook
+from .sequence import Rules
+
+__all__ = ["DenoiseStep", "LogitsHook", "Rules", "TokensHook", "check_canvas", "denoise"]
+
+
+@dataclass(frozen=True)
+class DenoiseStep:
+    """The canvas after one step.
+
+    `lambda_BL` and `candidate_BL` (0 and the canvas' token elsewhere) describe the positions
+    that stay masked: the weight of the feedback, and the token that leads there. `forwards_B`
+    counts those that each row took part in, `forwards` those of the batch.
+    """
+
+    index: int
+    steps: int
+    canvas_BL: Tensor
+    committed_BL: Tensor
+    left_B: tuple[int, ...]
+    forwards: int
+    forwards_B: tuple[int, ...]
+    logits_BLV: Tensor | None
+    lambda_BL: Tensor | None
+    candidate_BL: Tensor
+
+
+def denoise(
+    model: DreamModel,
+    canvas_BL: Tensor,
+    config: SamplingConfig,
+    *,
+    attention_mask_BL: Tensor | None = None,
+    soft_mask: SoftMaskConfig | None = None,
+    rules: Rules | None = None,
+    generators: Sequence[torch.Generator] | None = None,
+    logits_hook: LogitsHook | None = None,
+    tokens_hook: TokensHook | None = None,
+    graphs: bool | None = None,
+) -> Iterator[DenoiseStep]:
+    """Denoises a canvas, yielding after each step.
+
+    Args:
+        canvas_BL: token ids, `model.config.mask_token_id` where something is to be filled in.
+        attention_mask_BL: 1 at tokens, 0 at padding (left or right); None: no padding.
+        soft_mask: feeds positions that stay masked back as mixtures; None or scale 0: plain.
+        generators: one a row for reproducible rows; None: torch's global generator.
+        logits_hook, tokens_hook: Dream's hooks, called as (step, canvas, aligned logits
+            (B, L, V)); either makes every step compute all logits. The tokens hook is also
+            called once before the first step, with (None, canvas, None).
+        graphs: record forwards as CUDA graphs; None: where the model suits them.
+
+    Raises:
+        ValueError: the canvas is empty or longer than the model's context, it has no mask token,
+            k is larger than the vocabulary, a row's attention mask has a gap, a cache is asked
+            for together with hooks, too few steps for the blocks, the model's logits are
+            NaN, or graphs are asked for where there can be none.
+    """
+    check_canvas(model, canvas_BL)
+    if soft_mask is not None:
+        check_k(soft_mask.k, model.config.vocab_size)
+    spans = _spans(canvas_BL, attention_mask_BL)
+    hooks = None
+    if logits_hook is not None or tokens_hook is not None:
+        if config.cache != "none":
+            raise ValueError("hooks see the logits of the whole canvas: leave out the cache")
+        hooks = Hooks(tuple(canvas_BL.shape), logits_hook, tokens_hook)
+    if tokens_hook is not None:
+        canvas_BL = tokens_hook(None, canvas_BL, None)
+    cached = config.cache != "none"
+    batch = Batch(model, canvas_BL.numel(), cached=cached, hooks=hooks, graphs=graphs)
+    batch.canvas_P.copy_(canvas_BL.flatten())
+    batch.candidate_P.copy_(batch.canvas_P)
+    for row, (start, stop) in enumerate(spans):
+        batch.add(
+            row * canvas_BL.shape[1] + start,
+            canvas_BL[row, start:stop],
+            config,
+            soft_mask=soft_mask,
+            rules=rules,
+            generator=None if generators is None else generators[row],
+        )
+    return _steps(batch, canvas_BL.shape, config)
+
+
+@torch.no_grad()
+def _steps(batch: Batch, shape: torch.Size, config: SamplingConfig) -> Iterator[DenoiseStep]:
+    for index in range(config.steps):
+        batch.step()
+        for text in batch.texts:
+            if text.failure is not None:
+                raise ValueError(text.failure)
+        is_soft = any(text.is_soft and not text.is_done for text in batch.texts)
+        logits_PV = batch.logits_PV
+        yield DenoiseStep(
+            index=index,
+            steps=config.steps,
+            # Copies: the batch goes on writing onto its own.
+            canvas_BL=batch.canvas_P.view(shape).clone(),
+            committed_BL=batch.committed_P.view(shape),
+            left_B=tuple(text.plan.total_left for text in batch.texts),
+            forwards=batch.forwards,
+            forwards_B=tuple(text.forwards for text in batch.texts),
+            logits_BLV=None if logits_PV is None else logits_PV.view(*shape, -1),
+            lambda_BL=(batch.soft.lambda_P * batch.masked_P).view(shape) if is_soft else None,
+            candidate_BL=batch.candidate_P.view(shape).clone(),
+        )
+        if config.adaptive and all(text.is_done for text in batch.texts):
+            return
+
+
+def _spans(canvas_BL: Tensor, attention_mask_BL: Tensor | None) -> list[tuple[int, int]]:
+    """The columns [start, stop) of each row that are no padding."""
+    if attention_mask_BL is None:
+        return [(0, canvas_BL.shape[1])] * len(canvas_BL)
+    spans = []
+    for row in (attention_mask_BL != 0).cpu():
+        columns = row.nonzero().squeeze(1).tolist()
+        start, stop = (columns[0], columns[-1] + 1) if columns else (0, 0)
+        if len(columns) != stop - start or not columns:
+            raise ValueError(
+                "each row of the attention mask must mark one stretch of tokens, with padding to "
+                "its left or right"
+            )
+        spans.append((start, stop))
+    return spans
+
+
+def check_canvas(model: DreamModel, canvas_BL: Tensor) -> None:
+    """Raises ValueError for a canvas that the model cannot take."""
+    if model.config.mask_token_id is None:
+        raise ValueError("the model's config has no mask_token_id: it is no masked diffusion model")
+    if canvas_BL.dim() != 2 or canvas_BL.numel() == 0:
+        raise ValueError(f"the canvas must be (batch, length), not {tuple(canvas_BL.shape)}")
+    context = model.config.max_position_embeddings
+    if canvas_BL.shape[1] > context:
+        raise ValueError(
+            f"prompt and new tokens together are {canvas_BL.shape[1]} tokens, but the model's "
+            f"context is {context}: shorten the prompt or ask for fewer new tokens"
+        )

@@ -1,0 +1,102 @@
+"""Which masks a text fills when: its blocks, and how many tokens each step commits. On the host.
+
+Counts are known ahead wherever each step commits just what it plans; then no step waits for the
+device. `recount` takes them off the canvas where that does not hold.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from ..config import SamplingConfig
+from .unmask import transfer_count, transfer_share
+
+
+class Move(NamedTuple):
+    """What a step does: which block, and how many tokens (with a rule of confidence, at least).
+
+    `share` is 1 - s / t, each mask's chance under alg "origin".
+    """
+
+    block: int
+    count: int
+    share: float
+
+
+class Plan:
+    """The blocks of one text.
+
+    Raises:
+        ValueError: fewer steps than blocks.
+    """
+
+    def __init__(self, masked_L: np.ndarray, config: SamplingConfig) -> None:
+        self.config = config
+        columns = masked_L.nonzero()[0]
+        size = config.block_length or max(len(columns), 1)
+        # Blocks count masks, not columns: what lies between two holes takes no step.
+        self.blocks = [columns[i : i + size] for i in range(0, len(columns), size)]
+        self.masks = len(columns)
+        self.left = [len(block) for block in self.blocks]
+        if len(self.blocks) > config.steps:
+            raise ValueError(
+                f"{config.steps} steps cannot fill {len(self.blocks)} blocks: give at least one "
+                "step a block, or a larger block_length"
+            )
+
+    def recount(self, masked_L: np.ndarray) -> None:
+        """Counts the masks that are left."""
+        if self.config.block_length is None:
+            self.left = [int(masked_L.sum())]
+        else:
+            self.left = [int(masked_L[block].sum()) for block in self.blocks]
+
+    @property
+    def total_left(self) -> int:
+        return sum(self.left)
+
+    def at(self, step: int) -> Move:
+        """What this step does; nothing where nothing is left."""
+        if not self.total_left:
+            return Move(max(len(self.left) - 1, 0), 0, 0.0)
+        return self._adaptive(step) if self.config.adaptive else self._scheduled(step)
+
+    def _scheduled(self, step: int) -> Move:
+        """The published schedule, within each block."""
+        each, extra = divmod(self.config.steps, len(self.left))
+        # The first `extra` blocks get one step more.
+        block = min(step // (each + 1), extra)
+        inner = step - block * (each + 1)
+        if block == extra:
+            more, inner = divmod(inner, each)
+            block += more
+        steps, eps = each + (block < extra), self.config.eps
+        count = transfer_count(self.left[block], inner, steps, eps)
+        return Move(block, count, transfer_share(inner, steps, eps))
+
+    def _adaptive(self, step: int) -> Move:
+        """At least one token, and as many as it takes to be done after `steps` steps."""
+        block = next(b for b, left in enumerate(self.left) if left)
+        each, extra = divmod(self.config.steps, len(self.left))
+        end = (block + 1) * each + min(block + 1, extra)
+        return Move(block, math.ceil(self.left[block] / max(end - step, 1)), 0.0)
+
+    @property
+    def threshold(self) -> float:
+        """The threshold now: from `threshold` to `threshold_end`, as masks are decided."""
+        start, end = self.config.threshold, self.config.threshold_end
+        if start is None or end is None:
+            return start or 0.0
+        return end + (start - end) * self.total_left / self.masks
+
+    def bounds(self, block: int) -> tuple[int, int]:
+        """Columns of a block's first and last mask, as it began."""
+        return int(self.blocks[block][0]), int(self.blocks[block][-1])
+
+    def left_before(self, column: int, block: int) -> int:
+        """Masks left before a column that lies behind this block; later blocks are untouched."""
+        later = self.blocks[block + 1 :]
+        return sum(self.left[: block + 1]) + sum(int((b < column).sum()) for b in later)

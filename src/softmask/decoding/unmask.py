@@ -1,0 +1,274 @@
+"""Which token, and which positions: pure functions over the masked rows of a step.
+
+Rules and filters are those of Dream's `generation_utils.py`, row-wise: every row of the batch
+has its own count and, where seeded, its own random numbers.
+Shape suffixes: B batch, L length, N masked rows (flat indices into B * L), V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..config import SamplingConfig
+from ..models.lm_head import CHUNK_ROWS, FLOOR, Statistics, top_k
+
+
+class Choice(NamedTuple):
+    """A token for each of N masked rows, and how sure the rule is of it, all fp32.
+
+    `confidence_N` orders positions (probability, margin or negative entropy, as `alg` says);
+    `chance_N` is the token's probability and `entropy_N` the entropy in nats, both after
+    temperature and filters.
+    """
+
+    tokens_N: Tensor
+    confidence_N: Tensor
+    chance_N: Tensor
+    entropy_N: Tensor
+
+
+class Ragged:
+    """Values of masked rows of R texts, as a table (R, L) by their columns in their texts.
+
+    Args:
+        counts_R: rows of each text.
+        starts_R, lengths_R: where each text begins on the flat canvas, and its columns.
+        rows_N: flat positions, text after text.
+    """
+
+    def __init__(
+        self,
+        counts_R: Sequence[int],
+        starts_R: Sequence[int],
+        lengths_R: Sequence[int],
+        rows_N: Tensor,
+    ) -> None:
+        self.lengths_R = tuple(lengths_R)
+        counts, starts = torch.tensor([counts_R, starts_R], device=rows_N.device)
+        text = torch.arange(len(counts_R), device=rows_N.device)
+        self.text_N = text.repeat_interleave(counts, output_size=len(rows_N))
+        self.column_N = rows_N - starts[self.text_N]
+
+    def table(self, values_N: Tensor, fill: float) -> Tensor:
+        """(R, L), `fill` where no value is."""
+        shape = (len(self.lengths_R), max(self.lengths_R))
+        return values_N.new_full(shape, fill).index_put_((self.text_N, self.column_N), values_N)
+
+    def flat(self, table_RL: Tensor) -> Tensor:
+        """(N,) again."""
+        return table_RL[self.text_N, self.column_N]
+
+    def top(self, table_RL: Tensor, counts_R: Sequence[int]) -> Tensor:
+        """(R, L) bool: the `counts_R[r]` largest values of text r; never minus infinity.
+
+        Among equal ones the choice is torch.topk's over the text's own columns, as published, and
+        so does not depend on what stands beside the text. (Probabilities of exactly 1 are common.)
+        """
+        chosen_RL = torch.zeros_like(table_RL, dtype=torch.bool)
+        wanted_R = torch.tensor(counts_R, device=table_RL.device)
+        for length in dict.fromkeys(self.lengths_R):
+            texts = [r for r, own in enumerate(self.lengths_R) if own == length]
+            most = max(counts_R[r] for r in texts)
+            if most:
+                rows = slice(None) if len(texts) == len(self.lengths_R) else texts
+                best_RK, place_RK = table_RL[rows, :length].topk(most, dim=1)
+                rank_K = torch.arange(most, device=table_RL.device)
+                allowed_RK = (rank_K < wanted_R[rows, None]) & (best_RK > -torch.inf)
+                chosen_RL[rows] = chosen_RL[rows].scatter(1, place_RK, allowed_RK)
+        return chosen_RL
+
+
+class RowNoise:
+    """Random numbers for rows: one generator a row, or torch's global one for all of them.
+
+    With generators, what a row draws does not depend on its neighbours. Without, the draws come
+    in the order of the published code, so that `torch.manual_seed` reproduces it.
+    """
+
+    def __init__(self, generators: Sequence[torch.Generator] | None, device: torch.device) -> None:
+        self.generators = generators
+        self.device = device
+
+    def uniform(self, counts_B: Sequence[int]) -> Tensor:
+        """(N,) uniform numbers, `counts_B[b]` of them for row b."""
+        return self._fill(counts_B, None, lambda x, g: x.uniform_(generator=g))
+
+    def exponential(self, counts_B: Sequence[int], width: int) -> Tensor:
+        """(N, width) exponential numbers: p / e is largest at v with probability p_v.
+
+        `torch.multinomial` draws in just this way.
+        """
+        return self._fill(counts_B, width, lambda x, g: x.exponential_(generator=g))
+
+    def exponential_at(self, positions: int, rows_N: Tensor, counts_B: Sequence[int]) -> Tensor:
+        """(N,) exponential numbers at the flat positions `rows_N` of a canvas of so many."""
+        if self.generators is None:
+            # The published call draws for the whole canvas and leaves most of it unused.
+            return torch.empty(positions, device=self.device).exponential_()[rows_N]
+        return self.exponential(counts_B, 1).squeeze(1)
+
+    def _fill(self, counts_B, width, draw) -> Tensor:
+        def empty(rows: int) -> Tensor:
+            return torch.empty((rows,) if width is None else (rows, width), device=self.device)
+
+        if self.generators is None:
+            return draw(empty(sum(counts_B)), None)
+        parts = [draw(empty(n), g) for n, g in zip(counts_B, self.generators, strict=True)]
+        return torch.cat(parts)
+
+
+def filter_logits(logits_NV: Tensor, top_p: float | None, top_k_count: int | None) -> Tensor:
+    """Floors all but the nucleus and the k largest logits.
+
+    top_p keeps a token while the mass of the likelier ones is at most top_p, hence always the
+    first; top_k keeps ties with the k-th.
+    """
+    if top_p is not None and top_p < 1:
+        ordered_NV, ids_NV = logits_NV.sort(dim=-1, descending=True)
+        cumulative_NV = ordered_NV.softmax(-1).cumsum(-1)
+        dropped_NV = torch.zeros_like(ids_NV, dtype=torch.bool)
+        dropped_NV[:, 1:] = cumulative_NV[:, :-1] > top_p
+        logits_NV = logits_NV.masked_fill(
+            torch.zeros_like(dropped_NV).scatter(1, ids_NV, dropped_NV), FLOOR
+        )
+    if top_k_count is not None:
+        kth_N1 = top_k(logits_NV, min(top_k_count, logits_NV.shape[-1]))[0][:, -1:]
+        logits_NV = logits_NV.masked_fill(logits_NV < kth_N1, FLOOR)
+    return logits_NV
+
+
+def is_greedy(config: SamplingConfig) -> bool:
+    """Whether tokens are the likeliest ones of the distribution as it came, nothing filtered."""
+    return config.temperature == 0 and config.top_k is None and config.top_p in (None, 1.0)
+
+
+def leading(config: SamplingConfig) -> int:
+    """How many leading logits `choose_likeliest` needs."""
+    return 2 if config.alg == "topk_margin" else 1
+
+
+def choose_likeliest(seen: Statistics, config: SamplingConfig) -> Choice:
+    """The greedy choice, read off the logits' statistics."""
+    chances_NK = (seen.logits_NK[:, :2] - seen.total_N[:, None]).exp()
+    chance_N = chances_NK[:, 0]
+    confidence_N = chance_N
+    if config.alg == "topk_margin":
+        confidence_N = chance_N - chances_NK[:, 1]
+    elif config.alg == "entropy":
+        confidence_N = -seen.entropy_N
+    return Choice(seen.ids_NK[:, 0], confidence_N, chance_N, seen.entropy_N)
+
+
+def choose_tokens(
+    logits_NV: Tensor, config: SamplingConfig, noise: RowNoise, counts_B: Sequence[int]
+) -> Choice:
+    """A token for every masked row under temperature and filters."""
+    parts = []
+    noise_NV = None
+    if config.temperature > 0:
+        noise_NV = noise.exponential(counts_B, logits_NV.shape[-1])
+    for start in range(0, len(logits_NV), CHUNK_ROWS):
+        chunk = slice(start, start + CHUNK_ROWS)
+        drawn = None if noise_NV is None else noise_NV[chunk]
+        parts.append(_choose_chunk(logits_NV[chunk].float(), config, drawn))
+    if not parts:
+        none = logits_NV.new_zeros(0, dtype=torch.float32)
+        return Choice(none.long(), none, none, none)
+    return Choice(*map(torch.cat, zip(*parts, strict=True)))
+
+
+def _choose_chunk(logits_NV: Tensor, config: SamplingConfig, noise_NV: Tensor | None) -> Choice:
+    if config.temperature > 0:
+        logits_NV = logits_NV / config.temperature
+    logits_NV = filter_logits(logits_NV, config.top_p, config.top_k)
+    probs_NV = logits_NV.softmax(-1)
+    if noise_NV is not None:
+        tokens_N = (probs_NV / noise_NV).argmax(-1)
+        chance_N = probs_NV.gather(1, tokens_N[:, None]).squeeze(1)
+    else:
+        chance_N, tokens_N = probs_NV.max(-1)
+    confidence_N, entropy_N = chance_N, chance_N
+    if config.alg == "topk_margin":
+        first_two = top_k(probs_NV, 2)[0]
+        confidence_N = first_two[:, 0] - first_two[:, 1]
+    if config.alg == "entropy" or config.entropy_bound is not None:
+        entropy_N = -(probs_NV * (probs_NV + 1e-10).log()).sum(-1)
+    if config.alg == "entropy":
+        confidence_N = -entropy_N
+    return Choice(tokens_N, confidence_N, chance_N, entropy_N)
+
+
+@lru_cache(maxsize=4096)
+def transfer_share(step: int, steps: int, eps: float) -> float:
+    """1 - s / t for the times of this step, 1 at the last.
+
+    t and s are float32 times of linspace(1, eps, steps + 1), as published.
+    """
+    if step == steps - 1:
+        return 1.0
+    t, s = (torch.linspace(1, eps, steps + 1)[i] for i in (step, step + 1))
+    return (1 - s / t).item()
+
+
+def transfer_count(masks: int, step: int, steps: int, eps: float) -> int:
+    """How many of a row's masks are committed in this step: int(masks * (1 - s / t)), fp32.
+
+    With as many steps as masks the first step therefore commits none and the last one two
+    (finding B7).
+    """
+    share = torch.tensor(transfer_share(step, steps, eps), dtype=torch.float32)
+    return int(torch.tensor(masks, dtype=torch.float32) * share)
+
+
+def choose_positions(
+    confidence_N: Tensor,
+    counts_R: Sequence[int],
+    texts: Ragged,
+    alg_temp: float | None = None,
+    noise_N: Tensor | None = None,
+) -> Tensor:
+    """(N,) bool: the `counts_R[r]` most confident rows of text r; never one at minus infinity.
+
+    With `alg_temp` the choice is a draw without replacement from softmax(confidence / alg_temp),
+    by the exponential numbers `noise_N`, in logarithms: nothing underflows.
+    """
+    score_N = confidence_N
+    if noise_N is not None:
+        score_N = confidence_N / alg_temp - noise_N.log()
+    return texts.flat(texts.top(texts.table(score_N, -torch.inf), counts_R))
+
+
+def choose_by_rule(
+    choice: Choice,
+    open_N: Tensor,
+    config: SamplingConfig,
+    threshold_R: Sequence[float],
+    texts: Ragged,
+) -> Tensor:
+    """(N,) bool: what a rule of confidence commits of the open rows; may be none of a text.
+
+    threshold: every token likelier than the text's threshold (Fast-dLLM). factor: the largest n
+    with (n + 1)(1 - p_n) < factor, p in descending order (Fast-dLLM). entropy_bound: in ascending
+    order while the entropies before a token sum to at most the bound (EB-Sampler), hence always
+    the first.
+    """
+    if config.threshold is not None:
+        limit_R = torch.tensor(threshold_R, device=open_N.device)
+        return open_N & (choice.chance_N > limit_R[texts.text_N])
+    if config.factor is not None:
+        chance_RL = texts.table(choice.chance_N.masked_fill(~open_N, -torch.inf), -torch.inf)
+        chance_RL, place_RL = chance_RL.sort(dim=1, descending=True, stable=True)
+        rank_L = torch.arange(1, chance_RL.shape[1] + 1, device=open_N.device)
+        taken_RL = (rank_L + 1) * (1 - chance_RL) < config.factor
+    else:
+        entropy_RL = texts.table(choice.entropy_N.masked_fill(~open_N, torch.inf), torch.inf)
+        entropy_RL, place_RL = entropy_RL.sort(dim=1, stable=True)
+        before_RL = entropy_RL.cumsum(1).roll(1, dims=1)
+        before_RL[:, 0] = 0
+        taken_RL = (before_RL <= config.entropy_bound) & (entropy_RL < torch.inf)
+    return texts.flat(torch.zeros_like(taken_RL).scatter(1, place_RL, taken_RL))

@@ -1,0 +1,240 @@
+"""softmask eval compare A B: paired differences, sample by sample, and accuracy against forwards.
+
+A and B are folders of evaluations, or of many (a suite's `binary` and `soft`): those in the same
+place below A and B are compared. Samples are paired by task, document and filter, so what is hard
+for both does not count as noise.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from rich.table import Table
+
+from ..config import read_json
+from ..reporting.tables import light_table
+from .config import RESULTS, RUN
+
+RESAMPLES = 10_000
+CONFIDENCE = 0.95
+Pairs = dict[tuple[str, str, str], dict[str, float]]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """B minus A on one metric; `low` and `high` bound it with 95 % confidence (bootstrap)."""
+
+    place: str
+    task: str
+    metric: str
+    filter: str
+    n: int
+    a: float
+    b: float
+    difference: float
+    low: float
+    high: float
+    only_a: int  # samples that A has right and B wrong, where a sample is right or wrong
+    only_b: int
+    forwards_a: float | None
+    forwards_b: float | None
+
+
+def compare(a: Path, b: Path, *, seed: int = 0) -> list[Difference]:
+    """Every metric that both sides have.
+
+    Raises:
+        ValueError: a folder without finished evaluations, nothing in common, or samples that are
+            not of the same documents.
+    """
+    one, two = runs_in(a), runs_in(b)
+    places = sorted(
+        (place for place in one if place in two), key=lambda place: _naturally((place,))
+    )
+    if not places:
+        raise ValueError(f"{a} and {b} have no evaluation in common: compare like with like")
+    found = []
+    for place in places:
+        found += _compare_runs(place, one[place], two[place], seed)
+    if not found:
+        raise ValueError(f"{a} and {b} have no metric in common: compare like with like")
+    return found
+
+
+def runs_in(folder: Path) -> dict[str, Path]:
+    """Finished evaluations in a folder and below, by their place in it ("." for itself).
+
+    Raises:
+        ValueError: there is none.
+    """
+    found = {
+        str(path.parent.relative_to(folder)): path.parent
+        for path in sorted(folder.rglob(RESULTS))
+        if (path.parent / RUN).is_file()
+    }
+    if not found:
+        raise ValueError(f"{folder} holds no finished evaluation: give a folder of `softmask eval`")
+    return found
+
+
+def _compare_runs(place: str, a: Path, b: Path, seed: int) -> list[Difference]:
+    spent = [forwards_of(folder) for folder in (a, b)]
+    one, two = scores_of(a), scores_of(b)
+    found = []
+    for key in one.keys() & two.keys():
+        left, right = one[key], two[key]
+        if left.keys() != right.keys():
+            raise ValueError(
+                f"{a} and {b} scored different documents of {key[0]}: give both the same --limit "
+                "and data"
+            )
+        documents = sorted(left)
+        x = np.array([left[d] for d in documents])
+        y = np.array([right[d] for d in documents])
+        low, high = interval(y - x, seed)
+        found.append(
+            Difference(
+                place,
+                *key,
+                n=len(documents),
+                a=float(x.mean()),
+                b=float(y.mean()),
+                difference=float((y - x).mean()),
+                low=low,
+                high=high,
+                only_a=int(((x == 1) & (y == 0)).sum()),
+                only_b=int(((x == 0) & (y == 1)).sum()),
+                forwards_a=spent[0].get(key[0]),
+                forwards_b=spent[1].get(key[0]),
+            )
+        )
+    return sorted(found, key=lambda d: (d.task, d.metric, d.filter))
+
+
+def scores_of(folder: Path) -> Pairs:
+    """Of each (task, metric, filter) the score of every document, by its hash and number."""
+    found: Pairs = {}
+    for path in sorted(folder.glob("samples_*.jsonl")):
+        task = path.stem.removeprefix("samples_")
+        with path.open(encoding="utf-8") as lines:
+            for line in lines:
+                sample = json.loads(line)
+                document = f"{sample['doc_hash']}/{sample['doc_id']}"
+                for metric in sample["metrics"]:
+                    value = sample[metric]
+                    if isinstance(value, int | float) and math.isfinite(value):
+                        key = (task, metric, sample["filter"])
+                        found.setdefault(key, {})[document] = float(value)
+    return found
+
+
+def forwards_of(folder: Path) -> dict[str, float]:
+    """Mean forwards of a sample, by task."""
+    rows = read_json(folder / RESULTS)["summary"]
+    return {row["task"]: row["forwards"] for row in rows if row["forwards"] is not None}
+
+
+def interval(differences: np.ndarray, seed: int = 0) -> tuple[float, float]:
+    """The bootstrap's percentile interval of the mean of (N,) paired differences."""
+    generator = np.random.default_rng(seed)
+    means = []
+    for _ in range(RESAMPLES // 100):  # a hundred at once bounds the memory
+        drawn = generator.integers(0, len(differences), size=(100, len(differences)))
+        means.append(differences[drawn].mean(axis=1))
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.quantile(np.concatenate(means), [tail, 1 - tail])
+    return float(low), float(high)
+
+
+def table_of(differences: Sequence[Difference]) -> Table:
+    """For people: values, difference, confidence interval, who alone was right."""
+    table = light_table("B - A, paired by sample; 95 % bootstrap interval")
+    table.add_column("evaluation", overflow="fold")
+    for column in ("n", "A", "B", "B - A", "95 %", "only\nA/B", "forwards\nA/B"):
+        table.add_column(column, justify="right")
+    metrics = {(d.metric, d.filter) for d in differences}
+    for d in differences:
+        name = d.task if d.place == "." else d.place
+        if len(metrics) > 1:
+            name += f" {_label(d.metric, d.filter)}"
+        spent = [("-" if f is None else f"{f:.0f}") for f in (d.forwards_a, d.forwards_b)]
+        table.add_row(
+            name,
+            str(d.n),
+            f"{d.a:.3f}",
+            f"{d.b:.3f}",
+            f"{d.difference:+.3f}",
+            f"{d.low:+.3f} {d.high:+.3f}",
+            f"{d.only_a}/{d.only_b}",
+            "/".join(spent),
+            style="bold" if d.low > 0 or d.high < 0 else None,
+        )
+    return table
+
+
+def draw(a: Path, b: Path, target: Path) -> None:
+    """Draws accuracy against forwards into a PNG: a panel for each task, a line for A and for B.
+
+    Raises:
+        ValueError: matplotlib is missing, or nothing was generated, so that no forwards count.
+    """
+    if importlib.util.find_spec("matplotlib") is None:
+        raise ValueError("plots need matplotlib: pip install 'softmask[eval]'")
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    lines = {folder: _points(folder) for folder in (a, b)}
+    panels = sorted({panel for points in lines.values() for panel in points}, key=_naturally)
+    if not panels:
+        raise ValueError("these evaluations generate nothing: there are no forwards to plot")
+    columns = min(4, len(panels))
+    rows = math.ceil(len(panels) / columns)
+    figure = Figure(figsize=(3.6 * columns + 0.6, 3.2 * rows + 0.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(rows, columns, squeeze=False).flatten()
+    for panel, axis in zip(panels, axes, strict=False):
+        top = 0.0
+        for folder, style in ((a, "o--"), (b, "s-")):
+            points = sorted(lines[folder].get(panel, []))
+            if points:
+                x, y, error = zip(*points, strict=True)
+                axis.errorbar(x, y, yerr=error, fmt=style, label=folder.name, capsize=3)
+                top = max(top, *(value + e for value, e in zip(y, error, strict=True)))
+        axis.set(title=", ".join(panel), xlabel="forwards a sample")
+        axis.set_xlim(left=0)
+        axis.set_ylim(0, 1.08 * top or 1)
+        axis.grid(alpha=0.3)
+    for axis in axes[len(panels) :]:
+        axis.set_axis_off()
+    axes[0].set_ylabel("score (bars: standard error)")
+    axes[0].legend(fontsize=8)
+    figure.savefig(target, dpi=110)
+
+
+def _points(folder: Path) -> dict[tuple[str, str], list[tuple[float, float, float]]]:
+    """Of each (task, metric): forwards, score and standard error of every evaluation."""
+    found: dict[tuple[str, str], list[tuple[float, float, float]]] = {}
+    for run in runs_in(folder).values():
+        for row in read_json(run / RESULTS)["summary"]:
+            if row["forwards"] is not None:
+                key = (row["task"], _label(row["metric"], row["filter"]))
+                point = (row["forwards"], row["value"], row["stderr"] or 0.0)
+                found.setdefault(key, []).append(point)
+    return found
+
+
+def _naturally(names: tuple[str, ...]) -> list[tuple[int, str | int]]:
+    """Sorts task 9 before task 10."""
+    pieces = re.split(r"(\d+)", " ".join(names))
+    return [(1, int(piece)) if piece.isdigit() else (0, piece) for piece in pieces]
+
+
+def _label(metric: str, filter_name: str) -> str:
+    return metric if filter_name == "none" else f"{metric}, {filter_name}"

@@ -1,0 +1,251 @@
+"""Settings of an evaluation, under the names that lm-evaluation-harness users write.
+
+`--model_args` of the harness and the options of `softmask eval` both end here. Imports neither
+torch nor lm_eval.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ..config import (
+    PUBLISHED_KEYS,
+    SamplingConfig,
+    SoftMaskConfig,
+    from_mapping,
+    require,
+    require_positive,
+    setting,
+    soft_mask_from_published,
+    soft_mask_to_published,
+)
+
+# The files of an evaluation's record; the second marks it as finished.
+RUN, RESULTS = "run.json", "results.json"
+# The harness's own default where a task says nothing.
+MAX_GEN_TOKS = 256
+TOKEN_NAMES = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
+STEP_NAMES = ("diffusion_steps", "steps")
+
+
+@dataclass(frozen=True)
+class ModelArgs:
+    """What `--model_args` may say; the published evaluation's names, plus what it lacked.
+
+    What is given here wins over a task's own generation arguments. A checkpoint's
+    sampling_config.json is not read: a score depends on nothing that the record does not name.
+    """
+
+    pretrained: str | None = setting(None, "folder or Hub id: a Dream model, or an adapter alone")
+    adapter: str | None = setting(None, "folder or Hub id of an adapter to merge in")
+    revision: str | None = setting(None, "branch, tag or commit of the model on the Hub")
+    device: str | None = setting(None, "cpu, cuda, cuda:1, mps; default: the best there is")
+    dtype: str | None = setting(None, "float32, bfloat16, float16, auto; default: by device")
+    device_map: str | None = setting(None, "spread over devices: auto")
+    load_in_4bit: bool = setting(False, "linear layers in 4 bits")
+    quantize: str | None = setting(None, "int8 or int4: linear layers, the adapter merged in")
+    trust_remote_code: bool = setting(False, "accepted and not needed: no remote code runs")
+    batch_size: int = setting(1, "rows of one forward")
+    seed: int = setting(0, "of the random choices; each request has its own stream")
+    add_bos_token: bool = setting(False, "begin every prompt with the tokenizer's bos token")
+    max_length: int | None = setting(None, "window in tokens; default: the model's own")
+    max_new_tokens: int | None = setting(None, "masks to fill; default: the task's max_gen_toks")
+    diffusion_steps: int | None = setting(None, "denoising steps; default: one per mask")
+    nfe: float | None = setting(None, "denoising steps per mask, in place of diffusion_steps")
+    alg: str | None = setting(None, "unmasking rule")
+    temperature: float | None = setting(None, "sampling temperature")
+    top_p: float | None = setting(None, "nucleus")
+    top_k: int | None = setting(None, "likeliest tokens kept")
+    alg_temp: float | None = setting(None, "randomness of the choice of positions")
+    eps: float | None = setting(None, "last time of the schedule")
+    block_length: int | None = setting(None, "block-wise decoding")
+    end_penalty: float | None = setting(None, "subtracted from the end tokens' logits")
+    threshold: float | None = setting(None, "commit every token likelier than this")
+    threshold_end: float | None = setting(None, "where the threshold moves to")
+    factor: float | None = setting(None, "commit n tokens while (n + 1)(1 - p_n) is below this")
+    entropy_bound: float | None = setting(None, "commit while entropies sum to at most this")
+    cache: str | None = setting(None, "none, prefix or dual; needs block_length")
+    refresh_every: int | None = setting(None, "steps between refreshes of the cache in a block")
+    refresh_window: int | None = setting(None, "tokens around the block that it refreshes")
+    softmasking: bool | None = setting(None, "True requires it, False turns it off")
+    transparency_alg: str | None = setting(None, "mixinputs_with_topk, mixinputs_with_temp, none")
+    transparency_scale: float | None = setting(None, "largest weight of the feedback")
+    transparency_centre: float | None = setting(None, "negative entropy at half the scale")
+    transparency_steepness: float | None = setting(None, "how sharply confidence counts")
+    mixinputs_k: int | None = setting(None, "tokens mixed in")
+    mixture_temp: float | None = setting(None, "softmax temperature of the mixture")
+    mixture_norm: bool | None = setting(None, "stretch mixtures to the mean norm of their parts")
+    transparency_scheduling: str | None = setting(None, "none, linear, stepwise")
+    mc_num: int = setting(128, "likelihood tasks: Monte-Carlo samples of a request")
+    mc_batch_size: int = setting(16, "likelihood tasks: rows of one forward")
+
+    def __post_init__(self) -> None:
+        require_positive(
+            self, "batch_size", "max_length", "max_new_tokens", "mc_num", "mc_batch_size"
+        )
+        require(0 <= self.seed < 2**63, f"seed must lie between 0 and 2**63, not {self.seed}")
+        require(self.nfe is None or 0 < self.nfe <= 1, f"nfe must lie in (0, 1], not {self.nfe}")
+        require(
+            self.nfe is None or self.diffusion_steps is None,
+            "give diffusion_steps or nfe, not both",
+        )
+        require(
+            self.softmasking is not False or not self.soft_mask_changes,
+            "softmasking=False and a soft-mask setting contradict each other",
+        )
+        self.sampling(1, {})  # refuses what is out of range before a model is loaded
+        soft_mask_from_published(
+            {"transparency_alg": "mixinputs_with_topk"} | self.soft_mask_changes, "model_args"
+        )
+
+    @property
+    def to_load(self) -> dict[str, Any]:
+        """The arguments of `hub.load`."""
+        names = ("adapter", "device", "dtype", "device_map", "revision", "load_in_4bit", "quantize")
+        values = {name: getattr(self, name) for name in names}
+        return {"name": self.pretrained, **values}
+
+    @property
+    def soft_mask_changes(self) -> dict[str, Any]:
+        """The soft-mask settings that are given, under their published names."""
+        given = {name: getattr(self, name) for name in PUBLISHED_KEYS}
+        return {name: value for name, value in given.items() if value is not None}
+
+    def soft_mask(self, own: SoftMaskConfig | None, where: str) -> SoftMaskConfig | None:
+        """The parameters that run: the checkpoint's `own` with what is given here.
+
+        Raises:
+            ValueError: soft-masking is asked for, and there are no parameters for it.
+        """
+        changes = self.soft_mask_changes
+        if self.softmasking is False or changes.get("transparency_alg") == "none":
+            return None
+        wanted = self.softmasking is True or bool(changes)
+        if own is None and wanted and "transparency_scale" not in changes:
+            raise ValueError(
+                f"soft-masking is asked for, but {where} has no transparency_config.json: give an "
+                "adapter or model with one, or transparency_scale=... and its like, or "
+                "softmasking=False"
+            )
+        if not changes:
+            return own
+        base = soft_mask_to_published(own) if own else {"transparency_alg": "mixinputs_with_topk"}
+        return soft_mask_from_published(base | changes, "model_args")
+
+    def sampling(self, new_tokens: int, task: Mapping[str, Any]) -> SamplingConfig:
+        """How one request is decoded: these settings over the task's.
+
+        Raises:
+            ValueError: a setting out of range.
+        """
+        names = [f.name for f in dataclasses.fields(SamplingConfig) if f.name != "steps"]
+        own = {name: getattr(self, name) for name in names}
+        given = {name: value for name, value in own.items() if value is not None}
+        values = {"steps": new_tokens, **task, **given}
+        if self.diffusion_steps is not None:
+            values["steps"] = self.diffusion_steps
+        elif self.nfe is not None:
+            values["steps"] = max(1, round(self.nfe * new_tokens))
+        return from_mapping(SamplingConfig, values, "generation settings")
+
+
+def model_args(values: Mapping[str, Any]) -> ModelArgs:
+    """Reads `--model_args`, as the harness hands them over.
+
+    Raises:
+        ValueError: an unknown name (the nearest one is named), a wrong type or a bad value.
+    """
+    values = {name: value for name, value in values.items() if value is not None}
+    for name in ("pretrained", "adapter", "revision", "device", "dtype"):
+        if name in values:  # the harness turns what looks like a number into one
+            values[name] = str(values[name])
+    batch = values.get("batch_size")
+    if isinstance(batch, str):
+        if not batch.isdecimal():
+            raise ValueError(f"batch_size must be a whole number, not {batch!r}")
+        values["batch_size"] = int(batch)
+    return from_mapping(ModelArgs, values, "model_args")
+
+
+@dataclass(frozen=True)
+class TaskArgs:
+    """What a task (or --gen_kwargs) says of one request's generation."""
+
+    new_tokens: int
+    until: tuple[str, ...]
+    sampling: Mapping[str, Any]
+
+
+def task_args(kwargs: Mapping[str, Any]) -> TaskArgs:
+    """Reads the generation arguments of a request.
+
+    `do_sample: false` is temperature 0, as everywhere in the harness; `do_sample: true` without a
+    temperature is temperature 1.
+
+    Raises:
+        ValueError: an argument that this model does not have, or a malformed `until`.
+    """
+    rest = dict(kwargs)
+    until = _stop_strings(rest.pop("until", None))
+    tokens = [rest.pop(name) for name in TOKEN_NAMES if name in rest]
+    steps = [rest.pop(name) for name in STEP_NAMES if name in rest]
+    do_sample = rest.pop("do_sample", None)
+    if do_sample is False:
+        rest["temperature"] = 0.0
+    elif do_sample is True:
+        rest.setdefault("temperature", 1.0)
+    if steps:
+        rest["steps"] = steps[0]
+    # Written for causal models; here they cannot mean anything but their neutral value.
+    for name, neutral in (("num_beams", 1), ("repetition_penalty", 1.0), ("use_cache", None)):
+        if name in rest and (neutral is None or rest[name] == neutral):
+            del rest[name]
+    new_tokens = tokens[0] if tokens else MAX_GEN_TOKS
+    if not isinstance(new_tokens, int) or isinstance(new_tokens, bool) or new_tokens < 1:
+        raise ValueError(f"max_gen_toks must be a whole number above 0, not {new_tokens!r}")
+    from_mapping(SamplingConfig, rest, "the task's generation arguments")
+    return TaskArgs(new_tokens, until, rest)
+
+
+def _stop_strings(until: Any) -> tuple[str, ...]:
+    if until is None:
+        return ()
+    stops = [until] if isinstance(until, str) else until
+    if not isinstance(stops, list | tuple) or not all(isinstance(s, str) and s for s in stops):
+        raise ValueError(
+            f"until must be a text or a list of texts, none of them empty, not {until!r}"
+        )
+    return tuple(stops)
+
+
+def cut(text: str, until: tuple[str, ...]) -> str:
+    """The text before the first of the stop strings."""
+    return text[: min([text.find(stop) for stop in until if stop in text], default=len(text))]
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """What is evaluated, apart from the model."""
+
+    tasks: tuple[str, ...] = setting((), "names of the harness' tasks and groups, or of ours")
+    num_fewshot: int | None = setting(None, "examples in the prompt; default: the task's own")
+    limit: int | None = setting(None, "only the first so many of each task: a test, no result")
+    apply_chat_template: bool = setting(False, "each prompt through the chat template")
+    fewshot_as_multiturn: bool = setting(True, "with a chat template, examples as turns of a chat")
+    system_instruction: str | None = setting(None, "a system message")
+    gen_kwargs: dict[str, Any] = setting({}, "generation arguments, over the tasks' own")
+    confirm_run_unsafe_code: bool = setting(False, "allow tasks that run what the model writes")
+    data_dir: str | None = setting(None, "read the tasks' data from files in this folder")
+    include_path: str | None = setting(None, "a folder with further tasks, in the harness' YAML")
+
+    def __post_init__(self) -> None:
+        require(bool(self.tasks), "name at least one task")
+        require(self.limit is None or self.limit >= 1, f"limit must be >= 1, not {self.limit}")
+        require(
+            self.num_fewshot is None or self.num_fewshot >= 0,
+            f"num_fewshot must be at least 0, not {self.num_fewshot}",
+        )
+        task_args(self.gen_kwargs)

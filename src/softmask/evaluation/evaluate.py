@@ -1,0 +1,255 @@
+"""One evaluation in a folder: what ran, every answer, every score.
+
+evals/default-gsm8k_cot-soft/
+    run.json              command, commit, packages, fingerprints of model and adapter, the
+                          soft-mask parameters and settings that ran, when and how long
+    responses.0.jsonl     each answer as it came, with the forwards it took: a run that was
+                          stopped goes on behind them
+    samples_TASK.jsonl    each sample with prompt, answer, target and scores
+    results.json          the harness' own results, and `summary`: a row for each metric
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import os
+import time
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from datasets.exceptions import DatasetNotFoundError
+from lm_eval import simple_evaluate
+from lm_eval.tasks import TaskManager
+from lm_eval.utils import handle_non_serializable
+from rich.table import Table
+
+from ..reporting.tables import light_table
+from . import record
+from .config import EvalConfig, ModelArgs
+from .harness import SoftMaskLM
+from .responses import Responses, request_key
+from .task_data import LAYOUTS, check_names, overrides, with_data
+from .tasks import include_paths
+
+
+def evaluate(
+    lm: SoftMaskLM,
+    args: ModelArgs,
+    config: EvalConfig,
+    folder: Path,
+    *,
+    command: Sequence[str] = (),
+    overwrite: bool = False,
+    report: Callable[[str], None] = print,
+) -> list[dict[str, Any]]:
+    """Evaluates a model on tasks, or goes on with what the folder holds of the same evaluation.
+
+    Under `torchrun` or `accelerate launch` every process calls this with the same arguments.
+
+    Returns:
+        The rows of the summary (on every process): task, metric, filter, value, stderr, n, and
+        the mean forwards and tokens of a sample.
+
+    Raises:
+        ValueError: the folder holds something else, an unknown task, an argument that does not
+            fit, or data that is not to be had.
+    """
+    settings = record.settings_of(lm.checkpoint, args, evaluation=dataclasses.asdict(config))
+    first = lm.ranks.index == 0
+    # One process decides, and all hear of it: its error is everybody's.
+    problem = record.problem(folder, settings, overwrite) if first else None
+    problem = lm.ranks.gather(problem)[0]
+    if problem is not None:
+        raise ValueError(problem)
+    done = record.results(folder)
+    if done is not None:
+        report(f"{folder} is finished already")
+        return done["summary"]
+    lm = lm.using(args, Responses(folder, lm.ranks.index))
+    run = {**record.origin(command), **settings, "processes": lm.ranks.count}
+    if first:
+        run["starts_before"] = record.starts_before(folder)
+        record.write(folder / record.RUN, run)
+    began, had = time.perf_counter(), len(lm.responses.by_key)
+    results = _run_harness(lm, config)
+    summary = None
+    if first:
+        summary = summarise(results, lm.responses)
+        for task, samples in results.pop("samples").items():
+            _write_samples(folder / f"samples_{task}.jsonl", samples, lm.responses)
+        run |= {
+            "finished": record.now(),
+            "seconds": round(time.perf_counter() - began, 1),
+            "answers_from_before": had,
+            "forwards": sum(a["forwards"] for a in lm.responses.by_key.values()),
+        }
+        record.write(folder / record.RUN, run)
+        found = {"summary": summary, **results}
+        record.write(folder / record.RESULTS, found, handle_non_serializable)
+    return lm.ranks.gather(summary)[0]
+
+
+def _run_harness(lm: SoftMaskLM, config: EvalConfig) -> dict[str, Any] | None:
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    manager = check_tasks(config)
+    data_dir = None if config.data_dir is None else Path(config.data_dir)
+    try:
+        return simple_evaluate(
+            model=lm,
+            tasks=with_data(config.tasks, data_dir, manager),
+            num_fewshot=config.num_fewshot,
+            limit=config.limit,
+            apply_chat_template=config.apply_chat_template,
+            fewshot_as_multiturn=config.fewshot_as_multiturn and config.apply_chat_template,
+            system_instruction=config.system_instruction,
+            gen_kwargs=dict(config.gen_kwargs) or None,
+            confirm_run_unsafe_code=config.confirm_run_unsafe_code,
+            task_manager=manager,
+            # Every process answers; one judges.
+            predict_only=lm.ranks.index > 0,
+        )
+    except (ConnectionError, DatasetNotFoundError) as error:
+        raise ValueError(
+            f"the data of {', '.join(config.tasks)} cannot be had from the Hub "
+            f"({str(error).splitlines()[0]}): check the network, or give --data-dir"
+        ) from error
+
+
+def check_tasks(config: EvalConfig) -> TaskManager:
+    """The definitions of the tasks, before any model is loaded.
+
+    Raises:
+        ValueError: an unknown task, one that runs what the model writes, without permission, or a
+            file that is missing.
+    """
+    manager = task_manager(config.tasks, config.include_path)
+    check_names(config.tasks, manager)
+    for task in config.tasks:
+        runs_programs = (manager.task_index[task].cfg or {}).get("unsafe_code")
+        if runs_programs and not config.confirm_run_unsafe_code:
+            raise ValueError(
+                f"{task} runs programs that the model writes (in a sandbox): say that it may with "
+                "--confirm-run-unsafe-code"
+            )
+        if config.data_dir is not None and task in LAYOUTS:
+            overrides(task, Path(config.data_dir))
+    return manager
+
+
+def task_manager(tasks: Sequence[str], include_path: str | None = None) -> TaskManager:
+    """The harness' tasks with ours and those of a folder, which win over others of their name.
+
+    Raises:
+        ValueError: no such folder.
+    """
+    paths = include_paths()
+    if include_path is not None:
+        if not Path(include_path).is_dir():
+            raise ValueError(f"there is no folder {include_path} with tasks")
+        paths.append(include_path)
+    manager = _read_definitions(tuple(paths), False)
+    if all(task in manager.task_index for task in tasks):
+        return manager
+    return _read_definitions(tuple(paths), True)
+
+
+@lru_cache
+def _read_definitions(paths: tuple[str, ...], upstream: bool) -> TaskManager:
+    """Once: reading the harness' 14,000 definitions takes six seconds."""
+    # It warns of every task of ours, and of every setting that differs from a task's own.
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    return TaskManager(include_path=list(paths), include_defaults=upstream)
+
+
+def summarise(results: dict[str, Any], responses: Responses) -> list[dict[str, Any]]:
+    """A row for each task, metric and filter of the harness' results."""
+    rows = []
+    for task, values in results["results"].items():
+        samples = [s for leaf in _leaves(task, results) for s in results["samples"][leaf]]
+        spent = _spent(samples, responses)
+        for name, value in values.items():
+            metric, _, filter_name = name.partition(",")
+            if not filter_name or metric.endswith("_stderr") or not isinstance(value, int | float):
+                continue
+            stderr = values.get(f"{metric}_stderr,{filter_name}")
+            rows.append(
+                {
+                    "task": task,
+                    "metric": metric,
+                    "filter": filter_name,
+                    "value": value,
+                    "stderr": stderr if isinstance(stderr, int | float) else None,
+                    "n": sum(sample["filter"] == filter_name for sample in samples),
+                    **spent,
+                }
+            )
+    return rows
+
+
+def _leaves(task: str, results: dict[str, Any]) -> list[str]:
+    """The tasks that a group's score is made of; a task's own name."""
+    if task in results["samples"]:
+        return [task]
+    return [leaf for member in results["group_subtasks"][task] for leaf in _leaves(member, results)]
+
+
+def _spent(samples: list[dict[str, Any]], responses: Responses) -> dict[str, float | None]:
+    """Mean forwards and tokens of a sample; of likelihoods also their mean standard error."""
+    filters = {sample["filter"] for sample in samples}
+    once = [sample for sample in samples if sample["filter"] == min(filters)]
+    answers = [answers for sample in once if (answers := _answers(sample, responses))]
+    if not answers:
+        return {"forwards": None, "tokens": None}
+    spent: dict[str, float | None] = {
+        name: round(fmean(sum(a[name] for a in of_one) for of_one in answers), 3)
+        for name in ("forwards", "tokens")
+    }
+    errors = [a["error"] for of_one in answers for a in of_one if "error" in a]
+    if errors:
+        spent["nats_error"] = round(fmean(errors), 5)
+    return spent
+
+
+def _answers(sample: dict[str, Any], responses: Responses) -> list[dict[str, Any]]:
+    """The kept answers to a sample: of each choice, of each repeat."""
+    keys = [
+        request_key(arguments, repeat)
+        for arguments, texts in zip(sample["arguments"], sample["resps"], strict=True)
+        for repeat in range(len(texts))
+    ]
+    return [responses[key] for key in keys if key in responses]
+
+
+def _write_samples(path: Path, samples: list[dict[str, Any]], responses: Responses) -> None:
+    lines = []
+    for sample in samples:
+        answers = _answers(sample, responses)
+        spent = {
+            name: [a[name] for a in answers if name in a]
+            for name in ("forwards", "tokens", "prompt_tokens_cut", "error")
+        }
+        lines.append(json.dumps(sample | spent, default=handle_non_serializable) + "\n")
+    path.write_text("".join(lines), encoding="utf-8")
+
+
+def table_of(rows: Sequence[dict[str, Any]], title: str | None = None) -> Table:
+    """The summary for people. Shares are shown as they are, between 0 and 1."""
+    table = light_table(title)
+    columns = ("task", "metric", "filter", "value", "s.e.", "n", "forwards", "tokens")
+    for column in columns:
+        left = column in columns[:3]
+        table.add_column(
+            column, justify="left" if left else "right", overflow="fold" if left else "ellipsis"
+        )
+    for row in rows:
+        numbers = [row["value"], row["stderr"]]
+        cells = ["" if number is None else f"{number:.4f}" for number in numbers]
+        spent = ["" if row[n] is None else f"{row[n]:.1f}" for n in ("forwards", "tokens")]
+        names = (row["task"], row["metric"], row["filter"])
+        table.add_row(*names, *cells, str(row["n"]), *spent)
+    return table

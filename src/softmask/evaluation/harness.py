@@ -1,0 +1,414 @@
+"""lm-evaluation-harness runs this model: `--model softmask`, on the released lm_eval, unpatched.
+
+    softmask lm_eval --model softmask --tasks gsm8k_cot --apply_chat_template \\
+        --model_args pretrained=BASE,adapter=ADAPTER,max_new_tokens=256,temperature=0.1,top_p=0.9
+
+The harness finds models in a registry that other packages fill by being imported; it has no entry
+points. `softmask lm_eval` is its own command line, with this module imported first.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import time
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from lm_eval.api.instance import Instance
+from lm_eval.api.model import TemplateLM
+from lm_eval.api.registry import register_model
+from tqdm import tqdm
+
+from ..config import SamplingConfig, SoftMaskConfig, soft_mask_to_published
+from ..decoding.generation import Generation
+from ..decoding.prompts import encode
+from ..hub.load import Checkpoint, load
+from .config import ModelArgs, TaskArgs, cut, model_args, task_args
+from .likelihood import (
+    Estimate,
+    LikelihoodConfig,
+    greedy_matches,
+    negative_log_likelihoods,
+    rolling,
+)
+from .ranks import Ranks
+from .responses import Responses, key_of, request_key
+
+T = TypeVar("T")
+logger = logging.getLogger(__name__)
+
+# Documents of likelihood tasks that are scored, and then kept on disk, together.
+QUESTIONS_AT_ONCE = 8
+
+
+@dataclass(frozen=True)
+class Row:
+    """One text to generate, for a request with these arguments."""
+
+    key: str
+    arguments: tuple[str, dict[str, Any]]
+    ids: tuple[int, ...]
+    task: TaskArgs
+    sampling: SamplingConfig
+    seed: int
+    cut_tokens: int
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A context and its continuation, to be scored with the random numbers of their question."""
+
+    strings: tuple[str, str]
+    ids: tuple[list[int], list[int]]
+    question: tuple[int, ...]
+
+
+@register_model("softmask")
+class SoftMaskLM(TemplateLM):
+    """A masked diffusion model for the harness, plain or soft-masked.
+
+    Requests are shared by the processes of a launch here, and not by the harness, whose shares
+    pad the last ones with copies: to it, every process is the only one, and each has all answers.
+
+    Args:
+        **args: the fields of `ModelArgs`.
+
+    Raises:
+        ValueError: an unknown or contradictory argument, a checkpoint that cannot be loaded, or
+            soft-masking asked for where no parameters are to be found.
+    """
+
+    def __init__(self, **args: Any) -> None:
+        settings, ranks = model_args(args), Ranks()
+        arguments = settings.to_load
+        if settings.device in (None, "cuda") and settings.device_map is None:
+            arguments["device"] = ranks.device or settings.device
+        self._settle(load(**arguments), settings, Responses(), ranks)
+
+    @classmethod
+    def around(cls, checkpoint: Checkpoint, args: ModelArgs, responses: Responses) -> SoftMaskLM:
+        """The class around a model that is loaded already."""
+        lm = cls.__new__(cls)
+        lm._settle(checkpoint, args, responses, Ranks())
+        return lm
+
+    def using(self, args: ModelArgs, responses: Responses) -> SoftMaskLM:
+        """The same loaded model under other settings, with answers of its own."""
+        return self.around(self.checkpoint, args, responses)
+
+    def _settle(
+        self, checkpoint: Checkpoint, args: ModelArgs, responses: Responses, ranks: Ranks
+    ) -> None:
+        super().__init__()
+        self.checkpoint, self.args = checkpoint, args
+        self.responses, self.ranks = responses, ranks
+        # Which document's random numbers a likelihood request uses.
+        self._question: dict[str, tuple[int, ...]] = {}
+        self.soft_mask: SoftMaskConfig | None = self.args.soft_mask(
+            self.checkpoint.soft_mask, self.checkpoint.name
+        )
+        self.tokenizer = self.checkpoint.tokenizer
+        self._device = self.checkpoint.model.device
+        self.batch_size = self.args.batch_size
+        if self.args.add_bos_token and self.tokenizer.bos_token_id is None:
+            raise ValueError("add_bos_token: this tokenizer has no bos token")
+
+    # What the harness asks of every model.
+
+    @property
+    def eot_token_id(self) -> int:
+        return self.checkpoint.end_ids[0]
+
+    @property
+    def prefix_token_id(self) -> int:
+        bos = self.tokenizer.bos_token_id
+        return self.eot_token_id if bos is None else bos
+
+    @property
+    def max_length(self) -> int:
+        """The window in tokens."""
+        own = self.checkpoint.model.config.max_position_embeddings
+        return own if self.args.max_length is None else min(self.args.max_length, own)
+
+    @property
+    def tokenizer_name(self) -> str:
+        return self.checkpoint.name.replace("/", "__")
+
+    def tok_encode(
+        self, string: str, add_special_tokens: bool | None = None, **kwargs: Any
+    ) -> list[int]:
+        ids = encode(self.checkpoint, string)
+        with_bos = self.args.add_bos_token and add_special_tokens is not False
+        return [self.tokenizer.bos_token_id, *ids] if with_bos else ids
+
+    def apply_chat_template(
+        self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
+    ) -> str:
+        """The conversation as one text; without a generation prompt its last turn stays open.
+
+        Raises:
+            ValueError: the tokenizer has no chat template.
+        """
+        if not self.tokenizer.chat_template:
+            raise ValueError(
+                f"{self.checkpoint.name} has no chat template: leave out the chat template, or "
+                "take an Instruct model"
+            )
+        return self.tokenizer.apply_chat_template(
+            chat_history,
+            tokenize=False,
+            add_generation_prompt=add_generation_prompt,
+            continue_final_message=not add_generation_prompt,
+        )
+
+    def get_model_info(self) -> dict[str, Any]:
+        """What the harness writes into its results beside the arguments."""
+        soft = soft_mask_to_published(self.soft_mask) if self.soft_mask else None
+        return {
+            "model_num_parameters": self.checkpoint.model.num_parameters(),
+            "model_dtype": str(self.checkpoint.model.dtype),
+            "soft_mask": soft,
+        }
+
+    # Generation.
+
+    def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
+        """Answers, cut before the first stop string.
+
+        A prompt that leaves no room for its answer loses tokens at its left end; how many is in
+        the answer's record, and a warning says so.
+
+        Raises:
+            ValueError: generation arguments that this model does not have.
+        """
+        seen: Counter[str] = Counter()
+        rows = []
+        for request in requests:
+            context, kwargs = request.args
+            name = request_key(request.args)
+            rows.append(self._row(context, kwargs, seen[name]))
+            seen[name] += 1
+        self._warn_of_cuts(rows)
+        self._answer(rows, disable_tqdm)
+        return [self._text(row) for row in rows]
+
+    def _text(self, row: Row) -> str:
+        return cut(self.responses[row.key]["text"], row.task.until)
+
+    def _row(self, context: str, kwargs: dict[str, Any], repeat: int) -> Row:
+        task = task_args(kwargs)
+        new_tokens = self.args.max_new_tokens or task.new_tokens
+        task = TaskArgs(new_tokens, task.until, task.sampling)
+        sampling = self.args.sampling(new_tokens, task.sampling)
+        ids = self.tok_encode(context) or [self.prefix_token_id]
+        room = self.max_length - new_tokens
+        if room < 1:
+            raise ValueError(
+                f"{new_tokens} new tokens leave no room for a prompt in a window of "
+                f"{self.max_length}: ask for fewer by max_new_tokens"
+            )
+        excess = max(0, len(ids) - room)
+        # Twins (soft and plain, few steps and many) draw the same numbers for the same prompt.
+        seed = int(key_of(self.args.seed, context, repeat)[:15], 16)
+        key = request_key((context, kwargs), repeat)
+        return Row(key, (context, kwargs), tuple(ids[excess:]), task, sampling, seed, excess)
+
+    def _warn_of_cuts(self, rows: Sequence[Row]) -> None:
+        cuts = [row.cut_tokens for row in rows if row.cut_tokens]
+        if cuts and self.ranks.index == 0:
+            logger.warning(
+                "%d of %d prompts do not fit the window of %d tokens: up to %d tokens are cut "
+                "off at their left end",
+                *(len(cuts), len(rows), self.max_length, max(cuts)),
+            )
+
+    def _answer(self, rows: Sequence[Row], quiet: bool) -> None:
+        """Fills `responses`; each process does its share of the batches."""
+        asked = self._of_all({row.key: row for row in rows})
+        self._share_known(asked)
+        open_batches = [
+            batch
+            for batch in make_batches(asked.values(), self.args.batch_size)
+            if any(row.key not in self.responses for row in batch)
+        ]
+        mine = self.ranks.mine(open_batches)
+        found = []
+        for batch in tqdm(mine, desc="batches", leave=False, disable=quiet or self.ranks.index > 0):
+            answers = self._generate(batch)
+            self.responses.add(answers)
+            found += answers
+            for row in batch:
+                self.cache_hook.add_partial("generate_until", row.arguments, self._text(row))
+        self._take_over(found)
+
+    def _of_all(self, asked: dict[str, T]) -> dict[str, T]:
+        """What any process is asked: their caches, where they have some, may know other answers."""
+        return {key: value for part in self.ranks.gather(asked) for key, value in part.items()}
+
+    def _share_known(self, keys: Any) -> None:
+        self._take_over([self.responses[key] for key in keys if key in self.responses])
+
+    def _take_over(self, found: list[dict[str, Any]]) -> None:
+        for answers in self.ranks.gather(found):
+            self.responses.know(answers)
+
+    def _generate(self, batch: Sequence[Row]) -> list[dict[str, Any]]:
+        started = time.perf_counter()
+        run = Generation(
+            self.checkpoint,
+            [row.ids for row in batch],
+            max_new_tokens=batch[0].task.new_tokens,
+            sampling=batch[0].sampling,
+            soft_mask=self.soft_mask,
+            seed=[row.seed for row in batch],
+            chat=False,
+        )
+        completions = run.completions()
+        seconds = (time.perf_counter() - started) / len(batch)
+        return [
+            {
+                "key": row.key,
+                "text": completion.text,
+                "finish_reason": completion.finish_reason,
+                "prompt_tokens": len(row.ids),
+                "prompt_tokens_cut": row.cut_tokens,
+                "tokens": len(completion.token_ids),
+                "steps": row.sampling.steps,
+                "forwards": completion.forwards,
+                "seconds": round(seconds, 4),
+                "seed": row.seed,
+            }
+            for row, completion in zip(batch, completions, strict=True)
+        ]
+
+    # Likelihood.
+
+    @property
+    def _likelihood(self) -> LikelihoodConfig:
+        return LikelihoodConfig(
+            samples=self.args.mc_num, batch_size=self.args.mc_batch_size, seed=self.args.seed
+        )
+
+    def loglikelihood(
+        self, requests: list[Instance], disable_tqdm: bool = False
+    ) -> list[tuple[float, bool]]:
+        """Estimated log-likelihoods, and whether greedy decoding writes the continuation.
+
+        The choices of a document use the same random numbers, also where their contexts differ.
+
+        Raises:
+            ValueError: a continuation without tokens, or longer than the window.
+        """
+        for request in requests:
+            document = key_of(request.task_name, request.doc_id)
+            # A pair that two documents share is scored once, for the first.
+            self._question.setdefault(request_key(request.args), (int(document[:15], 16),))
+        return super().loglikelihood(requests, disable_tqdm=disable_tqdm)
+
+    def _loglikelihood_tokens(
+        self, requests: list[tuple[tuple[str, str], list[int], list[int]]], **kwargs: Any
+    ) -> list[tuple[float, bool]]:
+        asked = {}
+        for strings, context_ids, continuation_ids in requests:
+            key, room = request_key(strings), self.max_length - len(continuation_ids)
+            if room < 1 or not continuation_ids:
+                raise ValueError(
+                    f"the continuation {strings[1][:40]!r} has {len(continuation_ids)} tokens: "
+                    f"it must have some, and fit the window of {self.max_length}"
+                )
+            pair = (context_ids[-room:], continuation_ids)
+            asked[key] = Pair(strings, pair, self._question[key])
+        asked = self._of_all(asked)
+        by_question = defaultdict(list)
+        for key, pair in asked.items():
+            by_question[pair.question].append(key)
+        groups = list(by_question.values())
+        shares = [
+            [key for group in groups[i : i + QUESTIONS_AT_ONCE] for key in group]
+            for i in range(0, len(groups), QUESTIONS_AT_ONCE)
+        ]
+
+        def score(keys: list[str]) -> list[dict[str, Any]]:
+            pairs, model = [asked[key].ids for key in keys], self.checkpoint.model
+            estimates = negative_log_likelihoods(
+                model,
+                pairs,
+                self._likelihood,
+                self.soft_mask,
+                questions=[asked[key].question for key in keys],
+            )
+            greedy = greedy_matches(model, pairs, self.soft_mask, self.args.mc_batch_size)
+            for key, estimate, match in zip(keys, estimates, greedy, strict=True):
+                result = (-estimate.nats, match)
+                self.cache_hook.add_partial("loglikelihood", asked[key].strings, result)
+            return [
+                estimate_record(key, estimate) | {"greedy": match}
+                for key, estimate, match in zip(keys, estimates, greedy, strict=True)
+            ]
+
+        self._score(shares, score)
+        found = [self.responses[request_key(strings)] for strings, _, _ in requests]
+        return [(-one["nats"], one["greedy"]) for one in found]
+
+    def loglikelihood_rolling(
+        self, requests: list[Instance], disable_tqdm: bool = False
+    ) -> list[float]:
+        """The diffusion bound on the log-likelihood of whole texts."""
+        asked = self._of_all({request_key(r.args): r.args[0] for r in requests})
+
+        def score(keys: list[str]) -> list[dict[str, Any]]:
+            documents = [encode(self.checkpoint, asked[key]) for key in keys]
+            estimates = rolling(
+                self.checkpoint.model,
+                documents,
+                self._likelihood,
+                self.soft_mask,
+                prefix_id=self.prefix_token_id,
+                max_length=self.max_length,
+            )
+            for key, estimate in zip(keys, estimates, strict=True):
+                self.cache_hook.add_partial("loglikelihood_rolling", (asked[key],), -estimate.nats)
+            return [estimate_record(*pair) for pair in zip(keys, estimates, strict=True)]
+
+        self._score([[key] for key in asked], score)
+        return [-self.responses[request_key(request.args)]["nats"] for request in requests]
+
+    def _score(self, shares: list[list[str]], score: Any) -> None:
+        """Runs `score` on this process's part of what is not known yet."""
+        self._share_known([key for keys in shares for key in keys])
+        open_shares = [s for s in shares if any(key not in self.responses for key in s)]
+        found = []
+        for keys in tqdm(
+            self.ranks.mine(open_shares),
+            desc="likelihoods",
+            leave=False,
+            disable=self.ranks.index > 0,
+        ):
+            answers = score(keys)
+            self.responses.add(answers)
+            found += answers
+        self._take_over(found)
+
+
+def estimate_record(key: str, estimate: Estimate) -> dict[str, Any]:
+    """An estimate as `Responses` keeps it."""
+    return {"key": key, **dataclasses.asdict(estimate)}
+
+
+def make_batches(rows: Any, size: int) -> list[list[Row]]:
+    """Rows that are decoded alike, of about equal prompt length, longest first.
+
+    The same rows give the same batches, however many processes there are and whatever is
+    answered already: sums in a forward depend on its batch.
+    """
+    alike = defaultdict(list)
+    for row in rows:
+        alike[row.task.new_tokens, row.sampling].append(row)
+    batches = []
+    for group in alike.values():
+        group.sort(key=lambda row: (-len(row.ids), row.key))
+        batches += [group[i : i + size] for i in range(0, len(group), size)]
+    return sorted(batches, key=lambda batch: -len(batch[0].ids))

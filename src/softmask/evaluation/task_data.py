@@ -1,0 +1,252 @@
+"""Evaluation data from files, for machines without the Hub.
+
+    overrides("gsm8k", folder)                   what to change in a task's configuration
+    with_data(["mbpp_plus", "countdown"], folder, task_manager)   tasks for simple_evaluate
+
+The folder has the files below directly in it, or in eval/, planning/ and planning_d1/, in the
+layout in which their authors publish them; each may also be compressed (.gz) or not. Rows come out
+in the layout of the Hub. They are read into memory anew for every run: no cache can hold an older
+file.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..puzzles.puzzles import read_puzzles
+from .tasks.evalplus import humaneval_plus_row, mbpp_plus_row
+
+if TYPE_CHECKING:
+    from lm_eval.api.group import Group
+    from lm_eval.api.task import Task
+    from lm_eval.tasks import TaskManager
+
+__all__ = [
+    "LAYOUTS",
+    "Layout",
+    "check_names",
+    "needs_files",
+    "overrides",
+    "read_dataset",
+    "with_data",
+]
+
+Rows = list[dict[str, Any]]
+FOLDERS = ("", "eval", "planning", "planning_d1")
+# The first lines of a planning file are the shots: Dream's Sudoku files are made that way (108
+# lines, 100 of which count), and Countdown follows, so that one rule holds and the shots come
+# from where the puzzles do. 992 of the 1,000 Countdown puzzles are left.
+SHOTS = 8
+# The data set on the Hub splits MBPP by problem number; these are its test split.
+MBPP_TEST = range(11, 511)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The files of a task: one for each split, the fields of a row, and what becomes of it.
+
+    `row` returns None for a row that is not part of the split.
+    """
+
+    files: Mapping[str, str]
+    fields: tuple[str, ...] = ()
+    row: Callable[[dict[str, Any]], dict[str, Any] | None] = lambda row: row
+    puzzles: str | None = None
+
+
+def _mbpp_test_row(row: dict[str, Any]) -> dict[str, Any] | None:
+    return row if row["task_id"] in MBPP_TEST else None
+
+
+def _sudoku_row(row: dict[str, Any]) -> dict[str, Any]:
+    for grid in row.values():
+        if not re.fullmatch("[0-4]{16}", grid):
+            raise ValueError("a grid has 16 digits from 0 to 4.")
+    return row
+
+
+_HUMANEVAL_FIELDS = ("task_id", "prompt", "entry_point", "canonical_solution", "test")
+_PLUS_FIELDS = ("base_input", "plus_input", "atol")
+_HUMANEVAL = Layout({"test": "HumanEval.jsonl"}, _HUMANEVAL_FIELDS)
+_HUMANEVAL_PLUS = Layout(
+    {"test": "HumanEvalPlus.jsonl"}, (*_HUMANEVAL_FIELDS, *_PLUS_FIELDS), humaneval_plus_row
+)
+_MBPP = Layout(
+    {"test": "mbpp.jsonl"},
+    ("task_id", "text", "code", "test_list", "test_setup_code"),
+    _mbpp_test_row,
+)
+_MBPP_PLUS = Layout(
+    {"test": "MbppPlus.jsonl"},
+    ("task_id", "prompt", "entry_point", "canonical_solution", "assertion", *_PLUS_FIELDS),
+    mbpp_plus_row,
+)
+_GSM8K_FIELDS = ("question", "answer")
+_MATH500 = Layout({"test": "math500_test.jsonl"}, ("problem", "solution", "answer"))
+_IFEVAL_FIELDS = ("key", "prompt", "instruction_id_list", "kwargs")
+
+LAYOUTS: dict[str, Layout] = {
+    "humaneval": _HUMANEVAL,
+    "humaneval_instruct": _HUMANEVAL,
+    "humaneval_plus": _HUMANEVAL_PLUS,
+    "humaneval_plus_instruct": _HUMANEVAL_PLUS,
+    "mbpp": _MBPP,
+    "mbpp_instruct": _MBPP,
+    "mbpp_plus": _MBPP_PLUS,
+    "mbpp_plus_instruct": _MBPP_PLUS,
+    "gsm8k": Layout({"train": "gsm8k_train.jsonl", "test": "gsm8k_test.jsonl"}, _GSM8K_FIELDS),
+    "gsm8k_cot": Layout({"test": "gsm8k_test.jsonl"}, _GSM8K_FIELDS),
+    "math500": _MATH500,
+    "minerva_math500": _MATH500,
+    "ifeval": Layout({"train": "ifeval.jsonl"}, _IFEVAL_FIELDS),
+    "countdown_d1": Layout({"test": "countdown_cd3_test.jsonl"}, ("input", "output")),
+    "sudoku_d1": Layout({"test": "4x4_test_sudoku.csv"}, ("Puzzle", "Solution"), _sudoku_row),
+    **{
+        f"countdown_cd{n}{twin}": Layout({"test": f"cd{n}_test.jsonl"}, puzzles="countdown")
+        for n in (3, 4, 5)
+        for twin in ("", "_plain")
+    },
+    **{
+        f"sudoku_4x4_{n}{twin}": Layout({"test": f"sudoku_4x4_{n}.jsonl"}, puzzles="sudoku")
+        for n in range(4, 13)
+        for twin in ("", "_plain")
+    },
+}
+
+
+def overrides(task: str, data_dir: Path) -> dict[str, Any]:
+    """Return what makes lm-eval read the data of a task from files of this folder.
+
+    Raises ValueError for a task without a file layout, and for a missing file, naming both.
+    """
+    layout = LAYOUTS.get(task)
+    if layout is None:
+        raise ValueError(f"The task {task} has no file layout: it needs the Hub.")
+    files = {split: str(_found(name, data_dir, task)) for split, name in layout.files.items()}
+    return {
+        "custom_dataset": read_dataset,
+        "dataset_kwargs": {"file_layout": task, "files": files},
+        "dataset_path": str(data_dir),
+        "dataset_name": None,
+    }
+
+
+def _found(name: str, data_dir: Path, task: str) -> Path:
+    for folder in FOLDERS:
+        for suffix in ("", ".gz"):
+            path = Path(data_dir, folder, name + suffix)
+            if path.is_file():
+                return path.resolve()
+    raise ValueError(
+        f"The task {task} needs the file {name} (or {name}.gz), which is neither in {data_dir} "
+        "nor in its eval/, planning/ or planning_d1/."
+    )
+
+
+def read_dataset(*, file_layout: str, files: Mapping[str, str], **metadata: Any) -> dict[str, Any]:
+    """Return the splits of a task's files, as lm-eval's `custom_dataset`.
+
+    lm-eval passes the metadata of the task too, which has no say here. Raises ValueError, naming
+    the file and the line, for a row that is not what the layout says, and OSError if a file
+    cannot be read.
+    """
+    from datasets import Dataset
+
+    layout = LAYOUTS[file_layout]
+    splits: dict[str, Rows] = {}
+    for split, path in files.items():
+        if layout.puzzles is None:
+            splits[split] = _rows(Path(path), layout)
+        else:
+            puzzles = read_puzzles(path, layout.puzzles)
+            rows = [{"input": puzzle.input, "output": puzzle.output} for puzzle in puzzles]
+            splits |= {"fewshot": rows[:SHOTS], split: rows[SHOTS:]}
+    empty = sorted(split for split, rows in splits.items() if not rows)
+    if empty:
+        raise ValueError(f"{', '.join(files.values())}: no rows for the split {empty[0]}.")
+    return {split: Dataset.from_list(rows) for split, rows in splits.items()}
+
+
+def _rows(path: Path, layout: Layout) -> Rows:
+    packed = path.read_bytes()
+    lines = (gzip.decompress(packed) if path.suffix == ".gz" else packed).splitlines()
+    columns = lines.pop(0).decode().split(",") if ".csv" in path.suffixes else None
+    rows: Rows = []
+    for number, line in enumerate(lines, start=1 if columns is None else 2):
+        where = f"{path}, line {number}"
+        try:
+            row = json.loads(line) if columns is None else _columns(columns, line)
+        except (ValueError, RecursionError):
+            raise ValueError(f"{where}: this cannot be read.") from None
+        if not isinstance(row, dict) or not set(layout.fields) <= row.keys():
+            raise ValueError(f"{where}: a row needs the fields {', '.join(layout.fields)}.")
+        try:
+            converted = layout.row(row)
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from None
+        if converted is not None:
+            rows.append(converted)
+    return rows
+
+
+def _columns(names: list[str], line: bytes) -> dict[str, str]:
+    return dict(zip(names, line.decode().split(","), strict=True))
+
+
+def needs_files(**metadata: Any) -> dict[str, Any]:
+    """Raise ValueError: the data of this task is not on the Hub (lm-eval's `custom_dataset`)."""
+    raise ValueError(
+        "The puzzles are files of their authors' repositories (github.com/DreamLM/Dream and, for "
+        "the tasks in d1, github.com/dllm-reasoning/d1), not data sets on the Hub: say with "
+        "--data-dir in which folder they are."
+    )
+
+
+def check_names(task_names: Sequence[str], task_manager: TaskManager) -> None:
+    """Raise ValueError, with the nearest name, for a task that is not defined."""
+    for name in task_names:
+        if name not in task_manager.task_index:
+            near = get_close_matches(name, task_manager.all_tasks, n=1)
+            hint = f" Did you mean {near[0]}?" if near else ""
+            raise ValueError(f"There is no task {name!r}.{hint}")
+
+
+def with_data(
+    task_names: Sequence[str], data_dir: Path | None, task_manager: TaskManager
+) -> list[str | Task | Group]:
+    """Return what to pass to `lm_eval.simple_evaluate(tasks=..., task_manager=task_manager)`.
+
+    Without a folder these are the names themselves. With one the tasks are loaded with the files
+    of the folder, and groups keep their members and means. Raises ValueError for an unknown
+    name, a task without a file layout, and a missing or wrong file.
+    """
+    check_names(task_names, task_manager)
+    if data_dir is None:
+        return list(task_names)
+    return [_loaded(name, Path(data_dir), task_manager) for name in task_names]
+
+
+def _loaded(name: str, data_dir: Path, task_manager: TaskManager) -> Task | Group:
+    from lm_eval.api.group import Group
+    from lm_eval.tasks._yaml_loader import load_yaml
+
+    entry = task_manager.task_index[name]
+    config = load_yaml(entry.yaml_path) if entry.yaml_path else {}
+    members = config.get("task")
+    if "group" not in config:
+        # Raises for a tag too, which has no file of its own.
+        changed = config | overrides(name, data_dir)
+        return task_manager.load([changed])["tasks"][name]
+    if not isinstance(members, list) or not all(isinstance(member, str) for member in members):
+        raise ValueError(f"The group {name} has no file layout: it needs the Hub.")
+    group = Group.from_config(config)
+    for member in members:
+        group.add(_loaded(member, data_dir, task_manager))
+    return group

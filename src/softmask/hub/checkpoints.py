@@ -1,0 +1,346 @@
+"""find(): where a checkpoint lies, a folder or a Hub id, with its files read and checked.
+
+Whatever is wrong with a folder is one sentence that says what to do. Weights are checked by their
+heads alone; `hub.load` reads them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from safetensors import SafetensorError, safe_open
+from transformers import Qwen2Tokenizer
+from transformers.utils import logging as transformers_logging
+
+from ..config import (
+    BUNDLED,
+    SOFT_MASK_FILE,
+    SoftMaskConfig,
+    read_json,
+    read_soft_mask_file,
+    soft_mask_from_published,
+)
+from ..models import DreamConfig, DreamModel
+from ..soft_mask import check_k
+
+ADAPTER_FILE = "adapter_config.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+WEIGHT_INDEX = "model.safetensors.index.json"
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+# What a checkpoint consists of; original PyTorch files and remote code stay where they are.
+HUB_FILES = ["*.json", "*.safetensors", "merges.txt", "*.jinja", "LICENSE*"]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a checkpoint lies, with everything read and checked but the weights' content.
+
+    `name` is what the user called it; `soft_mask` is what holds for model and adapter together.
+    """
+
+    name: str
+    folder: Path
+    adapter: Path | None
+    config: DreamConfig
+    tokenizer: Qwen2Tokenizer
+    weights: tuple[Path, ...]
+    soft_mask: SoftMaskConfig | None
+
+
+def find(
+    name: str | Path | None = None,
+    adapter: str | Path | None = None,
+    *,
+    revision: str | None = None,
+    local_only: bool = False,
+) -> Source:
+    """Finds a checkpoint and checks its files; arguments as for `load`.
+
+    Args:
+        name: also the folder or Hub id of an adapter alone: its base is taken.
+        local_only: take Hub repositories from this machine's cache, without a request.
+
+    Raises:
+        ValueError: one sentence on what is wrong with the folder, the adapter or an argument.
+    """
+    adapter_folder = None if adapter is None else _folder(adapter, None, local_only)
+    folder = None if name is None else _model_folder(name, revision, local_only)
+    if folder is not None and adapter is None and _is_adapter(folder):
+        folder, adapter_folder = None, folder
+    if folder is None and adapter_folder is not None:
+        name = read_mapping(adapter_folder / ADAPTER_FILE).get("base_model_name_or_path")
+        if not name:
+            raise ValueError(f"{adapter_folder} does not name its base model: give it as --model")
+    if folder is None:
+        folder = _model_folder(name or BUNDLED, None, local_only)
+    config = read_config(folder)
+    tokenizer = _read_tokenizer(_tokenizer_folder(folder, adapter_folder), config)
+    weights = weight_files(folder)
+    soft_mask = _read_soft_mask(folder, adapter_folder, config)
+    if soft_mask is not None:
+        check_k(soft_mask.k, config.vocab_size)
+    return Source(
+        str(name or BUNDLED), folder, adapter_folder, config, tokenizer, weights, soft_mask
+    )
+
+
+def _model_folder(name: str | Path, revision: str | None, local_only: bool) -> Path:
+    """As `_folder`, and the name of the bundled model, unless a folder here is called so."""
+    if name == BUNDLED and not Path(BUNDLED).is_dir():
+        return Path(str(resources.files("softmask"))) / BUNDLED
+    return _folder(name, revision, local_only)
+
+
+def _is_adapter(folder: Path) -> bool:
+    return (folder / ADAPTER_FILE).is_file() and not (folder / "config.json").is_file()
+
+
+def _has_tokenizer(folder: Path) -> bool:
+    whole = (folder / "tokenizer.json").is_file()
+    return whole or all((folder / name).is_file() for name in ("vocab.json", "merges.txt"))
+
+
+def _tokenizer_folder(model: Path, adapter: Path | None) -> Path:
+    """The adapter's where it brings a tokenizer: a fine-tuning may have changed the template."""
+    return adapter if adapter is not None and _has_tokenizer(adapter) else model
+
+
+def _folder(name: str | Path, revision: str | None, local_only: bool) -> Path:
+    """The local folder, or a snapshot of the Hub repository."""
+    path = Path(name).expanduser()
+    if path.is_dir():
+        if revision is not None:
+            raise ValueError(f"{path} is a local folder: a revision has no meaning there")
+        return path
+    if path.exists():
+        raise ValueError(f"{path} is a file: give the folder that holds config.json")
+    if not HUB_ID.fullmatch(str(name)):
+        raise ValueError(f"there is no folder {name}, and it is no Hub id (owner/name) either")
+    try:
+        return Path(
+            snapshot_download(
+                str(name),
+                revision=revision,
+                allow_patterns=HUB_FILES,
+                local_files_only=local_only,
+            )
+        )
+    except GatedRepoError as error:
+        raise ValueError(
+            f"{name} is gated: accept its terms on its Hub page, then run `hf auth login`"
+        ) from error
+    except RevisionNotFoundError as error:
+        raise ValueError(f"{name} has no revision {revision!r}: check the branch or tag") from error
+    except RepositoryNotFoundError as error:
+        raise ValueError(f"the Hub has no repository {name}: check the spelling") from error
+    except (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, OSError) as error:
+        if local_only:
+            raise ValueError(
+                f"{name} is not on this machine, and a dry run asks nobody: download it first "
+                f"(`hf download {name}`), or give a local folder"
+            ) from error
+        raise ValueError(
+            f"{name} is not on this machine and the Hub cannot be reached: check the network, or "
+            "give a local folder"
+        ) from error
+
+
+def read_mapping(path: Path) -> dict[str, Any]:
+    """The mapping in one of a folder's JSON files.
+
+    Raises:
+        ValueError: there is no such file, or it holds no mapping.
+    """
+    if not path.is_file():
+        what = "an adapter" if path.name == ADAPTER_FILE else "a whole checkpoint"
+        raise ValueError(f"{path.parent} has no {path.name}: give a folder with {what}")
+    values = read_json(path)
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} is damaged (no mapping): copy it again")
+    return values
+
+
+def read_config(folder: Path) -> DreamConfig:
+    """The folder's config.
+
+    Raises:
+        ValueError: there is none, it is not Dream's, or its mask token is not in its vocabulary.
+    """
+    values = read_mapping(folder / "config.json")
+    family = values.get("model_type")
+    if family != DreamConfig.model_type:
+        raise ValueError(
+            f"{folder} holds a model of the family {family!r}: softmask loads Dream models"
+        )
+    config = DreamConfig.from_pretrained(folder)
+    if config.mask_token_id is None or not 0 <= config.mask_token_id < config.vocab_size:
+        raise ValueError(
+            f"{folder / 'config.json'}: mask_token_id {config.mask_token_id} is not in the "
+            f"vocabulary of {config.vocab_size}: correct it"
+        )
+    return config
+
+
+def _read_tokenizer(folder: Path, config: DreamConfig) -> Qwen2Tokenizer:
+    if not _has_tokenizer(folder):
+        raise ValueError(f"{folder} has no tokenizer: add vocab.json and merges.txt")
+    # Saved settings may name classes of the original remote code; ours is transformers' own.
+    with quiet():
+        tokenizer = Qwen2Tokenizer.from_pretrained(folder)
+    mask = tokenizer.convert_ids_to_tokens(config.mask_token_id)
+    if len(tokenizer) > config.vocab_size:
+        raise ValueError(
+            f"{folder}: the tokenizer has {len(tokenizer)} tokens but the model {config.vocab_size}"
+            ": take the tokenizer of the same checkpoint"
+        )
+    if mask is None or mask not in tokenizer.get_added_vocab():
+        raise ValueError(
+            f"{folder}: the tokenizer has no mask token at id {config.mask_token_id}: take the "
+            "tokenizer of the same checkpoint"
+        )
+    return tokenizer
+
+
+def weight_files(folder: Path) -> tuple[Path, ...]:
+    """The folder's weight files: every one that the index names is there and whole.
+
+    Raises:
+        ValueError: there are no weights, or a file is missing or damaged.
+    """
+    index, single = folder / WEIGHT_INDEX, folder / "model.safetensors"
+    if index.is_file():
+        files = sorted(set(read_mapping(index).get("weight_map", {}).values()))
+    else:
+        files = [single.name]
+    if not files or (not index.is_file() and not single.is_file()):
+        raise ValueError(f"{folder} has no weights: add model.safetensors or its shards")
+    for file in files:
+        if not (folder / file).is_file():
+            raise ValueError(f"{folder} lacks the weight file {file}: copy it again")
+        tensor_names(folder / file)
+    return tuple(folder / file for file in files)
+
+
+def tensor_names(path: Path) -> set[str]:
+    """The names in a safetensors file.
+
+    Raises:
+        ValueError: the file is truncated or damaged.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            return set(file.keys())
+    except SafetensorError as error:
+        raise ValueError(f"{path} is truncated or damaged ({error}): copy it again") from error
+
+
+def adapter_tensor_names(folder: Path) -> set[str]:
+    """The names of an adapter's tensors.
+
+    Raises:
+        ValueError: the folder holds no adapter, or a damaged one.
+    """
+    read_mapping(folder / ADAPTER_FILE)
+    weights = folder / ADAPTER_WEIGHTS
+    if not weights.is_file():
+        raise ValueError(f"{folder} has no {ADAPTER_WEIGHTS}: copy the adapter again")
+    return tensor_names(weights)
+
+
+def fingerprint(folder: Path) -> str:
+    """What tells a checkpoint or adapter from another: config, and name, size, ends of the weights.
+
+    A whole hash of 15 GB would take longer than loading them; what fits in the ends is whole.
+    """
+    config = ADAPTER_FILE if _is_adapter(folder) else "config.json"
+    digest = hashlib.sha256((folder / config).read_bytes())
+    for path in sorted(folder.glob("*.safetensors")):
+        size = path.stat().st_size
+        digest.update(f"{path.name}:{size}".encode())
+        with path.open("rb") as file:
+            for place in (0, max(0, size - 2**20)):
+                file.seek(place)
+                digest.update(file.read(2**20))
+    return digest.hexdigest()
+
+
+def check_weights(source: Source) -> None:
+    """Checks names and shapes of the weights against the config, reading the files' heads alone.
+
+    Raises:
+        ValueError: they are not those of a model with this config.
+    """
+    with torch.device("meta"):
+        model = DreamModel(source.config)
+    own = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
+    stored: dict[str, list[int]] = {}
+    for path in source.weights:
+        with safe_open(path, framework="pt") as file:
+            stored |= {name: file.get_slice(name).get_shape() for name in tensor_names(path)}
+    report = {
+        "missing_keys": own.keys() - stored.keys(),
+        "unexpected_keys": stored.keys() - own.keys(),
+        "mismatched_keys": [n for n in own.keys() & stored.keys() if own[n] != stored[n]],
+    }
+    check_report(source.folder, report, source.config)
+
+
+def check_report(folder: Path, report: dict[str, Any], config: DreamConfig) -> None:
+    missing = set(report["missing_keys"])
+    if config.tie_word_embeddings:
+        missing.discard("lm_head.weight")
+    problems = {
+        "lack": sorted(missing),
+        "have unknown": sorted(report["unexpected_keys"]),
+        "have the wrong shape for": sorted(str(key) for key in report["mismatched_keys"]),
+    }
+    for what, keys in problems.items():
+        if keys:
+            raise ValueError(
+                f"{folder}: the weights {what} {keys[0]} ({len(keys)} in all): they are not those "
+                "of its config.json"
+            )
+
+
+def _read_soft_mask(
+    folder: Path, adapter: Path | None, config: DreamConfig
+) -> SoftMaskConfig | None:
+    """The adapter's parameters, else the folder's, else those in its config."""
+    for place in (adapter, folder):
+        if place is not None and (place / SOFT_MASK_FILE).is_file():
+            return read_soft_mask_file(place / SOFT_MASK_FILE)
+    if config.transparency_config is None:
+        return None
+    return soft_mask_from_published(config.transparency_config, str(folder / "config.json"))
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """No progress bars nor advice from transformers: what matters is raised here, in a sentence."""
+    verbosity = transformers_logging.get_verbosity()
+    bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if bars:
+            transformers_logging.enable_progress_bar()

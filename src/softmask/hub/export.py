@@ -1,0 +1,297 @@
+"""export(): a checkpoint, with its adapter merged in, becomes a folder that needs no softmask.
+
+The folder holds weights, tokenizer, soft-mask parameters and this package's own modelling,
+soft-mask and generation code as remote code, so that
+`AutoModel.from_pretrained(FOLDER, trust_remote_code=True)` works with torch and transformers
+alone, from the folder and from the Hub.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from .. import __version__
+from ..config import SAMPLING_FILE, SOFT_MASK_FILE, SoftMaskConfig, soft_mask_to_published
+from .checkpoints import (
+    ADAPTER_FILE,
+    HUB_ID,
+    WEIGHT_INDEX,
+    Source,
+    check_weights,
+    find,
+    read_mapping,
+    tensor_names,
+)
+from .load import choose_dtype, load
+from .remote_code import remote_code
+
+AUTO_MAP = {
+    "AutoConfig": "configuration_dream.DreamConfig",
+    "AutoModel": "modeling_dream.DreamModel",
+}
+TOKENIZER_CONFIG = "tokenizer_config.json"
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "vocab.json",
+    "merges.txt",
+    "added_tokens.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+    "chat_template.json",
+)
+AS_THEY_ARE = (*TOKENIZER_FILES, "generation_config.json", SAMPLING_FILE, "LICENSE", "LICENSE.txt")
+
+
+def export(
+    target: str | Path,
+    name: str | Path | None = None,
+    adapter: str | Path | None = None,
+    *,
+    revision: str | None = None,
+    dtype: str | torch.dtype | None = None,
+    overwrite: bool = False,
+    title: str | None = None,
+    link: bool = False,
+    local_only: bool = False,
+) -> Path:
+    """Writes a self-contained folder; it is there whole or not at all.
+
+    Without an adapter the weight files are copied byte by byte. An adapter is merged in float32,
+    and each tensor goes back to the dtype the base has it in.
+
+    Args:
+        name, adapter, revision: as for `hub.load`.
+        dtype: convert the weights to "float32", "bfloat16" or "float16"; None or "auto": keep.
+        overwrite: replace an existing checkpoint folder.
+        title: what the model card calls it; default: the folder's name.
+        link: link to weight files instead of copying them, for a folder that is soon deleted.
+        local_only: take Hub repositories from this machine's cache, without a request.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ValueError: something is wrong with the checkpoint, the adapter, an argument or the
+            place to write to.
+    """
+    target = Path(target).expanduser().resolve()
+    _check_target(target, overwrite)
+    chosen = None if dtype in (None, "auto") else choose_dtype(dtype, torch.device("cpu"))
+    source = find(name, adapter, revision=revision, local_only=local_only)
+    for folder in (source.folder, source.adapter):
+        if folder is not None and folder.resolve().is_relative_to(target):
+            raise ValueError(f"{target} holds what is to be exported: export to another folder")
+    check_weights(source)
+    with _replacing(target) as folder:
+        _write_weights(source, folder, chosen, link)
+        _write_settings(source, folder, chosen)
+        for file, text in remote_code().items():
+            (folder / file).write_text(text, encoding="utf-8")
+        (folder / "README.md").write_text(
+            _model_card(source, title or target.name), encoding="utf-8"
+        )
+    return target
+
+
+def _check_target(target: Path, overwrite: bool) -> None:
+    if target.exists() and not target.is_dir():
+        raise ValueError(f"{target} is a file: give the folder to write")
+    if not target.is_dir() or not any(target.iterdir()):
+        return
+    if not overwrite:
+        raise ValueError(f"{target} is not empty: give another folder, or --overwrite")
+    if not (target / "config.json").is_file():
+        raise ValueError(f"{target} holds no checkpoint, so it is not replaced: empty it yourself")
+
+
+@contextlib.contextmanager
+def _replacing(target: Path) -> Iterator[Path]:
+    """A new folder beside the target that takes its place in the end, or leaves no trace."""
+    fresh = target.with_name(f".{target.name}.{os.getpid()}.new")
+    old = target.with_name(f".{target.name}.{os.getpid()}.old")
+    try:
+        fresh.mkdir(parents=True)
+        yield fresh
+        if target.exists():
+            target.rename(old)
+        fresh.rename(target)
+    except (OSError, SafetensorError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise ValueError(f"{target} cannot be written: {why}") from error
+    finally:
+        if old.exists() and not target.exists():  # stopped between the two renames
+            old.rename(target)
+        shutil.rmtree(fresh, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _write_weights(source: Source, folder: Path, dtype: torch.dtype | None, link: bool) -> None:
+    index = source.folder / WEIGHT_INDEX
+    merged = None if source.adapter is None else _merge(source)
+    if merged is None and dtype is None:
+        for path in source.weights:
+            if link:
+                (folder / path.name).symlink_to(path.resolve())
+            else:
+                shutil.copyfile(path, folder / path.name)
+        if index.is_file():
+            shutil.copyfile(index, folder / index.name)
+        return
+    size = 0
+    for path in source.weights:
+        tensors, metadata = _rewrite(path, merged or {}, dtype)
+        save_file(tensors, folder / path.name, metadata=metadata)
+        size += sum(tensor.nbytes for tensor in tensors.values())
+    if index.is_file():
+        values = read_mapping(index)
+        values["metadata"] = values.get("metadata", {}) | {"total_size": size}
+        _write_json(folder / index.name, values)
+
+
+def _merge(source: Source) -> Mapping[str, Tensor]:
+    """The merged weights in float32, under the names that the base's files have."""
+    # bfloat16 would round the merged sum (3e-3 against 2e-7 in the logits of a toy), and a GPU
+    # that holds a 7B model in bfloat16 need not hold it in float32.
+    model = load(source.folder, source.adapter, device="cpu", dtype=torch.float32).model
+    merged = model.state_dict()
+    extra = set(merged).difference(*map(tensor_names, source.weights))
+    if source.config.tie_word_embeddings and "lm_head.weight" in extra:
+        if not torch.equal(merged["lm_head.weight"], merged["model.embed_tokens.weight"]):
+            raise ValueError(f"{source.adapter} changes the head, which the base ties to its table")
+        extra.discard("lm_head.weight")
+    if extra:
+        raise ValueError(f"{source.adapter} adds {min(extra)}, for which the base has no place")
+    return merged
+
+
+def _rewrite(
+    path: Path, merged: Mapping[str, Tensor], dtype: torch.dtype | None
+) -> tuple[dict[str, Tensor], dict[str, str] | None]:
+    """A weight file's tensors and metadata, with the merged values, each in its own dtype."""
+    tensors = {}
+    with safe_open(path, framework="pt") as file:
+        for name in sorted(tensor_names(path)):
+            own = file.get_tensor(name)
+            value = merged.get(name, own)
+            kept = dtype if dtype is not None and own.is_floating_point() else own.dtype
+            tensors[name] = value.detach().to(kept).contiguous()
+            if kept != own.dtype and not bool(torch.isfinite(tensors[name]).all()):
+                raise ValueError(f"{name} does not fit {kept}: choose float32 or bfloat16")
+        return tensors, file.metadata()
+
+
+def _write_settings(source: Source, folder: Path, dtype: torch.dtype | None) -> None:
+    """The JSON files and the tokenizer's, with what points at code that is not there removed."""
+    for file in AS_THEY_ARE:
+        if (source.folder / file).is_file():
+            shutil.copyfile(source.folder / file, folder / file)
+    _write_json(folder / "config.json", _config(source, dtype))
+    settings = source.folder / TOKENIZER_CONFIG
+    values = read_mapping(settings) if settings.is_file() else {}
+    values.pop("auto_map", None)
+    _write_json(folder / TOKENIZER_CONFIG, values | {"tokenizer_class": "Qwen2Tokenizer"})
+    if source.soft_mask is not None:
+        _write_json(folder / SOFT_MASK_FILE, soft_mask_to_published(source.soft_mask))
+
+
+def _config(source: Source, dtype: torch.dtype | None) -> dict[str, Any]:
+    """The source's own config.json, every key of it, with what the remote code needs."""
+    values = read_mapping(source.folder / "config.json")
+    values |= {"architectures": ["DreamModel"], "auto_map": AUTO_MAP}
+    # Also flat: transformers 4 reads nothing else, and would take 10000 without a word.
+    values["rope_theta"] = source.config.rope_parameters["rope_theta"]
+    values.pop("transparency_config", None)
+    if source.soft_mask is not None:
+        values["transparency_config"] = soft_mask_to_published(source.soft_mask)
+    if dtype is not None:
+        values.pop("torch_dtype", None)
+        values["dtype"] = str(dtype).removeprefix("torch.")
+    return values
+
+
+def _write_json(path: Path, values: Any) -> None:
+    path.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _model_card(source: Source, title: str) -> str:
+    """README.md: what it is, what it comes from, how to use it."""
+    base = _base_model(source)
+    front = ["---", "library_name: transformers", "pipeline_tag: text-generation"]
+    front += [f"base_model: {base}"] if base else []
+    front += ["tags:", "- dream", "- diffusion", "- masked-diffusion"]
+    front += ["- soft-masking"] if source.soft_mask is not None else []
+    what = f"[{base}](https://huggingface.co/{base})" if base else "a Dream model"
+    merged = " with an adapter merged into its weights" if source.adapter is not None else ""
+    parts = [
+        "\n".join([*front, "---"]),
+        f"# {title}",
+        f"A masked diffusion language model: {what}{merged}, with its modelling and generation "
+        "code in this repository. It needs torch, and transformers 5.17 or later.",
+        f"```python\n{_usage(source, title)}```",
+        _soft_mask_text(source.soft_mask),
+        f"Written by `softmask export` (softmask {__version__}). The code is under the Apache-2.0 "
+        "licence; the weights are under the licence of the model they come from.",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _base_model(source: Source) -> str | None:
+    """The Hub id of the base model, where one is known."""
+    names = [source.name]
+    if source.adapter is not None:
+        names.append(
+            str(read_mapping(source.adapter / ADAPTER_FILE).get("base_model_name_or_path"))
+        )
+    hub = (name for name in names if HUB_ID.fullmatch(name) and not Path(name).exists())
+    return next(hub, None)
+
+
+def _usage(source: Source, title: str) -> str:
+    prompt = 'inputs = tokenizer("One day,", return_tensors="pt")\n'
+    if source.tokenizer.chat_template:
+        prompt = (
+            'messages = [{"role": "user", "content": "Write a haiku about masks."}]\n'
+            "inputs = tokenizer.apply_chat_template(\n"
+            '    messages, add_generation_prompt=True, return_tensors="pt", return_dict=True\n'
+            ")\n"
+        )
+    return (
+        "from transformers import AutoModel, AutoTokenizer\n\n"
+        f'name = "{title}"  # on the Hub, or a folder with these files\n'
+        "tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=True)\n"
+        'model = AutoModel.from_pretrained(name, trust_remote_code=True, dtype="auto").eval()\n'
+        f"{prompt}"
+        "ids = model.diffusion_generate(\n"
+        "    inputs.input_ids, attention_mask=inputs.attention_mask,\n"
+        '    max_new_tokens=64, steps=64, alg="entropy",\n'
+        ")\n"
+        "print(tokenizer.decode(ids[0, inputs.input_ids.shape[1] :], skip_special_tokens=True))\n"
+    )
+
+
+def _soft_mask_text(soft_mask: SoftMaskConfig | None) -> str:
+    if soft_mask is None:
+        return (
+            "It has no soft-mask parameters of its own: `diffusion_generate` soft-masks "
+            "([arXiv 2510.17206](https://arxiv.org/abs/2510.17206)) where a call gives "
+            "`transparency_alg` and the parameters."
+        )
+    rows = "\n".join(
+        f"| `{key}` | {value} |" for key, value in soft_mask_to_published(soft_mask).items()
+    )
+    return (
+        "It decodes with soft-masking ([arXiv 2510.17206](https://arxiv.org/abs/2510.17206)) by "
+        'default; `transparency_alg="none"` turns that off. Its parameters:\n\n'
+        f"| argument of `diffusion_generate` | value |\n|---|---|\n{rows}"
+    )

@@ -1,0 +1,233 @@
+"""load(): a folder or a Hub id becomes a model, a tokenizer and soft-mask parameters.
+
+Reads the original Dream repositories unchanged, through this package's own classes, without
+`trust_remote_code`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import importlib.util
+import re
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import BitsAndBytesConfig, Qwen2Tokenizer
+
+from ..config import SAMPLING_FILE, SoftMaskConfig, read_sampling_file, soft_mask_to_published
+from ..models import DreamConfig, DreamModel
+from ..models.quantize import check_quantize, quantize_layers
+from .checkpoints import Source, adapter_tensor_names, check_report, find, quiet
+
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What generation needs: model, tokenizer, and the soft-mask parameters where there are any.
+
+    `sampling` are settings of SamplingConfig that suit this model, where its folder names some;
+    `source` is where everything came from.
+    """
+
+    model: DreamModel
+    tokenizer: Qwen2Tokenizer
+    soft_mask: SoftMaskConfig | None
+    name: str
+    sampling: Mapping[str, Any] = field(default_factory=dict)
+    source: Source | None = None
+
+    @functools.cached_property
+    def end_ids(self) -> tuple[int, ...]:
+        """Ids that end an answer: those of the config and tokenizer, and the end of a chat turn."""
+        configured = self.model.config.eos_token_id
+        ids = configured if isinstance(configured, list | tuple) else [configured]
+        ids = [*ids, self.tokenizer.eos_token_id]
+        vocabulary = self.tokenizer.get_vocab()
+        ids += [vocabulary.get(token) for token in ("<|endoftext|>", "<|im_end|>")]
+        return tuple(dict.fromkeys(i for i in ids if i is not None))
+
+
+def load(
+    name: str | Path | None = None,
+    adapter: str | Path | None = None,
+    *,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+    device_map: str | dict[str, Any] | None = None,
+    revision: str | None = None,
+    load_in_4bit: bool = False,
+    quantize: str | None = None,
+) -> Checkpoint:
+    """Loads a checkpoint for generation.
+
+    Args:
+        name: a folder or Hub id of a Dream model, or of an adapter, whose base is then taken;
+            "default": the bundled one; None: the adapter's base, else the bundled one.
+        adapter: a folder or Hub id of a PEFT adapter, merged into the model; the
+            `transparency_config.json` beside it wins over one in the model's folder.
+        device: default: cuda, then mps, then cpu. dtype: "float32", "bfloat16", "float16" or
+            "auto" (the checkpoint's own); default: float32 on a CPU, else the checkpoint's own.
+            On a CPU with AVX512-BF16 or AMX bfloat16 takes a third of the time, at an error of
+            0.4 % in the logits; on others it is emulated. device_map: as in transformers; needs
+            accelerate.
+        revision: branch, tag or commit of the Hub repository.
+        load_in_4bit: linear layers in 4 bits (nf4, bitsandbytes) from the start, as for training
+            an adapter on them; the head stays as it is.
+        quantize: "int8" or "int4": linear layers in fewer bits (bitsandbytes), for decoding, after
+            the adapter was merged; embeddings and head stay as they are. The whole model is in
+            the CPU's memory first.
+
+    Raises:
+        ValueError: one sentence on what is wrong with the folder, the adapter or an argument.
+    """
+    target = choose_device(device) if quantize is not None else None
+    if target is not None:
+        check_quantize(quantize, target)
+        if load_in_4bit or device_map is not None:
+            other = "load_in_4bit" if load_in_4bit else "device_map"
+            raise ValueError(f"give either quantize or {other}, not both")
+        device, dtype = "cpu", choose_dtype(dtype, target)
+    source = find(name, adapter, revision=revision)
+    model = _read_model(source.folder, source.config, device, dtype, device_map, load_in_4bit)
+    if source.adapter is not None:
+        model = _merge_adapter(model, source.adapter)
+    if source.config.transparency_config is not None:
+        # What the model's own folder said; an adapter or an edited file may say something else.
+        published = soft_mask_to_published(source.soft_mask) if source.soft_mask else None
+        model.config.transparency_config = published
+    suits = source.folder / SAMPLING_FILE
+    sampling = read_sampling_file(suits) if suits.is_file() else {}
+    model.eval()
+    if target is not None:
+        model = quantize_layers(model, quantize, target)
+    return Checkpoint(model, source.tokenizer, source.soft_mask, source.name, sampling, source)
+
+
+def choose_device(device: str | torch.device | None) -> torch.device:
+    """The device meant; None: the best there is.
+
+    Raises:
+        ValueError: no such device, or none on this machine.
+    """
+    if device is None:
+        accelerator = "mps" if torch.backends.mps.is_available() else "cpu"
+        device = "cuda" if torch.cuda.is_available() else accelerator
+    try:
+        chosen = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(f"{device!r} is no device: give cpu, cuda, cuda:1 or mps") from error
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError("this machine has no CUDA device: use --device cpu")
+    return chosen
+
+
+def choose_dtype(dtype: str | torch.dtype | None, device: torch.device) -> str | torch.dtype:
+    """The dtype meant, or "auto" (the checkpoint's own); None: by device, see `load`.
+
+    Raises:
+        ValueError: no such dtype.
+    """
+    if dtype is None:
+        return torch.float32 if device.type == "cpu" else "auto"
+    if isinstance(dtype, torch.dtype) or dtype == "auto":
+        return dtype
+    if dtype not in DTYPES:
+        raise ValueError(f"{dtype!r} is no dtype: give {', '.join(DTYPES)} or auto")
+    return getattr(torch, dtype)
+
+
+def _read_model(
+    folder: Path,
+    config: DreamConfig,
+    device: str | torch.device | None,
+    dtype: str | torch.dtype | None,
+    device_map: str | dict[str, Any] | None,
+    load_in_4bit: bool = False,
+) -> DreamModel:
+    if device_map is not None:
+        if device is not None:
+            raise ValueError("give either device or device_map, not both")
+        if importlib.util.find_spec("accelerate") is None:
+            raise ValueError("device_map needs accelerate: pip install 'softmask[train]'")
+    chosen = choose_device(device)
+    quantization = _in_4bit() if load_in_4bit else None
+    if quantization is not None and device_map is None:
+        device_map = {"": chosen}
+    with quiet():
+        try:
+            model, report = DreamModel.from_pretrained(
+                folder,
+                config=config,
+                dtype=choose_dtype(dtype, chosen),
+                device_map=device_map,
+                quantization_config=quantization,
+                use_safetensors=True,
+                output_loading_info=True,
+            )
+        except RuntimeError as error:
+            # transformers' own report of shapes that do not fit runs over many lines.
+            raise ValueError(
+                f"{folder}: the weights do not fit its config.json "
+                f"({str(error).splitlines()[0]}): the two are of different models"
+            ) from error
+    check_report(folder, report, config)
+    return model if device_map is not None else model.to(chosen)
+
+
+def _in_4bit() -> BitsAndBytesConfig:
+    """QLoRA's setting: normal floats, the scales quantised too, products in bfloat16."""
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise ValueError("weights in 4 bits need bitsandbytes: pip install 'softmask[quant]'")
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+        llm_int8_skip_modules=["lm_head"],
+    )
+
+
+@contextlib.contextmanager
+def quiet_peft() -> Iterator[None]:
+    """Without the warning about a question that peft asks and transformers 5.24 deprecates."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+        yield
+
+
+def _merge_adapter(model: DreamModel, folder: Path) -> DreamModel:
+    """The model with the adapter merged in: unmerged DoRA takes a weight norm at every forward."""
+    if importlib.util.find_spec("peft") is None:
+        raise ValueError("an adapter needs peft: pip install 'softmask[train]'")
+    from peft import PeftConfig, PeftModel
+
+    keys = adapter_tensor_names(folder)
+    settings = PeftConfig.from_pretrained(folder)
+    if dataclasses.is_dataclass(settings) and "modules_to_save" in vars(settings):
+        # An adapter that saves a module this model lacks would lose it without a word.
+        extra = [m for m in settings.modules_to_save or [] if not hasattr(model, m)]
+        if extra:
+            raise ValueError(f"{folder} brings the module {extra[0]!r}, which the model lacks")
+    other = f"{folder} is an adapter for another base model: give its own as --model"
+    try:
+        with quiet_peft():
+            merged = PeftModel.from_pretrained(model, folder, config=settings)
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(f"{other} ({str(error).splitlines()[0]})") from error
+    if not keys or not _all_loaded(merged, keys):
+        raise ValueError(other)
+    return merged.merge_and_unload()
+
+
+def _all_loaded(merged: Any, keys: set[str]) -> bool:
+    """Whether every tensor of the adapter file has its place in the model."""
+    own = {re.sub(r"\.(default|modules_to_save)(?=\.|$)", "", key) for key in merged.state_dict()}
+    plain = {re.sub(r"\.weight$", "", key) for key in own}
+    return all(key in own or re.sub(r"\.weight$", "", key) in plain for key in keys)

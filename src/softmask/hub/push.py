@@ -1,0 +1,233 @@
+"""push(): an adapter or an exported folder goes to the Hub, and training state stays behind."""
+
+from __future__ import annotations
+
+import contextlib
+import fnmatch
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from huggingface_hub import HfApi
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    HTTPError,
+    LocalTokenNotFoundError,
+    OfflineModeIsEnabled,
+)
+
+from ..config import SAMPLING_FILE, SOFT_MASK_FILE, SOFT_MASK_WEIGHTS, read_soft_mask_file
+from .checkpoints import (
+    ADAPTER_FILE,
+    ADAPTER_WEIGHTS,
+    HUB_ID,
+    WEIGHT_INDEX,
+    adapter_tensor_names,
+    check_weights,
+    find,
+    read_mapping,
+)
+from .export import TOKENIZER_CONFIG, TOKENIZER_FILES, export
+
+# What goes up, by name: nothing that a run or an editor leaves in the folder slips in.
+ADAPTER_FILES = (
+    ADAPTER_FILE,
+    ADAPTER_WEIGHTS,
+    SOFT_MASK_FILE,
+    SOFT_MASK_WEIGHTS,
+    "README.md",
+    "LICENSE*",
+)
+MODEL_FILES = (
+    "config.json",
+    "generation_config.json",
+    "model.safetensors",
+    "model-*-of-*.safetensors",
+    WEIGHT_INDEX,
+    TOKENIZER_CONFIG,
+    *TOKENIZER_FILES,
+    SOFT_MASK_FILE,
+    SAMPLING_FILE,
+    "*.py",
+    "README.md",
+    "LICENSE*",
+)
+
+
+def push(
+    repo: str,
+    folder: str | Path | None = None,
+    *,
+    model: str | Path | None = None,
+    adapter: str | Path | None = None,
+    private: bool = False,
+    revision: str | None = None,
+    message: str | None = None,
+    dry_run: bool = False,
+) -> str | None:
+    """Uploads a folder, or exports a checkpoint and uploads that.
+
+    Args:
+        repo: owner/name on the Hub; made where it does not exist.
+        folder: of an adapter or of an exported model; leave it out to export `model` with
+            `adapter` merged in.
+        private: make the repository private.
+        revision: branch to write to; made where it does not exist.
+        dry_run: print what would go up, and contact nobody.
+
+    Returns:
+        The address of the commit; None for a dry run.
+
+    Raises:
+        ValueError: the folder is not whole, or the Hub refuses: one sentence that says what to do.
+    """
+    if not HUB_ID.fullmatch(repo):
+        raise ValueError(f"{repo!r} is no repository: give it as OWNER/NAME")
+    if (folder is None) == (model is None and adapter is None):
+        raise ValueError("give either a folder to upload, or --model and --adapter to export")
+    if folder is not None:
+        ready = Path(folder).expanduser()
+        names = files_to_push(ready)
+        if dry_run:
+            return _show(repo, ready, names)
+        _make(repo, private, revision)
+        return _upload(repo, ready, names, revision, message)
+    check_weights(find(model, adapter, local_only=dry_run))
+    if not dry_run:
+        # Before the export: a login that is missing should not cost a merge first.
+        _make(repo, private, revision)
+    with tempfile.TemporaryDirectory() as place:
+        ready = export(
+            Path(place) / "model", model, adapter, title=repo, link=True, local_only=dry_run
+        )
+        names = files_to_push(ready)
+        if dry_run:
+            return _show(repo, ready, names)
+        return _upload(repo, ready, names, revision, message)
+
+
+def files_to_push(folder: Path) -> list[str]:
+    """The names of the files to upload from an adapter's or an exported folder.
+
+    Raises:
+        ValueError: it is neither, or something in it is missing or damaged.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"there is no folder {folder}")
+    if (folder / ADAPTER_FILE).is_file():
+        _check_adapter(folder)
+        patterns = ADAPTER_FILES
+    elif (folder / "config.json").is_file():
+        _check_model(folder)
+        patterns = MODEL_FILES
+    else:
+        raise ValueError(
+            f"{folder} has neither {ADAPTER_FILE} nor config.json: give the folder of an adapter "
+            "or of an exported model"
+        )
+    names = sorted(path.name for path in folder.iterdir() if path.is_file())
+    return [name for name in names if any(fnmatch.fnmatchcase(name, p) for p in patterns)]
+
+
+def _check_adapter(folder: Path) -> None:
+    if not adapter_tensor_names(folder):
+        raise ValueError(f"{folder / ADAPTER_WEIGHTS} is empty: save the adapter again")
+    if (folder / SOFT_MASK_FILE).is_file():
+        read_soft_mask_file(folder / SOFT_MASK_FILE)
+    base = str(read_mapping(folder / ADAPTER_FILE).get("base_model_name_or_path"))
+    if not HUB_ID.fullmatch(base) or Path(base).exists():
+        # It still works for whoever names the base, so it is no error.
+        print(
+            f"softmask: note: {ADAPTER_FILE} names its base model {base!r}, which is no Hub id: "
+            "others will have to give --model",
+            file=sys.stderr,
+        )
+
+
+def _check_model(folder: Path) -> None:
+    check_weights(find(folder))
+    remote = read_mapping(folder / "config.json").get("auto_map", {}).values()
+    files = {f"{str(reference).split('.')[0]}.py" for reference in remote}
+    if not files:
+        raise ValueError(
+            f"{folder} has no code of its own: `softmask push REPO --model {folder}` exports it "
+            "and uploads that"
+        )
+    missing = sorted(file for file in files if not (folder / file).is_file())
+    if missing:
+        raise ValueError(f"{folder} lacks {missing[0]}, which its config.json names: export again")
+
+
+def _show(repo: str, folder: Path, names: list[str]) -> None:
+    sizes = {name: (folder / name).stat().st_size for name in names}
+    print(f"would upload to {repo}:")
+    for name, size in sizes.items():
+        print(f"  {size:>14,}  {name}")
+    print(f"  {sum(sizes.values()):>14,}  bytes in {len(sizes)} files")
+    others = sorted(path.name for path in folder.iterdir() if path.name not in sizes)
+    if others:
+        print(f"would leave out: {', '.join(others)}")
+
+
+def _make(repo: str, private: bool, revision: str | None) -> None:
+    """The repository, and the branch in it, where they do not exist."""
+    api = HfApi()
+    with _explained(repo):
+        # None leaves the choice of a new one to the account's settings.
+        api.create_repo(repo, private=private or None, exist_ok=True)
+        if private and not api.model_info(repo).private:
+            raise ValueError(
+                f"{repo} exists and is public: make it private on its settings page first, or "
+                "leave out --private"
+            )
+        if revision is not None:
+            api.create_branch(repo, branch=revision, exist_ok=True)
+
+
+def _upload(
+    repo: str, folder: Path, names: list[str], revision: str | None, message: str | None
+) -> str:
+    with _explained(repo):
+        commit = HfApi().upload_folder(
+            repo_id=repo,
+            folder_path=folder,
+            allow_patterns=names,
+            revision=revision,
+            commit_message=message or "Upload with softmask",
+        )
+    return commit.commit_url
+
+
+@contextlib.contextmanager
+def _explained(repo: str) -> Iterator[None]:
+    """The Hub's refusals as one sentence each."""
+    login = "run `hf auth login` with a token that may write, or set HF_TOKEN"
+    try:
+        yield
+    except LocalTokenNotFoundError as error:
+        raise ValueError(f"you are not logged in to the Hub: {login}") from error
+    except OfflineModeIsEnabled as error:
+        raise ValueError("HF_HUB_OFFLINE is set: unset it to upload") from error
+    except HfHubHTTPError as error:
+        raise ValueError(_refusal(error, repo, login)) from error
+    except (HTTPError, ConnectionError) as error:
+        raise ValueError(
+            f"the Hub cannot be reached ({error}): check the network and HF_ENDPOINT"
+        ) from error
+
+
+def _refusal(error: HfHubHTTPError, repo: str, login: str) -> str:
+    status = error.response.status_code
+    if status == 401:
+        return f"the Hub does not accept your login: {login}"
+    if status == 403:
+        owner = repo.split("/")[0]
+        return (
+            f"your token may not write to {repo}: make one with write permission for {owner}, or "
+            "push under your own name"
+        )
+    if status == 404:
+        return f"the Hub finds no {repo} that you may write to: check the name and {login}"
+    said = error.server_message or str(error).splitlines()[0]
+    return f"the Hub refused the upload to {repo} ({status}): {said}"

@@ -1,0 +1,184 @@
+"""From hidden states to what a step needs of their logits, in one pass and without keeping them.
+
+Greedy decoding and the feedback of soft-masking read four numbers off a row of V logits: the k
+largest with their ids, the logarithm of the sum of exponentials, and the entropy. They can be kept
+up to date while the vocabulary goes by, so that no (N, V) tensor ever exists.
+Shape suffixes: N rows, V vocabulary, C columns of a piece of it, D width, K leading tokens.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from .linear import PLAIN, multiply
+
+# Rows whose fp32 statistics are computed at once: bounds the temporaries (32 rows of a
+# vocabulary of 152k are 19 MB) and keeps them warm in the cache between the passes.
+CHUNK_ROWS = 32
+# Most logits that are computed at once where they are only read and not returned: 256 MB in
+# fp32, 441 rows of a vocabulary of 152k.
+CHUNK_LOGITS = 2**26
+# Logits that a streamed piece of the vocabulary has on a CPU. They and their exponentials are
+# 1.3 MB, and stay in the second-level cache: 192 rows of 152k took 183 ms in pieces of this size,
+# 221 ms in pieces eight times as large (two threads).
+PIECE_LOGITS = 160 * 1024
+# And columns at most: a product of few rows no longer gains from wider ones.
+PIECE_COLUMNS = 8192
+FLOOR = torch.finfo(torch.float32).min
+
+
+class Statistics(NamedTuple):
+    """What is read off N rows of logits z, all in fp32 (entropies in nats).
+
+    `ids_NK`, `logits_NK`: the K largest logits, largest first. `total_N`: log sum exp z.
+    """
+
+    ids_NK: Tensor
+    logits_NK: Tensor
+    total_N: Tensor
+    entropy_N: Tensor
+
+
+def top_k(logits_NV: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k largest logits of each row and their ids, largest first: (N, k), (N, k).
+
+    Exact, and several times faster than `torch.topk` on a CPU: the k largest entries lie in the
+    k blocks of columns with the largest maxima, so one pass of maxima finds the candidates.
+    """
+    size = logits_NV.shape[-1]
+    width = 128
+    if k == 1:
+        return torch.max(logits_NV, dim=-1, keepdim=True)
+    if logits_NV.is_cuda or size < 32 * width or k > 16:
+        return torch.topk(logits_NV, k, dim=-1)
+    body = size - size % width
+    blocks_NCW = logits_NV[:, :body].unflatten(-1, (-1, width))
+    block_NK = blocks_NCW.amax(-1).topk(k, dim=-1).indices
+    columns = block_NK[..., None] * width + torch.arange(width, device=logits_NV.device)
+    tail = torch.arange(body, size, device=logits_NV.device).expand(len(logits_NV), -1)
+    candidates = torch.cat([columns.flatten(1), tail], dim=1)
+    values, place = logits_NV.gather(1, candidates).topk(k, dim=-1)
+    return values, candidates.gather(1, place)
+
+
+def entropy(logits_NV: Tensor) -> Tensor:
+    """(N,) entropy in nats of softmax(logits), fp32, as logsumexp(z) - sum p z.
+
+    Logits of minus infinity count as probability 0.
+    """
+    return _totals(logits_NV)[1]
+
+
+def _totals(logits_NV: Tensor) -> tuple[Tensor, Tensor]:
+    """(N,) log sum exp and (N,) entropy of each row."""
+    if not len(logits_NV):
+        return (logits_NV.new_zeros(0, dtype=torch.float32),) * 2
+    parts = []
+    for chunk_NV in logits_NV.split(CHUNK_ROWS):
+        # Shifting by the maximum keeps sum p z from cancelling; finite floor: 0 * -inf is NaN.
+        z_NV = chunk_NV.float()
+        top_N1 = z_NV.amax(-1, keepdim=True)
+        z_NV = (z_NV - top_N1).clamp_min(FLOOR)
+        p_NV = z_NV.exp()
+        sum_N = p_NV.sum(-1)
+        log_N = sum_N.log()
+        parts.append((top_N1.squeeze(1) + log_N, log_N - (p_NV * z_NV).sum(-1) / sum_N))
+    total, entropy_ = zip(*parts, strict=True)
+    return torch.cat(total), torch.cat(entropy_)
+
+
+def statistics(logits_NV: Tensor, k: int) -> Statistics:
+    """The statistics of logits that exist already."""
+    values_NK, ids_NK = top_k(logits_NV, k)
+    return Statistics(ids_NK, values_NK.float(), *_totals(logits_NV))
+
+
+@torch.no_grad()
+def read_head(
+    head: nn.Module, hidden_ND: Tensor, vocabulary: int, k: int, bias_V: Tensor | None = None
+) -> Statistics:
+    """The statistics of `head(hidden) + bias`, whose logits are never whole.
+
+    A plain linear head on a CPU is streamed over the vocabulary; any other (quantised, adapted,
+    offloaded, on an accelerator) is called for chunks of rows.
+    """
+    if len(hidden_ND) and _streams(head, hidden_ND):
+        return _stream(hidden_ND, head, k, bias_V)
+    parts = [statistics(z_CV, k) for z_CV in chunked_logits(head, hidden_ND, vocabulary, bias_V)]
+    return Statistics(*map(torch.cat, zip(*parts, strict=True)))
+
+
+def chunked_logits(
+    head: nn.Module, hidden_ND: Tensor, vocabulary: int, bias_V: Tensor | None = None
+) -> Iterator[Tensor]:
+    """The logits of consecutive chunks of rows (at least one), at most CHUNK_LOGITS at once."""
+    count = max(1, math.ceil(len(hidden_ND) * vocabulary / CHUNK_LOGITS))
+    for chunk_CD in hidden_ND.chunk(count):
+        # Through the module, not its weight: it may be quantised, adapted or sharded.
+        logits_CV = head(chunk_CD)
+        yield logits_CV if bias_V is None else logits_CV + bias_V.to(logits_CV.dtype)
+
+
+def _streams(head: nn.Module, hidden_ND: Tensor) -> bool:
+    if type(head) not in PLAIN or type(head.weight) is not nn.Parameter:
+        return False
+    # Hooks see a call of the module alone; accelerate's move offloaded weights in and out.
+    hooked = head._forward_hooks or head._forward_pre_hooks or hasattr(head, "_hf_hook")
+    plain = head.bias is None and not hooked
+    cast = torch.is_autocast_enabled("cpu") or hidden_ND.dtype != head.weight.dtype
+    return plain and head.weight.device.type == "cpu" and not cast
+
+
+def _stream(hidden_ND: Tensor, head: nn.Linear, k: int, bias_V: Tensor | None) -> Statistics:
+    """One pass over the vocabulary; sums are rescaled whenever a row's maximum grows."""
+    rows = len(hidden_ND)
+    size = max(256, k, min(PIECE_COLUMNS, PIECE_LOGITS // rows))
+    powers = torch.empty(rows * size)
+    best_NK = torch.full((rows, k), -torch.inf)
+    ids_NK = torch.zeros(rows, k, dtype=torch.long)
+    top_N = torch.full((rows,), FLOOR)
+    sum_N, dot_N = torch.zeros(rows), torch.zeros(rows)  # of e^(z - top), of (z - top) e^(z - top)
+    for start in range(0, head.weight.shape[0], size):
+        weight_CD = head.weight[start : start + size]
+        shape = (rows, len(weight_CD))
+        z_NC = multiply(hidden_ND, weight_CD).float()
+        if bias_V is not None:
+            z_NC += bias_V[start : start + size]
+        best_NK, ids_NK = _keep_best(z_NC, start, best_NK, ids_NK)
+        # Through the floor, as a row may begin with pieces that are suppressed as a whole.
+        new_N = best_NK[:, 0].clamp_min(FLOOR)
+        z_NC -= new_N[:, None]
+        p_NC = torch.exp(z_NC, out=powers[: z_NC.numel()].view(shape))
+        # e^-1e4 is 0; further down 0 * infinity would be NaN.
+        shift_N = (top_N - new_N).clamp_min(-1e4)
+        scale_N = shift_N.exp()
+        dot_N = (dot_N + sum_N * shift_N) * scale_N + z_NC.mul_(p_NC).sum(1)
+        sum_N = sum_N * scale_N + p_NC.sum(1)
+        top_N = new_N
+    log_N = sum_N.log()
+    return Statistics(ids_NK, best_NK, top_N + log_N, log_N - dot_N / sum_N)
+
+
+def _keep_best(z_NC: Tensor, start: int, best_NK: Tensor, ids_NK: Tensor) -> tuple[Tensor, Tensor]:
+    """The leading logits so far and their ids, with those of columns start.. taken in."""
+    k = best_NK.shape[1]
+    if k == 1:
+        value_N1, place_N1 = z_NC.max(dim=1, keepdim=True)
+        better_N1 = value_N1 > best_NK
+        ids_NK = torch.where(better_N1, place_N1 + start, ids_NK)
+        return torch.where(better_N1, value_N1, best_NK), ids_NK
+    # After the first pieces few rows have anything to add: k / i of them in piece i, for logits
+    # in no order.
+    rows = (z_NC.amax(dim=1) > best_NK[:, -1]).nonzero().squeeze(1)
+    if len(rows):
+        value_MK, place_MK = z_NC[rows].topk(min(k, z_NC.shape[1]), dim=1)
+        values = torch.cat([best_NK[rows], value_MK], dim=1)
+        ids = torch.cat([ids_NK[rows], place_MK + start], dim=1)
+        value_MK, order_MK = values.topk(k, dim=1)
+        best_NK[rows], ids_NK[rows] = value_MK, ids.gather(1, order_MK)
+    return best_NK, ids_NK

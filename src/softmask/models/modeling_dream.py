@@ -1,0 +1,271 @@
+"""Dream on transformers' own Qwen2 modules: bidirectional, logits aligned with positions.
+
+State-dict names are those of the original checkpoints. What differs from Qwen2ForCausalLM is
+here: no causal mask, the shift by one, logits for chosen rows only, and soft tokens as input.
+Shape suffixes: B batch, L length, N chosen rows, V vocabulary, D width.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from transformers import Qwen2Model, Qwen2PreTrainedModel
+from transformers.utils import ModelOutput
+
+from ..soft_mask import Feedback, SoftMask, SoftTokens, feedback_of
+from .configuration_dream import DreamConfig
+from .linear import use_faster_products
+from .lm_head import CHUNK_LOGITS, read_head
+from .packing import Layout, PackedAttention
+
+
+@dataclass
+class MaskedDiffusionOutput(ModelOutput):
+    """Logits (B, L, V), or (N, V) where `rows` were chosen; the last hidden state (B, L, D).
+
+    With `labels`: fp32 cross-entropy `losses` (N,) and the most likely ids `predicted` (N,).
+    With `observe`: the `feedback` of the rows. Where feedback was mixed in: its `entropies` and
+    `lambdas`, (N,) each, without gradient.
+    """
+
+    logits: Tensor | None = None
+    losses: Tensor | None = None
+    predicted: Tensor | None = None
+    feedback: Feedback | None = None
+    entropies: Tensor | None = None
+    lambdas: Tensor | None = None
+    last_hidden_state: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+
+
+class DreamBaseModel(Qwen2Model):
+    """The transformer without its head."""
+
+    config_class = DreamConfig
+
+    def __init__(self, config: DreamConfig) -> None:
+        super().__init__(config)
+        for layer in self.layers:
+            # In place: new modules would be initialised a second time, and move a seeded model on.
+            layer.self_attn.__class__ = PackedAttention
+            # The mask functions read config.is_causal, the attention kernels the layer's own flag.
+            layer.self_attn.is_causal = False
+
+
+class DreamModel(Qwen2PreTrainedModel):
+    """A masked diffusion language model: predicts every masked position at once.
+
+    `soft_mask` is None until a checkpoint or a training run brings its parameters
+    (`DreamModel.soft_mask = SoftMask(...)`); it then lives inside the model so that it is moved,
+    trained and sharded with it.
+    """
+
+    config_class = DreamConfig
+    config: DreamConfig
+    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}  # noqa: RUF012
+
+    def __init__(self, config: DreamConfig) -> None:
+        super().__init__(config)
+        self.model = DreamBaseModel(config)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.soft_mask: SoftMask | None = None
+        use_faster_products(self)
+        self.post_init()
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | dict[str, Tensor | None] | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        soft_tokens: SoftTokens | None = None,
+        feedback: Feedback | None = None,
+        rows: Tensor | None = None,
+        labels: Tensor | None = None,
+        observe: bool = False,
+        **kwargs: Any,
+    ) -> MaskedDiffusionOutput:
+        """Predicts positions from exactly one of `input_ids`, `inputs_embeds`, `soft_tokens`.
+
+        Args:
+            input_ids: (B, L) token ids.
+            attention_mask: (B, L), 1 at real tokens and 0 at padding; or None: all are real; or
+                masks made by transformers' mask functions, keyed by layer type.
+            position_ids: (B, L); default: positions counted from the first real token.
+            inputs_embeds: (B, L, D).
+            soft_tokens: superposed tokens, embedded here.
+            feedback: with `input_ids`: statistics of an earlier pass that `self.soft_mask` mixes
+                into them, here inside the forward, where sharded parameters get their gradient.
+            rows: (N,) flat indices into B * L; the head runs on these alone.
+            labels: (N,) true ids of `rows`: gives `losses` and `predicted` in place of logits.
+            observe: gives the `feedback` of `rows` for a next pass in place of logits; in mode
+                "topk" the (N, V) logits are never whole.
+
+        Returns:
+            `logits[b, i]` predicts position i itself (the shift is undone), shape (B, L, V), or
+            (N, V) for `rows`. Position 0, which nothing precedes, is read off its own row.
+
+        Raises:
+            ValueError: none or several kinds of input, feedback or `observe` without soft-mask
+                parameters, labels or `observe` without rows, or both of them.
+        """
+        given = [x is not None for x in (input_ids, inputs_embeds, soft_tokens)]
+        if sum(given) != 1:
+            raise ValueError("give exactly one of input_ids, inputs_embeds and soft_tokens")
+        self._check_reading(rows, labels, observe)
+        mixing: dict[str, Tensor] = {}
+        if feedback is not None:
+            if self.soft_mask is None or input_ids is None:
+                raise ValueError("feedback needs input_ids and a model with soft-mask parameters")
+            table_VD = self.model.embed_tokens.weight
+            soft_tokens, lambda_N = self.soft_mask(input_ids, feedback, table_VD)
+            with torch.no_grad():
+                entropy_N = self.soft_mask.entropy(feedback)
+            mixing = {"lambdas": lambda_N.detach(), "entropies": entropy_N}
+        if soft_tokens is not None:
+            inputs_embeds, input_ids = soft_tokens.embed(self.model.embed_tokens.weight), None
+        padding = attention_mask if isinstance(attention_mask, Tensor) else None
+        if padding is not None and padding.dim() != 2:
+            raise ValueError(
+                f"attention_mask must have shape (batch, length), not {tuple(padding.shape)}"
+            )
+        if position_ids is None and padding is not None:
+            position_ids = positions_from_mask(padding)
+        output = self.model(
+            input_ids=input_ids,
+            inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            use_cache=False,
+            **kwargs,
+        )
+        hidden_BLD = output.last_hidden_state
+        source = self._source_rows(hidden_BLD, padding, rows)
+        chosen = hidden_BLD if source is None else hidden_BLD.flatten(0, 1)[source]
+        if labels is not None:
+            losses_N, predicted_N = self._losses(chosen, labels.to(chosen.device))
+            reading = {"losses": losses_N, "predicted": predicted_N}
+        elif observe:
+            reading = {"feedback": self._observe(chosen, rows)}
+        else:
+            reading = {"logits": self.lm_head(chosen)}
+        return MaskedDiffusionOutput(
+            **reading,
+            **mixing,
+            last_hidden_state=hidden_BLD,
+            hidden_states=output.hidden_states,
+            attentions=output.attentions,
+        )
+
+    def _check_reading(self, rows: Tensor | None, labels: Tensor | None, observe: bool) -> None:
+        if rows is None and (labels is not None or observe):
+            raise ValueError("labels and observe are for chosen rows: give rows")
+        if labels is not None and observe:
+            raise ValueError("give either labels or observe, not both")
+        if labels is not None and labels.shape != rows.shape:
+            raise ValueError(f"{len(rows)} rows need as many labels, not {tuple(labels.shape)}")
+        if observe and self.soft_mask is None:
+            raise ValueError("observe needs a model with soft-mask parameters")
+
+    def _losses(self, chosen_ND: Tensor, labels_N: Tensor) -> tuple[Tensor, Tensor]:
+        """(N,) fp32 cross-entropy and (N,) most likely ids; logits live for a chunk of rows."""
+        count = self._chunks(len(labels_N))
+        *early, last = zip(chosen_ND.chunk(count), labels_N.chunk(count), strict=True)
+        # Not F.linear_cross_entropy (torch 2.13): needs a weight, gives no argmax, and on a CPU in
+        # bf16 takes 3 to 4 times as long as plain, this 1.5: results/2026-11-25_cross_entropy.
+        parts = [checkpoint(self._chunk_losses, *pair, use_reentrant=False) for pair in early]
+        # The backward pass starts with the last chunk: its logits need not be made again.
+        parts.append(self._chunk_losses(*last))
+        losses_N, predicted_N = (torch.cat(part) for part in zip(*parts, strict=True))
+        return losses_N + self._untouched(), predicted_N
+
+    def _chunks(self, rows: int) -> int:
+        """Into how many chunks of about equal size these rows go (at least one)."""
+        return max(1, math.ceil(rows * self.config.vocab_size / CHUNK_LOGITS))
+
+    def _chunk_losses(self, chosen_ND: Tensor, labels_N: Tensor) -> tuple[Tensor, Tensor]:
+        # Through the module, not its weight: it may be quantised, adapted or sharded.
+        logits_NV = self.lm_head(chosen_ND)
+        losses_N = F.cross_entropy(logits_NV.float(), labels_N, reduction="none")
+        return losses_N, logits_NV.detach().argmax(-1)
+
+    def _untouched(self) -> Tensor | float:
+        """0 that depends on all trainable soft-mask parameters: plain passes give them gradient 0.
+
+        Distributed training waits for the gradient of every parameter, on every rank alike. Here
+        and not in the objective, as sharded parameters are whole inside the forward only.
+        """
+        if self.soft_mask is None:
+            return 0.0
+        return 0.0 * sum(p.sum() for p in self.soft_mask.parameters() if p.requires_grad)
+
+    def _observe(self, chosen_ND: Tensor, rows_N: Tensor) -> Feedback:
+        """The feedback of these rows; their logits are whole in mode "temperature" alone."""
+        with torch.no_grad():
+            if self.soft_mask.mode == "temperature":
+                return Feedback(rows_N, logits_NV=self.lm_head(chosen_ND))
+            k = self.soft_mask.k
+            seen = read_head(self.lm_head, chosen_ND, self.config.vocab_size, k)
+            return feedback_of(seen, rows_N, k)
+
+    def _source_rows(
+        self, hidden_BLD: Tensor, padding_BL: Tensor | None, rows: Tensor | None
+    ) -> Tensor | None:
+        """Flat rows of the hidden state that predict `rows` (all positions for None).
+
+        A position is read off the row before it; the first real one of a line off its own, also
+        behind left padding, where the published code would read a padding row (finding B12).
+        """
+        if not self.config.logit_shift:
+            return rows
+        batch, length = hidden_BLD.shape[:2]
+        device = hidden_BLD.device
+        if rows is None:
+            flat = torch.arange(batch * length, device=device).view(batch, length)
+        else:
+            flat = rows.to(device)
+        first = flat % length == 0
+        if padding_BL is not None:
+            real = padding_BL.flatten().bool().to(device)
+            first = first | (~real[(flat - 1).clamp_min(0)] & real[flat])
+        return flat - (~first).long()
+
+    def hidden(self, tokens: Tensor | SoftTokens, layout: Layout) -> Tensor:
+        """(T, D) last hidden states of the positions that `layout` names.
+
+        The head's logits of row `layout.sources(position)` predict a position.
+
+        Args:
+            tokens: (1, T) ids, or soft tokens, of these positions.
+        """
+        if isinstance(tokens, SoftTokens):
+            embeds_1TD = tokens.embed(self.model.embed_tokens.weight)
+        else:
+            embeds_1TD = self.model.embed_tokens(tokens)
+        hidden_1TD = self.model(
+            inputs_embeds=embeds_1TD,
+            position_ids=layout.positions_T[None],
+            attention_mask=dict.fromkeys(self.config.layer_types),
+            use_cache=False,
+            layout=layout,
+        ).last_hidden_state
+        return hidden_1TD[0].to(layout.flat_T.device)
+
+    def diffusion_generate(self, inputs: Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
+        """Dream's own generation call; see `softmask.published.diffusion_generate`."""
+        from ..decoding.diffusion_generate import diffusion_generate
+
+        return diffusion_generate(self, inputs, *args, **kwargs)
+
+
+def positions_from_mask(attention_mask_BL: Tensor) -> Tensor:
+    """(B, L) positions counted from the first real token; padding gets 1, as in Dream."""
+    positions_BL = attention_mask_BL.long().cumsum(-1) - 1
+    return positions_BL.masked_fill(attention_mask_BL == 0, 1)

@@ -1,0 +1,36 @@
+"""What a server allows, with the sentences that explain it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..config import require, require_positive, setting
+
+# Seconds that answers have to reach their clients once the last request is over.
+LAST_WORDS = 5.0
+
+
+@dataclass(frozen=True)
+class ServeConfig:
+    """Limits of a server.
+
+    Raises:
+        ValueError: a count below 1, or a number of seconds that is none.
+    """
+
+    name: str | None = setting(None, "the model's name for clients (default: its own)")
+    max_tokens: int = setting(256, "masks behind a prompt where a request names no number")
+    memory_mb: int = setting(2048, "memory for requests that run, weights not included")
+    running: int = setting(32, "requests that may run at once")
+    queue: int = setting(64, "requests that may wait; more are answered 429")
+    deadline: float = setting(600.0, "seconds after which a request is given up")
+    grace: float = setting(30.0, "seconds that running requests have at a shutdown")
+    max_body: int = setting(1 << 20, "bytes that a request may have")
+    log_prompts: bool = setting(False, "write requests into the log as they are")
+    api_keys: tuple[str, ...] = setting((), "keys, one of which requests must bring")
+
+    def __post_init__(self) -> None:
+        require_positive(self, "max_tokens", "memory_mb", "running", "queue", "max_body")
+        require(self.deadline > 0, f"deadline must be more than 0 seconds, not {self.deadline}")
+        require(self.grace >= 0, f"grace must not be negative, but is {self.grace}")
+        require(all(self.api_keys), "an API key must not be empty")

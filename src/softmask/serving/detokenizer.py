@@ -1,0 +1,144 @@
+"""The text of a request as it becomes final from the left: never taken back, characters whole."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..decoding.logprobs import Sight
+from ..decoding.prompts import Characters
+from ..hub.load import Checkpoint
+from .request import Event, Request
+
+
+@dataclass(frozen=True)
+class Token:
+    """A token of an answer: what it adds to the text, and what the model said of it.
+
+    `text` is empty where the character that it is part of comes with a later token. `logprob` is
+    as of the step that committed it, `top` are (id, log-probability) of the leading ones then.
+    """
+
+    id: int
+    text: str
+    logprob: float | None = None
+    top: tuple[tuple[int, float], ...] = ()
+
+
+class TextStream:
+    """Takes in events and hands out tokens, up to the end of the answer or a stop string.
+
+    Args:
+        infill: the text is what lies between the first and the last mask, and has no end token.
+        stops: texts before which the answer ends.
+    """
+
+    def __init__(
+        self, checkpoint: Checkpoint, request: Request, *, infill: bool, stops: Sequence[str] = ()
+    ) -> None:
+        mask_id = checkpoint.model.config.mask_token_id
+        masked = [i for i, token in enumerate(request.ids) if token == mask_id]
+        self._characters, self._stops = Characters(checkpoint), tuple(stops)
+        self._end_ids = frozenset() if infill else frozenset(checkpoint.end_ids)
+        self._ids = list(request.ids)
+        self._next, self._last = masked[0], masked[-1]
+        self._seen: dict[int, tuple[float | None, tuple[tuple[int, float], ...]]] = {}
+        self._pending: list[Token] = []  # of a character that is not whole
+        self._held: list[Token] = []  # may be the beginning of a stop string
+        self.text = ""
+        self.count = 0  # tokens that were handed out
+        self.is_ended = False
+
+    def take(self, event: Event) -> list[Token]:
+        """What has become final."""
+        for index, (column, token) in enumerate(zip(event.columns, event.ids, strict=True)):
+            self._ids[column] = token
+            if event.seen is not None:
+                self._seen[column] = _told(event.seen, index)
+        return self._advance(min(event.final, self._last + 1))
+
+    def rest(self) -> list[Token]:
+        """What was held back, once the request is done."""
+        return self._hand_out(self._cut_off()) + self._release()
+
+    def _advance(self, final: int) -> list[Token]:
+        whole: list[Token] = []
+        while self._next < final and not self.is_ended:
+            column, token = self._next, self._ids[self._next]
+            self._next += 1
+            if token in self._end_ids:
+                tokens = self._hand_out(whole + self._cut_off()) + self._release()
+                self.is_ended = True
+                return tokens
+            logprob, top = self._seen.pop(column, (None, ()))
+            self._pending.append(Token(token, self._characters.add(token), logprob, top))
+            if not self._characters.is_open:
+                whole += self._pending
+                self._pending = []
+        return self._hand_out(whole)
+
+    def _cut_off(self) -> list[Token]:
+        """The tokens of a character that does not come whole any more, if any."""
+        tokens, self._pending = self._pending, []
+        if tokens:
+            tokens[-1] = dataclasses.replace(tokens[-1], text=self._characters.rest())
+        return tokens
+
+    def _hand_out(self, tokens: list[Token]) -> list[Token]:
+        """All but what may begin a stop string; behind a stop string nothing any more."""
+        if self.is_ended:
+            return []
+        self._held += tokens
+        text = "".join(token.text for token in self._held)
+        found = [place for place in map(text.find, self._stops) if place >= 0]
+        if found:
+            kept = _before(self._held, min(found))
+            self._held, self.is_ended = [], True
+            return self._told_of(kept)
+        keep = len(text) - _open_stop(text, self._stops)
+        kept, length = [], 0
+        while self._held and length + len(self._held[0].text) <= keep:
+            length += len(self._held[0].text)
+            kept.append(self._held.pop(0))
+        return self._told_of(kept)
+
+    def _release(self) -> list[Token]:
+        held, self._held = self._held, []
+        return self._told_of(held)
+
+    def _told_of(self, tokens: list[Token]) -> list[Token]:
+        self.text += "".join(token.text for token in tokens)
+        self.count += len(tokens)
+        return tokens
+
+
+def _told(seen: Sight, index: int) -> tuple[float | None, tuple[tuple[int, float], ...]]:
+    logprob = float(seen.logprob_N[index])
+    ids, logprobs = seen.ids_NK[index].tolist(), seen.logprobs_NK[index].tolist()
+    top = tuple((i, value) for i, value in zip(ids, logprobs, strict=True) if i >= 0)
+    return (None if np.isnan(logprob) else logprob), top
+
+
+def _before(tokens: list[Token], length: int) -> list[Token]:
+    """The tokens of the first `length` characters; the last may be cut."""
+    kept: list[Token] = []
+    for token in tokens:
+        if length <= 0:
+            break
+        kept.append(dataclasses.replace(token, text=token.text[:length]))
+        length -= len(token.text)
+    return kept
+
+
+def _open_stop(text: str, stops: Sequence[str]) -> int:
+    """How many characters at the end may be the beginning of a stop string."""
+    lengths = (
+        length
+        for stop in stops
+        for length in range(min(len(stop) - 1, len(text)), 0, -1)
+        if text.endswith(stop[:length])
+    )
+    return max(lengths, default=0)

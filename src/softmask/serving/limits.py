@@ -1,0 +1,119 @@
+"""What may be asked of an engine: a budget in megabytes, as the requests that fit it."""
+
+from __future__ import annotations
+
+import torch
+
+from ..config import require
+from ..decoding.sampler import check_canvas
+from ..decoding.schedule import Plan
+from ..models import DreamModel
+from ..soft_mask import check_k
+from .memory import Footprint
+from .request import Request
+
+# Steps, unless the context is longer still: planning them costs time that others wait for.
+MOST_STEPS = 4096
+
+
+class Limits:
+    """How long the canvas is, how much memory is left for reading it, and who is refused.
+
+    Args:
+        memory_mb: what the batch may take up, weights not included; or
+        positions: the length of its canvas, whose memory then follows.
+        running: how many may run at once.
+        cached: whether keys and values are kept.
+        k: the most tokens that soft-masking may mix in, and that may be watched.
+
+    Raises:
+        ValueError: neither or both of memory and positions, a count below 1, or too little memory.
+    """
+
+    def __init__(
+        self,
+        model: DreamModel,
+        *,
+        memory_mb: float | None,
+        positions: int | None,
+        running: int,
+        cached: bool,
+        k: int,
+    ) -> None:
+        require((memory_mb is None) != (positions is None), "give either memory_mb or positions")
+        for name, value in (("positions", positions), ("running", running), ("k", k)):
+            require(value is None or value >= 1, f"{name} must be at least 1, not {value}")
+        self.model, self.running, self.cached, self.k = model, running, cached, k
+        self.footprint = Footprint.of(model, cached=cached, k=k)
+        if positions is None:
+            self.memory = int(memory_mb * 2**20)
+            fitting, least = self.footprint.positions(self.memory), self.footprint.total(1) / 2**20
+            require(fitting >= 1, f"{memory_mb} MB are too little memory: give {least:.1f} or more")
+            # More than those that run can use would only be in the way.
+            positions = min(fitting, running * model.config.max_position_embeddings)
+        else:
+            self.memory = self.footprint.total(positions)
+        self.positions = positions
+        # What is computed fits in any case; logits are counted request by request.
+        self.reading = self.memory - self.footprint.fixed - positions * self.footprint.held
+
+    def check(self, request: Request) -> tuple[int, int]:
+        """How many masks a request has, and how many bytes it takes to read them.
+
+        Raises:
+            ValueError: one sentence on why it cannot be run.
+        """
+        ids_1L = torch.tensor([request.ids])
+        check_canvas(self.model, ids_1L)
+        self._check_ids(request)
+        masked_L = ids_1L[0].numpy() == self.model.config.mask_token_id
+        require(bool(masked_L.any()), "nothing is to be written: the canvas has no mask")
+        self._check_settings(request)
+        Plan(masked_L, request.sampling)
+        masks = int(masked_L.sum())
+        return masks, self._check_room(request, masks)
+
+    def _check_ids(self, request: Request) -> None:
+        vocabulary, rules = self.model.config.vocab_size, request.rules
+        named = (*request.ids, *rules.suppressed, *rules.end_ids, rules.fill_id)
+        # On a GPU an index out of range ends this process' use of it, for everybody.
+        require(
+            min(named) >= 0 and max(named) < vocabulary,
+            f"a token id lies outside of the model's vocabulary of {vocabulary}",
+        )
+
+    def _check_settings(self, request: Request) -> None:
+        sampling, soft_mask = request.sampling, request.soft_mask
+        most = max(MOST_STEPS, self.model.config.max_position_embeddings)
+        require(sampling.steps <= most, f"{sampling.steps} steps are too many: at most {most}")
+        require(
+            self.cached or sampling.cache == "none",
+            f"this engine keeps no keys and values: leave out cache {sampling.cache}",
+        )
+        watched = min(self.k, self.model.config.vocab_size)
+        require(
+            request.watch <= watched,
+            f"{request.watch} leading tokens are asked for: this engine tells at most {watched}",
+        )
+        if soft_mask is not None:
+            check_k(soft_mask.k, self.model.config.vocab_size)
+            require(
+                soft_mask.k <= self.k,
+                f"soft-mask k is {soft_mask.k}, but this engine mixes in at most {self.k}: lower k",
+            )
+
+    def _check_room(self, request: Request, masks: int) -> int:
+        """Whether an empty canvas would have room for it; the bytes to read it."""
+        require(
+            len(request.ids) <= self.positions,
+            f"the request is {len(request.ids)} tokens long, but the engine has room for "
+            f"{self.positions}: shorten it, or give the engine more memory",
+        )
+        reading = self.footprint.reading(masks, request.sampling, request.soft_mask)
+        require(
+            reading <= self.reading,
+            f"the request's logits take {reading / 2**20:.1f} MB, but the engine has "
+            f"{self.reading / 2**20:.1f} for them: ask for fewer new tokens, or give the engine "
+            "more memory",
+        )
+        return reading

@@ -1,0 +1,92 @@
+"""How much memory a batch takes: what a budget in megabytes means in positions.
+
+A position of the flat canvas holds keys and values, soft state, and a copy of what a step may have
+to take back. On top come, first, activations while it is computed, then logits while it is read;
+the worst step computes and reads every position, as the first step of a block does. The weights
+are no part of it: they are there before the first request.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..config import SamplingConfig, SoftMaskConfig, is_on
+from ..decoding.kv_cache import bytes_per_position
+from ..models import DreamModel
+from ..models.lm_head import CHUNK_LOGITS, CHUNK_ROWS, PIECE_LOGITS
+
+# Bytes that live at once for a row and an entry of the vocabulary. Drawing: the logits, and the
+# random numbers twice, text by text and joined. Mode "temperature": the logits, those of the rows
+# that stay masked, these over the temperature, their softmax.
+DRAWN, TEMPERED = 12, 16
+# Of a row that is only read: logits and exponentials of the narrowest piece of the vocabulary,
+# and its places, statistics and choice.
+STREAMED, CHOSEN = 2 * 4 * 256, 256
+# Canvas, candidates, places and neighbours as int64 and three flags; half of it again where a
+# step is saved.
+BOOKKEEPING = 35 + 18
+# What filters make of an entry of a chunk of rows, ids of a sort included.
+FILTERED = 40
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Bytes: of any batch, of a position, and on top while one is computed or a row is read.
+
+    Every term is an upper bound: a measured peak lies below the sum, by a fifth for models of
+    usual proportions (`tests/test_engine.py` holds a factor of two).
+    """
+
+    fixed: int
+    held: int
+    computed: int
+    read: int
+    vocabulary: int
+
+    @classmethod
+    def of(cls, model: DreamModel, *, cached: bool, k: int) -> Footprint:
+        """That of batches of this model that mix in, and tell, up to `k` tokens."""
+        config, size = model.config, model.dtype.itemsize
+        heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
+        width, vocabulary = config.hidden_size, config.vocab_size
+        per_head = getattr(config, "head_dim", None) or width // heads
+        store = bytes_per_position(config.num_hidden_layers, kv_heads, per_head, model.dtype)
+        # Ids, weights and lambda, and the embeddings of mode "temperature"; twice.
+        soft = 2 * (12 * (k + 1) + 4 + 4 * width)
+        # Ids and log-probabilities that are told, and two numbers more; while they are read, twice.
+        sights = 12 * k + 8
+        # The residual and a layer's input stay meanwhile.
+        attention = size * (4 * heads + 6 * kv_heads) * per_head
+        mlp = size * (3 * config.intermediate_size + width)
+        mixing = (size + 4) * (k + 1) * width + 8 * width
+        computed = 2 * size * width + max(attention, mlp, mixing)
+        # The head streams pieces on a CPU; elsewhere chunks of rows are whole.
+        pieces = 8 * PIECE_LOGITS if model.device.type == "cpu" else size * CHUNK_LOGITS
+        return cls(
+            fixed=pieces + CHUNK_ROWS * FILTERED * vocabulary,
+            held=BOOKKEEPING + (store if cached else 0) + soft + sights,
+            computed=computed,
+            read=STREAMED + CHOSEN + 2 * sights + size * width,
+            vocabulary=vocabulary,
+        )
+
+    def total(self, positions: int) -> int:
+        """Of a batch with a canvas of so many positions."""
+        return self.fixed + positions * (self.held + max(self.computed, self.read))
+
+    def positions(self, memory: int) -> int:
+        """The longest canvas within so many bytes; 0 where none is."""
+        each = self.held + max(self.computed, self.read)
+        return max(0, (memory - self.fixed) // each)
+
+    def reading(
+        self, masks: int, sampling: SamplingConfig, soft_mask: SoftMaskConfig | None
+    ) -> int:
+        """On top, while the rows of one text are read, of which `masks` are masked."""
+        soft = is_on(soft_mask)
+        if sampling.block_length is not None and not soft:
+            masks = min(masks, sampling.block_length)  # plain decoding reads what it may commit
+        entry = DRAWN if sampling.temperature > 0 or sampling.alg == "origin" else 0
+        if soft and soft_mask.mode == "temperature":
+            entry = TEMPERED
+        return masks * (self.read + entry * self.vocabulary)

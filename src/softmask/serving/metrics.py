@@ -1,0 +1,91 @@
+"""What Prometheus reads off a server."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import get_args
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    Metric,
+    SummaryMetricFamily,
+)
+from prometheus_client.registry import Collector
+
+from .engine import Engine
+from .request import FinishReason
+
+# Seconds; answers take from tens of milliseconds to minutes.
+BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+
+
+class EngineCollector(Collector):
+    """Reads the engine's own counts whenever somebody asks."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def collect(self) -> Iterator[Metric]:
+        """Gauges and counters of this moment."""
+        stats = self._engine.stats()
+        gauges = {
+            "running": (stats.running, "Requests that are being denoised"),
+            "waiting": (stats.waiting, "Requests in the line"),
+            "positions": (stats.positions, "Positions of the canvas"),
+            "positions_taken": (stats.positions_taken, "Positions in use"),
+            "lambda_mean": (stats.mean_lambda, "Mean weight of the feedback at masked positions"),
+        }
+        for name, (value, text) in gauges.items():
+            yield GaugeMetricFamily(f"softmask_{name}", text, value=value)
+        counters = {
+            "requests_accepted": (stats.submitted, "Requests that entered the line"),
+            "requests_refused": (stats.refused, "Requests that found the line full"),
+            "forwards": (stats.forwards, "Forward passes of the batch"),
+            "tokens_committed": (stats.committed, "Tokens committed"),
+            "steps_apart": (stats.apart, "Steps that failed and were repeated in parts"),
+        }
+        for name, (value, text) in counters.items():
+            yield CounterMetricFamily(f"softmask_{name}", text, value=value)
+        ended = CounterMetricFamily(
+            "softmask_requests_ended", "Requests that are over", labels=["reason"]
+        )
+        for reason in get_args(FinishReason):
+            ended.add_metric([reason], stats.ended.get(reason, 0))
+        yield ended
+        yield SummaryMetricFamily(
+            "softmask_step_seconds",
+            "Time of a step of the batch",
+            count_value=stats.steps,
+            sum_value=stats.busy_seconds,
+        )
+        per_forward = stats.committed / stats.forwards if stats.forwards else 0.0
+        yield GaugeMetricFamily(
+            "softmask_tokens_per_forward", "Tokens committed per forward pass", value=per_forward
+        )
+
+
+class Metrics:
+    """The engine's counts, and those of HTTP."""
+
+    def __init__(self, engine: Engine) -> None:
+        disable_created_metrics()  # twice as many lines, for a time that nobody asks for
+        self.registry = CollectorRegistry()
+        self.registry.register(EngineCollector(engine))
+        self.answers = Counter(
+            "softmask_http_answers",
+            "Answers by route and status",
+            ["route", "status"],
+            registry=self.registry,
+        )
+        self.seconds = Histogram(
+            "softmask_http_seconds",
+            "Time until an answer was complete",
+            ["route"],
+            buckets=BUCKETS,
+            registry=self.registry,
+        )
+        self.tokens = Counter(
+            "softmask_tokens", "Tokens of prompts and answers", ["of"], registry=self.registry
+        )

@@ -1,0 +1,214 @@
+"""Answers as OpenAI's clients read them: whole, or chunk by chunk."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from ..hub.load import Checkpoint
+from .detokenizer import TextStream, Token
+from .engine import Event, Request, Result
+
+
+class Answer:
+    """One text on its way to a client.
+
+    Args:
+        top: leading tokens to tell of; None: no log-probabilities.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        request: Request,
+        *,
+        infill: bool,
+        stops: Sequence[str],
+        top: int | None,
+    ) -> None:
+        self._tokenizer = checkpoint.tokenizer
+        self._stream = TextStream(checkpoint, request, infill=infill, stops=stops)
+        self._infill, self.top = infill, top
+        self.all: list[Token] = []
+        self.result: Result | None = None
+
+    @property
+    def is_ended(self) -> bool:
+        """Whether the text has come to its end token or to a stop string."""
+        return self._stream.is_ended
+
+    @property
+    def text(self) -> str:
+        return self._stream.text
+
+    @property
+    def tokens(self) -> int:
+        return self._stream.count
+
+    @property
+    def finish_reason(self) -> str:
+        return "stop" if self.is_ended or self._infill else "length"
+
+    def take(self, event: Event) -> list[Token]:
+        """What has become final with an event."""
+        tokens = self._stream.take(event)
+        self.all += tokens
+        return tokens
+
+    def finish(self, result: Result) -> list[Token]:
+        """What was held back, now that the request is over."""
+        tokens = self._stream.rest()
+        self.all += tokens
+        self.result = result
+        return tokens
+
+    def name(self, token: int) -> str:
+        """A token's own text."""
+        return self._tokenizer.decode([token])
+
+
+class Shape:
+    """What chat and completions share."""
+
+    prefix: str
+    kind: str
+    chunk_kind: str
+
+    def __init__(self, model: str) -> None:
+        self.id = f"{self.prefix}-{secrets.token_hex(12)}"
+        self.model, self.created = model, int(time.time())
+
+    def _frame(self, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
+        frame = {"id": self.id, "object": kind, "created": self.created, "model": self.model}
+        return {**frame, "choices": choices}
+
+    def _chunk(self, choice: dict[str, Any]) -> dict[str, Any]:
+        return self._frame(self.chunk_kind, [choice])
+
+    def opening(self, _index: int) -> list[dict[str, Any]]:
+        """Chunks before the first text."""
+        return []
+
+    def whole(self, answers: Sequence[Answer], prompt_tokens: int) -> dict[str, Any]:
+        """An answer that is not streamed."""
+        choices = [self._choice(index, answer) for index, answer in enumerate(answers)]
+        return {**self._frame(self.kind, choices), "usage": usage(answers, prompt_tokens)}
+
+    def usage_chunk(self, answers: Sequence[Answer], prompt_tokens: int) -> dict[str, Any]:
+        """The chunk behind the last text, where it was asked for."""
+        return {**self._frame(self.chunk_kind, []), "usage": usage(answers, prompt_tokens)}
+
+    def _choice(self, index: int, answer: Answer) -> dict[str, Any]:
+        raise NotImplementedError
+
+
+class ChatShape(Shape):
+    """chat.completion and chat.completion.chunk."""
+
+    prefix, kind, chunk_kind = "chatcmpl", "chat.completion", "chat.completion.chunk"
+
+    def _choice(self, index: int, answer: Answer) -> dict[str, Any]:
+        return {
+            "index": index,
+            "message": {"role": "assistant", "content": answer.text, "refusal": None},
+            "logprobs": self._logprobs(answer, answer.all),
+            "finish_reason": answer.finish_reason,
+            "softmask": answer.result.cost(),
+        }
+
+    def opening(self, index: int) -> list[dict[str, Any]]:
+        delta = {"role": "assistant", "content": ""}
+        return [self._chunk({"index": index, "delta": delta, "finish_reason": None})]
+
+    def chunk(self, index: int, answer: Answer, tokens: list[Token]) -> dict[str, Any]:
+        """New text."""
+        delta = {"content": "".join(token.text for token in tokens)}
+        logprobs = self._logprobs(answer, tokens)
+        choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": None}
+        return self._chunk(choice)
+
+    def closing(self, index: int, answer: Answer) -> dict[str, Any]:
+        """The end of a text."""
+        choice = {"index": index, "delta": {}, "finish_reason": answer.finish_reason}
+        return self._chunk({**choice, "softmask": answer.result.cost()})
+
+    def _logprobs(self, answer: Answer, tokens: list[Token]) -> dict[str, Any] | None:
+        if answer.top is None:
+            return None
+        content = [
+            {
+                **_entry(answer.name(token.id), token.logprob),
+                "top_logprobs": [
+                    _entry(answer.name(i), value) for i, value in token.top[: answer.top]
+                ],
+            }
+            for token in tokens
+        ]
+        return {"content": content, "refusal": None}
+
+
+class CompletionShape(Shape):
+    """text_completion, whole and in chunks."""
+
+    prefix, kind, chunk_kind = "cmpl", "text_completion", "text_completion"
+
+    def __init__(self, model: str) -> None:
+        super().__init__(model)
+        self._lengths: Counter[int] = Counter()  # characters that were sent of each text
+
+    def _choice(self, index: int, answer: Answer) -> dict[str, Any]:
+        return {
+            "index": index,
+            "text": answer.text,
+            "logprobs": self._logprobs(answer, answer.all, 0),
+            "finish_reason": answer.finish_reason,
+            "softmask": answer.result.cost(),
+        }
+
+    def chunk(self, index: int, answer: Answer, tokens: list[Token]) -> dict[str, Any]:
+        """New text."""
+        text = "".join(token.text for token in tokens)
+        logprobs = self._logprobs(answer, tokens, self._lengths[index])
+        self._lengths[index] += len(text)
+        choice = {"index": index, "text": text, "logprobs": logprobs, "finish_reason": None}
+        return self._chunk(choice)
+
+    def closing(self, index: int, answer: Answer) -> dict[str, Any]:
+        """The end of a text."""
+        choice = {"index": index, "text": "", "finish_reason": answer.finish_reason}
+        return self._chunk({**choice, "logprobs": None, "softmask": answer.result.cost()})
+
+    def _logprobs(self, answer: Answer, tokens: list[Token], offset: int) -> dict[str, Any] | None:
+        if answer.top is None:
+            return None
+        offsets = []
+        for token in tokens:
+            offsets.append(offset)
+            offset += len(token.text)
+        return {
+            "tokens": [answer.name(token.id) for token in tokens],
+            "token_logprobs": [token.logprob for token in tokens],
+            "top_logprobs": [
+                {answer.name(i): value for i, value in token.top[: answer.top]} for token in tokens
+            ],
+            "text_offset": offsets,
+        }
+
+
+def usage(answers: Sequence[Answer], prompt_tokens: int) -> dict[str, int]:
+    """Tokens, as they are counted for a bill."""
+    completion = sum(answer.tokens for answer in answers)
+    return {
+        "prompt_tokens": prompt_tokens,
+        "completion_tokens": completion,
+        "total_tokens": prompt_tokens + completion,
+    }
+
+
+def _entry(text: str, logprob: float | None) -> dict[str, Any]:
+    # Bytes of a token that is part of a character cannot be told from its text.
+    octets = None if "\ufffd" in text else list(text.encode("utf-8"))
+    return {"token": text, "logprob": logprob, "bytes": octets}

@@ -1,0 +1,237 @@
+"""The shapes of requests and answers over HTTP: OpenAI's, and one key `softmask` beside them.
+
+A field that is not implemented is refused by name; one that says what happens anyway (a penalty
+of 0, null) is let through. Types are checked strictly: "5" is no number.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    create_model,
+    model_validator,
+)
+
+from ..config import SamplingConfig, SoftMaskConfig, from_mapping
+
+# What OpenAI's parameters are when they change nothing.
+NEUTRAL: dict[str, Any] = {
+    "frequency_penalty": 0,
+    "presence_penalty": 0,
+    "logit_bias": {},
+    "best_of": 1,
+    "echo": False,
+    "store": False,
+    "tools": [],
+    "modalities": ["text"],
+    "response_format": {"type": "text"},
+}
+MOST_TEXTS = 64  # n times prompts
+MOST_STOPS = 4
+MOST_TOP = 20
+MOST_SEED = 2**63 - MOST_TEXTS  # text i draws from seed + i
+# Settings of the loop that have a field of OpenAI's.
+OPENAI_SAMPLING = ("temperature", "top_p")
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_neutral(cls, values: Any) -> Any:
+        """Leaves out what changes nothing; another value of the same field is refused by name."""
+        if not isinstance(values, dict):
+            return values
+        return {
+            name: value
+            for name, value in values.items()
+            if value is not None
+            and (name in cls.model_fields or name not in NEUTRAL or value != NEUTRAL[name])
+        }
+
+
+def _soft_mask(value: Any) -> Any:
+    if value is None or value == "checkpoint" or isinstance(value, SoftMaskConfig):
+        return value
+    return from_mapping(SoftMaskConfig, value, "softmask.soft_mask")
+
+
+SoftMaskField = Annotated[
+    Literal["checkpoint"] | SoftMaskConfig | None, BeforeValidator(_soft_mask)
+]
+_sampling_fields: Any = {
+    field.name: (
+        typing.get_type_hints(SamplingConfig)[field.name] | None,
+        Field(None, description=field.metadata["help"]),
+    )
+    for field in dataclasses.fields(SamplingConfig)
+    if field.name not in OPENAI_SAMPLING
+}
+
+
+class _Extension(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    soft_mask: SoftMaskField = Field(
+        "checkpoint", description="the checkpoint's parameters, others, or null: plain decoding"
+    )
+    deadline: float | None = Field(
+        None, gt=0, le=86400, description="seconds after which the request is given up"
+    )
+
+
+# The settings of decoding, read off the dataclass that explains them.
+Extension = create_model("Extension", __base__=_Extension, **_sampling_fields)
+
+
+def _whole_characters(text: str) -> str:
+    """JSON can name half a character (a lone surrogate), which is no text."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ValueError(f"character {error.start} is half of one (a lone surrogate)") from error
+    return text
+
+
+Text = Annotated[str, AfterValidator(_whole_characters)]
+
+
+class StreamOptions(Strict):
+    include_usage: bool = False
+
+
+Stop = Annotated[Text, Field(min_length=1, max_length=256)]
+
+
+class Shared(Strict):
+    """What all requests have."""
+
+    model: str | None = None
+    temperature: float | None = Field(None, ge=0, le=2)
+    top_p: float | None = Field(None, gt=0, le=1)
+    seed: int | None = Field(None, ge=0, lt=MOST_SEED)
+    softmask: Extension = Field(default_factory=Extension)
+
+
+class OpenAIRequest(Shared):
+    """What chat and completions share."""
+
+    n: int = Field(1, ge=1, le=MOST_TEXTS)
+    stop: Stop | Annotated[list[Stop], Field(max_length=MOST_STOPS)] = Field(default_factory=list)
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+
+    @property
+    def stops(self) -> list[str]:
+        return [self.stop] if isinstance(self.stop, str) else self.stop
+
+    @property
+    def sends_usage(self) -> bool:
+        return self.stream_options is not None and self.stream_options.include_usage
+
+    @model_validator(mode="after")
+    def _options_of_a_stream(self) -> OpenAIRequest:
+        if self.stream_options is not None and not self.stream:
+            raise ValueError("stream_options need stream")
+        return self
+
+
+class TextPart(Strict):
+    type: Literal["text"]
+    text: Text
+
+
+class Message(Strict):
+    role: Literal["system", "developer", "user", "assistant"]
+    content: Text | list[TextPart]
+
+    def as_template(self) -> dict[str, str]:
+        """As chat templates take it."""
+        content = self.content
+        if not isinstance(content, str):
+            content = "".join(part.text for part in content)
+        return {"role": "system" if self.role == "developer" else self.role, "content": content}
+
+
+Messages = Annotated[list[Message], Field(min_length=1)]
+TokenId = Annotated[int, Field(ge=0)]
+TokenIds = Annotated[list[TokenId], Field(min_length=1)]
+
+
+class ChatRequest(OpenAIRequest):
+    """POST /v1/chat/completions."""
+
+    messages: Messages
+    max_tokens: int | None = Field(None, ge=1)
+    max_completion_tokens: int | None = Field(None, ge=1)
+    logprobs: bool = False
+    top_logprobs: int | None = Field(None, ge=0, le=MOST_TOP)
+
+    @model_validator(mode="after")
+    def _agrees(self) -> ChatRequest:
+        if self.top_logprobs is not None and not self.logprobs:
+            raise ValueError("top_logprobs need logprobs")
+        if None not in (self.max_tokens, self.max_completion_tokens):
+            raise ValueError("max_tokens and max_completion_tokens are the same: give one of them")
+        return self
+
+    @property
+    def new_tokens(self) -> int | None:
+        return self.max_completion_tokens or self.max_tokens
+
+    @property
+    def top(self) -> int | None:
+        """How many leading tokens to tell; None: no log-probabilities at all."""
+        return (self.top_logprobs or 0) if self.logprobs else None
+
+
+class CompletionRequest(OpenAIRequest):
+    """POST /v1/completions. With `suffix` the text between the two is filled in."""
+
+    prompt: Text | TokenIds | Annotated[list[Text] | list[TokenIds], Field(min_length=1)]
+    suffix: Text | None = None
+    max_tokens: int | None = Field(None, ge=1)
+    logprobs: int | None = Field(None, ge=0, le=MOST_TOP)
+
+    @property
+    def prompts(self) -> list[str | list[int]]:
+        one = isinstance(self.prompt, str) or isinstance(self.prompt[0], int)
+        return [self.prompt] if one else self.prompt  # type: ignore[list-item,return-value]
+
+    @property
+    def new_tokens(self) -> int | None:
+        return self.max_tokens
+
+    @property
+    def top(self) -> int | None:
+        """How many leading tokens to tell; None: no log-probabilities at all."""
+        return self.logprobs
+
+
+class DenoiseRequest(Shared):
+    """POST /v1/denoise: every step of one text; exactly one of the first three fields."""
+
+    prompt: Text | None = None
+    messages: Messages | None = None
+    infill: Text | None = Field(None, description="a text in which [[n]] is a hole of n tokens")
+    max_tokens: int | None = Field(None, ge=1)
+    candidates: int = Field(5, ge=1, le=MOST_TOP)
+    stream: bool = True
+
+    @model_validator(mode="after")
+    def _one_text(self) -> DenoiseRequest:
+        given = [name for name in ("prompt", "messages", "infill") if getattr(self, name)]
+        if len(given) != 1:
+            raise ValueError("give exactly one of prompt, messages and infill")
+        if self.infill and self.max_tokens is not None:
+            raise ValueError("the holes of infill say how long they are: leave out max_tokens")
+        return self

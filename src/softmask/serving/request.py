@@ -1,0 +1,262 @@
+"""What goes into the engine and what comes out: a request, its ticket, its events, its result.
+
+    ticket = engine.submit(Request(ids, SamplingConfig(steps=32)))
+    for event in ticket: ...            # or, in asyncio: async for event in ticket
+    result = ticket.result()            # or: await ticket.finished()
+
+A reader that is slow holds nobody up: a ticket keeps at most PENDING events, and what happens
+after that is merged into the newest one.
+Shape suffixes, as in the batch: M masked positions, K superposed tokens.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import math
+import threading
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from ..config import SamplingConfig, SoftMaskConfig, require
+from ..decoding.logprobs import Sight
+from ..decoding.sequence import Rules
+
+# A merged event says what the single ones said, but for when: nothing is lost to a slow reader.
+PENDING = 64
+
+FinishReason = Literal["done", "cancelled", "deadline", "failed", "shutdown"]
+
+
+class QueueFull(RuntimeError):
+    """The line is full; `retry_after` seconds are an estimate of when it has moved on."""
+
+    def __init__(self, waiting: int, retry_after: float) -> None:
+        super().__init__(f"{waiting} requests are waiting: try again in {retry_after:.1f} seconds")
+        self.retry_after = retry_after
+
+
+class EngineClosed(RuntimeError):
+    """The engine takes no more requests."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """One canvas and how it is to be denoised.
+
+    Args:
+        ids: token ids, the model's mask id where something is to be written.
+        seed: what temperature, `alg_temp` and alg "origin" draw from; unused without them.
+        deadline: seconds from submission until it is ended, waiting or running; None: never.
+        watch: how many leading tokens events tell of the model's distribution where a token was
+            committed, beside its own log-probability; 0: tokens alone.
+        trace: whether they also tell what each masked position is on the way to.
+
+    Raises:
+        ValueError: no ids, a seed or a deadline out of range, a trace without `watch`.
+    """
+
+    ids: tuple[int, ...]
+    sampling: SamplingConfig
+    soft_mask: SoftMaskConfig | None = None
+    rules: Rules = Rules()
+    seed: int = 0
+    deadline: float | None = None
+    watch: int = 0
+    trace: bool = False
+
+    def __post_init__(self) -> None:
+        require(bool(self.ids), "the canvas is empty: give token ids and masks")
+        require(0 <= self.seed < 2**63, f"a seed must lie between 0 and 2**63, not {self.seed}")
+        require(self.watch >= 0, f"watch must be at least 0, not {self.watch}")
+        require(self.watch > 0 or not self.trace, "a trace tells leading tokens: give watch too")
+        late = self.deadline
+        require(
+            late is None or (late > 0 and math.isfinite(late)),
+            f"a deadline must be a positive number of seconds, not {late}",
+        )
+
+
+class Trace(NamedTuple):
+    """What the masked positions of a text are on the way to.
+
+    `seen` is what a step last read there. With soft-masking a position's input is
+    (1 - lambda) [MASK] + sum of `weights_MK` times `ids_MK` (all of it stretched, with
+    `keep_norm`); K is 0 in plain decoding and in mode "temperature".
+    """
+
+    columns_M: np.ndarray
+    seen: Sight
+    lambda_M: np.ndarray
+    ids_MK: np.ndarray
+    weights_MK: np.ndarray
+
+
+@dataclass(frozen=True)
+class Event:
+    """What one step did, or several that were not read in time.
+
+    `columns` and `ids` are what was committed, `seen` what was read there; columns before `final`
+    are all decided, so text before it never changes. `left` counts masks, `step` the steps of
+    `steps` that are over.
+    """
+
+    step: int
+    steps: int
+    forwards: int
+    left: int
+    final: int
+    columns: tuple[int, ...]
+    ids: tuple[int, ...]
+    seen: Sight | None = None
+    trace: Trace | None = None
+
+    def then(self, later: Event) -> Event:
+        """Both as one."""
+        return dataclasses.replace(
+            later,
+            columns=self.columns + later.columns,
+            ids=self.ids + later.ids,
+            seen=None if self.seen is None else self.seen.then(later.seen),
+        )
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a request ended.
+
+    `ids` is its canvas, with `left` masks where it ended early; `error` says what failed.
+    `waited` and `ran` are seconds in the line and in the batch.
+    """
+
+    ids: tuple[int, ...]
+    finish_reason: FinishReason
+    error: str | None
+    left: int
+    steps: int
+    forwards: int
+    waited: float
+    ran: float
+
+    def cost(self) -> dict[str, int | float]:
+        """What it took, for clients."""
+        return {
+            "forwards": self.forwards,
+            "steps": self.steps,
+            "waited": round(self.waited, 4),
+            "seconds": round(self.ran, 4),
+        }
+
+
+class Ticket:
+    """A request that was accepted, for whoever submitted it; events are for one reader."""
+
+    def __init__(self, request: Request, masks: int, reading: int, now: float) -> None:
+        self.request, self.masks, self.reading = request, masks, reading
+        self.submitted, self.overtaken = now, 0
+        self.is_cancelled = False
+        self._events: deque[Event] = deque()
+        self._result: Result | None = None
+        self._changed = threading.Condition()
+        self._wakers: set[Callable[[], None]] = set()
+
+    def cancel(self) -> None:
+        """Ends the request before the engine's next step; one that is over stays as it is."""
+        self.is_cancelled = True
+
+    @property
+    def is_over(self) -> bool:
+        """Whether there is a result."""
+        return self._result is not None
+
+    def result(self, timeout: float | None = None) -> Result:
+        """Waits for the end.
+
+        Raises:
+            TimeoutError: it has not come after `timeout` seconds; the request goes on.
+        """
+        with self._changed:
+            if not self._changed.wait_for(lambda: self.is_over, timeout):
+                raise TimeoutError(f"no result after {timeout} seconds; the request goes on")
+        assert self._result is not None
+        return self._result
+
+    async def finished(self) -> Result:
+        """`result()` for asyncio."""
+        with self._waking() as ready:
+            while self._result is None:
+                await ready.wait()
+                ready.clear()
+        return self._result
+
+    def pending(self) -> list[Event]:
+        """The events that have not been read yet, without waiting."""
+        with self._changed:
+            events, self._events = list(self._events), deque()
+        return events
+
+    def __iter__(self) -> Iterator[Event]:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._events or self.is_over)
+                if not self._events:
+                    return
+                event = self._events.popleft()
+            yield event
+
+    async def __aiter__(self) -> AsyncIterator[Event]:
+        with self._waking() as ready:
+            while True:
+                ready.clear()
+                with self._changed:
+                    event = self._events.popleft() if self._events else None
+                    over = self.is_over
+                if event is not None:
+                    yield event
+                elif over:
+                    return
+                else:
+                    await ready.wait()
+
+    @contextlib.contextmanager
+    def _waking(self) -> Iterator[asyncio.Event]:
+        """An event of the running loop that is set, from any thread, when something is new."""
+        loop, ready = asyncio.get_running_loop(), asyncio.Event()
+
+        def wake() -> None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody reads any more
+                loop.call_soon_threadsafe(ready.set)
+
+        with self._changed:
+            self._wakers.add(wake)
+        try:
+            yield ready
+        finally:
+            with self._changed:
+                self._wakers.discard(wake)
+
+    # The engine's side.
+
+    def put(self, event: Event) -> None:
+        """Tells the reader."""
+        with self._changed:
+            if len(self._events) == PENDING:
+                event = self._events.pop().then(event)
+            self._events.append(event)
+            self._tell()
+
+    def end(self, result: Result) -> None:
+        """The end; what has not been read can still be."""
+        with self._changed:
+            self._result = result
+            self._tell()
+
+    def _tell(self) -> None:
+        self._changed.notify_all()
+        for wake in self._wakers:
+            wake()

@@ -1,0 +1,226 @@
+"""From a checked HTTP request to requests of the engine: what both sides of a server share.
+
+No HTTP here: `server.py` answers, `ray_serve.py` makes replicas.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import secrets
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from ..config import BUNDLED, SamplingConfig, SoftMaskConfig, from_mapping, require
+from ..decoding.prompts import (
+    encode,
+    encode_chat,
+    encode_holes,
+    has_chat_template,
+    mask_id_of,
+    rules_of,
+)
+from ..hub.load import Checkpoint
+from .config import ServeConfig
+from .engine import Engine, Request, Ticket
+from .protocol import (
+    MOST_TEXTS,
+    MOST_TOP,
+    OPENAI_SAMPLING,
+    ChatRequest,
+    CompletionRequest,
+    DenoiseRequest,
+    Message,
+    OpenAIRequest,
+    Shared,
+)
+
+OPTIONAL = {f.name for f in dataclasses.fields(SamplingConfig) if f.default is None}
+
+
+@dataclass(frozen=True)
+class Job:
+    """A request of the engine, and what its text is."""
+
+    request: Request
+    infill: bool
+    prompt_tokens: int
+
+
+class Service:
+    """A checkpoint on an engine, and how requests are put to it."""
+
+    def __init__(self, checkpoint: Checkpoint, config: ServeConfig) -> None:
+        self.checkpoint, self.config = checkpoint, config
+        self.name = config.name or _name_of(checkpoint)
+        self.engine = Engine(
+            checkpoint.model,
+            memory_mb=config.memory_mb,
+            running=config.running,
+            queue=config.queue,
+            k=MOST_TOP,
+        )
+        # Tokenizers keep a setting between two calls, and 60 MB for each thread that had a long
+        # prompt: `jobs` and `trace_job` are for one thread, which keeps them off an event loop.
+        self.encoder = ThreadPoolExecutor(1, "softmask-encoder")
+
+    @property
+    def context(self) -> int:
+        """The most tokens that a prompt and its answer may have together."""
+        return min(
+            self.checkpoint.model.config.max_position_embeddings, self.engine.limits.positions
+        )
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """What a client may want to know of the model."""
+        soft_mask = self.checkpoint.soft_mask
+        return {
+            "context": self.context,
+            "chat": has_chat_template(self.checkpoint),
+            "soft_mask": None if soft_mask is None else dataclasses.asdict(soft_mask),
+            "sampling": dict(self.checkpoint.sampling),
+            "max_tokens": self.config.max_tokens,
+            "bundled": self.checkpoint.name == BUNDLED,
+            "keyed": bool(self.config.api_keys),
+        }
+
+    def jobs(self, asked: OpenAIRequest) -> list[Job]:
+        """The texts asked for: `n` of each prompt, next to each other.
+
+        Raises:
+            ValueError: one sentence on what cannot be done, and the field's name where it is one.
+        """
+        suffix: list[int] = []
+        if isinstance(asked, ChatRequest):
+            prompts = [self._conversation(asked.messages)]
+        else:
+            assert isinstance(asked, CompletionRequest)
+            if asked.suffix:
+                suffix = encode(self.checkpoint, asked.suffix, control=False)
+            prompts = [self._prompt(prompt, suffix) for prompt in asked.prompts]
+        most = min(MOST_TEXTS, self.engine.queue)  # more could never be accepted
+        require(
+            len(prompts) * asked.n <= most,
+            f"{len(prompts)} prompts times n = {asked.n} are too many texts: at most {most}",
+        )
+        infill = bool(suffix)
+        seed = self._seed(asked)
+        watch = 0 if asked.top is None else max(1, asked.top)
+        jobs = []
+        for index, prompt in enumerate(p for p in prompts for _ in range(asked.n)):
+            masks = self._masks(asked.new_tokens, len(prompt) + len(suffix))
+            ids = (*prompt, *[mask_id_of(self.checkpoint)] * masks, *suffix)
+            request = self._request(asked, ids, seed + index, infill=infill, watch=watch)
+            jobs.append(Job(request, infill, len(prompt) + len(suffix)))
+        return jobs
+
+    def trace_job(self, asked: DenoiseRequest) -> Job:
+        """The one text of a step-by-step request.
+
+        Raises:
+            ValueError: one sentence on what cannot be done.
+        """
+        if asked.infill:
+            ids = encode_holes(self.checkpoint, asked.infill, control=False)
+        elif asked.messages:
+            ids = self._conversation(asked.messages)
+        else:
+            ids = self._prompt(asked.prompt)
+        if not asked.infill:
+            masks = self._masks(asked.max_tokens, len(ids))
+            ids = [*ids, *[mask_id_of(self.checkpoint)] * masks]
+        infill, watch = bool(asked.infill), asked.candidates
+        request = self._request(
+            asked, tuple(ids), self._seed(asked), infill=infill, watch=watch, trace=True
+        )
+        return Job(request, infill, len(ids) - ids.count(mask_id_of(self.checkpoint)))
+
+    def submit(self, jobs: Sequence[Job]) -> list[Ticket]:
+        """Puts all of them into the engine's line, or none.
+
+        Raises:
+            ValueError, QueueFull, EngineClosed: see `Engine.submit`.
+        """
+        tickets: list[Ticket] = []
+        try:
+            for job in jobs:
+                tickets.append(self.engine.submit(job.request))
+        except Exception:
+            for ticket in tickets:
+                ticket.cancel()
+            raise
+        return tickets
+
+    def _conversation(self, messages: Sequence[Message]) -> list[int]:
+        require(
+            has_chat_template(self.checkpoint),
+            f"{self.name} has no chat template: it goes on with texts, at /v1/completions",
+        )
+        return encode_chat(self.checkpoint, [message.as_template() for message in messages])
+
+    def _prompt(self, prompt: str | Sequence[int], suffix: Sequence[int] = ()) -> list[int]:
+        mask_id = mask_id_of(self.checkpoint)
+        ids = encode(self.checkpoint, prompt, control=False) if isinstance(prompt, str) else prompt
+        require(bool(ids or suffix), "the prompt is empty: say something to go on from")
+        require(mask_id not in ids, "prompt: holes come through the field infill of /v1/denoise")
+        return list(ids)
+
+    def _masks(self, asked: int | None, taken: int) -> int:
+        """How many masks a request gets; looked at before there are so many."""
+        room = self.context - taken
+        require(room > 0, f"the prompt has {taken} tokens and fills the context of {self.context}")
+        if asked is None:
+            return min(self.config.max_tokens, room)
+        require(
+            asked <= room,
+            f"the prompt has {taken} tokens and max_tokens is {asked}, but the context is "
+            f"{self.context}: ask for at most {room}",
+        )
+        return asked
+
+    def _seed(self, asked: Shared) -> int:
+        return secrets.randbelow(2**31) if asked.seed is None else asked.seed
+
+    def _request(
+        self,
+        asked: Shared,
+        ids: tuple[int, ...],
+        seed: int,
+        *,
+        infill: bool,
+        watch: int,
+        trace: bool = False,
+    ) -> Request:
+        extension = asked.softmask
+        deadline = min(extension.deadline or self.config.deadline, self.config.deadline)
+        return Request(
+            ids,
+            self._sampling(asked, ids.count(mask_id_of(self.checkpoint))),
+            soft_mask=self._soft_mask(extension.soft_mask),
+            rules=rules_of(self.checkpoint, infill=infill),
+            seed=seed,
+            deadline=deadline,
+            watch=watch,
+            trace=trace,
+        )
+
+    def _sampling(self, asked: Shared, masks: int) -> SamplingConfig:
+        given = asked.softmask.model_dump(exclude_unset=True, exclude={"soft_mask", "deadline"})
+        # A null turns off what the checkpoint brings, where it can be off.
+        given = {n: value for n, value in given.items() if value is not None or n in OPTIONAL}
+        openai = {name: getattr(asked, name) for name in OPENAI_SAMPLING}
+        given |= {name: value for name, value in openai.items() if value is not None}
+        values = {"steps": masks, **self.checkpoint.sampling, **given}
+        return from_mapping(SamplingConfig, values, "softmask")
+
+    def _soft_mask(self, asked: str | SoftMaskConfig | None) -> SoftMaskConfig | None:
+        return self.checkpoint.soft_mask if asked == "checkpoint" else asked  # type: ignore[return-value]
+
+
+def _name_of(checkpoint: Checkpoint) -> str:
+    """A name for clients; a path of this machine is nobody's business."""
+    if checkpoint.name == BUNDLED:
+        return f"softmask-{BUNDLED}"
+    return checkpoint.name.rstrip("/").rsplit("/", 1)[-1]

@@ -1,0 +1,204 @@
+"""A run step by step as JSON: what the event stream sends, the page draws and a trace file holds.
+
+docs/TRACE.md describes the format. A trace file is {"format", "version", "runs"}; a run is
+{"start", "steps", "end"}, each as `Tracer` makes them.
+Shape suffixes: N positions, K leading tokens.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..config import from_mapping, is_on, require
+from ..decoding.prompts import Characters, decode_answer
+from ..hub.load import Checkpoint
+from .engine import Engine, Event, Request, Result
+from .request import Trace
+
+FORMAT, VERSION = "softmask-trace", 1
+DIGITS = 4
+
+
+class Tracer:
+    """Turns a request, its events and its result into JSON.
+
+    Args:
+        infill: whether the text is what was between holes too; else it is what follows a prompt.
+        name: of the model, for whoever reads it; default: the checkpoint's own.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        request: Request,
+        *,
+        infill: bool,
+        id: str,
+        name: str | None = None,
+    ) -> None:
+        self.checkpoint, self.request, self.infill, self.id = checkpoint, request, infill, id
+        self.name = name or checkpoint.name
+        self._mask_id = checkpoint.model.config.mask_token_id
+        self._named: set[int] = set()
+        self._started = time.monotonic()
+
+    def start(self) -> dict[str, Any]:
+        """The canvas, and how it is going to be denoised."""
+        request = self.request
+        texts = pieces(self.checkpoint, request.ids)
+        special = set(self.checkpoint.tokenizer.all_special_ids)
+        tokens = []
+        for token, text in zip(request.ids, texts, strict=True):
+            masked = token == self._mask_id
+            if token in special and not masked:
+                text = self._text_of(token)
+            tokens.append({"id": token, "text": text, "masked": masked})
+        return {
+            "id": self.id,
+            "name": "soft-masked" if is_on(request.soft_mask) else "plain",
+            "model": self.name,
+            "settings": settings_of(request),
+            "infill": self.infill,
+            "tokens": tokens,
+        }
+
+    def step(self, event: Event) -> dict[str, Any]:
+        """What a step did, and what the masked positions are on the way to."""
+        trace, seen = event.trace, event.seen
+        told = is_on(self.request.soft_mask) and len(trace.lambda_M)
+        mean = float(trace.lambda_M.mean()) if told else None
+        named = {*event.ids, *seen.ids_NK.flatten().tolist(), *trace.seen.ids_NK.flatten().tolist()}
+        fresh = sorted(named - self._named - {-1})
+        self._named.update(fresh)
+        return {
+            "step": event.step,
+            "steps": event.steps,
+            "forwards": event.forwards,
+            "seconds": round(time.monotonic() - self._started, DIGITS),
+            "left": event.left,
+            "final": event.final,
+            "lambda": None if mean is None else round(mean, DIGITS),
+            "committed": {
+                "position": list(event.columns),
+                "id": list(event.ids),
+                "p": _rounded(np.exp(seen.logprob_N)),
+                "entropy": _rounded(np.where(np.isnan(seen.logprob_N), np.nan, seen.entropy_N)),
+            },
+            "masked": _masked(trace),
+            "texts": {str(token): self._text_of(token) for token in fresh},
+        }
+
+    def end(self, result: Result) -> dict[str, Any]:
+        """How it came out."""
+        first = 0 if self.infill else self.request.ids.index(self._mask_id)
+        text, chosen = decode_answer(self.checkpoint, result.ids[first:], infill=self.infill)
+        cut = len(chosen) < len(result.ids) - first
+        reason = "stop" if cut or self.infill else "length"
+        return {
+            "text": text,
+            "finish_reason": reason if result.finish_reason == "done" else result.finish_reason,
+            **result.cost(),
+            "pieces": pieces(self.checkpoint, result.ids),
+        }
+
+    def _text_of(self, token: int) -> str:
+        return self.checkpoint.tokenizer.decode([token])
+
+
+def settings_of(request: Request) -> dict[str, Any]:
+    """All that decides a request's outcome, its canvas and rules aside."""
+    soft_mask = request.soft_mask
+    return {
+        "seed": request.seed,
+        "sampling": dataclasses.asdict(request.sampling),
+        "soft_mask": None if soft_mask is None else dataclasses.asdict(soft_mask),
+    }
+
+
+def _masked(trace: Trace) -> dict[str, Any]:
+    """The masked positions, column by column; a weight is a share of the mixture."""
+    seen, lambda_M = trace.seen, trace.lambda_M
+    shares_MK = trace.weights_MK / np.maximum(trace.weights_MK.sum(1), 1e-12)[:, None]
+    candidates, chances, shares = [], [], []
+    for row, (ids_K, logprobs_K) in enumerate(zip(seen.ids_NK, seen.logprobs_NK, strict=True)):
+        known = ids_K >= 0
+        mixed = dict(zip(trace.ids_MK[row].tolist(), shares_MK[row].tolist(), strict=True))
+        if not lambda_M[row]:
+            mixed = {}
+        candidates.append(ids_K[known].tolist())
+        chances.append(_rounded(np.exp(logprobs_K[known])))
+        shares.append([round(mixed.get(token, 0.0), DIGITS) for token in candidates[-1]])
+    return {
+        "position": trace.columns_M.tolist(),
+        "lambda": _rounded(lambda_M),
+        "entropy": _rounded(seen.entropy_N),
+        "candidates": candidates,
+        "p": chances,
+        "w": shares,
+    }
+
+
+def _rounded(values_N: np.ndarray) -> list[float | None]:
+    rounded = np.round(values_N.astype(np.float64), DIGITS).tolist()
+    return [None if value != value else value for value in rounded]
+
+
+def pieces(checkpoint: Checkpoint, ids: Sequence[int]) -> list[str]:
+    """What each token adds to the text; a character of several tokens comes with the last."""
+    characters = Characters(checkpoint)
+    parts = [characters.add(token) for token in ids]
+    if characters.is_open:
+        parts[-1] = characters.rest()
+    return parts
+
+
+def trace_file(runs: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """What a trace file holds."""
+    return {"format": FORMAT, "version": VERSION, "runs": list(runs)}
+
+
+@dataclasses.dataclass(frozen=True)
+class _TraceFile:
+    format: str
+    version: int
+    runs: tuple[dict[str, Any], ...]
+
+
+def check_trace(values: Any, where: str) -> dict[str, Any]:
+    """A trace file's content, looked at so far that it can be shown.
+
+    Raises:
+        ValueError: it is something else, of another version, or a run in it is not whole.
+    """
+    parsed = from_mapping(_TraceFile, values, where)
+    require(parsed.format == FORMAT, f"{where} is no trace: its format is {parsed.format!r}")
+    require(
+        parsed.version == VERSION,
+        f"{where} is a trace of version {parsed.version}, and this softmask reads {VERSION}",
+    )
+    whole = all({"start", "steps", "end"} <= run.keys() for run in parsed.runs)
+    require(bool(parsed.runs) and whole, f"{where} holds no whole run")
+    return values
+
+
+def record(checkpoint: Checkpoint, request: Request, *, infill: bool, id: str) -> dict[str, Any]:
+    """Denoises a request here and now, and returns its run.
+
+    Raises:
+        ValueError: the request cannot be run, or it failed.
+    """
+    k = max(request.watch, request.soft_mask.k if request.soft_mask else 1)
+    engine = Engine(checkpoint.model, positions=len(request.ids), k=k)
+    tracer = Tracer(checkpoint, request, infill=infill, id=id)
+    ticket, start, steps, left = engine.submit(request), tracer.start(), [], True
+    while left:
+        left = engine.run_once()
+        steps += [tracer.step(event) for event in ticket.pending()]
+    result = ticket.result()
+    require(result.error is None, f"the run failed: {result.error}")
+    return {"start": start, "steps": steps, "end": tracer.end(result)}

@@ -1,0 +1,201 @@
+"""From rows to masked batches: the order of a run, padding, noise.
+
+A row is known by its number on the run's clock, the draw. Padding, times, masks and the choice
+between one pass and two derive from (seed, draw), never from a generator's state: a resumed run,
+and a run on more processes, see the same batches. Shape suffixes: B batch, L length.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from .config import ConversationConfig, NoiseConfig, TrainConfig
+from .corpus import Batch, Corpus
+from .noise import corrupt, sample_times
+from .plan import Clock, Plan, derived_seed
+
+
+class ConversationOrder(Dataset):
+    """The rows of a run in the order in which they are trained on: epochs, each shuffled."""
+
+    def __init__(self, rows: Sequence[dict[str, Any]], seed: int, length: int) -> None:
+        """`length`: rows of the whole run."""
+        self.rows, self.seed, self.length = rows, seed, length
+        self._epoch, self._order = -1, None
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, draw: int) -> dict[str, Any]:
+        epoch, place = divmod(draw, len(self.rows))
+        if epoch != self._epoch:
+            generator = torch.Generator().manual_seed(derived_seed("order", self.seed, epoch))
+            self._epoch, self._order = epoch, torch.randperm(len(self.rows), generator=generator)
+        return {**self.rows[int(self._order[place])], "draw": draw}
+
+
+class CorpusOrder(Dataset):
+    """The batches of a pretraining run; a row of the clock is a whole batch."""
+
+    def __init__(self, corpus: Corpus, plan: Plan, clock: Clock, seed: int) -> None:
+        self.corpus, self.plan, self.clock, self.seed = corpus, plan, clock, seed
+
+    def __len__(self) -> int:
+        return self.plan.steps * self.clock.rows_per_update
+
+    def __getitem__(self, draw: int) -> dict[str, Any]:
+        stage = self.plan.at(self.clock.step(draw))
+        return {"batch": self.corpus.batch(self.seed, draw, stage), "draw": draw}
+
+
+def padded_length(longest: int, extra: int, multiple: int) -> int:
+    """`longest` and `extra` pads, rounded up to a multiple (of 8: for tensor cores)."""
+    return -(-(longest + extra) // multiple) * multiple
+
+
+def pad(
+    rows: Sequence[dict[str, Any]],
+    config: ConversationConfig,
+    pad_token_id: int,
+    generator: torch.Generator,
+) -> Batch:
+    """Rows padded on the right; everything behind the prompt may be masked, the pads too.
+
+    A few pads more than needed, a random number, teach the model to end an answer in a canvas
+    that is too long for it (published: 0 to 49).
+    """
+    extra = int(torch.randint(0, config.extra_padding, (1,), generator=generator))
+    longest = max(len(row["input_ids"]) for row in rows)
+    length = padded_length(longest, extra, config.pad_multiple)
+    ids_BL = torch.full((len(rows), length), pad_token_id)
+    for ids_L, row in zip(ids_BL, rows, strict=True):
+        ids_L[: len(row["input_ids"])] = torch.as_tensor(row["input_ids"])
+    prompts_B = torch.tensor([int(row["prompt_length"]) for row in rows])
+    return Batch(ids_BL, torch.arange(length) >= prompts_B[:, None])
+
+
+def mask(
+    batch: Batch,
+    times_B: Tensor,
+    noise: NoiseConfig,
+    mask_token_id: int,
+    generator: torch.Generator,
+    left_to_right: float = 0.0,
+) -> dict[str, Tensor]:
+    """What the objective reads: noisy_BL, ids_BL, masked_BL, scored_BL, times_B."""
+    share_B = (1 - noise.floor) * times_B + noise.floor
+    corrupted = corrupt(*batch, share_B, mask_token_id, generator, left_to_right)
+    return {**corrupted._asdict(), "ids_BL": batch.ids_BL, "times_B": times_B}
+
+
+def draw_times(rows: int, noise: NoiseConfig, generator: torch.Generator) -> Tensor:
+    """(B,) times: one each, stratified over the batch, or (published) one for all."""
+    if noise.per_row:
+        return sample_times(rows, noise.t_low, noise.t_high, generator)
+    return sample_times(1, noise.t_low, noise.t_high, generator).expand(rows)
+
+
+@dataclass(frozen=True)
+class Collator:
+    """Rows of one forward into a masked batch; what is random derives from the first one's draw.
+
+    `conversations` is None for a corpus, whose rows are whole batches already.
+    """
+
+    train: TrainConfig
+    noise: NoiseConfig
+    conversations: ConversationConfig | None
+    plan: Plan
+    clock: Clock
+    seed: int
+    mask_token_id: int
+    pad_token_id: int
+    two_passes: bool
+
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        """What `mask` gives; `soft`, `feedback_passes`; `draw`; `row_ids`."""
+        draw = rows[0]["draw"]
+        stage = self.plan.at(self.clock.step(draw))
+        generator = torch.Generator().manual_seed(derived_seed("masks", self.seed, draw))
+        batch = self.padded(rows, generator)
+        times_B = draw_times(len(batch.ids_BL), self.noise, generator)
+        soft, passes = self.coins(draw)
+        return {
+            **mask(batch, times_B, self.noise, self.mask_token_id, generator, stage.left_to_right),
+            "soft": soft,
+            "feedback_passes": passes,
+            "draw": draw,
+            "row_ids": [row.get("id", row["draw"]) for row in rows],
+        }
+
+    def padded(self, rows: list[dict[str, Any]], generator: torch.Generator) -> Batch:
+        if self.conversations is None:
+            (row,) = rows
+            return row["batch"]
+        return pad(rows, self.conversations, self.pad_token_id, generator)
+
+    def coins(self, draw: int) -> tuple[bool, int]:
+        """Whether this forward reads feedback, and of how many passes: the same on every device.
+
+        Where weights are sharded, devices that make different numbers of forwards wait for each
+        other for ever; elsewhere the slower one would be waited for.
+        """
+        by_step = self.train.soft_coin == "step"
+        number = self.clock.step(draw) if by_step else self.clock.forward(draw)
+        rng = random.Random(f"soft/{self.seed}/{number}")
+        stage = self.plan.at(self.clock.step(draw))
+        soft = self.two_passes and rng.random() < stage.soft_probability
+        return soft, rng.randint(1, stage.feedback_passes)
+
+
+class Validation:
+    """Batches whose rows, times and masks are the same at every evaluation."""
+
+    def __init__(self, collator: Collator, data: Any, eval_batches: int) -> None:
+        """`data`: validation rows of conversations, or a Corpus."""
+        self.collator, self.data, self.eval_batches = collator, data, eval_batches
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        return tuple(self.data.kinds) if isinstance(self.data, Corpus) else ("all",)
+
+    def batches(self, kind: str, part: int, parts: int) -> Iterator[tuple[dict[str, Tensor], bool]]:
+        """Every `parts`-th batch of a kind, from `part` on, and whether it counts.
+
+        Every part has as many batches (sharded weights need that): the last may be a repetition.
+        """
+        conversations = not isinstance(self.data, Corpus)
+        size = self.collator.clock.batch
+        count = -(-len(self.data) // size) if conversations else self.eval_batches
+        for place in range(part, -(-count // parts) * parts, parts):
+            number = place % count
+            seed = derived_seed("validation", 0 if conversations else self.collator.seed, number)
+            generator = torch.Generator().manual_seed(seed)
+            make = self._conversations if conversations else self._corpus
+            batch, times_B = make(kind, number, generator)
+            collator = self.collator
+            masked = mask(batch, times_B, collator.noise, collator.mask_token_id, generator)
+            yield masked, place < count
+
+    def _conversations(
+        self, _kind: str, number: int, generator: torch.Generator
+    ) -> tuple[Batch, Tensor]:
+        """Times run evenly from t_low to t_high over the rows, as published."""
+        size, noise = self.collator.clock.batch, self.collator.noise
+        places = range(number * size, min((number + 1) * size, len(self.data)))
+        times = torch.linspace(noise.t_low, noise.t_high, len(self.data))
+        batch = self.collator.padded([self.data[i] for i in places], generator)
+        return batch, times[places.start : places.stop]
+
+    def _corpus(self, kind: str, number: int, generator: torch.Generator) -> tuple[Batch, Tensor]:
+        rng = random.Random(f"evaluation/{self.collator.seed}/{number}")
+        batch = self.data.kinds[kind](rng)
+        noise = self.collator.noise
+        return batch, sample_times(len(batch.ids_BL), noise.t_low, noise.t_high, generator)

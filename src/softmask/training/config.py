@@ -1,0 +1,302 @@
+"""What decides a training run, as frozen dataclasses: a recipe in YAML has just these keys.
+
+    name, seed
+    model          the checkpoint to fine-tune, or the shape of a model made from nothing
+    adapter        DoRA or LoRA; null trains every weight
+    soft_mask      initial soft-mask parameters; null is the binary twin
+    conversations  chats to fine-tune on        } one of
+    corpus         text and puzzles to pretrain on  } the two
+    noise          how much is masked
+    train          everything about the optimisation
+    sampling       what `generate` takes by default with the finished model
+
+Imports neither torch nor transformers.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from ..config import (
+    SamplingConfig,
+    SoftMaskConfig,
+    require,
+    require_choice,
+    require_positive,
+    setting,
+)
+
+OPTIMIZERS = ("adamw", "muon")
+PRECISIONS = ("float32", "bfloat16")
+SCHEDULES = ("cosine", "linear", "constant")
+WEIGHTINGS = ("mean", "elbo", "published")
+ACCUMULATIONS = ("mean", "sum")
+COINS = ("batch", "step")
+BIASES = ("none", "all", "lora_only")
+SUDOKUS = ("sudoku_4x4", "sudoku_9x9")
+REPORTERS = ("tensorboard", "wandb", "trackio")
+
+
+def _require_shares(config: Any, *names: str) -> None:
+    for name in names:
+        share = getattr(config, name)
+        require(share is None or 0 <= share <= 1, f"{name} must lie in [0, 1], not {share}")
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """Size of a model that is trained from nothing; names as in Qwen2's configuration."""
+
+    hidden_size: int = setting(192, "width")
+    intermediate_size: int = setting(512, "width inside the MLP")
+    num_hidden_layers: int = setting(6, "layers")
+    num_attention_heads: int = setting(6, "attention heads")
+    num_key_value_heads: int = setting(3, "key and value heads")
+    max_position_embeddings: int = setting(512, "longest canvas, in tokens")
+    vocab_size: int = setting(2048, "tokens of the BPE trained on the text, special ones included")
+    tie_word_embeddings: bool = setting(True, "one table for the input and the head")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The model that is trained."""
+
+    path: str | None = setting(None, "folder or Hub id of a Dream checkpoint; null: from nothing")
+    revision: str | None = setting(None, "branch, tag or commit on the Hub")
+    dtype: str | None = setting(
+        None, "of the loaded weights; null: float32 on a CPU or without adapter, else their own"
+    )
+    load_in_4bit: bool = setting(False, "frozen weights in 4 bits (nf4, bitsandbytes), as QLoRA")
+    attention: str | None = setting(None, "attention kernel: sdpa, eager, ...; null: by device")
+    shape: ModelShape = ModelShape()
+
+
+@dataclass(frozen=True)
+class AdapterConfig:
+    """A PEFT adapter; the defaults are the published ones."""
+
+    r: int = setting(16, "rank")
+    alpha: float = setting(16.0, "scale: alpha / r times the update")
+    dropout: float = setting(0.0, "dropout before the adapter")
+    bias: str = setting("none", "biases that are trained too: " + ", ".join(BIASES))
+    dora: bool = setting(True, "DoRA: magnitude and direction apart; false: LoRA")
+    target_modules: tuple[str, ...] = setting(
+        ("q_proj", "k_proj", "v_proj", "o_proj"), "linear layers that get an adapter"
+    )
+    layers: tuple[int, ...] | None = setting(None, "only these layers; null: all")
+
+    def __post_init__(self) -> None:
+        require_positive(self, "r")
+        _require_shares(self, "dropout")
+        require_choice("bias", self.bias, BIASES)
+        require(bool(self.target_modules), "target_modules is empty: name linear layers")
+
+
+@dataclass(frozen=True)
+class SourceConfig:
+    """One set of conversations: a Hub id, or a json, jsonl or parquet file or a folder of them."""
+
+    path: str
+    subset: str | None = setting(None, "configuration of the Hub data set, such as 'all'")
+    revision: str | None = setting(None, "branch, tag or commit on the Hub; null: the newest")
+    messages_column: str = setting("messages", "column with the list of {role, content}")
+    prompt_column: str | None = setting(None, "with response_column: instead of messages")
+    response_column: str | None = setting(None, "with prompt_column: instead of messages")
+
+    def __post_init__(self) -> None:
+        both = (self.prompt_column is None) == (self.response_column is None)
+        require(both, "prompt_column and response_column go together")
+
+
+@dataclass(frozen=True)
+class ConversationConfig:
+    """Which conversations are trained on, and how they become rows."""
+
+    sources: tuple[SourceConfig, ...]
+    max_length: int = setting(2048, "longer conversations are left out, in tokens")
+    min_response: int = setting(5, "shorter responses are left out, in tokens")
+    max_samples: int | None = setting(300_000, "at most this many conversations are drawn")
+    validation_samples: int = setting(500, "at most this many conversations for validation")
+    validation_share: float = setting(0.1, "share held out where a source has no split of its own")
+    drop_tool_calls: bool = setting(True, "leave out conversations with tool-call tokens")
+    streaming: bool = setting(False, "read only as much of a Hub data set as is drawn")
+    shuffle_buffer: int = setting(100_000, "streaming: conversations shuffled at a time")
+    extra_padding: int = setting(50, "0 to this many less one pads behind a batch, at random")
+    pad_multiple: int = setting(8, "rows are padded to a multiple of this")
+    seed: int | None = setting(None, "of the split and the order; null: the run's")
+    cache: str | None = setting(
+        None, "folder of tokenised data; null: $SOFTMASK_CACHE, else ~/.cache/softmask"
+    )
+
+    def __post_init__(self) -> None:
+        require(bool(self.sources), "sources is empty: name data sets or files")
+        require_positive(self, "max_length", "min_response", "max_samples", "validation_samples")
+        require_positive(self, "shuffle_buffer", "extra_padding", "pad_multiple")
+        share = self.validation_share
+        require(0 < share < 1, f"validation_share must lie between 0 and 1, not {share}")
+
+
+@dataclass(frozen=True)
+class CorpusConfig:
+    """What a pretraining run reads. Every batch is drawn from (seed, number of the batch) alone."""
+
+    puzzles: dict[str, float] = setting(
+        {"sudoku_4x4": 1.0, "countdown_3": 1.0}, "mixture of generated puzzles, by weight"
+    )
+    in_place: tuple[str, ...] = setting(
+        (), "Sudokus that are filled in; behind all other puzzles a solution is written"
+    )
+    text: tuple[str, ...] = setting((), "text files, documents separated by <|endoftext|> lines")
+    packed: bool = setting(False, "rows run through the documents; else a row holds one story")
+    puzzle_share: float = setting(0.6, "probability that a batch holds puzzles, not text")
+    puzzle_batch: int = setting(64, "puzzles a batch, all of one kind")
+    puzzle_pool: int | None = setting(
+        None, "train on so many of each kind, the same for every seed; null: never one twice"
+    )
+    story_batch: int = setting(16, "rows of text a batch")
+    story_length: int = setting(160, "tokens of a row of text")
+
+    def __post_init__(self) -> None:
+        _require_shares(self, "puzzle_share")
+        require_positive(self, "puzzle_batch", "puzzle_pool", "story_batch", "story_length")
+        others = [name for name in self.in_place if name not in SUDOKUS]
+        require(not others, f"in_place takes {' and '.join(SUDOKUS)}, not {', '.join(others)}")
+        text = bool(self.text) or self.puzzle_share == 1
+        require(text, "text is empty: name files or set puzzle_share: 1")
+
+
+@dataclass(frozen=True)
+class NoiseConfig:
+    """How much of a row is masked; t ~ U(t_low, t_high)."""
+
+    t_low: float = setting(1e-3, "smallest masking time")
+    t_high: float = setting(1.0, "largest masking time")
+    per_row: bool = setting(True, "a time for each row, stratified over the batch; false: one")
+    floor: float = setting(0.0, "masked with probability (1 - floor) t + floor")
+
+    def __post_init__(self) -> None:
+        low, high = self.t_low, self.t_high
+        require(0 <= low <= high <= 1, f"0 <= t_low <= t_high <= 1 must hold, not {low} and {high}")
+        _require_shares(self, "floor")
+
+
+@dataclass(frozen=True)
+class StageConfig:
+    """One stretch of a run; what is null is as in `train` and `corpus`."""
+
+    name: str
+    steps: int
+    learning_rate: float | None = setting(None, "at the end of the warm-up")
+    final_learning_rate: float | None = setting(None, "where the schedule ends")
+    warmup: float | None = setting(None, "share of the stage (below 1) or steps")
+    soft_probability: float | None = setting(None, "share of batches with the two-pass loss")
+    feedback_passes: int | None = setting(None, "passes that make feedback, at most")
+    left_to_right: float | None = setting(None, "share of rows masked as in block-wise decoding")
+    puzzles: dict[str, float] | None = setting(None, "mixture of this stage")
+    puzzle_share: float | None = setting(None, "share of puzzle batches in this stage")
+
+    def __post_init__(self) -> None:
+        require_positive(self, "steps", "feedback_passes")
+        _require_shares(self, "soft_probability", "left_to_right", "puzzle_share")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The optimisation."""
+
+    steps: int | None = setting(None, "updates; null: as many as `epochs` takes")
+    epochs: float = setting(1.0, "passes over the conversations")
+    batch_size: int = setting(1, "rows a device and forward (a corpus has batches of its own)")
+    accumulation: int = setting(1, "forwards a device and update")
+    learning_rate: float = setting(1e-4, "at the end of the warm-up")
+    final_learning_rate: float = setting(0.0, "where the schedule ends")
+    schedule: str = setting("cosine", "learning rate after the warm-up: " + ", ".join(SCHEDULES))
+    warmup: float = setting(0.03, "linear warm-up: share of the updates (below 1) or updates")
+    soft_probability: float = setting(0.5, "share of batches with the two-pass soft-mask loss")
+    feedback_passes: int = setting(
+        1, "passes that make feedback: 1 as published; else a soft batch draws 1 to this many"
+    )
+    soft_learning_rate: float = setting(1e-2, "learning rate of the soft-mask parameters")
+    soft_coin: str = setting("batch", "soft or plain is drawn for each 'batch' or each 'step'")
+    left_to_right: float = setting(0.0, "share of rows masked as in block-wise decoding, noise.py")
+    weighting: str = setting("mean", "loss: " + ", ".join(WEIGHTINGS) + "; see objective.py")
+    accumulate: str = setting("mean", "loss over an update's forwards: mean, or (published) sum")
+    optimizer: str = setting("adamw", "of the layers' matrices: adamw or muon; the rest has AdamW")
+    weight_decay: float = setting(0.0, "weight decay of the matrices")
+    beta2: float = setting(0.999, "AdamW beta2")
+    clip: float = setting(1.0, "largest gradient norm")
+    precision: str = setting("bfloat16", "of the matrix products: float32, or bfloat16 (autocast)")
+    gradient_checkpointing: bool = setting(False, "recompute activations in the backward pass")
+    ema: float | None = setting(None, "decay of a moving average of the weights, which is kept")
+    log_every: int = setting(10, "updates between lines of the log")
+    eval_every: int = setting(100, "updates between evaluations")
+    eval_at_start: bool = setting(True, "evaluate before the first update too")
+    eval_batches: int = setting(4, "batches of each kind an evaluation of a corpus takes")
+    save_every: int = setting(100, "updates between checkpoints")
+    save_limit: int | None = setting(3, "checkpoints kept, the best one among them; null: all")
+    keep_best: bool = setting(False, "end with the checkpoint of the lowest eval_loss")
+    report_to: tuple[str, ...] = setting((), "besides log.jsonl: " + ", ".join(REPORTERS))
+    arguments: dict[str, Any] = setting({}, "more of transformers' TrainingArguments, by name")
+    stages: tuple[StageConfig, ...] = setting((), "stretches with settings of their own")
+
+    def __post_init__(self) -> None:
+        for name, choices in (
+            ("schedule", SCHEDULES),
+            ("soft_coin", COINS),
+            ("weighting", WEIGHTINGS),
+            ("accumulate", ACCUMULATIONS),
+            ("optimizer", OPTIMIZERS),
+            ("precision", PRECISIONS),
+        ):
+            require_choice(name, getattr(self, name), choices)
+        for name in self.report_to:
+            require_choice("report_to", name, REPORTERS)
+        require_positive(self, "steps", "batch_size", "accumulation", "log_every")
+        require_positive(self, "feedback_passes")
+        require_positive(self, "eval_every", "eval_batches", "save_every", "save_limit")
+        _require_shares(self, "soft_probability", "left_to_right")
+        for name in ("learning_rate", "soft_learning_rate", "epochs", "clip"):
+            value = getattr(self, name)
+            require(math.isfinite(value) and value > 0, f"{name} must be > 0, not {value}")
+        require(self.warmup >= 0, f"warmup must be >= 0, not {self.warmup}")
+        require(self.ema is None or 0 < self.ema < 1, f"ema must lie in (0, 1), not {self.ema}")
+        given = self.steps is not None and bool(self.stages)
+        require(not given, "give steps or stages, not both: stages have steps of their own")
+        best = not self.keep_best or self.save_every % self.eval_every == 0
+        require(best, "keep_best needs save_every to be a multiple of eval_every")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A training run: everything that decides its numbers."""
+
+    name: str
+    train: TrainConfig
+    seed: int = setting(1, "decides weights, data and masks")
+    model: ModelConfig = ModelConfig()
+    adapter: AdapterConfig | None = setting(None, "PEFT adapter; null: every weight is trained")
+    soft_mask: SoftMaskConfig | None = setting(None, "initial parameters; null: plain training")
+    conversations: ConversationConfig | None = setting(None, "chats to fine-tune on")
+    corpus: CorpusConfig | None = setting(None, "text and puzzles to pretrain on")
+    noise: NoiseConfig = NoiseConfig()
+    sampling: SamplingConfig = SamplingConfig()
+
+    def __post_init__(self) -> None:
+        one = (self.conversations is None) != (self.corpus is None)
+        require(one, "give one of conversations and corpus")
+        if self.adapter is not None:
+            require(self.model.path is not None, "an adapter needs model.path, the base checkpoint")
+        if self.conversations is not None:
+            require(self.model.path is not None, "conversations need model.path, a checkpoint")
+        else:
+            bounded = bool(self.train.stages) or self.train.steps is not None
+            require(bounded, "a corpus is endless: give train.steps or train.stages")
+        if self.model.load_in_4bit:
+            require(self.adapter is not None, "weights in 4 bits cannot be trained: add an adapter")
+
+    def twin(self) -> Recipe:
+        """The same run without soft-masking."""
+        return dataclasses.replace(self, soft_mask=None)

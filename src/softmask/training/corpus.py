@@ -1,0 +1,236 @@
+"""Pretraining data: text and puzzles, each batch a function of (seed, number of the batch) alone.
+
+That makes a resumed run equal to an uninterrupted one without any state of a data loader.
+Shape suffixes: B batch, L length.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import lzma
+import random
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from functools import lru_cache
+from importlib import resources
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from tokenizers import pre_tokenizers, trainers
+from torch import Tensor
+from transformers import Qwen2Tokenizer
+
+from ..puzzles.puzzles import Puzzle, canonical, generate_puzzles, holed, prompt_of
+from ..puzzles.stories import split_stories
+from .config import CorpusConfig
+from .plan import Stage
+
+MASK_TOKEN, BEGIN_TOKEN, END_TOKEN = "<|mask|>", "<|beginoftext|>", "<|endoftext|>"
+# End tokens behind the longest answer of a batch, at most.
+MOST_SURPLUS = 8
+
+
+class Batch(NamedTuple):
+    """Token ids (B, L) and which of them may be masked (B, L)."""
+
+    ids_BL: Tensor
+    maskable_BL: Tensor
+
+
+def held_out_digest(kind: str, text: str) -> str:
+    """Eight hexadecimal digits that stand for an evaluation puzzle; see `recipes/held_out.txt`."""
+    return hashlib.sha256(f"{kind}:{canonical(kind, text)}".encode()).hexdigest()[:8]
+
+
+@lru_cache(maxsize=1)
+def read_held_out() -> frozenset[str]:
+    """Digests of every evaluation puzzle: training must not see them, in any order of numbers."""
+    listed = resources.files(__package__) / "recipes" / "held_out.txt"
+    lines = listed.read_text(encoding="ascii").splitlines()
+    return frozenset(line for line in lines if not line.startswith("#"))
+
+
+def unevaluated(puzzles: Iterable[Puzzle]) -> Iterator[Puzzle]:
+    """Those that are in no evaluation file."""
+    held_out = read_held_out()
+    return (p for p in puzzles if held_out_digest(p.kind, p.input) not in held_out)
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Qwen2Tokenizer:
+    """A byte-level BPE with Qwen2.5's splitting rules (one digit a token) and Dream's tokens."""
+    backend = Qwen2Tokenizer()._tokenizer
+    backend.train_from_iterator(
+        texts,
+        trainers.BpeTrainer(
+            vocab_size=vocab_size - 2,
+            initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+            special_tokens=[END_TOKEN],
+            show_progress=False,
+        ),
+    )
+    learned = backend.model
+    tokenizer = Qwen2Tokenizer(
+        vocab=backend.get_vocab(with_added_tokens=False),
+        merges=merges_of(learned),
+        mask_token=MASK_TOKEN,
+        bos_token=BEGIN_TOKEN,
+    )
+    return tokenizer
+
+
+def merges_of(model: object) -> list[tuple[str, str]]:
+    """The merge list of a trained BPE model, which `tokenizers` only hands out as files."""
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        _vocab, merges = model.save(folder)
+        lines = Path(merges).read_text(encoding="utf-8").splitlines()
+    return [tuple(line.split(" ")) for line in lines if not line.startswith("#version")]
+
+
+def read_stories(paths: Sequence[str]) -> list[str]:
+    """Stories of all files: paths, or names of files that lie beside the bundled recipes.
+
+    A name that ends in .xz is decompressed.
+
+    Raises:
+        ValueError: a file is missing, not what its name says, or empty.
+    """
+    stories: list[str] = []
+    for name in paths:
+        bundled = resources.files(__package__) / "recipes" / name
+        path = bundled if bundled.is_file() else Path(name)
+        if not path.is_file():
+            raise ValueError(f"no text file at {path}: correct corpus.text in the recipe")
+        content = path.read_bytes()
+        try:
+            text = (lzma.decompress(content) if name.endswith(".xz") else content).decode("utf-8")
+        except (lzma.LZMAError, UnicodeDecodeError) as error:
+            raise ValueError(f"{path} cannot be read as text: {error}") from error
+        found = split_stories(text)
+        if not found:
+            raise ValueError(f"{path} holds no story")
+        stories += found
+    return stories
+
+
+class Corpus:
+    """Batches of generated puzzles and of text."""
+
+    def __init__(self, config: CorpusConfig, stories: list[str], tokenizer: Qwen2Tokenizer) -> None:
+        self.config = config
+        self.tokenizer = tokenizer
+        self.end = tokenizer.eos_token_id
+        encoded = tokenizer(stories)["input_ids"] if stories else []
+        self.documents = [torch.tensor(ids, dtype=torch.int32) for ids in encoded]
+        if config.packed and encoded:
+            ended = [torch.cat([d, torch.tensor([self.end])]) for d in self.documents]
+            self.stream_N = torch.cat(ended)
+            if len(self.stream_N) < config.story_length:
+                raise ValueError(
+                    f"the text has {len(self.stream_N)} tokens: fewer than story_length, "
+                    f"{config.story_length}"
+                )
+
+    @property
+    def kinds(self) -> dict[str, Callable[[random.Random], Batch]]:
+        """What a batch may hold, by name."""
+        share = self.config.puzzle_share
+        kinds = {"puzzles": self.puzzle_batch} if share > 0 else {}
+        return kinds | ({"text": self.text_batch} if share < 1 else {})
+
+    def batch(self, seed: int, number: int, stage: Stage) -> Batch:
+        """The batch of this number."""
+        rng = random.Random(f"{seed}/{number}")
+        share = self.config.puzzle_share if stage.puzzle_share is None else stage.puzzle_share
+        if rng.random() < share:
+            return self.puzzle_batch(rng, stage.puzzles, self.config.puzzle_pool)
+        return self.text_batch(rng)
+
+    def text_batch(self, rng: random.Random) -> Batch:
+        return self.packed_batch(rng) if self.config.packed else self.story_batch(rng)
+
+    def packed_batch(self, rng: random.Random) -> Batch:
+        """Full rows cut from the stream of all documents, an end token behind each."""
+        length = self.config.story_length
+        last = len(self.stream_N) - length
+        starts = [rng.randint(0, last) for _ in range(self.config.story_batch)]
+        ids_BL = torch.stack([self.stream_N[s : s + length] for s in starts]).long()
+        return Batch(ids_BL, torch.ones_like(ids_BL, dtype=torch.bool))
+
+    def puzzles(
+        self,
+        rng: random.Random,
+        count: int,
+        mixture: dict[str, float],
+        pool: int | None = None,
+    ) -> list[Puzzle]:
+        """Puzzles that are in no evaluation file; with `pool`, some of that many."""
+        if pool is None:
+            stream = generate_puzzles(rng.getrandbits(60), mixture)
+            return list(islice(unevaluated(stream), count))
+        # Nothing is stored: a puzzle of the pool is the first one of the stream of its number.
+        streams = (generate_puzzles(rng.randrange(pool), mixture) for _ in range(count))
+        return [next(unevaluated(stream)) for stream in streams]
+
+    def puzzle_batch(
+        self,
+        rng: random.Random,
+        mixture: dict[str, float] | None = None,
+        pool: int | None = None,
+    ) -> Batch:
+        """Rows of one kind of puzzle, drawn by weight, so that they are of like length."""
+        mixture = mixture or self.config.puzzles
+        (kind,) = rng.choices(list(mixture), list(mixture.values()))
+        puzzles = self.puzzles(rng, self.config.puzzle_batch, {kind: 1.0}, pool)
+        if kind in self.config.in_place:
+            return self.in_place_batch(puzzles)
+        return self.answer_batch(puzzles, surplus=rng.randrange(MOST_SURPLUS + 1))
+
+    def answer_batch(self, puzzles: Sequence[Puzzle], surplus: int) -> Batch:
+        """Rows of prompt, answer and end tokens; the prompt is never masked.
+
+        The canvas is `surplus` longer than the longest row, so that the model learns to end an
+        answer in one that is too long, and to fill one that is not.
+        """
+        rows, prompts = [], []
+        for puzzle in puzzles:
+            prompt = self.tokenizer(prompt_of(puzzle))["input_ids"]
+            rows.append(prompt + self.tokenizer(puzzle.output)["input_ids"])
+            prompts.append(len(prompt))
+        length = max(map(len, rows)) + surplus
+        ids_BL = torch.tensor([row + [self.end] * (length - len(row)) for row in rows])
+        maskable_BL = torch.arange(length) >= torch.tensor(prompts)[:, None]
+        return Batch(ids_BL, maskable_BL)
+
+    def in_place_batch(self, puzzles: Sequence[Puzzle]) -> Batch:
+        """Solved Sudokus, of which the blanks may be masked."""
+        rows, maskable = [], []
+        for puzzle in puzzles:
+            solved = holed(replace(puzzle, input=puzzle.output))
+            row = self.tokenizer(solved)["input_ids"]
+            # A character of a grid is a token; in front of it is the title, behind it a line end.
+            blank = [char == "0" for char in puzzle.input]
+            rows.append(row)
+            maskable.append([False] * (len(row) - len(blank) - 1) + blank + [False])
+        return Batch(torch.tensor(rows), torch.tensor(maskable))
+
+    def story_batch(self, rng: random.Random) -> Batch:
+        """Rows of one story each, most of them from its beginning.
+
+        Half of the rows keep a few first tokens, as a prompt does; the end tokens behind a short
+        story are predicted like the rest.
+        """
+        length = self.config.story_length
+        ids_BL = torch.full((self.config.story_batch, length), self.end)
+        maskable_BL = torch.ones_like(ids_BL, dtype=torch.bool)
+        for row_L, maskable_L in zip(ids_BL, maskable_BL, strict=True):
+            story = self.documents[rng.randrange(len(self.documents))]
+            start = 0 if rng.random() < 0.6 else rng.randrange(max(1, len(story) - length // 2))
+            piece = story[start : start + length].long()
+            row_L[: len(piece)] = piece
+            if rng.random() < 0.5:
+                maskable_L[: rng.randrange(1, 24)] = False
+        return Batch(ids_BL, maskable_BL)

@@ -1,0 +1,412 @@
+"""A thin subclass of transformers.Trainer: the masked-diffusion objective, and checkpoints that
+hold everything a run needs to go on exactly.
+
+Its own are the loss, the parameter groups, the order of the data, the evaluation on fixed masks,
+and the soft-mask parameters in every checkpoint. The loop, mixed precision, accumulation,
+distribution, logging back ends and the rotation of checkpoints are transformers' and accelerate's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor, distribute_tensor
+from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
+
+from ..config import SOFT_MASK_FILE, SOFT_MASK_WEIGHTS, SoftMaskConfig, soft_mask_to_published
+from ..hub.checkpoints import quiet
+from ..models import DreamModel
+from ..soft_mask import SoftMask
+from .batches import Collator, Validation
+from .config import TrainConfig
+from .ema import MovingAverage
+from .objective import BUCKETS, Loss, masked_diffusion_loss
+from .optimizers import make_optimizer, make_scheduler
+from .plan import Plan
+
+EMA_WEIGHTS = "ema.safetensors"
+# Written last: a checkpoint without it was cut off.
+COMPLETE = "complete.json"
+BAD_BATCH = "bad_batch.json"
+# torch.save reports a failed write as a RuntimeError, in these words.
+FAILED_WRITES = ("inline_container", "iostream", "PytorchStreamWriter")
+
+
+class SoftMaskTrainer(Trainer):
+    """Trains a DreamModel, or a PeftModel around one."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        dream: DreamModel,
+        args: TrainingArguments,
+        settings: TrainConfig,
+        plan: Plan,
+        collator: Collator,
+        train_dataset: Any,
+        validation: Validation | None,
+        **kwargs: Any,
+    ) -> None:
+        """`dream` is the DreamModel inside `model`."""
+        self.dream, self.settings, self.plan, self.validation = dream, settings, plan, validation
+        # evaluate() has data of its own; the Trainer only asks whether there is some.
+        kwargs["eval_dataset"] = [] if validation is not None else None
+        super().__init__(model, args, collator, train_dataset, **kwargs)
+        # Otherwise the Trainer takes the loss for normalised over the accumulated forwards and does
+        # not divide it (finding B19). The second flag has its name since transformers 5.20 or so.
+        self.model_accepts_loss_kwargs = False
+        self.loss_is_scaled_for_ga = False
+        if settings.ema is not None and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
+            raise ValueError("train.ema averages whole weights, not sharded ones: leave it out")
+        self.average = None if settings.ema is None else MovingAverage(model, settings.ema)
+        self._sums: dict[str, Tensor] = {}
+        self._soft_in_update = False
+        self.add_callback(AroundUpdate(self))
+
+    def create_accelerator_and_postprocess(self) -> None:
+        """Where weights are sharded, every forward finds what accelerate's FSDP2 takes from it.
+
+        Its mixed precision would round the soft-mask parameters, the feedback between the passes
+        and the losses to bfloat16: autocast casts instead, as on one device. And it shards the
+        embedding table by itself, which soft tokens read without a call of its module.
+        """
+        super().create_accelerator_and_postprocess()
+        if self.is_fsdp_enabled:
+            self.accelerator.state.fsdp_plugin.mixed_precision_policy = None
+            self.dream.forward = self.accelerator.autocast()(self.dream.forward)
+            self.dream.register_forward_pre_hook(gather_table)
+
+    # Batches and loss
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Tensor:
+        """The objective of a masked batch.
+
+        Raises:
+            ValueError: the loss is not finite; `bad_batch.json` then names the rows.
+        """
+        loss = self._loss(model, inputs, inputs["soft"], inputs["feedback_passes"])
+        if not torch.isfinite(loss.value):
+            self._refuse(inputs, loss)
+        self._count(loss, inputs)
+        self._soft_in_update |= inputs["soft"]
+        if self.settings.accumulate == "sum":
+            # As published (finding B19): the Trainer divides by the forwards of the update.
+            return loss.value * self.current_gradient_accumulation_steps
+        return loss.value
+
+    def _loss(
+        self, model: nn.Module, inputs: dict[str, Any], soft: bool, feedback_passes: int = 1
+    ) -> Loss:
+        return masked_diffusion_loss(
+            model,
+            inputs["noisy_BL"],
+            inputs["ids_BL"],
+            inputs["masked_BL"],
+            inputs["times_B"],
+            scored_BL=inputs["scored_BL"],
+            soft=soft,
+            feedback_passes=feedback_passes,
+            weighting=self.settings.weighting,
+        )
+
+    def _refuse(self, inputs: dict[str, Any], loss: Loss) -> None:
+        path = Path(self.args.output_dir) / BAD_BATCH
+        report = {
+            "step": self.state.global_step,
+            "row_ids": inputs["row_ids"],
+            "draw": inputs["draw"],
+            "soft": inputs["soft"],
+            "loss": str(loss.value.item()),
+            "times": inputs["times_B"].tolist(),
+            "input_ids": inputs["ids_BL"].tolist(),
+        }
+        path.write_text(json.dumps(report) + "\n")
+        raise ValueError(
+            f"the loss of update {self.state.global_step + 1} is {loss.value.item()}: {path} names "
+            f"the rows ({', '.join(map(str, inputs['row_ids'][:3]))}); look at them, or lower the "
+            "learning rate"
+        )
+
+    def _count(self, loss: Loss, inputs: dict[str, Any]) -> None:
+        """Adds what the log shows to sums on the device: no host waits for them in between."""
+        one = torch.ones((), device=loss.value.device)
+        seen = {"forwards": one, "nats": loss.nats, "hits_T": loss.hits_T, "total_T": loss.total_T}
+        seen["tokens"] = one * inputs["ids_BL"].numel()
+        if loss.mixed is not None:
+            seen |= {"soft": one, "lambda": loss.mixed, "entropy": loss.entropy}
+        for name, value in seen.items():
+            self._sums[name] = self._sums.get(name, 0) + value.detach().float()
+
+    # Optimisation
+
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
+        """Groups of their own for the soft-mask parameters and what decays."""
+        if self.optimizer is None:
+            self.optimizer = make_optimizer(args[0] if args else self.model, self.settings)
+        return self.optimizer
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        if self.lr_scheduler is None:
+            optimizer = optimizer or self.optimizer
+            self.lr_scheduler = make_scheduler(
+                optimizer, self.plan, self.settings.soft_learning_rate
+            )
+        return self.lr_scheduler
+
+    def before_update(self) -> None:
+        """An update without a soft batch leaves the soft-mask parameters alone.
+
+        Their gradient is then 0, for the sake of distributed training, and Adam would move them on
+        by its momentum. Every process draws the same coin, so all agree.
+        """
+        if self.dream.soft_mask is not None and not self._soft_in_update:
+            for parameter in self.dream.soft_mask.parameters():
+                parameter.grad = None
+        self._soft_in_update = False
+
+    # Log
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds the sums since the last line to a line about training."""
+        if "loss" in logs:
+            if self.settings.accumulate == "sum":
+                logs["loss"] /= self.settings.accumulation
+            logs |= self._drain()
+        super().log(logs, start_time)
+
+    def _drain(self) -> dict[str, float]:
+        names = ("forwards", "nats", "tokens", "soft", "lambda", "entropy")
+        zero = torch.zeros((), device=self.args.device)
+        sums = {name: self._sums.pop(name, zero) for name in names}
+        buckets = {name: self._sums.pop(name) for name in ("hits_T", "total_T")}
+        sums, buckets = self.accelerator.reduce((sums, buckets), "sum")
+        values = {name: value.item() for name, value in sums.items()}
+        shown = {"nats": values["nats"] / values["forwards"], "tokens": values["tokens"]}
+        stage = self.plan.at(max(0, self.state.global_step - 1))
+        if len(self.plan.stages) > 1:
+            shown["stage"] = stage.name
+        if self.dream.soft_mask is not None:
+            shown["soft_share"] = values["soft"] / values["forwards"]
+            if values["soft"]:
+                shown |= {k: values[k] / values["soft"] for k in ("lambda", "entropy")}
+            shown |= soft_mask_values(self.dream.soft_mask)
+        hits, total = buckets["hits_T"].tolist(), buckets["total_T"].tolist()
+        shown["accuracy"] = sum(hits) / max(1.0, sum(total))
+        for bucket, (hit, count) in enumerate(zip(hits, total, strict=True)):
+            if count:
+                shown[f"accuracy_t{bucket / BUCKETS:.1f}"] = hit / count
+        return shown
+
+    # Evaluation
+
+    @torch.no_grad()
+    def evaluate(
+        self,
+        eval_dataset: Any = None,
+        ignore_keys: Any = None,
+        metric_key_prefix: str = "eval",
+    ) -> dict[str, float]:
+        """The loss on fixed rows, times and masks: one pass, and with soft-masking also two.
+
+        `eval_loss` is the training objective (two passes with soft-masking); the others are nats
+        per masked token, on the same masks.
+        """
+        model = self.model if self.model_wrapped is None else self.model_wrapped
+        evaluation_mode(model)
+        soft_mask = self.dream.soft_mask is not None
+        metrics: dict[str, float] = {}
+        objective = []
+        average = self.average.swapped_in() if self.average else contextlib.nullcontext()
+        with average:
+            for kind in self.validation.kinds:
+                sums = self._evaluate_kind(model, kind, soft_mask)
+                prefix = "" if kind == "all" else f"{kind}_"
+                for name in ("plain", "soft") if soft_mask else ("plain",):
+                    metrics[f"eval_{prefix}{name}"] = sums[f"{name}_nats"] / sums["batches"]
+                objective.append(
+                    sums[f"{'soft' if soft_mask else 'plain'}_value"] / sums["batches"]
+                )
+        metrics["eval_loss"] = sum(objective) / len(objective)
+        model.train()
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(
+            self.args, self.state, self.control, metrics
+        )
+        return metrics
+
+    def _evaluate_kind(self, model: nn.Module, kind: str, soft_mask: bool) -> dict[str, float]:
+        sums: dict[str, Tensor] = {}
+        parts = (self.args.process_index, self.args.world_size)
+        for batch, counts in self.validation.batches(kind, *parts):
+            inputs = self._prepare_inputs(batch)
+            for name in ("plain", "soft") if soft_mask else ("plain",):
+                with self.accelerator.autocast():
+                    loss = self._loss(model, inputs, name == "soft")
+                seen = {f"{name}_nats": loss.nats, f"{name}_value": loss.value}
+                if name == "plain":
+                    seen["batches"] = torch.ones_like(loss.value)
+                for key, value in seen.items():
+                    sums[key] = sums.get(key, 0) + value.detach().float() * counts
+        return {name: value.item() for name, value in self.accelerator.reduce(sums, "sum").items()}
+
+    # Checkpoints
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        """The adapter or the weights, and beside them the soft-mask parameters in both forms."""
+        folder = Path(output_dir or self.args.output_dir)
+        save_soft_mask(self.dream.soft_mask, folder, self.args.should_save)
+        if not self.args.should_save:
+            return
+        model = self.accelerator.unwrap_model(self.model)
+        with quiet():
+            if model is self.dream:
+                model.save_pretrained(folder, state_dict=weights_of(state_dict or self.dream))
+            else:
+                # "auto" would ask the Hub about the base's vocabulary at every checkpoint.
+                model.save_pretrained(folder, state_dict=state_dict, save_embedding_layers=False)
+        if self.average is not None:
+            self.average.save(folder / EMA_WEIGHTS)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any = None) -> None:
+        """Marks a checkpoint as complete when every file of every process is there.
+
+        Raises:
+            ValueError: it cannot be written (a full disk); what there is of it is removed, and
+                the checkpoints before it are left alone.
+        """
+        run = Path(self.args.output_dir)
+        folder = run / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        try:
+            super()._save_checkpoint(model, trial)
+            self.accelerator.wait_for_everyone()
+            if self.args.should_save:
+                done = {"step": self.state.global_step, "processes": self.args.world_size}
+                (folder / COMPLETE).write_text(json.dumps(done) + "\n")
+        except (OSError, SafetensorError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and not any(w in str(error) for w in FAILED_WRITES):
+                raise
+            shutil.rmtree(folder, ignore_errors=True)
+            raise ValueError(
+                f"the checkpoint {folder} cannot be written ({str(error).splitlines()[0]}): make "
+                "room and start again; the run goes on from the one before"
+            ) from error
+        if self.args.should_save:
+            # Only now: the Trainer's own rotation comes before the mark that the new one is whole.
+            best = self.state.best_model_checkpoint
+            rotate_checkpoints(self.args.output_dir, self.settings.save_limit, best)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        folder = Path(resume_from_checkpoint)
+        weights = folder / "model.safetensors"
+        if self.model is self.dream and weights.is_file() and not self.is_fsdp_enabled:
+            load_weights(self.dream, load_file(weights))
+        else:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        if self.dream.soft_mask is not None:
+            load_soft_mask(self.dream.soft_mask, folder)
+        if self.average is not None:
+            self.average.load(folder / EMA_WEIGHTS)
+
+    def _load_best_model(self) -> None:
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            super()._load_best_model()
+        self._load_from_checkpoint(self.state.best_model_checkpoint)
+
+
+def gather_table(dream: DreamModel, _inputs: Any) -> None:
+    """Gathers an embedding table that is sharded apart from the model around it."""
+    if isinstance(dream.model.embed_tokens, FSDPModule):
+        dream.model.embed_tokens.unshard()
+
+
+def evaluation_mode(model: nn.Module) -> None:
+    """`eval()`, but for 4-bit layers: on a CPU those repack their weights and train no more."""
+    model.eval()
+    for module in model.modules():
+        if type(module).__name__ == "Linear4bit":
+            module.train()
+
+
+class AroundUpdate(TrainerCallback):
+    """Calls the trainer before each update and, for the moving average, after it."""
+
+    def __init__(self, trainer: SoftMaskTrainer) -> None:
+        self.trainer = trainer
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.trainer.before_update()
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if self.trainer.average is not None:
+            self.trainer.average.update()
+
+
+def soft_mask_values(mask: SoftMask) -> dict[str, float]:
+    """The soft-mask parameters as they act: scale, offset, steepness, temperature."""
+    names = ("scale", "offset", "steepness", "temperature")
+    return {name: _whole(getattr(mask, name)).float().item() for name in names}
+
+
+def _whole(value: Tensor) -> Tensor:
+    """A sharded tensor gathered, on every process at the same time; any other as it is."""
+    value = value.detach()
+    return value.full_tensor() if isinstance(value, DTensor) else value
+
+
+def save_soft_mask(mask: SoftMask | None, folder: Path, writes: bool = True) -> None:
+    """Both forms of the parameters: raw in fp32, and the published JSON; nothing for None.
+
+    Every process calls it where weights are sharded; those with `writes` write.
+    """
+    if mask is None:
+        return
+    raw = {name: _whole(value).cpu().contiguous() for name, value in mask.state_dict().items()}
+    values = soft_mask_values(mask)
+    config = SoftMaskConfig(mode=mask.mode, k=mask.k, keep_norm=mask.keep_norm, **values)
+    if writes:
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(raw, folder / SOFT_MASK_WEIGHTS)
+        published = json.dumps(soft_mask_to_published(config), indent=2)
+        (folder / SOFT_MASK_FILE).write_text(published + "\n")
+
+
+@torch.no_grad()
+def load_soft_mask(mask: SoftMask, folder: Path) -> None:
+    """The raw parameters back, in full precision; into sharded ones too."""
+    for name, value in load_file(folder / SOFT_MASK_WEIGHTS).items():
+        parameter = getattr(mask, name)
+        if isinstance(parameter, DTensor):
+            mesh, placements = parameter.device_mesh, parameter.placements
+            value = distribute_tensor(value.to(parameter.device), mesh, placements)
+        parameter.copy_(value)
+
+
+def load_weights(model: DreamModel, state: dict[str, Tensor]) -> None:
+    """Inverse of `weights_of`; a tied head is in the file once, as the embedding table."""
+    lacking, unknown = model.load_state_dict(state, strict=False)
+    tied = ("lm_head.weight",) if model.config.tie_word_embeddings else ()
+    lacking = [k for k in lacking if not k.startswith("soft_mask.") and k not in tied]
+    assert not lacking, f"the checkpoint lacks {lacking[0]}"
+    assert not unknown, f"the checkpoint has the unknown {unknown[0]}"
+
+
+def weights_of(model: DreamModel | dict[str, Tensor]) -> dict[str, Tensor]:
+    """The state dict under the original names: without the soft-mask parameters."""
+    state = model.state_dict() if isinstance(model, DreamModel) else model
+    return {k: v for k, v in state.items() if not k.startswith("soft_mask.")}

@@ -1,0 +1,188 @@
+"""The command line, as a newcomer types it."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from commands import failed
+from tiny import write_dream_folder
+
+from softmask.cli.main import main
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> str:
+    return str(write_dream_folder(tmp_path_factory.mktemp("cli") / "dream"))
+
+
+def softmask(*arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+    environment = os.environ | {"HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-m", "softmask", *arguments]
+    return subprocess.run(command, input=stdin, capture_output=True, env=environment, check=False)
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["generate", "--help"], ["train", "--help"]])
+def test_help_comes_without_importing_torch(arguments) -> None:
+    script = (
+        "import sys; from softmask.cli import main\n"
+        "try: main(sys.argv[1:])\n"
+        "except SystemExit: pass\n"
+        "print('torch' in sys.modules or 'transformers' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=True
+    )
+    assert "usage: softmask" in done.stdout
+    assert done.stdout.splitlines()[-1] == "False"
+
+
+def test_in_a_pipe_there_is_the_text_and_nothing_else(folder) -> None:
+    done = softmask("generate", "--model", folder, "Hello", "--max-new-tokens", "8")
+    assert done.returncode == 0
+    assert done.stderr == b""
+    assert b"\x1b" not in done.stdout
+    assert len(done.stdout) > 1
+
+
+def test_the_prompt_comes_from_the_argument_a_file_or_standard_input(
+    folder, tmp_path, capsys, monkeypatch
+) -> None:
+    settings = ["--model", folder, "--max-new-tokens", "6", "--json"]
+    (tmp_path / "prompt.txt").write_text("Hello")
+
+    def here(*arguments: str, stdin: bytes = b"") -> str:
+        """In this process, whose standard input is no terminal either."""
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(stdin), encoding="utf-8"))
+        assert main(["generate", *settings, *arguments]) == 0
+        return capsys.readouterr().out
+
+    outputs = [
+        here("Hello"),
+        here("--file", str(tmp_path / "prompt.txt")),
+        here("-", stdin=b"Hello"),
+        softmask("generate", *settings, stdin=b"Hello\n").stdout,
+    ]
+    answers = [json.loads(output) for output in outputs]
+    assert len({answer["text"] for answer in answers}) == 1
+    assert {answer["prompt"] for answer in answers} == {"Hello"}
+
+
+def test_json_says_what_was_done(folder, capsys) -> None:
+    arguments = "--max-new-tokens 6 --steps 3 --alg topk_margin --temperature 0.5 --top-p 0.9 -n 2"
+    soft = "--soft-mask-scale 0.5 --soft-mask-k 2 --seed 4 --json"
+    assert main(["generate", "--model", folder, "Hi", *arguments.split(), *soft.split()]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["seed"] for line in lines] == [4, 5]
+    sampling, soft_mask = lines[0]["settings"]["sampling"], lines[0]["settings"]["soft_mask"]
+    assert (sampling["steps"], sampling["alg"], sampling["top_p"]) == (3, "topk_margin", 0.9)
+    assert (soft_mask["scale"], soft_mask["k"]) == (0.5, 2)
+    assert lines[0]["forwards"] == 3
+
+
+def test_streamed_pieces_joined_are_the_text(folder, capsys) -> None:
+    arguments = ["generate", "--model", folder, "Hi", "--max-new-tokens", "12"]
+    assert main(arguments) == 0
+    whole = capsys.readouterr().out
+    assert main([*arguments, "--stream"]) == 0
+    assert capsys.readouterr().out == whole
+
+
+def test_holes_are_filled_with_escapes_understood(folder, capsys) -> None:
+    text = r"def f(x):\n    return [[3]]"
+    assert main(["generate", "--model", folder, "--infill", text]) == 0
+    assert capsys.readouterr().out.startswith("def f(x):\n    return ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["x", "--steps", "0"], "steps must be at least 1"),
+        (["x", "--steps", "-4"], "steps must be at least 1"),
+        (["x", "--steps", "many"], "--steps"),
+        (["x", "--alg", "best"], "alg must be one of"),
+        (["x", "--top-p", "1.5"], "top_p"),
+        (["x", "--max-new-tokens", "0"], "max_new_tokens"),
+        (["x", "--max-new-tokens", "1000"], "context"),
+        (["x", "--soft-mask-scale", "7"], "scale"),
+        (["x", "--soft-mask-k", "2"], "--soft-mask-scale"),
+        (
+            ["x", "--soft-mask-scale", ".5", "--soft-mask-k", "9999", "--max-new-tokens", "8"],
+            "lower k",
+        ),
+        (["x", "--no-soft-mask", "--soft-mask-k", "2"], "contradict"),
+        (["x", "--json", "--stream"], "contradict"),
+        (["x", "--file", "y"], "one prompt"),
+        (["--file", "/no/such/file"], "no file"),
+        ([""], "prompt is empty"),
+        (["--infill", "no hole"], "mark holes"),
+        (["x", "--dtype", "int3"], "dtype"),
+        (["x", "--unknown"], "--unknown"),
+        (["x", "--system", "y"], "chat template"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(folder, capsys, arguments, message) -> None:
+    assert message in failed(capsys, "generate", "--model", folder, *arguments)
+
+
+def test_invalid_utf8_on_standard_input_is_one_line(folder) -> None:
+    done = softmask("generate", "--model", folder, stdin=b"caf\xe9")
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert done.stderr.decode().splitlines() == [
+        "softmask: error: standard input is not UTF-8 (byte 3): convert it first"
+    ]
+
+
+def test_a_folder_that_is_not_there_is_one_line(capsys) -> None:
+    assert "no folder" in failed(capsys, "generate", "--model", "/no/such/model", "x")
+
+
+def test_chat_needs_a_chat_template(folder, capsys) -> None:
+    assert "no chat template" in failed(capsys, "chat", "--model", folder)
+
+
+def test_chat_answers_line_by_line_and_remembers(tmp_path) -> None:
+    folder = write_dream_folder(tmp_path / "chat", chat=True)
+    done = softmask(
+        "chat", "--model", str(folder), "--max-new-tokens", "5", stdin=b"hi\n/clear\nyo\n/exit\n"
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == b""
+
+
+def test_bench_ends_with_json(folder) -> None:
+    arguments = "--prompt-tokens 4 --new-tokens 8 --steps 4 --repeat 2 --threads 1"
+    done = softmask("bench", "--model", folder, *arguments.split())
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert result["plain"]["forwards"] == result["soft"]["forwards"] == 4
+    assert result["plain"]["peak_mb"] > 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--dtype float99", "dtype"),
+        ("--device toaster", "device"),
+        ("--threads 0", "--threads"),
+        ("--hidden 10 --heads 3", "must divide"),
+        ("--hidden 8 --heads 0", "--heads"),
+        ("--alg best", "alg must be one of"),
+        ("--steps 0", "--steps"),
+    ],
+)
+def test_a_bench_that_cannot_run_is_one_line(folder, capsys, arguments, message) -> None:
+    assert message in failed(capsys, "bench", "--model", folder, *arguments.split())
+
+
+def test_a_recipe_that_does_not_exist_or_is_misspelt_is_one_line(capsys, tmp_path) -> None:
+    assert "default" in failed(capsys, "train", "nothing")
+    out = str(tmp_path / "run")
+    line = failed(capsys, "train", "default", "--set", "corpus.puzle_share=1", "--out", out)
+    assert "puzzle_share" in line
+    assert "key=value" in failed(capsys, "train", "default", "--set", "seed", "--out", out)
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,314 @@
+"""The loop: rows are independent, counts add up, what `generate` adds does what it says."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tiny import tiny_model
+
+from softmask.config import SamplingConfig, SoftMaskConfig
+from softmask.decoding.sampler import Rules, denoise
+
+SOFT = SoftMaskConfig(k=3, scale=0.8, offset=-3.0, steepness=1.0)
+ALGS = ("origin", "maskgit_plus", "topk_margin", "entropy")
+
+
+def drain(model, canvas, config, **kwargs):
+    return list(denoise(model, canvas, config, **kwargs))[-1]
+
+
+def canvas_of(model, lengths, new=12):
+    """Left-padded random prompts with masks behind, and their attention mask."""
+    generator = torch.Generator().manual_seed(5)
+    mask_id, longest = model.config.mask_token_id, max(lengths)
+    canvas = torch.randint(0, mask_id - 1, (len(lengths), longest + new), generator=generator)
+    canvas[:, longest:] = mask_id
+    attention = torch.arange(longest + new) >= longest - torch.tensor(lengths)[:, None]
+    return canvas.masked_fill(~attention, 0), attention.long()
+
+
+def holed_canvas(model):
+    """Two rows whose masks lie in three and in two stretches, of unequal number."""
+    generator = torch.Generator().manual_seed(3)
+    mask_id = model.config.mask_token_id
+    canvas = torch.randint(0, mask_id - 1, (2, 30), generator=generator)
+    canvas[0, 2:8] = canvas[0, 14:16] = canvas[0, 25:29] = mask_id
+    canvas[1, 1:4] = canvas[1, 20:26] = mask_id
+    return canvas
+
+
+def generators(*seeds):
+    return [torch.Generator().manual_seed(seed) for seed in seeds]
+
+
+def only_mask(model):
+    return Rules(suppressed=(model.config.mask_token_id,))
+
+
+@pytest.mark.parametrize("soft", [None, SOFT], ids=["plain", "soft"])
+@pytest.mark.parametrize("alg", ALGS)
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_row_gives_the_same_tokens_alone_and_in_a_batch(alg, soft, temperature) -> None:
+    model = tiny_model()
+    canvas, attention = canvas_of(model, [9, 4, 6])
+    config = SamplingConfig(steps=7, alg=alg, temperature=temperature, top_p=0.95)
+    settings = {"soft_mask": soft, "rules": only_mask(model)}
+    batch = drain(
+        model,
+        canvas,
+        config,
+        attention_mask_BL=attention,
+        generators=generators(1, 2, 3),
+        **settings,
+    )
+    for row, length in enumerate([9, 4, 6]):
+        alone = drain(
+            model,
+            canvas[row : row + 1, 9 - length :],
+            config,
+            generators=generators(row + 1),
+            **settings,
+        )
+        assert torch.equal(alone.canvas_BL[0], batch.canvas_BL[row, 9 - length :])
+
+
+def test_alg_temp_draws_the_same_positions_alone_and_in_a_batch() -> None:
+    model = tiny_model()
+    canvas, attention = canvas_of(model, [9, 4])
+    config = SamplingConfig(steps=5, alg="entropy", alg_temp=0.5)
+    batch = drain(model, canvas, config, attention_mask_BL=attention, generators=generators(1, 2))
+    alone = drain(model, canvas[1:, 5:], config, generators=generators(2))
+    assert torch.equal(alone.canvas_BL[0], batch.canvas_BL[1, 5:])
+
+
+@pytest.mark.parametrize("steps", [1, 3, 12, 40])
+@pytest.mark.parametrize("alg", ALGS)
+def test_every_mask_is_filled_whatever_the_number_of_steps(alg, steps) -> None:
+    model = tiny_model()
+    canvas, _ = canvas_of(model, [5])
+    config = SamplingConfig(steps=steps, alg=alg)
+    last = drain(model, canvas, config, soft_mask=SOFT, rules=only_mask(model))
+    assert last.left_B == (0,)
+    assert not (last.canvas_BL == model.config.mask_token_id).any()
+
+
+def test_rows_with_unequal_mask_counts_end_complete_and_keep_what_was_given() -> None:
+    model = tiny_model()
+    mask_id = model.config.mask_token_id
+    canvas = torch.randint(0, mask_id - 1, (3, 14), generator=torch.Generator().manual_seed(2))
+    given = canvas.clone()
+    canvas[0, 3:5] = mask_id
+    canvas[1, 2:13] = mask_id
+    canvas[2, [1, 6, 9]] = mask_id
+    last = drain(model, canvas, SamplingConfig(steps=4), soft_mask=SOFT, rules=only_mask(model))
+    assert last.left_B == (0, 0, 0)
+    kept = canvas != mask_id
+    assert torch.equal(last.canvas_BL[kept], given[kept])
+
+
+def test_a_plain_greedy_step_that_commits_nothing_costs_no_forward() -> None:
+    model = tiny_model()
+    canvas, _ = canvas_of(model, [5])
+    config = SamplingConfig(steps=36)
+    plain = drain(model, canvas, config, rules=only_mask(model))
+    assert plain.forwards <= 12
+    hooked = drain(model, canvas, config, logits_hook=lambda step, x, logits: logits)
+    assert hooked.forwards == 36
+    assert torch.equal(plain.canvas_BL, hooked.canvas_BL)
+
+
+def test_scale_zero_equals_plain_bit_for_bit() -> None:
+    model = tiny_model()
+    canvas, attention = canvas_of(model, [8, 3])
+    config = SamplingConfig(steps=6)
+    zero = SoftMaskConfig(k=3, scale=0.0)
+    a = [s.canvas_BL for s in denoise(model, canvas, config, attention_mask_BL=attention)]
+    b = [
+        s.canvas_BL
+        for s in denoise(model, canvas, config, attention_mask_BL=attention, soft_mask=zero)
+    ]
+    assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def test_soft_masking_changes_the_text_and_reports_its_weights() -> None:
+    model = tiny_model()
+    canvas, _ = canvas_of(model, [8])
+    steps = list(denoise(model, canvas, SamplingConfig(steps=6), soft_mask=SOFT))
+    masked = steps[0].canvas_BL == model.config.mask_token_id
+    assert (steps[0].lambda_BL[masked] > 0).all()
+    assert (steps[0].lambda_BL[~masked] == 0).all()
+    assert steps[-1].lambda_BL is None  # no mixture behind the last step
+    plain = drain(model, canvas, SamplingConfig(steps=6))
+    assert not torch.equal(plain.canvas_BL, steps[-1].canvas_BL)
+
+
+def test_blocks_are_filled_from_left_to_right() -> None:
+    model = tiny_model()
+    canvas, attention = canvas_of(model, [9, 4])
+    config = SamplingConfig(steps=9, block_length=4)
+    mask_id = model.config.mask_token_id
+    for soft in (None, SOFT):
+        for step in denoise(
+            model,
+            canvas,
+            config,
+            attention_mask_BL=attention,
+            soft_mask=soft,
+            rules=only_mask(model),
+        ):
+            new = step.canvas_BL[:, 9:] == mask_id
+            blocks = new.unflatten(1, (3, 4)).any(-1)
+            opened = ~new.unflatten(1, (3, 4)).all(-1)
+            # A block is touched only once the one before it holds no mask.
+            assert not (opened[:, 1:] & blocks[:, :-1]).any()
+        assert step.left_B == (0, 0)
+
+
+def test_blocks_count_masks_so_that_text_between_two_holes_takes_no_step() -> None:
+    model = tiny_model()
+    canvas = torch.arange(1, 41)[None]
+    mask_id = model.config.mask_token_id
+    canvas[0, 5:7] = canvas[0, 33:35] = mask_id
+    config = SamplingConfig(steps=4, block_length=2)
+    steps = list(denoise(model, canvas, config, rules=only_mask(model)))
+    # Two steps a block, as with four masks in a row: the published schedule commits 0, then 2.
+    assert [step.left_B for step in steps] == [(4,), (2,), (2,), (0,)]
+    assert not (steps[1].canvas_BL[0, 5:7] == mask_id).any()
+    assert (steps[1].canvas_BL[0, 33:35] == mask_id).all()
+
+
+def test_a_block_the_size_of_the_canvas_is_no_block() -> None:
+    model = tiny_model()
+    canvas, _ = canvas_of(model, [6])
+    whole = drain(model, canvas, SamplingConfig(steps=5, block_length=12), soft_mask=SOFT)
+    free = drain(model, canvas, SamplingConfig(steps=5), soft_mask=SOFT)
+    assert torch.equal(whole.canvas_BL, free.canvas_BL)
+
+
+def test_too_few_steps_for_the_blocks_is_refused() -> None:
+    model = tiny_model()
+    canvas, _ = canvas_of(model, [6])
+    with pytest.raises(ValueError, match="3 blocks"):
+        drain(model, canvas, SamplingConfig(steps=2, block_length=4))
+
+
+def test_a_suppressed_id_is_never_written_nor_mixed_in() -> None:
+    model = tiny_model()
+    canvas, _ = canvas_of(model, [6])
+    free = drain(model, canvas, SamplingConfig(steps=6), rules=only_mask(model))
+    banned = tuple({*free.canvas_BL[0, 6:].tolist(), model.config.mask_token_id})
+    rules = Rules(suppressed=banned)
+    for step in denoise(model, canvas, SamplingConfig(steps=6), soft_mask=SOFT, rules=rules):
+        written = step.canvas_BL[0, 6:]
+        masked = written == model.config.mask_token_id
+        assert not set(written[~masked].tolist()) & set(banned)
+        assert not set(step.candidate_BL[0, 6:][masked].tolist()) & set(banned)
+
+
+def test_a_row_stops_once_an_end_token_stands_and_all_before_it_is_decided() -> None:
+    model = tiny_model()
+    canvas, _ = canvas_of(model, [6], new=16)
+    config = SamplingConfig(steps=16, alg="maskgit_plus")
+    free = [s.canvas_BL for s in denoise(model, canvas, config, rules=only_mask(model))]
+    end = int(free[-1][0, 6])  # the first new token of the text plays the end token
+    rules = Rules(suppressed=(model.config.mask_token_id,), end_ids=(end,), stop=True, fill_id=end)
+    steps = list(denoise(model, canvas, config, rules=rules))
+    last = steps[-1].canvas_BL[0, 6:].tolist()
+    assert last[last.index(end)] == end
+    assert steps[-1].forwards < 16
+    assert steps[-1].left_B == (0,)
+    shown = free[-1][0, 6:].tolist()
+    assert last[: last.index(end)] == shown[: last.index(end)]
+
+
+def test_an_end_penalty_keeps_the_end_away() -> None:
+    model = tiny_model()
+    canvas, _ = canvas_of(model, [6])
+    free = drain(model, canvas, SamplingConfig(steps=6), rules=only_mask(model))
+    end = int(free.canvas_BL[0, 7])
+    rules = Rules(suppressed=(model.config.mask_token_id,), end_ids=(end,))
+    far = drain(model, canvas, SamplingConfig(steps=6, end_penalty=1e4), rules=rules)
+    assert end not in far.canvas_BL[0, 6:]
+
+
+@pytest.mark.parametrize("mode", ["topk", "temperature"])
+@pytest.mark.parametrize("schedule", ["none", "linear", "stepwise"])
+def test_every_mode_and_schedule_runs_to_the_end(mode, schedule) -> None:
+    model = tiny_model()
+    canvas, attention = canvas_of(model, [6, 3])
+    soft = SoftMaskConfig(mode=mode, k=2, scale=1.0, offset=-3.0, steepness=1.0, schedule=schedule)
+    steps = list(
+        denoise(
+            model,
+            canvas,
+            SamplingConfig(steps=6),
+            attention_mask_BL=attention,
+            soft_mask=soft,
+            rules=only_mask(model),
+        )
+    )
+    assert steps[-1].left_B == (0, 0)
+    late = steps[-2].lambda_BL
+    if schedule == "stepwise":
+        assert late.max() == 0
+
+
+def test_nan_logits_are_refused_with_the_step_named() -> None:
+    model = tiny_model()
+    canvas, _ = canvas_of(model, [6])
+    with torch.no_grad():
+        model.lm_head.weight[3, 0] = torch.nan
+    with pytest.raises(ValueError, match="NaN at step 0"):
+        drain(model, canvas, SamplingConfig(steps=4))
+
+
+def test_a_canvas_beyond_the_context_is_refused() -> None:
+    model = tiny_model()
+    canvas = torch.zeros(1, model.config.max_position_embeddings + 1, dtype=torch.long)
+    with pytest.raises(ValueError, match="context"):
+        denoise(model, canvas, SamplingConfig(steps=4))
+
+
+def test_k_beyond_the_vocabulary_is_refused() -> None:
+    model = tiny_model()
+    canvas, _ = canvas_of(model, [6])
+    with pytest.raises(ValueError, match="lower k"):
+        denoise(model, canvas, SamplingConfig(steps=4), soft_mask=SoftMaskConfig(k=1000, scale=0.5))
+
+
+def test_a_step_that_was_handed_out_does_not_change_any_more() -> None:
+    model = tiny_model()
+    canvas, _ = canvas_of(model, [6])
+    names = ("canvas_BL", "committed_BL", "lambda_BL", "candidate_BL")
+    kept, copies = [], []
+    for step in denoise(model, canvas, SamplingConfig(steps=6), soft_mask=SOFT):
+        kept.append(step)
+        values = [getattr(step, name) for name in names]
+        copies.append([None if value is None else value.clone() for value in values])
+    for step, copy in zip(kept, copies, strict=True):
+        for name, value in zip(names, copy, strict=True):
+            assert value is None or torch.equal(getattr(step, name), value), name
+
+
+@pytest.mark.parametrize("config", [{}, {"block_length": 6, "cache": "dual"}], ids=str)
+def test_rows_of_like_length_are_attended_in_one_call_wherever_they_stand(
+    config, monkeypatch
+) -> None:
+    model = tiny_model()
+    lengths = [9, 4, 9, 4, 9]
+    canvas, attention = canvas_of(model, lengths)
+    sampling = SamplingConfig(steps=12, **config)
+    settings = {"rules": only_mask(model), "graphs": False}
+    attend, calls = torch.nn.functional.scaled_dot_product_attention, []
+    monkeypatch.setattr(
+        torch.nn.functional,
+        "scaled_dot_product_attention",
+        lambda q, *rest, **kwargs: calls.append(len(q)) or attend(q, *rest, **kwargs),
+    )
+    together = drain(model, canvas, sampling, attention_mask_BL=attention, **settings)
+    layers = together.forwards * model.config.num_hidden_layers
+    # Lines of a store are read with strides: the long rows and the short ones stand equally apart.
+    assert sorted(calls) == [2] * layers + [3] * layers
+    for row, length in enumerate(lengths):
+        alone = drain(model, canvas[row : row + 1, 9 - length :], sampling, **settings)
+        assert torch.equal(alone.canvas_BL[0], together.canvas_BL[row, 9 - length :])

@@ -1,0 +1,131 @@
+"""Two evaluations side by side: paired differences, their intervals, and the plot."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from softmask.cli.main import main
+from softmask.evaluation.compare import compare, draw, interval, runs_in
+
+
+def write_run(folder: Path, scores: list[float], *, forwards: float = 8.0, task="t") -> Path:
+    """An evaluation as `softmask eval` leaves it."""
+    folder.mkdir(parents=True)
+    samples = [
+        {
+            "doc_id": i,
+            "doc_hash": f"h{i}",
+            "filter": "none",
+            "metrics": ["solved"],
+            "solved": score,
+        }
+        for i, score in enumerate(scores)
+    ]
+    lines = [json.dumps(sample) + "\n" for sample in samples]
+    (folder / f"samples_{task}.jsonl").write_text("".join(lines))
+    row = {
+        "task": task,
+        "metric": "solved",
+        "filter": "none",
+        "value": sum(scores) / len(scores),
+        "stderr": 0.1,
+        "n": len(scores),
+        "forwards": forwards,
+        "tokens": 5.0,
+    }
+    (folder / "results.json").write_text(json.dumps({"summary": [row]}))
+    (folder / "run.json").write_text("{}")
+    return folder
+
+
+def test_a_difference_is_paired_by_sample(tmp_path) -> None:
+    a = write_run(tmp_path / "a", [1, 1, 0, 0] * 25)
+    b = write_run(tmp_path / "b", [1, 0, 1, 1] * 25, forwards=4.0)
+    (found,) = compare(a, b)
+    assert (found.a, found.b, found.difference, found.n) == (0.5, 0.75, 0.25, 100)
+    assert (found.only_a, found.only_b) == (25, 50)
+    assert (found.forwards_a, found.forwards_b) == (8.0, 4.0)
+    assert 0 < found.low < 0.25 < found.high < 0.5
+
+
+def test_what_both_get_right_is_no_noise(tmp_path) -> None:
+    rng = np.random.default_rng(0)
+    hard = (rng.random(400) < 0.5).astype(float)
+    a = write_run(tmp_path / "a", hard.tolist())
+    b = write_run(tmp_path / "b", np.maximum(hard, rng.random(400) < 0.04).tolist())
+    (found,) = compare(a, b)
+    # Unpaired, the error of the difference would be 0.035; paired, 4 % is clearly above 0.
+    assert found.low > 0
+    assert found.high - found.low < 0.04
+
+
+@given(
+    values=st.lists(st.sampled_from([-1.0, 0.0, 1.0]), min_size=2, max_size=60),
+    seed=st.integers(0, 5),
+)
+def test_the_interval_holds_the_mean_and_is_the_same_again(values, seed) -> None:
+    differences = np.array(values)
+    low, high = interval(differences, seed)
+    assert low - 1e-9 <= differences.mean() <= high + 1e-9 or len(values) < 4
+    assert (low, high) == interval(differences, seed)
+
+
+def test_the_interval_is_as_wide_as_the_normal_one() -> None:
+    differences = np.random.default_rng(1).normal(0.2, 1.0, 500)
+    low, high = interval(differences)
+    half = 1.96 * differences.std(ddof=1) / np.sqrt(500)
+    assert high - low == pytest.approx(2 * half, rel=0.06)
+
+
+def test_folders_of_evaluations_are_compared_place_by_place(tmp_path) -> None:
+    for name, scores in (("binary", [0, 0, 1]), ("soft", [0, 1, 1])):
+        write_run(tmp_path / name / "t@1_1", scores)
+        write_run(tmp_path / name / "t@1_2", scores, forwards=4.0)
+    found = compare(tmp_path / "binary", tmp_path / "soft")
+    assert [d.place for d in found] == ["t@1_1", "t@1_2"]
+    target = tmp_path / "plot.png"
+    draw(tmp_path / "binary", tmp_path / "soft", target)
+    assert target.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+
+
+def test_different_documents_are_not_compared(tmp_path) -> None:
+    a, b = write_run(tmp_path / "a", [1, 0]), write_run(tmp_path / "b", [1, 0, 1])
+    with pytest.raises(ValueError, match="scored different documents of t"):
+        compare(a, b)
+
+
+def test_what_has_nothing_in_common_is_an_error(tmp_path) -> None:
+    a = write_run(tmp_path / "a", [1])
+    write_run(tmp_path / "b" / "deeper", [1])
+    with pytest.raises(ValueError, match="no evaluation in common"):
+        compare(a, tmp_path / "b")
+    c = write_run(tmp_path / "c", [1], task="u")
+    with pytest.raises(ValueError, match="no metric in common"):
+        compare(a, c)
+
+
+def test_an_unfinished_evaluation_does_not_count(tmp_path) -> None:
+    write_run(tmp_path / "all" / "done", [1])
+    half = write_run(tmp_path / "all" / "half", [1])
+    (half / "results.json").unlink()
+    assert list(runs_in(tmp_path / "all")) == ["done"]
+    with pytest.raises(ValueError, match="holds no finished evaluation"):
+        runs_in(half)
+
+
+def test_the_command_prints_a_table_and_json_and_draws(tmp_path, capsys) -> None:
+    a, b = write_run(tmp_path / "a", [1, 0] * 9), write_run(tmp_path / "b", [1, 1] * 9)
+    plot = tmp_path / "p.png"
+    assert main(["eval", "compare", str(a), str(b), "--plot", str(plot), "--json"]) == 0
+    *table, last = capsys.readouterr().out.splitlines()
+    assert any("+0.500" in line for line in table)
+    assert json.loads(last)[0]["difference"] == 0.5
+    assert plot.is_file()
+    assert main(["eval", "compare", str(a), str(tmp_path / "none")]) == 2
+    assert "holds no finished evaluation" in capsys.readouterr().err

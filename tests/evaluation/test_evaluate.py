@@ -1,0 +1,265 @@
+"""One evaluation in a folder: recorded, gone on with after a kill, shared by two processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import SOFT
+from tiny import write_json
+
+from softmask.cli.main import main
+from softmask.config import soft_mask_to_published
+
+
+def command(model: Path, data: Path, out: Path, *more: str) -> list[str]:
+    return [
+        *("eval", "--tasks", "countdown_cd3_plain,sudoku_4x4_8_plain", "--model", str(model)),
+        *("--data-dir", str(data), "--out", str(out), "--batch-size", "2", "--device", "cpu"),
+        *("--temperature", "0.5"),
+        *more,
+    ]
+
+
+def result(folder: Path) -> dict:
+    return json.loads((folder / "results.json").read_text())
+
+
+def samples(folder: Path) -> list[dict]:
+    """What was asked and answered, in the order of tasks and documents."""
+    lines = [
+        json.loads(line)
+        for path in sorted(folder.glob("samples_*.jsonl"))
+        for line in path.read_text().splitlines()
+    ]
+    return sorted(lines, key=lambda sample: (sample["arguments"][0][0], sample["doc_id"]))
+
+
+@pytest.fixture(scope="module")
+def finished(model, data, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("run") / "run"
+    assert main(command(model, data, out)) == 0
+    return out
+
+
+def test_the_record_says_what_ran_on_what(finished, model) -> None:
+    run = json.loads((finished / "run.json").read_text())
+    assert run["command"][:3] == ["softmask", "eval", "--tasks"]
+    assert run["soft_mask"] == soft_mask_to_published(SOFT)
+    assert run["model"]["name"] == str(model)
+    assert len(run["model"]["fingerprint"]) == 64
+    assert run["adapter"] is None
+    assert run["model_args"]["temperature"] == 0.5
+    assert {"torch", "transformers", "lm-eval"} <= {n.replace("_", "-") for n in run["packages"]}
+    assert run["environment"]["torch"]
+    assert "commit" in run
+    answers = [json.loads(x) for x in (finished / "responses.0.jsonl").read_text().splitlines()]
+    assert run["forwards"] == sum(answer["forwards"] for answer in answers) > 0
+
+
+def test_every_sample_is_kept_with_its_prompt_answer_score_and_forwards(finished) -> None:
+    found = samples(finished)
+    assert len(found) == 10
+    for sample in found:
+        assert sample["arguments"][0][0].endswith("Solution\n")
+        assert isinstance(sample["resps"][0][0], str)
+        assert sample["solved"] in (0.0, 1.0)
+        assert 0 < sample["forwards"][0] <= 48
+    rows = result(finished)["summary"]
+    assert [(row["task"], row["metric"], row["n"]) for row in rows] == [
+        ("countdown_cd3_plain", "solved", 5),
+        ("sudoku_4x4_8_plain", "solved", 5),
+    ]
+    assert all(0 < row["forwards"] <= 48 for row in rows)
+
+
+def test_a_finished_evaluation_is_shown_and_not_run_again(
+    finished, model, data, capsys, monkeypatch
+) -> None:
+    before = (finished / "results.json").read_bytes()
+    monkeypatch.setattr("softmask.evaluation.harness.SoftMaskLM._generate", None)
+    assert main(command(model, data, finished)) == 0
+    printed = capsys.readouterr()
+    assert "is finished already" in printed.err
+    assert "countdown_cd3_plain" in printed.out
+    assert (finished / "results.json").read_bytes() == before
+
+
+def test_another_evaluation_in_the_folder_is_refused_and_nothing_is_lost(
+    finished, model, data, capsys
+) -> None:
+    before = {path.name: path.read_bytes() for path in finished.iterdir()}
+    assert main(command(model, data, finished, "--mixinputs-k", "3")) == 2
+    error = capsys.readouterr().err
+    assert "holds an evaluation with another soft_mask" in error
+    assert error.count("\n") == 1
+    assert {path.name: path.read_bytes() for path in finished.iterdir()} == before
+
+
+def test_a_killed_evaluation_goes_on_behind_its_finished_answers(
+    finished, model, data, tmp_path
+) -> None:
+    out = tmp_path / "run"
+    words = [sys.executable, "-m", "softmask", *command(model, data, out)]
+    process = subprocess.Popen(words, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
+    responses = out / "responses.0.jsonl"
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        if responses.is_file() and responses.read_bytes().count(b"\n") >= 2:
+            break
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    known = responses.read_bytes()
+    assert known.count(b"\n") < 10, "it was not killed in time"
+    assert not (out / "results.json").exists()
+    assert main(command(model, data, out)) == 0
+    assert responses.read_bytes().startswith(known[: known.rfind(b"\n") + 1])
+    assert samples(out) == samples(finished)
+    run = json.loads((out / "run.json").read_text())
+    assert run["answers_from_before"] >= 2
+    (before,) = run["starts_before"]
+    assert before["started"] <= run["started"]
+    assert before["commit"] == run["commit"]
+
+
+def test_two_processes_find_what_one_finds(finished, model, data, tmp_path) -> None:
+    out = tmp_path / "run"
+    launcher = Path(sys.executable).parent / "accelerate"
+    launch = [
+        *(str(launcher), "launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"),
+        *("--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"),
+        *("-m", "softmask"),
+    ]
+    done = subprocess.run(
+        [*launch, *command(model, data, out)],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    assert samples(out) == samples(finished)
+    assert result(out)["summary"] == result(finished)["summary"]
+    assert json.loads((out / "run.json").read_text())["processes"] == 2
+    # Five samples of each task do not divide; nobody has done another's work.
+    shares = [path.read_text().splitlines() for path in sorted(out.glob("responses.*.jsonl"))]
+    assert sorted(len(share) for share in shares) in ([4, 6], [5, 5])
+    assert len({json.loads(line)["key"] for share in shares for line in share}) == 10
+    assert done.stdout.count("countdown_cd3_plain") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--tasks", "countdown_cd3_plian"], "Did you mean countdown_cd3_plain?"),
+        (
+            ["--tasks", "countdown_cd3_plain", "--temperature", "-1"],
+            "temperature must be 0 or at least",
+        ),
+        (["--tasks", "countdown_cd3_plain", "--limit", "0"], "limit must be >= 1"),
+        (["--tasks", "countdown_cd3_plain", "--gen-kwargs", "until"], "NAME=VALUE"),
+        (["--tasks", "countdown_cd3_plain", "--gen-kwargs", "beams=3"], "unknown setting 'beams'"),
+        (["--tasks", "countdown_cd3_plain", "--include-path", "/no/where"], "no folder /no/where"),
+        (["--tasks", "countdown_cd3_plain", "--data-dir", "/no/where"], "file cd3_test.jsonl"),
+        (["--tasks", "countdown_cd3_plain", "--model-args", "pretained=x"], "'pretrained'"),
+        (["--tasks", "countdown_cd3_plain", "--max-new-tokens", "1024"], "leave no room"),
+    ],
+)
+def test_bad_input_is_one_sentence(model, data, tmp_path, words, message, capsys) -> None:
+    place = ["--model", str(model), "--data-dir", str(data), "--out", str(tmp_path / "run")]
+    assert main(["eval", *place, *words, "--device", "cpu"]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("softmask: error: ")
+    assert message in error
+
+
+def test_tasks_are_checked_before_a_model_is_loaded_and_without_noise(tmp_path) -> None:
+    for words, message in (
+        (["--tasks", "countdown_cd3_plian"], "Did you mean countdown_cd3_plain"),
+        (["--tasks", "gsm8k_cot", "--data-dir", str(tmp_path)], "gsm8k_test.jsonl"),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-m", "softmask", "eval", *words, "--model", str(tmp_path / "none")],
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert done.returncode == 2
+        assert message in done.stderr
+        assert done.stderr.count("\n") == 1
+        assert done.stdout == ""
+
+
+def test_a_task_that_runs_programs_asks_for_permission(model, data, tmp_path, capsys) -> None:
+    words = ["--tasks", "humaneval_instruct", "--model", str(model), "--out", str(tmp_path / "r")]
+    assert main(["eval", *words, "--device", "cpu"]) == 2
+    assert "--confirm-run-unsafe-code" in capsys.readouterr().err
+
+
+def test_data_that_cannot_be_fetched_is_one_sentence(model, tmp_path, capsys, monkeypatch) -> None:
+    monkeypatch.setattr("datasets.load_dataset", unreachable)
+    words = ["--tasks", "gsm8k_cot", "--model", str(model), "--out", str(tmp_path / "r")]
+    assert main(["eval", *words, "--device", "cpu"]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "data of gsm8k_cot cannot be had from the Hub (no route)" in error
+    assert "--data-dir" in error
+
+
+def unreachable(*_args, **_kwargs) -> None:
+    raise ConnectionError("no route")
+
+
+def test_a_record_goes_where_its_name_says(model, data, tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ["--tasks", "countdown_cd3_plain", "--model", str(model), "--data-dir", str(data)]
+    words += ["--device", "cpu", "--limit", "1", "--max-new-tokens", "4"]
+    assert main(["eval", *words]) == 0
+    assert main(["eval", *words, "--no-soft-mask"]) == 0
+    assert sorted(path.name for path in (tmp_path / "evals").iterdir()) == [
+        "m-countdown_cd3_plain",
+        "m-countdown_cd3_plain-plain",
+    ]
+
+
+def test_the_harness_own_command_line_knows_the_model(model, data, tmp_path) -> None:
+    rows = [{"q": "on and", "a": "on"}, {"q": "then", "a": "the"}]
+    write_json(tmp_path / "rows.json", rows)
+    (tmp_path / "tiny.yaml").write_text(
+        f"""\
+task: tiny_words
+dataset_path: json
+dataset_kwargs: {{data_files: {{test: {tmp_path / "rows.json"}}}, cache_dir: {tmp_path / "c"}}}
+test_split: test
+doc_to_text: "{{{{q}}}}"
+doc_to_target: "{{{{a}}}}"
+output_type: generate_until
+generation_kwargs: {{max_gen_toks: 6, until: []}}
+metric_list: [{{metric: exact_match, aggregation: mean, higher_is_better: true}}]
+"""
+    )
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "softmask", "lm_eval", "--model", "softmask", "--model_args"),
+            f"pretrained={model},softmasking=True,max_new_tokens=8,diffusion_steps=4,"
+            "temperature=0.1,top_p=0.9,alg=entropy,mixinputs_k=3",
+            *("--tasks", str(tmp_path / "tiny.yaml"), "--device", "cpu", "--apply_chat_template"),
+            *("--include_path", str(tmp_path), "--output_path", str(tmp_path / "out")),
+            "--log_samples",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "tiny_words" in done.stdout
+    written = json.loads(next((tmp_path / "out").rglob("results_*.json")).read_text())
+    assert written["config"]["soft_mask"]["mixinputs_k"] == 3
+    assert written["config"]["soft_mask"]["transparency_scale"] == SOFT.scale

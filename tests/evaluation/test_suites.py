@@ -1,0 +1,272 @@
+"""Named evaluations: the published settings, cell by cell, and a tiny model through all of them."""
+
+from __future__ import annotations
+
+import json
+from fractions import Fraction
+
+import pytest
+from test_evaluate import result
+from tiny import write_dream_folder
+
+from softmask.cli.main import main
+from softmask.evaluation.config import EvalConfig, model_args
+from softmask.evaluation.suites import FULL, HALF, QUARTER, SUITES, cells, suite_table
+
+CONFIG = EvalConfig(tasks=("any",))
+
+
+def test_the_dream_suite_is_the_papers_settings() -> None:
+    lengths = {part.task: part.tokens for part in SUITES["dream"].parts}
+    assert lengths == {
+        "humaneval_instruct": 768,
+        "humaneval_plus_instruct": 768,
+        "mbpp_instruct": 512,
+        "mbpp_plus_instruct": 512,
+        "gsm8k_cot": 256,
+        "math500": 512,
+    }
+    found = cells(SUITES["dream"], model_args({"pretrained": "x"}), CONFIG)
+    assert len(found) == 6 * 3 * 2
+    for cell in found:
+        assert (cell.args.temperature, cell.args.top_p, cell.args.alg) == (0.1, 0.9, "entropy")
+        assert cell.args.softmasking is (cell.mode == "soft")
+        assert cell.config.num_fewshot == 0
+        assert cell.config.apply_chat_template
+    steps = {
+        (cell.part.task, cell.fraction): cell.args.sampling(cell.args.max_new_tokens, {}).steps
+        for cell in found
+    }
+    assert steps["humaneval_instruct", FULL] == 768
+    assert steps["humaneval_instruct", QUARTER] == 192
+    assert steps["gsm8k_cot", HALF] == 128
+
+
+def test_what_is_given_wins_over_the_suite_and_k_concerns_the_soft_cells_alone() -> None:
+    args = model_args({"temperature": 0.0, "max_new_tokens": 32, "mixinputs_k": 3})
+    found = cells(SUITES["dream"], args, CONFIG, tasks=["gsm8k_cot"], fractions=[FULL])
+    binary, soft = found
+    assert (binary.mode, soft.mode) == ("binary", "soft")
+    assert binary.args.mixinputs_k is None
+    assert soft.args.mixinputs_k == 3
+    assert {cell.args.temperature for cell in found} == {0.0}
+    assert {cell.args.max_new_tokens for cell in found} == {32}
+    assert binary.folder == "binary/gsm8k_cot@1_1"
+
+
+def test_the_instruct_suite_is_the_release_scripts() -> None:
+    found = cells(SUITES["instruct"], model_args({}), CONFIG, modes=["binary"])
+    settings = {c.part.task: (c.args.max_new_tokens, c.config.num_fewshot) for c in found}
+    assert settings == {
+        "mmlu_generative": (128, 4),
+        "mmlu_pro": (128, 4),
+        "ifeval": (1280, 0),
+        "gpqa_main_n_shot": (None, 5),
+    }
+
+
+@pytest.mark.parametrize(
+    ("choice", "message"),
+    [
+        ({"tasks": ["gsm8k"]}, "task must be one of humaneval_instruct"),
+        ({"modes": ["sofft"]}, "mode must be one of binary, soft"),
+    ],
+)
+def test_what_a_suite_does_not_have_is_an_error(choice, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        cells(SUITES["dream"], model_args({}), CONFIG, **choice)
+
+
+def test_the_table_stands_beside_the_published_cells(capsys) -> None:
+    from rich.console import Console
+
+    suite = SUITES["dream"]
+    found = cells(suite, model_args({}), CONFIG, tasks=["mbpp_plus_instruct"], fractions=[HALF])
+    row = {
+        "task": "mbpp_plus_instruct",
+        "metric": "pass_at_1",
+        "filter": "code_block",
+        "stderr": 0.02,
+        "n": 378,
+        "tokens": 100.0,
+    }
+    values = zip(found, (0.391, 0.541), (256.0, 255.5), strict=True)
+    rows = [(cell, [row | {"value": v, "forwards": f}]) for cell, v, f in values]
+    Console(width=80).print(suite_table(suite, rows))
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    here = next(i for i, line in enumerate(lines) if "mbpp_plus_instruct" in line)
+    assert lines[here][1:] == ["1/2", "39.1", "(2.0)", "54.1", "(2.0)", "256", "/", "256"]
+    assert lines[here + 1] == ["published,", "Dream-7B", "39.6", "54.7"]
+
+
+def words(suite: str, model, data, out, *more: str) -> list[str]:
+    return [
+        *("eval", "suite", suite, "--model", str(model), "--data-dir", str(data)),
+        *("--out", str(out), "--limit", "1", "--device", "cpu", "--max-new-tokens", "8", *more),
+    ]
+
+
+def test_a_suite_runs_cell_by_cell_and_is_not_run_twice(
+    model,
+    data,
+    tmp_path,
+    capsys,
+    monkeypatch,
+) -> None:
+    few = ("--tasks", "countdown_cd3_plain,sudoku_4x4_4_plain", "--fractions", "1,1/2")
+    assert main(words("puzzles", model, data, tmp_path / "s", *few)) == 0
+    table = capsys.readouterr().out
+    assert table.count("countdown_cd3_plain") == table.count("sudoku_4x4_4_plain") == 2
+    written = sorted(
+        str(p.parent.relative_to(tmp_path / "s")) for p in tmp_path.rglob("results.json")
+    )
+    assert written == sorted(
+        f"{mode}/{task}@{fraction}"
+        for mode in ("binary", "soft")
+        for task in ("countdown_cd3_plain", "sudoku_4x4_4_plain")
+        for fraction in ("1_1", "1_2")
+    )
+    run = json.loads((tmp_path / "s/soft/sudoku_4x4_4_plain@1_2/run.json").read_text())
+    assert run["soft_mask"]["mixinputs_k"] == 2
+    assert run["model_args"]["nfe"] == 0.5
+    monkeypatch.setattr("softmask.evaluation.harness.SoftMaskLM._generate", None)
+    assert main(words("puzzles", model, data, tmp_path / "s", *few)) == 0
+    assert capsys.readouterr().out == table
+
+
+def test_a_suite_without_soft_mask_parameters_is_an_error(data, tmp_path, capsys) -> None:
+    plain = write_dream_folder(tmp_path / "m")
+    few = ("--tasks", "countdown_cd3_plain", "--fractions", "1", "--modes", "soft")
+    assert main(words("puzzles", plain, data, tmp_path / "s", *few)) == 2
+    assert "no transparency_config.json" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("fractions", ["2", "0", "x", "1/0"])
+def test_a_fraction_that_is_none_is_an_error(model, data, tmp_path, fractions, capsys) -> None:
+    assert main(words("puzzles", model, data, tmp_path, "--fractions", fractions)) == 2
+    assert "fractions" in capsys.readouterr().err
+
+
+def test_the_dream_suite_runs_whole_programs_included(model, data, tmp_path, capsys) -> None:
+    refused = words("dream", model, data, tmp_path / "s", "--fractions", "1/4")
+    assert main(refused) == 2
+    assert "say that it may with --confirm-run-unsafe-code" in capsys.readouterr().err
+    assert main([*refused, "--confirm-run-unsafe-code", "--batch-size", "2"]) == 0
+    table = capsys.readouterr().out
+    for part in SUITES["dream"].parts:
+        assert table.count(part.task) == 1
+    assert table.count("published, Dream-7B") == 3
+    assert len(list((tmp_path / "s").rglob("results.json"))) == 12
+    sample = (
+        tmp_path / "s/soft/humaneval_instruct@1_4/samples_humaneval_instruct.jsonl"
+    ).read_text()
+    attempt = json.loads(sample)["filtered_resps"][0][0]
+    assert attempt["program"].startswith("def double(x):")
+    assert attempt["verdicts"]["pass@1"]["passed"] is False
+    rows = result(tmp_path / "s/soft/mbpp_plus_instruct@1_4")["summary"]
+    assert {row["metric"] for row in rows} == {"pass_at_1", "pass_at_1_plus"}
+
+
+def test_the_planning_suite_runs_whole(model, data, tmp_path, capsys) -> None:
+    few = ("--fractions", "1/4", "--modes", "binary")
+    assert main(words("planning", model, data, tmp_path / "s", *few)) == 0
+    tasks = {part.task for part in SUITES["planning"].parts}
+    folders = {path.parent.name for path in tmp_path.rglob("results.json")}
+    assert folders == {f"{task}@1_4" for task in tasks}
+    assert Fraction(1, 4) in SUITES["planning"].fractions
+    row = result(tmp_path / "s/binary/countdown_cd3@1_4")["summary"][0]
+    assert row["forwards"] <= 2
+
+
+@pytest.mark.slow
+def test_the_instruct_suite_runs_whole_on_a_stood_in_hub(
+    model, tmp_path, capsys, monkeypatch
+) -> None:
+    monkeypatch.setattr("datasets.load_dataset", stood_in_hub)
+    words = ["eval", "suite", "instruct", "--model", str(model), "--limit", "1"]
+    words += ["--out", str(tmp_path / "s"), "--device", "cpu", "--batch-size", "8"]
+    words += ["--max-new-tokens", "8", "--mc-num", "4"]
+    assert main(words) == 0
+    table = capsys.readouterr().out
+    for part in SUITES["instruct"].parts:
+        assert part.task in table
+    rows = result(tmp_path / "s/soft/mmlu_generative@1_1")["summary"]
+    whole = next(row for row in rows if row["task"] == "mmlu_generative")
+    assert whole["n"] == 57
+    assert whole["forwards"] <= 8
+
+
+def stood_in_hub(path: str, name: str | None = None, **_kwargs):
+    """A few rows in the layout of each data set that the suite reads."""
+    from datasets import Dataset, DatasetDict
+
+    choices = ["one", "two", "three", "four"]
+    if path == "cais/mmlu":
+        rows = [{"question": "How many?", "choices": choices, "answer": 1, "subject": name}] * 5
+        return DatasetDict({split: Dataset.from_list(rows) for split in ("test", "dev")})
+    if path == "TIGER-Lab/MMLU-Pro":
+        subjects = ("biology", "business", "chemistry", "computer science", "economics")
+        subjects += ("engineering", "health", "history", "law", "math", "other", "philosophy")
+        rows = [
+            {
+                "question": "How many?",
+                "options": choices,
+                "answer": "B",
+                "answer_index": 1,
+                "cot_content": "A: Let's think step by step. The answer is (B).",
+                "category": subject,
+            }
+            for subject in (*subjects, "physics", "psychology")
+            for _ in range(5)
+        ]
+        return DatasetDict({s: Dataset.from_list(rows) for s in ("test", "validation")})
+    if path == "Idavidrein/gpqa":
+        row = {f"Incorrect Answer {i}": choices[i] for i in (1, 2, 3)}
+        rows = [row | {"Question": f"How many {i}?", "Correct Answer": "one"} for i in range(8)]
+        return DatasetDict({"train": Dataset.from_list(rows)})
+    assert path == "google/IFEval"
+    row = {"key": 1, "prompt": "No commas.", "instruction_id_list": ["punctuation:no_comma"]}
+    return DatasetDict({"train": Dataset.from_list([row | {"kwargs": [{}]}])})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("soft", [False, True])
+def test_upstreams_likelihood_tasks_run_on_a_stood_in_hub(
+    model, tmp_path, monkeypatch, soft
+) -> None:
+    monkeypatch.setattr("datasets.load_dataset", stood_in_questions)
+    tasks = ["arc_easy", "hellaswag", "piqa", "winogrande", "race", "mmlu_abstract_algebra"]
+    words = ["eval", "--tasks", ",".join(tasks), "--model", str(model), "--limit", "2"]
+    words += ["--out", str(tmp_path / "r"), "--device", "cpu", "--mc-num", "4"]
+    assert main([*words, "--soft-mask" if soft else "--no-soft-mask"]) == 0
+    rows = result(tmp_path / "r")["summary"]
+    assert {row["task"] for row in rows} == set(tasks)
+    for row in rows:
+        assert row["n"] == 2
+        assert row["nats_error"] >= 0
+        assert row["forwards"] >= (4 if soft else 2)
+
+
+def stood_in_questions(path: str, name: str | None = None, **_kwargs):
+    """Two rows in the layout of each data set of multiple choice."""
+    from datasets import Dataset, DatasetDict
+
+    text = "the other one was there"
+    choices = {"text": ["on", "then on", "the one"], "label": ["A", "B", "C"]}
+    problems = [{"question": "Who was _ ?", "options": ["on", "he", "she", "it"], "answer": "B"}]
+    rows = {
+        "allenai/ai2_arc": {"question": text, "choices": choices, "answerKey": "B"},
+        "Rowan/hellaswag": {
+            **{"ctx_a": text, "ctx_b": "it", "activity_label": "Walking", "label": "1"},
+            "endings": ["was on", "was there", "went", "stood"],
+        },
+        "baber/piqa": {"goal": text, "sol1": "go on", "sol2": "be there", "label": 1},
+        "allenai/winogrande": {
+            **{"sentence": "Tom saw Ann as _ was there.", "answer": "2"},
+            **{"option1": "Tom", "option2": "Ann"},
+        },
+        "EleutherAI/race": {"article": text, "problems": str(problems)},
+        "cais/mmlu": {"question": text, "choices": ["a", "b", "c", "d"], "answer": 2},
+    }[path]
+    splits = ("train", "validation", "test", "dev")
+    return DatasetDict({split: Dataset.from_list([rows] * 2) for split in splits})

@@ -1,0 +1,99 @@
+"""Statistics of logits that never exist equal those of logits that do."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from softmask.models import lm_head as readout
+from softmask.models.lm_head import FLOOR, read_head, statistics
+
+PROPERTY = settings(max_examples=60, deadline=None, derandomize=True)
+
+
+def head_of(vocabulary: int, width: int, seed: int, spread: float = 0.5) -> torch.nn.Linear:
+    torch.manual_seed(seed)
+    head = torch.nn.Linear(width, vocabulary, bias=False)
+    torch.nn.init.normal_(head.weight, std=spread)
+    return head
+
+
+def in_pieces(head, hidden, k, bias=None, piece=64):
+    """`read_head`, streamed in pieces of this many logits in all."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(readout, "PIECE_LOGITS", piece)
+        return read_head(head, hidden, head.out_features, k, bias)
+
+
+@PROPERTY
+@given(
+    seed=st.integers(0, 2**31 - 1),
+    rows=st.integers(0, 20),
+    vocabulary=st.sampled_from([5, 255, 256, 257, 700, 1300]),
+    k=st.integers(1, 5),
+    spread=st.sampled_from([0.01, 0.5, 8.0]),
+    suppressed=st.sampled_from([0, 1, 300]),
+)
+def test_streamed_statistics_equal_those_of_whole_logits(
+    seed, rows, vocabulary, k, spread, suppressed
+) -> None:
+    head = head_of(vocabulary, 8, seed, spread)
+    hidden = torch.randn(rows, 8, generator=torch.Generator().manual_seed(seed))
+    bias = torch.zeros(vocabulary)
+    bias[: min(suppressed, vocabulary - k)] = FLOOR  # whole pieces of it
+    found = in_pieces(head, hidden, k, bias)
+    with torch.no_grad():
+        logits = head(hidden) + bias
+    whole = statistics(logits, k)
+    torch.testing.assert_close(found.logits_NK, whole.logits_NK, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(found.total_N, whole.total_N, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(found.entropy_N, whole.entropy_N, rtol=1e-3, atol=1e-3)
+    # Ids by their logits: the order of almost equal ones is rounding.
+    torch.testing.assert_close(
+        logits.gather(1, found.ids_NK), whole.logits_NK, rtol=1e-4, atol=1e-4
+    )
+    assert all(len(set(row)) == k for row in found.ids_NK.tolist())
+
+
+def test_the_first_of_equal_logits_leads() -> None:
+    head = torch.nn.Linear(2, 2000, bias=False)
+    torch.nn.init.ones_(head.weight)
+    found = in_pieces(head, torch.ones(3, 2), 1, piece=300)
+    assert found.ids_NK.flatten().tolist() == [0, 0, 0]
+    torch.testing.assert_close(found.entropy_N, torch.full((3,), 2000.0).log())
+
+
+def test_nan_anywhere_in_a_row_shows_in_its_total_alone() -> None:
+    head = head_of(900, 4, 0)
+    hidden = torch.randn(3, 4)
+    hidden[1, 2] = torch.nan
+    found = in_pieces(head, hidden, 2)
+    assert found.total_N.isnan().tolist() == [False, True, False]
+
+
+def test_a_bfloat16_head_is_read_in_fp32() -> None:
+    head, hidden = head_of(900, 16, 1).bfloat16(), torch.randn(12, 16).bfloat16()
+    found = in_pieces(head, hidden, 2)
+    assert {x.dtype for x in found[1:]} == {torch.float32}
+    with torch.no_grad():
+        torch.testing.assert_close(found.total_N, head(hidden).float().logsumexp(-1))
+
+
+@pytest.mark.parametrize("kind", ["hooked", "biased", "module"])
+def test_a_head_that_is_more_than_its_weight_is_called(kind) -> None:
+    head, calls = head_of(900, 4, 2), []
+    hidden = torch.randn(6, 4)
+    with torch.no_grad():
+        expected = head(hidden)
+    if kind == "hooked":
+        head.register_forward_hook(lambda *_: calls.append(1))
+    elif kind == "biased":
+        head.bias = torch.nn.Parameter(torch.linspace(0, 3, 900))
+        expected = expected + head.bias.detach()
+    else:
+        head = torch.nn.Sequential(head)
+    found = read_head(head, hidden, 900, 2)
+    torch.testing.assert_close(found.total_N, expected.logsumexp(-1))
+    assert bool(calls) == (kind == "hooked")

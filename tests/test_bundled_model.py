@@ -1,0 +1,147 @@
+"""The bundled model: small, legible, loaded without a network, and good at what its card says."""
+
+from __future__ import annotations
+
+import io
+import json
+import random
+from importlib import resources
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+import softmask
+from softmask.cli.demo import answer_in, fresh_puzzles, score, shown_puzzles, solve, table_of
+from softmask.cli.main import main
+from softmask.config import SamplingConfig
+from softmask.decoding.generation import Generation
+from softmask.puzzles.puzzles import is_solved, new_sudoku_9x9, prompt_of
+from softmask.training.corpus import held_out_digest, read_held_out
+
+DEFAULT = Path(str(resources.files("softmask"))) / "default"
+
+
+@pytest.fixture(scope="module")
+def checkpoint():
+    return softmask.load(device="cpu")
+
+
+def test_it_is_small_and_has_a_card_with_its_figures() -> None:
+    size = sum(path.stat().st_size for path in DEFAULT.iterdir())
+    assert size <= 16 * 2**20
+    card = (DEFAULT / "README.md").read_text()
+    for word in ("Sudoku", "Countdown", "softmask demo --files", "license: apache-2.0"):
+        assert word in card
+
+
+def test_it_brings_soft_mask_parameters_that_training_moved(checkpoint) -> None:
+    soft = checkpoint.soft_mask
+    assert soft.mode == "topk"
+    assert soft.scale > 0.05
+    assert (soft.scale, soft.offset, soft.steepness) != (0.5, -1.0, 2.0)
+
+
+KINDS = [("sudoku_9x9", 8, 0.75), ("sudoku_4x4", 32, 0.95), ("countdown_3", 32, 0.5)]
+
+
+@pytest.mark.parametrize(("kind", "count", "least"), KINDS)
+def test_it_solves_fresh_puzzles_plain_and_soft_masked(checkpoint, kind, count, least) -> None:
+    puzzles = fresh_puzzles(count, [kind])[kind]
+    for soft in (None, checkpoint.soft_mask):
+        assert score(checkpoint, puzzles, 2, soft).accuracy >= least
+
+
+def test_it_solves_a_sudoku_in_a_canvas_just_as_long_as_the_answer(checkpoint) -> None:
+    puzzles = fresh_puzzles(32, ["sudoku_4x4"])["sudoku_4x4"]
+    run = Generation(
+        checkpoint,
+        [prompt_of(puzzle) for puzzle in puzzles],
+        max_new_tokens=19,  # 16 digits, 3 line breaks
+        sampling=SamplingConfig(steps=10, alg="topk_margin"),
+        seed=0,
+        chat=False,
+    )
+    texts = [done.text for done in run.completions()]
+    solved = [is_solved(p.kind, p.input, text) for p, text in zip(puzzles, texts, strict=True)]
+    assert sum(solved) >= 30
+
+
+def test_a_9x9_sudoku_is_filled_in_where_it_stands(checkpoint) -> None:
+    puzzle = new_sudoku_9x9(random.Random(1), 60)
+    run = solve(checkpoint, [puzzle], 4, None)
+    (done,) = run.completions()
+    assert done.forwards == 6  # 21 blanks, a quarter of them
+    answer = answer_in(puzzle, done.text)
+    assert len(answer) >= len(puzzle.input)
+    first = puzzle.input.index("0")
+    assert answer[:first] == puzzle.input[:first]
+    assert answer.rstrip("\n").endswith(puzzle.input.rsplit("0", 1)[1])
+
+
+def test_the_puzzles_of_the_demo_were_held_out_of_its_training() -> None:
+    held_out = read_held_out()
+    for puzzle in shown_puzzles():
+        assert is_solved(puzzle.kind, puzzle.input, puzzle.output)
+        assert held_out_digest(puzzle.kind, puzzle.input) in held_out
+    for puzzles in fresh_puzzles(5).values():
+        assert len(puzzles) == 5
+        assert not any(held_out_digest(p.kind, p.input) in held_out for p in puzzles)
+
+
+def test_a_prompt_without_a_model_gets_a_story(capsys) -> None:
+    assert main(["generate", "One day, Tom", "--max-new-tokens", "60", "--seed", "1"]) == 0
+    words = capsys.readouterr().out.lower().replace(".", " ").replace(",", " ").split()
+    common = {"the", "a", "and", "to", "was", "he", "she", "they", "with", "his", "big", "saw"}
+    assert len(words) > 25
+    assert len([word for word in words if word in common]) > len(words) / 4
+
+
+def test_a_story_with_a_hole_gets_it_filled(capsys) -> None:
+    text = "One day, Tom went to the[[6]]. He was very happy."
+    assert main(["generate", "--infill", text, "--seed", "1"]) == 0
+    out = capsys.readouterr().out.rstrip("\n")
+    before, after = text.split("[[6]]")
+    assert out.startswith(before)
+    assert out.endswith(after)
+    assert any(c.isalpha() for c in out[len(before) : -len(after)])
+
+
+def test_the_demo_shows_puzzles_and_ends_with_a_table(capsys) -> None:
+    assert main(["demo", "--puzzles", "2", "--json"]) == 0
+    out = capsys.readouterr().out
+    assert "solved" in out
+    assert "soft-masked" in out
+    assert "One day, Tom " in out
+    assert "[[" not in out
+    rows = json.loads(out.splitlines()[-1])["rows"]
+    assert [row["steps"] for row in rows] == ["full", "half", "quarter"] * 4
+    assert rows[0]["plain_forwards"] > rows[1]["plain_forwards"] > rows[2]["plain_forwards"]
+
+
+def test_the_demo_takes_one_kind_and_harder_sudokus(capsys) -> None:
+    options = ["--kinds", "sudoku_9x9", "--givens", "60", "--puzzles", "1", "--json"]
+    assert main(["demo", *options]) == 0
+    rows = json.loads(capsys.readouterr().out.splitlines()[-1])["rows"]
+    assert {row["puzzles"] for row in rows} == {"sudoku_9x9"}
+    assert [row["plain_forwards"] for row in rows] == [20, 11, 6]  # of 21 blanks
+    with pytest.raises(ValueError, match="no puzzles sudoku_16x16: there are sudoku_9x9, "):
+        fresh_puzzles(1, ["sudoku_16x16"])
+
+
+@pytest.mark.parametrize(
+    "options", [["--files", "folder", "--givens", "40"], ["--limit", "3"]], ids=" ".join
+)
+def test_the_demo_refuses_an_option_that_would_do_nothing(options, capsys) -> None:
+    assert main(["demo", *options]) == 2
+    assert f"{options[-2]} has a meaning" in capsys.readouterr().err
+
+
+def test_the_widest_table_fits_80_columns() -> None:
+    names = {f"{mode}{what}": 1.0 for mode in ("plain", "soft") for what in ("", "_error")}
+    forwards = {"plain_forwards": 35.0, "soft_forwards": 36.0}
+    row = {"puzzles": "sudoku_4x4_10", "n": 1000, "steps": "quarter"} | names | forwards
+    console = Console(width=80, file=io.StringIO())
+    console.print(table_of([row]))
+    assert "\u2026" not in console.file.getvalue()
+    assert console.file.getvalue().count("forwards") == 2

@@ -1,0 +1,564 @@
+"""Training runs: real files, real processes, real kills."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+import yaml
+from packaging.version import Version
+from paths import DATA, SHARED
+from safetensors.torch import load_file
+from tiny import write_dream_folder
+
+import softmask
+from softmask.config import from_mapping
+from softmask.training.config import Recipe
+from softmask.training.run import train
+from softmask.training.sweep import runs_of, sweep
+
+GSM8K = SHARED / "eval" / "gsm8k_train.jsonl"
+FIXTURE = DATA / "gsm8k_sample.jsonl"
+ENVIRONMENT = os.environ | {
+    "HF_HUB_OFFLINE": "1",
+    "OMP_NUM_THREADS": "1",
+    "PYTHONWARNINGS": "error",
+}
+RESULT = ("adapter_model.safetensors", "soft_mask.safetensors")
+STORIES = [
+    f"Once upon a time there was a cat number {i}. It sat on a mat. The end." for i in range(9)
+]
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("base") / "dream"
+    return write_dream_folder(folder, chat=True, max_position_embeddings=1024)
+
+
+@pytest.fixture(scope="module")
+def chats(tmp_path_factory) -> Path:
+    """Real questions and answers, cut short."""
+    source = GSM8K if GSM8K.is_file() else FIXTURE
+    rows = [json.loads(line) for line in source.read_text().splitlines()[:40]]
+    short = [{"question": r["question"][:60], "answer": r["answer"][:40]} for r in rows]
+    path = tmp_path_factory.mktemp("chats") / "gsm8k.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in short))
+    return path
+
+
+@pytest.fixture
+def settings(base, chats, tmp_path) -> dict:
+    return {
+        "name": "tiny",
+        "model": {"path": str(base), "dtype": "float32"},
+        "adapter": {"r": 4},
+        "soft_mask": {"k": 3, "scale": 0.3, "offset": -4.0, "steepness": 1.0},
+        "conversations": {
+            "sources": [
+                {"path": str(chats), "prompt_column": "question", "response_column": "answer"}
+            ],
+            "validation_samples": 6,
+            "extra_padding": 8,
+            "cache": str(tmp_path / "cache"),
+        },
+        "noise": {"t_low": 0.2, "t_high": 0.8, "per_row": False, "floor": 1e-3},
+        "train": {
+            "precision": "float32",
+            "learning_rate": 1e-3,
+            "accumulation": 2,
+            "steps": 8,
+            "log_every": 1,
+            "eval_every": 2,
+            "save_every": 2,
+            "weighting": "published",
+        },
+    }
+
+
+def recipe_of(settings: dict, **train_settings) -> Recipe:
+    return from_mapping(Recipe, settings | {"train": settings["train"] | train_settings}, "test")
+
+
+def pretraining(tmp_path: Path) -> dict:
+    text = tmp_path / "stories.txt"
+    text.write_text("\n<|endoftext|>\n".join(STORIES))
+    shape = {
+        "hidden_size": 16,
+        "intermediate_size": 24,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "max_position_embeddings": 128,
+        "vocab_size": 300,
+    }
+    stages = [
+        {"name": "plain", "steps": 4, "soft_probability": 0.0},
+        {"name": "soft", "steps": 4, "soft_probability": 1.0},
+    ]
+    return {
+        "name": "pretraining",
+        "model": {"shape": shape},
+        "soft_mask": {"k": 3, "scale": 0.5, "offset": -1.0, "steepness": 2.0},
+        "corpus": {
+            "text": [str(text)],
+            "puzzle_batch": 4,
+            "story_batch": 3,
+            "story_length": 24,
+        },
+        "train": {
+            "precision": "float32",
+            "learning_rate": 1e-3,
+            "warmup": 0,
+            "log_every": 1,
+            "eval_every": 3,
+            "eval_batches": 1,
+            "save_every": 3,
+            "stages": stages,
+        },
+    }
+
+
+def log_of(folder: Path) -> list[dict]:
+    """The log without what differs from run to run: the clock."""
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    kept = [line for line in lines if "train_runtime" not in line]
+    return [{k: v for k, v in line.items() if k != "seconds"} for line in kept]
+
+
+def write_recipe(settings: dict, path: Path) -> Path:
+    path.write_text(yaml.safe_dump(settings))
+    return path
+
+
+def command(*words, cwd: Path, **more) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", "softmask", *map(str, words)],
+        cwd=cwd,
+        env=ENVIRONMENT,
+        capture_output=True,
+        encoding="utf-8",
+        timeout=240,
+        **more,
+    )
+
+
+def equal_tensors(first: Path, second: Path) -> bool:
+    one, two = load_file(first), load_file(second)
+    return one.keys() == two.keys() and all(torch.equal(one[k], two[k]) for k in one)
+
+
+# From a real file to an adapter that generates
+
+
+def test_a_dream_is_fine_tuned_reloaded_merged_and_generates(settings, base, tmp_path) -> None:
+    result = train(recipe_of(settings, steps=20, learning_rate=5e-3), tmp_path / "run")
+    assert result == tmp_path / "run" / "adapter"
+    log = log_of(tmp_path / "run")
+    evaluations = [line for line in log if "eval_loss" in line]
+    assert evaluations[0]["step"] == 0
+    assert evaluations[-1]["step"] == 20
+    assert evaluations[-1]["eval_plain"] < evaluations[0]["eval_plain"] - 0.05
+    lines = [line for line in log if "loss" in line]
+    assert {"nats", "grad_norm", "soft_share", "accuracy", "tokens"} <= set(lines[0])
+    for name in ("scale", "offset", "steepness", "temperature"):
+        assert name in lines[0]
+    assert any("lambda" in line for line in lines)
+    assert any(key.startswith("accuracy_t") for key in lines[0])
+    assert (tmp_path / "run" / "curves.png").stat().st_size > 10_000
+    checkpoint = softmask.load(base, adapter=result, device="cpu")
+    plain = softmask.load(base, device="cpu")
+    published = json.loads((result / "transparency_config.json").read_text())
+    assert published["transparency_alg"] == "mixinputs_with_topk"
+    assert checkpoint.soft_mask.scale == published["transparency_scale"]
+    assert checkpoint.soft_mask.scale != pytest.approx(0.3, abs=1e-4)
+    completion = softmask.generate(checkpoint, "What is 2 + 3?", max_new_tokens=8)
+    assert completion.forwards == 8
+    name = "model.layers.0.self_attn.q_proj.weight"
+    merged = checkpoint.model.get_parameter(name)
+    assert not torch.equal(merged, plain.model.get_parameter(name))
+
+
+def test_an_adapter_names_its_base_and_needs_no_other_argument(settings, base, tmp_path) -> None:
+    result = train(recipe_of(settings, steps=2), tmp_path / "run")
+    assert json.loads((result / "adapter_config.json").read_text())["use_dora"] is True
+    checkpoint = softmask.load(adapter=result, device="cpu")
+    assert checkpoint.name == str(base)
+
+
+def test_the_binary_twin_has_no_soft_mask_parameters(settings, tmp_path) -> None:
+    result = train(recipe_of(settings, steps=2).twin(), tmp_path / "run")
+    assert not (result / "transparency_config.json").exists()
+    assert not any("scale" in line or "eval_soft" in line for line in log_of(tmp_path / "run"))
+
+
+def test_every_weight_can_be_trained_instead_of_an_adapter(settings, tmp_path) -> None:
+    settings = settings | {"adapter": None}
+    result = train(recipe_of(settings, steps=2), tmp_path / "run")
+    assert result.name == "model"
+    checkpoint = softmask.load(result, device="cpu")
+    assert checkpoint.soft_mask is not None
+    assert checkpoint.tokenizer.chat_template is not None
+
+
+def test_the_bundled_model_can_be_trained_on(tmp_path) -> None:
+    """From its own checkpoint, by an adapter, on puzzles; the adapter finds it again by name."""
+    settings = pretraining(tmp_path) | {"model": {"path": "default"}, "adapter": {"r": 2}}
+    result = train(recipe_of(settings), tmp_path / "run")
+    assert softmask.load(adapter=result, device="cpu").name == "default"
+
+
+def test_the_best_checkpoint_is_kept_and_is_the_result(settings, tmp_path) -> None:
+    """With a rate that wrecks the model the best checkpoint is an early one."""
+    recipe = recipe_of(settings, learning_rate=2.0, keep_best=True, save_limit=2, clip=1e6)
+    result = train(recipe, tmp_path / "run")
+    done = json.loads((tmp_path / "run" / "done.json").read_text())
+    evaluations = {
+        line["step"]: line["eval_loss"] for line in log_of(tmp_path / "run") if "eval_loss" in line
+    }
+    saved = {step: loss for step, loss in evaluations.items() if step}
+    assert done["best_step"] == min(saved, key=saved.get)
+    best = tmp_path / "run" / f"checkpoint-{done['best_step']}"
+    assert equal_tensors(best / "soft_mask.safetensors", result / "soft_mask.safetensors")
+    assert equal_tensors(best / "adapter_model.safetensors", result / "adapter_model.safetensors")
+    assert len(list((tmp_path / "run").glob("checkpoint-*"))) == 2
+
+
+def test_a_base_in_4_bits_is_trained_and_the_adapter_merges_into_the_whole_one(
+    settings, tmp_path
+) -> None:
+    """nf4 wants rows of 64 weights and more."""
+    shape = {"hidden_size": 128, "intermediate_size": 192}
+    base = write_dream_folder(tmp_path / "base", chat=True, **shape)
+    settings["model"] = {"path": str(base), "dtype": "float32", "load_in_4bit": True}
+    settings["train"] |= {"gradient_checkpointing": True, "learning_rate": 1e-2}
+    result = train(recipe_of(settings), tmp_path / "run")
+    values = [line["eval_plain"] for line in log_of(tmp_path / "run") if "eval_plain" in line]
+    assert values[-1] < values[0] - 0.01
+    checkpoint = softmask.load(base, adapter=result, device="cpu")
+    assert softmask.generate(checkpoint, "Hello", max_new_tokens=4).forwards == 4
+
+
+def test_other_logs_are_written_on_request(settings, tmp_path) -> None:
+    train(recipe_of(settings, steps=1, report_to=["tensorboard"]), tmp_path / "run")
+    assert list((tmp_path / "run").rglob("events.out.tfevents.*"))
+
+
+# The loss is what the recipe says
+
+
+def test_accumulation_divides_the_loss_or_sums_it_as_published(settings, tmp_path) -> None:
+    """The gradient norm of the first update is twice as large with 2 forwards summed."""
+    logs = {}
+    for accumulate in ("mean", "sum"):
+        recipe = recipe_of(settings, steps=1, accumulate=accumulate, clip=1e6)
+        train(recipe, tmp_path / accumulate)
+        logs[accumulate] = next(line for line in log_of(tmp_path / accumulate) if "loss" in line)
+    assert logs["sum"]["grad_norm"] == pytest.approx(2 * logs["mean"]["grad_norm"], rel=1e-4)
+    assert logs["sum"]["loss"] == pytest.approx(logs["mean"]["loss"], rel=1e-5)
+
+
+def test_updates_without_a_soft_batch_leave_the_soft_mask_alone(settings, tmp_path) -> None:
+    recipe = recipe_of(settings, soft_coin="step", steps=12, soft_probability=0.4)
+    train(recipe, tmp_path / "run")
+    lines = [line for line in log_of(tmp_path / "run") if "loss" in line]
+    pairs = list(itertools.pairwise(lines))
+    moved = [after["scale"] != before["scale"] for before, after in pairs]
+    assert moved == [after["soft_share"] == 1 for _, after in pairs]
+    assert 0 < sum(moved) < len(moved)
+
+
+def test_gradient_checkpointing_changes_no_number(settings, tmp_path) -> None:
+    train(recipe_of(settings, steps=3), tmp_path / "plain")
+    train(recipe_of(settings, steps=3, gradient_checkpointing=True), tmp_path / "recomputed")
+    for one, two in zip(log_of(tmp_path / "plain"), log_of(tmp_path / "recomputed"), strict=True):
+        assert one == pytest.approx(two, rel=1e-4, abs=1e-6)
+
+
+def test_a_moving_average_is_what_is_evaluated_and_kept(settings, tmp_path) -> None:
+    """With a decay near 1 it hardly leaves the start, while the weights themselves do."""
+    result = train(recipe_of(settings, ema=0.9999, learning_rate=1e-2), tmp_path / "run")
+    values = [line["eval_plain"] for line in log_of(tmp_path / "run") if "eval_plain" in line]
+    assert max(values) - min(values) < 1e-3
+    last = load_file(tmp_path / "run" / "checkpoint-8" / "adapter_model.safetensors")
+    kept = load_file(result / "adapter_model.safetensors")
+    name = next(name for name in kept if "lora_B" in name)
+    assert kept[name].abs().max() < 0.05 * last[name].abs().max()
+
+
+# Going on
+
+
+@pytest.mark.parametrize("kind", ["fine-tuning", "pretraining"])
+def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(settings, tmp_path, kind) -> None:
+    """A real SIGKILL in the middle; every later line of the log, and the result, are the same."""
+    values = settings if kind == "fine-tuning" else pretraining(tmp_path)
+    values["train"] |= {"ema": 0.9}
+    if kind == "pretraining":
+        values["train"] |= {"optimizer": "muon", "keep_best": True}
+    path = write_recipe(values, tmp_path / "recipe.yaml")
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    done = command("train", path, "--out", whole, "--device", "cpu", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    kill_at(5, path, killed)
+    assert not (killed / "done.json").exists()
+    again = command("train", path, "--out", killed, "--device", "cpu", cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert "from update" in again.stdout
+    assert log_of(killed) == log_of(whole)
+    files = [p.relative_to(whole) for p in whole.rglob("*.safetensors")]
+    assert len(files) > 3
+    assert all(equal_tensors(whole / file, killed / file) for file in files)
+
+
+def kill_at(step: int, recipe: Path, folder: Path) -> None:
+    """Starts a run and kills it just behind the line of an update, wherever that is."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "softmask", "train", recipe, "--out", folder, "--device", "cpu"],
+        env=ENVIRONMENT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    log, deadline = folder / "log.jsonl", time.monotonic() + 120
+    while not (log.is_file() and f'"step": {step},' in log.read_text()):
+        assert process.poll() is None, "the run ended before it could be killed"
+        assert time.monotonic() < deadline, f"the run did not reach update {step}"
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+
+
+def test_a_checkpoint_that_a_kill_cut_off_is_passed_over(settings, tmp_path) -> None:
+    whole = train(recipe_of(settings), tmp_path / "whole")
+    cut = tmp_path / "cut"
+    train(recipe_of(settings), cut)
+    (cut / "done.json").unlink()
+    (cut / "checkpoint-8" / "complete.json").unlink()
+    (cut / "checkpoint-8" / "optimizer.pt").write_bytes(b"half")
+    result = train(recipe_of(settings), cut)
+    assert equal_tensors(whole / "adapter_model.safetensors", result / "adapter_model.safetensors")
+    assert (cut / "checkpoint-8" / "complete.json").is_file()
+
+
+def test_what_is_finished_is_not_run_again(settings, tmp_path) -> None:
+    result = train(recipe_of(settings, steps=2), tmp_path / "run")
+    before = (tmp_path / "run" / "log.jsonl").stat().st_mtime_ns
+    said = []
+    assert train(recipe_of(settings, steps=2), tmp_path / "run", report=said.append) == result
+    assert (tmp_path / "run" / "log.jsonl").stat().st_mtime_ns == before
+    assert "finished" in said[0]
+
+
+@pytest.mark.parametrize(
+    ("start", "noted"),
+    [({"scale": 0.0, "offset": -0.75, "steepness": 6.66}, True), ({"offset": -7.0}, False)],
+    ids=["published", "open"],
+)
+def test_a_run_whose_feedback_was_hardly_let_in_says_so(settings, start, noted, tmp_path) -> None:
+    settings["soft_mask"] |= start
+    said = []
+    recipe = recipe_of(settings, steps=2, soft_probability=1.0)
+    train(recipe, tmp_path / "run", report=said.append)
+    # Random weights over 60 tokens know nothing: the entropy is about ln 60.
+    hint = [line for line in said if "hardly let in. Begin with soft_mask.scale near 0.5" in line]
+    assert bool(hint) is noted
+    assert not noted or "soft_mask.offset near -" in hint[0]
+
+
+def test_a_sweep_goes_on_where_it_was_stopped(settings, tmp_path) -> None:
+    runs = runs_of(recipe_of(settings, steps=2, eval_at_start=False), [1, 2], twins=True)
+    begun = []
+
+    def once(recipe: Recipe, folder: Path) -> Path:
+        begun.append(folder.name)
+        if len(begun) == 3:
+            raise KeyboardInterrupt
+        return train(recipe, folder, report=lambda _line: None)
+
+    with pytest.raises(KeyboardInterrupt):
+        sweep(runs, tmp_path, once)
+    results = sweep(runs, tmp_path, lambda recipe, folder: train(recipe, folder))
+    assert [result.parent.name for result in results] == [
+        "tiny-seed1",
+        "tiny-seed1-plain",
+        "tiny-seed2",
+        "tiny-seed2-plain",
+    ]
+    assert all((result / "adapter_model.safetensors").is_file() for result in results)
+    assert (results[0] / "transparency_config.json").is_file()
+    assert not (results[1] / "transparency_config.json").exists()
+
+
+# Several processes
+
+
+@pytest.mark.parametrize("way", ["ddp", "fsdp2"])
+def test_two_processes_train_as_one_does_and_go_on(settings, base, tmp_path, way) -> None:
+    """The same global batch: the same losses, and an adapter that loads.
+
+    Then the last checkpoint is lost, and the run goes on from the one before, again to the same
+    (with sharded weights, the harder way: every start of two processes costs ten seconds).
+    """
+    settings["train"] |= {"soft_coin": "step", "steps": 6}
+    train(recipe_of(settings), tmp_path / "alone")
+    settings["train"] |= {"accumulation": 1}
+    path = write_recipe(settings, tmp_path / "recipe.yaml")
+    entry = ["-m", "softmask"] if way == "ddp" else [str(Path(__file__).parent / "fsdp_on_cpu.py")]
+
+    def together() -> None:
+        done = subprocess.run(
+            [
+                *(sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"),
+                *("--master_port", "29517", *entry, "train", str(path)),
+                *("--out", "together", "--device", "cpu"),
+            ],
+            cwd=tmp_path,
+            env=ENVIRONMENT | {"PYTHONWARNINGS": "default"},
+            capture_output=True,
+            encoding="utf-8",
+            timeout=240,
+        )
+        assert done.returncode == 0, done.stderr
+
+    together()
+    one, two = log_of(tmp_path / "alone"), log_of(tmp_path / "together")
+    assert len(one) == len(two)
+    for first, second in zip(one, two, strict=True):
+        assert first == pytest.approx(second, rel=2e-4, abs=1e-5)
+    assert {line["soft_share"] for line in one if "soft_share" in line} == {0.0, 1.0}
+    adapter = tmp_path / "together" / "adapter"
+    checkpoint = softmask.load(base, adapter=adapter, device="cpu")
+    assert softmask.generate(checkpoint, "Hello", max_new_tokens=4).forwards == 4
+    if way == "ddp" or Version(transformers.__version__) < Version("5.24"):
+        return  # 5.17 (none between was tried) resumes on GPUs only: it loads onto "cpu:0"
+    weights = {name: load_file(adapter / name) for name in RESULT}
+    (tmp_path / "together" / "done.json").unlink()
+    shutil.rmtree(tmp_path / "together" / "checkpoint-6")
+    together()
+    assert log_of(tmp_path / "together") == two
+    for name, before in weights.items():
+        after = load_file(adapter / name)
+        assert all(torch.equal(before[key], after[key]) for key in before)
+
+
+# Bad input
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_names_the_rows(
+    settings, tmp_path, monkeypatch
+) -> None:
+    from softmask.training import trainer
+
+    def broken(*args, **kwargs):
+        loss = objective(*args, **kwargs)
+        return loss._replace(value=loss.value * float("nan"))
+
+    objective = trainer.masked_diffusion_loss
+    monkeypatch.setattr(trainer, "masked_diffusion_loss", broken)
+    with pytest.raises(ValueError, match=r"the loss of update 1 is nan.*gsm8k\.jsonl"):
+        train(recipe_of(settings, eval_at_start=False), tmp_path / "run")
+    report = json.loads((tmp_path / "run" / "bad_batch.json").read_text())
+    assert report["step"] == 0
+    assert "gsm8k.jsonl" in report["row_ids"][0]
+    assert len(report["input_ids"]) == len(report["row_ids"])
+    assert not (tmp_path / "run" / "done.json").exists()
+
+
+def test_a_full_disk_fails_the_run_and_leaves_the_last_good_checkpoint(settings, tmp_path) -> None:
+    """A limit on the size of files stands for the full disk: writes fail in their middle."""
+    path = write_recipe(settings, tmp_path / "recipe.yaml")
+    whole = train(recipe_of(settings), tmp_path / "whole")
+    out = tmp_path / "run"
+    kill_at(3, path, out)
+    good = {p.name for p in out.glob("checkpoint-*") if (p / "complete.json").is_file()}
+    assert "checkpoint-2" in good
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+
+    full = command("train", path, "--out", out, "--device", "cpu", cwd=tmp_path, preexec_fn=limit)
+    assert full.returncode == 2, full.stderr
+    error = full.stderr.strip().splitlines()[-1]
+    assert error.startswith("softmask: error: the checkpoint")
+    assert "cannot be written" in error
+    left = {p.name for p in out.glob("checkpoint-*")}
+    assert good <= left
+    assert all((out / name / "complete.json").is_file() for name in left)
+    again = command("train", path, "--out", out, "--device", "cpu", cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    # Not to the bit: this process may have another number of threads.
+    name = "adapter_model.safetensors"
+    torch.testing.assert_close(load_file(whole / name), load_file(out / "adapter" / name))
+
+
+def test_a_folder_with_another_run_is_left_alone_without_overwrite(settings, tmp_path) -> None:
+    train(recipe_of(settings, steps=2), tmp_path / "run")
+    other = dataclasses.replace(recipe_of(settings, steps=2), seed=2)
+    with pytest.raises(ValueError, match="another recipe"):
+        train(other, tmp_path / "run")
+    train(other, tmp_path / "run", overwrite=True)
+    assert json.loads((tmp_path / "run" / "recipe.json").read_text())["seed"] == 2
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("...")
+    for overwrite in (False, True):
+        with pytest.raises(ValueError, match="holds no run"):
+            train(other, tmp_path / "mine", overwrite=overwrite)
+    assert (tmp_path / "mine" / "thesis.txt").is_file()
+
+
+def test_a_run_on_another_base_is_refused(settings, tmp_path) -> None:
+    base = write_dream_folder(tmp_path / "base", chat=True, max_position_embeddings=1024)
+    settings["model"]["path"] = str(base)
+    train(recipe_of(settings), tmp_path / "run")
+    (tmp_path / "run" / "done.json").unlink()
+    write_dream_folder(base, chat=True, seed=1, max_position_embeddings=1024)
+    with pytest.raises(ValueError, match="trained on another base"):
+        train(recipe_of(settings), tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"adapter": {"target_modules": ["q_proj", "qproj"]}}, "no layer has a module 'qproj'"),
+        ({"soft_mask": {"k": 5000}}, "soft-mask k is 5000"),
+        ({"conversations": {"min_response": 5000}}, "no conversation is left"),
+        ({"train": {"arguments": {"dataloader_workers": 2}}}, "no training argument"),
+        ({"train": {"arguments": {"learning_rate": 2.0}}}, "set by a setting of the recipe"),
+        ({"train": {"report_to": ["wandb"]}}, "wandb is not installed: pip install wandb"),
+        ({"model": {"path": "nowhere/at/all"}}, "there is no folder nowhere"),
+    ],
+)
+def test_what_cannot_be_trained_is_one_clear_sentence(settings, tmp_path, changes, message) -> None:
+    for part, values in changes.items():
+        settings[part] = settings[part] | values
+    with pytest.raises(ValueError, match=message) as caught:
+        train(recipe_of(settings), tmp_path / "run")
+    assert "\n" not in str(caught.value)
+    assert not list((tmp_path / "run").glob("checkpoint-*"))
+
+
+def test_the_command_line_says_what_is_wrong(tmp_path) -> None:
+    for words, message in (
+        (("train",), "give a recipe"),
+        (("train", "mixx"), "there is no recipe 'mixx'"),
+        (("train", "mix", "--seed", "1", "--seeds", "1-2"), "not both"),
+        (("train", "tiny-text", "--set", "train.ema=2"), "ema must lie"),
+        (("train", "tiny-text", "--device", "tpu"), "not on 'tpu'"),
+        (("train", "--published", "a.json", "b.json"), "there is no file a.json"),
+    ):
+        done = command(*words, cwd=tmp_path)
+        assert done.returncode == 2, done.stderr
+        assert done.stderr.count("\n") == 1
+        assert message in done.stderr
