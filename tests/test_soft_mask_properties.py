@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tiny import tiny_model
 
 from softmask.config import SoftMaskConfig, soft_mask_from_published, soft_mask_to_published
-from softmask.models.lm_head import entropy, top_k
+from softmask.logits import entropy, top_k
 from softmask.soft_mask import Feedback, SoftMask, SoftTokens, feedback, rate
 
 PROPERTY = settings(max_examples=60, derandomize=True)

@@ -26,7 +26,8 @@ from softmask.cli.demo import is_right, solve
 from softmask.config import SoftMaskConfig
 from softmask.decoding.batch import Batch, View
 from softmask.decoding.soft_state import SoftState
-from softmask.hub.load import Checkpoint, load
+from softmask.hub.load import load
+from softmask.models.checkpoint import Checkpoint
 from softmask.puzzles.puzzles import Puzzle, read_puzzles
 from softmask.soft_mask import Mixture
 

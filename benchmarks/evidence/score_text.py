@@ -38,7 +38,8 @@ from softmask.config import SamplingConfig, SoftMaskConfig
 from softmask.decoding.generation import Completion, Generation
 from softmask.evaluation.held_out import HeldOutConfig, held_out, windows
 from softmask.evaluation.text_quality import Scorer, quality
-from softmask.hub.load import Checkpoint, load
+from softmask.hub.load import load
+from softmask.models.checkpoint import Checkpoint
 from softmask.puzzles.stories import split_stories
 
 LENGTH, PROMPT, BATCH = 128, 16, 32

@@ -16,14 +16,14 @@ __version__ = "0.1.0"
 
 _HOME = {
     "load": "hub.load",
-    "Checkpoint": "hub.load",
+    "Checkpoint": "models.checkpoint",
     "generate": "decoding.generation",
     "Generation": "decoding.generation",
     "Completion": "decoding.generation",
     "denoise": "decoding.sampler",
     "DenoiseStep": "decoding.sampler",
     "DreamConfig": "models",
-    "DreamModel": "models",
+    "DreamModel": "decoding.diffusion_generate",
     "SamplingConfig": "config",
     "SoftMaskConfig": "config",
 }

@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .config import SoftMaskConfig, is_on
-from .models.lm_head import Statistics, entropy, statistics
+from .logits import LogitStatistics, entropy, statistics
 
 
 class SoftTokens(NamedTuple):
@@ -75,7 +75,7 @@ class Feedback(NamedTuple):
 
 @torch.no_grad()
 def feedback(logits_NV: Tensor, rows_N: Tensor, k: int, mode: str) -> Feedback:
-    """Statistics of a step's aligned, unfiltered logits at the masked positions `rows_N`.
+    """LogitStatistics of a step's aligned, unfiltered logits at the masked positions `rows_N`.
 
     Raises:
         ValueError: k is larger than the vocabulary.
@@ -86,7 +86,7 @@ def feedback(logits_NV: Tensor, rows_N: Tensor, k: int, mode: str) -> Feedback:
     return feedback_of(statistics(logits_NV, k), rows_N, k)
 
 
-def feedback_of(seen: Statistics, rows_N: Tensor, k: int) -> Feedback:
+def feedback_of(seen: LogitStatistics, rows_N: Tensor, k: int) -> Feedback:
     """The feedback of mode "topk" from statistics of at least k leading tokens."""
     return Feedback(rows_N, seen.entropy_N, seen.ids_NK[:, :k], seen.logits_NK[:, :k])
 

@@ -14,7 +14,7 @@ from tiny import tiny_model
 from softmask.config import SamplingConfig
 from softmask.decoding.sampler import denoise
 from softmask.decoding.unmask import Choice, Ragged, choose_by_rule, choose_likeliest
-from softmask.models.lm_head import statistics
+from softmask.logits import statistics
 
 PROPERTY = settings(max_examples=60, derandomize=True)
 RULES = ({"threshold": 0.5}, {"factor": 1.0}, {"entropy_bound": 1.5})

@@ -107,8 +107,8 @@ def test_a_model_of_ours_takes_it_and_one_that_is_adapted_still_learns() -> None
 def test_products_of_many_shapes_do_not_pile_up_in_memory() -> None:
     script = (
         "import torch\n"
-        "from softmask.products import product\n"
-        "from softmask.measure import peak_mb\n"
+        "from softmask.models.linear import product\n"
+        "from softmask.reporting.measure import peak_mb\n"
         "weight = torch.randn(704, 256)\n"
         "product(torch.randn(3, 256), weight)\n"
         "before = peak_mb('cpu')\n"

@@ -7,8 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from softmask.logits import FLOOR, statistics
 from softmask.models import lm_head as readout
-from softmask.models.lm_head import FLOOR, read_head, statistics
+from softmask.models.lm_head import read_head
 
 PROPERTY = settings(max_examples=60, deadline=None, derandomize=True)
 

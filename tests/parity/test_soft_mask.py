@@ -9,7 +9,7 @@ import torch
 from softmask.config import SamplingConfig, SoftMaskConfig, soft_mask_from_published
 from softmask.decoding.sampler import denoise
 from softmask.decoding.unmask import RowNoise, choose_tokens, filter_logits, transfer_count
-from softmask.models.lm_head import entropy
+from softmask.logits import entropy
 from softmask.soft_mask import SoftMask, feedback, make_mixer, rate
 
 CASES = goldens.facts("p_sm")["cases"]

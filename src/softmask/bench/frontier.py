@@ -28,7 +28,8 @@ from rich.table import Table
 
 from ..cli.demo import file_puzzles, is_right, solve
 from ..config import SoftMaskConfig
-from ..hub.load import Checkpoint, load
+from ..hub.load import load
+from ..models.checkpoint import Checkpoint
 from ..puzzles.puzzles import Puzzle, generate_countdown, generate_sudoku
 from ..reporting.measure import timed
 from ..reporting.result_folder import claim, write

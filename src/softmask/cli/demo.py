@@ -27,7 +27,8 @@ from rich.text import Text
 
 from ..config import SamplingConfig, SoftMaskConfig
 from ..decoding.generation import Generation
-from ..hub.load import Checkpoint, load
+from ..hub.load import load
+from ..models.checkpoint import Checkpoint
 from ..puzzles.puzzles import (
     Puzzle,
     generate_puzzles,

@@ -19,8 +19,9 @@ import torch
 from torch import Tensor
 
 from ..config import SamplingConfig, SoftMaskConfig
+from ..logits import LogitStatistics, statistics
 from ..models import DreamModel
-from ..models.lm_head import Statistics, chunked_logits, read_head, statistics
+from ..models.lm_head import chunked_logits, read_head
 from ..models.packing import Layout, Span
 from ..soft_mask import Feedback, SoftMask, SoftTokens, feedback_of, make_mixer, rate
 from .cuda_graphs import Graphs, suits_graphs
@@ -76,7 +77,7 @@ class View(NamedTuple):
     counts_R: list[int]  # how many rows of each were read
     rows_N: Tensor  # flat positions
     ragged: Ragged
-    seen: Statistics | None = None
+    seen: LogitStatistics | None = None
     logits_NV: Tensor | None = None  # where statistics alone do not do
     choice: Choice | None = None
 
@@ -328,7 +329,7 @@ class Batch:
         mixed = 1 if settings.soft_mask is None else settings.soft_mask.k
         return max(leading(settings.config), mixed, watched)
 
-    def _choose(self, view: View, seen: Statistics, logits_NV: Tensor | None) -> View:
+    def _choose(self, view: View, seen: LogitStatistics, logits_NV: Tensor | None) -> View:
         self._check_health(view, seen)
         config, choice = view.texts[0].settings.config, None
         if is_greedy(config):
@@ -337,7 +338,7 @@ class Batch:
             choice = choose_tokens(logits_NV, config, self._noise(view), view.counts_R)
         return view._replace(seen=seen, logits_NV=logits_NV, choice=choice)
 
-    def _check_health(self, view: View, seen: Statistics) -> None:
+    def _check_health(self, view: View, seen: LogitStatistics) -> None:
         """Texts whose logits are NaN fail; the sum of exponentials shows any."""
         regular = self.forwards % NAN_CHECK_EVERY == 0
         if not (regular or self.device.type == "cpu"):
@@ -475,7 +476,7 @@ class Batch:
         rate_R = rate(view.texts[0].soft_mask.schedule, torch.tensor(left).to(start), start)
         rows_M = view.rows_N[stays_M]
         if mixer.mode == "topk":
-            seen = feedback_of(Statistics(*(x[stays_M] for x in view.seen)), rows_M, mixer.k)
+            seen = feedback_of(LogitStatistics(*(x[stays_M] for x in view.seen)), rows_M, mixer.k)
         else:
             seen = Feedback(rows_M, logits_NV=view.logits_NV[stays_M])
         table_VD = self.model.model.embed_tokens.weight

@@ -19,6 +19,7 @@ from transformers import GenerationConfig
 from transformers.utils import ModelOutput
 
 from ..config import PUBLISHED_KEYS, SamplingConfig, SoftMaskConfig, soft_mask_from_published
+from ..models import DreamModel
 from .sampler import LogitsHook, TokensHook, denoise
 
 
@@ -174,3 +175,8 @@ def diffusion_generate(
     return DreamModelOutput(
         sequences=step.canvas_BL, history=tuple(history) if settings.output_history else None
     )
+
+
+# Here and not in the class: the model lies below the loop that decodes it. `hub.load` imports this
+# module, and so does the code of an exported folder.
+DreamModel.diffusion_generate = diffusion_generate

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 
 from ..config import SamplingConfig, SoftMaskConfig, from_mapping
-from ..hub.load import Checkpoint
+from ..models.checkpoint import Checkpoint
 from .prompts import (
     Messages,
     decode_answer,

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..models.lm_head import Statistics
+from ..logits import LogitStatistics
 
 
 class Sight(NamedTuple):
@@ -50,7 +50,7 @@ class Sights:
             values[own] = torch.nan
 
     def put(
-        self, rows_N: Tensor, seen: Statistics, chosen_N: Tensor, chosen_logits_N: Tensor
+        self, rows_N: Tensor, seen: LogitStatistics, chosen_N: Tensor, chosen_logits_N: Tensor
     ) -> None:
         """Takes down what a step read at these rows, and with what logits it committed some."""
         k = self.ids_PK.shape[1]

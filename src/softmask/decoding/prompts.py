@@ -10,7 +10,7 @@ import re
 import secrets
 from collections.abc import Mapping, Sequence
 
-from ..hub.load import Checkpoint
+from ..models.checkpoint import Checkpoint
 from .sampler import Rules
 
 HOLE = re.compile(r"\[\[(\d{1,6})\]\]")

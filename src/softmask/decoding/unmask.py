@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..config import SamplingConfig
-from ..models.lm_head import CHUNK_ROWS, FLOOR, Statistics, top_k
+from ..logits import CHUNK_ROWS, FLOOR, LogitStatistics, top_k
 
 
 class Choice(NamedTuple):
@@ -152,7 +152,7 @@ def leading(config: SamplingConfig) -> int:
     return 2 if config.alg == "topk_margin" else 1
 
 
-def choose_likeliest(seen: Statistics, config: SamplingConfig) -> Choice:
+def choose_likeliest(seen: LogitStatistics, config: SamplingConfig) -> Choice:
     """The greedy choice, read off the logits' statistics."""
     chances_NK = (seen.logits_NK[:, :2] - seen.total_N[:, None]).exp()
     chance_N = chances_NK[:, 0]

@@ -25,7 +25,8 @@ from tqdm import tqdm
 from ..config import SamplingConfig, SoftMaskConfig, soft_mask_to_published
 from ..decoding.generation import Generation
 from ..decoding.prompts import encode
-from ..hub.load import Checkpoint, load
+from ..hub.load import load
+from ..models.checkpoint import Checkpoint
 from .config import ModelArgs, TaskArgs, cut, model_args, task_args
 from .likelihood import (
     Estimate,

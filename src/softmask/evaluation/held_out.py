@@ -26,8 +26,8 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from ..config import SoftMaskConfig, require, require_positive, setting
+from ..logits import CHUNK_ROWS, entropy
 from ..models import DreamModel
-from ..models.lm_head import CHUNK_ROWS, entropy
 from ..reporting.tables import light_table
 from ..soft_mask import SoftMask, make_mixer
 from ..training.objective import BUCKETS

@@ -17,8 +17,8 @@ from typing import Any
 
 from ..bench.benchmark import provenance
 from ..config import read_json, soft_mask_to_published, write_whole
-from ..hub.checkpoints import Source, fingerprint
-from ..hub.load import Checkpoint
+from ..hub.checkpoints import fingerprint
+from ..models.checkpoint import Checkpoint, Source
 from .config import RESULTS, RUN, ModelArgs
 
 PACKAGES = (

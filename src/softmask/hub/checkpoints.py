@@ -10,7 +10,6 @@ import contextlib
 import hashlib
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -38,6 +37,7 @@ from ..config import (
     soft_mask_from_published,
 )
 from ..models import DreamConfig, DreamModel
+from ..models.checkpoint import Source
 from ..soft_mask import check_k
 
 ADAPTER_FILE = "adapter_config.json"
@@ -46,22 +46,6 @@ WEIGHT_INDEX = "model.safetensors.index.json"
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 # What a checkpoint consists of; original PyTorch files and remote code stay where they are.
 HUB_FILES = ["*.json", "*.safetensors", "merges.txt", "*.jinja", "LICENSE*"]
-
-
-@dataclass(frozen=True)
-class Source:
-    """Where a checkpoint lies, with everything read and checked but the weights' content.
-
-    `name` is what the user called it; `soft_mask` is what holds for model and adapter together.
-    """
-
-    name: str
-    folder: Path
-    adapter: Path | None
-    config: DreamConfig
-    tokenizer: Qwen2Tokenizer
-    weights: tuple[Path, ...]
-    soft_mask: SoftMaskConfig | None
 
 
 def find(

@@ -23,11 +23,11 @@ from torch import Tensor
 
 from .. import __version__
 from ..config import SAMPLING_FILE, SOFT_MASK_FILE, SoftMaskConfig, soft_mask_to_published
+from ..models.checkpoint import Source
 from .checkpoints import (
     ADAPTER_FILE,
     HUB_ID,
     WEIGHT_INDEX,
-    Source,
     check_weights,
     find,
     read_mapping,

@@ -8,50 +8,24 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import importlib.util
 import re
 import warnings
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import BitsAndBytesConfig, Qwen2Tokenizer
+from transformers import BitsAndBytesConfig
 
-from ..config import SAMPLING_FILE, SoftMaskConfig, read_sampling_file, soft_mask_to_published
+from ..config import SAMPLING_FILE, read_sampling_file, soft_mask_to_published
+from ..decoding import diffusion_generate  # noqa: F401, gives the model its method
 from ..models import DreamConfig, DreamModel
+from ..models.checkpoint import Checkpoint
 from ..models.quantize import check_quantize, quantize_layers
-from .checkpoints import Source, adapter_tensor_names, check_report, find, quiet
+from .checkpoints import adapter_tensor_names, check_report, find, quiet
 
 DTYPES = ("float32", "bfloat16", "float16")
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """What generation needs: model, tokenizer, and the soft-mask parameters where there are any.
-
-    `sampling` are settings of SamplingConfig that suit this model, where its folder names some;
-    `source` is where everything came from.
-    """
-
-    model: DreamModel
-    tokenizer: Qwen2Tokenizer
-    soft_mask: SoftMaskConfig | None
-    name: str
-    sampling: Mapping[str, Any] = field(default_factory=dict)
-    source: Source | None = None
-
-    @functools.cached_property
-    def end_ids(self) -> tuple[int, ...]:
-        """Ids that end an answer: those of the config and tokenizer, and the end of a chat turn."""
-        configured = self.model.config.eos_token_id
-        ids = configured if isinstance(configured, list | tuple) else [configured]
-        ids = [*ids, self.tokenizer.eos_token_id]
-        vocabulary = self.tokenizer.get_vocab()
-        ids += [vocabulary.get(token) for token in ("<|endoftext|>", "<|im_end|>")]
-        return tuple(dict.fromkeys(i for i in ids if i is not None))
 
 
 def load(

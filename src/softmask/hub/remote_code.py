@@ -13,8 +13,11 @@ from pathlib import Path
 from .. import __version__
 
 PACKAGE = Path(__file__).parents[1]
-# The remote code is these two and whatever they import from this package.
-ENTRIES = ("models/configuration_dream.py", "models/modeling_dream.py")
+# The remote code is these and whatever they import from this package.
+CONFIGURATION = "models/configuration_dream.py"
+MODEL = "models/modeling_dream.py"
+# Imported behind the model, to which it gives its method.
+METHOD = "decoding/diffusion_generate.py"
 
 
 def remote_code() -> dict[str, str]:
@@ -22,7 +25,7 @@ def remote_code() -> dict[str, str]:
 
     They are this package's own files. Only their relative imports change: to the same folder.
     """
-    waiting, code = list(ENTRIES), {}
+    waiting, code = [CONFIGURATION, MODEL, METHOD], {}
     while waiting:
         path = PACKAGE / waiting.pop(0)
         if path.name in code:
@@ -32,7 +35,8 @@ def remote_code() -> dict[str, str]:
             f"# Part of softmask {__version__} (Apache-2.0), written by `softmask export`.\n{text}"
         )
         waiting += needed
-    model = Path(ENTRIES[-1]).name
+    model, method = Path(MODEL).name, Path(METHOD).stem
+    code[model] += f"\n\nfrom .{method} import {method}  # noqa: E402, F401, the model's method\n"
     code[model] += _name_siblings(code, model)
     return code
 

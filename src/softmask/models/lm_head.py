@@ -10,16 +10,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from ..logits import FLOOR, LogitStatistics, statistics
 from .linear import PLAIN, multiply
 
-# Rows whose fp32 statistics are computed at once: bounds the temporaries (32 rows of a
-# vocabulary of 152k are 19 MB) and keeps them warm in the cache between the passes.
-CHUNK_ROWS = 32
 # Most logits that are computed at once where they are only read and not returned: 256 MB in
 # fp32, 441 rows of a vocabulary of 152k.
 CHUNK_LOGITS = 2**26
@@ -29,79 +26,12 @@ CHUNK_LOGITS = 2**26
 PIECE_LOGITS = 160 * 1024
 # And columns at most: a product of few rows no longer gains from wider ones.
 PIECE_COLUMNS = 8192
-FLOOR = torch.finfo(torch.float32).min
-
-
-class Statistics(NamedTuple):
-    """What is read off N rows of logits z, all in fp32 (entropies in nats).
-
-    `ids_NK`, `logits_NK`: the K largest logits, largest first. `total_N`: log sum exp z.
-    """
-
-    ids_NK: Tensor
-    logits_NK: Tensor
-    total_N: Tensor
-    entropy_N: Tensor
-
-
-def top_k(logits_NV: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k largest logits of each row and their ids, largest first: (N, k), (N, k).
-
-    Exact, and several times faster than `torch.topk` on a CPU: the k largest entries lie in the
-    k blocks of columns with the largest maxima, so one pass of maxima finds the candidates.
-    """
-    size = logits_NV.shape[-1]
-    width = 128
-    if k == 1:
-        return torch.max(logits_NV, dim=-1, keepdim=True)
-    if logits_NV.is_cuda or size < 32 * width or k > 16:
-        return torch.topk(logits_NV, k, dim=-1)
-    body = size - size % width
-    blocks_NCW = logits_NV[:, :body].unflatten(-1, (-1, width))
-    block_NK = blocks_NCW.amax(-1).topk(k, dim=-1).indices
-    columns = block_NK[..., None] * width + torch.arange(width, device=logits_NV.device)
-    tail = torch.arange(body, size, device=logits_NV.device).expand(len(logits_NV), -1)
-    candidates = torch.cat([columns.flatten(1), tail], dim=1)
-    values, place = logits_NV.gather(1, candidates).topk(k, dim=-1)
-    return values, candidates.gather(1, place)
-
-
-def entropy(logits_NV: Tensor) -> Tensor:
-    """(N,) entropy in nats of softmax(logits), fp32, as logsumexp(z) - sum p z.
-
-    Logits of minus infinity count as probability 0.
-    """
-    return _totals(logits_NV)[1]
-
-
-def _totals(logits_NV: Tensor) -> tuple[Tensor, Tensor]:
-    """(N,) log sum exp and (N,) entropy of each row."""
-    if not len(logits_NV):
-        return (logits_NV.new_zeros(0, dtype=torch.float32),) * 2
-    parts = []
-    for chunk_NV in logits_NV.split(CHUNK_ROWS):
-        # Shifting by the maximum keeps sum p z from cancelling; finite floor: 0 * -inf is NaN.
-        z_NV = chunk_NV.float()
-        top_N1 = z_NV.amax(-1, keepdim=True)
-        z_NV = (z_NV - top_N1).clamp_min(FLOOR)
-        p_NV = z_NV.exp()
-        sum_N = p_NV.sum(-1)
-        log_N = sum_N.log()
-        parts.append((top_N1.squeeze(1) + log_N, log_N - (p_NV * z_NV).sum(-1) / sum_N))
-    total, entropy_ = zip(*parts, strict=True)
-    return torch.cat(total), torch.cat(entropy_)
-
-
-def statistics(logits_NV: Tensor, k: int) -> Statistics:
-    """The statistics of logits that exist already."""
-    values_NK, ids_NK = top_k(logits_NV, k)
-    return Statistics(ids_NK, values_NK.float(), *_totals(logits_NV))
 
 
 @torch.no_grad()
 def read_head(
     head: nn.Module, hidden_ND: Tensor, vocabulary: int, k: int, bias_V: Tensor | None = None
-) -> Statistics:
+) -> LogitStatistics:
     """The statistics of `head(hidden) + bias`, whose logits are never whole.
 
     A plain linear head on a CPU is streamed over the vocabulary; any other (quantised, adapted,
@@ -110,7 +40,7 @@ def read_head(
     if len(hidden_ND) and _streams(head, hidden_ND):
         return _stream(hidden_ND, head, k, bias_V)
     parts = [statistics(z_CV, k) for z_CV in chunked_logits(head, hidden_ND, vocabulary, bias_V)]
-    return Statistics(*map(torch.cat, zip(*parts, strict=True)))
+    return LogitStatistics(*map(torch.cat, zip(*parts, strict=True)))
 
 
 def chunked_logits(
@@ -134,7 +64,7 @@ def _streams(head: nn.Module, hidden_ND: Tensor) -> bool:
     return plain and head.weight.device.type == "cpu" and not cast
 
 
-def _stream(hidden_ND: Tensor, head: nn.Linear, k: int, bias_V: Tensor | None) -> Statistics:
+def _stream(hidden_ND: Tensor, head: nn.Linear, k: int, bias_V: Tensor | None) -> LogitStatistics:
     """One pass over the vocabulary; sums are rescaled whenever a row's maximum grows."""
     rows = len(hidden_ND)
     size = max(256, k, min(PIECE_COLUMNS, PIECE_LOGITS // rows))
@@ -161,7 +91,7 @@ def _stream(hidden_ND: Tensor, head: nn.Linear, k: int, bias_V: Tensor | None) -
         sum_N = sum_N * scale_N + p_NC.sum(1)
         top_N = new_N
     log_N = sum_N.log()
-    return Statistics(ids_NK, best_NK, top_N + log_N, log_N - dot_N / sum_N)
+    return LogitStatistics(ids_NK, best_NK, top_N + log_N, log_N - dot_N / sum_N)
 
 
 def _keep_best(z_NC: Tensor, start: int, best_NK: Tensor, ids_NK: Tensor) -> tuple[Tensor, Tensor]:

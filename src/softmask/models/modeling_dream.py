@@ -8,8 +8,9 @@ Shape suffixes: B batch, L length, N chosen rows, V vocabulary, D width.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -69,6 +70,8 @@ class DreamModel(Qwen2PreTrainedModel):
 
     config_class = DreamConfig
     config: DreamConfig
+    # Dream's own generation call; decoding/diffusion_generate.py puts it here.
+    diffusion_generate: ClassVar[Callable[..., Any]]
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}  # noqa: RUF012
 
     def __init__(self, config: DreamConfig) -> None:
@@ -257,12 +260,6 @@ class DreamModel(Qwen2PreTrainedModel):
             layout=layout,
         ).last_hidden_state
         return hidden_1TD[0].to(layout.flat_T.device)
-
-    def diffusion_generate(self, inputs: Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
-        """Dream's own generation call; see `softmask.published.diffusion_generate`."""
-        from ..decoding.diffusion_generate import diffusion_generate
-
-        return diffusion_generate(self, inputs, *args, **kwargs)
 
 
 def positions_from_mask(attention_mask_BL: Tensor) -> Tensor:

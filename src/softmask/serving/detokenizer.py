@@ -10,7 +10,7 @@ import numpy as np
 
 from ..decoding.logprobs import Sight
 from ..decoding.prompts import Characters
-from ..hub.load import Checkpoint
+from ..models.checkpoint import Checkpoint
 from .request import Event, Request
 
 

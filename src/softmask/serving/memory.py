@@ -12,8 +12,9 @@ from dataclasses import dataclass
 
 from ..config import SamplingConfig, SoftMaskConfig, is_on
 from ..decoding.kv_cache import bytes_per_position
+from ..logits import CHUNK_ROWS
 from ..models import DreamModel
-from ..models.lm_head import CHUNK_LOGITS, CHUNK_ROWS, PIECE_LOGITS
+from ..models.lm_head import CHUNK_LOGITS, PIECE_LOGITS
 
 # Bytes that live at once for a row and an entry of the vocabulary. Drawing: the logits, and the
 # random numbers twice, text by text and joined. Mode "temperature": the logits, those of the rows

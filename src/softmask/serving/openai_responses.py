@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from ..hub.load import Checkpoint
+from ..models.checkpoint import Checkpoint
 from .detokenizer import TextStream, Token
 from .engine import Event, Request, Result
 

@@ -21,7 +21,7 @@ from ..decoding.prompts import (
     mask_id_of,
     rules_of,
 )
-from ..hub.load import Checkpoint
+from ..models.checkpoint import Checkpoint
 from .config import ServeConfig
 from .engine import Engine, Request, Ticket
 from .protocol import (

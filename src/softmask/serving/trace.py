@@ -16,7 +16,7 @@ import numpy as np
 
 from ..config import from_mapping, is_on, require
 from ..decoding.prompts import Characters, decode_answer
-from ..hub.load import Checkpoint
+from ..models.checkpoint import Checkpoint
 from .engine import Engine, Event, Request, Result
 from .request import Trace
 

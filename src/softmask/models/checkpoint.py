@@ -1,0 +1,60 @@
+"""What a checkpoint is: where its files lie, and, once loaded, what generation needs of it.
+
+`hub` finds and loads them.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from transformers import Qwen2Tokenizer
+
+from ..config import SoftMaskConfig
+from .configuration_dream import DreamConfig
+from .modeling_dream import DreamModel
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a checkpoint lies, with everything read and checked but the weights' content.
+
+    `name` is what the user called it; `soft_mask` is what holds for model and adapter together.
+    """
+
+    name: str
+    folder: Path
+    adapter: Path | None
+    config: DreamConfig
+    tokenizer: Qwen2Tokenizer
+    weights: tuple[Path, ...]
+    soft_mask: SoftMaskConfig | None
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What generation needs: model, tokenizer, and the soft-mask parameters where there are any.
+
+    `sampling` are settings of SamplingConfig that suit this model, where its folder names some;
+    `source` is where everything came from.
+    """
+
+    model: DreamModel
+    tokenizer: Qwen2Tokenizer
+    soft_mask: SoftMaskConfig | None
+    name: str
+    sampling: Mapping[str, Any] = field(default_factory=dict)
+    source: Source | None = None
+
+    @functools.cached_property
+    def end_ids(self) -> tuple[int, ...]:
+        """Ids that end an answer: those of the config and tokenizer, and the end of a chat turn."""
+        configured = self.model.config.eos_token_id
+        ids = configured if isinstance(configured, list | tuple) else [configured]
+        ids = [*ids, self.tokenizer.eos_token_id]
+        vocabulary = self.tokenizer.get_vocab()
+        ids += [vocabulary.get(token) for token in ("<|endoftext|>", "<|im_end|>")]
+        return tuple(dict.fromkeys(i for i in ids if i is not None))
