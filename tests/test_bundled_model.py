@@ -16,8 +16,8 @@ from softmask.cli.demo import answer_in, fresh_puzzles, score, shown_puzzles, so
 from softmask.cli.main import main
 from softmask.config import SamplingConfig
 from softmask.decoding.generation import Generation
+from softmask.puzzles.held_out import held_out_digest, read_held_out
 from softmask.puzzles.puzzles import is_solved, new_sudoku_9x9, prompt_of
-from softmask.training.corpus import held_out_digest, read_held_out
 
 DEFAULT = Path(str(resources.files("softmask"))) / "default"
 

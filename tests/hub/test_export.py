@@ -309,7 +309,9 @@ def test_the_remote_code_imports_torch_transformers_the_standard_library_and_its
     None
 ):
     code = remote_code()
-    assert {"config.py", "soft_mask.py", "unmask.py", "sampler.py", "diffusion_generate.py"} < set(code)
+    assert {"config.py", "soft_mask.py", "unmask.py", "sampler.py", "diffusion_generate.py"} < set(
+        code
+    )
     # numpy: both of them need it.
     allowed = {"torch", "transformers", "numpy"} | set(sys.stdlib_module_names)
     for name, text in code.items():

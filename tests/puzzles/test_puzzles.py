@@ -309,7 +309,9 @@ def test_held_out_evaluation_puzzles_do_not_reach_a_training_stream() -> None:
 
 
 def demo_puzzles() -> list[dict[str, str | int]]:
-    return json.loads(files("softmask.puzzles").joinpath("demo_puzzles.json").read_text())["puzzles"]
+    return json.loads(files("softmask.puzzles").joinpath("demo_puzzles.json").read_text())[
+        "puzzles"
+    ]
 
 
 def test_the_demo_puzzles_are_solved_by_their_outputs() -> None:

@@ -30,11 +30,11 @@ from ..cli.demo import file_puzzles, is_right, solve
 from ..config import SoftMaskConfig
 from ..hub.load import load
 from ..models.checkpoint import Checkpoint
+from ..puzzles.held_out import unevaluated
 from ..puzzles.puzzles import Puzzle, generate_countdown, generate_sudoku
 from ..reporting.measure import timed
 from ..reporting.result_folder import claim, write
 from ..reporting.tables import light_table
-from ..training.corpus import unevaluated
 from .frontier_cells import CELLS, REFERENCE, Cell, choose_cells
 from .frontier_plot import PLOT, draw, need_matplotlib
 

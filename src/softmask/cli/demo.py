@@ -29,6 +29,7 @@ from ..config import SamplingConfig, SoftMaskConfig
 from ..decoding.generation import Generation
 from ..hub.load import load
 from ..models.checkpoint import Checkpoint
+from ..puzzles.held_out import unevaluated
 from ..puzzles.puzzles import (
     Puzzle,
     generate_puzzles,
@@ -39,7 +40,6 @@ from ..puzzles.puzzles import (
     read_puzzles,
 )
 from ..reporting.tables import light_table
-from ..training.corpus import unevaluated
 from .live_view import LiveView
 
 # Masks for an answer: the longest one and its end token.

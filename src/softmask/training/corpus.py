@@ -6,12 +6,10 @@ Shape suffixes: B batch, L length.
 
 from __future__ import annotations
 
-import hashlib
 import lzma
 import random
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from functools import lru_cache
 from importlib import resources
 from itertools import islice
 from pathlib import Path
@@ -22,7 +20,8 @@ from tokenizers import pre_tokenizers, trainers
 from torch import Tensor
 from transformers import Qwen2Tokenizer
 
-from ..puzzles.puzzles import Puzzle, canonical, generate_puzzles, holed, prompt_of
+from ..puzzles.held_out import unevaluated
+from ..puzzles.puzzles import Puzzle, generate_puzzles, holed, prompt_of
 from ..puzzles.stories import split_stories
 from .config import CorpusConfig
 from .plan import Stage
@@ -37,25 +36,6 @@ class Batch(NamedTuple):
 
     ids_BL: Tensor
     maskable_BL: Tensor
-
-
-def held_out_digest(kind: str, text: str) -> str:
-    """Eight hexadecimal digits that stand for an evaluation puzzle; see `recipes/held_out.txt`."""
-    return hashlib.sha256(f"{kind}:{canonical(kind, text)}".encode()).hexdigest()[:8]
-
-
-@lru_cache(maxsize=1)
-def read_held_out() -> frozenset[str]:
-    """Digests of every evaluation puzzle: training must not see them, in any order of numbers."""
-    listed = resources.files(__package__) / "recipes" / "held_out.txt"
-    lines = listed.read_text(encoding="ascii").splitlines()
-    return frozenset(line for line in lines if not line.startswith("#"))
-
-
-def unevaluated(puzzles: Iterable[Puzzle]) -> Iterator[Puzzle]:
-    """Those that are in no evaluation file."""
-    held_out = read_held_out()
-    return (p for p in puzzles if held_out_digest(p.kind, p.input) not in held_out)
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Qwen2Tokenizer:
