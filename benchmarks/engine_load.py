@@ -29,13 +29,13 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from softmask.cli.demo import DEMO_KINDS, NEW_TOKENS, fresh_puzzles, name_of
 from softmask.config import SamplingConfig
 from softmask.decoding.batch import Batch
 from softmask.decoding.prompts import encode, mask_id_of, rules_of
 from softmask.hub.load import load
 from softmask.models.checkpoint import Checkpoint
 from softmask.puzzles.puzzles import prompt_of
+from softmask.puzzles.solve import DEMO_KINDS, NEW_TOKENS, fresh_puzzles, name_of
 from softmask.reporting.measure import pair_ratios, peak_mb, summary
 from softmask.reporting.result_folder import claim, write
 from softmask.reporting.tables import light_table

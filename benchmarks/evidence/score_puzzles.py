@@ -22,13 +22,13 @@ from pathlib import Path
 import torch
 from common import FEWER
 
-from softmask.cli.demo import is_right, solve
 from softmask.config import SoftMaskConfig
 from softmask.decoding.batch import Batch, View
 from softmask.decoding.soft_state import SoftState
 from softmask.hub.load import load
 from softmask.models.checkpoint import Checkpoint
 from softmask.puzzles.puzzles import Puzzle, read_puzzles
+from softmask.puzzles.solve import is_right, solve
 from softmask.soft_mask import Mixture
 
 BATCH = 64

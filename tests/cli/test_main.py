@@ -29,7 +29,7 @@ def softmask(*arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess
 @pytest.mark.parametrize("arguments", [["--help"], ["generate", "--help"], ["train", "--help"]])
 def test_help_comes_without_importing_torch(arguments) -> None:
     script = (
-        "import sys; from softmask.cli import main\n"
+        "import sys; from softmask.cli.main import main\n"
         "try: main(sys.argv[1:])\n"
         "except SystemExit: pass\n"
         "print('torch' in sys.modules or 'transformers' in sys.modules)"

@@ -11,6 +11,8 @@ import types
 import typing
 from typing import Any
 
+from ..config import SamplingConfig, SoftMaskConfig
+
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
     """Which model, and where it runs."""
@@ -39,13 +41,18 @@ def set_threads(count: int | None) -> None:
     Raises:
         ValueError: a count below 1.
     """
-    if count is None:
-        return
-    if count < 1:
-        raise ValueError("--threads must be at least 1")
-    import torch
+    if count is not None:
+        from ..hub.load import set_threads
 
-    torch.set_num_threads(count)
+        set_threads(count)
+
+
+def load_config(args: argparse.Namespace) -> Any:
+    """What `add_model_options` describe, as a `LoadConfig`."""
+    from ..hub.load import LoadConfig
+
+    names = [field.name for field in dataclasses.fields(LoadConfig)]
+    return LoadConfig(**{name: getattr(args, name) for name in names})
 
 
 def load_model(args: argparse.Namespace) -> Any:
@@ -54,18 +61,7 @@ def load_model(args: argparse.Namespace) -> Any:
     Raises:
         ValueError: see `hub.load`.
     """
-    from ..hub.load import load
-
-    set_threads(args.threads)
-    return load(
-        args.model,
-        args.adapter,
-        device=args.device,
-        dtype=args.dtype,
-        device_map=args.device_map,
-        revision=args.revision,
-        quantize=args.quantize,
-    )
+    return load_config(args).load()
 
 
 def add_settings(
@@ -106,3 +102,35 @@ def given(args: argparse.Namespace, cls: type) -> dict[str, Any]:
     names = [f.name for f in dataclasses.fields(cls)]
     values = {name: getattr(args, _dest(cls, name), None) for name in names}
     return {name: value for name, value in values.items() if value is not None}
+
+
+def add_decoding_options(parser: argparse.ArgumentParser) -> None:
+    """How a text is decoded, and how soft-masking takes part."""
+    group = parser.add_argument_group("decoding (a checkpoint may bring other defaults)")
+    group.add_argument("--max-new-tokens", type=int, default=128, help="masks to fill (128)")
+    group.add_argument("--seed", type=int, help="of the random choices (default: a new one)")
+    group.add_argument("--system", help="system message of the chat template")
+    group.add_argument("--no-live", action="store_true", help="no live view in a terminal")
+    add_settings(group, SamplingConfig, "--", {"steps": "one per mask"})
+    group = parser.add_argument_group("soft-masking (default: what the checkpoint brings)")
+    group.add_argument("--no-soft-mask", action="store_true", help="decode plainly")
+    defaults = {f.name: "the checkpoint's" for f in dataclasses.fields(SoftMaskConfig)}
+    add_settings(group, SoftMaskConfig, "--soft-mask-", defaults)
+
+
+def soft_mask_of(args: argparse.Namespace, own: SoftMaskConfig | None) -> SoftMaskConfig | None:
+    """The checkpoint's soft-mask parameters with what the command line changes.
+
+    Raises:
+        ValueError: the options contradict each other, or no scale is known.
+    """
+    changes = given(args, SoftMaskConfig)
+    if args.no_soft_mask:
+        if changes:
+            raise ValueError("--no-soft-mask and a --soft-mask option contradict each other")
+        return None
+    if not changes:
+        return own
+    if own is None and "scale" not in changes:
+        raise ValueError("this checkpoint has no soft-mask parameters: give --soft-mask-scale too")
+    return dataclasses.replace(own or SoftMaskConfig(), **changes)
