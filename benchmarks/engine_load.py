@@ -92,10 +92,10 @@ def engine_for(checkpoint: Checkpoint, cache: str, args: argparse.Namespace) -> 
 def together(engine: Engine, load_: list[Request]) -> tuple[float, list[Result], int]:
     """Seconds until all are done that were submitted at once, how they ended, and `overtaken`."""
     started = time.perf_counter()
-    tickets = [engine.submit(one) for one in load_]
-    results = [ticket.result() for ticket in tickets]
+    handles = [engine.submit(one) for one in load_]
+    results = [handle.result() for handle in handles]
     seconds = time.perf_counter() - started
-    pairs = zip(tickets, results, strict=True)
+    pairs = zip(handles, results, strict=True)
     return seconds, results, overtaken([t.submitted + r.waited for t, r in pairs])
 
 

@@ -61,7 +61,7 @@ def record_run(args: argparse.Namespace, run: Any) -> str:
         soft_mask=run.soft_mask,
         rules=rules_of(run.checkpoint, infill=run.infill),
         seed=run.seeds[0],
-        watch=CANDIDATES,
+        top_logprobs=CANDIDATES,
         trace=True,
     )
     requests = [request]

@@ -14,7 +14,7 @@ from types import FrameType
 from typing import Any
 
 from ..config import require
-from ..serving.config import LAST_WORDS, ServeConfig
+from ..serving.config import DRAIN_SECONDS, ServeConfig
 from ..serving.listener import address_of, bind
 from .options import add_model_options, add_settings, given, load_config, load_model
 
@@ -131,7 +131,7 @@ def _serve(args: argparse.Namespace, config: ServeConfig, listener: socket.socke
         access_log=False,
         server_header=False,
         # Connections that nobody uses are closed; what runs has its grace.
-        timeout_graceful_shutdown=int(config.grace + LAST_WORDS) + 1,
+        timeout_graceful_shutdown=int(config.grace + DRAIN_SECONDS) + 1,
         timeout_keep_alive=30,
     )
     service.engine.start()

@@ -123,7 +123,7 @@ def encode_holes(checkpoint: Checkpoint, text: str, *, control: bool = True) -> 
     return ids
 
 
-class Characters:
+class DecodeStream:
     """What tokens add to a text, one by one; a character of several comes with the last."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:

@@ -26,7 +26,7 @@ from typing import Any
 
 from ..config import require
 from ..hub.load import LoadConfig
-from .config import LAST_WORDS, ServeConfig
+from .config import DRAIN_SECONDS, ServeConfig
 from .listener import address_of, bind
 from .middleware import log_as_json
 from .server import create_app
@@ -110,7 +110,7 @@ def serve(
             _wait_until_served(host, port)
             print(f"softmask: serving {name} at {url}", file=told, flush=True)
             stop.wait()
-            seconds = config.grace + LAST_WORDS
+            seconds = config.grace + DRAIN_SECONDS
             # Ray tells replicas nothing before all their requests are over. One may be dead.
             with contextlib.suppress(TimeoutError, ray.exceptions.RayError):
                 handle.broadcast("close", config.grace).results(timeout_s=seconds)
@@ -135,7 +135,7 @@ def application(load: LoadConfig, config: ServeConfig, replicas: tuple[int, int]
         },
         max_ongoing_requests=config.running + config.queue + SPARE,
         ray_actor_options={"num_cpus": _processors(load), "num_gpus": int(takes)},
-        graceful_shutdown_timeout_s=config.grace + LAST_WORDS,
+        graceful_shutdown_timeout_s=config.grace + DRAIN_SECONDS,
         graceful_shutdown_wait_loop_s=0.5,
         health_check_period_s=5.0,
         max_constructor_retry_count=ATTEMPTS,
