@@ -155,7 +155,7 @@ def test_chat_answers_line_by_line_and_remembers(tmp_path) -> None:
 
 
 def test_bench_ends_with_json(folder) -> None:
-    arguments = "--prompt-tokens 4 --new-tokens 8 --steps 4 --repeat 2 --threads 1"
+    arguments = "--prompt-tokens 4 --max-new-tokens 8 --steps 4 --repeat 2 --threads 1"
     done = softmask("bench", "--model", folder, *arguments.split())
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout.splitlines()[-1])

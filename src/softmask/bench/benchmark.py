@@ -46,7 +46,7 @@ def decodings(args: argparse.Namespace) -> dict[str, Decoding]:
         ValueError: settings that contradict each other.
     """
     rules = {"alg": args.alg, "temperature": args.temperature, "top_p": args.top_p}
-    soft = {"plain": None, "soft": SoftMaskConfig(k=args.k, **SOFT)}
+    soft = {"plain": None, "soft": SoftMaskConfig(k=args.soft_mask_k, **SOFT)}
     whole = SamplingConfig(steps=args.steps, **rules)
     found = {mode: Decoding(whole, mask) for mode, mask in soft.items()}
     if args.twin:
@@ -60,7 +60,7 @@ def decodings(args: argparse.Namespace) -> dict[str, Decoding]:
         if unused:
             raise ValueError(f"--{unused[0].replace('_', '-')} needs --block-length")
         return found
-    blocks = -(-args.new_tokens // args.block_length)
+    blocks = -(-args.max_new_tokens // args.block_length)
     rules |= {
         "steps": blocks * (args.block_steps or BLOCK_STEPS),
         "block_length": args.block_length,
@@ -81,7 +81,7 @@ def decodings(args: argparse.Namespace) -> dict[str, Decoding]:
 def _model(args: argparse.Namespace) -> DreamModel:
     if args.hidden is None:
         return load(args.model, device=args.device, dtype=args.dtype).model
-    if args.hidden % args.heads or args.heads % args.kv_heads:
+    if args.hidden % args.heads or args.heads % args.soft_mask_kv_heads:
         raise ValueError("--heads must divide --hidden, and --kv-heads must divide --heads")
     torch.manual_seed(0)
     config = DreamConfig(
@@ -89,11 +89,11 @@ def _model(args: argparse.Namespace) -> DreamModel:
         intermediate_size=args.intermediate,
         num_hidden_layers=args.layers,
         num_attention_heads=args.heads,
-        num_key_value_heads=args.kv_heads,
+        num_key_value_heads=args.soft_mask_kv_heads,
         vocab_size=args.vocabulary,
         mask_token_id=args.vocabulary - 1,
         pad_token_id=None,
-        max_position_embeddings=args.prompt_tokens + args.new_tokens,
+        max_position_embeddings=args.prompt_tokens + args.max_new_tokens,
     )
     device = choose_device(args.device)
     dtype = choose_dtype(args.dtype, device)
@@ -111,7 +111,7 @@ class Bench:
         generator = torch.Generator().manual_seed(1)
         shape = (args.batch, args.prompt_tokens)
         prompt = torch.randint(0, min(mask_id, size - 1), shape, generator=generator)
-        canvas_BL = torch.nn.functional.pad(prompt, (0, args.new_tokens), value=mask_id)
+        canvas_BL = torch.nn.functional.pad(prompt, (0, args.max_new_tokens), value=mask_id)
         self.canvas_BL = canvas_BL.to(self.model.device)
 
     def steps(self, name: str, *, graphs: bool | None = None) -> Iterator[Any]:
@@ -149,7 +149,7 @@ class Bench:
         for name in self.decodings:
             tick(f"{label(name)}, warm-up")
             work[name] = self.warm_up(name)
-        calls = probes(self.model, self.canvas_BL, round(work["soft"].rows), self.args.k)
+        calls = probes(self.model, self.canvas_BL, round(work["soft"].rows), self.args.soft_mask_k)
         for call in calls.values():
             call()
         found = Measured({name: [] for name in (*self.decodings, *calls)}, work)

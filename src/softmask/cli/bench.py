@@ -24,6 +24,7 @@ from ..config import CACHES
 from ..hub.load import choose_device
 from ..reporting.measure import peak_mb, peak_of
 from ..reporting.result_folder import claim, write
+from .options import add_hidden
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -41,14 +42,20 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--intermediate", type=int, default=2688, help="its MLP width (2688)")
     parser.add_argument("--vocabulary", type=int, default=151_936, help="its vocabulary (151936)")
     parser.add_argument("--prompt-tokens", type=int, default=64, help="prompt length (default 64)")
-    parser.add_argument("--new-tokens", type=int, default=192, help="masks to fill (default 192)")
+    parser.add_argument(
+        "--max-new-tokens", type=int, default=192, help="masks to fill (default 192)"
+    )
+    add_hidden(parser, "--new-tokens", dest="max_new_tokens", type=int, default=192)
     parser.add_argument("--batch", type=int, default=1, help="rows (default 1)")
     parser.add_argument("--steps", type=int, default=8, help="denoising steps a run (default 8)")
     parser.add_argument("--repeat", type=int, default=5, help="runs of each decoding (default 5)")
     parser.add_argument("--alg", default="entropy", help="unmasking rule (default entropy)")
     parser.add_argument("--temperature", type=float, default=0.0, help="sampling temperature (0)")
     parser.add_argument("--top-p", type=float, default=None, help="nucleus (default: off)")
-    parser.add_argument("--k", type=int, default=3, help="soft-mask tokens mixed in (default 3)")
+    parser.add_argument(
+        "--soft-mask-k", type=int, default=3, help="tokens that soft-masking mixes in (default 3)"
+    )
+    add_hidden(parser, "--k", dest="soft_mask_k", type=int, default=3)
     parser.add_argument("--device", default=None, help="cpu, cuda, mps (default: the best)")
     parser.add_argument("--dtype", default=None, help="float32, bfloat16 (default: by device)")
     parser.add_argument("--threads", type=int, default=None, help="CPU threads (default: all)")
@@ -93,11 +100,11 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
         for name in names:
             tick(f"{label(name)}, memory")
             found.peaks[name] = peak_of("softmask", [*argv, "--only", name])
-    result = summarise(bench.model, args.batch, args.new_tokens, found)
+    result = summarise(bench.model, args.batch, args.max_new_tokens, found)
     result["threads"] = torch.get_num_threads()
     settings = {k: str(v) if k == "out" else v for k, v in vars(args).items() if v is not None}
     tables = tables_of(
-        result, f"{args.prompt_tokens} + {args.new_tokens} tokens, batch {args.batch}"
+        result, f"{args.prompt_tokens} + {args.max_new_tokens} tokens, batch {args.batch}"
     )
     for table in tables:
         console.print(table)

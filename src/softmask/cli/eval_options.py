@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..config import from_mapping
-from ..evaluation.config import EvalConfig, ModelArgs, model_args
+from ..evaluation.config import OWN_NAMES, EvalConfig, ModelArgs, model_args
 from .options import add_model_options, add_settings, given
 
 # Fields of ModelArgs that have options of their own here.
@@ -51,7 +51,9 @@ def add_eval_model(parser: argparse.ArgumentParser, leave_out: tuple[str, ...] =
         help="require soft-masking, or turn it off (default: what the checkpoint brings)",
     )
     unset = {f.name: "" for f in dataclasses.fields(ModelArgs) if f.default is None}
-    add_settings(group, ModelArgs, "--", unset, PLACED + leave_out)
+    # Under our names; the published ones are accepted too.
+    names = {field: [own, field] for field, own in OWN_NAMES.items()}
+    add_settings(group, ModelArgs, "--", unset, PLACED + leave_out, names)
     group.add_argument("--model-args", default="", help="the same in the harness' form: a=1,b=2")
 
 

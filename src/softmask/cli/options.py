@@ -9,9 +9,10 @@ import argparse
 import dataclasses
 import types
 import typing
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..config import SamplingConfig, SoftMaskConfig
+from ..config import PUBLISHED_KEYS, SamplingConfig, SoftMaskConfig
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
@@ -65,9 +66,20 @@ def load_model(args: argparse.Namespace) -> Any:
 
 
 def add_settings(
-    group: Any, cls: type, prefix: str, defaults: dict[str, str], leave_out: tuple[str, ...] = ()
+    group: Any,
+    cls: type,
+    prefix: str,
+    defaults: Mapping[str, str],
+    leave_out: Sequence[str] = (),
+    names: Mapping[str, Sequence[str]] | None = None,
 ) -> None:
-    """One option for each field of a settings class; what is not given stays unset."""
+    """One option for each field of a settings class; what is not given stays unset.
+
+    Args:
+        defaults: what the help says of a field's default, where it is not the class' own.
+        names: for some fields their option's names without dashes, in place of the field's own:
+            the first one is shown, the others are accepted and hidden.
+    """
     hints = typing.get_type_hints(cls)
     for field in dataclasses.fields(cls):
         if field.name in leave_out:
@@ -76,15 +88,19 @@ def add_settings(
         note = f" (default: {default})" if default != "" else ""
         values: dict[str, Any] = {"action": "store_true"}
         scalar = _scalar(hints[field.name])
+        shown, *hidden = (names or {}).get(field.name, [field.name])
         if scalar is not bool:
-            values = {"type": scalar, "metavar": field.name.split("_")[-1].upper()}
-        group.add_argument(
-            prefix + field.name.replace("_", "-"),
-            dest=_dest(cls, field.name),
-            default=None,
-            help=f"{field.metadata['help']}{note}".replace("%", "%%"),
-            **values,
-        )
+            values = {"type": scalar, "metavar": shown.split("_")[-1].upper()}
+        values |= {"dest": _dest(cls, field.name), "default": None}
+        help = f"{field.metadata['help']}{note}".replace("%", "%%")
+        group.add_argument(prefix + shown.replace("_", "-"), help=help, **values)
+        for name in hidden:
+            add_hidden(group, "--" + name.replace("_", "-"), **values)
+
+
+def add_hidden(group: Any, name: str, **values: Any) -> None:
+    """An option that is accepted under a published or older name, and not shown."""
+    group.add_argument(name, help=argparse.SUPPRESS, **values)
 
 
 def _dest(cls: type, name: str) -> str:
@@ -111,11 +127,14 @@ def add_decoding_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--seed", type=int, help="of the random choices (default: a new one)")
     group.add_argument("--system", help="system message of the chat template")
     group.add_argument("--no-live", action="store_true", help="no live view in a terminal")
-    add_settings(group, SamplingConfig, "--", {"steps": "one per mask"})
+    own = {"steps": "one per mask"}
+    add_settings(group, SamplingConfig, "--", own, names={"steps": ["steps", "diffusion_steps"]})
     group = parser.add_argument_group("soft-masking (default: what the checkpoint brings)")
     group.add_argument("--no-soft-mask", action="store_true", help="decode plainly")
     defaults = {f.name: "the checkpoint's" for f in dataclasses.fields(SoftMaskConfig)}
-    add_settings(group, SoftMaskConfig, "--soft-mask-", defaults)
+    # A mode has other values under its published name, and is not accepted under it.
+    published = {own: [own, key] for key, own in PUBLISHED_KEYS.items() if own != "mode"}
+    add_settings(group, SoftMaskConfig, "--soft-mask-", defaults, names=published)
 
 
 def soft_mask_of(args: argparse.Namespace, own: SoftMaskConfig | None) -> SoftMaskConfig | None:
