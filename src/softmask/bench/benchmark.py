@@ -81,7 +81,7 @@ def decodings(args: argparse.Namespace) -> dict[str, Decoding]:
 def _model(args: argparse.Namespace) -> DreamModel:
     if args.hidden is None:
         return load(args.model, device=args.device, dtype=args.dtype).model
-    if args.hidden % args.heads or args.heads % args.soft_mask_kv_heads:
+    if args.hidden % args.heads or args.heads % args.kv_heads:
         raise ValueError("--heads must divide --hidden, and --kv-heads must divide --heads")
     torch.manual_seed(0)
     config = DreamConfig(
@@ -89,7 +89,7 @@ def _model(args: argparse.Namespace) -> DreamModel:
         intermediate_size=args.intermediate,
         num_hidden_layers=args.layers,
         num_attention_heads=args.heads,
-        num_key_value_heads=args.soft_mask_kv_heads,
+        num_key_value_heads=args.kv_heads,
         vocab_size=args.vocabulary,
         mask_token_id=args.vocabulary - 1,
         pad_token_id=None,
