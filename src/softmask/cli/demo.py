@@ -160,7 +160,7 @@ def _watch(run: Generation, console: Console) -> str:
         with LiveView(run, console) as view:
             for step in run:
                 view.show(step)
-                time.sleep(0.05)  # or nobody sees it
+                time.sleep(0.05)  # else it is over before it can be seen
     return run.completions()[0].text
 
 

@@ -87,9 +87,9 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
 
 def _name(model: ModelArgs, tasks: tuple[str, ...]) -> str:
     """model-tasks, and -soft or -plain where that is said."""
-    who = Path(model.adapter or model.pretrained or BUNDLED).name
+    subject = Path(model.adapter or model.pretrained or BUNDLED).name
     how = {None: "", True: "-soft", False: "-plain"}[model.softmasking]
-    return f"{who}-{'+'.join(tasks)[:80]}{how}"
+    return f"{subject}-{'+'.join(tasks)[:80]}{how}"
 
 
 def _title(lm: Any) -> str:

@@ -114,7 +114,7 @@ def start_generation(
 
 
 def show_steps(generation: Any, args: argparse.Namespace) -> None:
-    """Runs the steps, with the live view where somebody is watching."""
+    """Runs the steps; in a terminal with the live view."""
     if sys.stdout.isatty() and not args.no_live and not getattr(args, "json", False):
         from rich.console import Console
 

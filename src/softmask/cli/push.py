@@ -21,7 +21,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--revision", help="branch to write to (default: main)")
     parser.add_argument("--message", help="of the commit")
     parser.add_argument(
-        "--dry-run", action="store_true", help="print what would go up, and contact nobody"
+        "--dry-run", action="store_true", help="print what would go up, and send nothing"
     )
     return parser
 

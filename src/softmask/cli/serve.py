@@ -118,7 +118,7 @@ def _serve(args: argparse.Namespace, config: ServeConfig, listener: socket.socke
             print(f"softmask: serving {service.name} at {address_of(listener)}", flush=True)
 
         def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-            # A second Ctrl-C is somebody who does not want to wait.
+            # A second Ctrl-C does not wait for what runs.
             again = self.should_exit and sig == signal.SIGINT
             finish, grace = ("nothing", None) if again else ("running", config.grace)
             settings = {"finish": finish, "grace": grace}
@@ -130,7 +130,7 @@ def _serve(args: argparse.Namespace, config: ServeConfig, listener: socket.socke
         log_config=None,
         access_log=False,
         server_header=False,
-        # Connections that nobody uses are closed; what runs has its grace.
+        # Idle connections are closed; running requests have their grace.
         timeout_graceful_shutdown=int(config.grace + DRAIN_SECONDS) + 1,
         timeout_keep_alive=30,
     )

@@ -65,7 +65,7 @@ class Batch:
 
     Args:
         cached: keep keys and values, which sequences with a cache need.
-        watch: how many leading tokens of what is read are kept for those who watch.
+        top_logprobs: how many leading tokens of each position `logprobs` keeps; 0: none.
         graphs: record forwards as CUDA graphs; None: where the model suits them.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What the model last said of each position, for those who watch: its own distribution.
+"""Log-probabilities: what the model last predicted at each position, for clients and traces.
 
 Probabilities are those of the logits as they are read, before temperature and filters.
 Shape suffixes: P positions, N rows that a step reads, K leading tokens.

@@ -1,7 +1,7 @@
 """From what people write to token ids, and back.
 
-The only place where text becomes control tokens: names such as `<|im_end|>` in what somebody
-says are text, and masks come from holes alone.
+The only place where text becomes control tokens: names such as `<|im_end|>` in a prompt
+are text, and masks come from holes alone.
 """
 
 from __future__ import annotations

@@ -66,7 +66,7 @@ class SequenceState:
     may_write_masks: bool  # as the published loop may: they are masks again
     schedule: StepSchedule
     generated_L: np.ndarray  # bool: what was masked at first
-    top_logprobs: int = 0  # leading tokens that somebody wants to see
+    top_logprobs: int = 0  # leading tokens that are reported
     step: int = 0
     forwards: int = 0
     block: int = 0
@@ -90,7 +90,7 @@ class SequenceState:
 
     @property
     def is_planned(self) -> bool:
-        """Whether each step commits just what it plans, so that nobody need look."""
+        """Whether each step commits just what it plans: then nothing need be counted after it."""
         by_plan = self.config.alg != "origin" and not self.config.adaptive
         return by_plan and not self.rules.stop and not self.may_write_masks
 

@@ -111,7 +111,7 @@ class Engine:
         self._clock = clock
         self._batch = RunningBatch(self.limits)
         self._thread: threading.Thread | None = None
-        # Shared with those who submit, under the lock.
+        # Shared with the threads that submit, under the lock.
         self._lock = threading.Condition()
         self._waiting: list[RequestHandle] = []
         self._open: set[RequestHandle] = set()  # without a result

@@ -17,7 +17,7 @@ MOST_STEPS = 4096
 
 
 class Limits:
-    """How long the canvas is, how much memory is left for reading it, and who is refused.
+    """How long the canvas is, how much memory is left for logits, and which requests are refused.
 
     Args:
         memory_mb: what the batch may take up, weights not included; or
@@ -76,7 +76,7 @@ class Limits:
     def _check_ids(self, request: Request) -> None:
         vocabulary, rules = self.model.config.vocab_size, request.rules
         named = (*request.ids, *rules.suppressed, *rules.end_ids, rules.fill_id)
-        # On a GPU an index out of range ends this process' use of it, for everybody.
+        # On a GPU an index out of range makes the device unusable for the whole process.
         require(
             min(named) >= 0 and max(named) < vocabulary,
             f"a token id lies outside of the model's vocabulary of {vocabulary}",

@@ -74,7 +74,7 @@ class RequestMiddleware:
         return any(same)
 
     def _log_and_count(self, scope: Scope, context: RequestContext) -> None:
-        # The route, not the path: anybody may make up paths.
+        # The route, not the path: clients can make up any number of paths.
         route = getattr(scope.get("route"), "path", "other")
         seconds, status = time.monotonic() - context.started, context.status or 499
         self.metrics.answers.labels(route, str(status)).inc()

@@ -69,7 +69,7 @@ class Replica:
             raise RuntimeError("the engine takes no requests any more")
 
     async def close(self, grace: float) -> None:
-        """Tells those who wait, and returns when those who run have ended."""
+        """Ends waiting requests, and returns when the running ones have ended."""
         self._is_closing = True
         await asyncio.to_thread(self.service.engine.close, finish="running", grace=grace)
 
@@ -222,7 +222,7 @@ def _ray(processors: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _stopping() -> Iterator[threading.Event]:
-    """An event that SIGTERM and Ctrl-C set; a second Ctrl-C is somebody who cannot wait."""
+    """An event that SIGTERM and Ctrl-C set; a second Ctrl-C interrupts at once."""
     stop = threading.Event()
 
     def handle(number: int, _frame: FrameType | None) -> None:

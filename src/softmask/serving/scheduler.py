@@ -1,9 +1,9 @@
-"""Who may enter a batch: free stretches of its canvas, and a line that keeps its order.
+"""Which waiting requests start: free stretches of the canvas, and a queue that keeps its order.
 
-A request needs one stretch of free positions, and memory for the logits of its rows. The line is
-first come, first served, but for this: while there is no room for the first one, smaller ones
-behind it may go ahead, at most MAX_BYPASSES times. From then on it is waited for: nobody enters
-before it, the running ones end, and an empty canvas has room for every request that was accepted.
+A request needs one stretch of free positions, and memory for the logits of its rows. The queue is
+first come, first served, with one exception: while there is no room for the first request, smaller
+ones behind it may start, at most MAX_BYPASSES times. After that none starts before it: the running
+ones end, and an empty canvas has room for every request that was accepted.
 """
 
 from __future__ import annotations

@@ -227,7 +227,7 @@ class Service:
 
 
 def _name_of(checkpoint: Checkpoint) -> str:
-    """A name for clients; a path of this machine is nobody's business."""
+    """A name for clients, without the path of a folder on this machine."""
     if checkpoint.name == BUNDLED:
         return f"softmask-{BUNDLED}"
     return checkpoint.name.rstrip("/").rsplit("/", 1)[-1]

@@ -29,7 +29,7 @@ class Tracer:
 
     Args:
         infill: whether the text is what was between holes too; else it is what follows a prompt.
-        name: of the model, for whoever reads it; default: the checkpoint's own.
+        name: of the model, for readers; default: the checkpoint's own.
     """
 
     def __init__(
