@@ -25,7 +25,7 @@ from .roofline import Work, counted, probes
 from .summary import MODES, PUBLISHED, Measured, block_wise, label
 
 # Strong enough that a random model's flat distributions are really mixed in.
-SOFT = {"scale": 0.8, "offset": -3.0, "steepness": 1.0}
+SOFT: dict[str, Any] = {"scale": 0.8, "offset": -3.0, "steepness": 1.0}
 BLOCK_STEPS = 8
 BLOCK_OPTIONS = ("block_steps", "cache", "refresh_every", "refresh_window")
 
@@ -107,7 +107,7 @@ class Bench:
     def __init__(self, args: argparse.Namespace) -> None:
         self.args, self.decodings = args, decodings(args)
         self.model = _model(args)
-        mask_id, size = self.model.config.mask_token_id, self.model.config.vocab_size
+        mask_id, size = self.model.mask_id, self.model.config.vocab_size
         generator = torch.Generator().manual_seed(1)
         shape = (args.batch, args.prompt_tokens)
         prompt = torch.randint(0, min(mask_id, size - 1), shape, generator=generator)
@@ -124,7 +124,7 @@ class Bench:
             self.canvas_BL,
             way.sampling,
             soft_mask=way.soft_mask,
-            rules=Rules(suppressed=(self.model.config.mask_token_id,)),
+            rules=Rules(suppressed=(self.model.mask_id,)),
             graphs=graphs,
         )
 

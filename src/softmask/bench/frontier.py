@@ -208,7 +208,7 @@ def tables_of(rows: Sequence[Row]) -> list[Table]:
             table.add_column(column, justify="right", no_wrap=True)
         for row in own:
             difference = ""
-            if row.difference is not None:
+            if row.difference is not None and row.difference_error is not None:
                 difference = f"{100 * row.difference:+.1f} ({100 * row.difference_error:.1f})"
             table.add_row(
                 row.cell,

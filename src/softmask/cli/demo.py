@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.padding import Padding
@@ -70,7 +71,8 @@ def make_parser() -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace, _argv: list[str]) -> int:
     """Runs the command with parsed arguments."""
-    idle, where = ("limit",), "only with --files"
+    idle: tuple[str, ...] = ("limit",)
+    where = "only with --files"
     if args.files is not None:
         idle, where = ("givens", "kinds", "puzzles"), "not with --files"
     for name in idle:
@@ -107,12 +109,12 @@ def run(args: argparse.Namespace, _argv: list[str]) -> int:
 
 def scores(
     checkpoint: Checkpoint, groups: dict[str, list[Puzzle]], console: Console
-) -> list[dict[str, str | int | float]]:
+) -> list[dict[str, Any]]:
     """Plain and soft-masked accuracy of each group at full, half and quarter steps.
 
     A terminal shows how far it is; elsewhere the console stays silent.
     """
-    rows = []
+    rows: list[dict[str, Any]] = []
     cells = [(name, label) for name in groups for label in FRACTIONS]
     columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as progress:

@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 from ..evaluation.suites import MODES, SUITES
 from .eval_options import (
@@ -65,7 +66,8 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
     from ..evaluation.evaluate import check_tasks, evaluate
 
     check_tasks(dataclasses.replace(config, tasks=tuple(cell.part.task for cell in work)))
-    found, lm, loaded = [], None, None
+    found, loaded = [], None
+    lm: Any = None
     work.sort(key=lambda cell: MODES.index(cell.mode))
     for number, cell in enumerate(work, 1):
         own = cell.args

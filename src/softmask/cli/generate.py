@@ -68,10 +68,11 @@ def run(args: argparse.Namespace, _argv: list[str]) -> int:
         _stream(generation)
         return 0
     show_steps(generation, args)
-    settings = {"sampling": dataclasses.asdict(generation.sampling)}
-    settings["soft_mask"] = (
-        dataclasses.asdict(generation.soft_mask) if generation.soft_mask else None
-    )
+    soft = generation.soft_mask
+    settings = {
+        "sampling": dataclasses.asdict(generation.sampling),
+        "soft_mask": None if soft is None else dataclasses.asdict(soft),
+    }
     for completion in generation.completions():
         if args.json:
             print(json.dumps(dataclasses.asdict(completion) | {"settings": settings}))

@@ -88,7 +88,7 @@ class Batch:
         use_graphs = suits_graphs(model) if graphs is None else graphs
         self._forward = Graphs(model) if use_graphs else model.hidden
         self.device = model.device
-        self.mask_id = model.config.mask_token_id
+        self.mask_id = model.mask_id
         self.sequences: list[SequenceState] = []
         self.canvas_P = torch.zeros(positions, dtype=torch.long, device=self.device)
         self.real_P = torch.zeros(positions, dtype=torch.bool, device=self.device)
@@ -125,7 +125,7 @@ class Batch:
         Raises:
             ValueError: fewer steps than blocks.
         """
-        masked_L = (ids_L == self.mask_id).cpu().numpy()
+        masked_L = ids_L.eq(self.mask_id).cpu().numpy()
         schedule = StepSchedule(masked_L, config)
         rules = rules or Rules()
         hooked = self.hooks is not None
@@ -326,6 +326,7 @@ class Batch:
         """What is masked now, and how much each sequence has left."""
         if self.hooks is not None and self.hooks.tokens is not None:
             shape, step = self.hooks.shape, groups[0].sequences[0].step
+            assert self.logits_PV is not None
             logits_BLV = self.logits_PV.view(*shape, -1)
             canvas_BL = self.hooks.tokens(step, self.canvas_P.view(shape), logits_BLV)
             self.canvas_P = canvas_BL.flatten().clone()
@@ -336,7 +337,7 @@ class Batch:
         ]
         for sequence, scheduled in pairs:
             if sequence.is_planned and sequence.schedule.left:
-                sequence.schedule.left[scheduled.block] -= scheduled.count
+                sequence.schedule.left[scheduled.block] -= scheduled.commits
         self._recount([sequence for sequence, _ in pairs if not sequence.is_planned])
         self.masked_P = (self.canvas_P == self.mask_id) & self.real_P
         self.candidate_P = torch.where(self.masked_P, self.candidate_P, self.canvas_P)
@@ -361,32 +362,35 @@ class Batch:
 
     def _mix(self, predictions: Predictions) -> None:
         """From what was read at the masks that stay to the next step's soft tokens."""
-        mixer = self._mixer(predictions.settings.soft_mask)
+        config = predictions.settings.soft_mask
+        mixer = self._mixer(config)
         schedules = [sequence.schedule for sequence in predictions.sequences]
         left = [schedule.total_left for schedule in schedules]
-        if mixer is None or not any(left):
+        if config is None or mixer is None or not any(left):
             return
         stays_N = self.masked_P[predictions.rows_N]
         if all(sequence.is_planned for sequence in predictions.sequences):
-            committed = sum(scheduled.count for scheduled in predictions.scheduled_R)
+            committed = sum(scheduled.commits for scheduled in predictions.scheduled_R)
             count = sum(predictions.counts_R) - committed
             stays_M = torch.nonzero_static(stays_N, size=count).squeeze(1)
         else:
             stays_M = stays_N.nonzero().squeeze(1)
         start = torch.tensor([schedule.masks for schedule in schedules], device=self.device)
-        kind = predictions.settings.soft_mask.schedule
-        rate_R = rate(kind, torch.tensor(left).to(start), start)
+        rate_R = rate(config.schedule, torch.tensor(left).to(start), start)
         rows_M = predictions.rows_N[stays_M]
         if mixer.mode == "topk":
             kept = LogitStatistics(*(values[stays_M] for values in predictions.seen))
             feedback = feedback_of(kept, rows_M, mixer.k)
         else:
+            assert predictions.logits_NV is not None
             feedback = Feedback(rows_M, logits_NV=predictions.logits_NV[stays_M])
         table_VD = self.model.model.embed_tokens.weight
         rate_M = rate_R[predictions.ragged.sequence_N[stays_M]]
         self.soft.put(rows_M, mixer.mix(self.canvas_P[rows_M], feedback, table_VD, rate_M))
 
     def _mixer(self, config: SoftMaskConfig | None) -> SoftMask | None:
-        if config is not None and config not in self._mixers:
+        if config is None:
+            return None
+        if config not in self._mixers:
             self._mixers[config] = make_mixer(config, self.device)
-        return self._mixers.get(config)
+        return self._mixers[config]

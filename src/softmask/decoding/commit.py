@@ -43,7 +43,7 @@ def _by_confidence(predictions: Predictions, positions: int) -> tuple[Tensor, Te
     open_N, confidence_N = _committable(predictions), choice.confidence_N
     if open_N is not None:
         confidence_N = confidence_N.masked_fill(~open_N, -torch.inf)
-    counts_R = [scheduled.count for scheduled in predictions.scheduled_R]
+    counts_R = [scheduled.commits for scheduled in predictions.scheduled_R]
     rows_N, ragged = predictions.rows_N, predictions.ragged
     if config.alg_temp and any(counts_R):
         noise = predictions.noise(rows_N.device)

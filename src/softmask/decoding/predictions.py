@@ -88,6 +88,7 @@ class LogitReader:
         if is_greedy(config):
             choice = choose_likeliest(seen, config)
         elif config.alg != "origin":  # which draws for the chosen positions alone
+            assert logits_NV is not None
             noise = rows.noise(rows.rows_N.device)
             choice = choose_tokens(logits_NV, config, noise, rows.counts_R)
         return Predictions(**vars(rows), seen=seen, logits_NV=logits_NV, choice=choice)

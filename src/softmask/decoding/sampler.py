@@ -83,7 +83,8 @@ def denoise(
     if logits_hook is not None or tokens_hook is not None:
         if config.cache != "none":
             raise ValueError("hooks see the logits of the whole canvas: leave out the cache")
-        hooks = Hooks(tuple(canvas_BL.shape), logits_hook, tokens_hook)
+        rows, columns = canvas_BL.shape
+        hooks = Hooks((rows, columns), logits_hook, tokens_hook)
     if tokens_hook is not None:
         canvas_BL = tokens_hook(None, canvas_BL, None)
     cached = config.cache != "none"
@@ -147,8 +148,7 @@ def _spans(canvas_BL: Tensor, attention_mask_BL: Tensor | None) -> list[tuple[in
 
 def check_canvas(model: DreamModel, canvas_BL: Tensor) -> None:
     """Raises ValueError for a canvas that the model cannot take."""
-    if model.config.mask_token_id is None:
-        raise ValueError("the model's config has no mask_token_id: it is no masked diffusion model")
+    _ = model.mask_id  # raises where there is none
     if canvas_BL.dim() != 2 or canvas_BL.numel() == 0:
         raise ValueError(f"the canvas must be (batch, length), not {tuple(canvas_BL.shape)}")
     context = model.config.max_position_embeddings

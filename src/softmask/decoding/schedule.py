@@ -22,7 +22,7 @@ class ScheduledStep(NamedTuple):
     """
 
     block: int
-    count: int
+    commits: int
     share: float
 
 

@@ -101,7 +101,7 @@ class SequenceState:
         with soft-masking it still moves the input, and random rules draw.
         """
         repeats = not self.is_soft and self.config.temperature == 0
-        return scheduled.count > 0 or not repeats or self.config.alg == "origin"
+        return scheduled.commits > 0 or not repeats or self.config.alg == "origin"
 
     def save(self) -> dict[str, Any]:
         """All that a step changes."""

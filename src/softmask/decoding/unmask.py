@@ -7,7 +7,7 @@ Shape suffixes: B batch, L length, N masked rows (flat indices into B * L), V vo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -112,7 +112,12 @@ class RowNoise:
             return torch.empty(positions, device=self.device).exponential_()[rows_N]
         return self.exponential(counts_B, 1).squeeze(1)
 
-    def _fill(self, counts_B, width, draw) -> Tensor:
+    def _fill(
+        self,
+        counts_B: Sequence[int],
+        width: int | None,
+        draw: Callable[[Tensor, torch.Generator | None], Tensor],
+    ) -> Tensor:
         def empty(rows: int) -> Tensor:
             return torch.empty((rows,) if width is None else (rows, width), device=self.device)
 
@@ -239,6 +244,7 @@ def choose_positions(
     """
     score_N = confidence_N
     if noise_N is not None:
+        assert alg_temp is not None
         score_N = confidence_N / alg_temp - noise_N.log()
     return ragged.flat(ragged.top(ragged.table(score_N, -torch.inf), counts_R))
 
@@ -266,6 +272,7 @@ def choose_by_rule(
         rank_L = torch.arange(1, chance_RL.shape[1] + 1, device=open_N.device)
         taken_RL = (rank_L + 1) * (1 - chance_RL) < config.factor
     else:
+        assert config.entropy_bound is not None
         entropy_RL = ragged.table(choice.entropy_N.masked_fill(~open_N, torch.inf), torch.inf)
         entropy_RL, place_RL = entropy_RL.sort(dim=1, stable=True)
         before_RL = entropy_RL.cumsum(1).roll(1, dims=1)

@@ -7,7 +7,6 @@ Reads the original Dream repositories unchanged, through this package's own clas
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import importlib.util
 import re
 import warnings
@@ -102,8 +101,9 @@ def load(
     Raises:
         ValueError: one sentence on what is wrong with the folder, the adapter or an argument.
     """
-    target = choose_device(device) if quantize is not None else None
-    if target is not None:
+    target = None
+    if quantize is not None:
+        target = choose_device(device)
         check_quantize(quantize, target)
         if load_in_4bit or device_map is not None:
             other = "load_in_4bit" if load_in_4bit else "device_map"
@@ -120,7 +120,7 @@ def load(
     suits = source.folder / SAMPLING_FILE
     sampling = read_sampling_file(suits) if suits.is_file() else {}
     model.eval()
-    if target is not None:
+    if quantize is not None and target is not None:
         model = quantize_layers(model, quantize, target)
     return Checkpoint(model, source.tokenizer, source.soft_mask, source.name, sampling, source)
 
@@ -177,7 +177,7 @@ def _read_model(
         device_map = {"": chosen}
     with quiet():
         try:
-            model, report = DreamModel.from_pretrained(
+            loaded: Any = DreamModel.from_pretrained(
                 folder,
                 config=config,
                 dtype=choose_dtype(dtype, chosen),
@@ -192,6 +192,7 @@ def _read_model(
                 f"{folder}: the weights do not fit its config.json "
                 f"({str(error).splitlines()[0]}): the two are of different models"
             ) from error
+    model, report = loaded
     check_report(folder, report, config)
     return model if device_map is not None else model.to(chosen)
 
@@ -224,8 +225,8 @@ def _merge_adapter(model: DreamModel, folder: Path) -> DreamModel:
     from peft import PeftConfig, PeftModel
 
     keys = adapter_tensor_names(folder)
-    settings = PeftConfig.from_pretrained(folder)
-    if dataclasses.is_dataclass(settings) and "modules_to_save" in vars(settings):
+    settings: Any = PeftConfig.from_pretrained(str(folder))
+    if "modules_to_save" in vars(settings):
         # An adapter that saves a module this model lacks would lose it without a word.
         extra = [m for m in settings.modules_to_save or [] if not hasattr(model, m)]
         if extra:

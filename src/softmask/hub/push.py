@@ -6,7 +6,7 @@ import contextlib
 import fnmatch
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from huggingface_hub import HfApi
@@ -90,7 +90,8 @@ def push(
         ready = Path(folder).expanduser()
         names = files_to_push(ready)
         if dry_run:
-            return _show(repo, ready, names)
+            _show(repo, ready, names)
+            return None
         _make(repo, private, revision)
         return _upload(repo, ready, names, revision, message)
     check_weights(find(model, adapter, local_only=dry_run))
@@ -103,7 +104,8 @@ def push(
         )
         names = files_to_push(ready)
         if dry_run:
-            return _show(repo, ready, names)
+            _show(repo, ready, names)
+            return None
         return _upload(repo, ready, names, revision, message)
 
 
@@ -117,7 +119,7 @@ def files_to_push(folder: Path) -> list[str]:
         raise ValueError(f"there is no folder {folder}")
     if (folder / ADAPTER_FILE).is_file():
         _check_adapter(folder)
-        patterns = ADAPTER_FILES
+        patterns: Sequence[str] = ADAPTER_FILES
     elif (folder / "config.json").is_file():
         _check_model(folder)
         patterns = MODEL_FILES

@@ -94,13 +94,13 @@ class Layout:
 
 
 class _Run(NamedTuple):
-    """Lines of like shape at equal distances, which one call attends: `count` of them.
+    """Windows of like shape at equal distances, which one call attends: `sequences` of them.
 
     `at` and `start` are where the queries of the first and its keys begin, `stride` rows lie
     between the keys of two.
     """
 
-    count: int
+    sequences: int
     at: int
     queries: int
     start: int

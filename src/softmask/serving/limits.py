@@ -46,6 +46,7 @@ class Limits:
         self.model, self.running, self.cached, self.k = model, running, cached, k
         self.footprint = Footprint.of(model, cached=cached, k=k)
         if positions is None:
+            assert memory_mb is not None
             self.memory = int(memory_mb * 2**20)
             fitting, least = self.footprint.positions(self.memory), self.footprint.total(1) / 2**20
             require(fitting >= 1, f"{memory_mb} MB are too little memory: give {least:.1f} or more")

@@ -48,7 +48,8 @@ class Footprint:
     def of(cls, model: DreamModel, *, cached: bool, k: int) -> Footprint:
         """That of batches of this model that mix in, and report, up to `k` tokens."""
         config, size = model.config, model.dtype.itemsize
-        heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
+        heads = config.num_attention_heads
+        kv_heads = config.num_key_value_heads or heads
         width, vocabulary = config.hidden_size, config.vocab_size
         per_head = getattr(config, "head_dim", None) or width // heads
         store = bytes_per_position(config.num_hidden_layers, kv_heads, per_head, model.dtype)
@@ -88,6 +89,6 @@ class Footprint:
         if sampling.block_length is not None and not soft:
             masks = min(masks, sampling.block_length)  # plain decoding reads what it may commit
         entry = DRAWN if sampling.temperature > 0 or sampling.alg == "origin" else 0
-        if soft and soft_mask.mode == "temperature":
+        if soft_mask is not None and soft and soft_mask.mode == "temperature":
             entry = TEMPERED
         return masks * (self.read + entry * self.vocabulary)

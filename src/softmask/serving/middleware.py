@@ -29,7 +29,9 @@ LOGGER = logging.getLogger("softmask.server")
 GUARDED = "/v1/"
 
 
-def error_body(message: str, kind: str, *, param: str | None = None, code: str | None = None):
+def error_body(
+    message: str, kind: str, *, param: str | None = None, code: str | None = None
+) -> dict[str, Any]:
     """An error in OpenAI's format."""
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 

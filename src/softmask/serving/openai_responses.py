@@ -29,7 +29,7 @@ class Answer:
         stops: Sequence[str],
         top: int | None,
     ) -> None:
-        self._tokenizer = checkpoint.tokenizer
+        self._checkpoint = checkpoint
         self._stream = IncrementalDetokenizer(checkpoint, request, infill=infill, stops=stops)
         self._infill, self.top = infill, top
         self.all: list[Token] = []
@@ -52,6 +52,12 @@ class Answer:
     def finish_reason(self) -> str:
         return "stop" if self.is_ended or self._infill else "length"
 
+    @property
+    def cost(self) -> dict[str, int | float]:
+        """What the request took, once it is over."""
+        assert self.result is not None
+        return self.result.cost()
+
     def take(self, event: Event) -> list[Token]:
         """What has become final with an event."""
         tokens = self._stream.take(event)
@@ -67,7 +73,7 @@ class Answer:
 
     def name(self, token: int) -> str:
         """A token's own text."""
-        return self._tokenizer.decode([token])
+        return self._checkpoint.decode([token])
 
 
 class ResponseFormat:
@@ -116,7 +122,7 @@ class ChatResponse(ResponseFormat):
             "message": {"role": "assistant", "content": answer.text, "refusal": None},
             "logprobs": self._logprobs(answer, answer.all),
             "finish_reason": answer.finish_reason,
-            "softmask": answer.result.cost(),
+            "softmask": answer.cost,
         }
 
     def opening(self, index: int) -> list[dict[str, Any]]:
@@ -133,7 +139,7 @@ class ChatResponse(ResponseFormat):
     def closing(self, index: int, answer: Answer) -> dict[str, Any]:
         """The end of a text."""
         choice = {"index": index, "delta": {}, "finish_reason": answer.finish_reason}
-        return self._chunk({**choice, "softmask": answer.result.cost()})
+        return self._chunk({**choice, "softmask": answer.cost})
 
     def _logprobs(self, answer: Answer, tokens: list[Token]) -> dict[str, Any] | None:
         if answer.top is None:
@@ -165,7 +171,7 @@ class CompletionResponse(ResponseFormat):
             "text": answer.text,
             "logprobs": self._logprobs(answer, answer.all, 0),
             "finish_reason": answer.finish_reason,
-            "softmask": answer.result.cost(),
+            "softmask": answer.cost,
         }
 
     def chunk(self, index: int, answer: Answer, tokens: list[Token]) -> dict[str, Any]:
@@ -179,7 +185,7 @@ class CompletionResponse(ResponseFormat):
     def closing(self, index: int, answer: Answer) -> dict[str, Any]:
         """The end of a text."""
         choice = {"index": index, "text": "", "finish_reason": answer.finish_reason}
-        return self._chunk({**choice, "logprobs": None, "softmask": answer.result.cost()})
+        return self._chunk({**choice, "logprobs": None, "softmask": answer.cost})
 
     def _logprobs(self, answer: Answer, tokens: list[Token], offset: int) -> dict[str, Any] | None:
         if answer.top is None:

@@ -153,7 +153,8 @@ def replicas_of(text: str) -> tuple[int, int]:
         ValueError: it is neither a number nor two, the lower one first.
     """
     match = re.fullmatch(r"(\d{1,4})(?:-(\d{1,4}))?", text)
-    require(match is not None, f"--replicas are a number, or two as in 1-4, not {text!r}")
+    if match is None:
+        raise ValueError(f"--replicas are a number, or two as in 1-4, not {text!r}")
     least = int(match[1])
     most = int(match[2] or least)
     require(1 <= least <= most, f"--replicas must be at least 1, the lower first, not {text}")

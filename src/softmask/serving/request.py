@@ -121,11 +121,14 @@ class Event:
 
     def then(self, later: Event) -> Event:
         """Both as one."""
+        logprobs = None
+        if self.logprobs is not None and later.logprobs is not None:
+            logprobs = self.logprobs.then(later.logprobs)
         return dataclasses.replace(
             later,
             columns=self.columns + later.columns,
             ids=self.ids + later.ids,
-            logprobs=None if self.logprobs is None else self.logprobs.then(later.logprobs),
+            logprobs=logprobs,
         )
 
 

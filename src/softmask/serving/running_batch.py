@@ -181,13 +181,16 @@ class RunningBatch:
         )
 
     def _logprobs(self, slot: Slot, columns: np.ndarray) -> Logprobs:
+        assert self.batch.logprobs is not None
         rows = torch.from_numpy(columns + slot.sequence.start).to(self.batch.device)
         return self.batch.logprobs.at(rows).leading(slot.handle.request.top_logprobs)
 
     def _trace(self, slot: Slot, masked_L: np.ndarray) -> Trace:
         batch, sequence, columns_M = self.batch, slot.sequence, masked_L.nonzero()[0]
         rows_M = torch.from_numpy(columns_M + sequence.start).to(batch.device)
-        k = sequence.soft_mask.k if sequence.is_soft and sequence.soft_mask.mode == "topk" else 0
+        soft, k = sequence.soft_mask, 0
+        if soft is not None and sequence.is_soft and soft.mode == "topk":
+            k = soft.k
         values = (
             batch.soft.lambda_P[rows_M],
             batch.soft.ids_PK[rows_M, 1 : 1 + k],

@@ -21,7 +21,7 @@ from .metrics import Metrics
 from .middleware import RequestContext, RequestMiddleware
 from .openai_responses import Answer, ChatResponse, CompletionResponse
 from .page import examples, page_csp, page_html
-from .protocol import ChatRequest, CompletionRequest, DenoiseRequest, OpenAIRequest, Shared
+from .protocol import ChatRequest, CompletionRequest, DenoiseRequest, Shared
 from .service import Service
 from .streaming import cancelling, check_end, event_stream, merged, stream_answers, stream_steps
 from .trace import Tracer
@@ -137,7 +137,7 @@ def _add_openai(app: FastAPI, service: Service, metrics: Metrics) -> None:
 async def _answer(
     service: Service,
     metrics: Metrics,
-    asked: OpenAIRequest,
+    asked: ChatRequest | CompletionRequest,
     request: Request,
     response: ChatResponse | CompletionResponse,
 ) -> Response:

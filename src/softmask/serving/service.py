@@ -129,6 +129,7 @@ class Service:
         elif asked.messages:
             ids = self._conversation(asked.messages)
         else:
+            assert asked.prompt is not None  # one of the three is there
             ids = self._prompt(asked.prompt)
         if not asked.infill:
             masks = self._masks(asked.max_tokens, len(ids))

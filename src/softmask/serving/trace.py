@@ -70,8 +70,10 @@ class Tracer:
     def step(self, event: Event) -> dict[str, Any]:
         """What a step did, and the state of the masked positions."""
         trace, seen = event.trace, event.logprobs
-        told = is_on(self.request.soft_mask) and len(trace.lambda_M)
-        mean = float(trace.lambda_M.mean()) if told else None
+        assert trace is not None, "the request asks for no trace"
+        assert seen is not None
+        mixes = is_on(self.request.soft_mask) and len(trace.lambda_M)
+        mean = float(trace.lambda_M.mean()) if mixes else None
         named = {
             *event.ids,
             *seen.ids_NK.flatten().tolist(),
@@ -111,7 +113,7 @@ class Tracer:
         }
 
     def _text_of(self, token: int) -> str:
-        return self.checkpoint.tokenizer.decode([token])
+        return self.checkpoint.decode([token])
 
 
 def settings_of(request: Request) -> dict[str, Any]:
