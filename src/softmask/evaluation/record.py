@@ -15,10 +15,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from ..bench.benchmark import provenance
 from ..config import read_json, soft_mask_to_published, write_whole
 from ..hub.checkpoints import fingerprint
 from ..models.checkpoint import Checkpoint, Source
+from ..reporting.result_folder import provenance
 from .config import RESULTS, RUN, ModelArgs
 
 PACKAGES = (
