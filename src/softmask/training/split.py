@@ -40,21 +40,21 @@ def _at_random(
     choices: list[tuple[SourceSplit, np.ndarray]], limit: int | None, seed: list[int]
 ) -> Iterator[SourceRow]:
     """At most `limit` of the rows with these numbers, shuffled over all sources."""
-    owners = np.repeat(np.arange(len(choices)), [len(numbers) for _, numbers in choices])
+    source_of = np.repeat(np.arange(len(choices)), [len(numbers) for _, numbers in choices])
     rows = np.concatenate([numbers for _, numbers in choices])
     order = np.random.default_rng(seed).permutation(len(rows))[:limit]
     for start in range(0, len(order), BATCH):
-        places = order[start : start + BATCH]
+        positions = order[start : start + BATCH]
         found: dict[int, SourceRow] = {}
         for i, (split, _) in enumerate(choices):
-            mine = places[owners[places] == i]
-            numbers = rows[mine].tolist()
+            own = positions[source_of[positions] == i]
+            numbers = rows[own].tolist()
             if numbers:
                 columns = split.data[numbers]
-                for j, (place, number) in enumerate(zip(mine.tolist(), numbers, strict=True)):
+                for j, (position, number) in enumerate(zip(own.tolist(), numbers, strict=True)):
                     row = {name: column[j] for name, column in columns.items()}
-                    found[place] = split.row(number + 1, row)
-        yield from (found[place] for place in places.tolist())
+                    found[position] = split.row(number + 1, row)
+        yield from (found[position] for position in positions.tolist())
 
 
 def split_streams(
