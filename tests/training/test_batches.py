@@ -26,7 +26,7 @@ from softmask.training.config import (
     StageConfig,
     TrainConfig,
 )
-from softmask.training.plan import Clock, Plan
+from softmask.training.schedule import Clock, Plan
 
 MASK, PAD = 63, 0
 PUBLISHED_NOISE = NoiseConfig(t_low=0.2, t_high=0.8, per_row=False, floor=1e-3)

@@ -16,7 +16,7 @@ from softmask.puzzles.held_out import held_out_digest, read_held_out
 from softmask.puzzles.puzzles import Puzzle, generate_puzzles, holed, is_solved, read_puzzles
 from softmask.training.config import CorpusConfig, TrainConfig
 from softmask.training.corpus import Batch, Corpus, train_tokenizer
-from softmask.training.plan import Plan
+from softmask.training.schedule import Plan
 
 PLANNING = SHARED / "planning"
 STORIES = [

@@ -10,7 +10,7 @@ import pytest
 
 from softmask.config import SoftMaskConfig, from_mapping
 from softmask.training.config import Recipe, StageConfig, TrainConfig
-from softmask.training.plan import Clock, Plan
+from softmask.training.schedule import Clock, Plan
 from softmask.training.published_recipe import read_published_pair
 from softmask.training.recipe import read_recipe, recipe_names
 from softmask.training.sweep import parse_seeds, run_name, runs_of

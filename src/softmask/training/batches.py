@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 from .config import ConversationConfig, NoiseConfig, TrainConfig
 from .corpus import Batch, Corpus
 from .noise import corrupt, sample_times
-from .plan import Clock, Plan, derived_seed
+from .schedule import Clock, Plan, derived_seed
 
 
 class ConversationOrder(Dataset):

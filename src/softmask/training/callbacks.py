@@ -11,7 +11,7 @@ from typing import Any
 from transformers import TrainerCallback
 from transformers.trainer_callback import ProgressCallback
 
-from .plan import Plan
+from .schedule import Plan
 
 
 class LogFile(TrainerCallback):

@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from ..soft_mask import SoftMask
 from .config import TrainConfig
-from .plan import Plan
+from .schedule import Plan
 
 
 class Chain(Optimizer):

@@ -21,7 +21,7 @@ from .config import Recipe
 from .conversations import load_conversations
 from .corpus import Corpus
 from .curves import draw_curves
-from .plan import Clock, Plan
+from .schedule import Clock, Plan
 from .result import write_result
 from .run_folder import newest_checkpoint, prepare_folder, write_done
 from .trainer import SoftMaskTrainer

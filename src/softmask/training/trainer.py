@@ -29,7 +29,7 @@ from .config import TrainConfig
 from .ema import MovingAverage
 from .objective import BUCKETS, Loss, masked_diffusion_loss
 from .optimizers import make_optimizer, make_scheduler
-from .plan import Plan
+from .schedule import Plan
 from .run_folder import COMPLETE
 from .weights import load_soft_mask, load_weights, save_soft_mask, soft_mask_values, weights_of
 
