@@ -11,7 +11,7 @@ from typing import Any
 from transformers import TrainerCallback
 from transformers.trainer_callback import ProgressCallback
 
-from .schedule import Plan
+from .schedule import TrainingSchedule
 
 
 class LogFile(TrainerCallback):
@@ -46,8 +46,8 @@ def _rounded(value: Any) -> Any:
 class StageEnds(TrainerCallback):
     """Evaluates at the end of every stage, and so at the end of the run."""
 
-    def __init__(self, plan: Plan) -> None:
-        self.ends = {stage.start + stage.steps for stage in plan.stages}
+    def __init__(self, schedule: TrainingSchedule) -> None:
+        self.ends = {stage.start + stage.steps for stage in schedule.stages}
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
         control.should_evaluate |= state.global_step in self.ends

@@ -21,9 +21,9 @@ from .config import Recipe
 from .conversations import load_conversations
 from .corpus import Corpus
 from .curves import draw_curves
-from .schedule import Clock, Plan
 from .result import write_result
 from .run_folder import newest_checkpoint, prepare_folder, write_done
+from .schedule import GlobalBatch, TrainingSchedule
 from .trainer import SoftMaskTrainer
 from .training_arguments import rows_per_forward, training_arguments
 
@@ -71,24 +71,28 @@ def train(
     report(f"{sizes['parameters']:,} parameters, {sizes['trained']:,} of them trained")
     with args.main_process_first(desc="data"):
         data = make_data(recipe, made, args, report)
-    args.max_steps = data.plan.steps
+    args.max_steps = data.schedule.steps
     checkpoint = newest_checkpoint(folder, args.world_size)
     args.eval_on_start &= checkpoint is None
     log = LogFile(folder / "log.jsonl", report)
     if main:
         step = 0 if checkpoint is None else int(checkpoint.name.rpartition("-")[2])
         log.forget_after(step)
-        report(f"from update {step} of {data.plan.steps}" if step else f"{data.plan.steps} updates")
+        report(
+            f"from update {step} of {data.schedule.steps}"
+            if step
+            else f"{data.schedule.steps} updates"
+        )
     trainer = SoftMaskTrainer(
         made.model,
         made.dream,
         args,
         recipe.train,
-        data.plan,
+        data.schedule,
         data.collator,
         data.rows,
         data.validation,
-        callbacks=[log, StageEnds(data.plan)],
+        callbacks=[log, StageEnds(data.schedule)],
     )
     trainer.remove_callback(PrinterCallback if args.disable_tqdm else ProgressCallback)
     if not args.disable_tqdm:
@@ -113,7 +117,7 @@ def _ignore(_line: str) -> None:
 class Data(NamedTuple):
     """What the trainer reads, and when it ends."""
 
-    plan: Plan
+    schedule: TrainingSchedule
     collator: Collator
     rows: Any
     validation: Validation
@@ -124,30 +128,30 @@ def make_data(
 ) -> Data:
     """Rows in the order of the run, their collator, the batches of the evaluation."""
     train, tokenizer = recipe.train, made.tokenizer
-    clock = Clock(rows_per_forward(recipe), args.world_size, train.accumulation)
+    global_batch = GlobalBatch(rows_per_forward(recipe), args.world_size, train.accumulation)
     if recipe.conversations is not None:
         found = load_conversations(recipe.conversations, tokenizer, recipe.seed, report)
-        updates = math.ceil(len(found.train) * train.epochs / clock.rows_per_update)
-        plan = Plan(train, train.steps or updates)
-        length = plan.steps * clock.rows_per_update
+        updates = math.ceil(len(found.train) * train.epochs / global_batch.size)
+        schedule = TrainingSchedule(train, train.steps or updates)
+        length = schedule.steps * global_batch.size
         rows, held_out = ConversationOrder(found.train, recipe.seed, length), found.validation
     else:
         held_out = Corpus(recipe.corpus, made.stories, tokenizer)
-        plan = Plan(train, train.steps or 0)
-        rows = CorpusOrder(held_out, plan, clock, recipe.seed)
+        schedule = TrainingSchedule(train, train.steps or 0)
+        rows = CorpusOrder(held_out, schedule, global_batch, recipe.seed)
     config = made.dream.config
     collator = Collator(
         train=train,
         noise=recipe.noise,
         conversations=recipe.conversations,
-        plan=plan,
-        clock=clock,
+        schedule=schedule,
+        global_batch=global_batch,
         seed=recipe.seed,
         mask_token_id=config.mask_token_id,
         pad_token_id=tokenizer.pad_token_id,
         two_passes=recipe.soft_mask is not None,
     )
-    return Data(plan, collator, rows, Validation(collator, held_out, train.eval_batches))
+    return Data(schedule, collator, rows, Validation(collator, held_out, train.eval_batches))
 
 
 def note_on_feedback(history: Sequence[Mapping[str, float]]) -> str | None:

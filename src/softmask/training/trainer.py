@@ -29,8 +29,8 @@ from .config import TrainConfig
 from .ema import MovingAverage
 from .objective import BUCKETS, Loss, masked_diffusion_loss
 from .optimizers import make_optimizer, make_scheduler
-from .schedule import Plan
 from .run_folder import COMPLETE
+from .schedule import TrainingSchedule
 from .weights import load_soft_mask, load_weights, save_soft_mask, soft_mask_values, weights_of
 
 EMA_WEIGHTS = "ema.safetensors"
@@ -48,14 +48,19 @@ class SoftMaskTrainer(Trainer):
         dream: DreamModel,
         args: TrainingArguments,
         settings: TrainConfig,
-        plan: Plan,
+        schedule: TrainingSchedule,
         collator: Collator,
         train_dataset: Any,
         validation: Validation | None,
         **kwargs: Any,
     ) -> None:
         """`dream` is the DreamModel inside `model`."""
-        self.dream, self.settings, self.plan, self.validation = dream, settings, plan, validation
+        self.dream, self.settings, self.schedule, self.validation = (
+            dream,
+            settings,
+            schedule,
+            validation,
+        )
         # evaluate() has data of its own; the Trainer only asks whether there is some.
         kwargs["eval_dataset"] = [] if validation is not None else None
         super().__init__(model, args, collator, train_dataset, **kwargs)
@@ -162,7 +167,7 @@ class SoftMaskTrainer(Trainer):
         if self.lr_scheduler is None:
             optimizer = optimizer or self.optimizer
             self.lr_scheduler = make_scheduler(
-                optimizer, self.plan, self.settings.soft_learning_rate
+                optimizer, self.schedule, self.settings.soft_learning_rate
             )
         return self.lr_scheduler
 
@@ -195,8 +200,8 @@ class SoftMaskTrainer(Trainer):
         sums, buckets = self.accelerator.reduce((sums, buckets), "sum")
         values = {name: value.item() for name, value in sums.items()}
         shown = {"nats": values["nats"] / values["forwards"], "tokens": values["tokens"]}
-        stage = self.plan.at(max(0, self.state.global_step - 1))
-        if len(self.plan.stages) > 1:
+        stage = self.schedule.at(max(0, self.state.global_step - 1))
+        if len(self.schedule.stages) > 1:
             shown["stage"] = stage.name
         if self.dream.soft_mask is not None:
             shown["soft_share"] = values["soft"] / values["forwards"]
