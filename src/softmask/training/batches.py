@@ -47,12 +47,8 @@ class CorpusOrder(Dataset):
     def __init__(
         self, corpus: Corpus, schedule: TrainingSchedule, global_batch: GlobalBatch, seed: int
     ) -> None:
-        self.corpus, self.schedule, self.global_batch, self.seed = (
-            corpus,
-            schedule,
-            global_batch,
-            seed,
-        )
+        self.corpus, self.seed = corpus, seed
+        self.schedule, self.global_batch = schedule, global_batch
 
     def __len__(self) -> int:
         return self.schedule.steps * self.global_batch.size
@@ -154,12 +150,10 @@ class Collator:
         Sharded devices with different numbers of forwards would deadlock; others would wait for
         the slowest.
         """
-        by_step = self.train.soft_coin == "step"
-        number = (
-            self.global_batch.update_of(draw) if by_step else self.global_batch.forward_of(draw)
-        )
+        update, forward = self.global_batch.update_of(draw), self.global_batch.forward_of(draw)
+        number = update if self.train.soft_coin == "step" else forward
         rng = random.Random(f"soft/{self.seed}/{number}")
-        stage = self.schedule.at(self.global_batch.update_of(draw))
+        stage = self.schedule.at(update)
         soft = self.two_passes and rng.random() < stage.soft_probability
         return soft, rng.randint(1, stage.feedback_passes)
 

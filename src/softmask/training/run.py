@@ -78,11 +78,8 @@ def train(
     if main:
         step = 0 if checkpoint is None else int(checkpoint.name.rpartition("-")[2])
         log.forget_after(step)
-        report(
-            f"from update {step} of {data.schedule.steps}"
-            if step
-            else f"{data.schedule.steps} updates"
-        )
+        last = data.schedule.steps
+        report(f"from update {step} of {last}" if step else f"{last} updates")
     trainer = SoftMaskTrainer(
         made.model,
         made.dream,

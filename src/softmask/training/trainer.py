@@ -55,12 +55,8 @@ class SoftMaskTrainer(Trainer):
         **kwargs: Any,
     ) -> None:
         """`dream` is the DreamModel inside `model`."""
-        self.dream, self.settings, self.schedule, self.validation = (
-            dream,
-            settings,
-            schedule,
-            validation,
-        )
+        self.dream, self.settings = dream, settings
+        self.schedule, self.validation = schedule, validation
         # evaluate() has data of its own; the Trainer only asks whether there is some.
         kwargs["eval_dataset"] = [] if validation is not None else None
         super().__init__(model, args, collator, train_dataset, **kwargs)
