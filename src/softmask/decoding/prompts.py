@@ -1,7 +1,7 @@
 """From what people write to token ids, and back.
 
-The only place where text becomes control tokens: names such as `<|im_end|>` in what somebody
-says are text, and masks come from holes alone.
+The only place where text becomes control tokens: names such as `<|im_end|>` in a prompt
+are text, and masks come from holes alone.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ def encode_holes(checkpoint: Checkpoint, text: str, *, control: bool = True) -> 
     return ids
 
 
-class Characters:
+class DecodeStream:
     """What tokens add to a text, one by one; a character of several comes with the last."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:

@@ -106,10 +106,10 @@ def denoise(
 def _steps(batch: Batch, shape: torch.Size, config: SamplingConfig) -> Iterator[DenoiseStep]:
     for index in range(config.steps):
         batch.step()
-        for text in batch.texts:
-            if text.failure is not None:
-                raise ValueError(text.failure)
-        is_soft = any(text.is_soft and not text.is_done for text in batch.texts)
+        for sequence in batch.sequences:
+            if sequence.failure is not None:
+                raise ValueError(sequence.failure)
+        is_soft = any(sequence.is_soft and not sequence.is_done for sequence in batch.sequences)
         logits_PV = batch.logits_PV
         yield DenoiseStep(
             index=index,
@@ -117,14 +117,14 @@ def _steps(batch: Batch, shape: torch.Size, config: SamplingConfig) -> Iterator[
             # Copies: the batch goes on writing onto its own.
             canvas_BL=batch.canvas_P.view(shape).clone(),
             committed_BL=batch.committed_P.view(shape),
-            left_B=tuple(text.plan.total_left for text in batch.texts),
+            left_B=tuple(sequence.schedule.total_left for sequence in batch.sequences),
             forwards=batch.forwards,
-            forwards_B=tuple(text.forwards for text in batch.texts),
+            forwards_B=tuple(sequence.forwards for sequence in batch.sequences),
             logits_BLV=None if logits_PV is None else logits_PV.view(*shape, -1),
             lambda_BL=(batch.soft.lambda_P * batch.masked_P).view(shape) if is_soft else None,
             candidate_BL=batch.candidate_P.view(shape).clone(),
         )
-        if config.adaptive and all(text.is_done for text in batch.texts):
+        if config.adaptive and all(sequence.is_done for sequence in batch.sequences):
             return
 
 

@@ -12,6 +12,7 @@ import importlib.util
 import re
 import warnings
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,46 @@ from ..models.quantize import check_quantize, quantize_layers
 from .checkpoints import adapter_tensor_names, check_report, find, quiet
 
 DTYPES = ("float32", "bfloat16", "float16")
+
+
+@dataclass(frozen=True)
+class LoadConfig:
+    """What to load and where it runs, as one value that other processes can be handed.
+
+    The fields are the arguments of `load`; `model` is its `name`, `threads` are CPU threads.
+    """
+
+    model: str | None = None
+    adapter: str | None = None
+    revision: str | None = None
+    device: str | None = None
+    dtype: str | None = None
+    device_map: str | None = None
+    quantize: str | None = None
+    threads: int | None = None
+
+    def load(self) -> Checkpoint:
+        """The checkpoint, on as many threads as are said here.
+
+        Raises:
+            ValueError: fewer than one thread, and what `load` refuses.
+        """
+        settings = dict(vars(self))
+        name, threads = settings.pop("model"), settings.pop("threads")
+        if threads is not None:
+            set_threads(threads)
+        return load(name, **settings)
+
+
+def set_threads(count: int) -> None:
+    """Sets the CPU threads of this process.
+
+    Raises:
+        ValueError: a count below 1.
+    """
+    if count < 1:
+        raise ValueError("--threads must be at least 1")
+    torch.set_num_threads(count)
 
 
 def load(

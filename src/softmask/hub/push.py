@@ -74,7 +74,7 @@ def push(
             `adapter` merged in.
         private: make the repository private.
         revision: branch to write to; made where it does not exist.
-        dry_run: print what would go up, and contact nobody.
+        dry_run: print what would go up, and send no request.
 
     Returns:
         The address of the commit; None for a dry run.
@@ -137,7 +137,7 @@ def _check_adapter(folder: Path) -> None:
         read_soft_mask_file(folder / SOFT_MASK_FILE)
     base = str(read_mapping(folder / ADAPTER_FILE).get("base_model_name_or_path"))
     if not HUB_ID.fullmatch(base) or Path(base).exists():
-        # It still works for whoever names the base, so it is no error.
+        # It still works where the base is named by hand, so it is no error.
         print(
             f"softmask: note: {ADAPTER_FILE} names its base model {base!r}, which is no Hub id: "
             "others will have to give --model",

@@ -46,7 +46,7 @@ def suits(input_MK: Tensor, weight_NK: Tensor) -> bool:
 
 @contextmanager
 def torchs_own_products() -> Iterator[None]:
-    """Without `product`: what everybody else computes, for comparisons; not for other threads."""
+    """Within: torch's own products, for comparisons; not for other threads."""
     before = torch.backends.mkldnn.enabled
     torch.backends.mkldnn.enabled = False
     try:

@@ -223,7 +223,7 @@ class DreamModel(Qwen2PreTrainedModel):
     ) -> Tensor | None:
         """Flat rows of the hidden state that predict `rows` (all positions for None).
 
-        A position is read off the row before it; the first real one of a line off its own, also
+        A position is read off the row before it; the first real one of a sequence off its own, also
         behind left padding, where the published code would read a padding row (finding B12).
         """
         if not self.config.logit_shift:

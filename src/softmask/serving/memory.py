@@ -17,8 +17,8 @@ from ..models import DreamModel
 from ..models.lm_head import CHUNK_LOGITS, PIECE_LOGITS
 
 # Bytes that live at once for a row and an entry of the vocabulary. Drawing: the logits, and the
-# random numbers twice, text by text and joined. Mode "temperature": the logits, those of the rows
-# that stay masked, these over the temperature, their softmax.
+# random numbers twice, sequence by sequence and joined. Mode "temperature": the logits, those of
+# the rows that stay masked, these over the temperature, their softmax.
 DRAWN, TEMPERED = 12, 16
 # Of a row that is only read: logits and exponentials of the narrowest piece of the vocabulary,
 # and its places, statistics and choice.
@@ -46,7 +46,7 @@ class Footprint:
 
     @classmethod
     def of(cls, model: DreamModel, *, cached: bool, k: int) -> Footprint:
-        """That of batches of this model that mix in, and tell, up to `k` tokens."""
+        """That of batches of this model that mix in, and report, up to `k` tokens."""
         config, size = model.config, model.dtype.itemsize
         heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
         width, vocabulary = config.hidden_size, config.vocab_size
@@ -54,8 +54,8 @@ class Footprint:
         store = bytes_per_position(config.num_hidden_layers, kv_heads, per_head, model.dtype)
         # Ids, weights and lambda, and the embeddings of mode "temperature"; twice.
         soft = 2 * (12 * (k + 1) + 4 + 4 * width)
-        # Ids and log-probabilities that are told, and two numbers more; while they are read, twice.
-        sights = 12 * k + 8
+        # Reported ids and log-probabilities, and two numbers more; while they are read, twice.
+        logprobs = 12 * k + 8
         # The residual and a layer's input stay meanwhile.
         attention = size * (4 * heads + 6 * kv_heads) * per_head
         mlp = size * (3 * config.intermediate_size + width)
@@ -65,9 +65,9 @@ class Footprint:
         pieces = 8 * PIECE_LOGITS if model.device.type == "cpu" else size * CHUNK_LOGITS
         return cls(
             fixed=pieces + CHUNK_ROWS * FILTERED * vocabulary,
-            held=BOOKKEEPING + (store if cached else 0) + soft + sights,
+            held=BOOKKEEPING + (store if cached else 0) + soft + logprobs,
             computed=computed,
-            read=STREAMED + CHOSEN + 2 * sights + size * width,
+            read=STREAMED + CHOSEN + 2 * logprobs + size * width,
             vocabulary=vocabulary,
         )
 
@@ -83,7 +83,7 @@ class Footprint:
     def reading(
         self, masks: int, sampling: SamplingConfig, soft_mask: SoftMaskConfig | None
     ) -> int:
-        """On top, while the rows of one text are read, of which `masks` are masked."""
+        """On top, while the rows of one sequence are read, of which `masks` are masked."""
         soft = is_on(soft_mask)
         if sampling.block_length is not None and not soft:
             masks = min(masks, sampling.block_length)  # plain decoding reads what it may commit

@@ -1,4 +1,4 @@
-"""Answers as OpenAI's clients read them: whole, or chunk by chunk."""
+"""Responses in OpenAI's format: whole, or chunk by chunk."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..models.checkpoint import Checkpoint
-from .detokenizer import TextStream, Token
+from .detokenizer import IncrementalDetokenizer, Token
 from .engine import Event, Request, Result
 
 
 class Answer:
-    """One text on its way to a client.
+    """One text of a response, as it grows.
 
     Args:
-        top: leading tokens to tell of; None: no log-probabilities.
+        top: leading tokens to report; None: no log-probabilities.
     """
 
     def __init__(
@@ -30,7 +30,7 @@ class Answer:
         top: int | None,
     ) -> None:
         self._tokenizer = checkpoint.tokenizer
-        self._stream = TextStream(checkpoint, request, infill=infill, stops=stops)
+        self._stream = IncrementalDetokenizer(checkpoint, request, infill=infill, stops=stops)
         self._infill, self.top = infill, top
         self.all: list[Token] = []
         self.result: Result | None = None
@@ -70,8 +70,8 @@ class Answer:
         return self._tokenizer.decode([token])
 
 
-class Shape:
-    """What chat and completions share."""
+class ResponseFormat:
+    """What the formats of chat and completions share."""
 
     prefix: str
     kind: str
@@ -105,7 +105,7 @@ class Shape:
         raise NotImplementedError
 
 
-class ChatShape(Shape):
+class ChatResponse(ResponseFormat):
     """chat.completion and chat.completion.chunk."""
 
     prefix, kind, chunk_kind = "chatcmpl", "chat.completion", "chat.completion.chunk"
@@ -150,7 +150,7 @@ class ChatShape(Shape):
         return {"content": content, "refusal": None}
 
 
-class CompletionShape(Shape):
+class CompletionResponse(ResponseFormat):
     """text_completion, whole and in chunks."""
 
     prefix, kind, chunk_kind = "cmpl", "text_completion", "text_completion"

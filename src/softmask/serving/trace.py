@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..config import from_mapping, is_on, require
-from ..decoding.prompts import Characters, decode_answer
+from ..decoding.prompts import DecodeStream, decode_answer
 from ..models.checkpoint import Checkpoint
 from .engine import Engine, Event, Request, Result
 from .request import Trace
@@ -29,7 +29,7 @@ class Tracer:
 
     Args:
         infill: whether the text is what was between holes too; else it is what follows a prompt.
-        name: of the model, for whoever reads it; default: the checkpoint's own.
+        name: of the model, for readers; default: the checkpoint's own.
     """
 
     def __init__(
@@ -68,11 +68,15 @@ class Tracer:
         }
 
     def step(self, event: Event) -> dict[str, Any]:
-        """What a step did, and what the masked positions are on the way to."""
-        trace, seen = event.trace, event.seen
+        """What a step did, and the state of the masked positions."""
+        trace, seen = event.trace, event.logprobs
         told = is_on(self.request.soft_mask) and len(trace.lambda_M)
         mean = float(trace.lambda_M.mean()) if told else None
-        named = {*event.ids, *seen.ids_NK.flatten().tolist(), *trace.seen.ids_NK.flatten().tolist()}
+        named = {
+            *event.ids,
+            *seen.ids_NK.flatten().tolist(),
+            *trace.logprobs.ids_NK.flatten().tolist(),
+        }
         fresh = sorted(named - self._named - {-1})
         self._named.update(fresh)
         return {
@@ -122,7 +126,7 @@ def settings_of(request: Request) -> dict[str, Any]:
 
 def _masked(trace: Trace) -> dict[str, Any]:
     """The masked positions, column by column; a weight is a share of the mixture."""
-    seen, lambda_M = trace.seen, trace.lambda_M
+    seen, lambda_M = trace.logprobs, trace.lambda_M
     shares_MK = trace.weights_MK / np.maximum(trace.weights_MK.sum(1), 1e-12)[:, None]
     candidates, chances, shares = [], [], []
     for row, (ids_K, logprobs_K) in enumerate(zip(seen.ids_NK, seen.logprobs_NK, strict=True)):
@@ -150,10 +154,10 @@ def _rounded(values_N: np.ndarray) -> list[float | None]:
 
 def pieces(checkpoint: Checkpoint, ids: Sequence[int]) -> list[str]:
     """What each token adds to the text; a character of several tokens comes with the last."""
-    characters = Characters(checkpoint)
-    parts = [characters.add(token) for token in ids]
-    if characters.is_open:
-        parts[-1] = characters.rest()
+    decoder = DecodeStream(checkpoint)
+    parts = [decoder.add(token) for token in ids]
+    if decoder.is_open:
+        parts[-1] = decoder.rest()
     return parts
 
 
@@ -192,13 +196,13 @@ def record(checkpoint: Checkpoint, request: Request, *, infill: bool, id: str) -
     Raises:
         ValueError: the request cannot be run, or it failed.
     """
-    k = max(request.watch, request.soft_mask.k if request.soft_mask else 1)
+    k = max(request.top_logprobs, request.soft_mask.k if request.soft_mask else 1)
     engine = Engine(checkpoint.model, positions=len(request.ids), k=k)
     tracer = Tracer(checkpoint, request, infill=infill, id=id)
-    ticket, start, steps, left = engine.submit(request), tracer.start(), [], True
+    handle, start, steps, left = engine.submit(request), tracer.start(), [], True
     while left:
         left = engine.run_once()
-        steps += [tracer.step(event) for event in ticket.pending()]
-    result = ticket.result()
+        steps += [tracer.step(event) for event in handle.pending()]
+    result = handle.result()
     require(result.error is None, f"the run failed: {result.error}")
     return {"start": start, "steps": steps, "end": tracer.end(result)}
