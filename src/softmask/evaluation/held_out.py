@@ -31,7 +31,9 @@ from ..models import DreamModel
 from ..reporting.tables import light_table
 from ..soft_mask import SoftMask, make_mixer
 from ..training.objective import BUCKETS
-from .likelihood import batched, clustered_ratio, generator_for, pad, soft_input
+from .batching import batched, pad
+from .likelihood import generator_for, soft_input
+from .standard_errors import clustered_ratio
 
 
 @dataclass(frozen=True)

@@ -13,21 +13,20 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby, islice
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from ..config import SamplingConfig, SoftMaskConfig, require, require_positive, setting
 from ..decoding.sampler import Rules, denoise
 from ..models import DreamModel
 from ..soft_mask import SoftMask, SoftTokens, feedback, make_mixer, rate
+from .batching import batched, pad
 
-T = TypeVar("T")
 Request = tuple[Sequence[int], Sequence[int]]  # context and continuation, token ids
 
 
@@ -253,50 +252,6 @@ def soft_input(
     seen = feedback(logits_NV, rows_N, mixer.k, mixer.mode)
     rate_B = rate(schedule, masked_BL.sum(dim=1), start_B)
     return mixer(noisy_BL, seen, table_VD, rate_B[rows_N // noisy_BL.shape[1]])
-
-
-def pad(rows: Sequence[Tensor], device: torch.device) -> tuple[Tensor, Tensor | None]:
-    """Rows as one tensor (B, L), padded on the right; its attention mask, None if none is padded.
-
-    Padding is 0 (False for bool rows), which nothing reads.
-    """
-    values_BL = pad_sequence(list(rows), batch_first=True).to(device)
-    sizes_B = torch.tensor([len(row) for row in rows], device=device)
-    real_BL = torch.arange(values_BL.shape[1], device=device) < sizes_B[:, None]
-    same = len({len(row) for row in rows}) == 1
-    return values_BL, None if same else real_BL.long()
-
-
-def batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    """Lists of `size` items; the last may be shorter."""
-    rest = iter(items)
-    while batch := list(islice(rest, size)):
-        yield batch
-
-
-def clustered_ratio(
-    numerators: Sequence[float] | Tensor, denominators: Sequence[float] | Tensor
-) -> tuple[float, float | None]:
-    """sum(numerators) / sum(denominators), say nats per token, and its standard error.
-
-    An entry is one cluster (a window, a text): what lies inside it may be correlated. Linearised
-    (delta method), with the small-sample factor n / (n - 1). The error is None for one cluster.
-
-    Raises:
-        ValueError: the denominators sum to 0.
-    """
-    top = torch.as_tensor(numerators, dtype=torch.float64)
-    bottom = torch.as_tensor(denominators, dtype=torch.float64)
-    used = bottom != 0
-    top, bottom = top[used], bottom[used]
-    count, total = len(bottom), bottom.sum().item()
-    if total == 0:
-        raise ValueError("there is nothing to average: give at least one text with tokens")
-    value = top.sum().item() / total
-    if count == 1:
-        return value, None
-    spread = (top - value * bottom).square().sum().item()
-    return value, math.sqrt(spread * count / (count - 1)) / total
 
 
 class _Row(NamedTuple):

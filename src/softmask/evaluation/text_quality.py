@@ -24,7 +24,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from ..hub.checkpoints import quiet
 from ..hub.load import choose_device, choose_dtype
 from ..reporting.tables import light_table
-from .likelihood import batched, clustered_ratio, pad
+from .batching import batched, pad
+from .standard_errors import clustered_ratio
 
 
 def unigram_entropy(ids: Sequence[int]) -> float:

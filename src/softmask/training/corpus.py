@@ -24,7 +24,7 @@ from ..puzzles.held_out import unevaluated
 from ..puzzles.puzzles import Puzzle, generate_puzzles, holed, prompt_of
 from ..puzzles.stories import split_stories
 from .config import CorpusConfig
-from .plan import Stage
+from .schedule import Stage
 
 MASK_TOKEN, BEGIN_TOKEN, END_TOKEN = "<|mask|>", "<|beginoftext|>", "<|endoftext|>"
 # End tokens behind the longest answer of a batch, at most.

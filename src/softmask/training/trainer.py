@@ -16,27 +16,24 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
-from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
-from ..config import SOFT_MASK_FILE, SOFT_MASK_WEIGHTS, SoftMaskConfig, soft_mask_to_published
 from ..hub.checkpoints import quiet
 from ..models import DreamModel
-from ..soft_mask import SoftMask
 from .batches import Collator, Validation
 from .config import TrainConfig
 from .ema import MovingAverage
 from .objective import BUCKETS, Loss, masked_diffusion_loss
 from .optimizers import make_optimizer, make_scheduler
-from .plan import Plan
+from .run_folder import COMPLETE
+from .schedule import TrainingSchedule
+from .weights import load_soft_mask, load_weights, save_soft_mask, soft_mask_values, weights_of
 
 EMA_WEIGHTS = "ema.safetensors"
-# Written last: a checkpoint without it was cut off.
-COMPLETE = "complete.json"
 BAD_BATCH = "bad_batch.json"
 # torch.save reports a failed write as a RuntimeError, in these words.
 FAILED_WRITES = ("inline_container", "iostream", "PytorchStreamWriter")
@@ -51,14 +48,15 @@ class SoftMaskTrainer(Trainer):
         dream: DreamModel,
         args: TrainingArguments,
         settings: TrainConfig,
-        plan: Plan,
+        schedule: TrainingSchedule,
         collator: Collator,
         train_dataset: Any,
         validation: Validation | None,
         **kwargs: Any,
     ) -> None:
         """`dream` is the DreamModel inside `model`."""
-        self.dream, self.settings, self.plan, self.validation = dream, settings, plan, validation
+        self.dream, self.settings = dream, settings
+        self.schedule, self.validation = schedule, validation
         # evaluate() has data of its own; the Trainer only asks whether there is some.
         kwargs["eval_dataset"] = [] if validation is not None else None
         super().__init__(model, args, collator, train_dataset, **kwargs)
@@ -165,7 +163,7 @@ class SoftMaskTrainer(Trainer):
         if self.lr_scheduler is None:
             optimizer = optimizer or self.optimizer
             self.lr_scheduler = make_scheduler(
-                optimizer, self.plan, self.settings.soft_learning_rate
+                optimizer, self.schedule, self.settings.soft_learning_rate
             )
         return self.lr_scheduler
 
@@ -198,8 +196,8 @@ class SoftMaskTrainer(Trainer):
         sums, buckets = self.accelerator.reduce((sums, buckets), "sum")
         values = {name: value.item() for name, value in sums.items()}
         shown = {"nats": values["nats"] / values["forwards"], "tokens": values["tokens"]}
-        stage = self.plan.at(max(0, self.state.global_step - 1))
-        if len(self.plan.stages) > 1:
+        stage = self.schedule.at(max(0, self.state.global_step - 1))
+        if len(self.schedule.stages) > 1:
             shown["stage"] = stage.name
         if self.dream.soft_mask is not None:
             shown["soft_share"] = values["soft"] / values["forwards"]
@@ -355,58 +353,3 @@ class AroundUpdate(TrainerCallback):
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if self.trainer.average is not None:
             self.trainer.average.update()
-
-
-def soft_mask_values(mask: SoftMask) -> dict[str, float]:
-    """The soft-mask parameters as they act: scale, offset, steepness, temperature."""
-    names = ("scale", "offset", "steepness", "temperature")
-    return {name: _whole(getattr(mask, name)).float().item() for name in names}
-
-
-def _whole(value: Tensor) -> Tensor:
-    """A sharded tensor gathered, on every process at the same time; any other as it is."""
-    value = value.detach()
-    return value.full_tensor() if isinstance(value, DTensor) else value
-
-
-def save_soft_mask(mask: SoftMask | None, folder: Path, writes: bool = True) -> None:
-    """Both forms of the parameters: raw in fp32, and the published JSON; nothing for None.
-
-    Every process calls it where weights are sharded; those with `writes` write.
-    """
-    if mask is None:
-        return
-    raw = {name: _whole(value).cpu().contiguous() for name, value in mask.state_dict().items()}
-    values = soft_mask_values(mask)
-    config = SoftMaskConfig(mode=mask.mode, k=mask.k, keep_norm=mask.keep_norm, **values)
-    if writes:
-        folder.mkdir(parents=True, exist_ok=True)
-        save_file(raw, folder / SOFT_MASK_WEIGHTS)
-        published = json.dumps(soft_mask_to_published(config), indent=2)
-        (folder / SOFT_MASK_FILE).write_text(published + "\n")
-
-
-@torch.no_grad()
-def load_soft_mask(mask: SoftMask, folder: Path) -> None:
-    """The raw parameters back, in full precision; into sharded ones too."""
-    for name, value in load_file(folder / SOFT_MASK_WEIGHTS).items():
-        parameter = getattr(mask, name)
-        if isinstance(parameter, DTensor):
-            mesh, placements = parameter.device_mesh, parameter.placements
-            value = distribute_tensor(value.to(parameter.device), mesh, placements)
-        parameter.copy_(value)
-
-
-def load_weights(model: DreamModel, state: dict[str, Tensor]) -> None:
-    """Inverse of `weights_of`; a tied head is in the file once, as the embedding table."""
-    lacking, unknown = model.load_state_dict(state, strict=False)
-    tied = ("lm_head.weight",) if model.config.tie_word_embeddings else ()
-    lacking = [k for k in lacking if not k.startswith("soft_mask.") and k not in tied]
-    assert not lacking, f"the checkpoint lacks {lacking[0]}"
-    assert not unknown, f"the checkpoint has the unknown {unknown[0]}"
-
-
-def weights_of(model: DreamModel | dict[str, Tensor]) -> dict[str, Tensor]:
-    """The state dict under the original names: without the soft-mask parameters."""
-    state = model.state_dict() if isinstance(model, DreamModel) else model
-    return {k: v for k, v in state.items() if not k.startswith("soft_mask.")}

@@ -21,7 +21,7 @@ from collections.abc import Iterator, Sequence
 from types import TracebackType
 
 import sandbox_kernel
-from sandbox_child import REPLIES_FD, REQUESTS_FD, decode, encode, read_frame, write_frame
+from sandbox_wire import REPLIES_FD, REQUESTS_FD, decode, encode, read_frame, write_frame
 
 MAX_ITEMS = 1_000_000
 MAX_REASON = 200
