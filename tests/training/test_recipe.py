@@ -253,7 +253,7 @@ def test_the_published_pair_is_the_mix_recipe(pair) -> None:
     assert any(note.startswith("output_dir has no effect") for note in notes)
 
 
-def test_the_published_pair_knows_the_binary_twin_and_other_data(pair) -> None:
+def test_the_published_pair_knows_the_plain_twin_and_other_data(pair) -> None:
     coding = {
         "softmasking": False,
         "data_path": "inclusionAI/Ling-Coder-SFT",

@@ -198,7 +198,7 @@ def test_an_adapter_names_its_base_and_needs_no_other_argument(settings, base, t
     assert checkpoint.name == str(base)
 
 
-def test_the_binary_twin_has_no_soft_mask_parameters(settings, tmp_path) -> None:
+def test_the_plain_twin_has_no_soft_mask_parameters(settings, tmp_path) -> None:
     result = train(recipe_of(settings, steps=2).twin(), tmp_path / "run")
     assert not (result / "transparency_config.json").exists()
     assert not any("scale" in line or "eval_soft" in line for line in log_of(tmp_path / "run"))

@@ -1,5 +1,4 @@
-"""Tasks that models are trained and measured on: Sudoku, Countdown and children's stories.
-
-Imports no other room; all but `stories.py` need the standard library only.
-Start with `puzzles.py`: what a puzzle is, how an answer is checked, streams without end.
+"""Tasks that models are trained and measured on: Sudoku, Countdown, children's stories.
+May import: decoding, models and what stands on top; only solve.py does.
+Start with puzzles.py: what a puzzle is, how an answer is checked, streams without end.
 """

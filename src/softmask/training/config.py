@@ -3,7 +3,7 @@
     name, seed
     model          the checkpoint to fine-tune, or the shape of a model made from nothing
     adapter        DoRA or LoRA; null trains every weight
-    soft_mask      initial soft-mask parameters; null is the binary twin
+    soft_mask      initial soft-mask parameters; null is the plain twin
     conversations  chats to fine-tune on        } one of
     corpus         text and puzzles to pretrain on  } the two
     noise          how much is masked

@@ -1,4 +1,4 @@
-"""Several runs one after another: seeds, and each with its binary twin."""
+"""Several runs one after another: seeds, and each with its plain twin."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def parse_seeds(text: str) -> list[int]:
 
 
 def run_name(recipe: Recipe) -> str:
-    """The folder of a run: its recipe, its seed, and whether it is the binary twin."""
+    """The folder of a run: its recipe, its seed, and whether it is the plain twin."""
     plain = "" if recipe.soft_mask is not None else "-plain"
     return f"{recipe.name}-seed{recipe.seed}{plain}".replace("/", "-")
 
