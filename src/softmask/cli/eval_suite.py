@@ -18,7 +18,7 @@ from .eval_options import (
     read_config,
     read_model_args,
 )
-from .options import set_threads
+from .options import add_hidden, set_threads
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -32,13 +32,14 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("suite", choices=sorted(SUITES))
     parser.add_argument("--tasks", help="only these of the suite, with commas between them")
-    parser.add_argument("--modes", default=",".join(MODES), help="binary, soft, or both (default)")
+    parser.add_argument("--modes", default=",".join(MODES), help="plain, soft, or both (default)")
     parser.add_argument("--fractions", help="forwards for each token: 1,1/2,1/4 (default: all)")
     parser.add_argument(
-        "--binary-adapter",
-        help="decode the binary cells with this adapter (fine-tuned without soft-masking), and "
+        "--plain-adapter",
+        help="decode the plain cells with this adapter (fine-tuned without soft-masking), and "
         "not with --adapter, soft-masking off",
     )
+    add_hidden(parser, "--binary-adapter", dest="plain_adapter")
     add_task_options(parser)
     add_eval_model(parser)
     return parser
@@ -71,8 +72,8 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
     work.sort(key=lambda cell: MODES.index(cell.mode))
     for number, cell in enumerate(work, 1):
         own = cell.args
-        if cell.mode == "binary" and args.binary_adapter is not None:
-            own = dataclasses.replace(own, adapter=args.binary_adapter)
+        if cell.mode == "plain" and args.plain_adapter is not None:
+            own = dataclasses.replace(own, adapter=args.plain_adapter)
         if lm is None or loaded != own.adapter:
             lm = None  # before the next one is there
             lm, loaded = load_lm(own), own.adapter

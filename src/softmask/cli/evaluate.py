@@ -24,7 +24,7 @@ Evaluates a model on tasks of lm-evaluation-harness, upstream's and those in thi
 
     softmask eval --tasks gsm8k_cot --model BASE --adapter ADAPTER --apply-chat-template
     softmask eval suite dream --model BASE --adapter ADAPTER --confirm-run-unsafe-code
-    softmask eval compare evals/dream/binary evals/dream/soft
+    softmask eval compare evals/dream/plain evals/dream/soft
     softmask eval ppl --data held_out.txt
     softmask eval samples --scorer gpt2
 
