@@ -1,11 +1,11 @@
 """softmask bench: ms a step, tokens/s and memory, plain and soft-masked.
 
+Times every way of decoding in turns; each way's peak memory is read in a process of its own.
+People read the tables; the last line is JSON for scripts.
+
     softmask bench                        the bundled model
     softmask bench --hidden 512 --threads 2 --twin --block-length 32 --cache dual --out DIR
     softmask bench frontier               what faster decoding costs in accuracy
-
-Each way's peak memory is read in a process of its own. People read the tables; the last line is
-JSON for scripts.
 """
 
 from __future__ import annotations
@@ -24,16 +24,12 @@ from ..config import CACHES
 from ..hub.load import choose_device
 from ..reporting.measure import peak_mb, peak_of
 from ..reporting.result_folder import claim, write
-from .options import add_hidden
+from .options import add_hidden, new_parser
 
 
 def make_parser() -> argparse.ArgumentParser:
     """The command's options."""
-    parser = argparse.ArgumentParser(
-        prog="softmask bench",
-        description="How fast, and in how much memory: plain and soft-masked. "
-        "`softmask bench frontier -h`: accuracy against speed.",
-    )
+    parser = new_parser("bench", __doc__)
     parser.add_argument("--model", help="folder or Hub id; default: the bundled model")
     parser.add_argument("--hidden", type=int, help="time a random model of this width instead")
     parser.add_argument("--layers", type=int, default=8, help="its layers (default 8)")

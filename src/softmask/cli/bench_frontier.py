@@ -1,4 +1,8 @@
-"""softmask bench frontier: accuracy against speed, in tables and a plot; the last line is JSON."""
+"""softmask bench frontier: accuracy against speed.
+
+Measures what every faster way of decoding costs in accuracy, in tables and a plot; the last line is
+JSON.
+"""
 
 from __future__ import annotations
 
@@ -20,14 +24,12 @@ from ..hub.load import load
 from ..models.checkpoint import Checkpoint
 from ..puzzles.puzzles import Puzzle
 from ..reporting.result_folder import claim, write
+from .options import new_parser
 
 
 def make_parser() -> argparse.ArgumentParser:
     """The command's options."""
-    parser = argparse.ArgumentParser(
-        prog="softmask bench frontier",
-        description="What every faster way of decoding costs in accuracy.",
-    )
+    parser = new_parser("bench frontier", __doc__)
     parser.add_argument("--model", help="folder or Hub id; default: the bundled model")
     parser.add_argument("--puzzles", type=int, default=100, help="of each kind (default 100)")
     parser.add_argument("--files", type=Path, help="take them from Dream's files in this folder")

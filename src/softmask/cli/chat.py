@@ -1,4 +1,7 @@
-"""softmask chat: a conversation with an Instruct model."""
+"""softmask chat: a conversation with an Instruct model.
+
+/clear forgets the conversation, /exit leaves.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +9,12 @@ import argparse
 import sys
 
 from .generate import show_steps, start_generation
-from .options import add_decoding_options, add_model_options, load_model
+from .options import add_decoding_options, add_model_options, load_model, new_parser
 
 
 def make_parser() -> argparse.ArgumentParser:
     """The command's options."""
-    parser = argparse.ArgumentParser(
-        prog="softmask chat",
-        description="Talks with an Instruct model. /clear forgets the conversation, /exit leaves.",
-    )
+    parser = new_parser("chat", __doc__)
     add_model_options(parser)
     add_decoding_options(parser)
     return parser

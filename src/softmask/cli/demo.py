@@ -1,8 +1,8 @@
 """softmask demo: puzzles and stories being denoised, then how often plain and soft solve puzzles.
 
-The 9x9 Sudoku is made here, the other puzzles that are shown are from the evaluation files of Dream
-7B (`demo_puzzles.json` names the origin); the table scores them and freshly generated ones, which
-no training run has seen either.
+Shows the bundled model solving Sudoku and Countdown puzzles, going on with a story and filling
+the holes of another, and prints its accuracy on puzzles, plain against soft-masked, at full, half
+and quarter steps. The puzzles that are scored are in no training run.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ from ..puzzles.solve import (
 )
 from ..reporting.tables import light_table
 from .live_view import LiveView
+from .options import new_parser
 
 PUZZLES = 24  # of each kind, in the table
 FRACTIONS = {"full": 1, "half": 2, "quarter": 4}
@@ -53,12 +54,7 @@ STORY_SEED, HOLES_SEED = 14, 0
 
 def make_parser() -> argparse.ArgumentParser:
     """The command's options."""
-    parser = argparse.ArgumentParser(
-        prog="softmask demo",
-        description="Shows the bundled model solving Sudoku and Countdown puzzles, going on with a "
-        "story and filling the holes of another, and prints its accuracy on puzzles, plain against "
-        "soft-masked, at full, half and quarter steps.",
-    )
+    parser = new_parser("demo", __doc__)
     parser.add_argument("--model", help="another folder or Hub id than the bundled model")
     parser.add_argument("--puzzles", type=int, help="fresh puzzles of each kind for the table (24)")
     parser.add_argument("--kinds", help="sudoku_9x9,countdown_3,...: these alone (default: all)")

@@ -1,4 +1,8 @@
-"""softmask eval compare: two evaluations, paired sample by sample."""
+"""softmask eval compare: two evaluations, paired sample by sample.
+
+Paired differences of two evaluations, or of two folders of them, with 95 % bootstrap intervals,
+and accuracy against forwards as a PNG.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +11,12 @@ import dataclasses
 import json
 from pathlib import Path
 
+from .options import new_parser
+
 
 def make_parser() -> argparse.ArgumentParser:
     """The command's options."""
-    parser = argparse.ArgumentParser(
-        prog="softmask eval compare",
-        description="Paired differences of two evaluations, or of two folders of them, with 95 % "
-        "bootstrap intervals, and accuracy against forwards as a PNG.",
-    )
+    parser = new_parser("eval compare", __doc__)
     parser.add_argument("a", type=Path, metavar="A")
     parser.add_argument("b", type=Path, metavar="B")
     parser.add_argument("--plot", type=Path, help="the PNG to draw")

@@ -1,4 +1,9 @@
-"""softmask eval ppl: a bound on the perplexity of held-out texts, with a record."""
+"""softmask eval ppl: a bound on the perplexity of held-out texts, with a record.
+
+Bound on the perplexity of held-out texts: plain, and soft-masked with the feedback of a pass over
+the same masks (two forwards) and of the step before (what the sampler has), all on the same
+masks.
+"""
 
 from __future__ import annotations
 
@@ -12,17 +17,12 @@ from ..evaluation.config import ModelArgs
 from ..evaluation.held_out import HeldOutConfig, held_out, table_of, windows
 from .eval_options import add_eval_model, add_record_options
 from .eval_texts import digest_of, measure_and_record, read_texts
-from .options import add_settings, given, set_threads
+from .options import add_settings, given, new_parser, set_threads
 
 
 def make_parser() -> argparse.ArgumentParser:
     """The command's options."""
-    parser = argparse.ArgumentParser(
-        prog="softmask eval ppl",
-        description="Bound on the perplexity of held-out texts: plain, and soft-masked with the "
-        "feedback of a pass over the same masks (two forwards) and of the step before (what the "
-        "sampler has), all on the same masks.",
-    )
+    parser = new_parser("eval ppl", __doc__)
     parser.add_argument("--data", type=Path, required=True, help="a text, or jsonl with `text`")
     parser.add_argument("--limit", type=int, help="only the first so many windows")
     add_settings(parser, HeldOutConfig, "--", {})

@@ -1,4 +1,8 @@
-"""softmask eval samples: the quality of free texts, with a record."""
+"""softmask eval samples: the quality of free texts, with a record.
+
+Quality of free texts: perplexity under another model, entropy, distinct n-grams, repetition,
+MAUVE. Writes the texts itself, or reads them.
+"""
 
 from __future__ import annotations
 
@@ -12,16 +16,12 @@ from ..evaluation import text_quality
 from ..evaluation.config import ModelArgs
 from .eval_options import add_eval_model, add_record_options, need_lm_eval
 from .eval_texts import digest_of, measure_and_record, read_texts
-from .options import set_threads
+from .options import new_parser, set_threads
 
 
 def make_parser() -> argparse.ArgumentParser:
     """The command's options."""
-    parser = argparse.ArgumentParser(
-        prog="softmask eval samples",
-        description="Quality of free texts: perplexity under another model, entropy, distinct "
-        "n-grams, repetition, MAUVE. Writes the texts itself, or reads them.",
-    )
+    parser = new_parser("eval samples", __doc__)
     parser.add_argument("--texts", type=Path, help="judge these: jsonl with `text`")
     parser.add_argument("--count", type=int, default=64, help="else: texts to write (64)")
     parser.add_argument("--prompt", help="beginning of every text (default: none)")

@@ -1,4 +1,8 @@
-"""softmask eval suite: a named suite, plain and soft-masked, at several numbers of forwards."""
+"""softmask eval suite: a named suite, plain and soft-masked, at several numbers of forwards.
+
+Runs all of its cells, and prints its table. A run that was stopped goes on by the same command.
+The suites:
+"""
 
 from __future__ import annotations
 
@@ -18,18 +22,13 @@ from .eval_options import (
     read_config,
     read_model_args,
 )
-from .options import add_hidden, set_threads
+from .options import add_hidden, new_parser, set_threads
 
 
 def make_parser() -> argparse.ArgumentParser:
     """The command's options."""
-    parser = argparse.ArgumentParser(
-        prog="softmask eval suite",
-        description="Runs a named suite, plainly and soft-masked, at several numbers of forwards, "
-        "and prints its table: "
-        + "; ".join(f"{name}: {suite.title}" for name, suite in SUITES.items())
-        + ".",
-    )
+    titles = "; ".join(f"{name}: {suite.title}" for name, suite in SUITES.items())
+    parser = new_parser("eval suite", f"{__doc__}{titles}.")
     parser.add_argument("suite", choices=sorted(SUITES))
     parser.add_argument("--tasks", help="only these of the suite, with commas between them")
     parser.add_argument("--modes", default=",".join(MODES), help="plain, soft, or both (default)")

@@ -1,4 +1,16 @@
-"""softmask eval: a model's scores on tasks of lm-evaluation-harness, with a record."""
+"""softmask eval: a model's scores on tasks of lm-evaluation-harness, with a record.
+
+Evaluates a model on tasks of lm-evaluation-harness, upstream's and those in this package.
+
+    softmask eval --tasks gsm8k_cot --model BASE --adapter ADAPTER --apply-chat-template
+    softmask eval suite dream --model BASE --adapter ADAPTER --confirm-run-unsafe-code
+    softmask eval compare evals/dream/plain evals/dream/soft
+    softmask eval ppl --data held_out.txt
+    softmask eval samples --scorer gpt2
+
+`softmask eval suite -h`, `ppl -h`, `samples -h` and `compare -h` explain those. A run that was
+stopped goes on by the same command; several GPUs: torchrun --nproc_per_node 4 -m softmask eval ...
+"""
 
 from __future__ import annotations
 
@@ -17,29 +29,12 @@ from .eval_options import (
     read_config,
     read_model_args,
 )
-from .options import set_threads
-
-DESCRIPTION = """\
-Evaluates a model on tasks of lm-evaluation-harness, upstream's and those in this package.
-
-    softmask eval --tasks gsm8k_cot --model BASE --adapter ADAPTER --apply-chat-template
-    softmask eval suite dream --model BASE --adapter ADAPTER --confirm-run-unsafe-code
-    softmask eval compare evals/dream/plain evals/dream/soft
-    softmask eval ppl --data held_out.txt
-    softmask eval samples --scorer gpt2
-
-`softmask eval suite -h`, `ppl -h`, `samples -h` and `compare -h` explain those. A run that was
-stopped goes on by the same command; several GPUs: torchrun --nproc_per_node 4 -m softmask eval ...
-"""
+from .options import new_parser, set_threads
 
 
 def make_parser() -> argparse.ArgumentParser:
     """The command's options."""
-    parser = argparse.ArgumentParser(
-        prog="softmask eval",
-        description=DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = new_parser("eval", __doc__)
     parser.add_argument("--tasks", required=True, help="names, with commas between them")
     parser.add_argument("--num-fewshot", type=int, help="examples in the prompt")
     parser.add_argument("--apply-chat-template", action="store_true", help="prompts as chats")

@@ -1,19 +1,20 @@
-"""softmask export: a folder that transformers loads without this package."""
+"""softmask export: a folder that transformers loads without this package.
+
+Writes a folder with weights (an adapter is merged in), tokenizer, soft-mask parameters and code,
+which AutoModel.from_pretrained(DIR, trust_remote_code=True) loads without this package.
+"""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
+from .options import new_parser
+
 
 def make_parser() -> argparse.ArgumentParser:
     """The command's options."""
-    parser = argparse.ArgumentParser(
-        prog="softmask export",
-        description="Writes a folder with weights (an adapter is merged in), tokenizer, soft-mask "
-        "parameters and code, which AutoModel.from_pretrained(DIR, trust_remote_code=True) loads "
-        "without this package.",
-    )
+    parser = new_parser("export", __doc__)
     parser.add_argument("target", type=Path, metavar="DIR", help="the folder to write")
     parser.add_argument(
         "--model", help="folder or Hub id of a Dream model (default: the adapter's, or the bundled)"

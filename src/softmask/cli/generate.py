@@ -1,4 +1,8 @@
-"""softmask generate: a text from a prompt, or the holes of one filled in."""
+"""softmask generate: a text from a prompt, or the holes of one filled in.
+
+Writes a text from a prompt (an argument, --file or standard input), or fills the holes of
+--infill. In a terminal it shows the canvas being denoised; in a pipe it prints the text alone.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from ..config import SamplingConfig
-from .options import add_decoding_options, add_model_options, given, load_model, soft_mask_of
+from .options import (
+    add_decoding_options,
+    add_model_options,
+    given,
+    load_model,
+    new_parser,
+    soft_mask_of,
+)
 from .recording import add_recording_options, is_recording, record_run
 
 ESCAPES = {"\\n": "\n", "\\t": "\t", "\\\\": "\\"}
@@ -18,12 +29,7 @@ ESCAPES = {"\\n": "\n", "\\t": "\t", "\\\\": "\\"}
 
 def make_parser() -> argparse.ArgumentParser:
     """The command's options."""
-    parser = argparse.ArgumentParser(
-        prog="softmask generate",
-        description="Writes a text from a prompt (an argument, --file or standard input), or "
-        "fills the holes of --infill. In a terminal it shows the canvas being denoised; in a pipe "
-        "it prints the text alone.",
-    )
+    parser = new_parser("generate", __doc__)
     parser.add_argument("prompt", nargs="?", help="the prompt; - reads standard input")
     parser.add_argument("--file", type=Path, help="read the prompt from this file")
     parser.add_argument(

@@ -15,6 +15,21 @@ from typing import Any
 from ..config import PUBLISHED_KEYS, SamplingConfig, SoftMaskConfig
 
 
+def new_parser(command: str, doc: str | None) -> argparse.ArgumentParser:
+    """The parser of a command.
+
+    Args:
+        doc: of the command's module. What follows its first paragraph is the description; where it
+            shows commands, indented, it keeps its own lines.
+    """
+    _, _, description = (doc or "").partition("\n\n")
+    own_lines = "\n    " in description
+    formatter = argparse.RawDescriptionHelpFormatter if own_lines else argparse.HelpFormatter
+    return argparse.ArgumentParser(
+        prog=f"softmask {command}", description=description, formatter_class=formatter
+    )
+
+
 def add_model_options(parser: argparse.ArgumentParser) -> None:
     """Which model, and where it runs."""
     group = parser.add_argument_group("model")

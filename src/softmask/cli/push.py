@@ -1,18 +1,20 @@
-"""softmask push: an adapter or an exported model goes up to the Hub."""
+"""softmask push: an adapter or an exported model goes up to the Hub.
+
+Uploads the folder of an adapter or of an exported model to the Hub, without training state; with
+--model or --adapter instead of a folder it exports those first.
+"""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
+from .options import new_parser
+
 
 def make_parser() -> argparse.ArgumentParser:
     """The command's options."""
-    parser = argparse.ArgumentParser(
-        prog="softmask push",
-        description="Uploads the folder of an adapter or of an exported model to the Hub, without "
-        "training state; with --model or --adapter instead of a folder it exports those first.",
-    )
+    parser = new_parser("push", __doc__)
     parser.add_argument("repo", metavar="REPO", help="where to: OWNER/NAME")
     parser.add_argument("folder", nargs="?", type=Path, metavar="FOLDER", help="what to upload")
     parser.add_argument("--model", help="export this folder or Hub id, and upload that")

@@ -1,4 +1,10 @@
-"""softmask serve: reads the command line, loads the model, and runs the server to its end."""
+"""softmask serve: reads the command line, loads the model, and runs the server to its end.
+
+Serves a model over HTTP: OpenAI's chat and completions (with a suffix: infilling), every
+denoising step as events, Prometheus metrics, and a page at /. An API key in the environment
+variable SOFTMASK_API_KEY is one like those of --api-key, and does not show among this machine's
+processes.
+"""
 
 from __future__ import annotations
 
@@ -16,20 +22,14 @@ from typing import Any
 from ..config import require
 from ..serving.config import DRAIN_SECONDS, ServeConfig
 from ..serving.listener import address_of, bind
-from .options import add_model_options, add_settings, given, load_config, load_model
+from .options import add_model_options, add_settings, given, load_config, load_model, new_parser
 
 KEY_VARIABLE = "SOFTMASK_API_KEY"
 
 
 def make_parser() -> argparse.ArgumentParser:
     """The command's options."""
-    parser = argparse.ArgumentParser(
-        prog="softmask serve",
-        description="Serves a model over HTTP: OpenAI's chat and completions (with a suffix: "
-        "infilling), every denoising step as events, Prometheus metrics, and a page at /. "
-        f"An API key in the environment variable {KEY_VARIABLE} is one like those of --api-key, "
-        "and does not show among this machine's processes.",
-    )
+    parser = new_parser("serve", __doc__)
     parser.add_argument("--host", default="127.0.0.1", help="address to listen at (127.0.0.1)")
     parser.add_argument("--port", type=int, default=8000, help="port; 0: any free one (8000)")
     parser.add_argument(

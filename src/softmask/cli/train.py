@@ -1,4 +1,9 @@
-"""softmask train: one run by a recipe, or several (seeds, each with its plain twin)."""
+"""softmask train: one run by a recipe, or several (seeds, each with its plain twin).
+
+Trains by a recipe: mix and coding are the published fine-tunings of Dream and Dream-Coder, the
+others pretrain small models from nothing. A run that was stopped goes on where it was; what is
+finished is not run again. On several GPUs: torchrun --nproc_per_node 4 -m softmask train mix.
+"""
 
 from __future__ import annotations
 
@@ -8,18 +13,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from .options import set_threads
+from .options import new_parser, set_threads
 
 
 def make_parser() -> argparse.ArgumentParser:
     """The command's options."""
-    parser = argparse.ArgumentParser(
-        prog="softmask train",
-        description="Trains by a recipe: mix and coding are the published fine-tunings of Dream "
-        "and Dream-Coder, the others pretrain small models from nothing. A run that was stopped "
-        "goes on where it was; what is finished is not run again. On several GPUs: torchrun "
-        "--nproc_per_node 4 -m softmask train mix.",
-    )
+    parser = new_parser("train", __doc__)
     parser.add_argument("recipe", nargs="?", help="name of a bundled recipe, or a YAML file")
     parser.add_argument(
         "--published",

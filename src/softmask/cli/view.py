@@ -1,4 +1,7 @@
-"""softmask view: a recorded run in a browser."""
+"""softmask view: a recorded run in a browser.
+
+Makes a page of a trace (of generate --trace, or exported by the page) and opens it in a browser.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +10,13 @@ import webbrowser
 from pathlib import Path
 
 from ..config import read_json, require, write_whole
+from .options import new_parser
 from .recording import page_of
 
 
 def make_parser() -> argparse.ArgumentParser:
     """The command's options."""
-    parser = argparse.ArgumentParser(
-        prog="softmask view",
-        description="Makes a page of a trace (of generate --trace, or exported by the page) and "
-        "opens it in a browser.",
-    )
+    parser = new_parser("view", __doc__)
     parser.add_argument("file", type=Path, metavar="FILE", help="trace.json")
     parser.add_argument("--out", type=Path, help="the page (default: beside the file, as .html)")
     parser.add_argument("--no-open", action="store_true", help="write it, and open no browser")
