@@ -1,8 +1,8 @@
-"""How likely a masked diffusion model finds a given text: Monte-Carlo estimates in nats.
+"""The likelihood of a given text under a masked diffusion model: Monte-Carlo estimates in nats.
 
-A masked diffusion model has no likelihood that can be read off, only a bound, whose expectation
-runs over what is masked. LLaDA's form of it (Nie et al., arXiv 2502.09992, appendix) draws how
-many tokens are masked, not how probably each one is, which takes most of the variance away:
+The model gives no exact likelihood, only a bound, an expectation over which tokens are masked.
+LLaDA's form of it (Nie et al., arXiv 2502.09992, appendix) draws the number of masked tokens, not
+the probability of each to be masked, which removes most of the variance:
 
     -log p(x | c) <= E_l E_(S of size l) [ L / l * sum_(i in S) -log p(x_i | c, x without S) ]
 
@@ -32,7 +32,7 @@ Request = tuple[Sequence[int], Sequence[int]]  # context and continuation, token
 
 @dataclass(frozen=True)
 class LikelihoodConfig:
-    """How much work an estimate is worth."""
+    """Samples, batch size and seed of an estimate."""
 
     samples: int = setting(128, "Monte-Carlo samples")
     batch_size: int = setting(16, "rows of one forward")
@@ -91,7 +91,7 @@ def negative_log_likelihoods(
     if questions is None:
         questions = [context for context, _ in requests]
     mixer = make_mixer(soft_mask, model.device)
-    # Longest first: what does not fit into memory fails at once.
+    # Longest first, so that running out of memory shows at once.
     order = sorted(range(len(requests)), key=lambda i: -sum(map(len, requests[i])))
     rows = (row for i in order for row in _rows(i, requests[i], questions[i], config))
     found: list[list[tuple[float, int]]] = [[] for _ in requests]
@@ -242,7 +242,7 @@ def soft_input(
     logits_NV: Tensor,
     start_B: Tensor,
 ) -> tuple[SoftTokens, Tensor]:
-    """What pass 2 reads: every mask mixed with what an earlier pass predicted there; lambda (N,).
+    """The input of pass 2, with every mask mixed with an earlier pass's prediction; lambda (N,).
 
     Args:
         table_VD: the model's input embeddings.

@@ -1,4 +1,4 @@
-"""Answers that several processes of a launch make together: each its share, and all have all."""
+"""Answers that the processes of a launch make together: each makes a share, and all get all."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class SharedResponses:
         self.responses, self.ranks = responses, ranks
 
     def union(self, asked: dict[K, V]) -> dict[K, V]:
-        """What any process asks for: those whose own caches know an answer ask for less."""
-        return {key: value for part in self.ranks.gather(asked) for key, value in part.items()}
+        """All that any process asks for: one whose own cache has answers asks for fewer."""
+        return {key: value for part in self.ranks.all_gather(asked) for key, value in part.items()}
 
     def fill(
         self,
@@ -37,7 +37,7 @@ class SharedResponses:
         description: str,
         quiet: bool = False,
     ) -> None:
-        """Has the batches answered that hold a request without an answer.
+        """Answers the batches that hold a request without an answer, each process its share.
 
         Args:
             answer: answers a batch, in its order.
@@ -51,7 +51,7 @@ class SharedResponses:
         ]
         found: Answers = []
         hidden = quiet or self.ranks.index > 0
-        share = self.ranks.mine(open_batches)
+        share = self.ranks.share(open_batches)
         for batch in tqdm(share, desc=description, leave=False, disable=hidden):
             answers = answer(batch)
             self.responses.add(answers)
@@ -63,5 +63,5 @@ class SharedResponses:
         self._exchange([self.responses[key] for key in keys if key in self.responses])
 
     def _exchange(self, found: Answers) -> None:
-        for answers in self.ranks.gather(found):
+        for answers in self.ranks.all_gather(found):
             self.responses.know(answers)

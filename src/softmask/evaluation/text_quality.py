@@ -1,4 +1,4 @@
-"""How good samples are: likely to another model, and not the same words again and again.
+"""Quality of samples: their likelihood under another model, and how much they repeat.
 
 Generative perplexity alone is won by a model that repeats itself (Zheng et al., arXiv 2409.02908),
 so it never stands without the entropy of the tokens, the distinct n-grams and the repetitions.
@@ -64,7 +64,7 @@ class Scored(NamedTuple):
 
 
 class Scorer:
-    """A causal language model that did not write the samples.
+    """A causal language model, other than the one that wrote the samples.
 
     A text is read from its beginning, after the beginning-of-text token where the tokenizer has
     one; without one its first token is context and not scored. Of a text longer than the model's
@@ -267,7 +267,7 @@ def _mean(values: list[float]) -> tuple[float | None, float | None]:
 
 
 def table_of(found: dict[str, Any]) -> Table:
-    """`asdict(Quality)` for people; what was not measured is left out."""
+    """`asdict(Quality)` as a table; what was not measured is left out."""
     table = light_table()
     table.add_column("measure")
     table.add_column("value", justify="right")

@@ -22,7 +22,7 @@ from .corpus import read_stories, train_tokenizer
 
 
 class Trainable(NamedTuple):
-    """`model` is what the trainer calls; `dream` the DreamModel inside it, or the same."""
+    """`model` is what the trainer calls, and `dream` the DreamModel inside it or `model` itself."""
 
     model: nn.Module
     dream: DreamModel
@@ -58,7 +58,7 @@ def build(recipe: Recipe, device: torch.device) -> Trainable:
 
 
 def learnable(config: SoftMaskConfig, model: DreamModel) -> SoftMask:
-    """Soft-mask parameters that start at these values; fp32 whatever the model has."""
+    """Trainable soft-mask parameters with these initial values; fp32, whatever the model's dtype."""
     check_k(config.k, model.config.vocab_size)
     values = (config.scale, config.offset, config.steepness, config.temperature)
     how = {"mode": config.mode, "k": config.k, "keep_norm": config.keep_norm}
@@ -99,7 +99,7 @@ def from_checkpoint(recipe: Recipe, device: torch.device) -> tuple[DreamModel, Q
         revision=settings.revision,
         load_in_4bit=settings.load_in_4bit,
     )
-    # An exported model's own soft-mask settings: the run has parameters of its own.
+    # The run has soft-mask parameters of its own, in place of an exported model's.
     checkpoint.model.config.transparency_config = None
     checkpoint.model.requires_grad_(recipe.adapter is None)
     return checkpoint.model, checkpoint.tokenizer
@@ -132,7 +132,7 @@ def add_adapter(dream: DreamModel, recipe: Recipe) -> nn.Module:
             raise ValueError(f"target_modules: no layer has a module {target!r}: correct its name")
     with quiet_peft():
         model = get_peft_model(dream, config)
-    # The name that others load it by, not the folder of this machine's cache.
+    # The Hub id that others can load, not a folder in this machine's cache.
     model.peft_config["default"].base_model_name_or_path = recipe.model.path
     return model
 

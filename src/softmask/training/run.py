@@ -123,7 +123,7 @@ class Data(NamedTuple):
 def make_data(
     recipe: Recipe, made: Trainable, args: TrainingArguments, report: Callable[[str], None]
 ) -> Data:
-    """Rows in the order of the run, their collator, the batches of the evaluation."""
+    """Rows in the order of the run, their collator, the batches of the evaluation, the schedule."""
     train, tokenizer = recipe.train, made.tokenizer
     global_batch = GlobalBatch(rows_per_forward(recipe), args.world_size, train.accumulation)
     if recipe.conversations is not None:

@@ -45,7 +45,7 @@ Messages = list[dict[str, str | None]]
 SourceRow = tuple[str, Messages | None]  # id of the row, its chat; None: incomplete
 
 
-# Where a source is, and what decides its content.
+# From a setting to a source that exists.
 
 
 class ResolvedSource(NamedTuple):
@@ -319,7 +319,7 @@ def in_batches(values: Iterable[Any]) -> Iterator[list[Any]]:
 
 
 def write_arrow(path: Path, batches: Iterable[dict[str, list[Any]]]) -> Dataset:
-    """Columns in batches, as a memory-mapped data set that no cache of datasets knows of."""
+    """Writes columns in batches; a memory-mapped data set, outside of the cache of `datasets`."""
     import pyarrow as pa
     from datasets import Dataset
 

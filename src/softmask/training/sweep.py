@@ -53,7 +53,7 @@ def sweep(
     train: Callable[[Recipe, Path], Path],
     report: Callable[[str], None] = print,
 ) -> list[Path]:
-    """Trains each run in a folder of its own; what is finished is not run again.
+    """Trains each run in a folder of its own; finished ones are not run again.
 
     Raises:
         ValueError: a run failed; those before it are done, and those after it are not begun.
@@ -63,5 +63,5 @@ def sweep(
         target = folder / run_name(recipe)
         report(f"run {number} of {len(runs)}: {target}")
         results.append(train(recipe, target))
-        gc.collect()  # the last run's model, which its trainer and callbacks hold in cycles
+        gc.collect()  # frees the model, which trainer and callbacks hold in reference cycles
     return results

@@ -1,9 +1,9 @@
-"""A thin subclass of transformers.Trainer: the masked-diffusion objective, and checkpoints that
-hold everything a run needs to go on exactly.
+"""A thin subclass of transformers.Trainer: the masked-diffusion objective, and checkpoints from
+which a run goes on exactly.
 
-Its own are the loss, the parameter groups, the order of the data, the evaluation on fixed masks,
-and the soft-mask parameters in every checkpoint. The loop, mixed precision, accumulation,
-distribution, logging back ends and the rotation of checkpoints are transformers' and accelerate's.
+Overridden are the loss, the parameter groups, the order of the data, the evaluation on fixed
+masks, and what a checkpoint holds. The loop, mixed precision, accumulation, distribution, logging
+back ends and the rotation of checkpoints are transformers' and accelerate's.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class SoftMaskTrainer(Trainer):
         """`dream` is the DreamModel inside `model`."""
         self.dream, self.settings = dream, settings
         self.schedule, self.validation = schedule, validation
-        # evaluate() has data of its own; the Trainer only asks whether there is some.
+        # evaluate() reads self.validation; the Trainer only checks that a dataset is given.
         kwargs["eval_dataset"] = [] if validation is not None else None
         super().__init__(model, args, collator, train_dataset, **kwargs)
         # Otherwise the Trainer takes the loss for normalised over the accumulated forwards and does
@@ -72,11 +72,11 @@ class SoftMaskTrainer(Trainer):
         self.add_callback(AroundUpdate(self))
 
     def create_accelerator_and_postprocess(self) -> None:
-        """Where weights are sharded, every forward finds what accelerate's FSDP2 takes from it.
+        """Adjusts accelerate's FSDP2 to this model.
 
         Its mixed precision would round the soft-mask parameters, the feedback between the passes
         and the losses to bfloat16: autocast casts instead, as on one device. And it shards the
-        embedding table by itself, which soft tokens read without a call of its module.
+        embedding table apart, which soft tokens read without calling its module: a hook gathers it.
         """
         super().create_accelerator_and_postprocess()
         if self.is_fsdp_enabled:
@@ -142,7 +142,7 @@ class SoftMaskTrainer(Trainer):
         )
 
     def _count(self, loss: Loss, inputs: dict[str, Any]) -> None:
-        """Adds what the log shows to sums on the device: no host waits for them in between."""
+        """Adds the logged values to sums on the device, without a host synchronisation."""
         one = torch.ones((), device=loss.value.device)
         seen = {"forwards": one, "nats": loss.nats, "hits_T": loss.hits_T, "total_T": loss.total_T}
         seen["tokens"] = one * inputs["ids_BL"].numel()
@@ -168,10 +168,10 @@ class SoftMaskTrainer(Trainer):
         return self.lr_scheduler
 
     def before_update(self) -> None:
-        """An update without a soft batch leaves the soft-mask parameters alone.
+        """Leaves the soft-mask parameters alone in an update without a soft batch.
 
-        Their gradient is then 0, for the sake of distributed training, and Adam would move them on
-        by its momentum. Every process draws the same coin, so all agree.
+        Their gradient is 0 then, not None, as distributed training needs; Adam would still move
+        them by its momentum. All processes agree, as they draw the same random numbers.
         """
         if self.dream.soft_mask is not None and not self._soft_in_update:
             for parameter in self.dream.soft_mask.parameters():
@@ -266,7 +266,7 @@ class SoftMaskTrainer(Trainer):
     # Checkpoints
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        """The adapter or the weights, and beside them the soft-mask parameters in both forms."""
+        """The adapter or the weights, and the soft-mask parameters in both forms."""
         folder = Path(output_dir or self.args.output_dir)
         save_soft_mask(self.dream.soft_mask, folder, self.args.should_save)
         if not self.args.should_save:
@@ -282,11 +282,11 @@ class SoftMaskTrainer(Trainer):
             self.average.save(folder / EMA_WEIGHTS)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any = None) -> None:
-        """Marks a checkpoint as complete when every file of every process is there.
+        """Marks a checkpoint as complete when all processes have written their files.
 
         Raises:
-            ValueError: it cannot be written (a full disk); what there is of it is removed, and
-                the checkpoints before it are left alone.
+            ValueError: it cannot be written (a full disk); the incomplete checkpoint is removed,
+                and earlier ones are kept.
         """
         run = Path(self.args.output_dir)
         folder = run / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
@@ -305,7 +305,7 @@ class SoftMaskTrainer(Trainer):
                 "room and start again; the run goes on from the one before"
             ) from error
         if self.args.should_save:
-            # Only now: the Trainer's own rotation comes before the mark that the new one is whole.
+            # Here, as the Trainer's own rotation comes before the new one is marked complete.
             best = self.state.best_model_checkpoint
             rotate_checkpoints(self.args.output_dir, self.settings.save_limit, best)
 
@@ -334,7 +334,7 @@ def gather_table(dream: DreamModel, _inputs: Any) -> None:
 
 
 def evaluation_mode(model: nn.Module) -> None:
-    """`eval()`, but for 4-bit layers: on a CPU those repack their weights and train no more."""
+    """`eval()` except for 4-bit layers: on a CPU it repacks their weights, which ends training."""
     model.eval()
     for module in model.modules():
         if type(module).__name__ == "Linear4bit":
@@ -342,7 +342,7 @@ def evaluation_mode(model: nn.Module) -> None:
 
 
 class AroundUpdate(TrainerCallback):
-    """Calls the trainer before each update and, for the moving average, after it."""
+    """Calls the trainer before each update, and the moving average after it."""
 
     def __init__(self, trainer: SoftMaskTrainer) -> None:
         self.trainer = trainer

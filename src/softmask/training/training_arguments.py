@@ -20,8 +20,8 @@ def training_arguments(recipe: Recipe, folder: Path, device: str | None) -> Trai
     """transformers' arguments; the number of updates is filled in when the data is known.
 
     Raises:
-        ValueError: `train.arguments` names something unknown, or a setting that has a place of its
-            own in the recipe; a device that is not to be had.
+        ValueError: `train.arguments` has an unknown name, or one that a setting of the recipe
+            decides; a device that this machine does not have.
     """
     train = recipe.train
     ours = {
@@ -37,7 +37,7 @@ def training_arguments(recipe: Recipe, folder: Path, device: str | None) -> Trai
         **_recompute(train.gradient_checkpointing),
         "logging_steps": train.log_every,
         "logging_first_step": True,
-        # A loss that is not a number stops the run; it must not be averaged away.
+        # A loss that is NaN stops the run: the filter would hide it.
         "logging_nan_inf_filter": False,
         "eval_strategy": "steps",
         "eval_steps": train.eval_every,
@@ -49,10 +49,10 @@ def training_arguments(recipe: Recipe, folder: Path, device: str | None) -> Trai
         "report_to": list(train.report_to) or "none",
         "train_sampling_strategy": "sequential",
         "remove_unused_columns": False,
-        # Every trained parameter takes part in every loss, see objective.py.
+        # Every trained parameter is part of every loss, see objective.py.
         "ddp_find_unused_parameters": False,
         "use_cpu": chosen_cpu(device),
-        # A bar where somebody is watching; else the log's own lines.
+        # A progress bar on a terminal; otherwise the lines of the log.
         "disable_tqdm": not sys.stderr.isatty(),
     }
     for name in train.report_to:
@@ -65,7 +65,7 @@ def training_arguments(recipe: Recipe, folder: Path, device: str | None) -> Trai
             raise ValueError(f"train.arguments: {name} is set by a setting of the recipe: use that")
     args = TrainingArguments(**ours | train.arguments)
     if args.device.type == "cuda" and args.n_gpu > 1:
-        # Several visible GPUs in one process mean nn.DataParallel, which is no option here.
+        # Several visible GPUs in one process would mean nn.DataParallel, which is not supported.
         args._n_gpu = 1
     return args
 

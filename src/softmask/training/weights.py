@@ -28,9 +28,9 @@ def _gathered(value: Tensor) -> Tensor:
 
 
 def save_soft_mask(mask: SoftMask | None, folder: Path, writes: bool = True) -> None:
-    """Both forms of the parameters: raw in fp32, and the published JSON; nothing for None.
+    """Writes the parameters twice: raw in fp32, and as the published JSON. Nothing for None.
 
-    Every process calls it where weights are sharded; those with `writes` write.
+    Where weights are sharded, every process must call it; only those with `writes` write.
     """
     if mask is None:
         return
@@ -46,7 +46,7 @@ def save_soft_mask(mask: SoftMask | None, folder: Path, writes: bool = True) -> 
 
 @torch.no_grad()
 def load_soft_mask(mask: SoftMask, folder: Path) -> None:
-    """The raw parameters back, in full precision; into sharded ones too."""
+    """Loads the raw parameters, in full precision; sharded ones too."""
     for name, value in load_file(folder / SOFT_MASK_WEIGHTS).items():
         parameter = getattr(mask, name)
         if isinstance(parameter, DTensor):

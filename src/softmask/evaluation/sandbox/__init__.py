@@ -3,11 +3,11 @@
     judge("def add(a, b):\\n    return a + b\\n", "assert add(1, 2) == 3").passed
 
 Three processes take part: the caller's; a judge (`sandbox_judge`), which runs the test; and the
-candidate (`sandbox_child`), which runs the program and answers the judge with plain values. The
-program never sees the test nor what it expects, so that printing, exiting, patched builtins or
-objects equal to all do not pass. The candidate is confined by limits, by the kernel
-(`sandbox_kernel`) and by an audit hook; `available` tells by which of them here. The caller ends
-what has not ended in time.
+candidate (`sandbox_child`), which runs the program and answers the judge with plain values
+(`sandbox_wire`). The program never sees the test nor what it expects, so that printing, exiting,
+patched builtins or objects equal to all do not pass. The candidate is confined by limits, by the
+kernel (`sandbox_kernel`) and by an audit hook (`sandbox_hook`); `available` says which of them are
+in force here. The caller kills what has not ended in time.
 
 Not supported: a test that looks at arguments the program changed, for these are copies, and a
 test that hands functions of its own to the program.

@@ -34,7 +34,7 @@ class NotPlain(ValueError):
 def write_frame(fd: int, message: object) -> None:
     """Send a message of JSON types.
 
-    Raises NotPlain when it is too large, MemoryError, and OSError when nobody listens.
+    Raises NotPlain when it is too large, MemoryError, and OSError when the reader is gone.
     """
     # JSON would read two lone surrogates as one character if they were escaped.
     body = _dumps(message).encode("utf-8", "surrogatepass")
