@@ -78,8 +78,9 @@ def evaluate(
         record.write(folder / record.RUN, run)
     began, had = time.perf_counter(), len(lm.responses.by_key)
     results = _run_harness(lm, config)
-    summary = None
+    summary: list[dict[str, Any]] | None = None
     if first:
+        assert results is not None  # the first process has them
         summary = summarise(results, lm.responses)
         for task, samples in results.pop("samples").items():
             _write_samples(folder / f"samples_{task}.jsonl", samples, lm.responses)
@@ -92,7 +93,9 @@ def evaluate(
         record.write(folder / record.RUN, run)
         found = {"summary": summary, **results}
         record.write(folder / record.RESULTS, found, handle_non_serializable)
-    return lm.ranks.all_gather(summary)[0]
+    found_first = lm.ranks.all_gather(summary)[0]
+    assert found_first is not None
+    return found_first
 
 
 def _run_harness(lm: SoftMaskLM, config: EvalConfig) -> dict[str, Any] | None:

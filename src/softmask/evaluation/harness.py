@@ -159,12 +159,14 @@ class SoftMaskLM(TemplateLM):
                 f"{self.checkpoint.name} has no chat template: leave out the chat template, or "
                 "take an Instruct model"
             )
-        return self.tokenizer.apply_chat_template(
+        text = self.tokenizer.apply_chat_template(
             chat_history,
             tokenize=False,
             add_generation_prompt=add_generation_prompt,
             continue_final_message=not add_generation_prompt,
         )
+        assert isinstance(text, str)  # as tokenize is False
+        return text
 
     def get_model_info(self) -> dict[str, Any]:
         """What the harness writes into its results beside the arguments."""
@@ -300,7 +302,7 @@ class SoftMaskLM(TemplateLM):
     def _loglikelihood_tokens(
         self, requests: list[tuple[tuple[str, str], list[int], list[int]]], **kwargs: Any
     ) -> list[tuple[float, bool]]:
-        asked = {}
+        asked: dict[str, Pair] = {}
         for strings, context_ids, continuation_ids in requests:
             key, room = request_key(strings), self.max_length - len(continuation_ids)
             if room < 1 or not continuation_ids:
@@ -312,8 +314,8 @@ class SoftMaskLM(TemplateLM):
             asked[key] = Pair(strings, pair, self._question[key])
         asked = self.shared.union(asked)
         by_question = defaultdict(list)
-        for key, pair in asked.items():
-            by_question[pair.question].append(key)
+        for key, one in asked.items():
+            by_question[one.question].append(key)
         groups = list(by_question.values())
         shares = [
             [key for group in groups[i : i + QUESTIONS_AT_ONCE] for key in group]

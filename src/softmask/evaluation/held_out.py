@@ -207,7 +207,7 @@ def _predict(
     ids_BL, attention_BL = pad([row.ids_L for row in batch], model.device)
     masked_BL, _ = pad([row.masked_L for row in batch], model.device)
     earlier_BL, _ = pad([row.earlier_L for row in batch], model.device)
-    mask_id = model.config.mask_token_id
+    mask_id = model.mask_id
     noisy_BL = ids_BL.masked_fill(masked_BL, mask_id)
     rows_N = masked_BL.flatten().nonzero().squeeze(1)
     labels_N, row_N = ids_BL.flatten()[rows_N], (rows_N // ids_BL.shape[1]).cpu()
@@ -218,7 +218,7 @@ def _predict(
         return dict.fromkeys(ways, plain)
     start_B = torch.tensor([len(row.ids_L) - 1 for row in batch], device=model.device)
 
-    table_VD = model.get_input_embeddings().weight
+    table_VD = model.model.embed_tokens.weight
 
     def softly(seen_NV: Tensor) -> _Reading:
         soft_tokens, lambda_N = soft_input(
@@ -279,7 +279,7 @@ class _Tally:
         )
 
     def _slice(self, low: float, high: float, chosen_WJ: Tensor) -> Slice:
-        values = {way: self._score(way, chosen_WJ) for way in self.ways}
+        values: dict[str, Any] = {way: self._score(way, chosen_WJ) for way in self.ways}
         for way in self.ways[1:]:
             values[f"{way}_minus_plain"] = self._difference(way, chosen_WJ)
         samples, masked = int(chosen_WJ.sum()), int((self.masked_WJ * chosen_WJ).sum())

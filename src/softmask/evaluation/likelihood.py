@@ -16,7 +16,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby, islice
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -184,7 +184,7 @@ def _greedy(
     model: DreamModel, requests: list[Request], soft_mask: SoftMaskConfig | None
 ) -> list[bool]:
     """`greedy_matches` of one batch, whose continuations have the same length."""
-    mask_id, tokens = model.config.mask_token_id, len(requests[0][1])
+    mask_id, tokens = model.mask_id, len(requests[0][1])
     true_BL, attention_BL = pad([_ids(request) for request in requests], model.device)
     start_B1 = torch.tensor([[len(context)] for context, _ in requests], device=model.device)
     place_L = torch.arange(true_BL.shape[1], device=model.device)
@@ -292,14 +292,14 @@ def _masked_nats(
     """(B,) fp64: cross-entropy of the true tokens, summed over each row's masks."""
     ids_BL, attention_BL = pad([row.ids_L for row in batch], model.device)
     masked_BL, _ = pad([row.masked_L for row in batch], model.device)
-    noisy_BL = ids_BL.masked_fill(masked_BL, model.config.mask_token_id)
+    noisy_BL = ids_BL.masked_fill(masked_BL, model.mask_id)
     rows_N = masked_BL.flatten().nonzero().squeeze(1)
     inputs = {"attention_mask": attention_BL, "rows": rows_N}
-    text = {"input_ids": noisy_BL}
-    if mixer is not None:
+    text: dict[str, Any] = {"input_ids": noisy_BL}
+    if mixer is not None and soft_mask is not None:
         logits_NV = model(noisy_BL, **inputs).logits
         start_B = torch.tensor([row.start for row in batch], device=model.device)
-        table_VD = model.get_input_embeddings().weight
+        table_VD = model.model.embed_tokens.weight
         soft_tokens, _ = soft_input(
             table_VD, mixer, soft_mask.schedule, noisy_BL, masked_BL, rows_N, logits_NV, start_B
         )

@@ -31,6 +31,7 @@ NOT_OF_SCORES = ("device", "device_map", "mc_batch_size")
 def settings_of(checkpoint: Checkpoint, args: ModelArgs, **what: Any) -> dict[str, Any]:
     """What decides the scores, in JSON types: model, adapter, soft mask, settings, and `what`."""
     source, soft = checkpoint.source, args.soft_mask(checkpoint.soft_mask, checkpoint.name)
+    assert source is not None, "a record is of a checkpoint that was loaded from files"
     values = {name: v for name, v in dataclasses.asdict(args).items() if name not in NOT_OF_SCORES}
     settings = {
         "model": {"name": checkpoint.name, "fingerprint": fingerprint(source.folder)},
@@ -46,7 +47,8 @@ def settings_of(checkpoint: Checkpoint, args: ModelArgs, **what: Any) -> dict[st
 def _adapter(source: Source, args: ModelArgs) -> dict[str, str] | None:
     if source.adapter is None:
         return None
-    return {"name": args.adapter or args.pretrained, "fingerprint": fingerprint(source.adapter)}
+    name = args.adapter or args.pretrained or source.name
+    return {"name": name, "fingerprint": fingerprint(source.adapter)}
 
 
 def problem(folder: Path, settings: dict[str, Any], overwrite: bool) -> str | None:

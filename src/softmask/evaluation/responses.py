@@ -34,7 +34,7 @@ class Responses:
     def __init__(self, folder: Path | None = None, rank: int = 0) -> None:
         self.path = None if folder is None else folder / f"responses.{rank}.jsonl"
         self.by_key: dict[str, dict[str, Any]] = {}
-        if folder is not None:
+        if folder is not None and self.path is not None:
             folder.mkdir(parents=True, exist_ok=True)
             for path in sorted(folder.glob("responses.*.jsonl")):
                 self.by_key |= {answer["key"]: answer for answer in _read(path)}

@@ -10,7 +10,8 @@ from tqdm import tqdm
 from .ranks import Ranks
 from .responses import Responses
 
-K, V = TypeVar("K"), TypeVar("V")
+K = TypeVar("K")
+V = TypeVar("V")
 Answers = list[dict[str, Any]]
 
 

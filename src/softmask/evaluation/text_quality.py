@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from rich.table import Table
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ..hub.checkpoints import quiet
@@ -103,7 +103,7 @@ class Scorer:
                 f"{name} cannot score texts ({str(error).splitlines()[0]}): give a folder or Hub "
                 "id of a causal language model"
             ) from error
-        self.model = model.to(chosen).eval()
+        self.model = nn.Module.to(model, chosen).eval()
         self.device, self.batch_size = chosen, batch_size
 
     @property
@@ -216,6 +216,9 @@ def quality(
         scores = scorer.nats(written)
         perplexity, perplexity_error = _perplexity(scores)
         cut = sum(score.cut for score in scores)
+    similarity = None
+    if references is not None and scorer is not None and written:
+        similarity = mauve(written, references, scorer)
     entropy, entropy_error = _mean([unigram_entropy(row) for row in tokens])
     return Quality(
         samples=len(texts),
@@ -229,7 +232,7 @@ def quality(
         distinct_2=distinct_n(tokens, 2),
         distinct_3=distinct_n(tokens, 3),
         repetition_4=_mean([repetition(row) for row in tokens])[0],
-        mauve=None if references is None or not written else mauve(written, references, scorer),
+        mauve=similarity,
     )
 
 

@@ -28,7 +28,7 @@ class ConversationOrder(Dataset):
     def __init__(self, rows: Sequence[dict[str, Any]], seed: int, length: int) -> None:
         """`length`: rows of the whole run."""
         self.rows, self.seed, self.length = rows, seed, length
-        self._epoch, self._order = -1, None
+        self._epoch, self._order = -1, torch.empty(0)
 
     def __len__(self) -> int:
         return self.length

@@ -105,7 +105,8 @@ def read(folder: Path) -> Conversations | None:
         return None
     from datasets import load_from_disk
 
-    return Conversations(*(load_from_disk(str(folder / part)) for part in PARTS), counts)
+    parts: Any = {part: load_from_disk(str(folder / part)) for part in PARTS}
+    return Conversations(**parts, counts=counts)
 
 
 @contextlib.contextmanager

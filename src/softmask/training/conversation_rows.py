@@ -127,7 +127,7 @@ def _rendered(
 
     if messages is None:
         return "incomplete", "", ""
-    render = functools.partial(tokenizer.apply_chat_template, tokenize=False)
+    render: Any = functools.partial(tokenizer.apply_chat_template, tokenize=False)
     try:
         return None, render(messages[:-1], add_generation_prompt=True), render(messages)
     except TemplateSyntaxError as error:

@@ -14,7 +14,7 @@ from dataclasses import replace
 from importlib import resources
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from tokenizers import pre_tokenizers, trainers
@@ -41,7 +41,7 @@ class Batch(NamedTuple):
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Qwen2Tokenizer:
     """A byte-level BPE with Qwen2.5's splitting rules (one digit a token) and Dream's tokens."""
-    backend = Qwen2Tokenizer()._tokenizer
+    backend: Any = Qwen2Tokenizer()._tokenizer
     backend.train_from_iterator(
         texts,
         trainers.BpeTrainer(
@@ -51,19 +51,18 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Qwen2Tokenizer:
             show_progress=False,
         ),
     )
-    learned = backend.model
+    merges: Any = merges_of(backend.model)  # pairs, which its annotation does not know
     tokenizer = Qwen2Tokenizer(
         vocab=backend.get_vocab(with_added_tokens=False),
-        merges=merges_of(learned),
+        merges=merges,
         mask_token=MASK_TOKEN,
         bos_token=BEGIN_TOKEN,
     )
     return tokenizer
 
 
-def merges_of(model: object) -> list[tuple[str, str]]:
+def merges_of(model: Any) -> list[tuple[str, ...]]:
     """The merge list of a trained BPE model, which `tokenizers` gives as files only."""
-
     with tempfile.TemporaryDirectory() as folder:
         _vocab, merges = model.save(folder)
         lines = Path(merges).read_text(encoding="utf-8").splitlines()

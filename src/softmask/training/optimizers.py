@@ -30,14 +30,14 @@ class Chain(Optimizer):
         self._optimizer_step_post_hooks: dict[int, Callable] = {}
 
     @property
-    def param_groups(self) -> list[dict[str, Any]]:
+    def param_groups(self) -> list[dict[str, Any]]:  # type: ignore[override]
         return [group for optimizer in self.optimizers for group in optimizer.param_groups]
 
     @property
-    def state(self) -> dict[Any, Any]:
+    def state(self) -> dict[Any, Any]:  # type: ignore[override]
         return {k: v for optimizer in self.optimizers for k, v in optimizer.state.items()}
 
-    def step(self, closure: None = None) -> None:
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
         for optimizer in self.optimizers:
             optimizer.step()
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import Qwen2Tokenizer
 
 from ..config import SAMPLING_FILE, sampling_to_file
@@ -49,7 +50,7 @@ def save_model(
     plain = DreamModel(model.config)
     load_weights(plain, weights_of(state))
     with quiet():
-        plain.to(torch.bfloat16).save_pretrained(target)
+        nn.Module.to(plain, torch.bfloat16).save_pretrained(target)
     tokenizer.save_pretrained(target)
     save_soft_mask(model.soft_mask, target)
 

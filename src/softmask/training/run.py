@@ -131,12 +131,13 @@ def make_data(
         updates = math.ceil(len(found.train) * train.epochs / global_batch.size)
         schedule = TrainingSchedule(train, train.steps or updates)
         length = schedule.steps * global_batch.size
+        rows: Any
         rows, held_out = ConversationOrder(found.train, recipe.seed, length), found.validation
     else:
+        assert recipe.corpus is not None  # a recipe has the one or the other
         held_out = Corpus(recipe.corpus, made.stories, tokenizer)
         schedule = TrainingSchedule(train, train.steps or 0)
         rows = CorpusOrder(held_out, schedule, global_batch, recipe.seed)
-    config = made.dream.config
     collator = Collator(
         train=train,
         noise=recipe.noise,
@@ -144,7 +145,7 @@ def make_data(
         schedule=schedule,
         global_batch=global_batch,
         seed=recipe.seed,
-        mask_token_id=config.mask_token_id,
+        mask_token_id=made.dream.mask_id,
         pad_token_id=tokenizer.pad_token_id,
         two_passes=recipe.soft_mask is not None,
     )

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import random
 from dataclasses import dataclass
+from typing import Any
 
 from .config import StageConfig, TrainConfig
 
@@ -64,7 +65,7 @@ class TrainingSchedule:
 
 
 def _resolve(config: TrainConfig, stage: StageConfig, start: int) -> Stage:
-    def own(name: str):
+    def own(name: str) -> Any:
         value = getattr(stage, name)
         return getattr(config, name) if value is None else value
 

@@ -117,7 +117,9 @@ def _commit(source: SourceConfig) -> str:
     if source.revision is not None and COMMIT.fullmatch(source.revision):
         return source.revision
     with hub_errors(source):
-        return HfApi().dataset_info(source.path, revision=source.revision).sha
+        commit = HfApi().dataset_info(source.path, revision=source.revision).sha
+    assert commit is not None  # the Hub names it where a single revision is asked for
+    return commit
 
 
 @contextlib.contextmanager
@@ -202,9 +204,9 @@ def open_source(
     if not streaming:
         if not len(rows["train"].data):
             raise ValueError(f"{source.path} holds no conversations: give another source")
-        for split in rows.values():
-            if len(split.data):
-                _check_columns(split.source, split.name, split.data.column_names)
+        for part in rows.values():
+            if len(part.data):
+                _check_columns(part.source, part.name, part.data.column_names)
     return rows["train"], rows.get("validation", rows.get("test"))
 
 
@@ -304,7 +306,7 @@ def _complete(messages: Messages) -> bool:
     texts = [message["content"] for message in messages]
     if len(texts) < 2 or messages[-1]["role"] != "assistant" or None in texts:
         return False
-    return bool(texts[-1].strip())
+    return bool((texts[-1] or "").strip())
 
 
 def _columns(rows: Iterable[SourceRow]) -> Iterator[dict[str, list[Any]]]:
@@ -328,7 +330,8 @@ def write_arrow(path: Path, batches: Iterable[dict[str, list[Any]]]) -> Dataset:
         "input_ids": pa.list_(pa.int32()),
         "prompt_length": pa.int32(),
     }
-    first = next(iter(batches := iter(batches)), {"id": []})
+    batches = iter(batches)
+    first: dict[str, list[Any]] = next(batches, {"id": []})
     schema = pa.schema({name: schemas.get(name, pa.string()) for name in first})
     with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, schema) as stream:
         for columns in itertools.chain([first], batches):

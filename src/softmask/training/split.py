@@ -66,7 +66,8 @@ def split_streams(
     Sources take turns, as the length of a stream is not known.
     """
     share = -(-config.validation_samples // len(sources))
-    trains, validations = [], []
+    trains: list[Iterator[SourceRow]] = []
+    validations: list[Iterator[SourceRow]] = []
     for train, validation in sources:
         stream = _stream(train, config.shuffle_buffer, seed)
         trains.append(stream)

@@ -81,7 +81,8 @@ class SoftMaskTrainer(Trainer):
         super().create_accelerator_and_postprocess()
         if self.is_fsdp_enabled:
             self.accelerator.state.fsdp_plugin.mixed_precision_policy = None
-            self.dream.forward = self.accelerator.autocast()(self.dream.forward)
+            forward = self.accelerator.autocast()(self.dream.forward)
+            self.dream.forward = forward  # type: ignore[method-assign]
             self.dream.register_forward_pre_hook(gather_table)
 
     # Batches and loss
@@ -123,8 +124,13 @@ class SoftMaskTrainer(Trainer):
             weighting=self.settings.weighting,
         )
 
+    @property
+    def _folder(self) -> Path:
+        assert self.args.output_dir is not None
+        return Path(self.args.output_dir)
+
     def _refuse(self, inputs: dict[str, Any], loss: Loss) -> None:
-        path = Path(self.args.output_dir) / BAD_BATCH
+        path = self._folder / BAD_BATCH
         report = {
             "step": self.state.global_step,
             "row_ids": inputs["row_ids"],
@@ -146,7 +152,7 @@ class SoftMaskTrainer(Trainer):
         one = torch.ones((), device=loss.value.device)
         seen = {"forwards": one, "nats": loss.nats, "hits_T": loss.hits_T, "total_T": loss.total_T}
         seen["tokens"] = one * inputs["ids_BL"].numel()
-        if loss.mixed is not None:
+        if loss.mixed is not None and loss.entropy is not None:
             seen |= {"soft": one, "lambda": loss.mixed, "entropy": loss.entropy}
         for name, value in seen.items():
             self._sums[name] = self._sums.get(name, 0) + value.detach().float()
@@ -156,7 +162,8 @@ class SoftMaskTrainer(Trainer):
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
         """Groups of their own for the soft-mask parameters and what decays."""
         if self.optimizer is None:
-            self.optimizer = make_optimizer(args[0] if args else self.model, self.settings)
+            model: Any = args[0] if args else self.model
+            self.optimizer = make_optimizer(model, self.settings)
         return self.optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
@@ -225,6 +232,7 @@ class SoftMaskTrainer(Trainer):
         `eval_loss` is the training objective (two passes with soft-masking); the others are nats
         per masked token, on the same masks.
         """
+        assert self.validation is not None, "there is nothing to evaluate on"
         model = self.model if self.model_wrapped is None else self.model_wrapped
         evaluation_mode(model)
         soft_mask = self.dream.soft_mask is not None
@@ -249,6 +257,7 @@ class SoftMaskTrainer(Trainer):
         return metrics
 
     def _evaluate_kind(self, model: nn.Module, kind: str, soft_mask: bool) -> dict[str, float]:
+        assert self.validation is not None
         sums: dict[str, Tensor] = {}
         parts = (self.args.process_index, self.args.world_size)
         for batch, counts in self.validation.batches(kind, *parts):
@@ -267,7 +276,7 @@ class SoftMaskTrainer(Trainer):
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         """The adapter or the weights, and the soft-mask parameters in both forms."""
-        folder = Path(output_dir or self.args.output_dir)
+        folder = Path(output_dir or self._folder)
         save_soft_mask(self.dream.soft_mask, folder, self.args.should_save)
         if not self.args.should_save:
             return
@@ -288,7 +297,7 @@ class SoftMaskTrainer(Trainer):
             ValueError: it cannot be written (a full disk); the incomplete checkpoint is removed,
                 and earlier ones are kept.
         """
-        run = Path(self.args.output_dir)
+        run = self._folder
         folder = run / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
         try:
             super()._save_checkpoint(model, trial)
@@ -307,7 +316,7 @@ class SoftMaskTrainer(Trainer):
         if self.args.should_save:
             # Here, as the Trainer's own rotation comes before the new one is marked complete.
             best = self.state.best_model_checkpoint
-            rotate_checkpoints(self.args.output_dir, self.settings.save_limit, best)
+            rotate_checkpoints(str(self._folder), self.settings.save_limit, best)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         folder = Path(resume_from_checkpoint)
@@ -324,7 +333,9 @@ class SoftMaskTrainer(Trainer):
     def _load_best_model(self) -> None:
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             super()._load_best_model()
-        self._load_from_checkpoint(self.state.best_model_checkpoint)
+        best = self.state.best_model_checkpoint
+        assert best is not None, "no checkpoint was evaluated"
+        self._load_from_checkpoint(best)
 
 
 def gather_table(dream: DreamModel, _inputs: Any) -> None:

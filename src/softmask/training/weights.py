@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -35,7 +36,7 @@ def save_soft_mask(mask: SoftMask | None, folder: Path, writes: bool = True) -> 
     if mask is None:
         return
     raw = {name: _gathered(value).cpu().contiguous() for name, value in mask.state_dict().items()}
-    values = soft_mask_values(mask)
+    values: dict[str, Any] = {**soft_mask_values(mask)}
     config = SoftMaskConfig(mode=mask.mode, k=mask.k, keep_norm=mask.keep_norm, **values)
     if writes:
         folder.mkdir(parents=True, exist_ok=True)

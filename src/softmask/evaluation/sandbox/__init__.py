@@ -29,6 +29,7 @@ from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from .sandbox_kernel import FLAGS, children_of
 
@@ -79,7 +80,7 @@ def judge_all(
     """
     pool = ThreadPoolExecutor(workers or os.cpu_count())
     try:
-        return list(pool.map(lambda pair: judge(*pair, limits), pairs))
+        return list(pool.map(lambda pair: judge(pair[0], pair[1], limits), pairs))
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -101,8 +102,8 @@ def _judge(program: str, test: str, limits: Limits, layers: Collection[str]) -> 
     """`judge` with only some of the layers, each of which must hold alone."""
     start = time.perf_counter()
     scratch = os.path.realpath(tempfile.mkdtemp(prefix="softmask-"))
-    job = {"program": program, "test": test, "scratch": scratch, "libraries": _libraries()}
-    job |= {"limits": asdict(limits), "layers": list(layers)}
+    job: dict[str, Any] = {"program": program, "test": test, "scratch": scratch}
+    job |= {"libraries": _libraries(), "limits": asdict(limits), "layers": list(layers)}
     try:
         passed, reason = _ask_judge(json.dumps(job).encode(), scratch, limits)
     finally:

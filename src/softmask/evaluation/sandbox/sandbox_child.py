@@ -24,7 +24,7 @@ from sandbox_wire import (
 )
 
 # The program may patch the builtins of all others; functions keep those of their definition.
-__builtins__ = dict(vars(builtins))
+__builtins__ = dict(vars(builtins))  # type: ignore[assignment]
 
 
 def confine(scratch: str, libraries: str, limits: dict, layers: Sequence[str]) -> None:
@@ -54,7 +54,7 @@ def confine(scratch: str, libraries: str, limits: dict, layers: Sequence[str]) -
     if "hook" in layers:
         # Starts processes without an event of its own.
         stub = ModuleType("_posixsubprocess")
-        stub.fork_exec = lambda *arguments: sys.audit("subprocess.Popen")
+        vars(stub)["fork_exec"] = lambda *arguments: sys.audit("subprocess.Popen")
         sys.modules["_posixsubprocess"] = stub
         sys.addaudithook(sandbox_hook.audit_hook(scratch, [*readable, os.devnull]))
 

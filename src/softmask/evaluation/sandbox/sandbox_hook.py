@@ -16,7 +16,7 @@ from sandbox_wire import REPLIES_FD
 MAX_WRITES = 100  # files opened for writing; each is limited in size by the kernel
 
 # The program may patch the builtins of all others; functions keep those of their definition.
-__builtins__ = dict(vars(builtins))
+__builtins__ = dict(vars(builtins))  # type: ignore[assignment]
 
 # Modules that reach files, processes or memory without an event.
 UNAUDITED = {
@@ -54,7 +54,7 @@ def audit_hook(scratch: str, readable: Sequence[str]) -> Callable[[str, tuple], 
 
     def within(path: object, folders: Sequence[str]) -> bool:
         if issubclass(type(path), bytes):
-            path = bytes.decode(path, "utf-8", "surrogateescape")
+            path = bytes.decode(path, "utf-8", "surrogateescape")  # type: ignore[arg-type]
         if not issubclass(type(path), str):
             return False
         path = str.__str__(path)

@@ -19,6 +19,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from types import TracebackType
+from typing import Any
 
 import sandbox_kernel
 from sandbox_wire import REPLIES_FD, REQUESTS_FD, decode, encode, read_frame, write_frame
@@ -148,7 +149,7 @@ class Remote:
         self._candidate = candidate
         self._number = number
 
-    def _ask(self, operation: str, *arguments: object) -> object:
+    def _ask(self, operation: str, *arguments: object) -> Any:
         return self._candidate.ask(operation, self, *arguments)
 
     def __call__(self, *args: object, **kwargs: object) -> object:
@@ -256,7 +257,8 @@ def _globals_of(table: symtable.SymbolTable) -> set[str]:
 
 def fetch(candidate: Candidate, names: Sequence[str]) -> dict[str, object]:
     """The program's values of these names; a module of the standard library is our own."""
-    values, modules = candidate.ask("names", names)
+    answer: Any = candidate.ask("names", names)
+    values, modules = answer
     known = {name for name in modules if name in sys.stdlib_module_names or name == "numpy"}
     own = {name: name for name in known if modules[name] == name}
     if modules.get("np") == "numpy":

@@ -15,16 +15,21 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from types import NoneType
 
+TYPE_CHECKING = False  # typing is not loaded beside a candidate
+if TYPE_CHECKING:
+    from typing import Any
+
 REQUESTS_FD, REPLIES_FD = 3, 4
 MAX_FRAME = 64 * 2**20
 MAX_DEPTH = 100
 
 # The program may patch the builtins of all others; functions keep those of their definition.
-__builtins__ = dict(vars(builtins))
+__builtins__ = dict(vars(builtins))  # type: ignore[assignment]
 
 _dumps = json.JSONEncoder(ensure_ascii=False, check_circular=False, separators=(",", ":")).encode
 _DIRECT = {NoneType, bool, float, str}
-_KEYS, _ITEMS, _VALUES = (type(view) for view in ({}.keys(), {}.items(), {}.values()))
+_EMPTY: dict = {}
+_KEYS, _ITEMS, _VALUES = (type(v) for v in (_EMPTY.keys(), _EMPTY.items(), _EMPTY.values()))
 
 
 class NotPlain(ValueError):
@@ -67,7 +72,7 @@ def _read(fd: int, size: int) -> bytes:
     return bytes(data)
 
 
-def encode(value: object, opaque: Callable[[object], int], depth: int = 0) -> object:
+def encode(value: Any, opaque: Callable[[object], int], depth: int = 0) -> object:
     """Return a value in JSON types: plain data as such, subclasses as their base.
 
     `opaque` numbers any other object, or raises. Raises NotPlain for data nested too deeply,
@@ -103,7 +108,7 @@ def encode(value: object, opaque: Callable[[object], int], depth: int = 0) -> ob
     return _encode_rarer(value, kind, inner) or ["o", opaque(value)]
 
 
-def _encode_rarer(value, kind: type, inner: Callable[[Iterable], list]) -> object:
+def _encode_rarer(value: Any, kind: type, inner: Callable[[Iterable], list]) -> object:
     if issubclass(kind, complex):
         return ["c", complex.real.__get__(value), complex.imag.__get__(value)]
     if issubclass(kind, bytes):
