@@ -151,9 +151,8 @@ def test_what_a_model_is_asked_in_place_is_what_it_was_trained_on(tokenizer) -> 
     (puzzle,) = corpus.puzzles(random.Random(5), 1, config.puzzles)
     batch = corpus.in_place_batch([puzzle])
     trained = batch.ids_BL[0].masked_fill(batch.maskable_BL[0], tokenizer.mask_token_id)
-    model = SimpleNamespace(
-        config=SimpleNamespace(mask_token_id=tokenizer.mask_token_id, max_position_embeddings=512)
-    )
+    config = SimpleNamespace(max_position_embeddings=512)
+    model = SimpleNamespace(config=config, mask_id=tokenizer.mask_token_id)
     checkpoint = SimpleNamespace(tokenizer=tokenizer, model=model)
     assert encode_holes(checkpoint, holed(puzzle)) == trained.tolist()
 

@@ -421,7 +421,7 @@ def test_two_processes_train_as_one_does_and_go_on(settings, base, tmp_path, way
         done = subprocess.run(
             [
                 *(sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"),
-                *("--master_port", "29517", *entry, "train", str(path)),
+                *("--standalone", *entry, "train", str(path)),  # which finds a free port
                 *("--out", "together", "--device", "cpu"),
             ],
             cwd=tmp_path,

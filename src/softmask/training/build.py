@@ -59,7 +59,7 @@ def build(recipe: Recipe, device: torch.device) -> Trainable:
 
 
 def learnable(config: SoftMaskConfig, model: DreamModel) -> SoftMask:
-    """Trainable soft-mask parameters with these initial values; in fp32 for any model."""
+    """Trainable soft-mask parameters with these initial values; in fp32 always."""
     check_k(config.k, model.config.vocab_size)
     values = (config.scale, config.offset, config.steepness, config.temperature)
     mask = SoftMask(*values, mode=config.mode, k=config.k, keep_norm=config.keep_norm)

@@ -28,7 +28,7 @@ __builtins__ = dict(vars(builtins))  # type: ignore[assignment]
 
 
 def confine(scratch: str, libraries: str, limits: dict, layers: Sequence[str]) -> None:
-    """Give up, for good, all that a candidate needs not; the folder of this file is one of them.
+    """Give up, for good, all that a candidate does not need, and forget the modules that did it.
 
     `libraries`: the folder of third-party packages that may be read, or ""; `layers`: of
     "landlock", "seccomp" and "hook".
@@ -48,11 +48,11 @@ def confine(scratch: str, libraries: str, limits: dict, layers: Sequence[str]) -
     ]
     held = sandbox_kernel.confine(readable, scratch, layers)
     _limit(limits, "seccomp" in held)
-    # The next one to import ctypes must ask the hook.
+    # A later import of ctypes must pass the hook.
     for name in [n for n in sys.modules if n.startswith(("sandbox_", "ctypes", "_ctypes"))]:
         del sys.modules[name]
     if "hook" in layers:
-        # Starts processes without an event of its own.
+        # The real module starts processes without raising an audit event.
         stub = ModuleType("_posixsubprocess")
         vars(stub)["fork_exec"] = lambda *arguments: sys.audit("subprocess.Popen")
         sys.modules["_posixsubprocess"] = stub
@@ -94,7 +94,7 @@ class Server:
     def run(self) -> None:
         sys.modules["candidate"] = sys.modules["__main__"] = self._module
         vars(self._module)["__builtins__"] = builtins
-        # Its text shall not see this file's __future__ imports.
+        # dont_inherit: this file's __future__ imports are not the program's.
         exec(compile(self._program, "<candidate>", "exec", dont_inherit=True), vars(self._module))
 
     def names(self, names: Sequence[str]) -> tuple[dict[str, object], dict[str, str]]:

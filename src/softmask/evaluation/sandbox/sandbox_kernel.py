@@ -5,7 +5,7 @@ Both can only be tightened once set, need no privilege, and hold for root as for
 filter lists what is forbidden: processes, network, signals, namespaces, privileges. What libc
 tries in good faith (nscd behind getpwuid, chmod behind a copy) gets an error; what only an attack
 or a subprocess does ends the process with SIGSYS. On another system or processor these functions
-do nothing, and say so by what they return.
+do nothing, which their results show.
 
 Run as a script, this file confines itself and prints the protections that took hold.
 """
