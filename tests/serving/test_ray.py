@@ -135,7 +135,7 @@ def test_what_the_container_copies_makes_the_wheel(tmp_path) -> None:
 
 
 def test_the_manifest_in_the_document_is_whole() -> None:
-    text = (ROOT / "docs/DEPLOYMENT.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs/guides/deploy.md").read_text(encoding="utf-8")
     (manifest,) = re.findall(r"```yaml\n(# softmask.yaml\n.*?)```", text, re.DOTALL)
     spec = yaml.safe_load(manifest)["spec"]
     (entry,) = yaml.safe_load(spec["serveConfigV2"])["applications"]
