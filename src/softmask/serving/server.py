@@ -180,7 +180,7 @@ async def _answer(
 def _add_denoise(app: FastAPI, service: Service, metrics: Metrics) -> None:
     @app.post("/v1/denoise")
     async def denoise(asked: DenoiseRequest, request: Request) -> Response:
-        """Every step of one text: docs/TRACE.md."""
+        """Every step of one text: docs/reference/trace.md."""
         _check_name(service, asked.model)
         with refusals():
             job = await _encoded(service, service.trace_job, asked)

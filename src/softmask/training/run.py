@@ -161,5 +161,5 @@ def note_on_feedback(history: Sequence[Mapping[str, float]]) -> str | None:
     return (
         f"note: mean lambda is {mixed:.2g} at an entropy of {entropy:.2g} nats: the feedback is "
         f"hardly let in. Begin with soft_mask.scale near 0.5, soft_mask.offset near {-entropy:.2g} "
-        "and soft_mask.steepness near 1 (docs/TRAINING.md)"
+        "and soft_mask.steepness near 1 (docs/guides/fine-tune.md)"
     )
