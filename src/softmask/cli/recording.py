@@ -19,7 +19,9 @@ def add_recording_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("recording")
     group.add_argument("--html", type=Path, help="write every step as a page that opens anywhere")
     group.add_argument("--svg", type=Path, help="write every step as one animated picture")
-    group.add_argument("--trace", type=Path, help="write every step as JSON (docs/reference/trace.md)")
+    group.add_argument(
+        "--trace", type=Path, help="write every step as JSON (docs/reference/trace.md)"
+    )
     group.add_argument(
         "--against-plain",
         action="store_true",

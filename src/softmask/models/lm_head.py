@@ -59,7 +59,8 @@ def _streams(head: nn.Linear, hidden_ND: Tensor) -> bool:
         return False
     # Hooks see a call of the module alone; accelerate's move offloaded weights in and out.
     hooked = head._forward_hooks or head._forward_pre_hooks or hasattr(head, "_hf_hook")
-    plain = head.bias is None and not hooked
+    bias: Tensor | None = head.bias
+    plain = bias is None and not hooked
     cast = torch.is_autocast_enabled("cpu") or hidden_ND.dtype != head.weight.dtype
     return plain and head.weight.device.type == "cpu" and not cast
 

@@ -2,8 +2,8 @@
 
 A replica is a process of its own with the model, an engine and the application of `server.py`. Ray
 Serve takes requests at one address, hands each to the replica that has the fewest, adds and removes
-replicas by how many requests they have, and replaces those that fail. docs/guides/deploy.md says how
-that runs in a cluster.
+replicas by how many requests they have, and replaces those that fail. docs/guides/deploy.md says
+how that runs in a cluster.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A run step by step as JSON: what the event stream sends, the page draws and a trace file holds.
 
-docs/reference/trace.md describes the format. A trace file is {"format", "version", "runs"}; a run is
-{"start", "steps", "end"}, each as `Tracer` makes them.
+docs/reference/trace.md describes the format. A trace file is {"format", "version", "runs"}; a run
+is {"start", "steps", "end"}, each as `Tracer` makes them.
 Shape suffixes: N positions, K leading tokens.
 """
 

@@ -58,11 +58,12 @@ class ProgressBar(ProgressCallback):
     """transformers' progress bar with the last logged values behind it, not a line for each."""
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-        if state.is_world_process_zero and self.training_bar is not None:
+        bar: Any = self.training_bar
+        if state.is_world_process_zero and bar is not None:
             shown = {k: logs[k] for k in ("loss", "accuracy", "lambda", "scale") if k in logs}
             if "eval_loss" in logs:
-                self.training_bar.write(f"update {state.global_step}: {_short(logs)}")
-            self.training_bar.set_postfix(shown)
+                bar.write(f"update {state.global_step}: {_short(logs)}")
+            bar.set_postfix(shown)
 
 
 def _short(logs: dict[str, float]) -> str:
