@@ -43,7 +43,7 @@ types: .venv/.installed
 
 # The site, into site/; a broken link or a missing page is an error.
 docs: .venv/.installed
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 # README's and the documents' pictures, from today's model; needs Chromium.
 pictures: .venv/.installed

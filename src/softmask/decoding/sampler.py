@@ -64,9 +64,10 @@ def denoise(
         attention_mask_BL: 1 at tokens, 0 at padding (left or right); None: no padding.
         soft_mask: feeds positions that stay masked back as mixtures; None or scale 0: plain.
         generators: one a row for reproducible rows; None: torch's global generator.
-        logits_hook, tokens_hook: Dream's hooks, called as (step, canvas, aligned logits
-            (B, L, V)); either makes every step compute all logits. The tokens hook is also
-            called once before the first step, with (None, canvas, None).
+        logits_hook: Dream's hook, (step, canvas (B, L), aligned logits (B, L, V)) -> logits. It
+            makes every step compute all logits.
+        tokens_hook: Dream's hook, (step, canvas, logits) -> canvas; likewise. It is also called
+            once before the first step, with (None, canvas, None).
         graphs: record forwards as CUDA graphs; None: where the model suits them.
 
     Raises:

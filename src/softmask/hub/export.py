@@ -71,7 +71,9 @@ def export(
     and each tensor goes back to the dtype the base has it in.
 
     Args:
-        name, adapter, revision: as for `hub.load`.
+        name: as for `hub.load`.
+        adapter: as for `hub.load`.
+        revision: as for `hub.load`.
         dtype: convert the weights to "float32", "bfloat16" or "float16"; None or "auto": keep.
         overwrite: replace an existing checkpoint folder.
         title: what the model card calls it; default: the folder's name.

@@ -83,8 +83,12 @@ class Engine:
     """Denoises requests together on one model.
 
     Args:
-        memory_mb, positions, running, cached, k: see `Limits`.
+        memory_mb: what the batch may take up, weights not included; or
+        positions: the length of its canvas, whose memory then follows.
         queue: how many requests may wait; more are refused.
+        running: how many may run at once.
+        cached: whether keys and values are kept.
+        k: the most tokens that soft-masking may mix in, and that may be reported.
         clock: seconds, for tests.
 
     Raises:
