@@ -52,10 +52,11 @@ def test_the_wheel_contains_the_bundled_model_the_recipes_and_the_demo_puzzles(
         default + "model.safetensors",
         default + "config.json",
         default + "README.md",
-        "softmask/demo_puzzles.json",
+        "softmask/puzzles/demo_puzzles.json",
     }
     assert any(name.startswith(default + "tokenizer") for name in names)
-    assert any(name.startswith("softmask/recipes/") and name.endswith(".yaml") for name in names)
+    recipes = [name for name in names if name.startswith("softmask/training/recipes/")]
+    assert any(name.endswith(".yaml") for name in recipes)
 
 
 def test_the_wheel_contains_every_data_file_of_the_package(wheel: Path) -> None:
