@@ -35,7 +35,8 @@ from softmask.training.recipe import read_recipe
 PAGES = [ROOT / "README.md", ROOT / "docs" / "get-started.md"]
 PAGES += sorted((ROOT / "docs" / "guides").glob("*.md"))
 BLOCK = re.compile(
-    r"(?:<!-- test: (?P<mark>[^\n]*?) -->\n)?```(?P<language>\w+)(?: title=\"(?P<title>[^\"]+)\")?\n"
+    r"(?:<!-- test: (?P<mark>[^\n]*?) -->\n)?"
+    r"```(?P<language>\w+)(?: title=\"(?P<title>[^\"]+)\")?\n"
     r"(?P<text>.*?)^```$",
     re.DOTALL | re.MULTILINE,
 )

@@ -693,7 +693,8 @@ def test_a_cache_needs_an_engine_that_has_one() -> None:
 def test_logits_that_never_fit_are_refused_and_others_wait_their_turn() -> None:
     model = tiny_model(vocab_size=4096)
     mask, sampling = 4095, SamplingConfig(steps=4, temperature=0.5)
-    engine = Engine(model, positions=200)
+    memory = Footprint.of(model, cached=True, k=8).total(200)
+    engine = Engine(model, memory_mb=memory / 2**20)
     with pytest.raises(ValueError, match="fewer new tokens"):
         engine.submit(Request((1, *[mask] * 100), sampling))
     fitting = int(engine.limits.reading / engine.limits.footprint.reading(1, sampling, None))
@@ -805,3 +806,13 @@ def test_a_thread_sleeps_while_there_is_nothing_to_do() -> None:
         before = engine.stats().steps
         time.sleep(0.05)
         assert engine.stats().steps == before
+
+
+@pytest.mark.parametrize("sampling", [{"temperature": 0.8}, {"alg": "origin"}, {"top_p": 0.9}])
+@pytest.mark.parametrize("soft", [None, SOFT, TEMPERED], ids=["plain", "soft", "tempered"])
+def test_a_canvas_of_a_requests_own_length_has_room_for_its_logits(sampling, soft) -> None:
+    one = request(3, 40, sampling=sampling, soft_mask=soft)
+    engine = Engine(MODEL, positions=len(one.ids), k=3)
+    handle = engine.submit(one)
+    drain(engine)
+    assert handle.result().finish_reason == "done"

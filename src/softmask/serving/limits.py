@@ -53,7 +53,7 @@ class Limits:
             # More than those that run can use would only be in the way.
             positions = min(fitting, running * model.config.max_position_embeddings)
         else:
-            self.memory = self.footprint.total(positions)
+            self.memory = self.footprint.most(positions)
         self.positions = positions
         # What is computed fits in any case; logits are counted request by request.
         self.reading = self.memory - self.footprint.fixed - positions * self.footprint.held

@@ -76,6 +76,10 @@ class Footprint:
         """Of a batch with a canvas of so many positions."""
         return self.fixed + positions * (self.held + max(self.computed, self.read))
 
+    def most(self, positions: int) -> int:
+        """Of such a batch when every row is drawn from: no request on it takes more."""
+        return self.total(positions) + positions * max(DRAWN, TEMPERED) * self.vocabulary
+
     def positions(self, memory: int) -> int:
         """The longest canvas within so many bytes; 0 where none is."""
         each = self.held + max(self.computed, self.read)
