@@ -65,7 +65,7 @@ def test_a_right_program_passes_and_a_wrong_one_fails_with_the_line() -> None:
     verdict = judge(RIGHT, TEST)
     assert verdict.passed
     assert verdict.reason == "passed"
-    assert 0 < verdict.seconds < 10
+    assert verdict.seconds > 0
     assert judge(RIGHT, "\nassert add(1, 2) == 4").reason == "AssertionError: assert add(1, 2) == 4"
 
 
