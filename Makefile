@@ -21,7 +21,7 @@ PYTEST_ARGS ?=
 
 BIN := .venv/bin
 
-.PHONY: demo test lint format clean
+.PHONY: demo test coverage lint types format docs pictures build clean
 
 demo: .venv/.installed
 	$(BIN)/softmask demo
@@ -29,9 +29,31 @@ demo: .venv/.installed
 test: .venv/.installed
 	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal $(PYTEST_ARGS)
 
-lint: .venv/.installed
+# Subprocesses are measured too; the figure is in CONTRIBUTING.md.
+coverage: .venv/.installed
+	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal --cov --cov-report= $(PYTEST_ARGS)
+	$(BIN)/coverage report --skip-covered --sort=cover
+
+lint: .venv/.installed types docs
 	$(BIN)/ruff check --quiet .
 	$(BIN)/ruff format --quiet --check .
+
+types: .venv/.installed
+	$(BIN)/mypy --no-error-summary
+
+# The site, into site/; a broken link or a missing page is an error.
+docs: .venv/.installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+# README's and the documents' pictures, from today's model; needs Chromium.
+pictures: .venv/.installed
+	$(BIN)/python benchmarks/pictures.py
+
+# What would go to PyPI, into dist/.
+build: .venv/.installed
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation
+	$(BIN)/twine check --strict dist/*
 
 format: .venv/.installed
 	$(BIN)/ruff check --quiet --fix .
@@ -50,5 +72,5 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 	@touch $@
 
 clean:
-	rm -rf .venv build dist .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv build dist site .coverage* .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -29,13 +29,13 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from softmask.cli.demo import DEMO_KINDS, NEW_TOKENS, fresh_puzzles, name_of
 from softmask.config import SamplingConfig
 from softmask.decoding.batch import Batch
 from softmask.decoding.prompts import encode, mask_id_of, rules_of
 from softmask.hub.load import load
 from softmask.models.checkpoint import Checkpoint
 from softmask.puzzles.puzzles import prompt_of
+from softmask.puzzles.solve import DEMO_KINDS, NEW_TOKENS, fresh_puzzles, name_of
 from softmask.reporting.measure import pair_ratios, peak_mb, summary
 from softmask.reporting.result_folder import claim, write
 from softmask.reporting.tables import light_table
@@ -92,10 +92,10 @@ def engine_for(checkpoint: Checkpoint, cache: str, args: argparse.Namespace) -> 
 def together(engine: Engine, load_: list[Request]) -> tuple[float, list[Result], int]:
     """Seconds until all are done that were submitted at once, how they ended, and `overtaken`."""
     started = time.perf_counter()
-    tickets = [engine.submit(one) for one in load_]
-    results = [ticket.result() for ticket in tickets]
+    handles = [engine.submit(one) for one in load_]
+    results = [handle.result() for handle in handles]
     seconds = time.perf_counter() - started
-    pairs = zip(tickets, results, strict=True)
+    pairs = zip(handles, results, strict=True)
     return seconds, results, overtaken([t.submitted + r.waited for t, r in pairs])
 
 

@@ -22,7 +22,7 @@ from typing import Any
 from page_browser import browser, server
 from rich.console import Console
 
-from softmask.bench.benchmark import provenance
+from softmask.reporting.result_folder import provenance
 from softmask.reporting.tables import light_table
 from softmask.serving.page import page_html
 

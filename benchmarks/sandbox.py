@@ -14,10 +14,10 @@ import os
 import time
 from pathlib import Path
 
-from softmask.bench.benchmark import provenance
 from softmask.evaluation.sandbox import available
 from softmask.evaluation.task_data import overrides, read_dataset
 from softmask.evaluation.tasks.programs import Attempt, humaneval_attempts, mbpp_attempts
+from softmask.reporting.result_folder import provenance
 
 TASKS = {
     "humaneval": humaneval_attempts,

@@ -12,12 +12,13 @@ import pytest
 from rich.console import Console
 
 import softmask
-from softmask.cli.demo import answer_in, fresh_puzzles, score, shown_puzzles, solve, table_of
+from softmask.cli.demo import table_of
 from softmask.cli.main import main
 from softmask.config import SamplingConfig
 from softmask.decoding.generation import Generation
 from softmask.puzzles.held_out import held_out_digest, read_held_out
 from softmask.puzzles.puzzles import is_solved, new_sudoku_9x9, prompt_of
+from softmask.puzzles.solve import answer_in, fresh_puzzles, score, shown_puzzles, solve
 
 DEFAULT = Path(str(resources.files("softmask"))) / "default"
 

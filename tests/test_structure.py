@@ -1,156 +1,67 @@
-"""The imports hold the order that docs/STRUCTURE.md draws."""
+"""The rooms: imports run downwards only and in no circle, those inside functions counted."""
 
 from __future__ import annotations
 
 import ast
+from graphlib import TopologicalSorter
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 from paths import ROOT
 
 PACKAGE = ROOT / "src" / "softmask"
-# Each room with the rooms it may import at module level; a call may import lazily.
-ALLOWED = {
-    "config": set(),
-    "products": set(),
-    "readout": {"products"},
-    "soft_mask": {"config", "readout"},
-    "modeling": {"products", "readout", "soft_mask"},
-    "unmask": {"config", "readout"},
-    "schedule": {"config", "unmask"},
-    "kv_cache": {"config"},
-    "text": {"config", "kv_cache", "schedule"},
-    "soft_state": {"soft_mask"},
-    "sights": {"readout"},
-    "graphs": {"modeling", "soft_mask"},
-    "batch": {
-        *("config", "graphs", "kv_cache", "modeling", "readout", "schedule", "sights"),
-        *("soft_mask", "soft_state", "text", "unmask"),
-    },
-    "sampler": {"batch", "config", "modeling", "soft_mask", "text"},
-    "published": {"config", "sampler"},
-    "checkpoints": {"config", "modeling", "soft_mask"},
-    "quantize": {"modeling", "products"},
-    "hub": {"checkpoints", "config", "modeling", "quantize"},
-    "prompts": {"hub", "sampler"},
-    "generation": {"config", "hub", "prompts", "sampler"},
-    "remote_code": set(),
-    "export": {"checkpoints", "config", "hub", "remote_code"},
-    "push": {"checkpoints", "config", "export"},
-    "train_config": {"config"},
-    "sources": {"train_config"},
-    "conversations": {"config", "sources", "train_config"},
-    "footprint": {"config", "kv_cache", "modeling", "readout"},
-    "tickets": {"config", "sights", "text"},
-    "admission": set(),
-    "limits": {*("config", "footprint", "modeling", "sampler", "schedule", "soft_mask", "tickets")},
-    "seats": {"admission", "batch", "limits", "sights", "soft_state", "text", "tickets"},
-    "engine": {"admission", "config", "limits", "modeling", "seats", "tickets"},
-    "noise": set(),
-    "objective": {"modeling", "train_config"},
-    "sudoku9": set(),
-    "puzzles": {"sudoku9"},
-    "stories": set(),
-    "plan": {"train_config"},
-    "corpus": {"plan", "puzzles", "stories", "train_config"},
-    "batches": {"corpus", "noise", "plan", "train_config"},
-    "recipe": {"config", "train_config"},
-    "published_recipe": {"config", "train_config"},
-    "sweep": {"train_config"},
-    "build": {"config", "corpus", "hub", "modeling", "puzzles", "soft_mask", "train_config"},
-    "optimizers": {"plan", "soft_mask", "train_config"},
-    "ema": set(),
-    "trainer": {
-        *("batches", "checkpoints", "config", "ema", "modeling", "objective", "optimizers", "plan"),
-        *("soft_mask", "train_config"),
-    },
-    "curves": set(),
-    "run": {
-        *("batches", "build", "checkpoints", "config", "conversations", "corpus", "curves"),
-        "modeling",
-        *("plan", "train_config", "trainer"),
-    },
-    "measure": set(),
-    "result_folder": set(),
-    "dense_twin": {"config", "modeling", "products"},
-    "floor": {"modeling", "products", "readout"},
-    "bench_summary": {"config", "floor", "measure", "modeling", "tables"},
-    "benchmark": {
-        *("bench_summary", "config", "dense_twin", "floor", "hub", "measure", "modeling"),
-        *("result_folder", "sampler"),
-    },
-    "frontier_cells": set(),
-    "frontier_plot": set(),
-    "frontier": {
-        *("config", "corpus", "demo", "frontier_cells", "frontier_plot", "hub", "measure"),
-        *("puzzles", "result_folder", "tables"),
-    },
-    "eval_config": {"config"},
-    "ranks": set(),
-    "tables": set(),
-    "responses": set(),
-    "likelihood": {"config", "modeling", "sampler", "soft_mask"},
-    "held_out": {
-        *("config", "likelihood", "modeling", "objective", "readout", "soft_mask", "tables"),
-    },
-    "text_quality": {"checkpoints", "hub", "likelihood", "tables"},
-    "harness": {
-        *("config", "eval_config", "generation", "hub", "likelihood", "prompts", "ranks"),
-        "responses",
-    },
-    "sandbox_child": set(),
-    "sandbox_judge": set(),
-    "sandbox_kernel": set(),
-    "sandbox": {"sandbox_kernel"},
-    "answers": {"puzzles"},
-    "tasks": {"answers", "puzzles", "sandbox"},
-    "task_data": {"puzzles", "tasks"},
-    "record": {"benchmark", "checkpoints", "config", "eval_config", "hub"},
-    "evaluation": {
-        *("eval_config", "harness", "record", "responses", "tables", "task_data", "tasks"),
-    },
-    "suites": {"config", "eval_config", "tables"},
-    "compare": {"config", "eval_config", "tables"},
-    "serve_config": {"config"},
-    "openai_api": {"config"},
-    "trace": {"config", "engine", "hub", "prompts", "tickets"},
-    "text_stream": {"hub", "prompts", "sights", "tickets"},
-    "answer_shapes": {"engine", "hub", "text_stream"},
-    "serving": {"config", "engine", "hub", "openai_api", "prompts", "serve_config"},
-    "metrics": {"engine", "tickets"},
-    "gate": {"metrics", "serve_config"},
-    "page": set(),
-    "ray_serve": {"config", "serve_config"},
-    "server": {
-        *("answer_shapes", "engine", "gate", "metrics", "openai_api", "page", "serving"),
-        *("text_stream", "trace"),
-    },
-}
+# Each may import those before it, never those behind it.
+ROOMS = [
+    *("config", "logits", "soft_mask", "reporting", "models", "decoding", "hub", "puzzles"),
+    *("training", "serving", "evaluation", "bench", "cli"),
+]
+FILES = sorted(
+    path for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE or path.stem in ROOMS
+)
 
 
-def rooms_imported(path: Path, *, nested: bool) -> set[str]:
-    """Rooms of this package that a file imports at module level."""
-    found: set[str] = set()
-    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+def imported(path: Path) -> set[Path]:
+    """The files of this package that a file imports, anywhere in it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and node.level:
-            inside = nested and node.level == 1
-            if not inside:
-                names = (
-                    [node.module]
-                    if node.module
-                    else [a.name for a in node.names if a.name != "__version__"]
-                )
-                found |= {name.split(".")[0] for name in names}
+            base = path.parents[node.level - 1].joinpath(*(node.module or "").split("."))
+            for alias in node.names:
+                places = [base / f"{alias.name}.py", base / alias.name / "__init__.py"]
+                places += [base.with_suffix(".py"), base / "__init__.py"]
+                found.add(next(place for place in places if place.is_file()))
     return found
 
 
-@pytest.mark.parametrize("room", sorted(ALLOWED))
-def test_a_room_imports_only_what_lies_below_it(room: str) -> None:
-    folder = PACKAGE / room
-    paths = sorted(folder.glob("*.py")) if folder.is_dir() else [PACKAGE / f"{room}.py"]
-    assert paths
-    for path in paths:
-        assert rooms_imported(path, nested=folder.is_dir()) <= ALLOWED[room], path
+def room_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def test_every_folder_and_file_of_the_package_is_a_room() -> None:
+    places = {room_of(path) for path in PACKAGE.rglob("*.py")}
+    assert places == {*ROOMS, "__init__", "__main__"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_a_room_imports_only_those_before_it(path: Path) -> None:
+    behind = ROOMS[ROOMS.index(room_of(path)) + 1 :]
+    # The version stands in the package itself.
+    others = {room_of(other) for other in imported(path)} - {"__init__"}
+    assert not others & set(behind)
+
+
+def test_no_file_imports_itself_by_way_of_others() -> None:
+    # A package's own __init__ is what its folder offers, and may import from it.
+    graph = {path: imported(path) for path in FILES}
+    assert list(TopologicalSorter(graph).static_order())
+
+
+def test_each_room_says_what_lives_there_what_it_imports_and_where_to_begin() -> None:
+    for room in ROOMS:
+        if (PACKAGE / room).is_dir():
+            text = (PACKAGE / room / "__init__.py").read_text(encoding="utf-8")
+            assert len((ast.get_docstring(ast.parse(text)) or "").splitlines()) == 3, room
 
 
 def test_the_settings_import_no_framework() -> None:
@@ -159,3 +70,16 @@ def test_the_settings_import_no_framework() -> None:
         n.name for node in ast.walk(tree) if isinstance(node, ast.Import) for n in node.names
     }
     assert not modules & {"torch", "transformers"}
+
+
+def test_the_document_draws_the_rooms_in_their_order() -> None:
+    text = (ROOT / "docs" / "STRUCTURE.md").read_text(encoding="utf-8")
+    places = [text.index(f"`{room}") for room in ROOMS]
+    assert all(a < b for a, b in pairwise(places))
+
+
+def test_the_document_names_every_file() -> None:
+    text = (ROOT / "docs" / "STRUCTURE.md").read_text(encoding="utf-8")
+    # A command's file has its command's name; tasks and the sandbox say themselves what they hold.
+    own = [p for p in FILES if room_of(p) != "cli" and p.parent.name not in ("tasks", "sandbox")]
+    assert not [path for path in own if path.stem != "__init__" and path.name not in text]

@@ -52,10 +52,13 @@ def test_the_wheel_contains_the_bundled_model_the_recipes_and_the_demo_puzzles(
         default + "model.safetensors",
         default + "config.json",
         default + "README.md",
-        "softmask/demo_puzzles.json",
+        "softmask/puzzles/demo_puzzles.json",
+        "softmask/py.typed",
     }
     assert any(name.startswith(default + "tokenizer") for name in names)
-    assert any(name.startswith("softmask/recipes/") and name.endswith(".yaml") for name in names)
+    assert any(
+        name.startswith("softmask/training/recipes/") and name.endswith(".yaml") for name in names
+    )
 
 
 def test_the_wheel_contains_every_data_file_of_the_package(wheel: Path) -> None:

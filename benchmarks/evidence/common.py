@@ -81,9 +81,9 @@ def training(
 ) -> Task:
     """`softmask train` on one thread; a run that was stopped goes on where it was."""
     options = [word for setting in settings for word in ("--set", setting)]
-    binary = [] if soft else ["--no-soft-mask"]
+    plain = [] if soft else ["--no-soft-mask"]
     where = ["--seed", str(seed), "--threads", "1", "--device", device, "--out", str(folder)]
-    command = (sys.executable, "-m", "softmask", "train", str(recipe), *where, *binary, *options)
+    command = (sys.executable, "-m", "softmask", "train", str(recipe), *where, *plain, *options)
     return Task(command, folder / "done.json")
 
 

@@ -22,13 +22,14 @@ from pathlib import Path
 import torch
 from common import FEWER
 
-from softmask.cli.demo import is_right, solve
 from softmask.config import SoftMaskConfig
-from softmask.decoding.batch import Batch, View
+from softmask.decoding.batch import Batch
+from softmask.decoding.predictions import Predictions
 from softmask.decoding.soft_state import SoftState
 from softmask.hub.load import load
 from softmask.models.checkpoint import Checkpoint
 from softmask.puzzles.puzzles import Puzzle, read_puzzles
+from softmask.puzzles.solve import is_right, solve
 from softmask.soft_mask import Mixture
 
 BATCH = 64
@@ -67,9 +68,9 @@ def shuffled_feedback(seed: int) -> Iterator[None]:
     mix, put = Batch._mix, SoftState.put
     starts: list[int] = []
 
-    def mix_knowing_texts(batch: Batch, view: View) -> None:
-        starts[:] = sorted(text.start for text in view.texts)
-        mix(batch, view)
+    def mix_knowing_sequences(batch: Batch, predictions: Predictions) -> None:
+        starts[:] = sorted(sequence.start for sequence in predictions.sequences)
+        mix(batch, predictions)
 
     def put_elsewhere(state: SoftState, rows_M: torch.Tensor, mixed: Mixture) -> None:
         text_M = torch.searchsorted(torch.tensor(starts), rows_M.cpu(), right=True)
@@ -80,7 +81,7 @@ def shuffled_feedback(seed: int) -> Iterator[None]:
         whose_M[to_M] = from_M
         put(state, rows_M, Mixture(*(x if x is None else x[whose_M] for x in mixed)))
 
-    Batch._mix, SoftState.put = mix_knowing_texts, put_elsewhere
+    Batch._mix, SoftState.put = mix_knowing_sequences, put_elsewhere
     try:
         yield
     finally:

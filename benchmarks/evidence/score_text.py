@@ -33,13 +33,13 @@ from common import FEWER, evenly
 from score_puzzles import shuffled_feedback
 from words import asked, read
 
-from softmask.cli.demo import ALG
 from softmask.config import SamplingConfig, SoftMaskConfig
 from softmask.decoding.generation import Completion, Generation
 from softmask.evaluation.held_out import HeldOutConfig, held_out, windows
 from softmask.evaluation.text_quality import Scorer, quality
 from softmask.hub.load import load
 from softmask.models.checkpoint import Checkpoint
+from softmask.puzzles.solve import ALG
 from softmask.puzzles.stories import split_stories
 
 LENGTH, PROMPT, BATCH = 128, 16, 32

@@ -199,7 +199,7 @@ class Bench:
             made = self.batch(rows, config, mode)
 
             def generate(made: Batch = made) -> None:
-                while not all(text.is_done for text in made.texts):
+                while not all(one.is_done for one in made.sequences):
                     made.step()
 
             self.synchronise()

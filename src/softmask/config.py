@@ -75,7 +75,8 @@ def _options(annotation: Any) -> tuple[Any, ...]:
 def _convert(value: Any, annotation: Any, where: str) -> Any:
     """A value that matches its annotation, with nested mappings made into their dataclasses."""
     annotation = next(a for a in _options(annotation) if _matches(value, a))
-    if dataclasses.is_dataclass(annotation) and isinstance(value, dict):
+    is_settings = isinstance(annotation, type) and dataclasses.is_dataclass(annotation)
+    if is_settings and isinstance(value, dict):
         return from_mapping(annotation, value, where)
     if annotation is float:
         return float(value)
@@ -100,6 +101,7 @@ def from_mapping(cls: type[T], values: Any, where: str) -> T:
     """
     if not isinstance(values, dict):
         raise ValueError(f"{where}: expected a mapping of settings, found {type(values).__name__}")
+    assert dataclasses.is_dataclass(cls)
     hints = typing.get_type_hints(cls)
     known = {f.name for f in dataclasses.fields(cls)}
     parsed: dict[str, Any] = {}

@@ -165,7 +165,9 @@ class SoftMask(nn.Module):
         as published (`neg_entropy` of p at `mixture_temp`).
         """
         if self.mode == "topk":
+            assert seen.entropy_N is not None
             return seen.entropy_N
+        assert seen.logits_NV is not None
         return entropy(seen.logits_NV.float() / self.temperature)
 
     def weight(self, entropy_N: Tensor, rate_N: Tensor | float = 1.0) -> Tensor:
@@ -181,6 +183,8 @@ class SoftMask(nn.Module):
         """
         lambda_N = self.weight(self.entropy(seen), rate_N)
         if self.mode == "topk":
+            assert seen.ids_NK is not None
+            assert seen.logits_NK is not None
             q_NK = torch.softmax(seen.logits_NK, dim=-1)
             ids_NK = torch.cat([own_N[:, None], seen.ids_NK], dim=1)
             weights_NK = torch.cat([1 - lambda_N[:, None], lambda_N[:, None] * q_NK], dim=1)
@@ -190,6 +194,7 @@ class SoftMask(nn.Module):
                 mean_N = (weights_NK * vectors_NKD.norm(dim=-1)).sum(1)
                 weights_NK = weights_NK * _stretch(mixed_ND, mean_N)[:, None]
             return Mixture(ids_NK, weights_NK, lambda_N)
+        assert seen.logits_NV is not None
         q_NV = torch.softmax(seen.logits_NV.float() / self.temperature, dim=-1)
         with torch.autocast(table_VD.device.type, enabled=False):
             weighted_NV = (lambda_N[:, None] * q_NV).to(table_VD.dtype)

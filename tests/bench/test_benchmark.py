@@ -20,16 +20,14 @@ from softmask.reporting.measure import pair_ratios, peak_mb
 SOFT = {"scale": 0.8, "offset": -3.9, "steepness": 2.0}
 RANDOM = (
     "--hidden 32 --layers 2 --heads 4 --intermediate 48 --vocabulary 64 --device cpu --threads 1 "
-    "--prompt-tokens 4 --new-tokens 16 --steps 4 --repeat 2"
+    "--prompt-tokens 4 --max-new-tokens 16 --steps 4 --repeat 2"
 ).split()
 
 
 @pytest.fixture
 def quick(monkeypatch) -> None:
     """Peaks without processes of their own, and probes that take no time."""
-    monkeypatch.setattr(
-        "softmask.bench.benchmark.peak_of", lambda _module, _arguments: peak_mb("cpu")
-    )
+    monkeypatch.setattr("softmask.cli.bench.peak_of", lambda _module, _arguments: peak_mb("cpu"))
     monkeypatch.setattr("softmask.bench.roofline.PRODUCT", {"cpu": 64})
     monkeypatch.setattr("softmask.bench.roofline.COPIED", 2**16)
 
@@ -183,8 +181,8 @@ def test_a_result_is_written_once(capsys, quick, tmp_path) -> None:
         ("--block-length 0", "--block-length must be at least 1"),
         ("--twin --alg topk_margin", "leave out other rules"),
         ("--twin --temperature 1", "leave out other rules"),
-        ("--k 0", "--k must be at least 1"),
-        ("--k 99", "lower k"),
+        ("--soft-mask-k 0", "--soft-mask-k must be at least 1"),
+        ("--soft-mask-k 99", "lower k"),
     ],
 )
 def test_a_mistake_is_one_line(capsys, arguments, message) -> None:

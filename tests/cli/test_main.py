@@ -29,7 +29,7 @@ def softmask(*arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess
 @pytest.mark.parametrize("arguments", [["--help"], ["generate", "--help"], ["train", "--help"]])
 def test_help_comes_without_importing_torch(arguments) -> None:
     script = (
-        "import sys; from softmask.cli import main\n"
+        "import sys; from softmask.cli.main import main\n"
         "try: main(sys.argv[1:])\n"
         "except SystemExit: pass\n"
         "print('torch' in sys.modules or 'transformers' in sys.modules)"
@@ -155,7 +155,7 @@ def test_chat_answers_line_by_line_and_remembers(tmp_path) -> None:
 
 
 def test_bench_ends_with_json(folder) -> None:
-    arguments = "--prompt-tokens 4 --new-tokens 8 --steps 4 --repeat 2 --threads 1"
+    arguments = "--prompt-tokens 4 --max-new-tokens 8 --steps 4 --repeat 2 --threads 1"
     done = softmask("bench", "--model", folder, *arguments.split())
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout.splitlines()[-1])

@@ -173,9 +173,9 @@ def test_an_easier_block_hands_its_steps_on() -> None:
 def test_a_moving_threshold_lies_between_its_ends_by_the_share_left() -> None:
     import numpy as np
 
-    from softmask.decoding.schedule import Plan
+    from softmask.decoding.schedule import StepSchedule
 
-    plan = Plan(np.ones(10, dtype=bool), SamplingConfig(threshold=0.9, threshold_end=0.4))
+    plan = StepSchedule(np.ones(10, dtype=bool), SamplingConfig(threshold=0.9, threshold_end=0.4))
     assert plan.threshold == pytest.approx(0.9)
     plan.left = [4]
     assert plan.threshold == pytest.approx(0.6)

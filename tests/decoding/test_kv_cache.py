@@ -232,7 +232,7 @@ def test_texts_come_and_go_without_a_trace_on_those_that_stay() -> None:
     mine = batch.add(30, canvas[0, 4:], config, soft_mask=SOFT, rules=rules)
     for _ in range(3):
         batch.step()
-    batch.drop(batch.texts[0])
+    batch.drop(batch.sequences[0])
     other = batch.add(0, canvas[1, 3:], dataclasses.replace(config, steps=7), rules=rules)
     while not mine.is_done:
         batch.step()
@@ -300,11 +300,11 @@ def test_a_finished_row_is_no_longer_computed() -> None:
 
 
 def test_columns_of_a_plan_are_those_of_the_masks() -> None:
-    from softmask.decoding.schedule import Plan
+    from softmask.decoding.schedule import StepSchedule
 
     masked = np.zeros(30, dtype=bool)
     masked[[2, 3, 4, 9, 20, 21, 22]] = True
-    plan = Plan(masked, SamplingConfig(steps=9, block_length=3))
+    plan = StepSchedule(masked, SamplingConfig(steps=9, block_length=3))
     assert [plan.bounds(b) for b in range(3)] == [(2, 4), (9, 21), (22, 22)]
     assert plan.left_before(21, 0) == 5
     assert plan.left_before(30, 0) == 7

@@ -84,14 +84,22 @@ def test_the_interval_is_as_wide_as_the_normal_one() -> None:
 
 
 def test_folders_of_evaluations_are_compared_place_by_place(tmp_path) -> None:
-    for name, scores in (("binary", [0, 0, 1]), ("soft", [0, 1, 1])):
+    for name, scores in (("plain", [0, 0, 1]), ("soft", [0, 1, 1])):
         write_run(tmp_path / name / "t@1_1", scores)
         write_run(tmp_path / name / "t@1_2", scores, forwards=4.0)
-    found = compare(tmp_path / "binary", tmp_path / "soft")
+    found = compare(tmp_path / "plain", tmp_path / "soft")
     assert [d.place for d in found] == ["t@1_1", "t@1_2"]
     target = tmp_path / "plot.png"
-    draw(tmp_path / "binary", tmp_path / "soft", target)
+    draw(tmp_path / "plain", tmp_path / "soft", target)
     assert target.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+
+
+def test_a_suite_from_before_plain_was_its_name_is_compared_with_one_of_today(tmp_path) -> None:
+    write_run(tmp_path / "old" / "binary" / "t@1_1", [0, 0, 1])
+    write_run(tmp_path / "new" / "plain" / "t@1_1", [0, 1, 1])
+    (found,) = compare(tmp_path / "old", tmp_path / "new")
+    assert found.place == "plain/t@1_1"
+    assert found.only_b == 1
 
 
 def test_different_documents_are_not_compared(tmp_path) -> None:

@@ -216,7 +216,7 @@ def test_soft_masking_without_parameters_is_an_error_and_no_silent_plain_run(fol
         ({"batch_size": "auto"}, "batch_size must be a whole number"),
         ({"max_new_tokens": 0}, "max_new_tokens must be at least 1"),
         ({"mixinputs_k": 0}, "k must be at least 1"),
-        ({"transparency_alg": "topk"}, "transparency_alg must be one of"),
+        ({"transparency_alg": "mixinputs"}, "transparency_alg must be one of"),
     ],
 )
 def test_a_bad_model_argument_is_one_sentence(values, message) -> None:

@@ -17,13 +17,13 @@ from softmask.decoding.sampler import denoise
 from softmask.evaluation.likelihood import (
     Estimate,
     LikelihoodConfig,
-    clustered_ratio,
     draw_masks,
     greedy_matches,
     negative_log_likelihoods,
     rolling,
     rolling_windows,
 )
+from softmask.evaluation.standard_errors import clustered_ratio
 from softmask.soft_mask import SoftMask, feedback, rate
 
 MODEL = tiny_model()

@@ -45,17 +45,17 @@ def test_the_dream_suite_is_the_papers_settings() -> None:
 def test_what_is_given_wins_over_the_suite_and_k_concerns_the_soft_cells_alone() -> None:
     args = model_args({"temperature": 0.0, "max_new_tokens": 32, "mixinputs_k": 3})
     found = cells(SUITES["dream"], args, CONFIG, tasks=["gsm8k_cot"], fractions=[FULL])
-    binary, soft = found
-    assert (binary.mode, soft.mode) == ("binary", "soft")
-    assert binary.args.mixinputs_k is None
+    plain, soft = found
+    assert (plain.mode, soft.mode) == ("plain", "soft")
+    assert plain.args.mixinputs_k is None
     assert soft.args.mixinputs_k == 3
     assert {cell.args.temperature for cell in found} == {0.0}
     assert {cell.args.max_new_tokens for cell in found} == {32}
-    assert binary.folder == "binary/gsm8k_cot@1_1"
+    assert plain.folder == "plain/gsm8k_cot@1_1"
 
 
 def test_the_instruct_suite_is_the_release_scripts() -> None:
-    found = cells(SUITES["instruct"], model_args({}), CONFIG, modes=["binary"])
+    found = cells(SUITES["instruct"], model_args({}), CONFIG, modes=["plain"])
     settings = {c.part.task: (c.args.max_new_tokens, c.config.num_fewshot) for c in found}
     assert settings == {
         "mmlu_generative": (128, 4),
@@ -65,11 +65,19 @@ def test_the_instruct_suite_is_the_release_scripts() -> None:
     }
 
 
+def test_binary_is_an_older_name_of_the_plain_mode() -> None:
+    old, new = (
+        cells(SUITES["dream"], model_args({}), CONFIG, modes=modes)
+        for modes in (["soft", "binary"], ["soft", "plain"])
+    )
+    assert old == new
+
+
 @pytest.mark.parametrize(
     ("choice", "message"),
     [
         ({"tasks": ["gsm8k"]}, "task must be one of humaneval_instruct"),
-        ({"modes": ["sofft"]}, "mode must be one of binary, soft"),
+        ({"modes": ["sofft"]}, "mode must be one of plain, soft"),
     ],
 )
 def test_what_a_suite_does_not_have_is_an_error(choice, message) -> None:
@@ -122,7 +130,7 @@ def test_a_suite_runs_cell_by_cell_and_is_not_run_twice(
     )
     assert written == sorted(
         f"{mode}/{task}@{fraction}"
-        for mode in ("binary", "soft")
+        for mode in ("plain", "soft")
         for task in ("countdown_cd3_plain", "sudoku_4x4_4_plain")
         for fraction in ("1_1", "1_2")
     )
@@ -174,7 +182,7 @@ def test_the_planning_suite_runs_whole(model, data, tmp_path, capsys) -> None:
     folders = {path.parent.name for path in tmp_path.rglob("results.json")}
     assert folders == {f"{task}@1_4" for task in tasks}
     assert Fraction(1, 4) in SUITES["planning"].fractions
-    row = result(tmp_path / "s/binary/countdown_cd3@1_4")["summary"][0]
+    row = result(tmp_path / "s/plain/countdown_cd3@1_4")["summary"][0]
     assert row["forwards"] <= 2
 
 

@@ -605,11 +605,10 @@ def impatient() -> Iterator[mathematics.MathWorker]:
 
 def test_a_worker_that_is_stuck_or_dead_is_replaced(impatient: mathematics.MathWorker) -> None:
     wrong, right = ({"exact_match": n, "math_verify": n} for n in (0, 1))
-    start = time.perf_counter()
     assert impatient.ask({"gold": "7", "answer": "9^{9^{9^{9}}}"}) == wrong
     assert impatient._process is None  # it was killed
+    impatient.seconds = 120.0  # that no machine needs
     assert impatient.ask({"gold": "7", "answer": "7"}) == right
-    assert time.perf_counter() - start < 30
     assert impatient._process is not None
     impatient._process.kill()
     impatient._process.wait()

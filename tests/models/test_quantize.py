@@ -11,7 +11,8 @@ import torch
 from tiny import write_dora_adapter, write_dream_folder
 
 import softmask
-from softmask.cli.evaluate import _run_parser, read_model_args
+from softmask.cli.eval_options import read_model_args
+from softmask.cli.evaluate import make_parser
 from softmask.cli.main import main
 from softmask.config import SoftMaskConfig
 from softmask.evaluation.config import ModelArgs
@@ -199,7 +200,7 @@ def test_the_command_line_hands_it_on(folder, kind, capsys, threads) -> None:
 
 
 def test_evaluations_hand_it_on_and_record_it() -> None:
-    args = _run_parser().parse_args("--tasks t --model m --quantize int8".split())
+    args = make_parser().parse_args("--tasks t --model m --quantize int8".split())
     own = read_model_args(args)
     assert own == ModelArgs(pretrained="m", quantize="int8")
     assert own.to_load["quantize"] == "int8"

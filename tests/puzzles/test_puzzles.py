@@ -14,11 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from paths import SHARED
 
+from softmask.puzzles.countdown import first_solution
 from softmask.puzzles.puzzles import (
     KINDS,
     MIXTURE_NAMES,
     Puzzle,
-    _first_solution,
     canonical,
     generate_countdown,
     generate_puzzles,
@@ -292,7 +292,7 @@ def test_all_reference_outputs_of_the_evaluation_files_are_solutions() -> None:
 def test_the_reference_outputs_are_the_ones_the_generator_would_write(numbers: int) -> None:
     for puzzle in read_puzzles(PLANNING / f"cd{numbers}_test.jsonl", "countdown"):
         *drawn, target = map(int, puzzle.input.split(","))
-        assert ",".join(_first_solution(tuple(drawn), target) or []) == puzzle.output
+        assert ",".join(first_solution(tuple(drawn), target) or []) == puzzle.output
 
 
 @needs_evaluation_files

@@ -10,7 +10,7 @@ from tiny import write_dream_folder
 import softmask
 from softmask.config import SamplingConfig
 from softmask.decoding.prompts import decode_answer, encode, encode_chat
-from softmask.serving.detokenizer import TextStream
+from softmask.serving.detokenizer import IncrementalDetokenizer
 from softmask.serving.request import Event, Request
 from softmask.serving.trace import pieces
 
@@ -30,7 +30,7 @@ def streamed(
     mask_id = checkpoint.model.config.mask_token_id
     prompt = [1, 2]
     request = Request((*prompt, *[mask_id] * len(ids)), SamplingConfig())
-    stream = TextStream(checkpoint, request, infill=False, **more)
+    stream = IncrementalDetokenizer(checkpoint, request, infill=False, **more)
     parts, done = [], set()
     for group in groups:
         done |= set(group)

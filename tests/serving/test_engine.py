@@ -24,8 +24,8 @@ from softmask.decoding.sequence import Rules
 from softmask.models import DreamModel
 from softmask.serving.engine import Engine, EngineClosed, QueueFull, Request
 from softmask.serving.memory import Footprint
-from softmask.serving.request import PENDING, Event, Ticket
-from softmask.serving.scheduler import OVERTAKINGS, Spans, admit
+from softmask.serving.request import PENDING, Event, RequestHandle
+from softmask.serving.scheduler import MAX_BYPASSES, FreeSpans, schedule
 
 MODEL = tiny_model()
 MASK = MODEL.config.mask_token_id
@@ -34,7 +34,7 @@ ONLY_TEXT = Rules(suppressed=(MASK, POISON))
 STOPS = Rules(suppressed=(MASK, POISON), end_ids=(0, 1, 2, 3, 4, 5), stop=True)
 SOFT = SoftMaskConfig(k=3, scale=0.8, offset=-3.0, steepness=1.0)
 TEMPERED = SoftMaskConfig(mode="temperature", scale=0.8, offset=-3.0, steepness=1.0)
-WAIT = 20.0  # seconds that no test needs
+WAIT = 120.0  # seconds that no test needs
 
 
 def canvas(prompt: int, masks: int, seed: int = 0) -> tuple[int, ...]:
@@ -121,14 +121,14 @@ class Clock:
 
 
 def test_requests_of_all_kinds_that_enter_at_different_steps_come_out_as_if_alone() -> None:
-    engine, tickets = fits(400), []
+    engine, handles = fits(400), []
     for one in MIXED:
-        tickets.append(engine.submit(one))
+        handles.append(engine.submit(one))
         engine.run_once()
         engine.run_once()
     drain(engine)
-    for ticket, ids in zip(tickets, ALONE, strict=True):
-        result = ticket.result()
+    for handle, ids in zip(handles, ALONE, strict=True):
+        result = handle.result()
         assert result.finish_reason == "done"
         assert result.ids == ids
         assert result.left == 0
@@ -138,17 +138,17 @@ def test_requests_of_all_kinds_that_enter_at_different_steps_come_out_as_if_alon
 @given(
     order=st.permutations(range(len(MIXED))),
     gaps=st.lists(st.integers(0, 4), min_size=len(MIXED), max_size=len(MIXED)),
-    room=st.sampled_from([28, 60, 200]),
+    allocator=st.sampled_from([28, 60, 200]),
     running=st.sampled_from([1, 3, 64]),
 )
-def test_results_depend_on_no_order_of_arrival(order, gaps, room, running) -> None:
-    engine, tickets = fits(room, running=running), {}
+def test_results_depend_on_no_order_of_arrival(order, gaps, allocator, running) -> None:
+    engine, handles = fits(allocator, running=running), {}
     for index, gap in zip(order, gaps, strict=True):
-        tickets[index] = engine.submit(MIXED[index])
+        handles[index] = engine.submit(MIXED[index])
         for _ in range(gap):
             engine.run_once()
     drain(engine)
-    assert [tickets[index].result().ids for index in range(len(MIXED))] == ALONE
+    assert [handles[index].result().ids for index in range(len(MIXED))] == ALONE
 
 
 def test_many_threads_may_submit_to_a_running_engine() -> None:
@@ -180,13 +180,13 @@ def test_a_result_counts_its_own_steps_and_forwards() -> None:
 
 
 def test_the_events_of_a_request_add_up_to_its_result_and_what_is_final_stays() -> None:
-    one = request(4, 12, soft_mask=SOFT, watch=1, trace=True, sampling={"alg": "entropy"})
+    one = request(4, 12, soft_mask=SOFT, top_logprobs=1, trace=True, sampling={"alg": "entropy"})
     engine = fits(40)
-    ticket = engine.submit(one)
+    handle = engine.submit(one)
     drain(engine)
-    result, ids = ticket.result(), list(one.ids)
+    result, ids = handle.result(), list(one.ids)
     final = 4
-    for event in ticket:
+    for event in handle:
         assert event.final >= final
         final = event.final
         for column, token in zip(event.columns, event.ids, strict=True):
@@ -200,69 +200,79 @@ def test_the_events_of_a_request_add_up_to_its_result_and_what_is_final_stays() 
 
 def test_a_trace_tells_what_each_masked_position_is_on_the_way_to() -> None:
     engine = fits(40)
-    ticket = engine.submit(request(4, 12, soft_mask=SOFT, watch=4, trace=True))
+    handle = engine.submit(request(4, 12, soft_mask=SOFT, top_logprobs=4, trace=True))
     untraced = engine.submit(request(4, 12, soft_mask=SOFT))
     drain(engine)
-    first = next(iter(ticket)).trace
+    first = next(iter(handle)).trace
     assert first.ids_MK.shape == first.weights_MK.shape == (len(first.columns_M), 3)
     assert np.allclose(first.weights_MK.sum(1), first.lambda_M, atol=1e-6)
     assert (first.lambda_M > 0).all()
-    assert np.array_equal(first.ids_MK, first.seen.ids_NK[:, :3])
-    assert all(event.trace is None and event.seen is None for event in untraced)
+    assert np.array_equal(first.ids_MK, first.logprobs.ids_NK[:, :3])
+    assert all(event.trace is None and event.logprobs is None for event in untraced)
 
 
 @pytest.mark.parametrize("sampling", [{}, {"temperature": 1.0, "top_p": 0.8}, {"alg": "origin"}])
 def test_events_tell_the_models_own_probabilities(sampling: dict) -> None:
-    one = request(4, 12, watch=5, trace=True, seed=3, sampling={"steps": 4, **sampling})
+    one = request(4, 12, top_logprobs=5, trace=True, seed=3, sampling={"steps": 4, **sampling})
     engine = fits(40)
-    ticket = engine.submit(one)
+    handle = engine.submit(one)
     drain(engine)
     ids = list(one.ids)
-    for event in ticket:
+    for event in handle:
         with torch.no_grad():
             logits_LV = MODEL(torch.tensor([ids])).logits[0].float()
         for suppressed in one.rules.suppressed:
             logits_LV[:, suppressed] = torch.finfo(torch.float32).min
         logp_LV = logits_LV.log_softmax(-1)
         entropy_L = -(logp_LV.exp() * logp_LV.clamp_min(-1e30)).sum(-1)
-        told = [(list(event.columns), event.seen), (event.trace.columns_M, event.trace.seen)]
+        told = [
+            (list(event.columns), event.logprobs),
+            (event.trace.columns_M, event.trace.logprobs),
+        ]
         for columns, seen in told:
             best = logp_LV[columns].topk(5)
             assert np.array_equal(seen.ids_NK, best.indices)
             assert np.allclose(seen.logprobs_NK, best.values, atol=1e-4)
             assert np.allclose(seen.entropy_N, entropy_L[columns], atol=1e-3)
         own = logp_LV[list(event.columns), list(event.ids)]
-        assert np.allclose(event.seen.logprob_N, own, atol=1e-4)
-        assert np.isnan(event.trace.seen.logprob_N).all()
+        assert np.allclose(event.logprobs.logprob_N, own, atol=1e-4)
+        assert np.isnan(event.trace.logprobs.logprob_N).all()
         for column, token in zip(event.columns, event.ids, strict=True):
             ids[column] = token
-    assert tuple(ids) == ticket.result().ids
+    assert tuple(ids) == handle.result().ids
 
 
 @pytest.mark.parametrize("sampling", [{}, {"alg": "topk_margin"}, {"temperature": 0.8}])
-def test_being_watched_changes_nothing(sampling: dict) -> None:
+def test_reporting_log_probabilities_changes_nothing(sampling: dict) -> None:
     results = []
-    for watch in (0, 6):
+    for top_logprobs in (0, 6):
         engine = fits(60)
-        one = request(4, 12, soft_mask=SOFT, watch=watch, trace=watch > 0, sampling=sampling)
-        tickets = [engine.submit(one), engine.submit(request(2, 9))]
+        one = request(
+            4,
+            12,
+            soft_mask=SOFT,
+            top_logprobs=top_logprobs,
+            trace=top_logprobs > 0,
+            sampling=sampling,
+        )
+        handles = [engine.submit(one), engine.submit(request(2, 9))]
         drain(engine)
-        results.append([t.result().ids for t in tickets])
+        results.append([t.result().ids for t in handles])
     assert results[0] == results[1]
 
 
-def test_who_watches_too_much_is_refused() -> None:
+def test_too_many_leading_tokens_are_refused() -> None:
     with pytest.raises(ValueError, match="at most 8"):
-        fits(40).submit(request(4, 4, watch=9))
-    with pytest.raises(ValueError, match="give watch"):
+        fits(40).submit(request(4, 4, top_logprobs=9))
+    with pytest.raises(ValueError, match="give top_logprobs"):
         request(4, 4, trace=True)
 
 
 def test_a_slow_reader_holds_nobody_up_and_loses_nothing() -> None:
     engine = fits(120)
-    ticket = engine.submit(request(4, 100, soft_mask=SOFT))
+    handle = engine.submit(request(4, 100, soft_mask=SOFT))
     drain(engine)
-    events = list(ticket)
+    events = list(handle)
     assert len(events) == PENDING
     columns = [column for event in events for column in event.columns]
     assert sorted(columns) == list(range(4, 104))
@@ -278,9 +288,9 @@ def test_two_events_as_one_say_what_both_said() -> None:
 
 def test_asyncio_reads_events_and_results_without_blocking_its_loop() -> None:
     async def read(engine: Engine, index: int) -> tuple[list[int], tuple[int, ...]]:
-        ticket = engine.submit(MIXED[index])
-        columns = [column async for event in ticket for column in event.columns]
-        return columns, (await ticket.finished()).ids
+        handle = engine.submit(MIXED[index])
+        columns = [column async for event in handle for column in event.columns]
+        return columns, (await handle.finished()).ids
 
     async def read_all(engine: Engine):
         return await asyncio.gather(*(read(engine, i) for i in range(len(MIXED))))
@@ -294,14 +304,14 @@ def test_asyncio_reads_events_and_results_without_blocking_its_loop() -> None:
 
 
 def test_a_loop_that_is_gone_does_not_disturb_the_engine() -> None:
-    async def leave(ticket: Ticket) -> None:
-        async for _event in ticket:
+    async def leave(handle: RequestHandle) -> None:
+        async for _event in handle:
             return
 
     with fits(200) as engine:
-        ticket = engine.submit(request(4, 60, soft_mask=SOFT))
-        asyncio.run(leave(ticket))
-        assert ticket.result(WAIT).finish_reason == "done"
+        handle = engine.submit(request(4, 60, soft_mask=SOFT))
+        asyncio.run(leave(handle))
+        assert handle.result(WAIT).finish_reason == "done"
 
 
 # Leaving early.
@@ -362,18 +372,18 @@ def test_a_deadline_counts_from_submission_waiting_or_running() -> None:
 def test_a_full_line_refuses_and_says_when_to_come_back() -> None:
     clock = Clock()
     engine = fits(20, queue=2, clock=clock)
-    tickets = [engine.submit(request(4, 12)), engine.submit(request(4, 12))]
+    handles = [engine.submit(request(4, 12)), engine.submit(request(4, 12))]
     with pytest.raises(QueueFull, match="2 requests are waiting") as caught:
         engine.submit(request(4, 12))
     assert caught.value.retry_after > 0
     engine.run_once()
-    tickets.append(engine.submit(request(4, 12)))
+    handles.append(engine.submit(request(4, 12)))
     with pytest.raises(QueueFull):
         engine.submit(request(4, 12))
-    tickets[1].cancel()  # makes room in the line at once
-    tickets.append(engine.submit(request(4, 12)))
+    handles[1].cancel()  # makes room in the line at once
+    handles.append(engine.submit(request(4, 12)))
     drain(engine)
-    reasons = [ticket.result().finish_reason for ticket in tickets]
+    reasons = [handle.result().finish_reason for handle in handles]
     assert reasons == ["done", "cancelled", "done", "done"]
     assert engine.stats().refused == 2
     assert engine.stats().ended == {"done": 3, "cancelled": 1}
@@ -411,15 +421,15 @@ def poisoned(monkeypatch) -> None:
 def test_a_request_that_breaks_the_model_fails_alone(monkeypatch) -> None:
     poisoned(monkeypatch)
     engine = fits(400)
-    tickets = [engine.submit(one) for one in MIXED[:5]]
+    handles = [engine.submit(one) for one in MIXED[:5]]
     for _ in range(3):
         engine.run_once()
     bad = engine.submit(Request((POISON, 1, MASK, MASK), SamplingConfig(steps=2), rules=ONLY_TEXT))
-    tickets += [engine.submit(one) for one in MIXED[5:]]
+    handles += [engine.submit(one) for one in MIXED[5:]]
     drain(engine)
     assert bad.result().finish_reason == "failed"
     assert bad.result().error == "RuntimeError: this id is poison"
-    assert [ticket.result().ids for ticket in tickets] == ALONE
+    assert [handle.result().ids for handle in handles] == ALONE
     assert 1 <= engine.stats().apart <= 4  # halves of twelve
 
 
@@ -433,9 +443,9 @@ def test_a_step_too_large_for_the_memory_is_repeated_in_parts(monkeypatch) -> No
 
     monkeypatch.setattr(DreamModel, "hidden", fail)
     engine = fits(400)
-    tickets = [engine.submit(one) for one in MIXED]
+    handles = [engine.submit(one) for one in MIXED]
     drain(engine)
-    assert [ticket.result().ids for ticket in tickets] == ALONE
+    assert [handle.result().ids for handle in handles] == ALONE
     assert engine.stats().apart > 0
 
 
@@ -444,7 +454,7 @@ def test_logits_that_are_no_numbers_fail_their_request_alone() -> None:
     with torch.no_grad():
         model.model.embed_tokens.weight[POISON] = torch.nan
     engine = Engine(model, positions=80)
-    tickets = [engine.submit(one) for one in MIXED[:2]]
+    handles = [engine.submit(one) for one in MIXED[:2]]
     bad = engine.submit(
         Request((1, POISON, MASK, MASK), SamplingConfig(steps=2, alg="entropy"), rules=ONLY_TEXT)
     )
@@ -453,7 +463,7 @@ def test_logits_that_are_no_numbers_fail_their_request_alone() -> None:
     drain(engine)
     assert bad.result().finish_reason == "failed"
     assert "NaN" in bad.result().error
-    assert [ticket.result().ids for ticket in tickets] == ALONE[:2]
+    assert [handle.result().ids for handle in handles] == ALONE[:2]
     assert after.result().ids == ALONE[6]
 
 
@@ -480,10 +490,10 @@ def test_an_engine_that_breaks_down_tells_everybody(monkeypatch) -> None:
 
     monkeypatch.setattr(Batch, "save", broken)
     engine = fits(20)
-    tickets = [engine.submit(request(4, 12)) for _ in range(3)]
+    handles = [engine.submit(request(4, 12)) for _ in range(3)]
     engine.start()
-    for ticket in tickets:
-        result = ticket.result(WAIT)
+    for handle in handles:
+        result = handle.result(WAIT)
         assert result.finish_reason == "failed"
         assert result.error == "the engine broke down: RuntimeError: out of order"
     with pytest.raises(EngineClosed, match="out of order"):
@@ -498,16 +508,16 @@ def test_requests_enter_in_the_order_in_which_they_came(monkeypatch) -> None:
     clock = Clock()
     clock.run_with_steps(monkeypatch, 1.0)
     engine = fits(26, clock=clock)
-    tickets = [engine.submit(request(1, 12, canvas_seed=i)) for i in range(8)]
+    handles = [engine.submit(request(1, 12, canvas_seed=i)) for i in range(8)]
     drain(engine)
-    waited = [ticket.result().waited for ticket in tickets]
+    waited = [handle.result().waited for handle in handles]
     assert waited == sorted(waited)
     assert waited[:3] == [0, 0, waited[3]]  # two at a time
 
 
-def test_a_large_request_is_overtaken_a_few_times_and_then_waited_for() -> None:
+def test_a_large_request_is_bypassed_a_few_times_and_then_waited_for() -> None:
     engine = fits(40, queue=200)
-    order: list[Ticket] = []
+    order: list[RequestHandle] = []
     small = [engine.submit(request(1, 9, canvas_seed=0))]
     engine.run_once()
     large = engine.submit(request(4, 36))
@@ -517,7 +527,7 @@ def test_a_large_request_is_overtaken_a_few_times_and_then_waited_for() -> None:
         order += [t for t in [large, *small] if t.is_over and t not in order]
     assert large.result().finish_reason == "done"
     before = order.index(large)
-    assert before <= 1 + OVERTAKINGS
+    assert before <= 1 + MAX_BYPASSES
     assert large.result().ids == alone(large.request)
 
 
@@ -526,22 +536,22 @@ class Person:
     """Somebody who wants a place of this size."""
 
     size: int
-    overtaken: int = 0
+    bypassed: int = 0
     until: int = 0
 
 
 @settings(max_examples=60, deadline=None)
 @given(
     sizes=st.lists(st.integers(1, 10), min_size=1, max_size=40),
-    room=st.integers(10, 14),
+    allocator=st.integers(10, 14),
     stays=st.integers(1, 4),
 )
-def test_nobody_starves(sizes, room, stays) -> None:
-    line = [Person(size) for size in sizes]
-    everybody, inside = list(line), []
+def test_nobody_starves(sizes, allocator, stays) -> None:
+    waiting = [Person(size) for size in sizes]
+    everybody, inside = list(waiting), []
 
     def enter(person: Person) -> bool:
-        if sum(p.size for p in inside) + person.size > room:
+        if sum(p.size for p in inside) + person.size > allocator:
             return False
         person.until = now + stays
         inside.append(person)
@@ -549,20 +559,20 @@ def test_nobody_starves(sizes, room, stays) -> None:
 
     for now in itertools.count():
         inside[:] = [person for person in inside if person.until > now]
-        line = admit(line, enter)
-        assert all(person.overtaken <= OVERTAKINGS for person in everybody)
-        if not line:
+        waiting = schedule(waiting, enter)
+        assert all(person.bypassed <= MAX_BYPASSES for person in everybody)
+        if not waiting:
             break
         assert now <= stays * len(sizes)
 
 
-# Room.
+# The scheduler.
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(st.booleans(), st.integers(1, 30)), max_size=60))
 def test_stretches_never_overlap_and_come_together_again(moves) -> None:
-    spans, taken = Spans(64), []
+    spans, taken = FreeSpans(64), []
     for takes, size in moves:
         if takes or not taken:
             start = spans.take(size)
@@ -675,23 +685,24 @@ def test_a_cache_needs_an_engine_that_has_one() -> None:
     with pytest.raises(ValueError, match="leave out cache dual"):
         fits(100, cached=False).submit(cached)
     engine = fits(100, cached=False)
-    ticket = engine.submit(MIXED[1])
+    handle = engine.submit(MIXED[1])
     drain(engine)
-    assert ticket.result().ids == ALONE[1]
+    assert handle.result().ids == ALONE[1]
 
 
 def test_logits_that_never_fit_are_refused_and_others_wait_their_turn() -> None:
     model = tiny_model(vocab_size=4096)
     mask, sampling = 4095, SamplingConfig(steps=4, temperature=0.5)
-    engine = Engine(model, positions=200)
+    memory = Footprint.of(model, cached=True, k=8).total(200)
+    engine = Engine(model, memory_mb=memory / 2**20)
     with pytest.raises(ValueError, match="fewer new tokens"):
         engine.submit(Request((1, *[mask] * 100), sampling))
     fitting = int(engine.limits.reading / engine.limits.footprint.reading(1, sampling, None))
-    tickets = [engine.submit(Request((1, *[mask] * fitting), sampling)) for _ in range(2)]
+    handles = [engine.submit(Request((1, *[mask] * fitting), sampling)) for _ in range(2)]
     engine.run_once()
     assert (engine.stats().running, engine.stats().waiting) == (1, 1)
     drain(engine)
-    assert all(ticket.result().finish_reason == "done" for ticket in tickets)
+    assert all(handle.result().finish_reason == "done" for handle in handles)
 
 
 @pytest.mark.parametrize(
@@ -743,32 +754,32 @@ def test_a_grace_period_ends_what_is_still_running(monkeypatch) -> None:
     clock = Clock()
     clock.run_with_steps(monkeypatch, 1.0)
     engine = fits(20, clock=clock)
-    ticket = engine.submit(request(4, 12))
+    handle = engine.submit(request(4, 12))
     engine.run_once()
     engine.close(finish="all", grace=3.0)
-    assert ticket.result().finish_reason == "shutdown"
-    assert (ticket.result().steps, clock.now) == (5, 4.0)
+    assert handle.result().finish_reason == "shutdown"
+    assert (handle.result().steps, clock.now) == (5, 4.0)
 
 
 def test_an_error_in_the_block_of_an_engine_ends_it_at_once() -> None:
     def fail() -> None:
         with fits(200) as engine:
-            tickets.append(engine.submit(request(4, 100, soft_mask=SOFT)))
+            handles.append(engine.submit(request(4, 100, soft_mask=SOFT)))
             raise KeyError("ours")
 
-    tickets: list[Ticket] = []
+    handles: list[RequestHandle] = []
     with pytest.raises(KeyError):
         fail()
-    assert tickets[0].is_over
+    assert handles[0].is_over
 
 
 def test_a_result_that_does_not_come_in_time_is_an_error_and_the_request_goes_on() -> None:
     engine = fits(20)
-    ticket = engine.submit(request(4, 12))
+    handle = engine.submit(request(4, 12))
     with pytest.raises(TimeoutError):
-        ticket.result(timeout=0.01)
+        handle.result(timeout=0.01)
     drain(engine)
-    assert ticket.result().finish_reason == "done"
+    assert handle.result().finish_reason == "done"
 
 
 def test_the_numbers_of_an_engine_add_up() -> None:
@@ -795,3 +806,13 @@ def test_a_thread_sleeps_while_there_is_nothing_to_do() -> None:
         before = engine.stats().steps
         time.sleep(0.05)
         assert engine.stats().steps == before
+
+
+@pytest.mark.parametrize("sampling", [{"temperature": 0.8}, {"alg": "origin"}, {"top_p": 0.9}])
+@pytest.mark.parametrize("soft", [None, SOFT, TEMPERED], ids=["plain", "soft", "tempered"])
+def test_a_canvas_of_a_requests_own_length_has_room_for_its_logits(sampling, soft) -> None:
+    one = request(3, 40, sampling=sampling, soft_mask=soft)
+    engine = Engine(MODEL, positions=len(one.ids), k=3)
+    handle = engine.submit(one)
+    drain(engine)
+    assert handle.result().finish_reason == "done"

@@ -1,4 +1,4 @@
-"""From rows to masked batches: the published collator's semantics, and one clock for all draws."""
+"""From rows to masked batches: the published collator's semantics, and draws by number of row."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from softmask.training.config import (
     StageConfig,
     TrainConfig,
 )
-from softmask.training.plan import Clock, Plan
+from softmask.training.schedule import GlobalBatch, TrainingSchedule
 
 MASK, PAD = 63, 0
 PUBLISHED_NOISE = NoiseConfig(t_low=0.2, t_high=0.8, per_row=False, floor=1e-3)
@@ -50,11 +50,15 @@ def rows_of(lengths, prompts, first_draw=0):
 
 
 def collator(**changes) -> Collator:
-    settings = {"clock": Clock(2, 1, 2), "noise": PUBLISHED_NOISE, "train": TrainConfig()}
+    settings = {
+        "global_batch": GlobalBatch(2, 1, 2),
+        "noise": PUBLISHED_NOISE,
+        "train": TrainConfig(),
+    }
     settings |= {"seed": 1, "two_passes": True} | changes
     return Collator(
         conversations=CHATS,
-        plan=Plan(settings["train"], 100),
+        schedule=TrainingSchedule(settings["train"], 100),
         mask_token_id=MASK,
         pad_token_id=PAD,
         **settings,
@@ -164,21 +168,21 @@ def test_the_padded_length_is_a_multiple_and_wastes_less_than_one() -> None:
 @pytest.mark.parametrize("coin", ["batch", "step"])
 def test_soft_or_plain_is_the_same_on_every_device(coin) -> None:
     train = TrainConfig(soft_coin=coin, feedback_passes=3)
-    two = collator(train=train, clock=Clock(1, 2, 3))
+    two = collator(train=train, global_batch=GlobalBatch(1, 2, 3))
     choices = [two.coins(draw) for draw in range(0, 600)]
     assert choices[::2] == choices[1::2]
     assert 0.35 < sum(soft for soft, _ in choices) / 600 < 0.65
     assert {passes for _, passes in choices} == {1, 2, 3}
     if coin == "step":
         # ... and then also the same as on one device: nothing but the update decides.
-        one = collator(train=train, clock=Clock(1, 1, 6))
+        one = collator(train=train, global_batch=GlobalBatch(1, 1, 6))
         assert choices == [one.coins(draw) for draw in range(600)]
     assert not any(collator(two_passes=False).coins(draw)[0] for draw in range(50))
 
 
 def test_a_stage_may_have_feedback_of_more_passes_than_the_run() -> None:
     stages = (StageConfig("a", 300), StageConfig("b", 300, feedback_passes=3))
-    found = collator(train=TrainConfig(stages=stages), clock=Clock(1, 1, 1))
+    found = collator(train=TrainConfig(stages=stages), global_batch=GlobalBatch(1, 1, 1))
     assert {passes for _, passes in map(found.coins, range(300))} == {1}
     assert {passes for _, passes in map(found.coins, range(300, 600))} == {1, 2, 3}
 

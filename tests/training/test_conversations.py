@@ -22,8 +22,9 @@ from hypothesis import strategies as st
 from paths import DATA, SHARED
 from transformers import Qwen2Tokenizer
 
-from softmask.training import conversations
+from softmask.training import conversation_cache, conversations
 from softmask.training.config import ConversationConfig, SourceConfig
+from softmask.training.conversation_cache import Conversations
 from softmask.training.conversations import load_conversations
 from softmask.training.corpus import train_tokenizer
 
@@ -89,7 +90,7 @@ def gsm8k(path: Path, **changes) -> ConversationConfig:
     return config(path, prompt_column="question", response_column="answer", **changes)
 
 
-def load(settings: ConversationConfig, tokenizer, seed: int = 0) -> conversations.Conversations:
+def load(settings: ConversationConfig, tokenizer, seed: int = 0) -> Conversations:
     return load_conversations(settings, tokenizer, seed, lambda line: None)
 
 
@@ -106,7 +107,7 @@ def texts(rows, tokenizer) -> list[str]:
     return [tokenizer.decode(row["input_ids"]) for row in rows]
 
 
-def ids(loaded: conversations.Conversations) -> dict[str, list[str]]:
+def ids(loaded: Conversations) -> dict[str, list[str]]:
     return {part: list(getattr(loaded, part)["id"]) for part in ("train", "validation")}
 
 
@@ -538,7 +539,7 @@ def test_every_setting_of_the_rows_gives_another_key_and_the_others_the_same(
     load(config(path, **base, seed=7), tokenizer, seed=8)
     assert len(made(cache)) == 1 + len(CHANGES)
     fields = {field.name for field in dataclasses.fields(ConversationConfig)}
-    assert fields == {*CHANGES, *conversations.NOT_OF_ROWS, "sources"}
+    assert fields == {*CHANGES, *conversation_cache.NOT_OF_ROWS, "sources"}
 
 
 def test_another_tokenizer_template_seed_file_name_or_content_gives_another_key(
@@ -611,7 +612,7 @@ def test_what_is_interrupted_leaves_nothing_and_what_was_killed_disturbs_nobody(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(conversations, "_publish", stop)
+        patch.setattr(conversation_cache, "publish", stop)
         with pytest.raises(KeyboardInterrupt):
             load(gsm8k(SAMPLE), tokenizer)
     assert made(cache) == set()
@@ -625,13 +626,13 @@ def test_what_is_interrupted_leaves_nothing_and_what_was_killed_disturbs_nobody(
 
 def test_two_that_make_the_same_rows_at_once_both_get_them(tokenizer, cache, monkeypatch) -> None:
     together = threading.Barrier(2, timeout=20)
-    publish = conversations._publish
+    publish = conversation_cache.publish
 
     def wait_and_publish(*paths: Path) -> None:
         together.wait()
         publish(*paths)
 
-    monkeypatch.setattr(conversations, "_publish", wait_and_publish)
+    monkeypatch.setattr(conversation_cache, "publish", wait_and_publish)
     with ThreadPoolExecutor(2) as pool:
         first, second = pool.map(lambda _: load(gsm8k(SAMPLE), tokenizer), range(2))
     assert first.train.to_list() == second.train.to_list()

@@ -16,7 +16,7 @@ from softmask.puzzles.held_out import held_out_digest, read_held_out
 from softmask.puzzles.puzzles import Puzzle, generate_puzzles, holed, is_solved, read_puzzles
 from softmask.training.config import CorpusConfig, TrainConfig
 from softmask.training.corpus import Batch, Corpus, train_tokenizer
-from softmask.training.plan import Plan
+from softmask.training.schedule import TrainingSchedule
 
 PLANNING = SHARED / "planning"
 STORIES = [
@@ -35,7 +35,7 @@ def test_batches_derive_from_seed_and_number_alone(tokenizer, packed) -> None:
     config = CorpusConfig(
         text=("-",), puzzle_batch=4, story_batch=3, story_length=24, packed=packed
     )
-    stage = Plan(TrainConfig(), 10).at(0)
+    stage = TrainingSchedule(TrainConfig(), 10).at(0)
     a, b = (Corpus(config, STORIES, tokenizer) for _ in range(2))
     for number in (7, 3, 7):
         first, second = (corpus.batch(1, number, stage) for corpus in (a, b))
@@ -87,7 +87,7 @@ def test_a_pool_holds_the_same_puzzles_for_every_seed_and_no_more_of_them(tokeni
     assert drawn(1) == drawn(2)
     assert len(drawn(1)) == 5
     # Training draws from it, validation does not.
-    stage = Plan(TrainConfig(), 10).at(0)
+    stage = TrainingSchedule(TrainConfig(), 10).at(0)
     trained = {tuple(row) for n in range(9) for row in prompts(corpus.batch(1, n, stage))}
     validated = {tuple(row) for row in prompts(corpus.kinds["puzzles"](random.Random(1)))}
     assert len(trained) == 5
@@ -151,9 +151,8 @@ def test_what_a_model_is_asked_in_place_is_what_it_was_trained_on(tokenizer) -> 
     (puzzle,) = corpus.puzzles(random.Random(5), 1, config.puzzles)
     batch = corpus.in_place_batch([puzzle])
     trained = batch.ids_BL[0].masked_fill(batch.maskable_BL[0], tokenizer.mask_token_id)
-    model = SimpleNamespace(
-        config=SimpleNamespace(mask_token_id=tokenizer.mask_token_id, max_position_embeddings=512)
-    )
+    config = SimpleNamespace(max_position_embeddings=512)
+    model = SimpleNamespace(config=config, mask_id=tokenizer.mask_token_id)
     checkpoint = SimpleNamespace(tokenizer=tokenizer, model=model)
     assert encode_holes(checkpoint, holed(puzzle)) == trained.tolist()
 

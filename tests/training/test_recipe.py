@@ -10,9 +10,9 @@ import pytest
 
 from softmask.config import SoftMaskConfig, from_mapping
 from softmask.training.config import Recipe, StageConfig, TrainConfig
-from softmask.training.plan import Clock, Plan
 from softmask.training.published_recipe import read_published_pair
 from softmask.training.recipe import read_recipe, recipe_names
+from softmask.training.schedule import GlobalBatch, TrainingSchedule
 from softmask.training.sweep import parse_seeds, run_name, runs_of
 
 # The published fine-tuning (paper, appendix; base_configs and datasets_* of its code).
@@ -100,7 +100,7 @@ def test_the_bundled_recipes_are_valid(name) -> None:
     assert recipe.name == name
     stages = recipe.train.stages
     if stages:
-        assert Plan(recipe.train, 0).steps == sum(stage.steps for stage in stages)
+        assert TrainingSchedule(recipe.train, 0).steps == sum(stage.steps for stage in stages)
 
 
 def test_overrides_reach_every_depth_and_misspelt_ones_are_named() -> None:
@@ -143,12 +143,14 @@ def test_a_recipe_that_makes_no_sense_is_one_clear_sentence(overrides, message) 
         read_recipe("mix", overrides)
 
 
-# The learning rate and the clock
+# The learning rate and the global batch
 
 
 def test_the_learning_rate_warms_up_and_falls_by_the_cosine() -> None:
-    plan = Plan(TrainConfig(learning_rate=1.0, final_learning_rate=0.2, warmup=0.1), 100)
-    rates = [plan.learning_rate(step) for step in range(100)]
+    schedule = TrainingSchedule(
+        TrainConfig(learning_rate=1.0, final_learning_rate=0.2, warmup=0.1), 100
+    )
+    rates = [schedule.learning_rate(step) for step in range(100)]
     assert rates[:10] == pytest.approx([0.1 * i for i in range(1, 11)])
     assert rates[55] == pytest.approx(0.6)
     assert 0.2 < rates[99] < 0.21
@@ -158,18 +160,18 @@ def test_the_learning_rate_warms_up_and_falls_by_the_cosine() -> None:
 def test_stages_follow_one_another_with_settings_of_their_own() -> None:
     stages = (StageConfig("a", 3, learning_rate=1.0), StageConfig("b", 4, soft_probability=0.9))
     config = TrainConfig(learning_rate=2.0, schedule="constant", warmup=0, stages=stages)
-    plan = Plan(config, 0)
-    assert plan.steps == 7
-    assert [plan.at(step).name for step in (0, 2, 3, 6, 9)] == list("aabbb")
-    assert [plan.learning_rate(step) for step in (2, 3)] == [1.0, 2.0]
-    assert [plan.at(step).soft_probability for step in (2, 3)] == [0.5, 0.9]
+    schedule = TrainingSchedule(config, 0)
+    assert schedule.steps == 7
+    assert [schedule.at(step).name for step in (0, 2, 3, 6, 9)] == list("aabbb")
+    assert [schedule.learning_rate(step) for step in (2, 3)] == [1.0, 2.0]
+    assert [schedule.at(step).soft_probability for step in (2, 3)] == [0.5, 0.9]
 
 
-def test_the_clock_tells_the_same_update_on_any_number_of_devices() -> None:
-    one, two = Clock(1, 1, 8), Clock(1, 2, 4)
+def test_a_row_belongs_to_the_same_update_on_any_number_of_devices() -> None:
+    one, two = GlobalBatch(1, 1, 8), GlobalBatch(1, 2, 4)
     for draw in range(40):
-        assert one.step(draw) == two.step(draw)
-    assert [two.forward(draw) for draw in range(5)] == [0, 0, 1, 1, 2]
+        assert one.update_of(draw) == two.update_of(draw)
+    assert [two.forward_of(draw) for draw in range(5)] == [0, 0, 1, 1, 2]
 
 
 # The published JSON pair
@@ -251,7 +253,7 @@ def test_the_published_pair_is_the_mix_recipe(pair) -> None:
     assert any(note.startswith("output_dir has no effect") for note in notes)
 
 
-def test_the_published_pair_knows_the_binary_twin_and_other_data(pair) -> None:
+def test_the_published_pair_knows_the_plain_twin_and_other_data(pair) -> None:
     coding = {
         "softmasking": False,
         "data_path": "inclusionAI/Ling-Coder-SFT",

@@ -198,7 +198,7 @@ def test_an_adapter_names_its_base_and_needs_no_other_argument(settings, base, t
     assert checkpoint.name == str(base)
 
 
-def test_the_binary_twin_has_no_soft_mask_parameters(settings, tmp_path) -> None:
+def test_the_plain_twin_has_no_soft_mask_parameters(settings, tmp_path) -> None:
     result = train(recipe_of(settings, steps=2).twin(), tmp_path / "run")
     assert not (result / "transparency_config.json").exists()
     assert not any("scale" in line or "eval_soft" in line for line in log_of(tmp_path / "run"))
@@ -421,7 +421,7 @@ def test_two_processes_train_as_one_does_and_go_on(settings, base, tmp_path, way
         done = subprocess.run(
             [
                 *(sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"),
-                *("--master_port", "29517", *entry, "train", str(path)),
+                *("--standalone", *entry, "train", str(path)),  # which finds a free port
                 *("--out", "together", "--device", "cpu"),
             ],
             cwd=tmp_path,
@@ -476,7 +476,9 @@ def test_a_loss_that_is_no_number_stops_the_run_and_names_the_rows(
     assert not (tmp_path / "run" / "done.json").exists()
 
 
-def test_a_full_disk_fails_the_run_and_leaves_the_last_good_checkpoint(settings, tmp_path) -> None:
+def test_a_full_disk_fails_the_run_and_leaves_the_last_good_checkpoint(
+    settings, tmp_path, monkeypatch
+) -> None:
     """A limit on the size of files stands for the full disk: writes fail in their middle."""
     path = write_recipe(settings, tmp_path / "recipe.yaml")
     whole = train(recipe_of(settings), tmp_path / "whole")
@@ -488,6 +490,8 @@ def test_a_full_disk_fails_the_run_and_leaves_the_last_good_checkpoint(settings,
     def limit() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
 
+    # Coverage could not write its own file either.
+    monkeypatch.delitem(ENVIRONMENT, "COVERAGE_PROCESS_CONFIG", raising=False)
     full = command("train", path, "--out", out, "--device", "cpu", cwd=tmp_path, preexec_fn=limit)
     assert full.returncode == 2, full.stderr
     error = full.stderr.strip().splitlines()[-1]

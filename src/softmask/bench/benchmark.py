@@ -1,77 +1,33 @@
-"""How fast, and in how much memory: `softmask bench`.
+"""How fast each way of decoding is, and in how much memory.
 
-    softmask bench                        the bundled model
-    softmask bench --hidden 512 --threads 2 --twin --block-length 32 --cache dual --out DIR
-    softmask bench frontier               what faster decoding costs in accuracy
-
-Times all ways of decoding in turns within one process, so that a busy machine slows them alike,
-beside the machine's own rates (`floor.py`), and reads each one's peak memory in a process of its
-own. People read the tables; the last line is JSON for scripts.
+All ways are timed in turns within one process, so that a busy machine slows them alike, beside the
+machine's own rates (`roofline.py`). `softmask bench` runs it.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from ..config import CACHES, SamplingConfig, SoftMaskConfig
+from ..config import SamplingConfig, SoftMaskConfig
 from ..decoding.sampler import Rules, denoise
 from ..hub.load import choose_device, choose_dtype, load
 from ..models import DreamConfig, DreamModel
-from ..reporting.measure import peak_mb, peak_of, summary, timed
-from ..reporting.result_folder import claim, provenance, write
+from ..reporting.measure import timed
 from .dense_twin import denoise_densely
 from .roofline import Work, counted, probes
-from .summary import MODES, PUBLISHED, Measured, block_wise, label, summarise, tables_of
-
-__all__ = ["SOFT", "main", "peak_mb", "provenance", "summary"]
+from .summary import MODES, PUBLISHED, Measured, block_wise, label
 
 # Strong enough that a random model's flat distributions are really mixed in.
-SOFT = {"scale": 0.8, "offset": -3.0, "steepness": 1.0}
+SOFT: dict[str, Any] = {"scale": 0.8, "offset": -3.0, "steepness": 1.0}
 BLOCK_STEPS = 8
 BLOCK_OPTIONS = ("block_steps", "cache", "refresh_every", "refresh_window")
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `softmask bench`."""
-    parser.add_argument("--model", help="folder or Hub id; default: the bundled model")
-    parser.add_argument("--hidden", type=int, help="time a random model of this width instead")
-    parser.add_argument("--layers", type=int, default=8, help="its layers (default 8)")
-    parser.add_argument("--heads", type=int, default=8, help="its attention heads (default 8)")
-    parser.add_argument("--kv-heads", type=int, default=2, help="its key/value heads (default 2)")
-    parser.add_argument("--intermediate", type=int, default=2688, help="its MLP width (2688)")
-    parser.add_argument("--vocabulary", type=int, default=151_936, help="its vocabulary (151936)")
-    parser.add_argument("--prompt-tokens", type=int, default=64, help="prompt length (default 64)")
-    parser.add_argument("--new-tokens", type=int, default=192, help="masks to fill (default 192)")
-    parser.add_argument("--batch", type=int, default=1, help="rows (default 1)")
-    parser.add_argument("--steps", type=int, default=8, help="denoising steps a run (default 8)")
-    parser.add_argument("--repeat", type=int, default=5, help="runs of each decoding (default 5)")
-    parser.add_argument("--alg", default="entropy", help="unmasking rule (default entropy)")
-    parser.add_argument("--temperature", type=float, default=0.0, help="sampling temperature (0)")
-    parser.add_argument("--top-p", type=float, default=None, help="nucleus (default: off)")
-    parser.add_argument("--k", type=int, default=3, help="soft-mask tokens mixed in (default 3)")
-    parser.add_argument("--device", default=None, help="cpu, cuda, mps (default: the best)")
-    parser.add_argument("--dtype", default=None, help="float32, bfloat16 (default: by device)")
-    parser.add_argument("--threads", type=int, default=None, help="CPU threads (default: all)")
-    parser.add_argument("--twin", action="store_true", help="also the published computation: slow")
-    parser.add_argument("--block-length", type=int, help="also block-wise, in blocks of this size")
-    parser.add_argument("--block-steps", type=int, help=f"steps a block (default {BLOCK_STEPS})")
-    parser.add_argument("--cache", choices=CACHES, help="also block-wise with this cache")
-    parser.add_argument("--refresh-every", type=int, help="its refresh, in steps (default: none)")
-    parser.add_argument("--refresh-window", type=int, help="tokens around the block (default: all)")
-    parser.add_argument("--out", type=Path, help="write result.json and table.txt to this folder")
-    parser.add_argument("--only", help=argparse.SUPPRESS)
 
 
 @dataclass(frozen=True)
@@ -90,7 +46,7 @@ def decodings(args: argparse.Namespace) -> dict[str, Decoding]:
         ValueError: settings that contradict each other.
     """
     rules = {"alg": args.alg, "temperature": args.temperature, "top_p": args.top_p}
-    soft = {"plain": None, "soft": SoftMaskConfig(k=args.k, **SOFT)}
+    soft = {"plain": None, "soft": SoftMaskConfig(k=args.soft_mask_k, **SOFT)}
     whole = SamplingConfig(steps=args.steps, **rules)
     found = {mode: Decoding(whole, mask) for mode, mask in soft.items()}
     if args.twin:
@@ -104,7 +60,7 @@ def decodings(args: argparse.Namespace) -> dict[str, Decoding]:
         if unused:
             raise ValueError(f"--{unused[0].replace('_', '-')} needs --block-length")
         return found
-    blocks = -(-args.new_tokens // args.block_length)
+    blocks = -(-args.max_new_tokens // args.block_length)
     rules |= {
         "steps": blocks * (args.block_steps or BLOCK_STEPS),
         "block_length": args.block_length,
@@ -137,7 +93,7 @@ def _model(args: argparse.Namespace) -> DreamModel:
         vocab_size=args.vocabulary,
         mask_token_id=args.vocabulary - 1,
         pad_token_id=None,
-        max_position_embeddings=args.prompt_tokens + args.new_tokens,
+        max_position_embeddings=args.prompt_tokens + args.max_new_tokens,
     )
     device = choose_device(args.device)
     dtype = choose_dtype(args.dtype, device)
@@ -151,11 +107,11 @@ class Bench:
     def __init__(self, args: argparse.Namespace) -> None:
         self.args, self.decodings = args, decodings(args)
         self.model = _model(args)
-        mask_id, size = self.model.config.mask_token_id, self.model.config.vocab_size
+        mask_id, size = self.model.mask_id, self.model.config.vocab_size
         generator = torch.Generator().manual_seed(1)
         shape = (args.batch, args.prompt_tokens)
         prompt = torch.randint(0, min(mask_id, size - 1), shape, generator=generator)
-        canvas_BL = torch.nn.functional.pad(prompt, (0, args.new_tokens), value=mask_id)
+        canvas_BL = torch.nn.functional.pad(prompt, (0, args.max_new_tokens), value=mask_id)
         self.canvas_BL = canvas_BL.to(self.model.device)
 
     def steps(self, name: str, *, graphs: bool | None = None) -> Iterator[Any]:
@@ -168,7 +124,7 @@ class Bench:
             self.canvas_BL,
             way.sampling,
             soft_mask=way.soft_mask,
-            rules=Rules(suppressed=(self.model.config.mask_token_id,)),
+            rules=Rules(suppressed=(self.model.mask_id,)),
             graphs=graphs,
         )
 
@@ -193,7 +149,7 @@ class Bench:
         for name in self.decodings:
             tick(f"{label(name)}, warm-up")
             work[name] = self.warm_up(name)
-        calls = probes(self.model, self.canvas_BL, round(work["soft"].rows), self.args.k)
+        calls = probes(self.model, self.canvas_BL, round(work["soft"].rows), self.args.soft_mask_k)
         for call in calls.values():
             call()
         found = Measured({name: [] for name in (*self.decodings, *calls)}, work)
@@ -208,68 +164,3 @@ class Bench:
             counts = {found.forwards[name] for name in block_wise(self.decodings, mode)}
             assert len(counts) <= 1, f"{mode}: a cache changed the number of forwards: {counts}"
         return found
-
-
-def run(args: argparse.Namespace, argv: list[str]) -> int:
-    """Runs `softmask bench` with parsed arguments; `argv` repeats them for the children."""
-    for name, value in vars(args).items():  # every whole number is a count
-        if type(value) is int and value < 1 and name != "refresh_window":
-            raise ValueError(f"--{name.replace('_', '-')} must be at least 1")
-    if args.threads is not None:
-        torch.set_num_threads(args.threads)
-    names = decodings(args)
-    device = choose_device(args.device).type
-    if args.only:
-        Bench(args).once(args.only)
-        print(json.dumps({"peak_mb": round(peak_mb(device), 1)}))
-        return 0
-    if args.out is not None:
-        claim(args.out)
-    console = Console()
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
-    with Progress(
-        *columns, console=console, transient=True, disable=not console.is_terminal
-    ) as progress:
-        task = progress.add_task("loading", total=len(names) * (args.repeat + 2))
-
-        def tick(what: str) -> None:
-            progress.update(task, advance=1, description=what)
-
-        bench = Bench(args)
-        found = bench.measure(tick)
-        for name in names:
-            tick(f"{label(name)}, memory")
-            found.peaks[name] = peak_of("softmask.bench.benchmark", [*argv, "--only", name])
-    result = summarise(bench.model, args.batch, args.new_tokens, found)
-    result["threads"] = torch.get_num_threads()
-    settings = {k: str(v) if k == "out" else v for k, v in vars(args).items() if v is not None}
-    tables = tables_of(
-        result, f"{args.prompt_tokens} + {args.new_tokens} tokens, batch {args.batch}"
-    )
-    for table in tables:
-        console.print(table)
-    if args.out is not None:
-        raw = {"settings": settings, "raw_ms": found.ms, "summary": result}
-        write(args.out, ["softmask", "bench", *argv], raw, tables)
-    print(json.dumps(result | {"settings": settings}))
-    return 0
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Entry of `softmask bench` and of `python -m softmask.bench.benchmark`."""
-    argv = sys.argv[1:] if argv is None else argv
-    if argv[:1] == ["frontier"]:
-        from .frontier import main as frontier
-
-        return frontier(argv[1:])
-    parser = argparse.ArgumentParser(
-        prog="softmask bench",
-        description=__doc__.split("\n")[0]
-        + " `softmask bench frontier -h`: accuracy against speed.",
-    )
-    add_arguments(parser)
-    return run(parser.parse_args(argv), argv)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

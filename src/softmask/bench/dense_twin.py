@@ -43,25 +43,25 @@ def denoise_densely(
         ValueError: a schedule of the feedback (the released code stops there: finding B1), or
             rows with unequal numbers of masks (which it corrupts: B3).
     """
-    mask_id = model.config.mask_token_id
+    mask_id = model.mask_id
     if soft_mask is not None and soft_mask.schedule != "none":
         raise ValueError("the published computation has no working schedule: use schedule none")
-    if (canvas_BL == mask_id).sum(dim=1).unique().numel() > 1:
+    if canvas_BL.eq(mask_id).sum(dim=1).unique().numel() > 1:
         raise ValueError("the published computation needs rows with equally many masks")
     x_BL, embeds_BLD = canvas_BL.clone(), None
     times = torch.linspace(1, EPS, steps + 1, device=x_BL.device)
     for step in range(steps):
-        masked_BL = x_BL == mask_id
+        masked_BL = x_BL.eq(mask_id)
         logits_BLV = _logits(model, x_BL, embeds_BLD)
         confidence_N, tokens_N = _sample(logits_BLV[masked_BL])
         masks = masked_BL.sum() / len(x_BL)
         share = 1 - times[step + 1] / times[step] if step < steps - 1 else 1.0
         _commit(x_BL, masked_BL, confidence_N, tokens_N, int(masks * share), mask_id)
         if soft_mask is not None:
-            mixture_BLV = _mixture(logits_BLV, x_BL, x_BL == mask_id, soft_mask)
-            table_VD = model.get_input_embeddings().weight
+            mixture_BLV = _mixture(logits_BLV, x_BL, x_BL.eq(mask_id), soft_mask)
+            table_VD = model.model.embed_tokens.weight
             embeds_BLD = mixture_BLV.to(table_VD.dtype) @ table_VD
-        yield TwinStep(x_BL.clone(), tuple((x_BL == mask_id).sum(dim=1).tolist()), step + 1)
+        yield TwinStep(x_BL.clone(), tuple(x_BL.eq(mask_id).sum(dim=1).tolist()), step + 1)
 
 
 def _logits(model: DreamModel, x_BL: Tensor, embeds_BLD: Tensor | None) -> Tensor:

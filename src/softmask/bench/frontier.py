@@ -1,16 +1,15 @@
-"""softmask bench frontier: what every faster way of decoding costs in accuracy.
+"""What every faster way of decoding costs in accuracy.
 
 Solves the same puzzles in every cell (a way of decoding), plainly and soft-masked, greedily, and
 times the generation alone. Cells take turns, batch of puzzles by batch, so that a busy machine
 slows them alike. A cell is on the frontier of its puzzles if no other one is both faster and
-better (or as good). People read the tables and the plot; the last line is JSON.
+better (or as good).
+`softmask bench frontier` runs it.
 """
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-import json
 import math
 import random
 import statistics
@@ -21,22 +20,16 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import torch
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from ..cli.demo import file_puzzles, is_right, solve
 from ..config import SoftMaskConfig
-from ..hub.load import load
 from ..models.checkpoint import Checkpoint
 from ..puzzles.held_out import unevaluated
 from ..puzzles.puzzles import Puzzle, generate_countdown, generate_sudoku
+from ..puzzles.solve import file_puzzles, is_right, solve
 from ..reporting.measure import timed
-from ..reporting.result_folder import claim, write
 from ..reporting.tables import light_table
-from .frontier_cells import CELLS, REFERENCE, Cell, choose_cells
-from .frontier_plot import PLOT, draw, need_matplotlib
+from .frontier_cells import REFERENCE, Cell
 
 # Puzzles made here, and the evaluation files that hold the same kinds.
 MADE: dict[str, Callable[[random.Random], Puzzle]] = {
@@ -129,7 +122,7 @@ def measure(
     ways = [
         (cell, mode, soft)
         for cell in cells
-        for mode, soft in _modes(checkpoints[cell.name]).items()
+        for mode, soft in modes_of(checkpoints[cell.name]).items()
     ]
     rows: list[Row] = []
     for group, puzzles in groups.items():
@@ -151,7 +144,7 @@ def runs(groups: Mapping[str, Sequence[Puzzle]], ways: int, batch: int) -> int:
     return sum(ways * (1 + math.ceil(len(puzzles) / batch)) for puzzles in groups.values())
 
 
-def _modes(checkpoint: Checkpoint) -> dict[str, SoftMaskConfig | None]:
+def modes_of(checkpoint: Checkpoint) -> dict[str, SoftMaskConfig | None]:
     soft = {} if checkpoint.soft_mask is None else {"soft": checkpoint.soft_mask}
     return {"plain": None, **soft}
 
@@ -215,7 +208,7 @@ def tables_of(rows: Sequence[Row]) -> list[Table]:
             table.add_column(column, justify="right", no_wrap=True)
         for row in own:
             difference = ""
-            if row.difference is not None:
+            if row.difference is not None and row.difference_error is not None:
                 difference = f"{100 * row.difference:+.1f} ({100 * row.difference_error:.1f})"
             table.add_row(
                 row.cell,
@@ -228,86 +221,3 @@ def tables_of(rows: Sequence[Row]) -> list[Table]:
             )
         tables.append(table)
     return tables
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `softmask bench frontier`."""
-    parser.add_argument("--model", help="folder or Hub id; default: the bundled model")
-    parser.add_argument("--puzzles", type=int, default=100, help="of each kind (default 100)")
-    parser.add_argument("--files", type=Path, help="take them from Dream's files in this folder")
-    names = ", ".join(cell.name for cell in CELLS)
-    parser.add_argument("--only", metavar="NAME,...", help=f"only these cells: {names}")
-    parser.add_argument("--batch", type=int, default=1, help="puzzles at once (default 1)")
-    parser.add_argument("--device", help="cpu, cuda, mps (default: the best)")
-    parser.add_argument("--dtype", help="float32, bfloat16 (default: by device)")
-    parser.add_argument("--threads", type=int, help="CPU threads (default: all)")
-    parser.add_argument(
-        "--out", type=Path, help=f"write result.json, table.txt and {PLOT} to this folder"
-    )
-
-
-def main(argv: Sequence[str]) -> int:
-    """Runs `softmask bench frontier` with what stands behind it on the command line."""
-    parser = argparse.ArgumentParser(
-        prog="softmask bench frontier", description=__doc__.split("\n")[0]
-    )
-    add_arguments(parser)
-    args = parser.parse_args(argv)
-    for name in ("puzzles", "batch", "threads"):
-        value = getattr(args, name)
-        if value is not None and value < 1:
-            raise ValueError(f"--{name} must be at least 1")
-    cells, groups = choose_cells(args.only), puzzles_of(args.files, args.puzzles)
-    if args.threads is not None:
-        torch.set_num_threads(args.threads)
-    if args.out is not None:
-        need_matplotlib()
-        claim(args.out)
-    console = Console()
-    model, rows = _run(args, cells, groups, console)
-    tables = tables_of(rows)
-    for table in tables:
-        console.print(table)
-    settings = {name: str(v) for name, v in vars(args).items() if v is not None}
-    result = {
-        "model": model,
-        "threads": torch.get_num_threads(),
-        "settings": settings,
-        "cells": [dataclasses.asdict(cell) for cell in cells],
-        "rows": [dataclasses.asdict(row) for row in rows],
-    }
-    if args.out is not None:
-        draw(rows, args.out / PLOT)
-        write(args.out, ["softmask", "bench", "frontier", *argv], result, tables)
-    print(json.dumps(result))
-    return 0
-
-
-def _run(
-    args: argparse.Namespace,
-    cells: Sequence[Cell],
-    groups: Mapping[str, Sequence[Puzzle]],
-    console: Console,
-) -> tuple[str, list[Row]]:
-    """The model's name, and what its cells reached; a terminal shows how far it is."""
-    held: dict[str, Checkpoint] = {}
-
-    def load_with(loading: Mapping[str, Any]) -> Checkpoint:
-        key = repr(sorted(loading.items()))
-        if key not in held:
-            held[key] = load(args.model, device=args.device, dtype=args.dtype, **loading)
-        return held[key]
-
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
-    with Progress(
-        *columns, console=console, transient=True, disable=not console.is_terminal
-    ) as progress:
-        task = progress.add_task("loading", total=None)
-        modes = sum(len(_modes(load_with(cell.loading))) for cell in cells)
-        progress.update(task, total=runs(groups, modes, args.batch))
-
-        def tick(what: str, done: int) -> None:
-            progress.update(task, advance=done, description=what)
-
-        rows = measure(load_with, groups, cells, args.batch, tick)
-    return load_with(cells[0].loading).name, rows

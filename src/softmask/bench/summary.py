@@ -76,8 +76,8 @@ def _ratios(found: Measured) -> dict[str, Any]:
     names, pairs = found.forwards, [("soft", "plain")]
     pairs += [(PUBLISHED + mode, mode) for mode in MODES if PUBLISHED + mode in names]
     for mode in MODES:
-        uncached, *cached = block_wise(names, mode) or [None]
-        pairs += [(uncached, name) for name in cached]
+        uncached = block_wise(names, mode)[:1]
+        pairs += [(first, name) for first in uncached for name in block_wise(names, mode)[1:]]
     ratios: dict[str, Any] = {
         f"{a}_over_{b}": pair_ratios(found.ms[a], found.ms[b]) for a, b in pairs
     }

@@ -113,7 +113,7 @@ class LiveView:
         """Draws a step; a canvas taller than the screen shows the lines being decided."""
         console = self.live.console
         text = canvas_text(self.run, step)
-        lines = text.wrap(console, console.width)
+        lines = list(text.wrap(console, console.width))
         room = max(console.height - 2, 1)
         if len(lines) > room:
             first = self._first_open_line(step, lines, room)

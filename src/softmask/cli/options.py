@@ -9,7 +9,25 @@ import argparse
 import dataclasses
 import types
 import typing
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from ..config import PUBLISHED_KEYS, SamplingConfig, SoftMaskConfig
+
+
+def new_parser(command: str, doc: str | None) -> argparse.ArgumentParser:
+    """The parser of a command.
+
+    Args:
+        doc: of the command's module. What follows its first paragraph is the description; where it
+            shows commands, indented, it keeps its own lines.
+    """
+    _, _, description = (doc or "").partition("\n\n")
+    own_lines = "\n    " in description
+    formatter = argparse.RawDescriptionHelpFormatter if own_lines else argparse.HelpFormatter
+    return argparse.ArgumentParser(
+        prog=f"softmask {command}", description=description, formatter_class=formatter
+    )
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
@@ -39,13 +57,18 @@ def set_threads(count: int | None) -> None:
     Raises:
         ValueError: a count below 1.
     """
-    if count is None:
-        return
-    if count < 1:
-        raise ValueError("--threads must be at least 1")
-    import torch
+    if count is not None:
+        from ..hub.load import set_threads
 
-    torch.set_num_threads(count)
+        set_threads(count)
+
+
+def load_config(args: argparse.Namespace) -> Any:
+    """What `add_model_options` describe, as a `LoadConfig`."""
+    from ..hub.load import LoadConfig
+
+    names = [field.name for field in dataclasses.fields(LoadConfig)]
+    return LoadConfig(**{name: getattr(args, name) for name in names})
 
 
 def load_model(args: argparse.Namespace) -> Any:
@@ -54,24 +77,24 @@ def load_model(args: argparse.Namespace) -> Any:
     Raises:
         ValueError: see `hub.load`.
     """
-    from ..hub.load import load
-
-    set_threads(args.threads)
-    return load(
-        args.model,
-        args.adapter,
-        device=args.device,
-        dtype=args.dtype,
-        device_map=args.device_map,
-        revision=args.revision,
-        quantize=args.quantize,
-    )
+    return load_config(args).load()
 
 
 def add_settings(
-    group: Any, cls: type, prefix: str, defaults: dict[str, str], leave_out: tuple[str, ...] = ()
+    group: Any,
+    cls: type,
+    prefix: str,
+    defaults: Mapping[str, str],
+    leave_out: Sequence[str] = (),
+    names: Mapping[str, Sequence[str]] | None = None,
 ) -> None:
-    """One option for each field of a settings class; what is not given stays unset."""
+    """One option for each field of a settings class; what is not given stays unset.
+
+    Args:
+        defaults: what the help says of a field's default, where it is not the class' own.
+        names: for some fields their option's names without dashes, in place of the field's own:
+            the first one is shown, the others are accepted and hidden.
+    """
     hints = typing.get_type_hints(cls)
     for field in dataclasses.fields(cls):
         if field.name in leave_out:
@@ -80,15 +103,19 @@ def add_settings(
         note = f" (default: {default})" if default != "" else ""
         values: dict[str, Any] = {"action": "store_true"}
         scalar = _scalar(hints[field.name])
+        shown, *hidden = (names or {}).get(field.name, [field.name])
         if scalar is not bool:
-            values = {"type": scalar, "metavar": field.name.split("_")[-1].upper()}
-        group.add_argument(
-            prefix + field.name.replace("_", "-"),
-            dest=_dest(cls, field.name),
-            default=None,
-            help=f"{field.metadata['help']}{note}".replace("%", "%%"),
-            **values,
-        )
+            values = {"type": scalar, "metavar": shown.split("_")[-1].upper()}
+        values |= {"dest": _dest(cls, field.name), "default": None}
+        help = f"{field.metadata['help']}{note}".replace("%", "%%")
+        group.add_argument(prefix + shown.replace("_", "-"), help=help, **values)
+        for name in hidden:
+            add_hidden(group, "--" + name.replace("_", "-"), **values)
+
+
+def add_hidden(group: Any, name: str, **values: Any) -> None:
+    """An option that is accepted under a published or older name, and not shown."""
+    group.add_argument(name, help=argparse.SUPPRESS, **values)
 
 
 def _dest(cls: type, name: str) -> str:
@@ -106,3 +133,38 @@ def given(args: argparse.Namespace, cls: type) -> dict[str, Any]:
     names = [f.name for f in dataclasses.fields(cls)]
     values = {name: getattr(args, _dest(cls, name), None) for name in names}
     return {name: value for name, value in values.items() if value is not None}
+
+
+def add_decoding_options(parser: argparse.ArgumentParser) -> None:
+    """How a text is decoded, and how soft-masking takes part."""
+    group = parser.add_argument_group("decoding (a checkpoint may bring other defaults)")
+    group.add_argument("--max-new-tokens", type=int, default=128, help="masks to fill (128)")
+    group.add_argument("--seed", type=int, help="of the random choices (default: a new one)")
+    group.add_argument("--system", help="system message of the chat template")
+    group.add_argument("--no-live", action="store_true", help="no live view in a terminal")
+    own = {"steps": "one per mask"}
+    add_settings(group, SamplingConfig, "--", own, names={"steps": ["steps", "diffusion_steps"]})
+    group = parser.add_argument_group("soft-masking (default: what the checkpoint brings)")
+    group.add_argument("--no-soft-mask", action="store_true", help="decode plainly")
+    defaults = {f.name: "the checkpoint's" for f in dataclasses.fields(SoftMaskConfig)}
+    # A mode has other values under its published name, and is not accepted under it.
+    published = {own: [own, key] for key, own in PUBLISHED_KEYS.items() if own != "mode"}
+    add_settings(group, SoftMaskConfig, "--soft-mask-", defaults, names=published)
+
+
+def soft_mask_of(args: argparse.Namespace, own: SoftMaskConfig | None) -> SoftMaskConfig | None:
+    """The checkpoint's soft-mask parameters with what the command line changes.
+
+    Raises:
+        ValueError: the options contradict each other, or no scale is known.
+    """
+    changes = given(args, SoftMaskConfig)
+    if args.no_soft_mask:
+        if changes:
+            raise ValueError("--no-soft-mask and a --soft-mask option contradict each other")
+        return None
+    if not changes:
+        return own
+    if own is None and "scale" not in changes:
+        raise ValueError("this checkpoint has no soft-mask parameters: give --soft-mask-scale too")
+    return dataclasses.replace(own or SoftMaskConfig(), **changes)

@@ -1,33 +1,35 @@
-"""softmask serve: reads the command line, loads the model, and runs the server to its end."""
+"""softmask serve: reads the command line, loads the model, and runs the server to its end.
+
+Serves a model over HTTP: OpenAI's chat and completions (with a suffix: infilling), every
+denoising step as events, Prometheus metrics, and a page at /. An API key in the environment
+variable SOFTMASK_API_KEY is one like those of --api-key, and does not show among this machine's
+processes.
+"""
 
 from __future__ import annotations
 
 import argparse
 import importlib.util
 import os
+import shlex
 import signal
 import socket
 import threading
+from collections.abc import Mapping
 from types import FrameType
 from typing import Any
 
 from ..config import require
-from ..serving.config import LAST_WORDS, ServeConfig
-from .options import add_model_options, add_settings, given, load_model
+from ..serving.config import DRAIN_SECONDS, ServeConfig
+from ..serving.listener import address_of, bind
+from .options import add_model_options, add_settings, given, load_config, load_model, new_parser
 
 KEY_VARIABLE = "SOFTMASK_API_KEY"
 
 
-def add_serve(commands: Any) -> None:
-    """The command and its options."""
-    parser = commands.add_parser(
-        "serve",
-        help="an OpenAI-compatible server, and a page that shows the denoising",
-        description="Serves a model over HTTP: OpenAI's chat and completions (with a suffix: "
-        "infilling), every denoising step as events, Prometheus metrics, and a page at /. "
-        f"An API key in the environment variable {KEY_VARIABLE} is one like those of --api-key, "
-        "and does not show among this machine's processes.",
-    )
+def make_parser() -> argparse.ArgumentParser:
+    """The command's options."""
+    parser = new_parser("serve", __doc__)
     parser.add_argument("--host", default="127.0.0.1", help="address to listen at (127.0.0.1)")
     parser.add_argument("--port", type=int, default=8000, help="port; 0: any free one (8000)")
     parser.add_argument(
@@ -39,7 +41,7 @@ def add_serve(commands: Any) -> None:
     )
     add_settings(parser.add_argument_group("limits"), ServeConfig, "--", {}, ("api_keys",))
     add_model_options(parser)
-    parser.set_defaults(run=run)
+    return parser
 
 
 def run(args: argparse.Namespace, _argv: list[str]) -> int:
@@ -49,9 +51,12 @@ def run(args: argparse.Namespace, _argv: list[str]) -> int:
             raise ValueError(f"serving needs {package}: pip install 'softmask[serve]'")
     config = config_of(args)
     if args.ray:
-        from ..serving.ray_serve import serve
+        _check_ray(args)
+        from ..serving import ray_serve
 
-        return serve(args, config)
+        load, replicas = load_config(args), ray_serve.replicas_of(args.replicas)
+        ray_serve.serve(load, config, replicas, args.host, args.port)
+        return 0
     require(args.replicas == "1", "--replicas are Ray's: give --ray too")
     listener = bind(args.host, args.port)
     with listener:
@@ -65,30 +70,34 @@ def config_of(args: argparse.Namespace) -> ServeConfig:
     return ServeConfig(**given(args, ServeConfig), api_keys=keys)
 
 
-def bind(host: str, port: int) -> socket.socket:
-    """A socket that listens, before a model is loaded for nothing.
+def build(settings: Mapping[str, str]) -> Any:
+    """The application for a Ray Serve config file: import_path "softmask.cli.serve:build".
+
+    Args:
+        settings: `options`, those of `softmask serve`, as on a command line.
 
     Raises:
-        ValueError: the address cannot be had.
+        ValueError: another setting, or what the options themselves make wrong.
     """
-    require(0 <= port < 65536, f"a port lies between 0 and 65535, not {port}")
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host, port))
-    except OSError as error:
-        listener.close()
-        raise ValueError(
-            f"cannot listen at {host}:{port} ({error.strerror}): choose another --port or --host"
-        ) from error
-    return listener
+    require(set(settings) <= {"options"}, f"args: only options are known, not {[*settings]}")
+    args = make_parser().parse_args(["--ray", *shlex.split(settings.get("options", ""))])
+    _check_ray(args)
+    from ..serving import ray_serve
+
+    replicas = ray_serve.replicas_of(args.replicas)
+    return ray_serve.application(load_config(args), config_of(args), replicas)
 
 
-def address_of(listener: socket.socket) -> str:
-    """http://127.0.0.1:8000"""
-    host, port = listener.getsockname()[:2]
-    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+def _check_ray(args: argparse.Namespace) -> None:
+    require(
+        importlib.util.find_spec("ray") is not None,
+        "serving on Ray needs ray: pip install 'softmask[ray]'",
+    )
+    device = args.device
+    require(
+        device in (None, "cpu", "cuda", "mps"),
+        f"with --ray a device is cpu, cuda or mps, and not {device}: Ray says which GPU is whose",
+    )
 
 
 def _serve(args: argparse.Namespace, config: ServeConfig, listener: socket.socket) -> int:
@@ -109,7 +118,7 @@ def _serve(args: argparse.Namespace, config: ServeConfig, listener: socket.socke
             print(f"softmask: serving {service.name} at {address_of(listener)}", flush=True)
 
         def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-            # A second Ctrl-C is somebody who does not want to wait.
+            # A second Ctrl-C does not wait for what runs.
             again = self.should_exit and sig == signal.SIGINT
             finish, grace = ("nothing", None) if again else ("running", config.grace)
             settings = {"finish": finish, "grace": grace}
@@ -121,8 +130,8 @@ def _serve(args: argparse.Namespace, config: ServeConfig, listener: socket.socke
         log_config=None,
         access_log=False,
         server_header=False,
-        # Connections that nobody uses are closed; what runs has its grace.
-        timeout_graceful_shutdown=int(config.grace + LAST_WORDS) + 1,
+        # Idle connections are closed; running requests have their grace.
+        timeout_graceful_shutdown=int(config.grace + DRAIN_SECONDS) + 1,
         timeout_keep_alive=30,
     )
     service.engine.start()

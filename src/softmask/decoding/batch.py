@@ -1,11 +1,11 @@
-"""Texts that are denoised together, each at its own place in its own plan.
+"""Sequences that are denoised together, each at its own step of its own schedule.
 
-A Batch is a flat canvas of P positions on which texts lie side by side; they may come and go
-between steps. A step runs one packed forward over the windows of the texts that need one, and then,
-for all texts of like settings at once: reads the logits of masked positions, commits some, and
-keeps what it saw at the others as the next step's input.
+A Batch is a flat canvas of P positions on which sequences lie side by side; they may come and go
+between steps. A step runs one packed forward over the windows of the sequences that need one. Then,
+for all sequences of like settings at once, it reads the logits of masked positions, commits some,
+and keeps what it read at the others as the next step's input.
 Shape suffixes: P positions, T computed positions, N masked positions that are read, M those of
-them that stay masked, R texts, L columns of one text, V vocabulary, D width, K superposed tokens.
+them that stay masked, R sequences, L columns of one sequence, V vocabulary, K superposed tokens.
 """
 
 from __future__ import annotations
@@ -19,35 +19,26 @@ import torch
 from torch import Tensor
 
 from ..config import SamplingConfig, SoftMaskConfig
-from ..logits import LogitStatistics, statistics
+from ..logits import LogitStatistics
 from ..models import DreamModel
-from ..models.lm_head import chunked_logits, read_head
 from ..models.packing import Layout, Span
 from ..soft_mask import Feedback, SoftMask, SoftTokens, feedback_of, make_mixer, rate
+from .commit import choose_commits
 from .cuda_graphs import Graphs, suits_graphs
 from .kv_cache import KeyValueStore
-from .logprobs import Sights
-from .schedule import Move, Plan
-from .sequence import Rules, Settings, Text
+from .logprobs import LogprobStore
+from .predictions import LogitReader, Predictions, Rows, fail_where_nan
+from .schedule import ScheduledStep, StepSchedule
+from .sequence import Rules, SequenceState, Settings
 from .soft_state import SoftState
-from .unmask import (
-    Choice,
-    Ragged,
-    RowNoise,
-    choose_by_rule,
-    choose_likeliest,
-    choose_positions,
-    choose_tokens,
-    is_greedy,
-    leading,
-)
+from .unmask import Ragged
 
 LogitsHook = Callable[[int, Tensor, Tensor], Tensor]
 TokensHook = Callable[[int | None, Tensor, Tensor | None], Tensor]
 
 # On an accelerator a look at the logits' health is a synchronisation, so it is taken rarely.
 NAN_CHECK_EVERY = 16
-# What a step changes of a batch, beside its texts and their soft state.
+# What a step changes of a batch, beside its sequences and their soft state.
 CHANGING = ("canvas_P", "masked_P", "committed_P", "candidate_P")
 
 
@@ -65,29 +56,16 @@ class Saved(NamedTuple):
 
     tensors: dict[str, Tensor]
     soft: dict[str, Any]
-    texts: dict[int, dict[str, Any]]
+    sequences: dict[int, dict[str, Any]]
     forwards: int
 
 
-class View(NamedTuple):
-    """What one forward says of texts of like settings."""
-
-    texts: list[Text]
-    moves: list[Move]
-    counts_R: list[int]  # how many rows of each were read
-    rows_N: Tensor  # flat positions
-    ragged: Ragged
-    seen: LogitStatistics | None = None
-    logits_NV: Tensor | None = None  # where statistics alone do not do
-    choice: Choice | None = None
-
-
 class Batch:
-    """A flat canvas of `positions`, and the texts on it.
+    """A flat canvas of `positions`, and the sequences on it.
 
     Args:
-        cached: keep keys and values, which texts with a cache need.
-        watch: how many leading tokens of what is read are kept for those who watch.
+        cached: keep keys and values, which sequences with a cache need.
+        top_logprobs: how many leading tokens of each position `logprobs` keeps; 0: none.
         graphs: record forwards as CUDA graphs; None: where the model suits them.
 
     Raises:
@@ -100,7 +78,7 @@ class Batch:
         positions: int,
         *,
         cached: bool = False,
-        watch: int = 0,
+        top_logprobs: int = 0,
         hooks: Hooks | None = None,
         graphs: bool | None = None,
     ) -> None:
@@ -110,8 +88,8 @@ class Batch:
         use_graphs = suits_graphs(model) if graphs is None else graphs
         self._forward = Graphs(model) if use_graphs else model.hidden
         self.device = model.device
-        self.mask_id = model.config.mask_token_id
-        self.texts: list[Text] = []
+        self.mask_id = model.mask_id
+        self.sequences: list[SequenceState] = []
         self.canvas_P = torch.zeros(positions, dtype=torch.long, device=self.device)
         self.real_P = torch.zeros(positions, dtype=torch.bool, device=self.device)
         self.masked_P = torch.zeros_like(self.real_P)
@@ -121,12 +99,12 @@ class Batch:
         self.previous_P = torch.arange(positions, device=self.device)
         self.store = KeyValueStore(positions) if cached else None
         self.soft = SoftState(positions, self.device)
-        self.sights = Sights(positions, watch, self.device) if watch else None
+        self.logprobs = LogprobStore(positions, top_logprobs, self.device) if top_logprobs else None
         self.logits_PV: Tensor | None = None
         self.forwards = 0
+        self._reader = LogitReader(model)
         self._layout: tuple[object, Layout] | None = None
         self._mixers: dict[SoftMaskConfig, SoftMask | None] = {}
-        self._biases: dict[tuple[Rules, float], Tensor | None] = {}
 
     def add(
         self,
@@ -137,124 +115,135 @@ class Batch:
         soft_mask: SoftMaskConfig | None = None,
         rules: Rules | None = None,
         generator: torch.Generator | None = None,
-        watch: int = 0,
-    ) -> Text:
-        """Lays a text onto the free positions from `start` on.
+        top_logprobs: int = 0,
+    ) -> SequenceState:
+        """Lays a sequence onto the free positions from `start` on.
 
-        `watch`: how many leading tokens of it `sights` shall know, at most the batch's.
+        Args:
+            top_logprobs: leading tokens that `logprobs` keeps of it, at most the batch's.
 
         Raises:
             ValueError: fewer steps than blocks.
         """
-        masked_L = (ids_L == self.mask_id).cpu().numpy()
-        plan = Plan(masked_L, config)
+        masked_L = ids_L.eq(self.mask_id).cpu().numpy()
+        schedule = StepSchedule(masked_L, config)
         rules = rules or Rules()
         hooked = self.hooks is not None
-        text = Text(
+        sequence = SequenceState(
             start=start,
             length=len(ids_L),
             config=config,
             soft_mask=soft_mask,
             rules=rules,
             generator=generator,
-            watch=watch,
+            top_logprobs=top_logprobs,
             may_write_masks=hooked or self.mask_id not in rules.suppressed,
-            plan=plan,
+            schedule=schedule,
             generated_L=masked_L,
         )
-        own = slice(start, start + text.length)
+        own = slice(start, start + sequence.length)
         self.canvas_P[own] = ids_L
         self.candidate_P[own] = ids_L
         self.real_P[own] = True
         self.masked_P[own] = ids_L == self.mask_id
-        self.place_P[own] = torch.arange(text.length, device=self.device)
-        self.previous_P[own] = torch.arange(start, start + text.length, device=self.device) - 1
+        self.place_P[own] = torch.arange(sequence.length, device=self.device)
+        self.previous_P[own] = torch.arange(start, start + sequence.length, device=self.device) - 1
         self.previous_P[start] = start
         self.committed_P[own] = False
         self.soft.forget(own)
-        if self.sights is not None:
-            self.sights.forget(own)
-        self.texts.append(text)
-        self.texts.sort(key=lambda t: t.start)
-        return text
+        if self.logprobs is not None:
+            self.logprobs.forget(own)
+        self.sequences.append(sequence)
+        self.sequences.sort(key=lambda s: s.start)
+        return sequence
 
-    def drop(self, text: Text) -> None:
-        """Takes a text off the canvas; its positions are free."""
-        self.texts.remove(text)
-        own = slice(text.start, text.start + text.length)
+    def drop(self, sequence: SequenceState) -> None:
+        """Takes a sequence off the canvas; its positions are free."""
+        self.sequences.remove(sequence)
+        own = slice(sequence.start, sequence.start + sequence.length)
         self.real_P[own] = False
         self.masked_P[own] = False
 
     @torch.no_grad()
-    def step(self, texts: Sequence[Text] | None = None) -> None:
-        """One step of every text, or of these, that is not done.
+    def step(self, sequences: Sequence[SequenceState] | None = None) -> None:
+        """One step of every sequence, or of these, that is not done.
 
-        A text whose logits are NaN says so in `failure`, and is done.
+        A sequence whose logits are NaN says so in `failure`, and is done.
         """
         self.committed_P = torch.zeros_like(self.masked_P)
-        texts = self.texts if texts is None else texts
-        live = [t for t in texts if not t.is_done or self.hooks is not None]
-        moves = {id(t): t.plan.at(t.step) for t in live}
-        busy = [t for t in live if self.hooks or t.needs_forward(moves[id(t)])]
+        sequences = self.sequences if sequences is None else sequences
+        live = [s for s in sequences if not s.is_done or self.hooks is not None]
+        scheduled = {id(s): s.schedule.at(s.step) for s in live}
+        busy = [s for s in live if self.hooks or s.needs_forward(scheduled[id(s)])]
         if busy:
-            views = self._predict(busy, [moves[id(t)] for t in busy])
-            for view in views:
-                self._commit(view)
-            self._settle(views)
-            for view in views:
-                self._mix(view)
-        for text in live:
-            text.step += 1
+            groups = self._predict(busy, [scheduled[id(s)] for s in busy])
+            for group in groups:
+                self._commit(group)
+            self._update_masks(groups)
+            for group in groups:
+                self._mix(group)
+        for sequence in live:
+            sequence.step += 1
 
     def save(self) -> Saved:
         """All that a step changes, but for keys and values, which a repeated step writes anew."""
         tensors = {name: getattr(self, name).clone() for name in CHANGING}
-        texts = {id(text): text.save() for text in self.texts}
-        return Saved(tensors, self.soft.save(), texts, self.forwards)
+        sequences = {id(sequence): sequence.save() for sequence in self.sequences}
+        return Saved(tensors, self.soft.save(), sequences, self.forwards)
 
     def restore(self, saved: Saved) -> None:
-        """Takes a step back, with the same texts on the canvas as when it was saved."""
+        """Takes a step back, with the same sequences on the canvas as when it was saved."""
         for name, tensor in saved.tensors.items():
             setattr(self, name, tensor.clone())
         self.soft.restore(saved.soft)
         self.forwards = saved.forwards
-        for text in self.texts:
-            text.restore(saved.texts[id(text)])
+        for sequence in self.sequences:
+            sequence.restore(saved.sequences[id(sequence)])
 
     # What is computed.
 
-    def _predict(self, busy: list[Text], moves: list[Move]) -> list[View]:
+    def _predict(
+        self, busy: list[SequenceState], scheduled_R: list[ScheduledStep]
+    ) -> list[Predictions]:
         """One forward, and a token for each of the masked positions that are read."""
         shift = self.model.config.logit_shift
-        for text, move in zip(busy, moves, strict=True):
-            if move.block != text.block:
-                text.block, text.age = move.block, 0
-        windows = [t.window(m, shift=shift) for t, m in zip(busy, moves, strict=True)]
+        for sequence, scheduled in zip(busy, scheduled_R, strict=True):
+            if scheduled.block != sequence.block:
+                sequence.block, sequence.age = scheduled.block, 0
+        windows = [
+            sequence.window(scheduled, shift=shift)
+            for sequence, scheduled in zip(busy, scheduled_R, strict=True)
+        ]
         layout = self._layout_of(busy, windows)
-        groups = self._groups(busy, moves, windows)
+        groups = self._groups(busy, scheduled_R, windows)
         rows = [group.rows_N for group in groups]
         wanted = [layout.flat_T] if self.hooks is not None else rows
         hidden_TD = self._forward(self._tokens(layout), layout)
         hidden_ND = hidden_TD[layout.sources(torch.cat(wanted), shift=shift)]
         self.forwards += 1
-        for text in busy:
-            text.forwards += 1
-            text.age += 1
+        for sequence in busy:
+            sequence.forwards += 1
+            sequence.age += 1
         if self.hooks is not None:
-            return [self._read_hooked(group, hidden_ND, layout.flat_T) for group in groups]
-        parts = hidden_ND.split([len(r) for r in rows])
-        return [self._read(group, part) for group, part in zip(groups, parts, strict=True)]
+            found = [self._read_hooked(group, hidden_ND, layout.flat_T) for group in groups]
+        else:
+            parts = zip(groups, hidden_ND.split([len(r) for r in rows]), strict=True)
+            found = [self._reader.read(group, part_ND) for group, part_ND in parts]
+        if self.device.type == "cpu" or self.forwards % NAN_CHECK_EVERY == 0:
+            for predictions in found:
+                fail_where_nan(predictions)
+        return found
 
-    def _layout_of(self, busy: list[Text], windows: list[tuple[int, int]]) -> Layout:
-        key = tuple((t.start, t.length, *w) for t, w in zip(busy, windows, strict=True))
+    def _layout_of(self, busy: list[SequenceState], windows: list[tuple[int, int]]) -> Layout:
+        key = tuple((s.start, s.length, *w) for s, w in zip(busy, windows, strict=True))
         if self._layout is None or self._layout[0] != key:
-            lines = [
-                (Span(b - a, t.start, t.length), t.flat_L[a:b])
-                for t, (a, b) in zip(busy, windows, strict=True)
+            pieces = [
+                (Span(b - a, s.start, s.length), s.flat_L[a:b])
+                for s, (a, b) in zip(busy, windows, strict=True)
             ]
-            # Lines of like shape side by side: attention takes them in one call.
-            lines.sort(key=lambda line: (line[0].queries, line[0].length))
-            spans, columns = zip(*lines, strict=True)
+            # Windows of like shape side by side: attention takes them in one call.
+            pieces.sort(key=lambda piece: (piece[0].queries, piece[0].length))
+            spans, columns = zip(*pieces, strict=True)
             flat_T = torch.from_numpy(np.concatenate(columns)).to(self.device)
             layout = Layout(flat_T, self.place_P[flat_T], self.previous_P, spans, self.store)
             self._layout = key, layout
@@ -269,223 +258,139 @@ class Batch:
         return self.soft.tokens(ids_1T, flat_T, self.masked_P[flat_T])
 
     def _groups(
-        self, busy: list[Text], moves: list[Move], windows: list[tuple[int, int]]
-    ) -> list[View]:
+        self,
+        busy: list[SequenceState],
+        scheduled_R: list[ScheduledStep],
+        windows: list[tuple[int, int]],
+    ) -> list[Rows]:
         """The masked positions to read, by settings."""
-        groups: dict[Settings, list[tuple[Text, Move, tuple[int, int]]]] = {}
-        for entry in zip(busy, moves, windows, strict=True):
+        groups: dict[Settings, list[tuple[SequenceState, ScheduledStep, tuple[int, int]]]] = {}
+        for entry in zip(busy, scheduled_R, windows, strict=True):
             groups.setdefault(entry[0].settings, []).append(entry)
         return [self._rows_of(group) for group in groups.values()]
 
-    def _rows_of(self, group: list[tuple[Text, Move, tuple[int, int]]]) -> View:
+    def _rows_of(self, group: list[tuple[SequenceState, ScheduledStep, tuple[int, int]]]) -> Rows:
         """Soft-masking reads every mask in the window, plain decoding what it may commit."""
         ranges, counts_R = [], []
-        for text, move, (start, stop) in group:
-            if not text.is_soft:
-                start, stop = text.opened(move)
-            ranges.append(text.flat_L[start:stop])
-            before = 0 if text.is_planned or start == 0 else text.masks_before(start, move)
-            counts_R.append(text.masks_before(stop, move) - before)
+        for sequence, scheduled, (start, stop) in group:
+            if not sequence.is_soft:
+                start, stop = sequence.committable(scheduled)
+            ranges.append(sequence.flat_L[start:stop])
+            before = 0
+            if start and not sequence.is_planned:
+                before = sequence.masks_before(start, scheduled)
+            counts_R.append(sequence.masks_before(stop, scheduled) - before)
         flat = torch.from_numpy(np.concatenate(ranges)).to(self.device)
         # The count is known: a search for it would wait for the device.
         place_N = torch.nonzero_static(self.masked_P[flat], size=sum(counts_R)).squeeze(1)
-        texts, moves, _ = zip(*group, strict=True)
-        starts, lengths = [t.start for t in texts], [t.length for t in texts]
+        sequences, scheduled_R, _ = zip(*group, strict=True)
+        starts = [sequence.start for sequence in sequences]
+        lengths = [sequence.length for sequence in sequences]
         rows_N = flat[place_N]
-        ragged = Ragged(counts_R, starts, lengths, rows_N)
-        return View(list(texts), list(moves), counts_R, rows_N, ragged)
+        return Rows(
+            sequences, scheduled_R, counts_R, rows_N, Ragged(counts_R, starts, lengths, rows_N)
+        )
 
-    def _read(self, view: View, hidden_ND: Tensor) -> View:
-        """What the head says at the rows of a view."""
-        head, bias_V, settings = self.model.lm_head, self._bias(view), view.texts[0].settings
-        soft_mask, size = settings.soft_mask, self.model.config.vocab_size
-        by_temperature = soft_mask is not None and soft_mask.mode == "temperature"
-        k = self._leading(view)
-        if is_greedy(settings.config) and not by_temperature:
-            return self._choose(view, read_head(head, hidden_ND, size, k, bias_V), None)
-        logits_NV = torch.cat(list(chunked_logits(head, hidden_ND, size, bias_V)))
-        return self._choose(view, statistics(logits_NV, k), logits_NV)
-
-    def _read_hooked(self, view: View, hidden_TD: Tensor, flat_T: Tensor) -> View:
-        """As `_read`, with the logits of the whole canvas shown to a hook."""
-        head, size = self.model.lm_head, self.model.config.vocab_size
-        logits_TV = torch.cat(list(chunked_logits(head, hidden_TD, size)))
+    def _read_hooked(self, rows: Rows, hidden_TD: Tensor, flat_T: Tensor) -> Predictions:
+        """The predictions of rows, with the logits of the whole canvas shown to a hook."""
+        assert self.hooks is not None
+        logits_TV = self._reader.logits(hidden_TD)
         logits_PV = logits_TV.new_zeros(self.positions, logits_TV.shape[1])
         logits_PV[flat_T] = logits_TV  # padding predicts nothing: 0
         shape = self.hooks.shape
         if self.hooks.logits is not None:
             logits_BLV = logits_PV.view(*shape, -1)
             canvas_BL = self.canvas_P.clone().view(shape)
-            logits_PV = self.hooks.logits(view.texts[0].step, canvas_BL, logits_BLV).flatten(0, 1)
+            step = rows.sequences[0].step
+            logits_PV = self.hooks.logits(step, canvas_BL, logits_BLV).flatten(0, 1)
         self.logits_PV = logits_PV
-        logits_NV, bias_V = logits_PV[view.rows_N], self._bias(view)
-        if bias_V is not None:
-            logits_NV = logits_NV + bias_V.to(logits_NV.dtype)
-        return self._choose(view, statistics(logits_NV, self._leading(view)), logits_NV)
-
-    def _leading(self, view: View) -> int:
-        """How many leading tokens are to be read."""
-        settings, watched = view.texts[0].settings, max(text.watch for text in view.texts)
-        mixed = 1 if settings.soft_mask is None else settings.soft_mask.k
-        return max(leading(settings.config), mixed, watched)
-
-    def _choose(self, view: View, seen: LogitStatistics, logits_NV: Tensor | None) -> View:
-        self._check_health(view, seen)
-        config, choice = view.texts[0].settings.config, None
-        if is_greedy(config):
-            choice = choose_likeliest(seen, config)
-        elif config.alg != "origin":  # which draws for the chosen positions alone
-            choice = choose_tokens(logits_NV, config, self._noise(view), view.counts_R)
-        return view._replace(seen=seen, logits_NV=logits_NV, choice=choice)
-
-    def _check_health(self, view: View, seen: LogitStatistics) -> None:
-        """Texts whose logits are NaN fail; the sum of exponentials shows any."""
-        regular = self.forwards % NAN_CHECK_EVERY == 0
-        if not (regular or self.device.type == "cpu"):
-            return
-        bad_N = torch.isnan(seen.total_N)
-        if bool(bad_N.any()):
-            for index in view.ragged.text_N[bad_N].unique().tolist():
-                text = view.texts[index]
-                text.failure = (
-                    f"the model's logits are NaN at step {text.step}: its weights are damaged, or "
-                    "its dtype overflows (try --dtype float32 or bfloat16)"
-                )
-
-    def _noise(self, view: View) -> RowNoise:
-        seeded = view.texts[0].settings.seeded
-        return RowNoise([t.generator for t in view.texts] if seeded else None, self.device)
-
-    def _bias(self, view: View) -> Tensor | None:
-        """(V,) what is added to the logits: the rules."""
-        settings = view.texts[0].settings
-        key = settings.rules, settings.config.end_penalty
-        if key not in self._biases:
-            (rules, penalty), bias_V = key, None
-            if rules.suppressed or (rules.end_ids and penalty):
-                bias_V = torch.zeros(self.model.config.vocab_size, device=self.device)
-                bias_V[list(rules.end_ids)] = -penalty
-                bias_V[list(rules.suppressed)] = torch.finfo(self.model.dtype).min
-            self._biases[key] = bias_V
-        return self._biases[key]
+        return self._reader.read_logits(rows, logits_PV[rows.rows_N])
 
     # What comes of it.
 
-    def _commit(self, view: View) -> None:
+    def _commit(self, predictions: Predictions) -> None:
         """Writes a step's tokens onto the canvas."""
-        by_coin = view.texts[0].config.alg == "origin"
-        chosen_N, tokens_N = self._by_coin(view) if by_coin else self._by_confidence(view)
-        rows_N = view.rows_N
+        chosen_N, tokens_N = choose_commits(predictions, self.positions, self.mask_id)
+        rows_N = predictions.rows_N
         self.committed_P[rows_N] = chosen_N
         self.candidate_P[rows_N] = tokens_N
         self.canvas_P[rows_N] = torch.where(chosen_N, tokens_N, self.canvas_P[rows_N])
-        if any(text.watch for text in view.texts):
+        if self.logprobs is not None and any(s.top_logprobs for s in predictions.sequences):
             # Where there are no logits the token is the likeliest.
-            logits_N = view.seen.logits_NK[:, 0]
-            if view.logits_NV is not None:
-                logits_N = view.logits_NV.gather(1, tokens_N[:, None]).squeeze(1)
-            self.sights.put(rows_N, view.seen, chosen_N, logits_N)
+            logits_N = predictions.seen.logits_NK[:, 0]
+            if predictions.logits_NV is not None:
+                logits_N = predictions.logits_NV.gather(1, tokens_N[:, None]).squeeze(1)
+            self.logprobs.put(rows_N, predictions.seen, chosen_N, logits_N)
 
-    def _open(self, view: View) -> Tensor | None:
-        """(N,) bool: rows that may be committed now; None where all may."""
-        if all(text.config.block_length is None for text in view.texts):
-            return None
-        bounds = [t.opened(m) for t, m in zip(view.texts, view.moves, strict=True)]
-        bounds = [(t.start + a, t.start + b) for t, (a, b) in zip(view.texts, bounds, strict=True)]
-        bounds_R2 = torch.tensor(bounds, device=self.device)
-        low_N, high_N = bounds_R2[view.ragged.text_N].unbind(1)
-        return (view.rows_N >= low_N) & (view.rows_N < high_N)
-
-    def _by_confidence(self, view: View) -> tuple[Tensor, Tensor]:
-        config, choice, noise_N = view.texts[0].config, view.choice, None
-        open_N, confidence_N = self._open(view), choice.confidence_N
-        if open_N is not None:
-            confidence_N = confidence_N.masked_fill(~open_N, -torch.inf)
-        counts_R = [move.count for move in view.moves]
-        if config.alg_temp and any(counts_R):
-            noise = self._noise(view)
-            noise_N = noise.exponential_at(self.positions, view.rows_N, view.counts_R)
-        chosen_N = choose_positions(confidence_N, counts_R, view.ragged, config.alg_temp, noise_N)
-        if config.adaptive:
-            if open_N is None:
-                open_N = torch.ones_like(chosen_N)
-            thresholds = [text.plan.threshold for text in view.texts]
-            chosen_N |= choose_by_rule(choice, open_N, config, thresholds, view.ragged)
-        return chosen_N, choice.tokens_N
-
-    def _by_coin(self, view: View) -> tuple[Tensor, Tensor]:
-        """Each mask commits by a coin of its own, 1 - s / t; tokens are drawn for those alone."""
-        noise, text_N = self._noise(view), view.ragged.text_N
-        share_R = torch.tensor([move.share for move in view.moves], device=self.device)
-        chosen_N, open_N = noise.uniform(view.counts_R) < share_R[text_N], self._open(view)
-        if open_N is not None:
-            chosen_N &= open_N
-        tokens_N = torch.full_like(view.rows_N, self.mask_id)
-        if view.choice is not None:
-            return chosen_N, torch.where(chosen_N, view.choice.tokens_N, tokens_N)
-        counts_R = text_N[chosen_N].bincount(minlength=len(view.texts)).tolist()
-        config = view.texts[0].config
-        tokens_N[chosen_N] = choose_tokens(view.logits_NV[chosen_N], config, noise, counts_R)[0]
-        return chosen_N, tokens_N
-
-    def _settle(self, views: list[View]) -> None:
-        """What is masked now, and how much each text has left."""
+    def _update_masks(self, groups: list[Predictions]) -> None:
+        """What is masked now, and how much each sequence has left."""
         if self.hooks is not None and self.hooks.tokens is not None:
-            shape, step = self.hooks.shape, views[0].texts[0].step
+            shape, step = self.hooks.shape, groups[0].sequences[0].step
+            assert self.logits_PV is not None
             logits_BLV = self.logits_PV.view(*shape, -1)
             canvas_BL = self.hooks.tokens(step, self.canvas_P.view(shape), logits_BLV)
             self.canvas_P = canvas_BL.flatten().clone()
-        pairs = [pair for view in views for pair in zip(view.texts, view.moves, strict=True)]
-        for text, move in pairs:
-            if text.is_planned and text.plan.left:
-                text.plan.left[move.block] -= move.count
-        self._look([text for text, _ in pairs if not text.is_planned])
+        pairs = [
+            pair
+            for group in groups
+            for pair in zip(group.sequences, group.scheduled_R, strict=True)
+        ]
+        for sequence, scheduled in pairs:
+            if sequence.is_planned and sequence.schedule.left:
+                sequence.schedule.left[scheduled.block] -= scheduled.commits
+        self._recount([sequence for sequence, _ in pairs if not sequence.is_planned])
         self.masked_P = (self.canvas_P == self.mask_id) & self.real_P
         self.candidate_P = torch.where(self.masked_P, self.candidate_P, self.canvas_P)
 
-    def _look(self, texts: list[Text]) -> None:
-        """Counts off the canvas what is left, and ends texts behind an end token."""
-        if not texts:
+    def _recount(self, sequences: list[SequenceState]) -> None:
+        """Counts off the canvas what is left, and ends sequences behind an end token."""
+        if not sequences:
             return
         canvas_P = self.canvas_P.cpu().numpy()
-        for text in texts:
-            ids_L = canvas_P[text.start : text.start + text.length]
-            text.masked_L = ids_L == self.mask_id
-            ended = text.generated_L & np.isin(ids_L, text.rules.end_ids)
-            if text.rules.stop and ended.any():
+        for sequence in sequences:
+            ids_L = canvas_P[sequence.start : sequence.start + sequence.length]
+            sequence.masked_L = ids_L == self.mask_id
+            ended = sequence.generated_L & np.isin(ids_L, sequence.rules.end_ids)
+            if sequence.rules.stop and ended.any():
                 behind_L = ended.cumsum() > 0
                 # Only once everything before the end is decided.
-                if not (text.masked_L & ~behind_L).any():
-                    fill = torch.from_numpy(text.flat_L[text.masked_L]).to(self.device)
-                    self.canvas_P[fill] = text.rules.fill_id
-                    text.masked_L = np.zeros_like(text.masked_L)
-            text.plan.recount(text.masked_L)
+                if not (sequence.masked_L & ~behind_L).any():
+                    fill = torch.from_numpy(sequence.flat_L[sequence.masked_L]).to(self.device)
+                    self.canvas_P[fill] = sequence.rules.fill_id
+                    sequence.masked_L = np.zeros_like(sequence.masked_L)
+            sequence.schedule.recount(sequence.masked_L)
 
-    def _mix(self, view: View) -> None:
+    def _mix(self, predictions: Predictions) -> None:
         """From what was read at the masks that stay to the next step's soft tokens."""
-        mixer, left = self._mixer(view), [text.plan.total_left for text in view.texts]
-        if mixer is None or not any(left):
+        config = predictions.settings.soft_mask
+        mixer = self._mixer(config)
+        schedules = [sequence.schedule for sequence in predictions.sequences]
+        left = [schedule.total_left for schedule in schedules]
+        if config is None or mixer is None or not any(left):
             return
-        stays_N = self.masked_P[view.rows_N]
-        if all(text.is_planned for text in view.texts):
-            count = sum(view.counts_R) - sum(move.count for move in view.moves)
+        stays_N = self.masked_P[predictions.rows_N]
+        if all(sequence.is_planned for sequence in predictions.sequences):
+            committed = sum(scheduled.commits for scheduled in predictions.scheduled_R)
+            count = sum(predictions.counts_R) - committed
             stays_M = torch.nonzero_static(stays_N, size=count).squeeze(1)
         else:
             stays_M = stays_N.nonzero().squeeze(1)
-        start = torch.tensor([text.plan.masks for text in view.texts], device=self.device)
-        rate_R = rate(view.texts[0].soft_mask.schedule, torch.tensor(left).to(start), start)
-        rows_M = view.rows_N[stays_M]
+        start = torch.tensor([schedule.masks for schedule in schedules], device=self.device)
+        rate_R = rate(config.schedule, torch.tensor(left).to(start), start)
+        rows_M = predictions.rows_N[stays_M]
         if mixer.mode == "topk":
-            seen = feedback_of(LogitStatistics(*(x[stays_M] for x in view.seen)), rows_M, mixer.k)
+            kept = LogitStatistics(*(values[stays_M] for values in predictions.seen))
+            feedback = feedback_of(kept, rows_M, mixer.k)
         else:
-            seen = Feedback(rows_M, logits_NV=view.logits_NV[stays_M])
+            assert predictions.logits_NV is not None
+            feedback = Feedback(rows_M, logits_NV=predictions.logits_NV[stays_M])
         table_VD = self.model.model.embed_tokens.weight
-        rate_M = rate_R[view.ragged.text_N[stays_M]]
-        mixed = mixer.mix(self.canvas_P[rows_M], seen, table_VD, rate_M)
-        self.soft.put(rows_M, mixed)
+        rate_M = rate_R[predictions.ragged.sequence_N[stays_M]]
+        self.soft.put(rows_M, mixer.mix(self.canvas_P[rows_M], feedback, table_VD, rate_M))
 
-    def _mixer(self, view: View) -> SoftMask | None:
-        config = view.texts[0].settings.soft_mask
-        if config is not None and config not in self._mixers:
+    def _mixer(self, config: SoftMaskConfig | None) -> SoftMask | None:
+        if config is None:
+            return None
+        if config not in self._mixers:
             self._mixers[config] = make_mixer(config, self.device)
-        return self._mixers.get(config)
+        return self._mixers[config]

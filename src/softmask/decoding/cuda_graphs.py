@@ -83,13 +83,14 @@ class _Recorded:
     ) -> None:
         self.parts = [None if x is None else x.clone() for x in _parts(tokens)]
         self.layout = layout.copy()
-        soft = isinstance(tokens, SoftTokens)
-        own = SoftTokens(*self.parts) if soft else self.parts[0]
+        own: Any = self.parts[0]
+        if isinstance(tokens, SoftTokens):
+            own = SoftTokens._make(self.parts)
         self.replay = record(lambda: model.hidden(own, self.layout), pool)
 
     def __call__(self, tokens: Tensor | SoftTokens, layout: Layout) -> Tensor:
         for own, given in zip(self.parts, _parts(tokens), strict=True):
-            if own is not None:
+            if own is not None and given is not None:
                 own.copy_(given)
         self.layout.flat_T.copy_(layout.flat_T)
         self.layout.positions_T.copy_(layout.positions_T)

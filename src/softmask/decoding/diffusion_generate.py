@@ -75,11 +75,11 @@ def _settings(generation_config: Any, given: dict[str, Any]) -> DreamGenerationC
             raise ValueError(f"diffusion_generate has no argument {name!r}{hint}")
     base: dict[str, Any] = {}
     if generation_config is not None:
-        values = generation_config
+        values: Any = generation_config
         if isinstance(generation_config, GenerationConfig):
             values = generation_config.to_dict()
-        elif dataclasses.is_dataclass(generation_config):
-            values = dataclasses.asdict(generation_config)
+        elif dataclasses.is_dataclass(values) and not isinstance(values, type):
+            values = dataclasses.asdict(values)
         base = {name: values[name] for name in known if values.get(name) is not None}
     return DreamGenerationConfig(**(base | given))
 

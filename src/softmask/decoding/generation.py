@@ -6,7 +6,7 @@ import secrets
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 import torch
 
@@ -25,6 +25,12 @@ from .prompts import (
 from .sampler import DenoiseStep, denoise
 
 TokenIds = Sequence[int]
+Prompt = str | Messages | TokenIds
+
+
+def is_token_ids(prompt: Prompt) -> TypeGuard[TokenIds]:
+    """Whether a prompt is token ids already."""
+    return not isinstance(prompt, str) and isinstance(prompt[0], int)
 
 
 @dataclass(frozen=True)
@@ -69,7 +75,7 @@ class Generation:
     def __init__(
         self,
         checkpoint: Checkpoint,
-        prompts: str | Sequence[str | Messages | TokenIds],
+        prompts: str | Sequence[Prompt],
         *,
         max_new_tokens: int = 128,
         sampling: SamplingConfig | Mapping[str, Any] | None = None,
@@ -116,8 +122,8 @@ class Generation:
         self.seconds = 0.0
         self._steps = self._denoise()
 
-    def _row(self, prompt: str | Messages | TokenIds, chat: bool, system: str | None) -> list[int]:
-        if not isinstance(prompt, str) and isinstance(prompt[0], int):
+    def _row(self, prompt: Any, chat: bool, system: str | None) -> list[int]:
+        if is_token_ids(prompt):
             return list(prompt)
         if self.infill:
             return encode_holes(self.checkpoint, prompt)
@@ -195,6 +201,7 @@ class Generation:
         return [self._completion(row) for row in range(len(self.canvas_BL))]
 
     def _completion(self, row: int) -> Completion:
+        assert self.last is not None
         ids = self.last.canvas_BL[row].tolist()[self.text_start(row) :]
         text, chosen = self._text(ids)
         stopped = self.infill or len(chosen) < len(ids)
@@ -210,11 +217,11 @@ class Generation:
             seconds=self.seconds,
         )
 
-    def _prompt_text(self, prompt: str | Messages | TokenIds) -> str:
+    def _prompt_text(self, prompt: Any) -> str:
         if isinstance(prompt, str):
             return prompt
-        if isinstance(prompt[0], int):
-            return self.tokenizer.decode(prompt)
+        if is_token_ids(prompt):
+            return self.checkpoint.decode(prompt)
         return prompt[-1]["content"]
 
 
@@ -232,7 +239,7 @@ def _row_seeds(seed: int | Sequence[int] | None, rows: int) -> list[int]:
 
 def generate(
     checkpoint: Checkpoint,
-    prompts: str | Sequence[str | Messages | TokenIds],
+    prompts: str | Sequence[Prompt],
     *,
     max_new_tokens: int = 128,
     soft_mask: SoftMaskConfig | Literal["checkpoint"] | None = "checkpoint",

@@ -1,12 +1,12 @@
 """Block caches: which columns a step computes, and the keys and values of all others.
 
-All of them are one idea. A store keeps keys and values of the whole text; a step computes a window
-of columns, whose own enter the store in place, and reads the rest as it was left:
+All of them are one idea. A store keeps keys and values of the whole sequence. A step computes a
+window of columns, whose own enter the store in place, and reads the rest as it was left:
 
-    none       the whole text, every step
+    none       the whole sequence, every step
     prefix     from the block to the end
     dual       the block alone
-    refresh    every so many steps more than that: the block's neighbourhood, or the whole text
+    refresh    every so many steps more than that: the block's neighbourhood, or the whole sequence
 
 The first step of a block always computes the whole text. By then the tokens before it are
 committed, and enter the store as what they are: never as the soft mixtures that the step which
@@ -24,7 +24,7 @@ from ..config import SamplingConfig
 def window(
     config: SamplingConfig, first: int, last: int, length: int, age: int, *, shift: bool
 ) -> tuple[int, int]:
-    """The columns [start, stop) of a text that a step computes.
+    """The columns [start, stop) of a sequence that a step computes.
 
     Args:
         first, last: columns of the block's first and last mask, as it began.

@@ -1,4 +1,4 @@
-"""What the model last said of each position, for those who watch: its own distribution.
+"""Log-probabilities: what the model last predicted at each position, for clients and traces.
 
 Probabilities are those of the logits as they are read, before temperature and filters.
 Shape suffixes: P positions, N rows that a step reads, K leading tokens.
@@ -16,7 +16,7 @@ from torch import Tensor
 from ..logits import LogitStatistics
 
 
-class Sight(NamedTuple):
+class Logprobs(NamedTuple):
     """Of N positions: the log-probability of the token that a step committed there (NaN: none was),
     the entropy in nats, and the leading tokens with their log-probabilities (id -1: none)."""
 
@@ -25,16 +25,16 @@ class Sight(NamedTuple):
     ids_NK: np.ndarray
     logprobs_NK: np.ndarray
 
-    def then(self, later: Sight) -> Sight:
+    def then(self, later: Logprobs) -> Logprobs:
         """Both, one behind the other."""
-        return Sight(*map(np.concatenate, zip(self, later, strict=True)))
+        return Logprobs(*map(np.concatenate, zip(self, later, strict=True)))
 
-    def leading(self, k: int) -> Sight:
+    def leading(self, k: int) -> Logprobs:
         """With at most k leading tokens."""
         return self._replace(ids_NK=self.ids_NK[:, :k], logprobs_NK=self.logprobs_NK[:, :k])
 
 
-class Sights:
+class LogprobStore:
     """The last look at every position of a canvas."""
 
     def __init__(self, positions: int, k: int, device: torch.device) -> None:
@@ -62,7 +62,7 @@ class Sights:
         logprob_N = chosen_logits_N.float() - seen.total_N
         self.logprob_P[rows_N] = torch.where(chosen_N, logprob_N, torch.nan)
 
-    def at(self, rows_N: Tensor) -> Sight:
+    def at(self, rows_N: Tensor) -> Logprobs:
         """What was seen there, on the host."""
         values = (self.logprob_P, self.entropy_P, self.ids_PK, self.logprobs_PK)
-        return Sight(*(value[rows_N].cpu().numpy() for value in values))
+        return Logprobs(*(value[rows_N].cpu().numpy() for value in values))

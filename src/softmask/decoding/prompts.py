@@ -1,7 +1,7 @@
 """From what people write to token ids, and back.
 
-The only place where text becomes control tokens: names such as `<|im_end|>` in what somebody
-says are text, and masks come from holes alone.
+The only place where text becomes control tokens: names such as `<|im_end|>` in a prompt
+are text, and masks come from holes alone.
 """
 
 from __future__ import annotations
@@ -28,10 +28,7 @@ def mask_id_of(checkpoint: Checkpoint) -> int:
     Raises:
         ValueError: the model has none.
     """
-    mask_id = checkpoint.model.config.mask_token_id
-    if mask_id is None:
-        raise ValueError("the model has no mask token: it is no masked diffusion model")
-    return mask_id
+    return checkpoint.model.mask_id
 
 
 def encode(checkpoint: Checkpoint, text: str, *, control: bool = True) -> list[int]:
@@ -44,7 +41,7 @@ def encode(checkpoint: Checkpoint, text: str, *, control: bool = True) -> list[i
         ValueError: the tokenizer cannot write the mask token's name as plain text.
     """
     tokenizer, mask_id = checkpoint.tokenizer, mask_id_of(checkpoint)
-    mask = tokenizer.convert_ids_to_tokens(mask_id)
+    mask = str(tokenizer.convert_ids_to_tokens(mask_id))
     ids: list[int] = []
     for piece in re.split(f"({re.escape(mask)})", text) if control else [text]:
         if piece:
@@ -80,7 +77,9 @@ def encode_chat(checkpoint: Checkpoint, messages: Messages) -> list[int]:
         for part in re.split(f"({'|'.join(map(re.escape, names))})", piece):
             if part in names:
                 ids += encode(checkpoint, plain, control=False)
-                ids.append(checkpoint.tokenizer.convert_tokens_to_ids(part))
+                token = checkpoint.tokenizer.convert_tokens_to_ids(part)
+                assert isinstance(token, int)  # a list is for lists
+                ids.append(token)
                 plain = ""
             else:
                 plain += part
@@ -91,11 +90,13 @@ def _render(checkpoint: Checkpoint, messages: Messages) -> str:
     from jinja2 import TemplateError
 
     try:
-        return checkpoint.tokenizer.apply_chat_template(
-            list(messages), add_generation_prompt=True, tokenize=False
+        text = checkpoint.tokenizer.apply_chat_template(
+            [dict(message) for message in messages], add_generation_prompt=True, tokenize=False
         )
     except TemplateError as error:
         raise ValueError(f"the model's chat template refuses these messages: {error}") from error
+    assert isinstance(text, str)  # as tokenize is False
+    return text
 
 
 def _control_names(checkpoint: Checkpoint) -> list[str]:
@@ -123,11 +124,11 @@ def encode_holes(checkpoint: Checkpoint, text: str, *, control: bool = True) -> 
     return ids
 
 
-class Characters:
+class DecodeStream:
     """What tokens add to a text, one by one; a character of several comes with the last."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
-        self._tokenizer = checkpoint.tokenizer
+        self._checkpoint = checkpoint
         self._open: list[int] = []
 
     @property
@@ -138,7 +139,7 @@ class Characters:
     def add(self, token: int) -> str:
         """What a token adds."""
         self._open.append(token)
-        text = self._tokenizer.decode(self._open, skip_special_tokens=True)
+        text = self._checkpoint.decode(self._open, skip_special_tokens=True)
         if text.endswith("\ufffd"):
             return ""
         self._open = []
@@ -147,7 +148,7 @@ class Characters:
     def rest(self) -> str:
         """What the tokens of a character that never came whole add, where no more follow."""
         tokens, self._open = self._open, []
-        return self._tokenizer.decode(tokens, skip_special_tokens=True)
+        return self._checkpoint.decode(tokens, skip_special_tokens=True)
 
 
 def rules_of(checkpoint: Checkpoint, *, infill: bool) -> Rules:
@@ -172,4 +173,4 @@ def decode_answer(
     if not infill:
         ends = [i for i, token in enumerate(ids) if token in checkpoint.end_ids]
         ids = ids[: ends[0]] if ends else ids
-    return checkpoint.tokenizer.decode(ids, skip_special_tokens=True), ids
+    return checkpoint.decode(ids, skip_special_tokens=True), ids

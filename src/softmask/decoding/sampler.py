@@ -64,9 +64,10 @@ def denoise(
         attention_mask_BL: 1 at tokens, 0 at padding (left or right); None: no padding.
         soft_mask: feeds positions that stay masked back as mixtures; None or scale 0: plain.
         generators: one a row for reproducible rows; None: torch's global generator.
-        logits_hook, tokens_hook: Dream's hooks, called as (step, canvas, aligned logits
-            (B, L, V)); either makes every step compute all logits. The tokens hook is also
-            called once before the first step, with (None, canvas, None).
+        logits_hook: Dream's hook, (step, canvas (B, L), aligned logits (B, L, V)) -> logits. It
+            makes every step compute all logits.
+        tokens_hook: Dream's hook, (step, canvas, logits) -> canvas; likewise. It is also called
+            once before the first step, with (None, canvas, None).
         graphs: record forwards as CUDA graphs; None: where the model suits them.
 
     Raises:
@@ -83,7 +84,8 @@ def denoise(
     if logits_hook is not None or tokens_hook is not None:
         if config.cache != "none":
             raise ValueError("hooks see the logits of the whole canvas: leave out the cache")
-        hooks = Hooks(tuple(canvas_BL.shape), logits_hook, tokens_hook)
+        rows, columns = canvas_BL.shape
+        hooks = Hooks((rows, columns), logits_hook, tokens_hook)
     if tokens_hook is not None:
         canvas_BL = tokens_hook(None, canvas_BL, None)
     cached = config.cache != "none"
@@ -106,10 +108,10 @@ def denoise(
 def _steps(batch: Batch, shape: torch.Size, config: SamplingConfig) -> Iterator[DenoiseStep]:
     for index in range(config.steps):
         batch.step()
-        for text in batch.texts:
-            if text.failure is not None:
-                raise ValueError(text.failure)
-        is_soft = any(text.is_soft and not text.is_done for text in batch.texts)
+        for sequence in batch.sequences:
+            if sequence.failure is not None:
+                raise ValueError(sequence.failure)
+        is_soft = any(sequence.is_soft and not sequence.is_done for sequence in batch.sequences)
         logits_PV = batch.logits_PV
         yield DenoiseStep(
             index=index,
@@ -117,14 +119,14 @@ def _steps(batch: Batch, shape: torch.Size, config: SamplingConfig) -> Iterator[
             # Copies: the batch goes on writing onto its own.
             canvas_BL=batch.canvas_P.view(shape).clone(),
             committed_BL=batch.committed_P.view(shape),
-            left_B=tuple(text.plan.total_left for text in batch.texts),
+            left_B=tuple(sequence.schedule.total_left for sequence in batch.sequences),
             forwards=batch.forwards,
-            forwards_B=tuple(text.forwards for text in batch.texts),
+            forwards_B=tuple(sequence.forwards for sequence in batch.sequences),
             logits_BLV=None if logits_PV is None else logits_PV.view(*shape, -1),
             lambda_BL=(batch.soft.lambda_P * batch.masked_P).view(shape) if is_soft else None,
             candidate_BL=batch.candidate_P.view(shape).clone(),
         )
-        if config.adaptive and all(text.is_done for text in batch.texts):
+        if config.adaptive and all(sequence.is_done for sequence in batch.sequences):
             return
 
 
@@ -147,8 +149,7 @@ def _spans(canvas_BL: Tensor, attention_mask_BL: Tensor | None) -> list[tuple[in
 
 def check_canvas(model: DreamModel, canvas_BL: Tensor) -> None:
     """Raises ValueError for a canvas that the model cannot take."""
-    if model.config.mask_token_id is None:
-        raise ValueError("the model's config has no mask_token_id: it is no masked diffusion model")
+    _ = model.mask_id  # raises where there is none
     if canvas_BL.dim() != 2 or canvas_BL.numel() == 0:
         raise ValueError(f"the canvas must be (batch, length), not {tuple(canvas_BL.shape)}")
     context = model.config.max_position_embeddings

@@ -1,4 +1,4 @@
-"""Which masks a text fills when: its blocks, and how many tokens each step commits. On the host.
+"""The step schedule of a sequence, on the host: its blocks, how many tokens each step commits.
 
 Counts are known ahead wherever each step commits just what it plans; then no step waits for the
 device. `recount` takes them off the canvas where that does not hold.
@@ -15,18 +15,18 @@ from ..config import SamplingConfig
 from .unmask import transfer_count, transfer_share
 
 
-class Move(NamedTuple):
+class ScheduledStep(NamedTuple):
     """What a step does: which block, and how many tokens (with a rule of confidence, at least).
 
     `share` is 1 - s / t, each mask's chance under alg "origin".
     """
 
     block: int
-    count: int
+    commits: int
     share: float
 
 
-class Plan:
+class StepSchedule:
     """The blocks of one text.
 
     Raises:
@@ -58,13 +58,13 @@ class Plan:
     def total_left(self) -> int:
         return sum(self.left)
 
-    def at(self, step: int) -> Move:
+    def at(self, step: int) -> ScheduledStep:
         """What this step does; nothing where nothing is left."""
         if not self.total_left:
-            return Move(max(len(self.left) - 1, 0), 0, 0.0)
+            return ScheduledStep(max(len(self.left) - 1, 0), 0, 0.0)
         return self._adaptive(step) if self.config.adaptive else self._scheduled(step)
 
-    def _scheduled(self, step: int) -> Move:
+    def _scheduled(self, step: int) -> ScheduledStep:
         """The published schedule, within each block."""
         each, extra = divmod(self.config.steps, len(self.left))
         # The first `extra` blocks get one step more.
@@ -75,14 +75,14 @@ class Plan:
             block += more
         steps, eps = each + (block < extra), self.config.eps
         count = transfer_count(self.left[block], inner, steps, eps)
-        return Move(block, count, transfer_share(inner, steps, eps))
+        return ScheduledStep(block, count, transfer_share(inner, steps, eps))
 
-    def _adaptive(self, step: int) -> Move:
+    def _adaptive(self, step: int) -> ScheduledStep:
         """At least one token, and as many as it takes to be done after `steps` steps."""
         block = next(b for b, left in enumerate(self.left) if left)
         each, extra = divmod(self.config.steps, len(self.left))
         end = (block + 1) * each + min(block + 1, extra)
-        return Move(block, math.ceil(self.left[block] / max(end - step, 1)), 0.0)
+        return ScheduledStep(block, math.ceil(self.left[block] / max(end - step, 1)), 0.0)
 
     @property
     def threshold(self) -> float:

@@ -1,4 +1,4 @@
-"""One text of a batch, on the host: where it lies, how it is decoded, how far it is."""
+"""One sequence of a batch, on the host: where it lies, how it is decoded, how far it is."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 
 from ..config import SamplingConfig, SoftMaskConfig, is_on
 from .kv_cache import window
-from .schedule import Move, Plan
+from .schedule import ScheduledStep, StepSchedule
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Rules:
     """What text-level generation adds to the published algorithm; all off by default.
 
     `suppressed` ids are never predicted nor mixed in; `end_ids` get the end penalty, and, with
-    `stop`, end their text once everything before them is decided: what is masked behind becomes
+    `stop`, end their sequence once everything before them is decided: what is masked behind becomes
     `fill_id`.
     """
 
@@ -31,7 +31,7 @@ class Rules:
 
 @dataclass(frozen=True)
 class Settings:
-    """What texts must share to be read, committed and mixed in one go."""
+    """What sequences must share to be read, committed and mixed in one go."""
 
     config: SamplingConfig
     soft_mask: SoftMaskConfig | None
@@ -39,23 +39,23 @@ class Settings:
     seeded: bool
 
     @classmethod
-    def of(cls, text: Text) -> Settings:
-        # Where a text stands, and how many steps it has, is its own affair.
+    def of(cls, sequence: SequenceState) -> Settings:
+        # Where a sequence stands, and how many steps it has, is its own affair.
         config = dataclasses.replace(
-            text.config,
+            sequence.config,
             steps=1,
             cache="none",
             refresh_every=None,
             refresh_window=None,
             block_length=None,
         )
-        soft_mask = text.soft_mask if text.is_soft else None
-        return cls(config, soft_mask, text.rules, text.generator is not None)
+        soft_mask = sequence.soft_mask if sequence.is_soft else None
+        return cls(config, soft_mask, sequence.rules, sequence.generator is not None)
 
 
 @dataclass(eq=False)
-class Text:
-    """A text that lies on a batch's flat canvas; `L` are its own columns."""
+class SequenceState:
+    """A sequence that lies on a batch's flat canvas; `L` are its own columns."""
 
     start: int  # its first flat position
     length: int
@@ -64,9 +64,9 @@ class Text:
     rules: Rules
     generator: torch.Generator | None
     may_write_masks: bool  # as the published loop may: they are masks again
-    plan: Plan
+    schedule: StepSchedule
     generated_L: np.ndarray  # bool: what was masked at first
-    watch: int = 0  # leading tokens that somebody wants to see
+    top_logprobs: int = 0  # leading tokens that are reported
     step: int = 0
     forwards: int = 0
     block: int = 0
@@ -81,7 +81,7 @@ class Text:
     @property
     def is_done(self) -> bool:
         """Whether nothing is left to do, or to be done with."""
-        left = self.plan.total_left > 0 and self.step < self.config.steps
+        left = self.schedule.total_left > 0 and self.step < self.config.steps
         return not left or self.failure is not None
 
     @property
@@ -90,50 +90,50 @@ class Text:
 
     @property
     def is_planned(self) -> bool:
-        """Whether each step commits just what it plans, so that nobody need look."""
+        """Whether each step commits just what it plans: then nothing need be counted after it."""
         by_plan = self.config.alg != "origin" and not self.config.adaptive
         return by_plan and not self.rules.stop and not self.may_write_masks
 
-    def needs_forward(self, move: Move) -> bool:
+    def needs_forward(self, scheduled: ScheduledStep) -> bool:
         """False where a forward could change nothing.
 
         A plain greedy step that commits nothing would be repeated word for word by the next one;
         with soft-masking it still moves the input, and random rules draw.
         """
         repeats = not self.is_soft and self.config.temperature == 0
-        return move.count > 0 or not repeats or self.config.alg == "origin"
+        return scheduled.commits > 0 or not repeats or self.config.alg == "origin"
 
     def save(self) -> dict[str, Any]:
         """All that a step changes."""
         state = None if self.generator is None else self.generator.get_state()
         names = ("step", "forwards", "block", "age", "failure", "masked_L")
         values = {name: getattr(self, name) for name in names}
-        return {"values": values, "left": list(self.plan.left), "generator": state}
+        return {"values": values, "left": list(self.schedule.left), "generator": state}
 
     def restore(self, saved: dict[str, Any]) -> None:
         """As it was when it was saved."""
         for name, value in saved["values"].items():
             setattr(self, name, value)
-        self.plan.left = list(saved["left"])
+        self.schedule.left = list(saved["left"])
         if self.generator is not None:
             self.generator.set_state(saved["generator"])
 
-    def window(self, move: Move, *, shift: bool) -> tuple[int, int]:
+    def window(self, scheduled: ScheduledStep, *, shift: bool) -> tuple[int, int]:
         """The columns that a step computes."""
         if self.config.cache == "none":
             return 0, self.length
-        first, last = self.plan.bounds(move.block)
+        first, last = self.schedule.bounds(scheduled.block)
         return window(self.config, first, last, self.length, self.age, shift=shift)
 
-    def masks_before(self, column: int, move: Move) -> int:
+    def masks_before(self, column: int, scheduled: ScheduledStep) -> int:
         """How many masks lie before a column that lies behind the current block."""
         if self.is_planned:
-            return self.plan.left_before(column, move.block)
+            return self.schedule.left_before(column, scheduled.block)
         return int(self.masked_L[:column].sum())
 
-    def opened(self, move: Move) -> tuple[int, int]:
+    def committable(self, scheduled: ScheduledStep) -> tuple[int, int]:
         """The columns among which a step may commit masks."""
         if self.config.block_length is None:
             return 0, self.length
-        first, last = self.plan.bounds(move.block)
+        first, last = self.schedule.bounds(scheduled.block)
         return first, last + 1

@@ -7,7 +7,7 @@ Shape suffixes: B batch, L length, N masked rows (flat indices into B * L), V vo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -33,12 +33,12 @@ class Choice(NamedTuple):
 
 
 class Ragged:
-    """Values of masked rows of R texts, as a table (R, L) by their columns in their texts.
+    """Values of masked rows of R sequences, as a table (R, L) by their columns in their sequences.
 
     Args:
-        counts_R: rows of each text.
-        starts_R, lengths_R: where each text begins on the flat canvas, and its columns.
-        rows_N: flat positions, text after text.
+        counts_R: rows of each sequence.
+        starts_R, lengths_R: where each sequence begins on the flat canvas, and its columns.
+        rows_N: flat positions, sequence after sequence.
     """
 
     def __init__(
@@ -50,32 +50,32 @@ class Ragged:
     ) -> None:
         self.lengths_R = tuple(lengths_R)
         counts, starts = torch.tensor([counts_R, starts_R], device=rows_N.device)
-        text = torch.arange(len(counts_R), device=rows_N.device)
-        self.text_N = text.repeat_interleave(counts, output_size=len(rows_N))
-        self.column_N = rows_N - starts[self.text_N]
+        sequence = torch.arange(len(counts_R), device=rows_N.device)
+        self.sequence_N = sequence.repeat_interleave(counts, output_size=len(rows_N))
+        self.column_N = rows_N - starts[self.sequence_N]
 
     def table(self, values_N: Tensor, fill: float) -> Tensor:
         """(R, L), `fill` where no value is."""
         shape = (len(self.lengths_R), max(self.lengths_R))
-        return values_N.new_full(shape, fill).index_put_((self.text_N, self.column_N), values_N)
+        return values_N.new_full(shape, fill).index_put_((self.sequence_N, self.column_N), values_N)
 
     def flat(self, table_RL: Tensor) -> Tensor:
         """(N,) again."""
-        return table_RL[self.text_N, self.column_N]
+        return table_RL[self.sequence_N, self.column_N]
 
     def top(self, table_RL: Tensor, counts_R: Sequence[int]) -> Tensor:
-        """(R, L) bool: the `counts_R[r]` largest values of text r; never minus infinity.
+        """(R, L) bool: the `counts_R[r]` largest values of sequence r; never minus infinity.
 
-        Among equal ones the choice is torch.topk's over the text's own columns, as published, and
-        so does not depend on what stands beside the text. (Probabilities of exactly 1 are common.)
+        Among equal ones the choice is torch.topk's over the sequence's own columns, as published.
+        So it does not depend on the other sequences. (Probabilities of exactly 1 are common.)
         """
         chosen_RL = torch.zeros_like(table_RL, dtype=torch.bool)
         wanted_R = torch.tensor(counts_R, device=table_RL.device)
         for length in dict.fromkeys(self.lengths_R):
-            texts = [r for r, own in enumerate(self.lengths_R) if own == length]
-            most = max(counts_R[r] for r in texts)
+            sequences = [r for r, own in enumerate(self.lengths_R) if own == length]
+            most = max(counts_R[r] for r in sequences)
             if most:
-                rows = slice(None) if len(texts) == len(self.lengths_R) else texts
+                rows = slice(None) if len(sequences) == len(self.lengths_R) else sequences
                 best_RK, place_RK = table_RL[rows, :length].topk(most, dim=1)
                 rank_K = torch.arange(most, device=table_RL.device)
                 allowed_RK = (rank_K < wanted_R[rows, None]) & (best_RK > -torch.inf)
@@ -112,7 +112,12 @@ class RowNoise:
             return torch.empty(positions, device=self.device).exponential_()[rows_N]
         return self.exponential(counts_B, 1).squeeze(1)
 
-    def _fill(self, counts_B, width, draw) -> Tensor:
+    def _fill(
+        self,
+        counts_B: Sequence[int],
+        width: int | None,
+        draw: Callable[[Tensor, torch.Generator | None], Tensor],
+    ) -> Tensor:
         def empty(rows: int) -> Tensor:
             return torch.empty((rows,) if width is None else (rows, width), device=self.device)
 
@@ -228,19 +233,20 @@ def transfer_count(masks: int, step: int, steps: int, eps: float) -> int:
 def choose_positions(
     confidence_N: Tensor,
     counts_R: Sequence[int],
-    texts: Ragged,
+    ragged: Ragged,
     alg_temp: float | None = None,
     noise_N: Tensor | None = None,
 ) -> Tensor:
-    """(N,) bool: the `counts_R[r]` most confident rows of text r; never one at minus infinity.
+    """(N,) bool: the `counts_R[r]` most confident rows of sequence r; never one at minus infinity.
 
     With `alg_temp` the choice is a draw without replacement from softmax(confidence / alg_temp),
     by the exponential numbers `noise_N`, in logarithms: nothing underflows.
     """
     score_N = confidence_N
     if noise_N is not None:
+        assert alg_temp is not None
         score_N = confidence_N / alg_temp - noise_N.log()
-    return texts.flat(texts.top(texts.table(score_N, -torch.inf), counts_R))
+    return ragged.flat(ragged.top(ragged.table(score_N, -torch.inf), counts_R))
 
 
 def choose_by_rule(
@@ -248,27 +254,28 @@ def choose_by_rule(
     open_N: Tensor,
     config: SamplingConfig,
     threshold_R: Sequence[float],
-    texts: Ragged,
+    ragged: Ragged,
 ) -> Tensor:
-    """(N,) bool: what a rule of confidence commits of the open rows; may be none of a text.
+    """(N,) bool: what a rule of confidence commits of the open rows; may be none of a sequence.
 
-    threshold: every token likelier than the text's threshold (Fast-dLLM). factor: the largest n
+    threshold: every token likelier than the sequence's threshold (Fast-dLLM). factor: the largest n
     with (n + 1)(1 - p_n) < factor, p in descending order (Fast-dLLM). entropy_bound: in ascending
     order while the entropies before a token sum to at most the bound (EB-Sampler), hence always
     the first.
     """
     if config.threshold is not None:
         limit_R = torch.tensor(threshold_R, device=open_N.device)
-        return open_N & (choice.chance_N > limit_R[texts.text_N])
+        return open_N & (choice.chance_N > limit_R[ragged.sequence_N])
     if config.factor is not None:
-        chance_RL = texts.table(choice.chance_N.masked_fill(~open_N, -torch.inf), -torch.inf)
+        chance_RL = ragged.table(choice.chance_N.masked_fill(~open_N, -torch.inf), -torch.inf)
         chance_RL, place_RL = chance_RL.sort(dim=1, descending=True, stable=True)
         rank_L = torch.arange(1, chance_RL.shape[1] + 1, device=open_N.device)
         taken_RL = (rank_L + 1) * (1 - chance_RL) < config.factor
     else:
-        entropy_RL = texts.table(choice.entropy_N.masked_fill(~open_N, torch.inf), torch.inf)
+        assert config.entropy_bound is not None
+        entropy_RL = ragged.table(choice.entropy_N.masked_fill(~open_N, torch.inf), torch.inf)
         entropy_RL, place_RL = entropy_RL.sort(dim=1, stable=True)
         before_RL = entropy_RL.cumsum(1).roll(1, dims=1)
         before_RL[:, 0] = 0
         taken_RL = (before_RL <= config.entropy_bound) & (entropy_RL < torch.inf)
-    return texts.flat(torch.zeros_like(taken_RL).scatter(1, place_RL, taken_RL))
+    return ragged.flat(torch.zeros_like(taken_RL).scatter(1, place_RL, taken_RL))

@@ -1,6 +1,6 @@
 """softmask eval compare A B: paired differences, sample by sample, and accuracy against forwards.
 
-A and B are folders of evaluations, or of many (a suite's `binary` and `soft`): those in the same
+A and B are folders of evaluations, or of many (a suite's `plain` and `soft`): those in the same
 place below A and B are compared. Samples are paired by task, document and filter, so what is hard
 for both does not count as noise.
 """
@@ -21,6 +21,7 @@ from rich.table import Table
 from ..config import read_json
 from ..reporting.tables import light_table
 from .config import RESULTS, RUN
+from .suites import MODE_ALIASES
 
 RESAMPLES = 10_000
 CONFIDENCE = 0.95
@@ -71,17 +72,24 @@ def compare(a: Path, b: Path, *, seed: int = 0) -> list[Difference]:
 def runs_in(folder: Path) -> dict[str, Path]:
     """Finished evaluations in a folder and below, by their place in it ("." for itself).
 
+    A place in a suite's folder begins with the mode under its present name, whatever the folder's.
+
     Raises:
         ValueError: there is none.
     """
     found = {
-        str(path.parent.relative_to(folder)): path.parent
+        _place(path.parent.relative_to(folder)): path.parent
         for path in sorted(folder.rglob(RESULTS))
         if (path.parent / RUN).is_file()
     }
     if not found:
         raise ValueError(f"{folder} holds no finished evaluation: give a folder of `softmask eval`")
     return found
+
+
+def _place(path: Path) -> str:
+    mode, *rest = path.parts or (".",)
+    return str(Path(MODE_ALIASES.get(mode, mode), *rest))
 
 
 def _compare_runs(place: str, a: Path, b: Path, seed: int) -> list[Difference]:
@@ -154,7 +162,7 @@ def interval(differences: np.ndarray, seed: int = 0) -> tuple[float, float]:
 
 
 def table_of(differences: Sequence[Difference]) -> Table:
-    """For people: values, difference, confidence interval, who alone was right."""
+    """The differences as a table: values, interval, and samples that one side alone has right."""
     table = light_table("B - A, paired by sample; 95 % bootstrap interval")
     table.add_column("evaluation", overflow="fold")
     for column in ("n", "A", "B", "B - A", "95 %", "only\nA/B", "forwards\nA/B"):
@@ -231,7 +239,7 @@ def _points(folder: Path) -> dict[tuple[str, str], list[tuple[float, float, floa
 
 
 def _naturally(names: tuple[str, ...]) -> list[tuple[int, str | int]]:
-    """Sorts task 9 before task 10."""
+    """A sort key that puts task 9 before task 10."""
     pieces = re.split(r"(\d+)", " ".join(names))
     return [(1, int(piece)) if piece.isdigit() else (0, piece) for piece in pieces]
 

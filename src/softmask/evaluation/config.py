@@ -13,6 +13,7 @@ from typing import Any
 
 from ..config import (
     PUBLISHED_KEYS,
+    PUBLISHED_MODES,
     SamplingConfig,
     SoftMaskConfig,
     from_mapping,
@@ -29,6 +30,11 @@ RUN, RESULTS = "run.json", "results.json"
 MAX_GEN_TOKS = 256
 TOKEN_NAMES = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
 STEP_NAMES = ("diffusion_steps", "steps")
+# This package's own names of settings, by which `--model_args` and `softmask eval` know them too.
+OWN_NAMES = {
+    "diffusion_steps": "steps",
+    **{published: f"soft_mask_{own}" for published, own in PUBLISHED_KEYS.items()},
+}
 
 
 @dataclass(frozen=True)
@@ -54,7 +60,7 @@ class ModelArgs:
     max_length: int | None = setting(None, "window in tokens; default: the model's own")
     max_new_tokens: int | None = setting(None, "masks to fill; default: the task's max_gen_toks")
     diffusion_steps: int | None = setting(None, "denoising steps; default: one per mask")
-    nfe: float | None = setting(None, "denoising steps per mask, in place of diffusion_steps")
+    nfe: float | None = setting(None, "denoising steps per mask, in place of steps")
     alg: str | None = setting(None, "unmasking rule")
     temperature: float | None = setting(None, "sampling temperature")
     top_p: float | None = setting(None, "nucleus")
@@ -71,7 +77,7 @@ class ModelArgs:
     refresh_every: int | None = setting(None, "steps between refreshes of the cache in a block")
     refresh_window: int | None = setting(None, "tokens around the block that it refreshes")
     softmasking: bool | None = setting(None, "True requires it, False turns it off")
-    transparency_alg: str | None = setting(None, "mixinputs_with_topk, mixinputs_with_temp, none")
+    transparency_alg: str | None = setting(None, "topk, temperature or none")
     transparency_scale: float | None = setting(None, "largest weight of the feedback")
     transparency_centre: float | None = setting(None, "negative entropy at half the scale")
     transparency_steepness: float | None = setting(None, "how sharply confidence counts")
@@ -158,7 +164,7 @@ def model_args(values: Mapping[str, Any]) -> ModelArgs:
     Raises:
         ValueError: an unknown name (the nearest one is named), a wrong type or a bad value.
     """
-    values = {name: value for name, value in values.items() if value is not None}
+    values = _published_names(values)
     for name in ("pretrained", "adapter", "revision", "device", "dtype"):
         if name in values:  # the harness turns what looks like a number into one
             values[name] = str(values[name])
@@ -168,6 +174,23 @@ def model_args(values: Mapping[str, Any]) -> ModelArgs:
             raise ValueError(f"batch_size must be a whole number, not {batch!r}")
         values["batch_size"] = int(batch)
     return from_mapping(ModelArgs, values, "model_args")
+
+
+def _published_names(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values that are given, our own names of settings and modes made published ones."""
+    fields = {own: published for published, own in OWN_NAMES.items()}
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        field = fields.get(name, name)
+        if value is not None:
+            own = OWN_NAMES.get(field, field)
+            require(field not in found, f"give {own} or {field}, not both: they are the same")
+            found[field] = value
+    modes = {mode: published for published, mode in PUBLISHED_MODES.items() if mode is not None}
+    alg = found.get("transparency_alg")
+    if alg in modes:
+        found["transparency_alg"] = modes[alg]
+    return found
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ evals/default-gsm8k_cot-soft/
     run.json              command, commit, packages, fingerprints of model and adapter, the
                           soft-mask parameters and settings that ran, when and how long
     responses.0.jsonl     each answer as it came, with the forwards it took: a run that was
-                          stopped goes on behind them
+                          stopped goes on after them
     samples_TASK.jsonl    each sample with prompt, answer, target and scores
     results.json          the harness' own results, and `summary`: a row for each metric
 """
@@ -50,6 +50,7 @@ def evaluate(
     """Evaluates a model on tasks, or goes on with what the folder holds of the same evaluation.
 
     Under `torchrun` or `accelerate launch` every process calls this with the same arguments.
+    `report` is a callback for lines of progress.
 
     Returns:
         The rows of the summary (on every process): task, metric, filter, value, stderr, n, and
@@ -61,9 +62,9 @@ def evaluate(
     """
     settings = record.settings_of(lm.checkpoint, args, evaluation=dataclasses.asdict(config))
     first = lm.ranks.index == 0
-    # One process decides, and all hear of it: its error is everybody's.
+    # The first process looks, and all raise its error, so that none is left waiting.
     problem = record.problem(folder, settings, overwrite) if first else None
-    problem = lm.ranks.gather(problem)[0]
+    problem = lm.ranks.all_gather(problem)[0]
     if problem is not None:
         raise ValueError(problem)
     done = record.results(folder)
@@ -77,8 +78,9 @@ def evaluate(
         record.write(folder / record.RUN, run)
     began, had = time.perf_counter(), len(lm.responses.by_key)
     results = _run_harness(lm, config)
-    summary = None
+    summary: list[dict[str, Any]] | None = None
     if first:
+        assert results is not None  # the first process has them
         summary = summarise(results, lm.responses)
         for task, samples in results.pop("samples").items():
             _write_samples(folder / f"samples_{task}.jsonl", samples, lm.responses)
@@ -91,7 +93,9 @@ def evaluate(
         record.write(folder / record.RUN, run)
         found = {"summary": summary, **results}
         record.write(folder / record.RESULTS, found, handle_non_serializable)
-    return lm.ranks.gather(summary)[0]
+    found_first = lm.ranks.all_gather(summary)[0]
+    assert found_first is not None
+    return found_first
 
 
 def _run_harness(lm: SoftMaskLM, config: EvalConfig) -> dict[str, Any] | None:
@@ -110,7 +114,7 @@ def _run_harness(lm: SoftMaskLM, config: EvalConfig) -> dict[str, Any] | None:
             gen_kwargs=dict(config.gen_kwargs) or None,
             confirm_run_unsafe_code=config.confirm_run_unsafe_code,
             task_manager=manager,
-            # Every process answers; one judges.
+            # Every process generates; the first one scores.
             predict_only=lm.ranks.index > 0,
         )
     except (ConnectionError, DatasetNotFoundError) as error:
@@ -121,7 +125,7 @@ def _run_harness(lm: SoftMaskLM, config: EvalConfig) -> dict[str, Any] | None:
 
 
 def check_tasks(config: EvalConfig) -> TaskManager:
-    """The definitions of the tasks, before any model is loaded.
+    """The definitions of the tasks; is called before a model is loaded.
 
     Raises:
         ValueError: an unknown task, one that runs what the model writes, without permission, or a
@@ -142,7 +146,7 @@ def check_tasks(config: EvalConfig) -> TaskManager:
 
 
 def task_manager(tasks: Sequence[str], include_path: str | None = None) -> TaskManager:
-    """The harness' tasks with ours and those of a folder, which win over others of their name.
+    """The harness' tasks, ours and those of a folder; the latter replace others of their name.
 
     Raises:
         ValueError: no such folder.
@@ -160,8 +164,8 @@ def task_manager(tasks: Sequence[str], include_path: str | None = None) -> TaskM
 
 @lru_cache
 def _read_definitions(paths: tuple[str, ...], upstream: bool) -> TaskManager:
-    """Once: reading the harness' 14,000 definitions takes six seconds."""
-    # It warns of every task of ours, and of every setting that differs from a task's own.
+    """Cached: reading the harness' 14,000 definitions takes six seconds."""
+    # The harness warns of every task of ours, and of every setting that differs from a task's.
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     return TaskManager(include_path=list(paths), include_defaults=upstream)
 
@@ -238,7 +242,7 @@ def _write_samples(path: Path, samples: list[dict[str, Any]], responses: Respons
 
 
 def table_of(rows: Sequence[dict[str, Any]], title: str | None = None) -> Table:
-    """The summary for people. Shares are shown as they are, between 0 and 1."""
+    """The summary as a table. Scores that are shares stay between 0 and 1."""
     table = light_table(title)
     columns = ("task", "metric", "filter", "value", "s.e.", "n", "forwards", "tokens")
     for column in columns:

@@ -15,12 +15,11 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
 from lm_eval.api.registry import register_model
-from tqdm import tqdm
 
 from ..config import SamplingConfig, SoftMaskConfig, soft_mask_to_published
 from ..decoding.generation import Generation
@@ -37,11 +36,11 @@ from .likelihood import (
 )
 from .ranks import Ranks
 from .responses import Responses, key_of, request_key
+from .shared_responses import SharedResponses
 
-T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
-# Documents of likelihood tasks that are scored, and then kept on disk, together.
+# Documents of likelihood tasks that are scored, and then saved, together.
 QUESTIONS_AT_ONCE = 8
 
 
@@ -71,8 +70,9 @@ class Pair:
 class SoftMaskLM(TemplateLM):
     """A masked diffusion model for the harness, plain or soft-masked.
 
-    Requests are shared by the processes of a launch here, and not by the harness, whose shares
-    pad the last ones with copies: to it, every process is the only one, and each has all answers.
+    This class divides the requests among the processes of a launch. The harness does not, as it
+    would pad the last shares with copies: in each process it takes that for the only one, and gets
+    all answers.
 
     Args:
         **args: the fields of `ModelArgs`.
@@ -87,26 +87,27 @@ class SoftMaskLM(TemplateLM):
         arguments = settings.to_load
         if settings.device in (None, "cuda") and settings.device_map is None:
             arguments["device"] = ranks.device or settings.device
-        self._settle(load(**arguments), settings, Responses(), ranks)
+        self._set_up(load(**arguments), settings, Responses(), ranks)
 
     @classmethod
     def around(cls, checkpoint: Checkpoint, args: ModelArgs, responses: Responses) -> SoftMaskLM:
         """The class around a model that is loaded already."""
         lm = cls.__new__(cls)
-        lm._settle(checkpoint, args, responses, Ranks())
+        lm._set_up(checkpoint, args, responses, Ranks())
         return lm
 
     def using(self, args: ModelArgs, responses: Responses) -> SoftMaskLM:
         """The same loaded model under other settings, with answers of its own."""
         return self.around(self.checkpoint, args, responses)
 
-    def _settle(
+    def _set_up(
         self, checkpoint: Checkpoint, args: ModelArgs, responses: Responses, ranks: Ranks
     ) -> None:
         super().__init__()
         self.checkpoint, self.args = checkpoint, args
         self.responses, self.ranks = responses, ranks
-        # Which document's random numbers a likelihood request uses.
+        self.shared = SharedResponses(responses, ranks)
+        # The document whose random numbers a likelihood request uses.
         self._question: dict[str, tuple[int, ...]] = {}
         self.soft_mask: SoftMaskConfig | None = self.args.soft_mask(
             self.checkpoint.soft_mask, self.checkpoint.name
@@ -117,7 +118,7 @@ class SoftMaskLM(TemplateLM):
         if self.args.add_bos_token and self.tokenizer.bos_token_id is None:
             raise ValueError("add_bos_token: this tokenizer has no bos token")
 
-    # What the harness asks of every model.
+    # The interface of every model of the harness.
 
     @property
     def eot_token_id(self) -> int:
@@ -158,12 +159,14 @@ class SoftMaskLM(TemplateLM):
                 f"{self.checkpoint.name} has no chat template: leave out the chat template, or "
                 "take an Instruct model"
             )
-        return self.tokenizer.apply_chat_template(
+        text = self.tokenizer.apply_chat_template(
             chat_history,
             tokenize=False,
             add_generation_prompt=add_generation_prompt,
             continue_final_message=not add_generation_prompt,
         )
+        assert isinstance(text, str)  # as tokenize is False
+        return text
 
     def get_model_info(self) -> dict[str, Any]:
         """What the harness writes into its results beside the arguments."""
@@ -212,7 +215,7 @@ class SoftMaskLM(TemplateLM):
                 f"{self.max_length}: ask for fewer by max_new_tokens"
             )
         excess = max(0, len(ids) - room)
-        # Twins (soft and plain, few steps and many) draw the same numbers for the same prompt.
+        # The same random numbers for a prompt whether soft or plain, in few steps or many.
         seed = int(key_of(self.args.seed, context, repeat)[:15], 16)
         key = request_key((context, kwargs), repeat)
         return Row(key, (context, kwargs), tuple(ids[excess:]), task, sampling, seed, excess)
@@ -228,33 +231,20 @@ class SoftMaskLM(TemplateLM):
 
     def _answer(self, rows: Sequence[Row], quiet: bool) -> None:
         """Fills `responses`; each process does its share of the batches."""
-        asked = self._of_all({row.key: row for row in rows})
-        self._share_known(asked)
-        open_batches = [
-            batch
-            for batch in make_batches(asked.values(), self.args.batch_size)
-            if any(row.key not in self.responses for row in batch)
-        ]
-        mine = self.ranks.mine(open_batches)
-        found = []
-        for batch in tqdm(mine, desc="batches", leave=False, disable=quiet or self.ranks.index > 0):
-            answers = self._generate(batch)
-            self.responses.add(answers)
-            found += answers
+        asked = self.shared.union({row.key: row for row in rows})
+
+        def update_cache(batch: Sequence[Row], _answers: Any) -> None:
             for row in batch:
                 self.cache_hook.add_partial("generate_until", row.arguments, self._text(row))
-        self._take_over(found)
 
-    def _of_all(self, asked: dict[str, T]) -> dict[str, T]:
-        """What any process is asked: their caches, where they have some, may know other answers."""
-        return {key: value for part in self.ranks.gather(asked) for key, value in part.items()}
-
-    def _share_known(self, keys: Any) -> None:
-        self._take_over([self.responses[key] for key in keys if key in self.responses])
-
-    def _take_over(self, found: list[dict[str, Any]]) -> None:
-        for answers in self.ranks.gather(found):
-            self.responses.know(answers)
+        self.shared.fill(
+            make_batches(asked.values(), self.args.batch_size),
+            self._generate,
+            key_of=lambda row: row.key,
+            on_saved=update_cache,
+            description="batches",
+            quiet=quiet,
+        )
 
     def _generate(self, batch: Sequence[Row]) -> list[dict[str, Any]]:
         started = time.perf_counter()
@@ -312,7 +302,7 @@ class SoftMaskLM(TemplateLM):
     def _loglikelihood_tokens(
         self, requests: list[tuple[tuple[str, str], list[int], list[int]]], **kwargs: Any
     ) -> list[tuple[float, bool]]:
-        asked = {}
+        asked: dict[str, Pair] = {}
         for strings, context_ids, continuation_ids in requests:
             key, room = request_key(strings), self.max_length - len(continuation_ids)
             if room < 1 or not continuation_ids:
@@ -322,17 +312,17 @@ class SoftMaskLM(TemplateLM):
                 )
             pair = (context_ids[-room:], continuation_ids)
             asked[key] = Pair(strings, pair, self._question[key])
-        asked = self._of_all(asked)
+        asked = self.shared.union(asked)
         by_question = defaultdict(list)
-        for key, pair in asked.items():
-            by_question[pair.question].append(key)
+        for key, one in asked.items():
+            by_question[one.question].append(key)
         groups = list(by_question.values())
         shares = [
             [key for group in groups[i : i + QUESTIONS_AT_ONCE] for key in group]
             for i in range(0, len(groups), QUESTIONS_AT_ONCE)
         ]
 
-        def score(keys: list[str]) -> list[dict[str, Any]]:
+        def score(keys: Sequence[str]) -> list[dict[str, Any]]:
             pairs, model = [asked[key].ids for key in keys], self.checkpoint.model
             estimates = negative_log_likelihoods(
                 model,
@@ -342,15 +332,17 @@ class SoftMaskLM(TemplateLM):
                 questions=[asked[key].question for key in keys],
             )
             greedy = greedy_matches(model, pairs, self.soft_mask, self.args.mc_batch_size)
-            for key, estimate, match in zip(keys, estimates, greedy, strict=True):
-                result = (-estimate.nats, match)
-                self.cache_hook.add_partial("loglikelihood", asked[key].strings, result)
             return [
                 estimate_record(key, estimate) | {"greedy": match}
                 for key, estimate, match in zip(keys, estimates, greedy, strict=True)
             ]
 
-        self._score(shares, score)
+        def update_cache(keys: Sequence[str], answers: list[dict[str, Any]]) -> None:
+            for key, one in zip(keys, answers, strict=True):
+                result = (-one["nats"], one["greedy"])
+                self.cache_hook.add_partial("loglikelihood", asked[key].strings, result)
+
+        self._score(shares, score, update_cache)
         found = [self.responses[request_key(strings)] for strings, _, _ in requests]
         return [(-one["nats"], one["greedy"]) for one in found]
 
@@ -358,9 +350,9 @@ class SoftMaskLM(TemplateLM):
         self, requests: list[Instance], disable_tqdm: bool = False
     ) -> list[float]:
         """The diffusion bound on the log-likelihood of whole texts."""
-        asked = self._of_all({request_key(r.args): r.args[0] for r in requests})
+        asked = self.shared.union({request_key(r.args): r.args[0] for r in requests})
 
-        def score(keys: list[str]) -> list[dict[str, Any]]:
+        def score(keys: Sequence[str]) -> list[dict[str, Any]]:
             documents = [encode(self.checkpoint, asked[key]) for key in keys]
             estimates = rolling(
                 self.checkpoint.model,
@@ -370,28 +362,19 @@ class SoftMaskLM(TemplateLM):
                 prefix_id=self.prefix_token_id,
                 max_length=self.max_length,
             )
-            for key, estimate in zip(keys, estimates, strict=True):
-                self.cache_hook.add_partial("loglikelihood_rolling", (asked[key],), -estimate.nats)
             return [estimate_record(*pair) for pair in zip(keys, estimates, strict=True)]
 
-        self._score([[key] for key in asked], score)
+        def update_cache(keys: Sequence[str], answers: list[dict[str, Any]]) -> None:
+            for key, one in zip(keys, answers, strict=True):
+                self.cache_hook.add_partial("loglikelihood_rolling", (asked[key],), -one["nats"])
+
+        self._score([[key] for key in asked], score, update_cache)
         return [-self.responses[request_key(request.args)]["nats"] for request in requests]
 
-    def _score(self, shares: list[list[str]], score: Any) -> None:
-        """Runs `score` on this process's part of what is not known yet."""
-        self._share_known([key for keys in shares for key in keys])
-        open_shares = [s for s in shares if any(key not in self.responses for key in s)]
-        found = []
-        for keys in tqdm(
-            self.ranks.mine(open_shares),
-            desc="likelihoods",
-            leave=False,
-            disable=self.ranks.index > 0,
-        ):
-            answers = score(keys)
-            self.responses.add(answers)
-            found += answers
-        self._take_over(found)
+    def _score(self, shares: list[list[str]], score: Any, update_cache: Any) -> None:
+        self.shared.fill(
+            shares, score, key_of=str, on_saved=update_cache, description="likelihoods"
+        )
 
 
 def estimate_record(key: str, estimate: Estimate) -> dict[str, Any]:

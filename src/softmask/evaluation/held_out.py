@@ -1,11 +1,11 @@
 """Held-out text: nats per token and perplexity (bounds), plain and soft, on the same masks.
 
 Every window is masked at `times` values of t, one in each stratum of (0, 1], and predicted
-* plain: masks are masks;
-* fresh: a first pass on the same masks is mixed in (two forwards), as in training;
-* stale: the first pass saw the canvas one denoising step earlier, with more masks. That is what
-  a sampler has in its hands, at one forward a step.
-All three are bounds: what a pass reads depends on the masked text and on chance alone.
+* plain: without feedback;
+* fresh: with the feedback of a first pass on the same masks (two forwards), as in training;
+* stale: with the feedback of a pass on the canvas one denoising step earlier, with more masks. A
+  sampler has this feedback, at one forward a step.
+All three are bounds: the input of a pass depends on the masked text and on random numbers alone.
 
 Shape suffixes: B batch, L length, N masked rows (flat indices into B * L), V vocabulary,
 W windows, J times.
@@ -31,7 +31,9 @@ from ..models import DreamModel
 from ..reporting.tables import light_table
 from ..soft_mask import SoftMask, make_mixer
 from ..training.objective import BUCKETS
-from .likelihood import batched, clustered_ratio, generator_for, pad, soft_input
+from .batching import batched, pad
+from .likelihood import generator_for, soft_input
+from .standard_errors import clustered_ratio
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ class Score:
 
 @dataclass(frozen=True)
 class Difference:
-    """Soft minus plain, in nats a token, paired by mask: below 0 soft-masking helps."""
+    """Soft minus plain, in nats a token, paired by mask; negative where soft-masking helps."""
 
     nats: float
     error: float | None
@@ -91,7 +93,7 @@ class Slice:
 
 @dataclass(frozen=True)
 class HeldOut:
-    """The whole, and by ten slices of t (those in which a time fell); `dataclasses.asdict` is JSON.
+    """The whole, and ten slices of t (those with a time in them); `dataclasses.asdict` is JSON.
 
     The means of the slices' nats, weighted by their predicted tokens, is that of the whole.
     """
@@ -141,7 +143,7 @@ def held_out(
     config: HeldOutConfig,
     soft_mask: SoftMaskConfig | None,
 ) -> HeldOut:
-    """Bounds on the nats a token of these windows: plain alone, or with `soft_mask` all ways.
+    """Bounds on the nats a token of these windows: plain, and with `soft_mask` fresh and stale.
 
     Bound = mean over t of 1/t * sum over the masked of -log p(true token) / predicted tokens;
     position 0 of a window is context and never predicted. r(t) has m masks left of all predicted
@@ -188,7 +190,7 @@ def _rows(windows: Sequence[Sequence[int]], config: HeldOutConfig) -> Iterator[_
 
 
 class _Reading(NamedTuple):
-    """What one way predicts at the masked rows: nats, whether right, entropy, lambda; (4, N)."""
+    """Predictions at the masked positions: nats, whether right, entropy, lambda; (4, N)."""
 
     rows_N: Tensor  # the row of the batch
     values_4N: Tensor
@@ -205,7 +207,7 @@ def _predict(
     ids_BL, attention_BL = pad([row.ids_L for row in batch], model.device)
     masked_BL, _ = pad([row.masked_L for row in batch], model.device)
     earlier_BL, _ = pad([row.earlier_L for row in batch], model.device)
-    mask_id = model.config.mask_token_id
+    mask_id = model.mask_id
     noisy_BL = ids_BL.masked_fill(masked_BL, mask_id)
     rows_N = masked_BL.flatten().nonzero().squeeze(1)
     labels_N, row_N = ids_BL.flatten()[rows_N], (rows_N // ids_BL.shape[1]).cpu()
@@ -216,7 +218,7 @@ def _predict(
         return dict.fromkeys(ways, plain)
     start_B = torch.tensor([len(row.ids_L) - 1 for row in batch], device=model.device)
 
-    table_VD = model.get_input_embeddings().weight
+    table_VD = model.model.embed_tokens.weight
 
     def softly(seen_NV: Tensor) -> _Reading:
         soft_tokens, lambda_N = soft_input(
@@ -277,7 +279,7 @@ class _Tally:
         )
 
     def _slice(self, low: float, high: float, chosen_WJ: Tensor) -> Slice:
-        values = {way: self._score(way, chosen_WJ) for way in self.ways}
+        values: dict[str, Any] = {way: self._score(way, chosen_WJ) for way in self.ways}
         for way in self.ways[1:]:
             values[f"{way}_minus_plain"] = self._difference(way, chosen_WJ)
         samples, masked = int(chosen_WJ.sum()), int((self.masked_WJ * chosen_WJ).sum())
@@ -314,7 +316,7 @@ def _check(model: DreamModel, windows: Sequence[Sequence[int]]) -> None:
 
 
 def table_of(found: dict[str, Any]) -> Group:
-    """`asdict(HeldOut)` for people: each way of predicting on the whole, then the gain by time."""
+    """`asdict(HeldOut)` as tables: each kind of feedback on the whole, then the gain by time."""
     whole = found["whole"]
     ways = [way for way in ("plain", "fresh", "stale") if whole[way] is not None]
     title = f"{found['windows']} windows, {found['tokens']} tokens predicted"

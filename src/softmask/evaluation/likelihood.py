@@ -1,8 +1,8 @@
-"""How likely a masked diffusion model finds a given text: Monte-Carlo estimates in nats.
+"""The likelihood of a given text under a masked diffusion model: Monte-Carlo estimates in nats.
 
-A masked diffusion model has no likelihood that can be read off, only a bound, whose expectation
-runs over what is masked. LLaDA's form of it (Nie et al., arXiv 2502.09992, appendix) draws how
-many tokens are masked, not how probably each one is, which takes most of the variance away:
+The model gives no exact likelihood, only a bound, an expectation over which tokens are masked.
+LLaDA's form of it (Nie et al., arXiv 2502.09992, appendix) draws the number of masked tokens, not
+the probability of each to be masked, which removes most of the variance:
 
     -log p(x | c) <= E_l E_(S of size l) [ L / l * sum_(i in S) -log p(x_i | c, x without S) ]
 
@@ -13,27 +13,26 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby, islice
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from ..config import SamplingConfig, SoftMaskConfig, require, require_positive, setting
 from ..decoding.sampler import Rules, denoise
 from ..models import DreamModel
 from ..soft_mask import SoftMask, SoftTokens, feedback, make_mixer, rate
+from .batching import batched, pad
 
-T = TypeVar("T")
 Request = tuple[Sequence[int], Sequence[int]]  # context and continuation, token ids
 
 
 @dataclass(frozen=True)
 class LikelihoodConfig:
-    """How much work an estimate is worth."""
+    """Samples, batch size and seed of an estimate."""
 
     samples: int = setting(128, "Monte-Carlo samples")
     batch_size: int = setting(16, "rows of one forward")
@@ -92,7 +91,7 @@ def negative_log_likelihoods(
     if questions is None:
         questions = [context for context, _ in requests]
     mixer = make_mixer(soft_mask, model.device)
-    # Longest first: what does not fit into memory fails at once.
+    # Longest first, so that running out of memory shows at once.
     order = sorted(range(len(requests)), key=lambda i: -sum(map(len, requests[i])))
     rows = (row for i in order for row in _rows(i, requests[i], questions[i], config))
     found: list[list[tuple[float, int]]] = [[] for _ in requests]
@@ -185,7 +184,7 @@ def _greedy(
     model: DreamModel, requests: list[Request], soft_mask: SoftMaskConfig | None
 ) -> list[bool]:
     """`greedy_matches` of one batch, whose continuations have the same length."""
-    mask_id, tokens = model.config.mask_token_id, len(requests[0][1])
+    mask_id, tokens = model.mask_id, len(requests[0][1])
     true_BL, attention_BL = pad([_ids(request) for request in requests], model.device)
     start_B1 = torch.tensor([[len(context)] for context, _ in requests], device=model.device)
     place_L = torch.arange(true_BL.shape[1], device=model.device)
@@ -243,7 +242,7 @@ def soft_input(
     logits_NV: Tensor,
     start_B: Tensor,
 ) -> tuple[SoftTokens, Tensor]:
-    """What pass 2 reads: every mask mixed with what an earlier pass predicted there; lambda (N,).
+    """The input of pass 2, with every mask mixed with an earlier pass's prediction; lambda (N,).
 
     Args:
         table_VD: the model's input embeddings.
@@ -253,50 +252,6 @@ def soft_input(
     seen = feedback(logits_NV, rows_N, mixer.k, mixer.mode)
     rate_B = rate(schedule, masked_BL.sum(dim=1), start_B)
     return mixer(noisy_BL, seen, table_VD, rate_B[rows_N // noisy_BL.shape[1]])
-
-
-def pad(rows: Sequence[Tensor], device: torch.device) -> tuple[Tensor, Tensor | None]:
-    """Rows as one tensor (B, L), padded on the right; its attention mask, None if none is padded.
-
-    Padding is 0 (False for bool rows), which nothing reads.
-    """
-    values_BL = pad_sequence(list(rows), batch_first=True).to(device)
-    sizes_B = torch.tensor([len(row) for row in rows], device=device)
-    real_BL = torch.arange(values_BL.shape[1], device=device) < sizes_B[:, None]
-    same = len({len(row) for row in rows}) == 1
-    return values_BL, None if same else real_BL.long()
-
-
-def batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    """Lists of `size` items; the last may be shorter."""
-    rest = iter(items)
-    while batch := list(islice(rest, size)):
-        yield batch
-
-
-def clustered_ratio(
-    numerators: Sequence[float] | Tensor, denominators: Sequence[float] | Tensor
-) -> tuple[float, float | None]:
-    """sum(numerators) / sum(denominators), say nats per token, and its standard error.
-
-    An entry is one cluster (a window, a text): what lies inside it may be correlated. Linearised
-    (delta method), with the small-sample factor n / (n - 1). The error is None for one cluster.
-
-    Raises:
-        ValueError: the denominators sum to 0.
-    """
-    top = torch.as_tensor(numerators, dtype=torch.float64)
-    bottom = torch.as_tensor(denominators, dtype=torch.float64)
-    used = bottom != 0
-    top, bottom = top[used], bottom[used]
-    count, total = len(bottom), bottom.sum().item()
-    if total == 0:
-        raise ValueError("there is nothing to average: give at least one text with tokens")
-    value = top.sum().item() / total
-    if count == 1:
-        return value, None
-    spread = (top - value * bottom).square().sum().item()
-    return value, math.sqrt(spread * count / (count - 1)) / total
 
 
 class _Row(NamedTuple):
@@ -337,14 +292,14 @@ def _masked_nats(
     """(B,) fp64: cross-entropy of the true tokens, summed over each row's masks."""
     ids_BL, attention_BL = pad([row.ids_L for row in batch], model.device)
     masked_BL, _ = pad([row.masked_L for row in batch], model.device)
-    noisy_BL = ids_BL.masked_fill(masked_BL, model.config.mask_token_id)
+    noisy_BL = ids_BL.masked_fill(masked_BL, model.mask_id)
     rows_N = masked_BL.flatten().nonzero().squeeze(1)
     inputs = {"attention_mask": attention_BL, "rows": rows_N}
-    text = {"input_ids": noisy_BL}
-    if mixer is not None:
+    text: dict[str, Any] = {"input_ids": noisy_BL}
+    if mixer is not None and soft_mask is not None:
         logits_NV = model(noisy_BL, **inputs).logits
         start_B = torch.tensor([row.start for row in batch], device=model.device)
-        table_VD = model.get_input_embeddings().weight
+        table_VD = model.model.embed_tokens.weight
         soft_tokens, _ = soft_input(
             table_VD, mixer, soft_mask.schedule, noisy_BL, masked_BL, rows_N, logits_NV, start_B
         )

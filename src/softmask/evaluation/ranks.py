@@ -1,6 +1,6 @@
-"""Several processes that share a list of work: who I am, and what the others found.
+"""The processes of a launch that share a list of work: the rank, its share, the exchange.
 
-Started by `torchrun` or `accelerate launch`; without either there is one process.
+They are started by `torchrun` or `accelerate launch`; without either there is one process.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import torch.distributed as dist
 
 T = TypeVar("T")
 
-# Ranks meet when their share is done, and shares differ.
-PATIENCE = timedelta(days=7)
+# Ranks wait for each other until the longest share is done.
+TIMEOUT = timedelta(days=7)
 
 
 class Ranks:
@@ -26,21 +26,21 @@ class Ranks:
         self.index = int(os.environ.get("RANK", "0"))
         self.local_index = int(os.environ.get("LOCAL_RANK", "0"))
         if self.count > 1 and not dist.is_initialized():
-            # Only Python objects travel: no tensor is ever shared, so gloo serves GPUs too.
-            dist.init_process_group("gloo", timeout=PATIENCE)
+            # gloo on GPUs too: only Python objects are exchanged, never tensors.
+            dist.init_process_group("gloo", timeout=TIMEOUT)
 
     @property
     def device(self) -> str | None:
-        """The GPU of this process; None: whatever `hub.load` chooses."""
+        """The GPU of this process; None: `hub.load` chooses."""
         if self.count == 1 or not torch.cuda.is_available():
             return None
         return f"cuda:{self.local_index % torch.cuda.device_count()}"
 
-    def mine(self, work: list[T]) -> list[T]:
-        """This process's share: every count-th item, so that sorted work is shared evenly."""
+    def share(self, work: list[T]) -> list[T]:
+        """This process's part: every count-th item, so that sorted work is divided evenly."""
         return work[self.index :: self.count]
 
-    def gather(self, found: T) -> list[T]:
+    def all_gather(self, found: T) -> list[T]:
         """What every process found, in their order, on every process."""
         if self.count == 1:
             return [found]
@@ -49,6 +49,6 @@ class Ranks:
         return everything
 
     def leave(self) -> None:
-        """Ends the connection: a process that leaves first would abort the others."""
+        """Closes the process group. Without it the first process to end would abort the others."""
         if self.count > 1 and dist.is_initialized():
             dist.destroy_process_group()

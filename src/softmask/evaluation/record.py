@@ -1,7 +1,6 @@
-"""The folder of an evaluation: what ran, on what, with which result.
+"""The folder of an evaluation: run.json with settings and origin, results.json with the scores.
 
-run.json says what was asked for and where it came from, results.json what was found; the second
-is written last, whole or not at all, and marks the run as finished.
+results.json is written last, atomically, and marks the run as finished.
 """
 
 from __future__ import annotations
@@ -15,24 +14,25 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from ..bench.benchmark import provenance
 from ..config import read_json, soft_mask_to_published, write_whole
 from ..hub.checkpoints import fingerprint
 from ..models.checkpoint import Checkpoint, Source
+from ..reporting.result_folder import provenance
 from .config import RESULTS, RUN, ModelArgs
 
 PACKAGES = (
     *("softmask", "torch", "transformers", "peft", "accelerate", "lm_eval", "datasets"),
     *("tokenizers", "safetensors", "numpy", "math-verify", "sympy", "mauve-text"),
 )
-# Where a model runs does not change what is evaluated.
-PLACES = ("device", "device_map", "mc_batch_size")
+# Settings that do not change the scores.
+NOT_OF_SCORES = ("device", "device_map", "mc_batch_size")
 
 
 def settings_of(checkpoint: Checkpoint, args: ModelArgs, **what: Any) -> dict[str, Any]:
-    """What decides the numbers, as JSON has it: model, adapter, soft mask, settings, and `what`."""
+    """What decides the scores, in JSON types: model, adapter, soft mask, settings, and `what`."""
     source, soft = checkpoint.source, args.soft_mask(checkpoint.soft_mask, checkpoint.name)
-    values = {name: v for name, v in dataclasses.asdict(args).items() if name not in PLACES}
+    assert source is not None, "a record is of a checkpoint that was loaded from files"
+    values = {name: v for name, v in dataclasses.asdict(args).items() if name not in NOT_OF_SCORES}
     settings = {
         "model": {"name": checkpoint.name, "fingerprint": fingerprint(source.folder)},
         "adapter": _adapter(source, args),
@@ -47,11 +47,12 @@ def settings_of(checkpoint: Checkpoint, args: ModelArgs, **what: Any) -> dict[st
 def _adapter(source: Source, args: ModelArgs) -> dict[str, str] | None:
     if source.adapter is None:
         return None
-    return {"name": args.adapter or args.pretrained, "fingerprint": fingerprint(source.adapter)}
+    name = args.adapter or args.pretrained or source.name
+    return {"name": name, "fingerprint": fingerprint(source.adapter)}
 
 
 def problem(folder: Path, settings: dict[str, Any], overwrite: bool) -> str | None:
-    """What speaks against writing this run there, in a sentence; else the folder is made.
+    """Why this run cannot be written there, in a sentence; None: it can, and the folder is made.
 
     `overwrite` deletes an earlier run, and nothing else.
     """
@@ -72,7 +73,7 @@ def problem(folder: Path, settings: dict[str, Any], overwrite: bool) -> str | No
 
 
 def claim(folder: Path, settings: dict[str, Any], overwrite: bool) -> dict[str, Any] | None:
-    """Makes the folder of a run, or finds the run finished: then its results.
+    """Makes the folder of a run; returns the results of a run that is finished already.
 
     Raises:
         ValueError: the folder holds something else.
@@ -84,7 +85,7 @@ def claim(folder: Path, settings: dict[str, Any], overwrite: bool) -> dict[str, 
 
 
 def results(folder: Path) -> dict[str, Any] | None:
-    """What a finished run found; None: it is not finished."""
+    """The results of a finished run; None: it is not finished."""
     path = folder / RESULTS
     return read_json(path) if path.is_file() else None
 
@@ -102,7 +103,7 @@ def origin(command: Sequence[str]) -> dict[str, Any]:
 
 
 def starts_before(folder: Path) -> list[dict[str, Any]]:
-    """Of a run that was stopped: when, and by which commit, each of its starts was."""
+    """The time and commit of each earlier start of a run that was stopped."""
     if not (folder / RUN).is_file():
         return []
     held = read_json(folder / RUN)
@@ -115,6 +116,6 @@ def now() -> str:
 
 
 def write(path: Path, values: Any, default: Any = None) -> None:
-    """JSON, whole or not at all."""
+    """Writes JSON atomically."""
     text = json.dumps(values, indent=2, ensure_ascii=False, default=default)
     write_whole(path, text + "\n")

@@ -1,7 +1,7 @@
-"""What a model has answered, kept on disk from the moment it is known.
+"""The answers of a model, saved to disk as soon as they are known.
 
-One JSON line an answer, one file a process; whoever is started again reads all of them and asks
-only for what is missing.
+One JSON line an answer, one file a process. An evaluation that is started again reads all files
+and generates only the missing answers.
 """
 
 from __future__ import annotations
@@ -15,26 +15,26 @@ from typing import Any
 
 
 def key_of(*parts: Any) -> str:
-    """A name for a request: the same for the same parts, whatever process asks."""
+    """A key for a request: the same parts give the same key in every process."""
     return hashlib.sha256(json.dumps(parts, ensure_ascii=False).encode()).hexdigest()[:32]
 
 
 def request_key(arguments: Sequence[Any], repeat: int = 0) -> str:
-    """The name of a request of the harness, by its arguments.
+    """The key of a request of the harness.
 
-    Those of a text to generate are a context and settings, of one to score a context and a
-    continuation, or the text alone. `repeat` tells the copies of one request apart.
+    `arguments`: context and settings where text is generated; context and continuation, or the
+    text alone, where it is scored. `repeat` distinguishes the copies of one request.
     """
     return key_of(*arguments, repeat)
 
 
 class Responses:
-    """Answers by key. Without a folder they live in memory alone."""
+    """Answers by key; without a folder in memory only."""
 
     def __init__(self, folder: Path | None = None, rank: int = 0) -> None:
         self.path = None if folder is None else folder / f"responses.{rank}.jsonl"
         self.by_key: dict[str, dict[str, Any]] = {}
-        if folder is not None:
+        if folder is not None and self.path is not None:
             folder.mkdir(parents=True, exist_ok=True)
             for path in sorted(folder.glob("responses.*.jsonl")):
                 self.by_key |= {answer["key"]: answer for answer in _read(path)}
@@ -47,7 +47,7 @@ class Responses:
         return self.by_key[key]
 
     def add(self, answers: Iterable[dict[str, Any]]) -> None:
-        """Keeps answers: on disk, and safe there, before this returns."""
+        """Adds answers and saves them: they are on disk (fsync) when this returns."""
         answers = list(answers)
         self.know(answers)
         if self.path is not None:
@@ -58,12 +58,12 @@ class Responses:
                 os.fsync(file.fileno())
 
     def know(self, answers: Iterable[dict[str, Any]]) -> None:
-        """Takes over what other processes keep."""
+        """Adds answers that other processes save."""
         self.by_key |= {answer["key"]: answer for answer in answers}
 
 
 def _read(path: Path) -> list[dict[str, Any]]:
-    """The whole lines; the last one may have been cut off by a kill."""
+    """The complete lines; a kill may have cut off the last one."""
     lines = path.read_bytes().split(b"\n")[:-1]
     return [json.loads(line) for line in lines]
 

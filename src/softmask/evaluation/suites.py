@@ -1,6 +1,6 @@
 """Named evaluations: the published settings, cell by cell.
 
-A cell is one task, decoded plainly ("binary") or soft-masked ("soft"), with one forward for each
+A cell is one task, decoded plainly ("plain") or soft-masked ("soft"), with one forward for each
 token, for two or for four. Settings of `dream` are those of the paper (arXiv 2510.17206: prompts
 without examples, temperature 0.1, top_p 0.9, rule entropy); those of `instruct` are the release
 script of Dream-v0-Instruct-7B; those of `planning` are Dream's own evaluation of its base model.
@@ -20,7 +20,9 @@ from ..config import require_choice
 from ..reporting.tables import light_table
 from .config import EvalConfig, ModelArgs
 
-MODES = ("binary", "soft")
+MODES = ("plain", "soft")
+# Older names of modes, in commands and in the folders of finished evaluations.
+MODE_ALIASES = {"binary": "plain"}
 FULL, HALF, QUARTER = Fraction(1), Fraction(1, 2), Fraction(1, 4)
 FRACTIONS = (FULL, HALF, QUARTER)
 PUBLISHED = {"temperature": 0.1, "top_p": 0.9, "alg": "entropy"}
@@ -55,12 +57,12 @@ class Suite:
 
 
 def _cells(
-    task: str, fraction: Fraction, binary: float, soft: float
+    task: str, fraction: Fraction, plain: float, soft: float
 ) -> dict[tuple[str, Fraction, str], float]:
-    return {(task, fraction, "binary"): binary, (task, fraction, "soft"): soft}
+    return {(task, fraction, "plain"): plain, (task, fraction, "soft"): soft}
 
 
-# Table 3 of the paper, as far as notes quote it: binary fine-tuning against soft-masking, k = 1.
+# From table 3 of the paper: fine-tuning without soft-masking (there "binary") and with it, k = 1.
 PUBLISHED_CELLS = {
     "Dream-7B": _cells("humaneval_instruct", QUARTER, 18.9, 25.6)
     | _cells("mbpp_instruct", QUARTER, 26.6, 32.8)
@@ -123,7 +125,7 @@ SUITES = {
             *(Part(f"sudoku_4x4_{n}_plain", 24, ("solved", "none")) for n in SUDOKU_GIVENS),
         ),
         chat=False,
-        # The rule that commits what the model cannot confuse with a second candidate.
+        # Commits the tokens whose second candidate is far less likely.
         sampling={"temperature": 0.0, "alg": "topk_margin"},
         fractions=FRACTIONS,
     ),
@@ -156,15 +158,17 @@ def cells(
     fractions: Sequence[Fraction] | None = None,
     tasks: Sequence[str] | None = None,
 ) -> list[Cell]:
-    """The evaluations of a suite: its settings, over which win those given in `args`.
+    """The evaluations of a suite, with its settings where `args` gives no others.
 
     Args:
-        args: the model, and whatever of the decoding shall differ from the suite's.
+        args: the model, and the settings of decoding that shall differ from the suite's.
         config: limit, data, system message, permission; its tasks and examples are the suite's.
+        modes: of `MODES` and `MODE_ALIASES`.
 
     Raises:
         ValueError: a mode, a fraction or a task that the suite does not have.
     """
+    modes = list(dict.fromkeys(MODE_ALIASES.get(mode, mode) for mode in modes))
     for mode in modes:
         require_choice("mode", mode, MODES)
     known = tuple(part.task for part in suite.parts)
@@ -197,9 +201,9 @@ def _args(suite: Suite, part: Part, fraction: Fraction, mode: str, args: ModelAr
         values = {n: v for n, v in values.items() if getattr(args, n) is None}
         if args.diffusion_steps is None:
             values["nfe"] = float(fraction)
-    # Without its parameters a soft cell is an error, and not a second binary one.
+    # A soft cell without soft-mask parameters must be an error, not a second plain one.
     values["softmasking"] = mode == "soft"
-    if mode == "binary":
+    if mode == "plain":
         values |= dict.fromkeys(args.soft_mask_changes)
     return dataclasses.replace(args, **values)
 
@@ -220,7 +224,7 @@ def score_of(cell: Cell, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def suite_table(suite: Suite, found: Sequence[tuple[Cell, Sequence[dict[str, Any]]]]) -> Table:
-    """Task by forwards a token: both ways in per cent with standard errors, what is published."""
+    """A row for each task and share of forwards: both modes in per cent, and published values."""
     by_place = {(cell.part.task, cell.fraction, cell.mode): (cell, rows) for cell, rows in found}
     table = light_table(suite.title)
     table.add_column("task", overflow="fold")

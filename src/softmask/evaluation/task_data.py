@@ -40,9 +40,9 @@ __all__ = [
 
 Rows = list[dict[str, Any]]
 FOLDERS = ("", "eval", "planning", "planning_d1")
-# The first lines of a planning file are the shots: Dream's Sudoku files are made that way (108
-# lines, 100 of which count), and Countdown follows, so that one rule holds and the shots come
-# from where the puzzles do. 992 of the 1,000 Countdown puzzles are left.
+# The first lines of a planning file are the few-shot examples. Dream's Sudoku files are made that
+# way (108 lines, 100 of which are evaluated); the Countdown files are read alike, which leaves 992
+# of their 1,000 puzzles.
 SHOTS = 8
 # The data set on the Hub splits MBPP by problem number; these are its test split.
 MBPP_TEST = range(11, 511)

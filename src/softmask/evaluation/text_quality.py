@@ -1,4 +1,4 @@
-"""How good samples are: likely to another model, and not the same words again and again.
+"""Quality of samples: their likelihood under another model, and how much they repeat.
 
 Generative perplexity alone is won by a model that repeats itself (Zheng et al., arXiv 2409.02908),
 so it never stands without the entropy of the tokens, the distinct n-grams and the repetitions.
@@ -18,13 +18,14 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from rich.table import Table
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ..hub.checkpoints import quiet
 from ..hub.load import choose_device, choose_dtype
 from ..reporting.tables import light_table
-from .likelihood import batched, clustered_ratio, pad
+from .batching import batched, pad
+from .standard_errors import clustered_ratio
 
 
 def unigram_entropy(ids: Sequence[int]) -> float:
@@ -63,7 +64,7 @@ class Scored(NamedTuple):
 
 
 class Scorer:
-    """A causal language model that did not write the samples.
+    """A causal language model, other than the one that wrote the samples.
 
     A text is read from its beginning, after the beginning-of-text token where the tokenizer has
     one; without one its first token is context and not scored. Of a text longer than the model's
@@ -102,7 +103,7 @@ class Scorer:
                 f"{name} cannot score texts ({str(error).splitlines()[0]}): give a folder or Hub "
                 "id of a causal language model"
             ) from error
-        self.model = model.to(chosen).eval()
+        self.model = nn.Module.to(model, chosen).eval()
         self.device, self.batch_size = chosen, batch_size
 
     @property
@@ -215,6 +216,9 @@ def quality(
         scores = scorer.nats(written)
         perplexity, perplexity_error = _perplexity(scores)
         cut = sum(score.cut for score in scores)
+    similarity = None
+    if references is not None and scorer is not None and written:
+        similarity = mauve(written, references, scorer)
     entropy, entropy_error = _mean([unigram_entropy(row) for row in tokens])
     return Quality(
         samples=len(texts),
@@ -228,7 +232,7 @@ def quality(
         distinct_2=distinct_n(tokens, 2),
         distinct_3=distinct_n(tokens, 3),
         repetition_4=_mean([repetition(row) for row in tokens])[0],
-        mauve=None if references is None or not written else mauve(written, references, scorer),
+        mauve=similarity,
     )
 
 
@@ -266,7 +270,7 @@ def _mean(values: list[float]) -> tuple[float | None, float | None]:
 
 
 def table_of(found: dict[str, Any]) -> Table:
-    """`asdict(Quality)` for people; what was not measured is left out."""
+    """`asdict(Quality)` as a table; what was not measured is left out."""
     table = light_table()
     table.add_column("measure")
     table.add_column("value", justify="right")

@@ -137,7 +137,7 @@ def _folder(name: str | Path, revision: str | None, local_only: bool) -> Path:
     except (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, OSError) as error:
         if local_only:
             raise ValueError(
-                f"{name} is not on this machine, and a dry run asks nobody: download it first "
+                f"{name} is not on this machine, and a dry run sends no request: download it first "
                 f"(`hf download {name}`), or give a local folder"
             ) from error
         raise ValueError(

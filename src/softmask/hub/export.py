@@ -71,7 +71,9 @@ def export(
     and each tensor goes back to the dtype the base has it in.
 
     Args:
-        name, adapter, revision: as for `hub.load`.
+        name: as for `hub.load`.
+        adapter: as for `hub.load`.
+        revision: as for `hub.load`.
         dtype: convert the weights to "float32", "bfloat16" or "float16"; None or "auto": keep.
         overwrite: replace an existing checkpoint folder.
         title: what the model card calls it; default: the folder's name.
@@ -88,6 +90,7 @@ def export(
     target = Path(target).expanduser().resolve()
     _check_target(target, overwrite)
     chosen = None if dtype in (None, "auto") else choose_dtype(dtype, torch.device("cpu"))
+    assert not isinstance(chosen, str)  # which "auto" alone would be
     source = find(name, adapter, revision=revision, local_only=local_only)
     for folder in (source.folder, source.adapter):
         if folder is not None and folder.resolve().is_relative_to(target):
@@ -210,6 +213,7 @@ def _config(source: Source, dtype: torch.dtype | None) -> dict[str, Any]:
     values = read_mapping(source.folder / "config.json")
     values |= {"architectures": ["DreamModel"], "auto_map": AUTO_MAP}
     # Also flat: transformers 4 reads nothing else, and would take 10000 without a word.
+    assert source.config.rope_parameters is not None  # Qwen2's configuration makes them
     values["rope_theta"] = source.config.rope_parameters["rope_theta"]
     values.pop("transparency_config", None)
     if source.soft_mask is not None:

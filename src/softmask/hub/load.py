@@ -7,11 +7,11 @@ Reads the original Dream repositories unchanged, through this package's own clas
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import importlib.util
 import re
 import warnings
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,46 @@ from ..models.quantize import check_quantize, quantize_layers
 from .checkpoints import adapter_tensor_names, check_report, find, quiet
 
 DTYPES = ("float32", "bfloat16", "float16")
+
+
+@dataclass(frozen=True)
+class LoadConfig:
+    """What to load and where it runs, as one value that other processes can be handed.
+
+    The fields are the arguments of `load`; `model` is its `name`, `threads` are CPU threads.
+    """
+
+    model: str | None = None
+    adapter: str | None = None
+    revision: str | None = None
+    device: str | None = None
+    dtype: str | None = None
+    device_map: str | None = None
+    quantize: str | None = None
+    threads: int | None = None
+
+    def load(self) -> Checkpoint:
+        """The checkpoint, on as many threads as are said here.
+
+        Raises:
+            ValueError: fewer than one thread, and what `load` refuses.
+        """
+        settings = dict(vars(self))
+        name, threads = settings.pop("model"), settings.pop("threads")
+        if threads is not None:
+            set_threads(threads)
+        return load(name, **settings)
+
+
+def set_threads(count: int) -> None:
+    """Sets the CPU threads of this process.
+
+    Raises:
+        ValueError: a count below 1.
+    """
+    if count < 1:
+        raise ValueError("--threads must be at least 1")
+    torch.set_num_threads(count)
 
 
 def load(
@@ -61,8 +101,9 @@ def load(
     Raises:
         ValueError: one sentence on what is wrong with the folder, the adapter or an argument.
     """
-    target = choose_device(device) if quantize is not None else None
-    if target is not None:
+    target = None
+    if quantize is not None:
+        target = choose_device(device)
         check_quantize(quantize, target)
         if load_in_4bit or device_map is not None:
             other = "load_in_4bit" if load_in_4bit else "device_map"
@@ -79,7 +120,7 @@ def load(
     suits = source.folder / SAMPLING_FILE
     sampling = read_sampling_file(suits) if suits.is_file() else {}
     model.eval()
-    if target is not None:
+    if quantize is not None and target is not None:
         model = quantize_layers(model, quantize, target)
     return Checkpoint(model, source.tokenizer, source.soft_mask, source.name, sampling, source)
 
@@ -136,7 +177,7 @@ def _read_model(
         device_map = {"": chosen}
     with quiet():
         try:
-            model, report = DreamModel.from_pretrained(
+            loaded: Any = DreamModel.from_pretrained(
                 folder,
                 config=config,
                 dtype=choose_dtype(dtype, chosen),
@@ -151,6 +192,7 @@ def _read_model(
                 f"{folder}: the weights do not fit its config.json "
                 f"({str(error).splitlines()[0]}): the two are of different models"
             ) from error
+    model, report = loaded
     check_report(folder, report, config)
     return model if device_map is not None else model.to(chosen)
 
@@ -183,8 +225,8 @@ def _merge_adapter(model: DreamModel, folder: Path) -> DreamModel:
     from peft import PeftConfig, PeftModel
 
     keys = adapter_tensor_names(folder)
-    settings = PeftConfig.from_pretrained(folder)
-    if dataclasses.is_dataclass(settings) and "modules_to_save" in vars(settings):
+    settings: Any = PeftConfig.from_pretrained(str(folder))
+    if "modules_to_save" in vars(settings):
         # An adapter that saves a module this model lacks would lose it without a word.
         extra = [m for m in settings.modules_to_save or [] if not hasattr(model, m)]
         if extra:

@@ -6,7 +6,7 @@ import contextlib
 import fnmatch
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from huggingface_hub import HfApi
@@ -74,7 +74,7 @@ def push(
             `adapter` merged in.
         private: make the repository private.
         revision: branch to write to; made where it does not exist.
-        dry_run: print what would go up, and contact nobody.
+        dry_run: print what would go up, and send no request.
 
     Returns:
         The address of the commit; None for a dry run.
@@ -90,7 +90,8 @@ def push(
         ready = Path(folder).expanduser()
         names = files_to_push(ready)
         if dry_run:
-            return _show(repo, ready, names)
+            _show(repo, ready, names)
+            return None
         _make(repo, private, revision)
         return _upload(repo, ready, names, revision, message)
     check_weights(find(model, adapter, local_only=dry_run))
@@ -103,7 +104,8 @@ def push(
         )
         names = files_to_push(ready)
         if dry_run:
-            return _show(repo, ready, names)
+            _show(repo, ready, names)
+            return None
         return _upload(repo, ready, names, revision, message)
 
 
@@ -117,7 +119,7 @@ def files_to_push(folder: Path) -> list[str]:
         raise ValueError(f"there is no folder {folder}")
     if (folder / ADAPTER_FILE).is_file():
         _check_adapter(folder)
-        patterns = ADAPTER_FILES
+        patterns: Sequence[str] = ADAPTER_FILES
     elif (folder / "config.json").is_file():
         _check_model(folder)
         patterns = MODEL_FILES
@@ -137,7 +139,7 @@ def _check_adapter(folder: Path) -> None:
         read_soft_mask_file(folder / SOFT_MASK_FILE)
     base = str(read_mapping(folder / ADAPTER_FILE).get("base_model_name_or_path"))
     if not HUB_ID.fullmatch(base) or Path(base).exists():
-        # It still works for whoever names the base, so it is no error.
+        # It still works where the base is named by hand, so it is no error.
         print(
             f"softmask: note: {ADAPTER_FILE} names its base model {base!r}, which is no Hub id: "
             "others will have to give --model",

@@ -46,7 +46,7 @@ def _flatten(path: Path) -> tuple[str, list[str]]:
     text = path.read_text(encoding="utf-8")
     lines = text.splitlines()
     nodes = [n for n in ast.walk(ast.parse(text)) if isinstance(n, ast.ImportFrom) and n.level]
-    needed = []
+    needed: list[str] = []
     for node in sorted(nodes, key=lambda n: n.lineno, reverse=True):
         homes = _homes(path, node)
         needed += homes.values()

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -48,6 +48,13 @@ class Checkpoint:
     name: str
     sampling: Mapping[str, Any] = field(default_factory=dict)
     source: Source | None = None
+
+    def decode(self, ids: int | Sequence[int], *, skip_special_tokens: bool = False) -> str:
+        """The text of token ids."""
+        ids = ids if isinstance(ids, int) else list(ids)
+        text = self.tokenizer.decode(ids, skip_special_tokens=skip_special_tokens)
+        assert isinstance(text, str)  # a list is for lists of lists
+        return text
 
     @functools.cached_property
     def end_ids(self) -> tuple[int, ...]:

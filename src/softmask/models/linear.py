@@ -30,14 +30,14 @@ DENSE = (Tensor, nn.Parameter)
 
 def suits(input_MK: Tensor, weight_NK: Tensor) -> bool:
     """Whether `product` takes these: dense fp32 matrices on a CPU, outside of a compiler."""
-    same = input_MK.dtype == weight_NK.dtype == torch.float32
+    same: bool = input_MK.dtype == weight_NK.dtype == torch.float32
     return (
         same
         and input_MK.numel() > 0
         and input_MK.device.type == weight_NK.device.type == "cpu"
         and type(input_MK) in DENSE
         and type(weight_NK) in DENSE
-        and torch.backends.mkldnn.enabled
+        and bool(torch.backends.mkldnn.enabled)
         and torch.backends.mkldnn.is_available()
         and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()
@@ -46,13 +46,14 @@ def suits(input_MK: Tensor, weight_NK: Tensor) -> bool:
 
 @contextmanager
 def torchs_own_products() -> Iterator[None]:
-    """Without `product`: what everybody else computes, for comparisons; not for other threads."""
-    before = torch.backends.mkldnn.enabled
-    torch.backends.mkldnn.enabled = False
+    """Within: torch's own products, for comparisons; not for other threads."""
+    mkldnn: Any = torch.backends.mkldnn
+    before = mkldnn.enabled
+    mkldnn.enabled = False
     try:
         yield
     finally:
-        torch.backends.mkldnn.enabled = before
+        mkldnn.enabled = before
 
 
 def product(input_MK: Tensor, weight_NK: Tensor, bias_N: Tensor | None = None) -> Tensor:

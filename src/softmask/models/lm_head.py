@@ -37,7 +37,7 @@ def read_head(
     A plain linear head on a CPU is streamed over the vocabulary; any other (quantised, adapted,
     offloaded, on an accelerator) is called for chunks of rows.
     """
-    if len(hidden_ND) and _streams(head, hidden_ND):
+    if isinstance(head, nn.Linear) and len(hidden_ND) and _streams(head, hidden_ND):
         return _stream(hidden_ND, head, k, bias_V)
     parts = [statistics(z_CV, k) for z_CV in chunked_logits(head, hidden_ND, vocabulary, bias_V)]
     return LogitStatistics(*map(torch.cat, zip(*parts, strict=True)))
@@ -54,12 +54,13 @@ def chunked_logits(
         yield logits_CV if bias_V is None else logits_CV + bias_V.to(logits_CV.dtype)
 
 
-def _streams(head: nn.Module, hidden_ND: Tensor) -> bool:
+def _streams(head: nn.Linear, hidden_ND: Tensor) -> bool:
     if type(head) not in PLAIN or type(head.weight) is not nn.Parameter:
         return False
     # Hooks see a call of the module alone; accelerate's move offloaded weights in and out.
     hooked = head._forward_hooks or head._forward_pre_hooks or hasattr(head, "_hf_hook")
-    plain = head.bias is None and not hooked
+    bias: Tensor | None = head.bias
+    plain = bias is None and not hooked
     cast = torch.is_autocast_enabled("cpu") or hidden_ND.dtype != head.weight.dtype
     return plain and head.weight.device.type == "cpu" and not cast
 

@@ -54,10 +54,11 @@ class DreamBaseModel(Qwen2Model):
     def __init__(self, config: DreamConfig) -> None:
         super().__init__(config)
         for layer in self.layers:
+            attention: Any = layer.self_attn
             # In place: new modules would be initialised a second time, and move a seeded model on.
-            layer.self_attn.__class__ = PackedAttention
+            attention.__class__ = PackedAttention
             # The mask functions read config.is_causal, the attention kernels the layer's own flag.
-            layer.self_attn.is_causal = False
+            attention.is_causal = False
 
 
 class DreamModel(Qwen2PreTrainedModel):
@@ -81,6 +82,19 @@ class DreamModel(Qwen2PreTrainedModel):
         self.soft_mask: SoftMask | None = None
         use_faster_products(self)
         self.post_init()
+
+    @property
+    def mask_id(self) -> int:
+        """The id of the mask token.
+
+        Raises:
+            ValueError: the config has none.
+        """
+        if self.config.mask_token_id is None:
+            raise ValueError(
+                "the model's config has no mask_token_id: it is no masked diffusion model"
+            )
+        return self.config.mask_token_id
 
     def forward(
         self,
@@ -123,7 +137,7 @@ class DreamModel(Qwen2PreTrainedModel):
         if sum(given) != 1:
             raise ValueError("give exactly one of input_ids, inputs_embeds and soft_tokens")
         self._check_reading(rows, labels, observe)
-        mixing: dict[str, Tensor] = {}
+        mixing: dict[str, Any] = {}
         if feedback is not None:
             if self.soft_mask is None or input_ids is None:
                 raise ValueError("feedback needs input_ids and a model with soft-mask parameters")
@@ -154,8 +168,8 @@ class DreamModel(Qwen2PreTrainedModel):
         chosen = hidden_BLD if source is None else hidden_BLD.flatten(0, 1)[source]
         if labels is not None:
             losses_N, predicted_N = self._losses(chosen, labels.to(chosen.device))
-            reading = {"losses": losses_N, "predicted": predicted_N}
-        elif observe:
+            reading: dict[str, Any] = {"losses": losses_N, "predicted": predicted_N}
+        elif rows is not None and observe:
             reading = {"feedback": self._observe(chosen, rows)}
         else:
             reading = {"logits": self.lm_head(chosen)}
@@ -172,7 +186,7 @@ class DreamModel(Qwen2PreTrainedModel):
             raise ValueError("labels and observe are for chosen rows: give rows")
         if labels is not None and observe:
             raise ValueError("give either labels or observe, not both")
-        if labels is not None and labels.shape != rows.shape:
+        if labels is not None and rows is not None and labels.shape != rows.shape:
             raise ValueError(f"{len(rows)} rows need as many labels, not {tuple(labels.shape)}")
         if observe and self.soft_mask is None:
             raise ValueError("observe needs a model with soft-mask parameters")
@@ -211,6 +225,7 @@ class DreamModel(Qwen2PreTrainedModel):
 
     def _observe(self, chosen_ND: Tensor, rows_N: Tensor) -> Feedback:
         """The feedback of these rows; their logits are whole in mode "temperature" alone."""
+        assert self.soft_mask is not None
         with torch.no_grad():
             if self.soft_mask.mode == "temperature":
                 return Feedback(rows_N, logits_NV=self.lm_head(chosen_ND))
@@ -223,7 +238,7 @@ class DreamModel(Qwen2PreTrainedModel):
     ) -> Tensor | None:
         """Flat rows of the hidden state that predict `rows` (all positions for None).
 
-        A position is read off the row before it; the first real one of a line off its own, also
+        A position is read off the row before it; the first real one of a sequence off its own, also
         behind left padding, where the published code would read a padding row (finding B12).
         """
         if not self.config.logit_shift:
@@ -255,7 +270,7 @@ class DreamModel(Qwen2PreTrainedModel):
         hidden_1TD = self.model(
             inputs_embeds=embeds_1TD,
             position_ids=layout.positions_T[None],
-            attention_mask=dict.fromkeys(self.config.layer_types),
+            attention_mask=dict.fromkeys(self.config.layer_types or ()),
             use_cache=False,
             layout=layout,
         ).last_hidden_state

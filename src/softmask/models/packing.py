@@ -1,8 +1,8 @@
-"""Lines of different lengths in one forward, side by side and without padding.
+"""Sequences of different lengths in one forward, side by side and without padding.
 
-A packed forward computes T positions of a flat canvas, line after line; all that is not attention
-does not notice. A line attends to itself, either as it is computed now, or, where a store keeps
-keys and values, as the store has it: then only some of its positions need computing.
+A packed forward computes T positions of a flat canvas, window after window. Only attention depends
+on where a window ends. A sequence attends to itself: to keys and values of this forward or, where
+a store keeps them, to the store's. With a store only some of its positions need computing.
 Shape suffixes: T computed positions, P positions of the flat canvas, H heads, S key/value heads,
 D width of a head, N chosen positions.
 """
@@ -19,7 +19,7 @@ from transformers.models.qwen2.modeling_qwen2 import Qwen2Attention, apply_rotar
 
 
 class Span(NamedTuple):
-    """A line of a packed forward: how many of its positions are computed, and where it lies."""
+    """A window of a packed forward: how many positions of a sequence, and where that lies."""
 
     queries: int
     start: int  # its first position on the flat canvas
@@ -39,10 +39,10 @@ class Layout:
     """What a packed forward computes.
 
     Args:
-        flat_T: flat positions, line after line.
-        positions_T: their places in their lines, for the rotary embedding.
-        previous_P: the flat position before each on its line; of a line's first, itself.
-        spans: the lines, in the order of `flat_T`; without a store each is computed whole.
+        flat_T: flat positions, window after window.
+        positions_T: their places in their sequences, for the rotary embedding.
+        previous_P: the flat position before each in its sequence; of the first, itself.
+        spans: the windows, in the order of `flat_T`; without a store each is computed whole.
             Neighbours of like shape are attended in one call.
     """
 
@@ -66,14 +66,14 @@ class Layout:
         return self.computed_P[self.previous_P[rows_N] if shift else rows_N]
 
     def copy(self) -> Layout:
-        """The same lines, on memory of its own."""
+        """The same windows, on memory of its own."""
         own = self.flat_T.clone(), self.positions_T.clone(), self.previous_P
         return Layout(*own, self.shape, self.store)
 
     def attend(
         self, layer: int, q_THD: Tensor, k_TSD: Tensor, v_TSD: Tensor, scale: float
     ) -> Tensor:
-        """(T, H, D): every line attends to itself, lines of like shape in one call."""
+        """(T, H, D): every sequence attends to itself, those of like shape in one call."""
         keys, values = k_TSD, v_TSD
         if self.store is not None:
             flat_T = self.flat_T.to(k_TSD.device)
@@ -94,13 +94,13 @@ class Layout:
 
 
 class _Run(NamedTuple):
-    """Lines of like shape at equal distances, which one call attends: `count` of them.
+    """Windows of like shape at equal distances, which one call attends: `sequences` of them.
 
     `at` and `start` are where the queries of the first and its keys begin, `stride` rows lie
     between the keys of two.
     """
 
-    count: int
+    sequences: int
     at: int
     queries: int
     start: int
@@ -109,7 +109,7 @@ class _Run(NamedTuple):
 
 
 def _plan(spans: Sequence[Span], *, stored: bool) -> list[_Run]:
-    """The calls that attend these lines. Without a store keys are packed as queries are."""
+    """The calls that attend these windows. Without a store keys are packed as queries are."""
     plan, at = [], 0
     for run in _runs(spans, at_equal_distances=stored):
         (queries, start, length), count = run[0], len(run)
@@ -122,7 +122,7 @@ def _plan(spans: Sequence[Span], *, stored: bool) -> list[_Run]:
 
 
 def _runs(spans: Sequence[Span], *, at_equal_distances: bool) -> list[list[Span]]:
-    """Consecutive lines of like shape; in a store, strides must reach all of a run."""
+    """Consecutive windows of like shape; in a store, strides must reach all of a run."""
     runs: list[list[Span]] = []
     for span in spans:
         run = runs[-1] if runs else [span]
@@ -137,9 +137,9 @@ def _runs(spans: Sequence[Span], *, at_equal_distances: bool) -> list[list[Span]
 
 
 def _reader(x_XHD: Tensor) -> Callable[[int, int, int, int], Tensor]:
-    """Reads lines off rows: (count, H, length, D), views of `length` rows, `stride` rows apart.
+    """Reads sequences off rows: (count, H, length, D), views of `length` rows, `stride` rows apart.
 
-    Many short lines are bound by what Python does per line: strides are looked up once.
+    Many short sequences are bound by what Python does for each: strides are looked up once.
     """
     (row, head, one), (_, heads, width) = x_XHD.stride(), x_XHD.shape
     first, as_strided = x_XHD.storage_offset(), x_XHD.as_strided
@@ -152,7 +152,7 @@ def _reader(x_XHD: Tensor) -> Callable[[int, int, int, int], Tensor]:
 
 
 class PackedAttention(Qwen2Attention):
-    """Qwen2's attention, which also takes packed lines (`layout`)."""
+    """Qwen2's attention, which also takes packed windows (`layout`)."""
 
     def forward(
         self,

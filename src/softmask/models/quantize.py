@@ -72,9 +72,10 @@ def quantize_layers(model: DreamModel, kind: str, device: torch.device) -> Dream
         blocks.set_submodule(name, make(blocks.get_submodule(name)).to(device))
     model.requires_grad_(False)
     # transformers' name for it: CUDA graphs are not for such a model.
-    model.is_quantized = True
+    setattr(model, "is_quantized", True)  # noqa: B010, nn.Module's types know no such attribute
     model.register_state_dict_pre_hook(_refuse_to_save)
-    return model.to(device).eval()
+    nn.Module.to(model, device)
+    return model.eval()
 
 
 def _int8(linear: nn.Linear) -> nn.Module:
@@ -99,7 +100,7 @@ def _int8(linear: nn.Linear) -> nn.Module:
 def _int4(linear: nn.Linear) -> nn.Module:
     from bitsandbytes.nn import Linear4bit, Params4bit
 
-    settings = {"quant_type": "nf4", "compress_statistics": True}
+    settings: dict[str, Any] = {"quant_type": "nf4", "compress_statistics": True}
     quantised = Linear4bit(
         linear.in_features,
         linear.out_features,
@@ -117,7 +118,9 @@ def _int4(linear: nn.Linear) -> nn.Module:
 
 def _check_widths(blocks: nn.ModuleList, names: list[str]) -> None:
     for name in names:
-        for width in blocks.get_submodule(name).weight.shape:
+        linear = blocks.get_submodule(name)
+        assert isinstance(linear, nn.Linear)
+        for width in linear.weight.shape:
             if width % BLOCK:
                 raise ValueError(
                     f"int4 needs widths that {BLOCK} divides, and {name} has {width}: use int8"

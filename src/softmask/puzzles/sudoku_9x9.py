@@ -1,9 +1,9 @@
 """9x9 Sudoku with exactly one solution: puzzles without end, and how hard each one is.
 
 A puzzle is dug out of a random grid until no given can go. Digging takes tens of milliseconds, so
-training takes symmetric twins (digits renamed, rows and columns permuted within their bands, bands
-permuted, transposed: 1.2e12 of each) of the 512 in `sudoku9.txt`, with as many givens added back as
-are wanted. What is dug anew is no twin of those: for evaluation.
+training takes symmetric twins of the 512 in `sudoku_9x9.txt` (digits renamed, rows and columns
+permuted within their bands, bands permuted, transposed: 1.2e12 of each), with as many givens added
+back as are wanted. What is dug anew is no twin of those: for evaluation.
 Cells are texts of 81 digits, row after row, 0 for a blank. Needs the standard library only.
 """
 

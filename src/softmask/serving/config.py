@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from ..config import require, require_positive, setting
 
-# Seconds that answers have to reach their clients once the last request is over.
-LAST_WORDS = 5.0
+# Seconds in which answers reach their clients once the last request is over.
+DRAIN_SECONDS = 5.0
 
 
 @dataclass(frozen=True)

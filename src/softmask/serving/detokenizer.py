@@ -1,4 +1,4 @@
-"""The text of a request as it becomes final from the left: never taken back, characters whole."""
+"""Incremental detokenization: text as it becomes final from the left, in whole characters."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..decoding.logprobs import Sight
-from ..decoding.prompts import Characters
+from ..decoding.logprobs import Logprobs
+from ..decoding.prompts import DecodeStream
 from ..models.checkpoint import Checkpoint
 from .request import Event, Request
 
@@ -28,7 +28,7 @@ class Token:
     top: tuple[tuple[int, float], ...] = ()
 
 
-class TextStream:
+class IncrementalDetokenizer:
     """Takes in events and hands out tokens, up to the end of the answer or a stop string.
 
     Args:
@@ -41,11 +41,11 @@ class TextStream:
     ) -> None:
         mask_id = checkpoint.model.config.mask_token_id
         masked = [i for i, token in enumerate(request.ids) if token == mask_id]
-        self._characters, self._stops = Characters(checkpoint), tuple(stops)
+        self._decoder, self._stops = DecodeStream(checkpoint), tuple(stops)
         self._end_ids = frozenset() if infill else frozenset(checkpoint.end_ids)
         self._ids = list(request.ids)
         self._next, self._last = masked[0], masked[-1]
-        self._seen: dict[int, tuple[float | None, tuple[tuple[int, float], ...]]] = {}
+        self._logprobs: dict[int, tuple[float | None, tuple[tuple[int, float], ...]]] = {}
         self._pending: list[Token] = []  # of a character that is not whole
         self._held: list[Token] = []  # may be the beginning of a stop string
         self.text = ""
@@ -56,8 +56,8 @@ class TextStream:
         """What has become final."""
         for index, (column, token) in enumerate(zip(event.columns, event.ids, strict=True)):
             self._ids[column] = token
-            if event.seen is not None:
-                self._seen[column] = _told(event.seen, index)
+            if event.logprobs is not None:
+                self._logprobs[column] = _logprob_at(event.logprobs, index)
         return self._advance(min(event.final, self._last + 1))
 
     def rest(self) -> list[Token]:
@@ -73,9 +73,9 @@ class TextStream:
                 tokens = self._hand_out(whole + self._cut_off()) + self._release()
                 self.is_ended = True
                 return tokens
-            logprob, top = self._seen.pop(column, (None, ()))
-            self._pending.append(Token(token, self._characters.add(token), logprob, top))
-            if not self._characters.is_open:
+            logprob, top = self._logprobs.pop(column, (None, ()))
+            self._pending.append(Token(token, self._decoder.add(token), logprob, top))
+            if not self._decoder.is_open:
                 whole += self._pending
                 self._pending = []
         return self._hand_out(whole)
@@ -84,7 +84,7 @@ class TextStream:
         """The tokens of a character that does not come whole any more, if any."""
         tokens, self._pending = self._pending, []
         if tokens:
-            tokens[-1] = dataclasses.replace(tokens[-1], text=self._characters.rest())
+            tokens[-1] = dataclasses.replace(tokens[-1], text=self._decoder.rest())
         return tokens
 
     def _hand_out(self, tokens: list[Token]) -> list[Token]:
@@ -97,25 +97,25 @@ class TextStream:
         if found:
             kept = _before(self._held, min(found))
             self._held, self.is_ended = [], True
-            return self._told_of(kept)
+            return self._emit(kept)
         keep = len(text) - _open_stop(text, self._stops)
         kept, length = [], 0
         while self._held and length + len(self._held[0].text) <= keep:
             length += len(self._held[0].text)
             kept.append(self._held.pop(0))
-        return self._told_of(kept)
+        return self._emit(kept)
 
     def _release(self) -> list[Token]:
         held, self._held = self._held, []
-        return self._told_of(held)
+        return self._emit(held)
 
-    def _told_of(self, tokens: list[Token]) -> list[Token]:
+    def _emit(self, tokens: list[Token]) -> list[Token]:
         self.text += "".join(token.text for token in tokens)
         self.count += len(tokens)
         return tokens
 
 
-def _told(seen: Sight, index: int) -> tuple[float | None, tuple[tuple[int, float], ...]]:
+def _logprob_at(seen: Logprobs, index: int) -> tuple[float | None, tuple[tuple[int, float], ...]]:
     logprob = float(seen.logprob_N[index])
     ids, logprobs = seen.ids_NK[index].tolist(), seen.logprobs_NK[index].tolist()
     top = tuple((i, value) for i, value in zip(ids, logprobs, strict=True) if i >= 0)

@@ -1,13 +1,14 @@
-"""Requests in, steps out: a batch that texts enter and leave between steps.
+"""Continuous batching: requests enter and leave a running batch between steps.
 
     with Engine(model, memory_mb=2048) as engine:
-        ticket = engine.submit(Request(ids, SamplingConfig(steps=32)))
-        print(ticket.result().ids)
+        handle = engine.submit(Request(ids, SamplingConfig(steps=32)))
+        print(handle.result().ids)
 
-A thread of its own owns the model and the batch. A turn of it: end what was cancelled or is late;
-let in who has been waiting; one step of every text, whose tickets hear of it; end what is done.
-Each request has its own sampling, soft-masking, rules, seed and deadline, and comes out as it
-would alone. Where there is no thread (neither `with` nor `start`), `run_once` takes one turn.
+A thread of its own owns the model and the batch. One iteration of it ends what was cancelled or is
+late, starts waiting requests that fit, takes one step of every running one, publishes its events,
+and ends what is done. Each request has its own sampling, soft-masking, rules, seed and deadline,
+and its result is what it would be alone. Where there is no thread (neither `with` nor `start`),
+`run_once` runs one iteration.
 """
 
 from __future__ import annotations
@@ -23,9 +24,18 @@ from typing import Any, Literal
 from ..config import require, require_choice
 from ..models import DreamModel
 from .limits import Limits
-from .request import EngineClosed, Event, FinishReason, QueueFull, Request, Result, Ticket, Trace
-from .running_batch import Seat, Seats, describe
-from .scheduler import admit
+from .request import (
+    EngineClosed,
+    Event,
+    FinishReason,
+    QueueFull,
+    Request,
+    RequestHandle,
+    Result,
+    Trace,
+)
+from .running_batch import RunningBatch, Slot, describe
+from .scheduler import schedule
 
 __all__ = [
     "Engine",
@@ -33,14 +43,14 @@ __all__ = [
     "Event",
     "QueueFull",
     "Request",
+    "RequestHandle",
     "Result",
     "Stats",
-    "Ticket",
     "Trace",
 ]
 
 Finish = Literal["all", "running", "nothing"]
-FINISH = ("all", "running", "nothing")  # the gentlest first
+FINISH = ("all", "running", "nothing")  # the one that finishes most first
 RECENT = 32  # steps whose seconds are averaged
 
 
@@ -50,7 +60,7 @@ class Stats:
 
     `ended` counts requests by reason, `apart` steps that failed and were repeated in two halves,
     `forwards` those of the batch. `step_seconds` is the mean of the last steps, `busy_seconds` the
-    sum of all; `mean_lambda` is over the masked positions of soft-masked texts.
+    sum of all; `mean_lambda` is over the masked positions of soft-masked sequences.
     """
 
     running: int
@@ -73,8 +83,12 @@ class Engine:
     """Denoises requests together on one model.
 
     Args:
-        memory_mb, positions, running, cached, k: see `Limits`.
+        memory_mb: what the batch may take up, weights not included; or
+        positions: the length of its canvas, whose memory then follows.
         queue: how many requests may wait; more are refused.
+        running: how many may run at once.
+        cached: whether keys and values are kept.
+        k: the most tokens that soft-masking may mix in, and that may be reported.
         clock: seconds, for tests.
 
     Raises:
@@ -99,12 +113,12 @@ class Engine:
         )
         self.queue = queue
         self._clock = clock
-        self._seats = Seats(self.limits)
+        self._batch = RunningBatch(self.limits)
         self._thread: threading.Thread | None = None
-        # Shared with those who submit, under the lock.
+        # Shared with the threads that submit, under the lock.
         self._lock = threading.Condition()
-        self._line: list[Ticket] = []
-        self._open: set[Ticket] = set()  # without a result
+        self._waiting: list[RequestHandle] = []
+        self._open: set[RequestHandle] = set()  # without a result
         self._closing: Finish | None = None
         self._grace_ends: float | None = None
         self._broken: str | None = None
@@ -113,10 +127,10 @@ class Engine:
         self._recent: deque[float] = deque(maxlen=RECENT)
         self._busy_seconds = 0.0
 
-    # For those who submit, from any thread.
+    # Called by clients, from any thread.
 
-    def submit(self, request: Request) -> Ticket:
-        """Puts a request into the line.
+    def submit(self, request: Request) -> RequestHandle:
+        """Puts a request into the waiting queue.
 
         Raises:
             ValueError: no mask, an id outside of the vocabulary, more tokens than the model's
@@ -129,17 +143,17 @@ class Engine:
         with self._lock:
             if self._closing is not None:
                 raise EngineClosed(self._broken or "the engine is closed: it takes no requests")
-            if len(self._line) >= self.queue:
-                self._sweep_line()
-            if len(self._line) >= self.queue:
+            if len(self._waiting) >= self.queue:
+                self._expire_waiting()
+            if len(self._waiting) >= self.queue:
                 self._counts["refused"] += 1
-                raise QueueFull(len(self._line), self._retry_after())
-            ticket = Ticket(request, masks, reading, self._clock())
-            self._line.append(ticket)
-            self._open.add(ticket)
+                raise QueueFull(len(self._waiting), self._retry_after())
+            handle = RequestHandle(request, masks, reading, self._clock())
+            self._waiting.append(handle)
+            self._open.add(handle)
             self._counts["submitted"] += 1
             self._lock.notify_all()
-        return ticket
+        return handle
 
     @property
     def is_open(self) -> bool:
@@ -147,35 +161,35 @@ class Engine:
         return self._closing is None
 
     def stats(self) -> Stats:
-        """What it does, and has done."""
+        """What the engine does now, and has done since its start."""
         with self._lock:
-            seats, counts, recent = self._seats, self._counts, list(self._recent)
+            batch, counts, recent = self._batch, self._counts, list(self._recent)
             return Stats(
-                running=len(seats.taken),
-                waiting=len(self._line),
+                running=len(batch.running),
+                waiting=len(self._waiting),
                 positions=self.limits.positions,
-                positions_taken=self.limits.positions - seats.room.spans.free,
+                positions_taken=self.limits.positions - batch.allocator.spans.free,
                 submitted=counts["submitted"],
                 refused=counts["refused"],
                 ended=dict(self._ended),
                 steps=counts["steps"],
-                forwards=seats.batch.forwards,
-                apart=seats.apart,
-                committed=seats.committed,
+                forwards=batch.batch.forwards,
+                apart=batch.apart,
+                committed=batch.committed,
                 step_seconds=sum(recent) / len(recent) if recent else 0.0,
                 busy_seconds=self._busy_seconds,
-                mean_lambda=seats.mean_lambda,
+                mean_lambda=batch.mean_lambda,
             )
 
     def _retry_after(self) -> float:
-        """Seconds until those who wait now have entered: their steps, shared among the seats."""
+        """Seconds until those that wait now have started: their steps, shared among the slots."""
         if not self._recent:
             return 1.0
-        steps = sum(min(t.request.sampling.steps, t.masks) for t in self._line)
+        steps = sum(min(h.request.sampling.steps, h.masks) for h in self._waiting)
         step_seconds = sum(self._recent) / len(self._recent)
-        return step_seconds * max(1.0, steps / max(1, len(self._seats.taken)))
+        return step_seconds * max(1.0, steps / max(1, len(self._batch.running)))
 
-    # Life and death.
+    # Start and shutdown.
 
     def start(self) -> Engine:
         """Starts the thread."""
@@ -218,7 +232,7 @@ class Engine:
         try:
             while self._wait_for_work():
                 self.run_once()
-        except Exception as error:  # or everybody would wait for ever
+        except Exception as error:  # or every client would wait for ever
             logging.getLogger(__name__).exception("the engine broke down")
             self._break_down(f"the engine broke down: {describe(error)}")
 
@@ -230,93 +244,93 @@ class Engine:
 
     def _break_down(self, message: str) -> None:
         with self._lock:
-            self._closing, self._broken, self._line = "nothing", message, []
-            tickets = list(self._open)
-        for ticket in tickets:
-            self._end(ticket, "failed", error=message)
+            self._closing, self._broken, self._waiting = "nothing", message, []
+            handles = list(self._open)
+        for handle in handles:
+            self._end(handle, "failed", error=message)
 
-    # A turn of the thread.
+    # One iteration of the thread.
 
     def run_once(self) -> bool:
-        """One turn; returns whether anything is left. For engines without a thread."""
+        """One iteration; returns whether anything is left. For engines without a thread."""
         own = self._thread is None or self._thread is threading.current_thread()
-        assert own, "the engine's thread takes the turns"
+        assert own, "the engine's thread runs the iterations"
         self._end_early()
         with self._lock:
             if self._closing in (None, "all"):
-                self._line = admit(self._line, self._seats.reserve)
-        for ticket, error in self._seats.sit(self._clock()):
-            self._end(ticket, "failed", error=error)
-        if self._seats.taken:
+                self._waiting = schedule(self._waiting, self._batch.reserve)
+        for handle, error in self._batch.start_reserved(self._clock()):
+            self._end(handle, "failed", error=error)
+        if self._batch.running:
             self._step()
         return bool(self._open)
 
     def _step(self) -> None:
         started = self._clock()
-        self._seats.step()
+        self._batch.step()
         seconds = self._clock() - started
         with self._lock:
             self._counts["steps"] += 1
             self._recent.append(seconds)
             self._busy_seconds += seconds
-        for seat in [seat for seat in self._seats.taken if seat.text.is_done]:
-            failure = seat.text.failure
-            self._end_seat(seat, "done" if failure is None else "failed", error=failure)
+        for slot in [slot for slot in self._batch.running if slot.sequence.is_done]:
+            failure = slot.sequence.failure
+            self._end_slot(slot, "done" if failure is None else "failed", error=failure)
 
     def _end_early(self) -> None:
         """Ends what is cancelled, late, or not to be finished."""
         if self._grace_ends is not None and self._clock() >= self._grace_ends:
             self._closing = "nothing"
-        for seat in list(self._seats.taken):
-            reason = self._early(seat.ticket)
+        for slot in list(self._batch.running):
+            reason = self._early_end(slot.handle)
             if reason is not None:
-                self._end_seat(seat, reason)
+                self._end_slot(slot, reason)
         with self._lock:
-            self._sweep_line()
+            self._expire_waiting()
 
-    def _sweep_line(self) -> None:
-        """The same of the line; under the lock."""
+    def _expire_waiting(self) -> None:
+        """Ends waiting requests that are cancelled, late or shut down; under the lock."""
         shut = self._closing in ("running", "nothing")
-        reasons = [(t, "shutdown" if shut else self._early(t)) for t in self._line]
-        self._line = [ticket for ticket, reason in reasons if reason is None]
-        for ticket, reason in reasons:
+        reasons = [(h, "shutdown" if shut else self._early_end(h)) for h in self._waiting]
+        self._waiting = [handle for handle, reason in reasons if reason is None]
+        for handle, reason in reasons:
             if reason is not None:
-                self._end(ticket, reason)
+                self._end(handle, reason)
 
-    def _early(self, ticket: Ticket) -> FinishReason | None:
-        if ticket.is_cancelled:
+    def _early_end(self, handle: RequestHandle) -> FinishReason | None:
+        if handle.is_cancelled:
             return "cancelled"
-        deadline = ticket.request.deadline
-        if deadline is not None and self._clock() >= ticket.submitted + deadline:
+        deadline = handle.request.deadline
+        if deadline is not None and self._clock() >= handle.submitted + deadline:
             return "deadline"
         return "shutdown" if self._closing == "nothing" else None
 
-    def _end_seat(self, seat: Seat, reason: FinishReason, *, error: str | None = None) -> None:
-        self._end(seat.ticket, reason, error=error, seat=seat, ids=self._seats.leave(seat))
+    def _end_slot(self, slot: Slot, reason: FinishReason, *, error: str | None = None) -> None:
+        self._end(slot.handle, reason, error=error, slot=slot, ids=self._batch.release(slot))
 
     def _end(
         self,
-        ticket: Ticket,
+        handle: RequestHandle,
         reason: FinishReason,
         *,
         error: str | None = None,
-        seat: Seat | None = None,
+        slot: Slot | None = None,
         ids: tuple[int, ...] | None = None,
     ) -> None:
         now = self._clock()
-        entered = now if seat is None else seat.entered
+        entered = now if slot is None else slot.entered
         with self._lock:
-            self._open.discard(ticket)
+            self._open.discard(handle)
             self._ended[reason] += 1
-        ticket.end(
+        handle.end(
             Result(
-                ids=ticket.request.ids if ids is None else ids,
+                ids=handle.request.ids if ids is None else ids,
                 finish_reason=reason,
                 error=error,
-                left=ticket.masks if seat is None else seat.text.plan.total_left,
-                steps=0 if seat is None else seat.text.step,
-                forwards=0 if seat is None else seat.text.forwards,
-                waited=entered - ticket.submitted,
+                left=handle.masks if slot is None else slot.sequence.schedule.total_left,
+                steps=0 if slot is None else slot.sequence.step,
+                forwards=0 if slot is None else slot.sequence.forwards,
+                waited=entered - handle.submitted,
                 ran=now - entered,
             )
         )

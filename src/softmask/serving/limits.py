@@ -1,4 +1,4 @@
-"""What may be asked of an engine: a budget in megabytes, as the requests that fit it."""
+"""What an engine accepts: a memory budget, as the requests that fit it."""
 
 from __future__ import annotations
 
@@ -6,25 +6,25 @@ import torch
 
 from ..config import require
 from ..decoding.sampler import check_canvas
-from ..decoding.schedule import Plan
+from ..decoding.schedule import StepSchedule
 from ..models import DreamModel
 from ..soft_mask import check_k
 from .memory import Footprint
 from .request import Request
 
-# Steps, unless the context is longer still: planning them costs time that others wait for.
+# Steps, unless the context is longer still: planning them takes time for which others wait.
 MOST_STEPS = 4096
 
 
 class Limits:
-    """How long the canvas is, how much memory is left for reading it, and who is refused.
+    """How long the canvas is, how much memory is left for logits, and which requests are refused.
 
     Args:
         memory_mb: what the batch may take up, weights not included; or
         positions: the length of its canvas, whose memory then follows.
         running: how many may run at once.
         cached: whether keys and values are kept.
-        k: the most tokens that soft-masking may mix in, and that may be watched.
+        k: the most tokens that soft-masking may mix in, and that may be reported as top_logprobs.
 
     Raises:
         ValueError: neither or both of memory and positions, a count below 1, or too little memory.
@@ -46,13 +46,14 @@ class Limits:
         self.model, self.running, self.cached, self.k = model, running, cached, k
         self.footprint = Footprint.of(model, cached=cached, k=k)
         if positions is None:
+            assert memory_mb is not None
             self.memory = int(memory_mb * 2**20)
             fitting, least = self.footprint.positions(self.memory), self.footprint.total(1) / 2**20
             require(fitting >= 1, f"{memory_mb} MB are too little memory: give {least:.1f} or more")
             # More than those that run can use would only be in the way.
             positions = min(fitting, running * model.config.max_position_embeddings)
         else:
-            self.memory = self.footprint.total(positions)
+            self.memory = self.footprint.most(positions)
         self.positions = positions
         # What is computed fits in any case; logits are counted request by request.
         self.reading = self.memory - self.footprint.fixed - positions * self.footprint.held
@@ -69,14 +70,14 @@ class Limits:
         masked_L = ids_1L[0].numpy() == self.model.config.mask_token_id
         require(bool(masked_L.any()), "nothing is to be written: the canvas has no mask")
         self._check_settings(request)
-        Plan(masked_L, request.sampling)
+        StepSchedule(masked_L, request.sampling)
         masks = int(masked_L.sum())
         return masks, self._check_room(request, masks)
 
     def _check_ids(self, request: Request) -> None:
         vocabulary, rules = self.model.config.vocab_size, request.rules
         named = (*request.ids, *rules.suppressed, *rules.end_ids, rules.fill_id)
-        # On a GPU an index out of range ends this process' use of it, for everybody.
+        # On a GPU an index out of range makes the device unusable for the whole process.
         require(
             min(named) >= 0 and max(named) < vocabulary,
             f"a token id lies outside of the model's vocabulary of {vocabulary}",
@@ -90,10 +91,11 @@ class Limits:
             self.cached or sampling.cache == "none",
             f"this engine keeps no keys and values: leave out cache {sampling.cache}",
         )
-        watched = min(self.k, self.model.config.vocab_size)
+        reported = min(self.k, self.model.config.vocab_size)
         require(
-            request.watch <= watched,
-            f"{request.watch} leading tokens are asked for: this engine tells at most {watched}",
+            request.top_logprobs <= reported,
+            f"{request.top_logprobs} leading tokens are asked for: this engine reports at most "
+            f"{reported}",
         )
         if soft_mask is not None:
             check_k(soft_mask.k, self.model.config.vocab_size)

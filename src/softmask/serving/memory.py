@@ -17,8 +17,8 @@ from ..models import DreamModel
 from ..models.lm_head import CHUNK_LOGITS, PIECE_LOGITS
 
 # Bytes that live at once for a row and an entry of the vocabulary. Drawing: the logits, and the
-# random numbers twice, text by text and joined. Mode "temperature": the logits, those of the rows
-# that stay masked, these over the temperature, their softmax.
+# random numbers twice, sequence by sequence and joined. Mode "temperature": the logits, those of
+# the rows that stay masked, these over the temperature, their softmax.
 DRAWN, TEMPERED = 12, 16
 # Of a row that is only read: logits and exponentials of the narrowest piece of the vocabulary,
 # and its places, statistics and choice.
@@ -46,16 +46,17 @@ class Footprint:
 
     @classmethod
     def of(cls, model: DreamModel, *, cached: bool, k: int) -> Footprint:
-        """That of batches of this model that mix in, and tell, up to `k` tokens."""
+        """That of batches of this model that mix in, and report, up to `k` tokens."""
         config, size = model.config, model.dtype.itemsize
-        heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
+        heads = config.num_attention_heads
+        kv_heads = config.num_key_value_heads or heads
         width, vocabulary = config.hidden_size, config.vocab_size
         per_head = getattr(config, "head_dim", None) or width // heads
         store = bytes_per_position(config.num_hidden_layers, kv_heads, per_head, model.dtype)
         # Ids, weights and lambda, and the embeddings of mode "temperature"; twice.
         soft = 2 * (12 * (k + 1) + 4 + 4 * width)
-        # Ids and log-probabilities that are told, and two numbers more; while they are read, twice.
-        sights = 12 * k + 8
+        # Reported ids and log-probabilities, and two numbers more; while they are read, twice.
+        logprobs = 12 * k + 8
         # The residual and a layer's input stay meanwhile.
         attention = size * (4 * heads + 6 * kv_heads) * per_head
         mlp = size * (3 * config.intermediate_size + width)
@@ -65,15 +66,19 @@ class Footprint:
         pieces = 8 * PIECE_LOGITS if model.device.type == "cpu" else size * CHUNK_LOGITS
         return cls(
             fixed=pieces + CHUNK_ROWS * FILTERED * vocabulary,
-            held=BOOKKEEPING + (store if cached else 0) + soft + sights,
+            held=BOOKKEEPING + (store if cached else 0) + soft + logprobs,
             computed=computed,
-            read=STREAMED + CHOSEN + 2 * sights + size * width,
+            read=STREAMED + CHOSEN + 2 * logprobs + size * width,
             vocabulary=vocabulary,
         )
 
     def total(self, positions: int) -> int:
         """Of a batch with a canvas of so many positions."""
         return self.fixed + positions * (self.held + max(self.computed, self.read))
+
+    def most(self, positions: int) -> int:
+        """Of such a batch when every row is drawn from: no request on it takes more."""
+        return self.total(positions) + positions * max(DRAWN, TEMPERED) * self.vocabulary
 
     def positions(self, memory: int) -> int:
         """The longest canvas within so many bytes; 0 where none is."""
@@ -83,11 +88,11 @@ class Footprint:
     def reading(
         self, masks: int, sampling: SamplingConfig, soft_mask: SoftMaskConfig | None
     ) -> int:
-        """On top, while the rows of one text are read, of which `masks` are masked."""
+        """On top, while the rows of one sequence are read, of which `masks` are masked."""
         soft = is_on(soft_mask)
         if sampling.block_length is not None and not soft:
             masks = min(masks, sampling.block_length)  # plain decoding reads what it may commit
         entry = DRAWN if sampling.temperature > 0 or sampling.alg == "origin" else 0
-        if soft and soft_mask.mode == "temperature":
+        if soft_mask is not None and soft and soft_mask.mode == "temperature":
             entry = TEMPERED
         return masks * (self.read + entry * self.vocabulary)

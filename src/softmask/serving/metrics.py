@@ -1,4 +1,4 @@
-"""What Prometheus reads off a server."""
+"""Prometheus metrics of a server."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 
 
 class EngineCollector(Collector):
-    """Reads the engine's own counts whenever somebody asks."""
+    """Reads the engine's counts whenever Prometheus scrapes."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -32,7 +32,7 @@ class EngineCollector(Collector):
         stats = self._engine.stats()
         gauges = {
             "running": (stats.running, "Requests that are being denoised"),
-            "waiting": (stats.waiting, "Requests in the line"),
+            "waiting": (stats.waiting, "Requests in the waiting queue"),
             "positions": (stats.positions, "Positions of the canvas"),
             "positions_taken": (stats.positions_taken, "Positions in use"),
             "lambda_mean": (stats.mean_lambda, "Mean weight of the feedback at masked positions"),
@@ -40,8 +40,8 @@ class EngineCollector(Collector):
         for name, (value, text) in gauges.items():
             yield GaugeMetricFamily(f"softmask_{name}", text, value=value)
         counters = {
-            "requests_accepted": (stats.submitted, "Requests that entered the line"),
-            "requests_refused": (stats.refused, "Requests that found the line full"),
+            "requests_accepted": (stats.submitted, "Requests that were accepted"),
+            "requests_refused": (stats.refused, "Requests that found the waiting queue full"),
             "forwards": (stats.forwards, "Forward passes of the batch"),
             "tokens_committed": (stats.committed, "Tokens committed"),
             "steps_apart": (stats.apart, "Steps that failed and were repeated in parts"),
@@ -70,7 +70,7 @@ class Metrics:
     """The engine's counts, and those of HTTP."""
 
     def __init__(self, engine: Engine) -> None:
-        disable_created_metrics()  # twice as many lines, for a time that nobody asks for
+        disable_created_metrics()  # they double the number of lines
         self.registry = CollectorRegistry()
         self.registry.register(EngineCollector(engine))
         self.answers = Counter(

@@ -1,4 +1,4 @@
-"""What every request passes on its way in and out: identity, key, size, log, metrics.
+"""Middleware around every HTTP request: its id, API key, size limit, log line and metrics.
 
 Plain ASGI, so that streams pass through as they are and a client's leaving is noticed.
 """
@@ -29,13 +29,15 @@ LOGGER = logging.getLogger("softmask.server")
 GUARDED = "/v1/"
 
 
-def error_body(message: str, kind: str, *, param: str | None = None, code: str | None = None):
-    """An error as OpenAI's clients read it."""
+def error_body(
+    message: str, kind: str, *, param: str | None = None, code: str | None = None
+) -> dict[str, Any]:
+    """An error in OpenAI's format."""
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
-class Gate:
-    """Middleware around the application."""
+class RequestMiddleware:
+    """Checks a request's key and size, and logs and counts its answer."""
 
     def __init__(self, app: Any, config: ServeConfig, metrics: Metrics) -> None:
         self.app, self.config, self.metrics = app, config, metrics
@@ -45,10 +47,10 @@ class Gate:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        passage = Passage(scope, receive, send, self.config.max_body)
+        context = RequestContext(scope, receive, send, self.config.max_body)
         try:
-            if self._may_enter(scope):
-                await self.app(scope, passage.receive, passage.send)
+            if self._is_authorised(scope):
+                await self.app(scope, context.receive, context.send)
             else:
                 refusal = error_body(
                     "this server wants an API key, as Authorization: Bearer KEY",
@@ -56,48 +58,48 @@ class Gate:
                     code="invalid_api_key",
                 )
                 answer = JSONResponse(refusal, 401, {"WWW-Authenticate": "Bearer"})
-                await answer(scope, passage.receive, passage.send)
+                await answer(scope, context.receive, context.send)
         except Exception:
-            LOGGER.exception("unexpected error", extra={"fields": {"id": passage.id}})
-            if passage.status is None:
-                failure = error_body(f"internal error; the log knows it as {passage.id}", "error")
-                await JSONResponse(failure, 500)(scope, passage.receive, passage.send)
+            LOGGER.exception("unexpected error", extra={"fields": {"id": context.id}})
+            if context.status is None:
+                failure = error_body(f"internal error; the log knows it as {context.id}", "error")
+                await JSONResponse(failure, 500)(scope, context.receive, context.send)
         finally:
-            self._tell(scope, passage)
+            self._log_and_count(scope, context)
 
-    def _may_enter(self, scope: Scope) -> bool:
+    def _is_authorised(self, scope: Scope) -> bool:
         if not self.config.api_keys or not scope["path"].startswith(GUARDED):
             return True
         given = dict(scope["headers"]).get(b"authorization", b"")
-        # All keys are compared, each in constant time: how long it takes tells nothing.
+        # All keys are compared, each in constant time, so that the time taken gives nothing away.
         same = [hmac.compare_digest(given, b"Bearer " + k.encode()) for k in self.config.api_keys]
         return any(same)
 
-    def _tell(self, scope: Scope, passage: Passage) -> None:
-        # The route, not the path: anybody may make up paths.
+    def _log_and_count(self, scope: Scope, context: RequestContext) -> None:
+        # The route, not the path: clients can make up any number of paths.
         route = getattr(scope.get("route"), "path", "other")
-        seconds, status = time.monotonic() - passage.started, passage.status or 499
+        seconds, status = time.monotonic() - context.started, context.status or 499
         self.metrics.answers.labels(route, str(status)).inc()
         self.metrics.seconds.labels(route).observe(seconds)
         fields = {
-            "id": passage.id,
+            "id": context.id,
             "method": scope["method"],
             "route": route,
             "status": status,
             "seconds": round(seconds, 4),
-            **passage.notes,
+            **context.log_fields,
         }
         LOGGER.info("request", extra={"fields": fields})
 
 
-class Passage:
-    """One request on its way: counts what comes in, notices what goes out."""
+class RequestContext:
+    """One HTTP request: its id, log fields, bytes that came in, and the status of the answer."""
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, max_body: int) -> None:
         self.id = secrets.token_hex(8)
         self.started = time.monotonic()
         self.status: int | None = None
-        self.notes: dict[str, Any] = {}
+        self.log_fields: dict[str, Any] = {}
         scope["softmask"] = self
         self._receive, self._send, self._max_body = receive, send, max_body
         self._size = 0

@@ -1,4 +1,4 @@
-"""Answers as OpenAI's clients read them: whole, or chunk by chunk."""
+"""Responses in OpenAI's format: whole, or chunk by chunk."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..models.checkpoint import Checkpoint
-from .detokenizer import TextStream, Token
+from .detokenizer import IncrementalDetokenizer, Token
 from .engine import Event, Request, Result
 
 
 class Answer:
-    """One text on its way to a client.
+    """One text of a response, as it grows.
 
     Args:
-        top: leading tokens to tell of; None: no log-probabilities.
+        top: leading tokens to report; None: no log-probabilities.
     """
 
     def __init__(
@@ -29,8 +29,8 @@ class Answer:
         stops: Sequence[str],
         top: int | None,
     ) -> None:
-        self._tokenizer = checkpoint.tokenizer
-        self._stream = TextStream(checkpoint, request, infill=infill, stops=stops)
+        self._checkpoint = checkpoint
+        self._stream = IncrementalDetokenizer(checkpoint, request, infill=infill, stops=stops)
         self._infill, self.top = infill, top
         self.all: list[Token] = []
         self.result: Result | None = None
@@ -52,6 +52,12 @@ class Answer:
     def finish_reason(self) -> str:
         return "stop" if self.is_ended or self._infill else "length"
 
+    @property
+    def cost(self) -> dict[str, int | float]:
+        """What the request took, once it is over."""
+        assert self.result is not None
+        return self.result.cost()
+
     def take(self, event: Event) -> list[Token]:
         """What has become final with an event."""
         tokens = self._stream.take(event)
@@ -67,11 +73,11 @@ class Answer:
 
     def name(self, token: int) -> str:
         """A token's own text."""
-        return self._tokenizer.decode([token])
+        return self._checkpoint.decode([token])
 
 
-class Shape:
-    """What chat and completions share."""
+class ResponseFormat:
+    """What the formats of chat and completions share."""
 
     prefix: str
     kind: str
@@ -105,7 +111,7 @@ class Shape:
         raise NotImplementedError
 
 
-class ChatShape(Shape):
+class ChatResponse(ResponseFormat):
     """chat.completion and chat.completion.chunk."""
 
     prefix, kind, chunk_kind = "chatcmpl", "chat.completion", "chat.completion.chunk"
@@ -116,7 +122,7 @@ class ChatShape(Shape):
             "message": {"role": "assistant", "content": answer.text, "refusal": None},
             "logprobs": self._logprobs(answer, answer.all),
             "finish_reason": answer.finish_reason,
-            "softmask": answer.result.cost(),
+            "softmask": answer.cost,
         }
 
     def opening(self, index: int) -> list[dict[str, Any]]:
@@ -133,7 +139,7 @@ class ChatShape(Shape):
     def closing(self, index: int, answer: Answer) -> dict[str, Any]:
         """The end of a text."""
         choice = {"index": index, "delta": {}, "finish_reason": answer.finish_reason}
-        return self._chunk({**choice, "softmask": answer.result.cost()})
+        return self._chunk({**choice, "softmask": answer.cost})
 
     def _logprobs(self, answer: Answer, tokens: list[Token]) -> dict[str, Any] | None:
         if answer.top is None:
@@ -150,7 +156,7 @@ class ChatShape(Shape):
         return {"content": content, "refusal": None}
 
 
-class CompletionShape(Shape):
+class CompletionResponse(ResponseFormat):
     """text_completion, whole and in chunks."""
 
     prefix, kind, chunk_kind = "cmpl", "text_completion", "text_completion"
@@ -165,7 +171,7 @@ class CompletionShape(Shape):
             "text": answer.text,
             "logprobs": self._logprobs(answer, answer.all, 0),
             "finish_reason": answer.finish_reason,
-            "softmask": answer.result.cost(),
+            "softmask": answer.cost,
         }
 
     def chunk(self, index: int, answer: Answer, tokens: list[Token]) -> dict[str, Any]:
@@ -179,7 +185,7 @@ class CompletionShape(Shape):
     def closing(self, index: int, answer: Answer) -> dict[str, Any]:
         """The end of a text."""
         choice = {"index": index, "text": "", "finish_reason": answer.finish_reason}
-        return self._chunk({**choice, "logprobs": None, "softmask": answer.result.cost()})
+        return self._chunk({**choice, "logprobs": None, "softmask": answer.cost})
 
     def _logprobs(self, answer: Answer, tokens: list[Token], offset: int) -> dict[str, Any] | None:
         if answer.top is None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import typing
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
@@ -89,8 +89,11 @@ class _Extension(BaseModel):
     )
 
 
-# The settings of decoding, read off the dataclass that explains them.
-Extension = create_model("Extension", __base__=_Extension, **_sampling_fields)
+if TYPE_CHECKING:
+    Extension = _Extension
+else:
+    # The settings of decoding, read off the dataclass that explains them.
+    Extension = create_model("Extension", __base__=_Extension, **_sampling_fields)
 
 
 def _whole_characters(text: str) -> str:

@@ -2,19 +2,17 @@
 
 A replica is a process of its own with the model, an engine and the application of `server.py`. Ray
 Serve takes requests at one address, hands each to the replica that has the fewest, adds and removes
-replicas by how many requests they have, and replaces those that fail. docs/DEPLOYMENT.md says how
-that runs in a cluster.
+replicas by how many requests they have, and replaces those that fail. docs/guides/deploy.md says
+how that runs in a cluster.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
-import importlib.util
+import dataclasses
 import os
 import re
-import shlex
 import signal
 import sys
 import threading
@@ -27,7 +25,12 @@ from types import FrameType
 from typing import Any
 
 from ..config import require
-from .config import LAST_WORDS, ServeConfig
+from ..hub.load import LoadConfig
+from .config import DRAIN_SECONDS, ServeConfig
+from .listener import address_of, bind
+from .middleware import log_as_json
+from .server import create_app
+from .service import Service
 
 APPLICATION = "softmask"
 # Requests of a replica beyond those that run or wait: its engine is to refuse them, not Ray, which
@@ -42,20 +45,14 @@ STORE_BYTES = 128 << 20
 class Replica:
     """What a process of Ray's holds: the model on an engine, and the application around it."""
 
-    def __init__(self, args: argparse.Namespace, config: ServeConfig) -> None:
-        from ..cli.options import load_model
-        from .middleware import log_as_json
-        from .service import Service
-
+    def __init__(self, load: LoadConfig, config: ServeConfig) -> None:
         log_as_json()
-        self.service = Service(load_model(args), config)
+        self.service = Service(load.load(), config)
         self._is_closing = False
         self.service.engine.start()
 
     async def __serve_build_asgi_app__(self) -> Any:
         """The application; Ray asks for it once, when the model is loaded."""
-        from .server import create_app
-
         return create_app(self.service)
 
     def name(self) -> str:
@@ -72,7 +69,7 @@ class Replica:
             raise RuntimeError("the engine takes no requests any more")
 
     async def close(self, grace: float) -> None:
-        """Tells those who wait, and returns when those who run have ended."""
+        """Ends waiting requests, and returns when the running ones have ended."""
         self._is_closing = True
         await asyncio.to_thread(self.service.engine.close, finish="running", grace=grace)
 
@@ -82,71 +79,52 @@ class Replica:
             self.service.engine.close(finish="nothing")
 
 
-def serve(args: argparse.Namespace, config: ServeConfig) -> int:
-    """Serves with parsed arguments until a signal comes.
+def serve(
+    load: LoadConfig, config: ServeConfig, replicas: tuple[int, int], host: str, port: int
+) -> None:
+    """Serves at host and port until a signal comes.
+
+    Args:
+        replicas: the least and the most.
 
     Raises:
-        ValueError: Ray is not installed, an address or a number of replicas that cannot be had, or
-            a model that no replica can load.
+        ValueError: an address that cannot be had, or a model that no replica can load.
     """
-    from ..cli.serve import address_of, bind
-
-    least, most = replicas_of(args.replicas)
-    _check_ray(args)
-    with bind(args.host, args.port) as listener:
+    least, most = replicas
+    with bind(host, port) as listener:
         url, (host, port) = address_of(listener), listener.getsockname()[:2]
     told = sys.stdout
     # Ray prints what its processes print.
     with (
         contextlib.redirect_stdout(sys.stderr),
-        _ray(most * _processors(args)),
+        _ray(most * _processors(load)),
         _stopping() as stop,
     ):
         import ray
 
-        if takes_gpu(args.device, ray.cluster_resources()):
+        if takes_gpu(load.device, ray.cluster_resources()):
             _check_gpus(least, ray.cluster_resources())
-        handle = _deploy(args, config, host, port)
+        handle = _deploy(load, config, replicas, host, port)
         try:
             name = handle.name.remote().result()
             _wait_until_served(host, port)
             print(f"softmask: serving {name} at {url}", file=told, flush=True)
             stop.wait()
-            seconds = config.grace + LAST_WORDS
+            seconds = config.grace + DRAIN_SECONDS
             # Ray tells replicas nothing before all their requests are over. One may be dead.
             with contextlib.suppress(TimeoutError, ray.exceptions.RayError):
                 handle.broadcast("close", config.grace).results(timeout_s=seconds)
         finally:
             _undeploy()
-    return 0
 
 
-def build(settings: Mapping[str, str]) -> Any:
-    """The application for a Serve config file: import_path "softmask.serving.ray_serve:build".
-
-    Args:
-        settings: `options`, those of `softmask serve`, as on a command line.
-
-    Raises:
-        ValueError: another setting, or what the options themselves make wrong.
-    """
-    from ..cli.main import build_parser
-    from ..cli.serve import config_of
-
-    require(set(settings) <= {"options"}, f"args: only options are known, not {[*settings]}")
-    words = shlex.split(settings.get("options", ""))
-    args = build_parser().parse_args(["serve", "--ray", *words])
-    _check_ray(args)
-    return application(args, config_of(args))
-
-
-def application(args: argparse.Namespace, config: ServeConfig) -> Any:
+def application(load: LoadConfig, config: ServeConfig, replicas: tuple[int, int]) -> Any:
     """The deployment, bound to what its replicas load."""
     import ray
     from ray import serve
 
-    least, most = replicas_of(args.replicas)
-    takes = takes_gpu(args.device, ray.cluster_resources())
+    least, most = replicas
+    takes = takes_gpu(load.device, ray.cluster_resources())
     deployment = serve.deployment(
         name="Replica",
         autoscaling_config={
@@ -156,15 +134,16 @@ def application(args: argparse.Namespace, config: ServeConfig) -> Any:
             "target_ongoing_requests": config.running,
         },
         max_ongoing_requests=config.running + config.queue + SPARE,
-        ray_actor_options={"num_cpus": _processors(args), "num_gpus": int(takes)},
-        graceful_shutdown_timeout_s=config.grace + LAST_WORDS,
+        ray_actor_options={"num_cpus": _processors(load), "num_gpus": int(takes)},
+        graceful_shutdown_timeout_s=config.grace + DRAIN_SECONDS,
         graceful_shutdown_wait_loop_s=0.5,
         health_check_period_s=5.0,
         max_constructor_retry_count=ATTEMPTS,
     )
-    args = argparse.Namespace(**vars(args) | {"model": _everywhere(args.model)})
-    args.adapter = _everywhere(args.adapter)
-    return deployment(serve.ingress()(Replica)).bind(args, config)
+    load = dataclasses.replace(
+        load, model=_everywhere(load.model), adapter=_everywhere(load.adapter)
+    )
+    return deployment(serve.ingress()(Replica)).bind(load, config)
 
 
 def replicas_of(text: str) -> tuple[int, int]:
@@ -174,7 +153,8 @@ def replicas_of(text: str) -> tuple[int, int]:
         ValueError: it is neither a number nor two, the lower one first.
     """
     match = re.fullmatch(r"(\d{1,4})(?:-(\d{1,4}))?", text)
-    require(match is not None, f"--replicas are a number, or two as in 1-4, not {text!r}")
+    if match is None:
+        raise ValueError(f"--replicas are a number, or two as in 1-4, not {text!r}")
     least = int(match[1])
     most = int(match[2] or least)
     require(1 <= least <= most, f"--replicas must be at least 1, the lower first, not {text}")
@@ -186,25 +166,13 @@ def takes_gpu(device: str | None, resources: Mapping[str, float]) -> bool:
     return resources.get("GPU", 0) >= 1 if device is None else device == "cuda"
 
 
-def _processors(args: argparse.Namespace) -> int:
-    return args.threads or 1
+def _processors(load: LoadConfig) -> int:
+    return load.threads or 1
 
 
 def _everywhere(name: str | None) -> str | None:
     """A folder's name as other processes find it; a Hub id stays as it is."""
     return str(Path(name).resolve()) if name is not None and Path(name).is_dir() else name
-
-
-def _check_ray(args: argparse.Namespace) -> None:
-    require(
-        importlib.util.find_spec("ray") is not None,
-        "serving on Ray needs ray: pip install 'softmask[ray]'",
-    )
-    device = args.device
-    require(
-        device in (None, "cpu", "cuda", "mps"),
-        f"with --ray a device is cpu, cuda or mps, and not {device}: Ray says which GPU is whose",
-    )
 
 
 def _check_gpus(least: int, resources: Mapping[str, float]) -> None:
@@ -255,7 +223,7 @@ def _ray(processors: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _stopping() -> Iterator[threading.Event]:
-    """An event that SIGTERM and Ctrl-C set; a second Ctrl-C is somebody who cannot wait."""
+    """An event that SIGTERM and Ctrl-C set; a second Ctrl-C interrupts at once."""
     stop = threading.Event()
 
     def handle(number: int, _frame: FrameType | None) -> None:
@@ -272,7 +240,9 @@ def _stopping() -> Iterator[threading.Event]:
             signal.signal(number, old)
 
 
-def _deploy(args: argparse.Namespace, config: ServeConfig, host: str, port: int) -> Any:
+def _deploy(
+    load: LoadConfig, config: ServeConfig, replicas: tuple[int, int], host: str, port: int
+) -> Any:
     """Starts Ray Serve and the replicas; returns their handle."""
     from ray import serve
     from ray.serve.schema import LoggingConfig
@@ -280,7 +250,7 @@ def _deploy(args: argparse.Namespace, config: ServeConfig, host: str, port: int)
     # The gate logs what is asked.
     quiet = LoggingConfig(log_level="WARNING", enable_access_log=False)
     serve.start(http_options={"host": host, "port": port}, logging_config=quiet)
-    target = application(args, config)
+    target = application(load, config, replicas)
     try:
         return serve.run(target, name=APPLICATION, route_prefix="/", logging_config=quiet)
     except RuntimeError as error:

@@ -1,11 +1,11 @@
-"""What goes into the engine and what comes out: a request, its ticket, its events, its result.
+"""What goes into the engine and what comes out: a request, its handle, its events, its result.
 
-    ticket = engine.submit(Request(ids, SamplingConfig(steps=32)))
-    for event in ticket: ...            # or, in asyncio: async for event in ticket
-    result = ticket.result()            # or: await ticket.finished()
+    handle = engine.submit(Request(ids, SamplingConfig(steps=32)))
+    for event in handle: ...            # or, in asyncio: async for event in handle
+    result = handle.result()            # or: await handle.finished()
 
-A reader that is slow holds nobody up: a ticket keeps at most PENDING events, and what happens
-after that is merged into the newest one.
+A slow reader holds nobody up: a handle keeps at most PENDING events, and later ones are merged
+into the newest.
 Shape suffixes, as in the batch: M masked positions, K superposed tokens.
 """
 
@@ -24,7 +24,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from ..config import SamplingConfig, SoftMaskConfig, require
-from ..decoding.logprobs import Sight
+from ..decoding.logprobs import Logprobs
 from ..decoding.sequence import Rules
 
 # A merged event says what the single ones said, but for when: nothing is lost to a slow reader.
@@ -34,7 +34,7 @@ FinishReason = Literal["done", "cancelled", "deadline", "failed", "shutdown"]
 
 
 class QueueFull(RuntimeError):
-    """The line is full; `retry_after` seconds are an estimate of when it has moved on."""
+    """The waiting queue is full; `retry_after` is an estimate of the seconds until it is not."""
 
     def __init__(self, waiting: int, retry_after: float) -> None:
         super().__init__(f"{waiting} requests are waiting: try again in {retry_after:.1f} seconds")
@@ -53,12 +53,12 @@ class Request:
         ids: token ids, the model's mask id where something is to be written.
         seed: what temperature, `alg_temp` and alg "origin" draw from; unused without them.
         deadline: seconds from submission until it is ended, waiting or running; None: never.
-        watch: how many leading tokens events tell of the model's distribution where a token was
-            committed, beside its own log-probability; 0: tokens alone.
-        trace: whether they also tell what each masked position is on the way to.
+        top_logprobs: how many leading tokens an event reports where a token was committed, beside
+            that token's own log-probability; 0: token ids alone.
+        trace: whether events also report the state of each masked position.
 
     Raises:
-        ValueError: no ids, a seed or a deadline out of range, a trace without `watch`.
+        ValueError: no ids, a seed or a deadline out of range, a trace without `top_logprobs`.
     """
 
     ids: tuple[int, ...]
@@ -67,14 +67,17 @@ class Request:
     rules: Rules = Rules()
     seed: int = 0
     deadline: float | None = None
-    watch: int = 0
+    top_logprobs: int = 0
     trace: bool = False
 
     def __post_init__(self) -> None:
         require(bool(self.ids), "the canvas is empty: give token ids and masks")
         require(0 <= self.seed < 2**63, f"a seed must lie between 0 and 2**63, not {self.seed}")
-        require(self.watch >= 0, f"watch must be at least 0, not {self.watch}")
-        require(self.watch > 0 or not self.trace, "a trace tells leading tokens: give watch too")
+        require(self.top_logprobs >= 0, f"top_logprobs must be at least 0, not {self.top_logprobs}")
+        require(
+            self.top_logprobs > 0 or not self.trace,
+            "a trace reports leading tokens: give top_logprobs too",
+        )
         late = self.deadline
         require(
             late is None or (late > 0 and math.isfinite(late)),
@@ -83,15 +86,15 @@ class Request:
 
 
 class Trace(NamedTuple):
-    """What the masked positions of a text are on the way to.
+    """The state of the masked positions of a sequence.
 
-    `seen` is what a step last read there. With soft-masking a position's input is
+    `logprobs` is what a step last read there. With soft-masking a position's input is
     (1 - lambda) [MASK] + sum of `weights_MK` times `ids_MK` (all of it stretched, with
     `keep_norm`); K is 0 in plain decoding and in mode "temperature".
     """
 
     columns_M: np.ndarray
-    seen: Sight
+    logprobs: Logprobs
     lambda_M: np.ndarray
     ids_MK: np.ndarray
     weights_MK: np.ndarray
@@ -101,9 +104,9 @@ class Trace(NamedTuple):
 class Event:
     """What one step did, or several that were not read in time.
 
-    `columns` and `ids` are what was committed, `seen` what was read there; columns before `final`
-    are all decided, so text before it never changes. `left` counts masks, `step` the steps of
-    `steps` that are over.
+    `columns` and `ids` are what was committed, `logprobs` what was read there; columns before
+    `final` are all decided, so text before it never changes. `left` counts masks, `step` the
+    steps of `steps` that are over.
     """
 
     step: int
@@ -113,16 +116,19 @@ class Event:
     final: int
     columns: tuple[int, ...]
     ids: tuple[int, ...]
-    seen: Sight | None = None
+    logprobs: Logprobs | None = None
     trace: Trace | None = None
 
     def then(self, later: Event) -> Event:
         """Both as one."""
+        logprobs = None
+        if self.logprobs is not None and later.logprobs is not None:
+            logprobs = self.logprobs.then(later.logprobs)
         return dataclasses.replace(
             later,
             columns=self.columns + later.columns,
             ids=self.ids + later.ids,
-            seen=None if self.seen is None else self.seen.then(later.seen),
+            logprobs=logprobs,
         )
 
 
@@ -131,7 +137,7 @@ class Result:
     """How a request ended.
 
     `ids` is its canvas, with `left` masks where it ended early; `error` says what failed.
-    `waited` and `ran` are seconds in the line and in the batch.
+    `waited` and `ran` are seconds in the waiting queue and in the batch.
     """
 
     ids: tuple[int, ...]
@@ -153,12 +159,12 @@ class Result:
         }
 
 
-class Ticket:
-    """A request that was accepted, for whoever submitted it; events are for one reader."""
+class RequestHandle:
+    """An accepted request, for its client: events (for one reader), result, cancellation."""
 
     def __init__(self, request: Request, masks: int, reading: int, now: float) -> None:
         self.request, self.masks, self.reading = request, masks, reading
-        self.submitted, self.overtaken = now, 0
+        self.submitted, self.bypassed = now, 0
         self.is_cancelled = False
         self._events: deque[Event] = deque()
         self._result: Result | None = None
@@ -229,7 +235,7 @@ class Ticket:
         loop, ready = asyncio.get_running_loop(), asyncio.Event()
 
         def wake() -> None:
-            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody reads any more
+            with contextlib.suppress(RuntimeError):  # the loop is closed: there is no reader
                 loop.call_soon_threadsafe(ready.set)
 
         with self._changed:
@@ -240,23 +246,23 @@ class Ticket:
             with self._changed:
                 self._wakers.discard(wake)
 
-    # The engine's side.
+    # Called by the engine.
 
     def put(self, event: Event) -> None:
-        """Tells the reader."""
+        """Adds an event for the reader."""
         with self._changed:
             if len(self._events) == PENDING:
                 event = self._events.pop().then(event)
             self._events.append(event)
-            self._tell()
+            self._notify()
 
     def end(self, result: Result) -> None:
-        """The end; what has not been read can still be."""
+        """Sets the result; events that were not read can still be."""
         with self._changed:
             self._result = result
-            self._tell()
+            self._notify()
 
-    def _tell(self) -> None:
+    def _notify(self) -> None:
         self._changed.notify_all()
         for wake in self._wakers:
             wake()

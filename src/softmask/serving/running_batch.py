@@ -1,6 +1,6 @@
-"""The texts that an engine denoises now: who sits where, and one step of all of them.
+"""The requests that an engine denoises now: each in its slot, and one step of all of them.
 
-Shape suffixes as in the batch: P positions of the canvas, L columns of one text, M masked ones.
+Shape suffixes as in the batch: P positions of the canvas, L columns of a sequence, M masked ones.
 """
 
 from __future__ import annotations
@@ -12,72 +12,74 @@ import numpy as np
 import torch
 
 from ..decoding.batch import Batch
-from ..decoding.logprobs import Sight
-from ..decoding.sequence import Text
+from ..decoding.logprobs import Logprobs
+from ..decoding.sequence import SequenceState
 from ..decoding.soft_state import SoftState
 from .limits import Limits
-from .request import Event, Ticket, Trace
-from .scheduler import Room
+from .request import Event, RequestHandle, Trace
+from .scheduler import CanvasAllocator
 
-# Steps without a forward that a text may skip at once: planning one takes microseconds, and the
-# others wait for it.
+# Steps without a forward that a sequence may skip at once. Planning one takes microseconds, for
+# which the others wait.
 IDLE_STEPS = 64
 
 
 @dataclass(eq=False)
-class Seat:
-    """A ticket's place on the canvas."""
+class Slot:
+    """A running request's place on the canvas."""
 
-    ticket: Ticket
-    text: Text
+    handle: RequestHandle
+    sequence: SequenceState
     entered: float
-    told: int = 0  # forwards that the ticket knows of
+    published: int = 0  # forwards that the handle was told of
 
     @property
     def span(self) -> slice:
-        return slice(self.text.start, self.text.start + self.text.length)
+        return slice(self.sequence.start, self.sequence.start + self.sequence.length)
 
 
-class Seats:
-    """A batch, and the tickets whose texts it denoises."""
+class RunningBatch:
+    """A batch of sequences, and the handles of their requests."""
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
         self.model = limits.model
-        self.batch = Batch(limits.model, limits.positions, cached=limits.cached, watch=limits.k)
-        self.room = Room(limits.positions, limits.reading)
-        self.taken: list[Seat] = []
+        self.batch = Batch(
+            limits.model, limits.positions, cached=limits.cached, top_logprobs=limits.k
+        )
+        self.allocator = CanvasAllocator(limits.positions, limits.reading)
+        self.running: list[Slot] = []
         self.committed = self.apart = 0
         self.mean_lambda = 0.0
-        self._reserved: list[tuple[Ticket, int]] = []
-        self._masked_P = np.zeros(limits.positions, dtype=bool)  # as the tickets know it
+        self._reserved: list[tuple[RequestHandle, int]] = []
+        self._masked_P = np.zeros(limits.positions, dtype=bool)  # as events have said so far
 
-    def reserve(self, ticket: Ticket) -> bool:
-        """Whether there was room; if so, `sit` makes use of it."""
-        if len(self.taken) + len(self._reserved) >= self.limits.running:
+    def reserve(self, handle: RequestHandle) -> bool:
+        """Whether there was room, which is then kept for `start_reserved`."""
+        if len(self.running) + len(self._reserved) >= self.limits.running:
             return False
-        start = self.room.enter(len(ticket.request.ids), ticket.reading)
+        start = self.allocator.allocate(len(handle.request.ids), handle.reading)
         if start is None:
             return False
-        self._reserved.append((ticket, start))
+        self._reserved.append((handle, start))
         return True
 
-    def sit(self, now: float) -> list[tuple[Ticket, str]]:
-        """Lays the texts of those with a reservation onto the canvas; returns who could not."""
+    def start_reserved(self, now: float) -> list[tuple[RequestHandle, str]]:
+        """Adds the reserved requests to the batch; returns those that failed, with the error."""
         failed = []
-        for ticket, start in self._reserved:
+        for handle, start in self._reserved:
             try:
-                text = self._lay(ticket, start)
-            except Exception as error:  # whatever it is, it is this request's own
-                self.room.leave(start, len(ticket.request.ids), ticket.reading)
-                failed.append((ticket, describe(error)))
+                sequence = self._place(handle, start)
+            except Exception as error:  # must not end the engine: it is this request's own
+                self.allocator.free(start, len(handle.request.ids), handle.reading)
+                failed.append((handle, describe(error)))
             else:
-                self.taken.append(Seat(ticket, text, now))
+                self.running.append(Slot(handle, sequence, now))
         self._reserved = []
         return failed
 
-    def _lay(self, ticket: Ticket, start: int) -> Text:
-        request, generator = ticket.request, None
+    def _place(self, handle: RequestHandle, start: int) -> SequenceState:
+        request, generator = handle.request, None
         if request.sampling.is_random:
             generator = torch.Generator(self.batch.device).manual_seed(request.seed)
         ids_L = torch.tensor(request.ids, device=self.batch.device)
@@ -90,119 +92,128 @@ class Seats:
             soft_mask=request.soft_mask,
             rules=request.rules,
             generator=generator,
-            watch=request.watch,
+            top_logprobs=request.top_logprobs,
         )
 
-    def leave(self, seat: Seat) -> tuple[int, ...]:
-        """Frees a seat; returns its canvas."""
-        ids = tuple(self.batch.canvas_P[seat.span].tolist())
-        self.batch.drop(seat.text)
-        self.taken.remove(seat)
-        self.room.leave(seat.text.start, seat.text.length, seat.ticket.reading)
-        if not self.taken and self.batch.soft.is_used:
-            # Plain texts need not carry the columns that soft ones brought.
+    def release(self, slot: Slot) -> tuple[int, ...]:
+        """Frees a slot; returns its token ids."""
+        ids = tuple(self.batch.canvas_P[slot.span].tolist())
+        self.batch.drop(slot.sequence)
+        self.running.remove(slot)
+        self.allocator.free(slot.sequence.start, slot.sequence.length, slot.handle.reading)
+        if not self.running and self.batch.soft.is_used:
+            # Plain sequences need not carry the columns that soft ones brought.
             self.batch.soft = SoftState(self.batch.positions, self.batch.device)
         return ids
 
     def step(self) -> None:
-        """One step of everybody, and its events."""
-        for seat in self.taken:
-            _skip_idle(seat.text)
-        # A batch takes its texts in the order in which they lie.
-        self._advance(sorted((seat.text for seat in self.taken), key=lambda text: text.start))
-        self._tell()
+        """One step of every running request; publishes its events."""
+        for slot in self.running:
+            _skip_idle(slot.sequence)
+        # A batch takes its sequences in the order in which they lie.
+        self._advance(sorted((slot.sequence for slot in self.running), key=lambda one: one.start))
+        self._publish()
 
-    def _advance(self, texts: Sequence[Text]) -> None:
-        """A step of these texts; where it fails, of each half, down to the text that is to blame.
+    def _advance(self, sequences: Sequence[SequenceState]) -> None:
+        """A step of these sequences; where it fails, of each half, down to the one that fails.
 
-        Halves, not one by one: of 64 texts the others are through after six more steps, not 63, and
-        a step that was too large for the memory is repeated in parts.
+        Halves, not one by one: of 64 sequences the others are done after six more steps, not 63.
+        And a step that was too large for the memory is repeated in parts.
         """
         saved = self.batch.save()
-        failure = self._try(texts)
+        failure = self._try(sequences)
         if failure is None:
             return
         self.batch.restore(saved)
-        if len(texts) == 1:
-            texts[0].failure = failure
+        if len(sequences) == 1:
+            sequences[0].failure = failure
             return
         self.apart += 1
-        middle = len(texts) // 2
-        self._advance(texts[:middle])
-        self._advance(texts[middle:])
+        middle = len(sequences) // 2
+        self._advance(sequences[:middle])
+        self._advance(sequences[middle:])
 
-    def _try(self, texts: Sequence[Text]) -> str | None:
-        """What went wrong in a step; outside of `except`, whose error would keep its tensors."""
+    def _try(self, sequences: Sequence[SequenceState]) -> str | None:
+        """The error of a step, described here: outside of `except` it would keep its tensors."""
         try:
-            self.batch.step(texts)
+            self.batch.step(sequences)
         except Exception as error:  # one request must not take the others with it
             return describe(error)
         return None
 
-    def _tell(self) -> None:
-        """What the step changed, to each ticket."""
+    def _publish(self) -> None:
+        """Puts what the step changed into each handle."""
         canvas_P = self.batch.canvas_P.cpu().numpy()
         masked_P = canvas_P == self.batch.mask_id
         changed = (self._masked_P & ~masked_P).nonzero()[0]
         self._masked_P &= masked_P
-        starts = np.array([seat.span.start for seat in self.taken])
-        stops = np.array([seat.span.stop for seat in self.taken])
+        starts = np.array([slot.span.start for slot in self.running])
+        stops = np.array([slot.span.stop for slot in self.running])
         bounds = zip(np.searchsorted(changed, starts), np.searchsorted(changed, stops), strict=True)
-        for seat, (low, high) in zip(self.taken, bounds, strict=True):
-            if seat.told == seat.text.forwards and low == high:
+        for slot, (low, high) in zip(self.running, bounds, strict=True):
+            if slot.published == slot.sequence.forwards and low == high:
                 continue
-            seat.told = seat.text.forwards
+            slot.published = slot.sequence.forwards
             rows = changed[low:high]
             self.committed += len(rows)
-            columns, ids = tuple((rows - seat.text.start).tolist()), tuple(canvas_P[rows].tolist())
-            seat.ticket.put(self._event(seat, masked_P[seat.span], columns, ids))
+            columns = tuple((rows - slot.sequence.start).tolist())
+            ids = tuple(canvas_P[rows].tolist())
+            slot.handle.put(self._event(slot, masked_P[slot.span], columns, ids))
         self._measure_lambda()
 
     def _event(
-        self, seat: Seat, masked_L: np.ndarray, columns: tuple[int, ...], ids: tuple[int, ...]
+        self, slot: Slot, masked_L: np.ndarray, columns: tuple[int, ...], ids: tuple[int, ...]
     ) -> Event:
-        text, request = seat.text, seat.ticket.request
+        sequence, request = slot.sequence, slot.handle.request
+        logprobs = None
+        if request.top_logprobs:
+            logprobs = self._logprobs(slot, np.array(columns, dtype=np.int64))
         return Event(
-            step=text.step,
-            steps=text.config.steps,
-            forwards=text.forwards,
-            left=text.plan.total_left,
-            final=int(masked_L.argmax()) if masked_L.any() else text.length,
+            step=sequence.step,
+            steps=sequence.config.steps,
+            forwards=sequence.forwards,
+            left=sequence.schedule.total_left,
+            final=int(masked_L.argmax()) if masked_L.any() else sequence.length,
             columns=columns,
             ids=ids,
-            seen=self._sight(seat, np.array(columns, dtype=np.int64)) if request.watch else None,
-            trace=self._trace(seat, masked_L) if request.trace else None,
+            logprobs=logprobs,
+            trace=self._trace(slot, masked_L) if request.trace else None,
         )
 
-    def _sight(self, seat: Seat, columns: np.ndarray) -> Sight:
-        rows = torch.from_numpy(columns + seat.text.start).to(self.batch.device)
-        return self.batch.sights.at(rows).leading(seat.ticket.request.watch)
+    def _logprobs(self, slot: Slot, columns: np.ndarray) -> Logprobs:
+        assert self.batch.logprobs is not None
+        rows = torch.from_numpy(columns + slot.sequence.start).to(self.batch.device)
+        return self.batch.logprobs.at(rows).leading(slot.handle.request.top_logprobs)
 
-    def _trace(self, seat: Seat, masked_L: np.ndarray) -> Trace:
-        batch, text, columns_M = self.batch, seat.text, masked_L.nonzero()[0]
-        rows_M = torch.from_numpy(columns_M + text.start).to(batch.device)
-        k = text.soft_mask.k if text.is_soft and text.soft_mask.mode == "topk" else 0
+    def _trace(self, slot: Slot, masked_L: np.ndarray) -> Trace:
+        batch, sequence, columns_M = self.batch, slot.sequence, masked_L.nonzero()[0]
+        rows_M = torch.from_numpy(columns_M + sequence.start).to(batch.device)
+        soft, k = sequence.soft_mask, 0
+        if soft is not None and sequence.is_soft and soft.mode == "topk":
+            k = soft.k
         values = (
             batch.soft.lambda_P[rows_M],
             batch.soft.ids_PK[rows_M, 1 : 1 + k],
             batch.soft.weights_PK[rows_M, 1 : 1 + k],
         )
         mixture = (value.cpu().numpy() for value in values)
-        return Trace(columns_M, self._sight(seat, columns_M), *mixture)
+        return Trace(columns_M, self._logprobs(slot, columns_M), *mixture)
 
     def _measure_lambda(self) -> None:
-        left = sum(seat.text.plan.total_left for seat in self.taken if seat.text.is_soft)
+        left = sum(
+            slot.sequence.schedule.total_left for slot in self.running if slot.sequence.is_soft
+        )
         if left:
             batch = self.batch
             self.mean_lambda = (batch.soft.lambda_P * batch.masked_P).sum().item() / left
 
 
-def _skip_idle(text: Text) -> None:
-    """Over the steps that need no forward: alone they take no time, so let them take none here."""
+def _skip_idle(sequence: SequenceState) -> None:
+    """Skips steps that need no forward: alone they take no time, so they must take none here."""
     for _ in range(IDLE_STEPS):
-        if text.is_done or text.needs_forward(text.plan.at(text.step)):
+        if sequence.is_done or sequence.needs_forward(sequence.schedule.at(sequence.step)):
             return
-        text.step += 1
+        sequence.step += 1
 
 
 def describe(error: Exception) -> str:

@@ -1,9 +1,9 @@
-"""Who may enter a batch: free stretches of its canvas, and a line that keeps its order.
+"""Which waiting requests start: free stretches of the canvas, and a queue that keeps its order.
 
-A request needs one stretch of free positions, and memory for the logits of its rows. The line is
-first come, first served, but for this: while there is no room for the first one, smaller ones
-behind it may go ahead, at most OVERTAKINGS times. From then on it is waited for: nobody enters
-before it, the running ones end, and an empty canvas has room for every request that was accepted.
+A request needs one stretch of free positions, and memory for the logits of its rows. The queue is
+first come, first served, with one exception: while there is no room for the first request, smaller
+ones behind it may start, at most MAX_BYPASSES times. After that none starts before it: the running
+ones end, and an empty canvas has room for every request that was accepted.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from bisect import bisect_left
 from collections.abc import Callable
 from typing import Protocol, TypeVar
 
-OVERTAKINGS = 8
+MAX_BYPASSES = 8
 
 
-class Spans:
+class FreeSpans:
     """The free stretches of a canvas; the first that is long enough is taken."""
 
     def __init__(self, positions: int) -> None:
@@ -24,11 +24,11 @@ class Spans:
 
     @property
     def free(self) -> int:
-        """How many positions nobody has."""
+        """How many positions are free."""
         return sum(stop - start for start, stop in self._free)
 
     def take(self, length: int) -> int | None:
-        """The start of a stretch that is the caller's now; None where none is long enough."""
+        """Takes a stretch and returns its start; None where none is long enough."""
         for index, (start, stop) in enumerate(self._free):
             if stop - start >= length:
                 rest = (start + length, stop)
@@ -49,14 +49,14 @@ class Spans:
         self._free = [*before, (start, stop), *after]
 
 
-class Room:
-    """A canvas' free stretches, and `memory` bytes for what is read."""
+class CanvasAllocator:
+    """Allocates stretches of a canvas, and shares of the `memory` bytes for logits."""
 
     def __init__(self, positions: int, memory: int) -> None:
-        self.spans, self.memory, self.taken = Spans(positions), memory, 0
+        self.spans, self.memory, self.taken = FreeSpans(positions), memory, 0
 
-    def enter(self, length: int, reading: int) -> int | None:
-        """The start of a stretch for a text whose rows take `reading` bytes; None: no room."""
+    def allocate(self, length: int, reading: int) -> int | None:
+        """The start of a stretch for a request whose logits take `reading` bytes; None: no room."""
         if self.taken + reading > self.memory:
             return None
         start = self.spans.take(length)
@@ -64,29 +64,29 @@ class Room:
             self.taken += reading
         return start
 
-    def leave(self, start: int, length: int, reading: int) -> None:
-        """What was entered is free again."""
+    def free(self, start: int, length: int, reading: int) -> None:
+        """Frees what was allocated."""
         self.spans.give(start, length)
         self.taken -= reading
 
 
 class Waiting(Protocol):
-    """Somebody in the line."""
+    """A request in the waiting queue."""
 
-    overtaken: int
+    bypassed: int
 
 
 W = TypeVar("W", bound=Waiting)
 
 
-def admit(line: list[W], enter: Callable[[W], bool]) -> list[W]:
-    """The line without those that `enter` finds room for, oldest first."""
+def schedule(waiting: list[W], allocate: Callable[[W], bool]) -> list[W]:
+    """The queue without those that `reserve` finds room for, oldest first."""
     left: list[W] = []
-    for index, one in enumerate(line):
-        if left and left[0].overtaken >= OVERTAKINGS:
-            return left + line[index:]
-        if not enter(one):
+    for index, one in enumerate(waiting):
+        if left and left[0].bypassed >= MAX_BYPASSES:
+            return left + waiting[index:]
+        if not allocate(one):
             left.append(one)
         elif left:
-            left[0].overtaken += 1
+            left[0].bypassed += 1
     return left

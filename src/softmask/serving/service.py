@@ -1,4 +1,4 @@
-"""From a checked HTTP request to requests of the engine: what both sides of a server share.
+"""From a checked HTTP request to requests of the engine.
 
 No HTTP here: `server.py` answers, `ray_serve.py` makes replicas.
 """
@@ -23,7 +23,7 @@ from ..decoding.prompts import (
 )
 from ..models.checkpoint import Checkpoint
 from .config import ServeConfig
-from .engine import Engine, Request, Ticket
+from .engine import Engine, Request, RequestHandle
 from .protocol import (
     MOST_TEXTS,
     MOST_TOP,
@@ -107,12 +107,14 @@ class Service:
         )
         infill = bool(suffix)
         seed = self._seed(asked)
-        watch = 0 if asked.top is None else max(1, asked.top)
+        top_logprobs = 0 if asked.top is None else max(1, asked.top)
         jobs = []
         for index, prompt in enumerate(p for p in prompts for _ in range(asked.n)):
             masks = self._masks(asked.new_tokens, len(prompt) + len(suffix))
             ids = (*prompt, *[mask_id_of(self.checkpoint)] * masks, *suffix)
-            request = self._request(asked, ids, seed + index, infill=infill, watch=watch)
+            request = self._request(
+                asked, ids, seed + index, infill=infill, top_logprobs=top_logprobs
+            )
             jobs.append(Job(request, infill, len(prompt) + len(suffix)))
         return jobs
 
@@ -127,31 +129,37 @@ class Service:
         elif asked.messages:
             ids = self._conversation(asked.messages)
         else:
+            assert asked.prompt is not None  # one of the three is there
             ids = self._prompt(asked.prompt)
         if not asked.infill:
             masks = self._masks(asked.max_tokens, len(ids))
             ids = [*ids, *[mask_id_of(self.checkpoint)] * masks]
-        infill, watch = bool(asked.infill), asked.candidates
+        infill, top_logprobs = bool(asked.infill), asked.candidates
         request = self._request(
-            asked, tuple(ids), self._seed(asked), infill=infill, watch=watch, trace=True
+            asked,
+            tuple(ids),
+            self._seed(asked),
+            infill=infill,
+            top_logprobs=top_logprobs,
+            trace=True,
         )
         return Job(request, infill, len(ids) - ids.count(mask_id_of(self.checkpoint)))
 
-    def submit(self, jobs: Sequence[Job]) -> list[Ticket]:
-        """Puts all of them into the engine's line, or none.
+    def submit(self, jobs: Sequence[Job]) -> list[RequestHandle]:
+        """Puts all of them into the engine's waiting queue, or none.
 
         Raises:
             ValueError, QueueFull, EngineClosed: see `Engine.submit`.
         """
-        tickets: list[Ticket] = []
+        handles: list[RequestHandle] = []
         try:
             for job in jobs:
-                tickets.append(self.engine.submit(job.request))
+                handles.append(self.engine.submit(job.request))
         except Exception:
-            for ticket in tickets:
-                ticket.cancel()
+            for handle in handles:
+                handle.cancel()
             raise
-        return tickets
+        return handles
 
     def _conversation(self, messages: Sequence[Message]) -> list[int]:
         require(
@@ -190,7 +198,7 @@ class Service:
         seed: int,
         *,
         infill: bool,
-        watch: int,
+        top_logprobs: int,
         trace: bool = False,
     ) -> Request:
         extension = asked.softmask
@@ -202,7 +210,7 @@ class Service:
             rules=rules_of(self.checkpoint, infill=infill),
             seed=seed,
             deadline=deadline,
-            watch=watch,
+            top_logprobs=top_logprobs,
             trace=trace,
         )
 
@@ -220,7 +228,7 @@ class Service:
 
 
 def _name_of(checkpoint: Checkpoint) -> str:
-    """A name for clients; a path of this machine is nobody's business."""
+    """A name for clients, without the path of a folder on this machine."""
     if checkpoint.name == BUNDLED:
         return f"softmask-{BUNDLED}"
     return checkpoint.name.rstrip("/").rsplit("/", 1)[-1]

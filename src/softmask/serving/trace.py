@@ -1,7 +1,7 @@
 """A run step by step as JSON: what the event stream sends, the page draws and a trace file holds.
 
-docs/TRACE.md describes the format. A trace file is {"format", "version", "runs"}; a run is
-{"start", "steps", "end"}, each as `Tracer` makes them.
+docs/reference/trace.md describes the format. A trace file is {"format", "version", "runs"}; a run
+is {"start", "steps", "end"}, each as `Tracer` makes them.
 Shape suffixes: N positions, K leading tokens.
 """
 
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..config import from_mapping, is_on, require
-from ..decoding.prompts import Characters, decode_answer
+from ..decoding.prompts import DecodeStream, decode_answer
 from ..models.checkpoint import Checkpoint
 from .engine import Engine, Event, Request, Result
 from .request import Trace
@@ -29,7 +29,7 @@ class Tracer:
 
     Args:
         infill: whether the text is what was between holes too; else it is what follows a prompt.
-        name: of the model, for whoever reads it; default: the checkpoint's own.
+        name: of the model, for readers; default: the checkpoint's own.
     """
 
     def __init__(
@@ -68,11 +68,17 @@ class Tracer:
         }
 
     def step(self, event: Event) -> dict[str, Any]:
-        """What a step did, and what the masked positions are on the way to."""
-        trace, seen = event.trace, event.seen
-        told = is_on(self.request.soft_mask) and len(trace.lambda_M)
-        mean = float(trace.lambda_M.mean()) if told else None
-        named = {*event.ids, *seen.ids_NK.flatten().tolist(), *trace.seen.ids_NK.flatten().tolist()}
+        """What a step did, and the state of the masked positions."""
+        trace, seen = event.trace, event.logprobs
+        assert trace is not None, "the request asks for no trace"
+        assert seen is not None
+        mixes = is_on(self.request.soft_mask) and len(trace.lambda_M)
+        mean = float(trace.lambda_M.mean()) if mixes else None
+        named = {
+            *event.ids,
+            *seen.ids_NK.flatten().tolist(),
+            *trace.logprobs.ids_NK.flatten().tolist(),
+        }
         fresh = sorted(named - self._named - {-1})
         self._named.update(fresh)
         return {
@@ -107,7 +113,7 @@ class Tracer:
         }
 
     def _text_of(self, token: int) -> str:
-        return self.checkpoint.tokenizer.decode([token])
+        return self.checkpoint.decode([token])
 
 
 def settings_of(request: Request) -> dict[str, Any]:
@@ -122,7 +128,7 @@ def settings_of(request: Request) -> dict[str, Any]:
 
 def _masked(trace: Trace) -> dict[str, Any]:
     """The masked positions, column by column; a weight is a share of the mixture."""
-    seen, lambda_M = trace.seen, trace.lambda_M
+    seen, lambda_M = trace.logprobs, trace.lambda_M
     shares_MK = trace.weights_MK / np.maximum(trace.weights_MK.sum(1), 1e-12)[:, None]
     candidates, chances, shares = [], [], []
     for row, (ids_K, logprobs_K) in enumerate(zip(seen.ids_NK, seen.logprobs_NK, strict=True)):
@@ -150,10 +156,10 @@ def _rounded(values_N: np.ndarray) -> list[float | None]:
 
 def pieces(checkpoint: Checkpoint, ids: Sequence[int]) -> list[str]:
     """What each token adds to the text; a character of several tokens comes with the last."""
-    characters = Characters(checkpoint)
-    parts = [characters.add(token) for token in ids]
-    if characters.is_open:
-        parts[-1] = characters.rest()
+    decoder = DecodeStream(checkpoint)
+    parts = [decoder.add(token) for token in ids]
+    if decoder.is_open:
+        parts[-1] = decoder.rest()
     return parts
 
 
@@ -192,13 +198,13 @@ def record(checkpoint: Checkpoint, request: Request, *, infill: bool, id: str) -
     Raises:
         ValueError: the request cannot be run, or it failed.
     """
-    k = max(request.watch, request.soft_mask.k if request.soft_mask else 1)
+    k = max(request.top_logprobs, request.soft_mask.k if request.soft_mask else 1)
     engine = Engine(checkpoint.model, positions=len(request.ids), k=k)
     tracer = Tracer(checkpoint, request, infill=infill, id=id)
-    ticket, start, steps, left = engine.submit(request), tracer.start(), [], True
+    handle, start, steps, left = engine.submit(request), tracer.start(), [], True
     while left:
         left = engine.run_once()
-        steps += [tracer.step(event) for event in ticket.pending()]
-    result = ticket.result()
+        steps += [tracer.step(event) for event in handle.pending()]
+    result = handle.result()
     require(result.error is None, f"the run failed: {result.error}")
     return {"start": start, "steps": steps, "end": tracer.end(result)}

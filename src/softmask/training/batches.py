@@ -1,8 +1,8 @@
 """From rows to masked batches: the order of a run, padding, noise.
 
-A row is known by its number on the run's clock, the draw. Padding, times, masks and the choice
-between one pass and two derive from (seed, draw), never from a generator's state: a resumed run,
-and a run on more processes, see the same batches. Shape suffixes: B batch, L length.
+`draw` is the number of a row in the run. Padding, times, masks and the choice between one pass and
+two derive from (seed, draw), never from a generator's state: a resumed run, and a run on more
+processes, see the same batches. Shape suffixes: B batch, L length.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 from .config import ConversationConfig, NoiseConfig, TrainConfig
 from .corpus import Batch, Corpus
 from .noise import corrupt, sample_times
-from .plan import Clock, Plan, derived_seed
+from .schedule import GlobalBatch, TrainingSchedule, derived_seed
 
 
 class ConversationOrder(Dataset):
@@ -28,7 +28,7 @@ class ConversationOrder(Dataset):
     def __init__(self, rows: Sequence[dict[str, Any]], seed: int, length: int) -> None:
         """`length`: rows of the whole run."""
         self.rows, self.seed, self.length = rows, seed, length
-        self._epoch, self._order = -1, None
+        self._epoch, self._order = -1, torch.empty(0)
 
     def __len__(self) -> int:
         return self.length
@@ -42,21 +42,24 @@ class ConversationOrder(Dataset):
 
 
 class CorpusOrder(Dataset):
-    """The batches of a pretraining run; a row of the clock is a whole batch."""
+    """The batches of a pretraining run, each of which counts as one row (`draw`)."""
 
-    def __init__(self, corpus: Corpus, plan: Plan, clock: Clock, seed: int) -> None:
-        self.corpus, self.plan, self.clock, self.seed = corpus, plan, clock, seed
+    def __init__(
+        self, corpus: Corpus, schedule: TrainingSchedule, global_batch: GlobalBatch, seed: int
+    ) -> None:
+        self.corpus, self.seed = corpus, seed
+        self.schedule, self.global_batch = schedule, global_batch
 
     def __len__(self) -> int:
-        return self.plan.steps * self.clock.rows_per_update
+        return self.schedule.steps * self.global_batch.size
 
     def __getitem__(self, draw: int) -> dict[str, Any]:
-        stage = self.plan.at(self.clock.step(draw))
+        stage = self.schedule.at(self.global_batch.update_of(draw))
         return {"batch": self.corpus.batch(self.seed, draw, stage), "draw": draw}
 
 
 def padded_length(longest: int, extra: int, multiple: int) -> int:
-    """`longest` and `extra` pads, rounded up to a multiple (of 8: for tensor cores)."""
+    """`longest` + `extra`, rounded up to a multiple (of 8: for tensor cores)."""
     return -(-(longest + extra) // multiple) * multiple
 
 
@@ -66,10 +69,10 @@ def pad(
     pad_token_id: int,
     generator: torch.Generator,
 ) -> Batch:
-    """Rows padded on the right; everything behind the prompt may be masked, the pads too.
+    """Rows padded on the right; everything after the prompt may be masked, the padding too.
 
-    A few pads more than needed, a random number, teach the model to end an answer in a canvas
-    that is too long for it (published: 0 to 49).
+    A random number of extra pad tokens (published: 0 to 49) teaches the model to end an answer
+    early where the canvas is too long for it.
     """
     extra = int(torch.randint(0, config.extra_padding, (1,), generator=generator))
     longest = max(len(row["input_ids"]) for row in rows)
@@ -104,7 +107,7 @@ def draw_times(rows: int, noise: NoiseConfig, generator: torch.Generator) -> Ten
 
 @dataclass(frozen=True)
 class Collator:
-    """Rows of one forward into a masked batch; what is random derives from the first one's draw.
+    """Makes the masked batch of one forward; its random numbers derive from the first row's draw.
 
     `conversations` is None for a corpus, whose rows are whole batches already.
     """
@@ -112,17 +115,17 @@ class Collator:
     train: TrainConfig
     noise: NoiseConfig
     conversations: ConversationConfig | None
-    plan: Plan
-    clock: Clock
+    schedule: TrainingSchedule
+    global_batch: GlobalBatch
     seed: int
     mask_token_id: int
     pad_token_id: int
     two_passes: bool
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
-        """What `mask` gives; `soft`, `feedback_passes`; `draw`; `row_ids`."""
+        """The tensors of `mask`, and `soft`, `feedback_passes`, `draw` and `row_ids`."""
         draw = rows[0]["draw"]
-        stage = self.plan.at(self.clock.step(draw))
+        stage = self.schedule.at(self.global_batch.update_of(draw))
         generator = torch.Generator().manual_seed(derived_seed("masks", self.seed, draw))
         batch = self.padded(rows, generator)
         times_B = draw_times(len(batch.ids_BL), self.noise, generator)
@@ -142,15 +145,15 @@ class Collator:
         return pad(rows, self.conversations, self.pad_token_id, generator)
 
     def coins(self, draw: int) -> tuple[bool, int]:
-        """Whether this forward reads feedback, and of how many passes: the same on every device.
+        """Whether this forward is soft, and its number of feedback passes: alike on all devices.
 
-        Where weights are sharded, devices that make different numbers of forwards wait for each
-        other for ever; elsewhere the slower one would be waited for.
+        Sharded devices with different numbers of forwards would deadlock; others would wait for
+        the slowest.
         """
-        by_step = self.train.soft_coin == "step"
-        number = self.clock.step(draw) if by_step else self.clock.forward(draw)
+        update, forward = self.global_batch.update_of(draw), self.global_batch.forward_of(draw)
+        number = update if self.train.soft_coin == "step" else forward
         rng = random.Random(f"soft/{self.seed}/{number}")
-        stage = self.plan.at(self.clock.step(draw))
+        stage = self.schedule.at(update)
         soft = self.two_passes and rng.random() < stage.soft_probability
         return soft, rng.randint(1, stage.feedback_passes)
 
@@ -169,10 +172,11 @@ class Validation:
     def batches(self, kind: str, part: int, parts: int) -> Iterator[tuple[dict[str, Tensor], bool]]:
         """Every `parts`-th batch of a kind, from `part` on, and whether it counts.
 
-        Every part has as many batches (sharded weights need that): the last may be a repetition.
+        All parts have the same number of batches, which sharded weights need: the last one may be
+        a repetition that does not count.
         """
         conversations = not isinstance(self.data, Corpus)
-        size = self.collator.clock.batch
+        size = self.collator.global_batch.per_device
         count = -(-len(self.data) // size) if conversations else self.eval_batches
         for place in range(part, -(-count // parts) * parts, parts):
             number = place % count
@@ -188,7 +192,7 @@ class Validation:
         self, _kind: str, number: int, generator: torch.Generator
     ) -> tuple[Batch, Tensor]:
         """Times run evenly from t_low to t_high over the rows, as published."""
-        size, noise = self.collator.clock.batch, self.collator.noise
+        size, noise = self.collator.global_batch.per_device, self.collator.noise
         places = range(number * size, min((number + 1) * size, len(self.data)))
         times = torch.linspace(noise.t_low, noise.t_high, len(self.data))
         batch = self.collator.padded([self.data[i] for i in places], generator)

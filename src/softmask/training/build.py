@@ -17,12 +17,12 @@ from ..hub.load import load, quiet_peft
 from ..models import DreamConfig, DreamModel
 from ..puzzles.puzzles import generate_puzzles, prompt_of
 from ..soft_mask import SoftMask, check_k
-from .config import AdapterConfig, CorpusConfig, ModelShape, Recipe
+from .config import CorpusConfig, ModelShape, Recipe
 from .corpus import read_stories, train_tokenizer
 
 
 class Trainable(NamedTuple):
-    """`model` is what the trainer calls; `dream` the DreamModel inside it, or the same."""
+    """`model` is what the trainer calls, and `dream` the DreamModel inside it or `model` itself."""
 
     model: nn.Module
     dream: DreamModel
@@ -41,6 +41,7 @@ def build(recipe: Recipe, device: torch.device) -> Trainable:
     stories = [] if corpus is None else read_stories(corpus.text)
     torch.manual_seed(recipe.seed)
     if recipe.model.path is None:
+        assert corpus is not None  # as a recipe without a model has one
         tokenizer = make_tokenizer(corpus, recipe.model.shape, stories, recipe.seed)
         dream = from_nothing(recipe.model.shape, tokenizer)
     else:
@@ -58,11 +59,11 @@ def build(recipe: Recipe, device: torch.device) -> Trainable:
 
 
 def learnable(config: SoftMaskConfig, model: DreamModel) -> SoftMask:
-    """Soft-mask parameters that start at these values; fp32 whatever the model has."""
+    """Trainable soft-mask parameters with these initial values; in fp32 always."""
     check_k(config.k, model.config.vocab_size)
     values = (config.scale, config.offset, config.steepness, config.temperature)
-    how = {"mode": config.mode, "k": config.k, "keep_norm": config.keep_norm}
-    return SoftMask(*values, **how).to(model.device)
+    mask = SoftMask(*values, mode=config.mode, k=config.k, keep_norm=config.keep_norm)
+    return mask.to(model.device)
 
 
 def from_nothing(shape: ModelShape, tokenizer: Qwen2Tokenizer) -> DreamModel:
@@ -99,7 +100,7 @@ def from_checkpoint(recipe: Recipe, device: torch.device) -> tuple[DreamModel, Q
         revision=settings.revision,
         load_in_4bit=settings.load_in_4bit,
     )
-    # An exported model's own soft-mask settings: the run has parameters of its own.
+    # The run has soft-mask parameters of its own, in place of an exported model's.
     checkpoint.model.config.transparency_config = None
     checkpoint.model.requires_grad_(recipe.adapter is None)
     return checkpoint.model, checkpoint.tokenizer
@@ -115,12 +116,13 @@ def add_adapter(dream: DreamModel, recipe: Recipe) -> nn.Module:
         raise ValueError("an adapter needs peft: pip install 'softmask[train]'")
     from peft import LoraConfig, get_peft_model
 
-    settings: AdapterConfig = recipe.adapter
+    settings = recipe.adapter
+    assert settings is not None
     config = LoraConfig(
         r=settings.r,
-        lora_alpha=settings.alpha,
+        lora_alpha=settings.alpha,  # type: ignore[arg-type]  # a float serves too
         lora_dropout=settings.dropout,
-        bias=settings.bias,
+        bias=settings.bias,  # type: ignore[arg-type]  # one of BIASES
         use_dora=settings.dora,
         target_modules=list(settings.target_modules),
         layers_to_transform=None if settings.layers is None else list(settings.layers),
@@ -132,7 +134,7 @@ def add_adapter(dream: DreamModel, recipe: Recipe) -> nn.Module:
             raise ValueError(f"target_modules: no layer has a module {target!r}: correct its name")
     with quiet_peft():
         model = get_peft_model(dream, config)
-    # The name that others load it by, not the folder of this machine's cache.
+    # The Hub id that others can load, not a folder in this machine's cache.
     model.peft_config["default"].base_model_name_or_path = recipe.model.path
     return model
 

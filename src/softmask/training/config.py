@@ -1,9 +1,9 @@
-"""What decides a training run, as frozen dataclasses: a recipe in YAML has just these keys.
+"""What decides a training run, as frozen dataclasses: a recipe in YAML has exactly these keys.
 
     name, seed
     model          the checkpoint to fine-tune, or the shape of a model made from nothing
     adapter        DoRA or LoRA; null trains every weight
-    soft_mask      initial soft-mask parameters; null is the binary twin
+    soft_mask      initial soft-mask parameters; null is the plain twin
     conversations  chats to fine-tune on        } one of
     corpus         text and puzzles to pretrain on  } the two
     noise          how much is masked
@@ -185,7 +185,7 @@ class NoiseConfig:
 
 @dataclass(frozen=True)
 class StageConfig:
-    """One stretch of a run; what is null is as in `train` and `corpus`."""
+    """One stage of a run; a setting that is null is as in `train` and `corpus`."""
 
     name: str
     steps: int
@@ -240,7 +240,7 @@ class TrainConfig:
     keep_best: bool = setting(False, "end with the checkpoint of the lowest eval_loss")
     report_to: tuple[str, ...] = setting((), "besides log.jsonl: " + ", ".join(REPORTERS))
     arguments: dict[str, Any] = setting({}, "more of transformers' TrainingArguments, by name")
-    stages: tuple[StageConfig, ...] = setting((), "stretches with settings of their own")
+    stages: tuple[StageConfig, ...] = setting((), "parts of the run with settings of their own")
 
     def __post_init__(self) -> None:
         for name, choices in (

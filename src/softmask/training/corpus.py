@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import lzma
 import random
+import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from importlib import resources
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from tokenizers import pre_tokenizers, trainers
@@ -24,10 +25,10 @@ from ..puzzles.held_out import unevaluated
 from ..puzzles.puzzles import Puzzle, generate_puzzles, holed, prompt_of
 from ..puzzles.stories import split_stories
 from .config import CorpusConfig
-from .plan import Stage
+from .schedule import Stage
 
 MASK_TOKEN, BEGIN_TOKEN, END_TOKEN = "<|mask|>", "<|beginoftext|>", "<|endoftext|>"
-# End tokens behind the longest answer of a batch, at most.
+# Most end tokens after the longest answer of a batch.
 MOST_SURPLUS = 8
 
 
@@ -40,7 +41,7 @@ class Batch(NamedTuple):
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Qwen2Tokenizer:
     """A byte-level BPE with Qwen2.5's splitting rules (one digit a token) and Dream's tokens."""
-    backend = Qwen2Tokenizer()._tokenizer
+    backend: Any = Qwen2Tokenizer()._tokenizer
     backend.train_from_iterator(
         texts,
         trainers.BpeTrainer(
@@ -50,20 +51,18 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Qwen2Tokenizer:
             show_progress=False,
         ),
     )
-    learned = backend.model
+    merges: Any = merges_of(backend.model)  # pairs, which its annotation does not know
     tokenizer = Qwen2Tokenizer(
         vocab=backend.get_vocab(with_added_tokens=False),
-        merges=merges_of(learned),
+        merges=merges,
         mask_token=MASK_TOKEN,
         bos_token=BEGIN_TOKEN,
     )
     return tokenizer
 
 
-def merges_of(model: object) -> list[tuple[str, str]]:
-    """The merge list of a trained BPE model, which `tokenizers` only hands out as files."""
-    import tempfile
-
+def merges_of(model: Any) -> list[tuple[str, ...]]:
+    """The merge list of a trained BPE model, which `tokenizers` gives as files only."""
     with tempfile.TemporaryDirectory() as folder:
         _vocab, merges = model.save(folder)
         lines = Path(merges).read_text(encoding="utf-8").splitlines()
@@ -116,13 +115,13 @@ class Corpus:
 
     @property
     def kinds(self) -> dict[str, Callable[[random.Random], Batch]]:
-        """What a batch may hold, by name."""
+        """The kinds of batches that this corpus has, by name."""
         share = self.config.puzzle_share
         kinds = {"puzzles": self.puzzle_batch} if share > 0 else {}
         return kinds | ({"text": self.text_batch} if share < 1 else {})
 
     def batch(self, seed: int, number: int, stage: Stage) -> Batch:
-        """The batch of this number."""
+        """The batch with this number in the run."""
         rng = random.Random(f"{seed}/{number}")
         share = self.config.puzzle_share if stage.puzzle_share is None else stage.puzzle_share
         if rng.random() < share:
@@ -151,7 +150,7 @@ class Corpus:
         if pool is None:
             stream = generate_puzzles(rng.getrandbits(60), mixture)
             return list(islice(unevaluated(stream), count))
-        # Nothing is stored: a puzzle of the pool is the first one of the stream of its number.
+        # The pool is not stored: puzzle n of it is the first one of the stream with seed n.
         streams = (generate_puzzles(rng.randrange(pool), mixture) for _ in range(count))
         return [next(unevaluated(stream)) for stream in streams]
 
@@ -161,7 +160,7 @@ class Corpus:
         mixture: dict[str, float] | None = None,
         pool: int | None = None,
     ) -> Batch:
-        """Rows of one kind of puzzle, drawn by weight, so that they are of like length."""
+        """Rows of one kind of puzzle, which is drawn by weight: their lengths are alike."""
         mixture = mixture or self.config.puzzles
         (kind,) = rng.choices(list(mixture), list(mixture.values()))
         puzzles = self.puzzles(rng, self.config.puzzle_batch, {kind: 1.0}, pool)
@@ -172,8 +171,8 @@ class Corpus:
     def answer_batch(self, puzzles: Sequence[Puzzle], surplus: int) -> Batch:
         """Rows of prompt, answer and end tokens; the prompt is never masked.
 
-        The canvas is `surplus` longer than the longest row, so that the model learns to end an
-        answer in one that is too long, and to fill one that is not.
+        The canvas is `surplus` longer than the longest row, which teaches the model to end an
+        answer early where the canvas is too long for it.
         """
         rows, prompts = [], []
         for puzzle in puzzles:
@@ -191,7 +190,7 @@ class Corpus:
         for puzzle in puzzles:
             solved = holed(replace(puzzle, input=puzzle.output))
             row = self.tokenizer(solved)["input_ids"]
-            # A character of a grid is a token; in front of it is the title, behind it a line end.
+            # Each character of a grid is a token; the title is before it, a line end after it.
             blank = [char == "0" for char in puzzle.input]
             rows.append(row)
             maskable.append([False] * (len(row) - len(blank) - 1) + blank + [False])
@@ -200,8 +199,8 @@ class Corpus:
     def story_batch(self, rng: random.Random) -> Batch:
         """Rows of one story each, most of them from its beginning.
 
-        Half of the rows keep a few first tokens, as a prompt does; the end tokens behind a short
-        story are predicted like the rest.
+        In half of the rows a few first tokens are never masked, like a prompt; the end tokens
+        after a short story are predicted like the rest.
         """
         length = self.config.story_length
         ids_BL = torch.full((self.config.story_batch, length), self.end)

@@ -21,13 +21,13 @@ class MovingAverage:
         self._blend = get_ema_multi_avg_fn(decay)
 
     def update(self) -> None:
-        """After an update of the weights."""
+        """Blends the weights in, after an update of them."""
         now = [p.detach().float() for p in self.trained.values()]
         self._blend(list(self.average.values()), now, None)
 
     @contextlib.contextmanager
     def swapped_in(self) -> Iterator[None]:
-        """The model has the averages inside the block, and its own weights after it."""
+        """Inside the block the model has the averages; after it, its own weights again."""
         own = {name: p.detach().clone() for name, p in self.trained.items()}
         self._write(self.average)
         try:

@@ -11,12 +11,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-# Longest stretch that block-wise corruption leaves half decided, in tokens.
+# Longest partly masked window of block-wise corruption, in tokens.
 WINDOW = 16
 
 
 class Corrupted(NamedTuple):
-    """Ids (B, L) with masks; which positions are masks, and which of them are to be predicted."""
+    """Ids (B, L) with masks; which positions are masks, and which of them count in the loss."""
 
     noisy_BL: Tensor
     masked_BL: Tensor
@@ -43,9 +43,9 @@ def corrupt(
 ) -> Corrupted:
     """Masks each maskable token with probability t of its row; at least one in every row.
 
-    With probability `left_to_right` a row looks as it does in block-wise decoding instead: all
-    before a random place is there, all behind a window of up to WINDOW tokens is masked but not
-    scored, and t rules within the window alone. All that is masked elsewhere is scored.
+    With probability `left_to_right` a row is masked as in block-wise decoding instead: nothing
+    before a random position, tokens with probability t in a window of up to WINDOW tokens after
+    it, and everything after the window, which is not scored. All other masked tokens are.
 
     A row without a maskable position stays as it is.
     """
@@ -61,7 +61,7 @@ def corrupt(
         place_BL = maskable_BL.cumsum(dim=1) - 1
         behind_BL = ordered_B1 & (place_BL >= start_B1 + width_B1)
         open_BL = maskable_BL & ~(ordered_B1 & (place_BL < start_B1))
-    # The row's own smallest draw is masked in any case: a row without a mask teaches nothing.
+    # The row's smallest draw is masked in any case, so that no row is without a mask.
     first_B = draw_BL.masked_fill(~open_BL | behind_BL, 2.0).argmin(dim=1, keepdim=True)
     scored_BL = masked_BL.scatter(1, first_B, True) & open_BL & ~behind_BL
     masked_BL = scored_BL | (behind_BL & open_BL)

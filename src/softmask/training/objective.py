@@ -1,4 +1,4 @@
-"""The masked-diffusion loss, with and without soft-masking: one objective for every training.
+"""The masked-diffusion loss, with and without soft-masking, for pretraining and fine-tuning.
 
 Shape suffixes: B batch, L length, N masked positions (flat indices into B * L), T time buckets.
 """
@@ -19,7 +19,7 @@ BUCKETS = 10
 
 
 class Loss(NamedTuple):
-    """The loss to descend, and what a log wants beside it; all on the device, one step's sums."""
+    """The loss of one forward, and values for the log; all on the device."""
 
     value: Tensor
     nats: Tensor  # plain mean cross-entropy, nats per masked token
@@ -49,8 +49,8 @@ def masked_diffusion_loss(
     parameters and, through the mixture, the embedding table; none goes through pass 1).
     Logits are computed at the masked positions only, in all passes.
 
-    More `feedback_passes` (ours) make the first one's feedback into that of a text that has been
-    looked at several times, as a sampler's is: each of them reads what the one before it said.
+    With more `feedback_passes` (not in the paper) each of them reads the feedback of the one
+    before, as the steps of a sampler do.
 
     Under DistributedDataParallel ranks may differ in `soft` and `feedback_passes`; under FSDP2 they
     may not, as every forward gathers parameters from all ranks. Gradient checkpointing must be the
@@ -61,7 +61,7 @@ def masked_diffusion_loss(
         model: a DreamModel, or a PeftModel or DistributedDataParallel around one.
         noisy_BL, ids_BL: corrupted and true ids. masked_BL: which positions are predicted;
             position 0 never counts under the shift: nothing precedes it.
-        scored_BL: which of the masked positions count; None: all. Feedback has them all.
+        scored_BL: which of the masked positions count in the loss; None: all. All get feedback.
         times_B: t of each row.
         weighting: "mean": mean over the masked tokens of the batch; "elbo": sum over masked
             tokens of CE / t, per token of the batch, the bound itself; "published": mean over
@@ -121,21 +121,21 @@ def inner(model: nn.Module) -> DreamModel:
 
 
 def _without_ddp(model: nn.Module) -> nn.Module:
-    """What pass 1 calls: DDP's forward talks to the other ranks, and a plain one has no pass 1.
+    """The module that pass 1 calls: the one inside DDP.
 
-    In the second step it would send buffers while the plain rank agrees on gradient buckets. Only
-    gradients need the wrapper, and pass 1 has none.
+    DDP's forward communicates with the other ranks, and a rank with a plain batch has no pass 1 to
+    answer it. Only gradients need the wrapper, and pass 1 has none.
     """
     return model.module if isinstance(model, DistributedDataParallel) else model
 
 
 def _mean(values_N: Tensor) -> Tensor:
-    """The mean; 0, still in the graph, where a batch has no masked token."""
+    """The mean; 0, with a gradient of 0, where a batch has no masked token."""
     return values_N.sum() / max(len(values_N), 1)
 
 
 def _hits(right_N: Tensor, scored_N: Tensor, time_N: Tensor) -> tuple[Tensor, Tensor]:
-    """(T,) right predictions and (T,) predictions by bucket of t; without a host sync."""
+    """(T,) right predictions and (T,) predictions by bucket of t; no host synchronisation."""
     bucket_N = (time_N * BUCKETS).long().clamp(0, BUCKETS - 1)
     inside_NT = bucket_N[:, None] == torch.arange(BUCKETS, device=time_N.device)
     inside_NT &= scored_N[:, None]

@@ -13,14 +13,14 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from ..soft_mask import SoftMask
 from .config import TrainConfig
-from .plan import Plan
+from .schedule import TrainingSchedule
 
 
 class Chain(Optimizer):
-    """Several optimizers that step together; `param_groups` are theirs, in their order.
+    """Several optimizers that step together; `param_groups` are all of theirs, in order.
 
-    Not initialised as an Optimizer of its own: it holds no state, and a scheduler needs only the
-    groups and `step`.
+    `Optimizer.__init__` is not called: there is no state of its own, and a scheduler needs only
+    the groups and `step`.
     """
 
     def __init__(self, *optimizers: Optimizer) -> None:
@@ -30,14 +30,14 @@ class Chain(Optimizer):
         self._optimizer_step_post_hooks: dict[int, Callable] = {}
 
     @property
-    def param_groups(self) -> list[dict[str, Any]]:
+    def param_groups(self) -> list[dict[str, Any]]:  # type: ignore[override]
         return [group for optimizer in self.optimizers for group in optimizer.param_groups]
 
     @property
-    def state(self) -> dict[Any, Any]:
+    def state(self) -> dict[Any, Any]:  # type: ignore[override]
         return {k: v for optimizer in self.optimizers for k, v in optimizer.state.items()}
 
-    def step(self, closure: None = None) -> None:
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
         for optimizer in self.optimizers:
             optimizer.step()
 
@@ -46,7 +46,7 @@ class Chain(Optimizer):
             optimizer.zero_grad(set_to_none)
 
     def state_dict(self) -> dict[str, Any]:
-        """Laid out as one optimizer's own: what saves sharded checkpoints looks inside."""
+        """In the layout of a single optimizer, which saving sharded checkpoints relies on."""
         state: dict[Any, Any] = {}
         groups: list[dict[str, Any]] = []
         for optimizer in self.optimizers:
@@ -97,14 +97,19 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> Optimizer:
     return optimizers[0] if len(optimizers) == 1 else Chain(*optimizers)
 
 
-def make_scheduler(optimizer: Optimizer, plan: Plan, soft_learning_rate: float) -> LambdaLR:
-    """The plan's learning rate; the soft-mask group's runs in proportion, from its own height."""
+def make_scheduler(
+    optimizer: Optimizer, schedule: TrainingSchedule, soft_learning_rate: float
+) -> LambdaLR:
+    """The schedule's learning rate; that of the soft-mask group is in proportion to it.
+
+    `soft_learning_rate` is what the group has where the schedule is at its highest.
+    """
 
     def soft_rate(step: int) -> float:
-        stage = plan.at(step)
+        stage = schedule.at(step)
         return soft_learning_rate * stage.learning_rate_at(step) / stage.learning_rate
 
     groups = optimizer.param_groups
     return LambdaLR(
-        optimizer, [soft_rate if "soft_mask" in g else plan.learning_rate for g in groups]
+        optimizer, [soft_rate if "soft_mask" in g else schedule.learning_rate for g in groups]
     )

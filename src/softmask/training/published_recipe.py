@@ -3,8 +3,8 @@
     softmask train --published base_configs/config_1.json datasets_softmasking/config_mix.json
 
 Key names and the defaults of absent keys are those of the published `configs/args.py` (RunArgs,
-DatasetArgs, TransparencyArgs, LoraArgs) and of transformers' TrainingArguments. What has no place
-here is named; what would train something else than it says is an error.
+DatasetArgs, TransparencyArgs, LoraArgs) and of transformers' TrainingArguments. Keys without an
+effect here are named in a note; keys that ask for a training that does not exist here are errors.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 from ..config import PUBLISHED_MODES, from_mapping, read_json
 from .config import Recipe
 
-# Key -> (place in the recipe, the published default).
-PLACES: dict[str, tuple[str, Any]] = {
+# Published key -> (our setting, the published default).
+SETTINGS: dict[str, tuple[str, Any]] = {
     "max_length": ("conversations.max_length", 2048),
     "max_train_size": ("conversations.max_samples", 300_000),
     "min_prob": ("noise.t_low", 0.2),
@@ -51,7 +51,7 @@ PLACES: dict[str, tuple[str, Any]] = {
     "load_best_model_at_end": ("train.keep_best", False),
     "seed": ("seed", 42),
 }
-# Keys that say how the published code works, with the only values they may have here.
+# Keys that choose what only has one way here, with the values that mean that way.
 FIXED: dict[str, tuple[Any, ...]] = {
     "loss_calc": ("model_weighted", ["model_weighted"], ("model_weighted",)),
     "no_adapter": (False,),
@@ -72,7 +72,7 @@ UNUSED = {
     "output_dir": "the folder is given by --out",
     "logging_dir": "the log lies in the folder of the run",
     "run_name": "a run is named by its folder",
-    "overwrite_output_dir": "--overwrite does that, when you say so",
+    "overwrite_output_dir": "--overwrite does that",
     "checkpoint_timestamp": "a stopped run goes on by itself",
     "per_device_eval_batch_size": "an evaluation takes the training's batch size",
     "weight_decay": "the published optimizer has none, whatever this says",
@@ -120,7 +120,7 @@ def read_published_pair(base: Path, dataset: Path) -> PublishedRecipe:
     where = f"{base.name} and {dataset.name}"
     arguments = _arguments(given, where)
     settings: dict[str, Any] = {"adapter": {}, "soft_mask": {}, "conversations": {}}
-    for key, (place, default) in PLACES.items():
+    for key, (place, default) in SETTINGS.items():
         _put(settings, place, given.get(key, default))
     train = settings["train"]
     if train["eval_every"] is None:  # as in TrainingArguments
@@ -145,11 +145,11 @@ def _put(settings: dict[str, Any], place: str, value: Any) -> None:
 
 
 def _arguments(given: dict[str, Any], where: str) -> dict[str, Any]:
-    """The rest: transformers' own arguments, passed on; checks the fixed ones."""
+    """transformers' own arguments among the keys, which are passed on; checks the fixed keys."""
     from transformers import TrainingArguments
 
     transformers_own = set(TrainingArguments.__dataclass_fields__)
-    known = {*PLACES, *FIXED, *UNUSED, *OWN}
+    known = {*SETTINGS, *FIXED, *UNUSED, *OWN}
     rest: dict[str, Any] = {}
     for key, value in given.items():
         if key in FIXED and value not in FIXED[key]:
@@ -166,7 +166,7 @@ def _arguments(given: dict[str, Any], where: str) -> dict[str, Any]:
 
 
 def _train(given: dict[str, Any]) -> dict[str, Any]:
-    """What takes more than a new name."""
+    """Settings of `train` that need more than a new name."""
     warmup = given.get("warmup_steps") or given.get("warmup_ratio", 0.0)
     reports = given.get("report_to") or []
     reports = [reports] if isinstance(reports, str) else reports
@@ -184,7 +184,7 @@ def _train(given: dict[str, Any]) -> dict[str, Any]:
 
 
 def _model_path(given: dict[str, Any]) -> str:
-    """The patched copy under a placeholder's name means the original: no patch is needed."""
+    """The path of the model; a placeholder for a patched copy means the original repository."""
     path = given.get("model_path", PLACEHOLDER + "Dream-v0-Instruct-7B-SM")
     if path.startswith(PLACEHOLDER):
         return "Dream-org/" + path.removeprefix(PLACEHOLDER).removesuffix("-SM")

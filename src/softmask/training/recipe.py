@@ -84,7 +84,7 @@ def _override(values: dict[str, Any], override: str) -> None:
         if isinstance(place, list):
             place = place[_index(part, place, key)]
         else:
-            # A null stands for absent settings: --set adapter.r=8 on a recipe without adapter.
+            # null has no settings yet: --set adapter.r=8 on a recipe without adapter.
             place[part] = {} if place.get(part) is None else place[part]
             place = place[part]
         if not isinstance(place, dict | list):

@@ -1,7 +1,7 @@
 """Sources of chats: json, jsonl and parquet files, folders of them, and data sets on the Hub.
 
-Whatever a source is, it becomes `Rows` of located messages: a name that finds the row again, and
-the chat, or None where it is incomplete. What is wrong with a source is one sentence.
+Every source becomes a `SourceSplit` for each of its splits, which yields `SourceRow`s: the id of a
+row, and its chat, or None where that is incomplete. What is wrong with a source is one sentence.
 """
 
 from __future__ import annotations
@@ -37,33 +37,41 @@ HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 SURROGATE = re.compile("[\ud800-\udfff]")
 COMMIT = re.compile(r"[0-9a-f]{40}")
 ROLES = {"human": "user", "user": "user", "assistant": "assistant", "system": "system"}
-WHERE = "softmask:where"  # the column of our own files that names a row; no data set has it
+WHERE = "softmask:where"  # the column with a row's id in our own files; no data set has it
 # (base error of the HTTP client, OSError): the client is httpx or httpx2, by version of the hub.
-HUB_TROUBLE = HfHubHTTPError.__bases__
+HUB_ERRORS = HfHubHTTPError.__bases__
 
 Messages = list[dict[str, str | None]]
-Located = tuple[str, Messages | None]  # name of the row; None: incomplete
+SourceRow = tuple[str, Messages | None]  # id of the row, its chat; None: incomplete
 
 
-# Where a source is, and what decides its content.
+# From a setting to a source that exists.
 
 
-class Place(NamedTuple):
-    """A source: files by split, or (none) a commit on the Hub. `identity` goes into the key."""
+class ResolvedSource(NamedTuple):
+    """A source that was found: its files by split, or none and a commit on the Hub.
+
+    `identity` stands for its content, in the cache's key.
+    """
 
     source: SourceConfig
     files: dict[str, list[Path]]
     identity: dict[str, str]
 
 
-def find_source(source: SourceConfig, report: Callable[[str], None]) -> Place:
+def resolve_source(source: SourceConfig, report: Callable[[str], None]) -> ResolvedSource:
+    """Finds a source's files, or its commit on the Hub; `report` gets lines of progress.
+
+    Raises:
+        ValueError: there is no such source, or its files are of no known kind.
+    """
     path = Path(source.path).expanduser()
     if not path.exists():
         if source.path.endswith(SUFFIXES) or not HUB_ID.fullmatch(source.path):
             raise ValueError(
                 f"there is no file or folder {path}, and it is no Hub id (owner/name) either"
             )
-        return Place(source, {}, {"commit": _commit(source)})
+        return ResolvedSource(source, {}, {"commit": _commit(source)})
     for name in ("subset", "revision"):
         if getattr(source, name) is not None:
             raise ValueError(f"{path} is a local source: a {name} has no meaning there")
@@ -72,7 +80,7 @@ def find_source(source: SourceConfig, report: Callable[[str], None]) -> Place:
         if not file.name.endswith(SUFFIXES):
             raise ValueError(f"{file} is of no known kind: give {', '.join(SUFFIXES)}")
     identity = {f"{split}/{f.name}": file_digest(f) for split in files for f in files[split]}
-    return Place(source, files, identity)
+    return ResolvedSource(source, files, identity)
 
 
 def _folder_files(folder: Path, report: Callable[[str], None]) -> dict[str, list[Path]]:
@@ -109,7 +117,9 @@ def _commit(source: SourceConfig) -> str:
     if source.revision is not None and COMMIT.fullmatch(source.revision):
         return source.revision
     with hub_errors(source):
-        return HfApi().dataset_info(source.path, revision=source.revision).sha
+        commit = HfApi().dataset_info(source.path, revision=source.revision).sha
+    assert commit is not None  # the Hub names it where a single revision is asked for
+    return commit
 
 
 @contextlib.contextmanager
@@ -131,7 +141,7 @@ def hub_errors(source: SourceConfig) -> Iterator[None]:
             what = "is no folder here nor a data set on the Hub: check spelling and revision, or, "
             what += "if it is private, run `hf auth login`"
         raise ValueError(f"{path} {what}") from error
-    except (*HUB_TROUBLE, DatasetsError) as error:
+    except (*HUB_ERRORS, DatasetsError) as error:
         raise ValueError(
             f"{path} is not here and cannot be read from the Hub ({_first_line(error)}): check the "
             "network, give local files, or set revision to a commit whose rows are in the cache"
@@ -151,54 +161,56 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-# From a source to located messages.
+# From a source to rows.
 
 
-class Rows(NamedTuple):
-    """One split of a source. `name` begins the id of a row that has none of its own."""
+class SourceSplit(NamedTuple):
+    """One split of a source. Ids of rows without one of their own begin with `name`."""
 
     source: SourceConfig
     name: str
     data: Any  # Dataset or IterableDataset
 
-    def located(self, number: int | str, row: dict[str, Any]) -> Located:
+    def row(self, number: int | str, row: dict[str, Any]) -> SourceRow:
         where = row.get(WHERE, f"{self.name}:{number}")
         return where, _messages(self.source, where, row)
 
 
 def open_source(
-    place: Place, number: int, streaming: bool, temporary: Path
-) -> tuple[Rows, Rows | None]:
+    resolved: ResolvedSource, number: int, streaming: bool, temporary: Path
+) -> tuple[SourceSplit, SourceSplit | None]:
     """Rows for training, and those for validation where the source has a split for it."""
     import datasets
 
-    source = place.source
-    if not place.files:
-        commit = place.identity["commit"]
+    source = resolved.source
+    if not resolved.files:
+        commit = resolved.identity["commit"]
         with hub_errors(source):
             splits = datasets.load_dataset(
                 source.path, source.subset, revision=commit, streaming=streaming
             )
         _check_splits(source.path, splits)
-        rows = {split: Rows(source, f"{source.path}:{split}", splits[split]) for split in splits}
+        rows = {
+            split: SourceSplit(source, f"{source.path}:{split}", splits[split]) for split in splits
+        }
     else:
         rows = {}
         plain = SourceConfig(source.path)  # our own files have the columns of the default
-        for split, files in place.files.items():
+        for split, files in resolved.files.items():
             read = itertools.chain.from_iterable(_read_file(file, source) for file in files)
             data = write_arrow(temporary / f"source_{number}_{split}", _columns(read))
             data = data.to_iterable_dataset() if streaming else data
-            rows[split] = Rows(plain, source.path, data)
+            rows[split] = SourceSplit(plain, source.path, data)
     if not streaming:
         if not len(rows["train"].data):
             raise ValueError(f"{source.path} holds no conversations: give another source")
-        for split in rows.values():
-            if len(split.data):
-                _check_columns(split.source, split.name, split.data.column_names)
+        for part in rows.values():
+            if len(part.data):
+                _check_columns(part.source, part.name, part.data.column_names)
     return rows["train"], rows.get("validation", rows.get("test"))
 
 
-def _read_file(path: Path, source: SourceConfig) -> Iterator[Located]:
+def _read_file(path: Path, source: SourceConfig) -> Iterator[SourceRow]:
     parquet = path.name.endswith(".parquet")
     for number, row in _read_parquet(path, source) if parquet else _read_json(path):
         where = f"{path}:{number}"
@@ -260,7 +272,7 @@ def _check_columns(source: SourceConfig, where: str, there: Iterable[str]) -> No
 
 
 def _messages(source: SourceConfig, where: str, row: Any) -> Messages | None:
-    """The chat with roles of ours; None where it is incomplete. Keys but two are dropped."""
+    """The chat as role and content, roles under our names; None where it is incomplete."""
     if not isinstance(row, dict):
         raise ValueError(f"{where}: expected an object, found {type(row).__name__}")
     _check_columns(source, where, row)
@@ -294,10 +306,10 @@ def _complete(messages: Messages) -> bool:
     texts = [message["content"] for message in messages]
     if len(texts) < 2 or messages[-1]["role"] != "assistant" or None in texts:
         return False
-    return bool(texts[-1].strip())
+    return bool((texts[-1] or "").strip())
 
 
-def _columns(rows: Iterable[Located]) -> Iterator[dict[str, list[Any]]]:
+def _columns(rows: Iterable[SourceRow]) -> Iterator[dict[str, list[Any]]]:
     for batch in in_batches(rows):
         yield {WHERE: [where for where, _ in batch], "messages": [chat for _, chat in batch]}
 
@@ -309,7 +321,7 @@ def in_batches(values: Iterable[Any]) -> Iterator[list[Any]]:
 
 
 def write_arrow(path: Path, batches: Iterable[dict[str, list[Any]]]) -> Dataset:
-    """Columns in batches, as a memory-mapped data set that no cache of datasets knows of."""
+    """Writes columns in batches; a memory-mapped data set, outside of the cache of `datasets`."""
     import pyarrow as pa
     from datasets import Dataset
 
@@ -318,7 +330,8 @@ def write_arrow(path: Path, batches: Iterable[dict[str, list[Any]]]) -> Dataset:
         "input_ids": pa.list_(pa.int32()),
         "prompt_length": pa.int32(),
     }
-    first = next(iter(batches := iter(batches)), {"id": []})
+    batches = iter(batches)
+    first: dict[str, list[Any]] = next(batches, {"id": []})
     schema = pa.schema({name: schemas.get(name, pa.string()) for name in first})
     with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, schema) as stream:
         for columns in itertools.chain([first], batches):

@@ -1,4 +1,4 @@
-"""Several runs one after another: seeds, and each with its binary twin."""
+"""Several runs one after another: seeds, and each with its plain twin."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def parse_seeds(text: str) -> list[int]:
 
 
 def run_name(recipe: Recipe) -> str:
-    """The folder of a run: its recipe, its seed, and whether it is the binary twin."""
+    """The folder of a run: its recipe, its seed, and whether it is the plain twin."""
     plain = "" if recipe.soft_mask is not None else "-plain"
     return f"{recipe.name}-seed{recipe.seed}{plain}".replace("/", "-")
 
@@ -53,7 +53,7 @@ def sweep(
     train: Callable[[Recipe, Path], Path],
     report: Callable[[str], None] = print,
 ) -> list[Path]:
-    """Trains each run in a folder of its own; what is finished is not run again.
+    """Trains each run in a folder of its own; finished ones are not run again.
 
     Raises:
         ValueError: a run failed; those before it are done, and those after it are not begun.
@@ -63,5 +63,5 @@ def sweep(
         target = folder / run_name(recipe)
         report(f"run {number} of {len(runs)}: {target}")
         results.append(train(recipe, target))
-        gc.collect()  # the last run's model, which its trainer and callbacks hold in cycles
+        gc.collect()  # frees the model, which trainer and callbacks hold in reference cycles
     return results

@@ -1,9 +1,9 @@
-"""A thin subclass of transformers.Trainer: the masked-diffusion objective, and checkpoints that
-hold everything a run needs to go on exactly.
+"""A thin subclass of transformers.Trainer: the masked-diffusion objective, and checkpoints from
+which a run goes on exactly.
 
-Its own are the loss, the parameter groups, the order of the data, the evaluation on fixed masks,
-and the soft-mask parameters in every checkpoint. The loop, mixed precision, accumulation,
-distribution, logging back ends and the rotation of checkpoints are transformers' and accelerate's.
+Overridden are the loss, the parameter groups, the order of the data, the evaluation on fixed
+masks, and what a checkpoint holds. The loop, mixed precision, accumulation, distribution, logging
+back ends and the rotation of checkpoints are transformers' and accelerate's.
 """
 
 from __future__ import annotations
@@ -16,27 +16,24 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
-from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
-from ..config import SOFT_MASK_FILE, SOFT_MASK_WEIGHTS, SoftMaskConfig, soft_mask_to_published
 from ..hub.checkpoints import quiet
 from ..models import DreamModel
-from ..soft_mask import SoftMask
 from .batches import Collator, Validation
 from .config import TrainConfig
 from .ema import MovingAverage
 from .objective import BUCKETS, Loss, masked_diffusion_loss
 from .optimizers import make_optimizer, make_scheduler
-from .plan import Plan
+from .run_folder import COMPLETE
+from .schedule import TrainingSchedule
+from .weights import load_soft_mask, load_weights, save_soft_mask, soft_mask_values, weights_of
 
 EMA_WEIGHTS = "ema.safetensors"
-# Written last: a checkpoint without it was cut off.
-COMPLETE = "complete.json"
 BAD_BATCH = "bad_batch.json"
 # torch.save reports a failed write as a RuntimeError, in these words.
 FAILED_WRITES = ("inline_container", "iostream", "PytorchStreamWriter")
@@ -51,15 +48,16 @@ class SoftMaskTrainer(Trainer):
         dream: DreamModel,
         args: TrainingArguments,
         settings: TrainConfig,
-        plan: Plan,
+        schedule: TrainingSchedule,
         collator: Collator,
         train_dataset: Any,
         validation: Validation | None,
         **kwargs: Any,
     ) -> None:
         """`dream` is the DreamModel inside `model`."""
-        self.dream, self.settings, self.plan, self.validation = dream, settings, plan, validation
-        # evaluate() has data of its own; the Trainer only asks whether there is some.
+        self.dream, self.settings = dream, settings
+        self.schedule, self.validation = schedule, validation
+        # evaluate() reads self.validation; the Trainer only checks that a dataset is given.
         kwargs["eval_dataset"] = [] if validation is not None else None
         super().__init__(model, args, collator, train_dataset, **kwargs)
         # Otherwise the Trainer takes the loss for normalised over the accumulated forwards and does
@@ -74,16 +72,17 @@ class SoftMaskTrainer(Trainer):
         self.add_callback(AroundUpdate(self))
 
     def create_accelerator_and_postprocess(self) -> None:
-        """Where weights are sharded, every forward finds what accelerate's FSDP2 takes from it.
+        """Adjusts accelerate's FSDP2 to this model.
 
         Its mixed precision would round the soft-mask parameters, the feedback between the passes
         and the losses to bfloat16: autocast casts instead, as on one device. And it shards the
-        embedding table by itself, which soft tokens read without a call of its module.
+        embedding table apart, which soft tokens read without calling its module: a hook gathers it.
         """
         super().create_accelerator_and_postprocess()
         if self.is_fsdp_enabled:
             self.accelerator.state.fsdp_plugin.mixed_precision_policy = None
-            self.dream.forward = self.accelerator.autocast()(self.dream.forward)
+            forward = self.accelerator.autocast()(self.dream.forward)
+            self.dream.forward = forward  # type: ignore[method-assign]
             self.dream.register_forward_pre_hook(gather_table)
 
     # Batches and loss
@@ -125,8 +124,13 @@ class SoftMaskTrainer(Trainer):
             weighting=self.settings.weighting,
         )
 
+    @property
+    def _folder(self) -> Path:
+        assert self.args.output_dir is not None
+        return Path(self.args.output_dir)
+
     def _refuse(self, inputs: dict[str, Any], loss: Loss) -> None:
-        path = Path(self.args.output_dir) / BAD_BATCH
+        path = self._folder / BAD_BATCH
         report = {
             "step": self.state.global_step,
             "row_ids": inputs["row_ids"],
@@ -144,11 +148,11 @@ class SoftMaskTrainer(Trainer):
         )
 
     def _count(self, loss: Loss, inputs: dict[str, Any]) -> None:
-        """Adds what the log shows to sums on the device: no host waits for them in between."""
+        """Adds the logged values to sums on the device, without a host synchronisation."""
         one = torch.ones((), device=loss.value.device)
         seen = {"forwards": one, "nats": loss.nats, "hits_T": loss.hits_T, "total_T": loss.total_T}
         seen["tokens"] = one * inputs["ids_BL"].numel()
-        if loss.mixed is not None:
+        if loss.mixed is not None and loss.entropy is not None:
             seen |= {"soft": one, "lambda": loss.mixed, "entropy": loss.entropy}
         for name, value in seen.items():
             self._sums[name] = self._sums.get(name, 0) + value.detach().float()
@@ -158,22 +162,23 @@ class SoftMaskTrainer(Trainer):
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
         """Groups of their own for the soft-mask parameters and what decays."""
         if self.optimizer is None:
-            self.optimizer = make_optimizer(args[0] if args else self.model, self.settings)
+            model: Any = args[0] if args else self.model
+            self.optimizer = make_optimizer(model, self.settings)
         return self.optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         if self.lr_scheduler is None:
             optimizer = optimizer or self.optimizer
             self.lr_scheduler = make_scheduler(
-                optimizer, self.plan, self.settings.soft_learning_rate
+                optimizer, self.schedule, self.settings.soft_learning_rate
             )
         return self.lr_scheduler
 
     def before_update(self) -> None:
-        """An update without a soft batch leaves the soft-mask parameters alone.
+        """Leaves the soft-mask parameters alone in an update without a soft batch.
 
-        Their gradient is then 0, for the sake of distributed training, and Adam would move them on
-        by its momentum. Every process draws the same coin, so all agree.
+        Their gradient is 0 then, not None, as distributed training needs; Adam would still move
+        them by its momentum. All processes agree, as they draw the same random numbers.
         """
         if self.dream.soft_mask is not None and not self._soft_in_update:
             for parameter in self.dream.soft_mask.parameters():
@@ -198,8 +203,8 @@ class SoftMaskTrainer(Trainer):
         sums, buckets = self.accelerator.reduce((sums, buckets), "sum")
         values = {name: value.item() for name, value in sums.items()}
         shown = {"nats": values["nats"] / values["forwards"], "tokens": values["tokens"]}
-        stage = self.plan.at(max(0, self.state.global_step - 1))
-        if len(self.plan.stages) > 1:
+        stage = self.schedule.at(max(0, self.state.global_step - 1))
+        if len(self.schedule.stages) > 1:
             shown["stage"] = stage.name
         if self.dream.soft_mask is not None:
             shown["soft_share"] = values["soft"] / values["forwards"]
@@ -227,6 +232,7 @@ class SoftMaskTrainer(Trainer):
         `eval_loss` is the training objective (two passes with soft-masking); the others are nats
         per masked token, on the same masks.
         """
+        assert self.validation is not None, "there is nothing to evaluate on"
         model = self.model if self.model_wrapped is None else self.model_wrapped
         evaluation_mode(model)
         soft_mask = self.dream.soft_mask is not None
@@ -251,6 +257,7 @@ class SoftMaskTrainer(Trainer):
         return metrics
 
     def _evaluate_kind(self, model: nn.Module, kind: str, soft_mask: bool) -> dict[str, float]:
+        assert self.validation is not None
         sums: dict[str, Tensor] = {}
         parts = (self.args.process_index, self.args.world_size)
         for batch, counts in self.validation.batches(kind, *parts):
@@ -268,8 +275,8 @@ class SoftMaskTrainer(Trainer):
     # Checkpoints
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        """The adapter or the weights, and beside them the soft-mask parameters in both forms."""
-        folder = Path(output_dir or self.args.output_dir)
+        """The adapter or the weights, and the soft-mask parameters in both forms."""
+        folder = Path(output_dir or self._folder)
         save_soft_mask(self.dream.soft_mask, folder, self.args.should_save)
         if not self.args.should_save:
             return
@@ -284,13 +291,13 @@ class SoftMaskTrainer(Trainer):
             self.average.save(folder / EMA_WEIGHTS)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any = None) -> None:
-        """Marks a checkpoint as complete when every file of every process is there.
+        """Marks a checkpoint as complete when all processes have written their files.
 
         Raises:
-            ValueError: it cannot be written (a full disk); what there is of it is removed, and
-                the checkpoints before it are left alone.
+            ValueError: it cannot be written (a full disk); the incomplete checkpoint is removed,
+                and earlier ones are kept.
         """
-        run = Path(self.args.output_dir)
+        run = self._folder
         folder = run / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
         try:
             super()._save_checkpoint(model, trial)
@@ -307,9 +314,9 @@ class SoftMaskTrainer(Trainer):
                 "room and start again; the run goes on from the one before"
             ) from error
         if self.args.should_save:
-            # Only now: the Trainer's own rotation comes before the mark that the new one is whole.
+            # Here, as the Trainer's own rotation comes before the new one is marked complete.
             best = self.state.best_model_checkpoint
-            rotate_checkpoints(self.args.output_dir, self.settings.save_limit, best)
+            rotate_checkpoints(str(self._folder), self.settings.save_limit, best)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         folder = Path(resume_from_checkpoint)
@@ -326,7 +333,9 @@ class SoftMaskTrainer(Trainer):
     def _load_best_model(self) -> None:
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             super()._load_best_model()
-        self._load_from_checkpoint(self.state.best_model_checkpoint)
+        best = self.state.best_model_checkpoint
+        assert best is not None, "no checkpoint was evaluated"
+        self._load_from_checkpoint(best)
 
 
 def gather_table(dream: DreamModel, _inputs: Any) -> None:
@@ -336,7 +345,7 @@ def gather_table(dream: DreamModel, _inputs: Any) -> None:
 
 
 def evaluation_mode(model: nn.Module) -> None:
-    """`eval()`, but for 4-bit layers: on a CPU those repack their weights and train no more."""
+    """`eval()` except for 4-bit layers: on a CPU it repacks their weights, which ends training."""
     model.eval()
     for module in model.modules():
         if type(module).__name__ == "Linear4bit":
@@ -344,7 +353,7 @@ def evaluation_mode(model: nn.Module) -> None:
 
 
 class AroundUpdate(TrainerCallback):
-    """Calls the trainer before each update and, for the moving average, after it."""
+    """Calls the trainer before each update, and the moving average after it."""
 
     def __init__(self, trainer: SoftMaskTrainer) -> None:
         self.trainer = trainer
@@ -355,58 +364,3 @@ class AroundUpdate(TrainerCallback):
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if self.trainer.average is not None:
             self.trainer.average.update()
-
-
-def soft_mask_values(mask: SoftMask) -> dict[str, float]:
-    """The soft-mask parameters as they act: scale, offset, steepness, temperature."""
-    names = ("scale", "offset", "steepness", "temperature")
-    return {name: _whole(getattr(mask, name)).float().item() for name in names}
-
-
-def _whole(value: Tensor) -> Tensor:
-    """A sharded tensor gathered, on every process at the same time; any other as it is."""
-    value = value.detach()
-    return value.full_tensor() if isinstance(value, DTensor) else value
-
-
-def save_soft_mask(mask: SoftMask | None, folder: Path, writes: bool = True) -> None:
-    """Both forms of the parameters: raw in fp32, and the published JSON; nothing for None.
-
-    Every process calls it where weights are sharded; those with `writes` write.
-    """
-    if mask is None:
-        return
-    raw = {name: _whole(value).cpu().contiguous() for name, value in mask.state_dict().items()}
-    values = soft_mask_values(mask)
-    config = SoftMaskConfig(mode=mask.mode, k=mask.k, keep_norm=mask.keep_norm, **values)
-    if writes:
-        folder.mkdir(parents=True, exist_ok=True)
-        save_file(raw, folder / SOFT_MASK_WEIGHTS)
-        published = json.dumps(soft_mask_to_published(config), indent=2)
-        (folder / SOFT_MASK_FILE).write_text(published + "\n")
-
-
-@torch.no_grad()
-def load_soft_mask(mask: SoftMask, folder: Path) -> None:
-    """The raw parameters back, in full precision; into sharded ones too."""
-    for name, value in load_file(folder / SOFT_MASK_WEIGHTS).items():
-        parameter = getattr(mask, name)
-        if isinstance(parameter, DTensor):
-            mesh, placements = parameter.device_mesh, parameter.placements
-            value = distribute_tensor(value.to(parameter.device), mesh, placements)
-        parameter.copy_(value)
-
-
-def load_weights(model: DreamModel, state: dict[str, Tensor]) -> None:
-    """Inverse of `weights_of`; a tied head is in the file once, as the embedding table."""
-    lacking, unknown = model.load_state_dict(state, strict=False)
-    tied = ("lm_head.weight",) if model.config.tie_word_embeddings else ()
-    lacking = [k for k in lacking if not k.startswith("soft_mask.") and k not in tied]
-    assert not lacking, f"the checkpoint lacks {lacking[0]}"
-    assert not unknown, f"the checkpoint has the unknown {unknown[0]}"
-
-
-def weights_of(model: DreamModel | dict[str, Tensor]) -> dict[str, Tensor]:
-    """The state dict under the original names: without the soft-mask parameters."""
-    state = model.state_dict() if isinstance(model, DreamModel) else model
-    return {k: v for k, v in state.items() if not k.startswith("soft_mask.")}

@@ -3,11 +3,11 @@
     judge("def add(a, b):\\n    return a + b\\n", "assert add(1, 2) == 3").passed
 
 Three processes take part: the caller's; a judge (`sandbox_judge`), which runs the test; and the
-candidate (`sandbox_child`), which runs the program and answers the judge with plain values. The
-program never sees the test nor what it expects, so that printing, exiting, patched builtins or
-objects equal to all do not pass. The candidate is confined by limits, by the kernel
-(`sandbox_kernel`) and by an audit hook; `available` tells by which of them here. The caller ends
-what has not ended in time.
+candidate (`sandbox_child`), which runs the program and answers the judge with plain values
+(`sandbox_wire`). The program never sees the test nor what it expects, so that printing, exiting,
+patched builtins or objects equal to all do not pass. The candidate is confined by limits, by the
+kernel (`sandbox_kernel`) and by an audit hook (`sandbox_hook`); `available` says which of them are
+in force here. The caller kills what has not ended in time.
 
 Not supported: a test that looks at arguments the program changed, for these are copies, and a
 test that hands functions of its own to the program.
@@ -29,6 +29,7 @@ from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from .sandbox_kernel import FLAGS, children_of
 
@@ -79,7 +80,7 @@ def judge_all(
     """
     pool = ThreadPoolExecutor(workers or os.cpu_count())
     try:
-        return list(pool.map(lambda pair: judge(*pair, limits), pairs))
+        return list(pool.map(lambda pair: judge(pair[0], pair[1], limits), pairs))
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -101,8 +102,8 @@ def _judge(program: str, test: str, limits: Limits, layers: Collection[str]) -> 
     """`judge` with only some of the layers, each of which must hold alone."""
     start = time.perf_counter()
     scratch = os.path.realpath(tempfile.mkdtemp(prefix="softmask-"))
-    job = {"program": program, "test": test, "scratch": scratch, "libraries": _libraries()}
-    job |= {"limits": asdict(limits), "layers": list(layers)}
+    job: dict[str, Any] = {"program": program, "test": test, "scratch": scratch}
+    job |= {"libraries": _libraries(), "limits": asdict(limits), "layers": list(layers)}
     try:
         passed, reason = _ask_judge(json.dumps(job).encode(), scratch, limits)
     finally:

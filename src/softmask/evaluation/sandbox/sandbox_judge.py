@@ -19,16 +19,17 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from types import TracebackType
+from typing import Any
 
 import sandbox_kernel
-from sandbox_child import REPLIES_FD, REQUESTS_FD, decode, encode, read_frame, write_frame
+from sandbox_wire import REPLIES_FD, REQUESTS_FD, decode, encode, read_frame, write_frame
 
 MAX_ITEMS = 1_000_000
 MAX_REASON = 200
-# What a test may ask a candidate's object for by the names that Python and numpy reserve; others
-# would let it pose as a buffer or a number.
+# Reserved names that a test may ask of a candidate's object. By others, those of Python and numpy,
+# it could pose as a buffer or a number.
 _RESERVED = {"__name__", "__qualname__", "__doc__", "__module__", "__annotations__", "__dict__"}
-# What hostile data make of `decode`.
+# What `decode` raises for hostile data.
 _INVALID = (
     *(ValueError, TypeError, ArithmeticError, LookupError, AttributeError, ImportError),
     RecursionError,
@@ -46,7 +47,7 @@ class CandidateError(RuntimeError):
 
 
 class Candidate:
-    """The other process, as far as it answers."""
+    """The candidate's process: requests to it, its answers, and how it ended."""
 
     def __init__(self, limits: dict) -> None:
         self._limits = limits
@@ -58,7 +59,7 @@ class Candidate:
             sys.executable,
             [sys.executable, *sandbox_kernel.FLAGS, _CHILD],
             dict(os.environ),
-            file_actions=_plumbing(request, reply),
+            file_actions=_file_actions(request, reply),
         )
         os.close(request)
         os.close(reply)
@@ -69,7 +70,7 @@ class Candidate:
         try:
             write_frame(self._requests, encode(list(request), _number))
         except OSError:
-            self._fail(self._obituary())
+            self._fail(self._end_reason())
 
     def receive(self) -> object:
         """The answer. Raises Ended, or what the candidate raised."""
@@ -79,7 +80,7 @@ class Candidate:
                 return decode(parts[0], lambda number: Remote(self, int(number)))
             error = self._error(*parts) if kind == "raised" else Ended(f"forbidden: {parts[0]}")
         except EOFError:
-            error = Ended(self._obituary())
+            error = Ended(self._end_reason())
         except MemoryError:
             error = Ended("out of memory")
         except _INVALID:
@@ -119,8 +120,8 @@ class Candidate:
         error.name = str(name)
         return error
 
-    def _obituary(self) -> str:
-        """Why the process is gone, or about to go."""
+    def _end_reason(self) -> str:
+        """Why the process has ended, or is about to."""
         for _ in range(50):
             pid, status = os.waitpid(self.pid, os.WNOHANG)
             if pid:
@@ -148,7 +149,7 @@ class Remote:
         self._candidate = candidate
         self._number = number
 
-    def _ask(self, operation: str, *arguments: object) -> object:
+    def _ask(self, operation: str, *arguments: object) -> Any:
         return self._candidate.ask(operation, self, *arguments)
 
     def __call__(self, *args: object, **kwargs: object) -> object:
@@ -214,8 +215,8 @@ def _number(value: object) -> int:
 _CHILD = os.path.join(os.path.dirname(os.path.abspath(__file__)), "sandbox_child.py")
 
 
-def _plumbing(request: int, reply: int) -> list[tuple]:
-    """What to do with the files of a candidate's process: none but its two pipes, and null."""
+def _file_actions(request: int, reply: int) -> list[tuple]:
+    """Gives a candidate's process its two pipes and, as standard streams, /dev/null."""
     return [
         (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
         (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0),
@@ -256,12 +257,13 @@ def _globals_of(table: symtable.SymbolTable) -> set[str]:
 
 def fetch(candidate: Candidate, names: Sequence[str]) -> dict[str, object]:
     """The program's values of these names; a module of the standard library is our own."""
-    values, modules = candidate.ask("names", names)
+    answer: Any = candidate.ask("names", names)
+    values, modules = answer
     known = {name for name in modules if name in sys.stdlib_module_names or name == "numpy"}
     own = {name: name for name in known if modules[name] == name}
     if modules.get("np") == "numpy":
         own["np"] = "numpy"
-    # Nothing but what the test names under that very name: no way to have another one run.
+    # Only what the test names, under that name: the candidate cannot have another value run.
     return {
         **{name: value for name, value in values.items() if name in names},
         **{name: importlib.import_module(own[name]) for name in own if name in names},
@@ -348,13 +350,13 @@ def main() -> None:
     sys.set_int_max_str_digits(0)
     sandbox_kernel.guard_judge()
     _limit(job["limits"])
-    # What a test prints must not reach the verdict. (These two take the numbers that the pipes
-    # get in the child.)
+    # What a test prints must not reach the verdict. (These two descriptors take the numbers that
+    # the pipes get in the child.)
     verdict = os.dup(1)
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 1)
     candidate = Candidate(job["limits"])
-    # The folder of this file, in which a test shall find no modules.
+    # The folder of this file: a test must not import from it.
     sys.path.pop(0)
     if job["libraries"]:
         sys.path.append(job["libraries"])
@@ -364,7 +366,7 @@ def main() -> None:
     sweep(candidate)
     clean = "".join(c if c.isprintable() else " " for c in reason)[:MAX_REASON]
     os.write(verdict, json.dumps([passed, clean]).encode())
-    # Without the destructors of what the candidate sent.
+    # At once, so that no destructor of what the candidate sent runs.
     os._exit(0)
 
 

@@ -5,7 +5,7 @@ Both can only be tightened once set, need no privilege, and hold for root as for
 filter lists what is forbidden: processes, network, signals, namespaces, privileges. What libc
 tries in good faith (nscd behind getpwuid, chmod behind a copy) gets an error; what only an attack
 or a subprocess does ends the process with SIGSYS. On another system or processor these functions
-do nothing, and say so by what they return.
+do nothing, which their results show.
 
 Run as a script, this file confines itself and prints the protections that took hold.
 """
@@ -192,7 +192,7 @@ def _seccomp() -> bool:
     instructions = _filter(os.uname().machine, os.getpid()) if sys.maxsize > 2**32 else []
     if not instructions:
         return False
-    array = (_Instruction * len(instructions))(*instructions)
+    array = (_Instruction * len(instructions))(*(_Instruction(*one) for one in instructions))
     program = _Program(len(array), array)
     return _call("prctl", _PR_SET_SECCOMP, 2, ctypes.byref(program), 0, 0) == 0
 
@@ -210,9 +210,9 @@ def _filter(machine: str, pid: int) -> list[tuple[int, int, int, int]]:
     program += _when(_CLONE3, [_return(_ENOSYS)])
     for table, answer in ((_FATAL, _KILL), (_DENIED, _EPERM)):
         words = table.split()
-        for number in (words[1::3], words[2::3])[column]:
-            if number != "-":
-                program += _when(int(number), [_return(answer)])
+        for word in (words[1::3], words[2::3])[column]:
+            if word != "-":
+                program += _when(int(word), [_return(answer)])
     threads = [_load(16), _jump(0x45, _CLONE_THREAD, 0, 1), _return(_ALLOW), _return(_KILL)]
     program += _when(clone, threads)
     program += _when(socket, _choose(0, (_AF_UNIX,), _EACCES, _KILL))

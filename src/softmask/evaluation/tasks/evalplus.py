@@ -104,7 +104,8 @@ def _test(name: str, reference: str, row: dict[str, Any], read: Callable[[list],
     if row["task_id"] == "Mbpp/255":
         given = [arguments for arguments in given if arguments[1] <= _MOST_DRAWS]
     inputs = [read(arguments) for arguments in given]
-    # Text inside text: no name of the oracle or the reference can meet one of the candidate.
+    # As strings inside the test, so that no name of the oracle or the reference clashes with the
+    # candidate's.
     # JSON's Infinity and NaN come back as inf and nan, which are names in Python.
     return f"""\
 def {name}(candidate):

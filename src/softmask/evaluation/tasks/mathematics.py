@@ -19,7 +19,7 @@ import subprocess
 import sys
 import time
 from functools import lru_cache
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 from ..answers import math_answer
 
@@ -105,7 +105,7 @@ class MathWorker:
         return self._process
 
 
-def _line(stream: BinaryIO, seconds: float) -> bytes:
+def _line(stream: IO[bytes], seconds: float) -> bytes:
     """A line of an unbuffered pipe, empty if it does not arrive in time or the pipe ends."""
     line, end = b"", time.monotonic() + seconds
     while not line.endswith(b"\n"):

@@ -11,7 +11,8 @@ import copy
 import math
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 # The original data set asks these only for some result or None.
 NOT_NONE = {"check_str", "text_match_three", "text_starta_endb"}
@@ -28,7 +29,9 @@ AS_SETS = {
 SLOWER, AT_LEAST = 10.0, 10.0
 
 
-def compare(candidate, reference_code: str, name: str, inputs: Sequence, atol: float) -> None:
+def compare(
+    candidate: Callable, reference_code: str, name: str, inputs: Sequence, atol: float
+) -> None:
     """Call both with every input.
 
     Raises AssertionError where the candidate is wrong, TimeoutError where it takes too long, and
@@ -47,8 +50,8 @@ def compare(candidate, reference_code: str, name: str, inputs: Sequence, atol: f
         )
 
 
-def _within(seconds: float, function, arguments: Sequence):
-    def stop(number, frame):
+def _within(seconds: float, function: Callable, arguments: Sequence) -> Any:
+    def stop(_number: int, _frame: object) -> None:
         raise TimeoutError(f"no result within {seconds:.1f} s")
 
     before = signal.signal(signal.SIGALRM, stop)
@@ -60,7 +63,7 @@ def _within(seconds: float, function, arguments: Sequence):
         signal.signal(signal.SIGALRM, before)
 
 
-def agrees(name: str, arguments: Sequence, output, expected, atol: float) -> bool:
+def agrees(name: str, arguments: Sequence, output: Any, expected: Any, atol: float) -> bool:
     """Whether an output is right, with the special cases of EvalPlus."""
     if name == "find_zero":  # HumanEval/32: any root of the polynomial
         (coefficients,) = arguments
@@ -87,7 +90,7 @@ def agrees(name: str, arguments: Sequence, output, expected, atol: float) -> boo
     return same(output, expected, atol)
 
 
-def same(output, expected, atol: float) -> bool:
+def same(output: Any, expected: Any, atol: float) -> bool:
     """Equality, but floats may differ by atol (1e-6 where the data set says 0)."""
     if output == expected:
         return True
@@ -95,13 +98,13 @@ def same(output, expected, atol: float) -> bool:
     return bool(tolerance) and type(output) is type(expected) and close(output, expected, tolerance)
 
 
-def _is_floats(value) -> bool:
+def _is_floats(value: object) -> bool:
     if isinstance(value, (list, tuple)) and value:
         return all(isinstance(item, float) for item in value)
     return isinstance(value, float)
 
 
-def close(output, expected, atol: float) -> bool:
+def close(output: Any, expected: Any, atol: float) -> bool:
     """numpy.allclose(rtol=1e-7) for numbers in lists and tuples of one shape."""
     if isinstance(expected, (list, tuple)):
         return len(output) == len(expected) and all(

@@ -50,8 +50,8 @@ class Test:
     setup: str = ""
 
 
-# EvalPlus too gives a program 60 s, and a single call much less (oracle.py). The wall clock is
-# for the reference as well, which takes as long.
+# As in EvalPlus a program has 60 s, and a single call much less (oracle.py). The wall-clock limit
+# includes the reference, which takes as long.
 EXTENDED = Limits(seconds=150, cpu_seconds=60)
 
 
@@ -71,7 +71,7 @@ class Attempt(dict[str, Any]):
         return dict, (dict(self),)
 
     def verdicts(self) -> dict[str, Row]:
-        """Return the verdict for every test, judging the whole batch if that is still to do."""
+        """Return the verdict for every test; the first call judges the whole batch."""
         if not self["verdicts"]:
             _judge(self.batch)
         return self["verdicts"]

@@ -3,8 +3,8 @@
     page_html({"mode": "live", "model": {...}, "examples": [...]})     what the server sends at /
     page_html({"mode": "trace", "trace": {...}})                       a file that opens anywhere
 
-It loads nothing from anywhere: style, scripts and data are part of it. docs/TRACE.md describes what
-it reads.
+It loads nothing from anywhere: style, scripts and data are part of it. docs/reference/trace.md
+describes what it reads.
 """
 
 from __future__ import annotations

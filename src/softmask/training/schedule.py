@@ -1,8 +1,8 @@
-"""Which settings rule at which update: a recipe's stages, and its learning rate.
+"""The schedule of a training: its stages, the learning rate at each update, the global batch.
 
-A run has one clock, the number of rows drawn so far. Whatever is random derives from (seed,
-position on that clock), so that a resumed run, or one on another number of processes, draws the
-same rows and masks.
+The rows of a run are numbered in the order in which they are drawn. Whatever is random derives
+from (seed, number of the row), so that a resumed run, or one on another number of processes, draws
+the same rows and masks.
 """
 
 from __future__ import annotations
@@ -10,13 +10,14 @@ from __future__ import annotations
 import math
 import random
 from dataclasses import dataclass
+from typing import Any
 
 from .config import StageConfig, TrainConfig
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A stretch of updates [start, start + steps) with every setting decided."""
+    """The updates [start, start + steps), with every setting resolved."""
 
     name: str
     start: int
@@ -32,7 +33,7 @@ class Stage:
     puzzle_share: float | None
 
     def learning_rate_at(self, step: int) -> float:
-        """Of an update of the run: linear warm-up, then the schedule to `final_learning_rate`."""
+        """The rate of an update of the run: linear warm-up, then down to `final_learning_rate`."""
         inner = step - self.start
         if inner < self.warmup_steps:
             return self.learning_rate * (inner + 1) / self.warmup_steps
@@ -44,70 +45,73 @@ class Stage:
         return self.final_learning_rate + (self.learning_rate - self.final_learning_rate) * left
 
 
-class Plan:
+class TrainingSchedule:
     """The stages of a run of known length."""
 
     def __init__(self, config: TrainConfig, steps: int) -> None:
         """`steps`: updates of the whole run, where the recipe gives no stages."""
-        stretches = config.stages or (StageConfig("train", steps),)
         self.stages: list[Stage] = []
-        for stretch in stretches:
+        for stage in config.stages or (StageConfig("train", steps),):
             start = self.stages[-1].start + self.stages[-1].steps if self.stages else 0
-            self.stages.append(_resolve(config, stretch, start))
+            self.stages.append(_resolve(config, stage, start))
         self.steps = self.stages[-1].start + self.stages[-1].steps
 
     def at(self, step: int) -> Stage:
-        """The stage of an update; behind the end, the last one."""
+        """The stage of an update; after the end, the last one."""
         return next(s for s in reversed(self.stages) if step >= s.start)
 
     def learning_rate(self, step: int) -> float:
         return self.at(step).learning_rate_at(step)
 
 
-def _resolve(config: TrainConfig, stretch: StageConfig, start: int) -> Stage:
-    def own(name: str):
-        value = getattr(stretch, name)
+def _resolve(config: TrainConfig, stage: StageConfig, start: int) -> Stage:
+    def own(name: str) -> Any:
+        value = getattr(stage, name)
         return getattr(config, name) if value is None else value
 
     warmup = own("warmup")
     return Stage(
-        name=stretch.name,
+        name=stage.name,
         start=start,
-        steps=stretch.steps,
+        steps=stage.steps,
         learning_rate=own("learning_rate"),
         final_learning_rate=own("final_learning_rate"),
         # As transformers counts a share: rounded up.
-        warmup_steps=math.ceil(warmup * stretch.steps) if warmup < 1 else int(warmup),
+        warmup_steps=math.ceil(warmup * stage.steps) if warmup < 1 else int(warmup),
         schedule=config.schedule,
         soft_probability=own("soft_probability"),
         feedback_passes=own("feedback_passes"),
         left_to_right=own("left_to_right"),
-        puzzles=stretch.puzzles,
-        puzzle_share=stretch.puzzle_share,
+        puzzles=stage.puzzles,
+        puzzle_share=stage.puzzle_share,
     )
 
 
 @dataclass(frozen=True)
-class Clock:
-    """Where on the run's clock a row stands: `batch` rows a device and forward."""
+class GlobalBatch:
+    """The rows of one update, `per_device` of them in each forward of each device.
 
-    batch: int
+    `draw` is the number of a row in the run.
+    """
+
+    per_device: int
     devices: int
     accumulation: int
 
     @property
-    def rows_per_update(self) -> int:
-        return self.batch * self.devices * self.accumulation
+    def size(self) -> int:
+        """Rows of an update."""
+        return self.per_device * self.devices * self.accumulation
 
-    def step(self, draw: int) -> int:
-        """The update that the row of this number belongs to."""
-        return draw // self.rows_per_update
+    def update_of(self, draw: int) -> int:
+        """The update that a row belongs to."""
+        return draw // self.size
 
-    def forward(self, draw: int) -> int:
-        """The forward that all devices make at the same time, counted over the run."""
-        return draw // (self.batch * self.devices)
+    def forward_of(self, draw: int) -> int:
+        """The forward of a row, which all devices make at once; counted over the run."""
+        return draw // (self.per_device * self.devices)
 
 
 def derived_seed(purpose: str, seed: int, number: int) -> int:
-    """63 bits that belong to (purpose, seed, number) alone."""
+    """A seed of 63 bits, a function of (purpose, seed, number) alone."""
     return random.Random(f"{purpose}/{seed}/{number}").getrandbits(63)

@@ -1,15 +1,14 @@
-"""softmask generate --html, --svg, --trace, and softmask view: runs as files to look at."""
+"""softmask generate --html, --svg, --trace: a run as a file to look at."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
 import json
-import webbrowser
 from pathlib import Path
 from typing import Any
 
-from ..config import read_json, require, write_whole
+from ..config import require, write_whole
 
 # Leading tokens that a file tells of each position.
 CANDIDATES = 5
@@ -20,7 +19,9 @@ def add_recording_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("recording")
     group.add_argument("--html", type=Path, help="write every step as a page that opens anywhere")
     group.add_argument("--svg", type=Path, help="write every step as one animated picture")
-    group.add_argument("--trace", type=Path, help="write every step as JSON (docs/TRACE.md)")
+    group.add_argument(
+        "--trace", type=Path, help="write every step as JSON (docs/reference/trace.md)"
+    )
     group.add_argument(
         "--against-plain",
         action="store_true",
@@ -62,7 +63,7 @@ def record_run(args: argparse.Namespace, run: Any) -> str:
         soft_mask=run.soft_mask,
         rules=rules_of(run.checkpoint, infill=run.infill),
         seed=run.seeds[0],
-        watch=CANDIDATES,
+        top_logprobs=CANDIDATES,
         trace=True,
     )
     requests = [request]
@@ -77,7 +78,7 @@ def record_run(args: argparse.Namespace, run: Any) -> str:
     if args.trace is not None:
         write_whole(args.trace, json.dumps(trace, ensure_ascii=False))
     if args.html is not None:
-        write_whole(args.html, _page(trace))
+        write_whole(args.html, page_of(trace))
     if args.svg is not None:
         from .svg import picture
 
@@ -85,37 +86,8 @@ def record_run(args: argparse.Namespace, run: Any) -> str:
     return runs[0]["end"]["text"]
 
 
-def _page(trace: dict[str, Any]) -> str:
+def page_of(trace: dict[str, Any]) -> str:
+    """The page that shows a trace, as HTML."""
     from ..serving.page import page_html
 
     return page_html({"mode": "trace", "trace": trace})
-
-
-def add_view(commands: Any) -> None:
-    """The command and its options."""
-    parser = commands.add_parser(
-        "view",
-        help="look at a recorded run in a browser",
-        description="Makes a page of a trace (of generate --trace, or exported by the page) and "
-        "opens it in a browser.",
-    )
-    parser.add_argument("file", type=Path, metavar="FILE", help="trace.json")
-    parser.add_argument("--out", type=Path, help="the page (default: beside the file, as .html)")
-    parser.add_argument("--no-open", action="store_true", help="write it, and open no browser")
-    parser.set_defaults(run=view)
-
-
-def view(args: argparse.Namespace, _argv: list[str]) -> int:
-    """Runs the command with parsed arguments."""
-    from ..serving.trace import check_trace
-
-    require(args.file.is_file(), f"there is no file {args.file}")
-    trace = check_trace(read_json(args.file), str(args.file))
-    out = args.out or args.file.with_suffix(".html")
-    require(out != args.file, f"{out} is the trace itself: name another file with --out")
-    require(out.parent.is_dir(), f"there is no folder for {out}")
-    write_whole(out, _page(trace))
-    if not args.no_open:
-        webbrowser.open(out.resolve().as_uri())
-    print(f"the page is {out}")
-    return 0

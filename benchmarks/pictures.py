@@ -1,21 +1,42 @@
-"""Makes the pictures of docs/page anew: each state of the page, small.
+"""Makes the pictures of README and documents anew, from today's bundled model.
 
-    python benchmarks/page_screenshots.py docs/page
+    python benchmarks/pictures.py                 all of them, into docs/
+    python benchmarks/pictures.py light sudoku    these screenshots alone
 
-Needs Chromium and Pillow; the runs are of the bundled model, with fixed seeds.
+docs/pictures/sudoku.svg is a recorded run; docs/page/*.png are states of the page. Seeds are fixed.
+The screenshots need Chromium and Pillow.
 """
 
 from __future__ import annotations
 
 import argparse
 import io
-from collections.abc import Callable
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from page_browser import browser, server
 from PIL import Image
 
+DOCS = Path(__file__).parents[1] / "docs"
+# A Sudoku of 32 givens: `[[n]]` are n cells to fill in.
+GRID = """\
+Sudoku
+1[[1]]69[[1]]3[[1]]72
+4[[1]]7[[2]]8[[1]]1[[1]]
+[[4]]6[[4]]
+[[6]]2[[2]]
+5[[3]]91[[3]]
+9[[2]]82[[2]]67
+3[[1]]96[[4]]5
+[[1]]8[[2]]197[[1]]3
+7[[4]]46[[2]]
+"""
+# Eight forwards for 49 cells: soft-masked it is right, plain it is not.
+SETTINGS = "--steps 8 --block-length 128 --alg topk_margin --temperature 0 --top-p 1"
 DESKTOP, PHONE = {"width": 1200, "height": 900}, {"width": 360, "height": 780}
 LARGEST = 150_000  # bytes
 COLOURS = 128
@@ -114,23 +135,41 @@ def small(shot: bytes, path: Path) -> None:
     assert size < LARGEST, f"{path} has {size} bytes"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("out", type=Path)
-    parser.add_argument("names", nargs="*", help=f"of {', '.join(STATES)} (default: all)")
-    args = parser.parse_args()
-    args.out.mkdir(parents=True, exist_ok=True)
+def animate(path: Path) -> None:
+    """Writes the run of README's picture, soft-masked beside plain."""
+    with tempfile.NamedTemporaryFile("w", suffix=".txt") as grid:
+        grid.write(GRID)
+        grid.flush()
+        words = ["--infill", "--file", grid.name, *SETTINGS.split(), "--against-plain"]
+        command = [sys.executable, "-m", "softmask", "generate", *words, "--svg", str(path)]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+
+
+def photograph(names: Sequence[str], out: Path) -> None:
+    """Writes screenshots of the page in these states."""
     with server() as address, browser() as chromium:
-        for name in args.names or STATES:
+        for name in names:
             state, scheme, size = STATES[name]
             context = chromium.new_context(viewport=size, color_scheme=scheme)
             page = context.new_page()
             page.goto(address)
             state(page)
             page.wait_for_timeout(700)  # what was just decided fades
-            small(page.screenshot(full_page=name != "hover"), args.out / f"{name}.png")
+            small(page.screenshot(full_page=name != "hover"), out / f"{name}.png")
             context.close()
             print(name, flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("names", nargs="*", help=f"of {', '.join(STATES)} (default: all)")
+    parser.add_argument("--out", type=Path, default=DOCS, help="folder (default: docs)")
+    args = parser.parse_args()
+    for name in ("page", "pictures"):
+        (args.out / name).mkdir(parents=True, exist_ok=True)
+    if not args.names:
+        animate(args.out / "pictures" / "sudoku.svg")
+    photograph(args.names or list(STATES), args.out / "page")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,111 @@
+"""softmask bench: ms a step, tokens/s and memory, plain and soft-masked.
+
+Times every way of decoding in turns; each way's peak memory is read in a process of its own.
+People read the tables; the last line is JSON for scripts.
+
+    softmask bench                        the bundled model
+    softmask bench --hidden 512 --threads 2 --twin --block-length 32 --cache dual --out DIR
+    softmask bench frontier               what faster decoding costs in accuracy
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from ..bench.benchmark import BLOCK_STEPS, Bench, decodings
+from ..bench.summary import label, summarise, tables_of
+from ..config import CACHES
+from ..hub.load import choose_device
+from ..reporting.measure import peak_mb, peak_of
+from ..reporting.result_folder import claim, write
+from .options import add_hidden, new_parser
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The command's options."""
+    parser = new_parser("bench", __doc__)
+    parser.add_argument("--model", help="folder or Hub id; default: the bundled model")
+    parser.add_argument("--hidden", type=int, help="time a random model of this width instead")
+    parser.add_argument("--layers", type=int, default=8, help="its layers (default 8)")
+    parser.add_argument("--heads", type=int, default=8, help="its attention heads (default 8)")
+    parser.add_argument("--kv-heads", type=int, default=2, help="its key/value heads (default 2)")
+    parser.add_argument("--intermediate", type=int, default=2688, help="its MLP width (2688)")
+    parser.add_argument("--vocabulary", type=int, default=151_936, help="its vocabulary (151936)")
+    parser.add_argument("--prompt-tokens", type=int, default=64, help="prompt length (default 64)")
+    parser.add_argument(
+        "--max-new-tokens", type=int, default=192, help="masks to fill (default 192)"
+    )
+    add_hidden(parser, "--new-tokens", dest="max_new_tokens", type=int, default=192)
+    parser.add_argument("--batch", type=int, default=1, help="rows (default 1)")
+    parser.add_argument("--steps", type=int, default=8, help="denoising steps a run (default 8)")
+    parser.add_argument("--repeat", type=int, default=5, help="runs of each decoding (default 5)")
+    parser.add_argument("--alg", default="entropy", help="unmasking rule (default entropy)")
+    parser.add_argument("--temperature", type=float, default=0.0, help="sampling temperature (0)")
+    parser.add_argument("--top-p", type=float, default=None, help="nucleus (default: off)")
+    parser.add_argument(
+        "--soft-mask-k", type=int, default=3, help="tokens that soft-masking mixes in (default 3)"
+    )
+    add_hidden(parser, "--k", dest="soft_mask_k", type=int, default=3)
+    parser.add_argument("--device", default=None, help="cpu, cuda, mps (default: the best)")
+    parser.add_argument("--dtype", default=None, help="float32, bfloat16 (default: by device)")
+    parser.add_argument("--threads", type=int, default=None, help="CPU threads (default: all)")
+    parser.add_argument("--twin", action="store_true", help="also the published computation: slow")
+    parser.add_argument("--block-length", type=int, help="also block-wise, in blocks of this size")
+    parser.add_argument("--block-steps", type=int, help=f"steps a block (default {BLOCK_STEPS})")
+    parser.add_argument("--cache", choices=CACHES, help="also block-wise with this cache")
+    parser.add_argument("--refresh-every", type=int, help="its refresh, in steps (default: none)")
+    parser.add_argument("--refresh-window", type=int, help="tokens around the block (default: all)")
+    parser.add_argument("--out", type=Path, help="write result.json and table.txt to this folder")
+    parser.add_argument("--only", help=argparse.SUPPRESS)
+    return parser
+
+
+def run(args: argparse.Namespace, argv: list[str]) -> int:
+    """Runs the command with parsed arguments; `argv` repeats them for the children."""
+    for name, value in vars(args).items():  # every whole number is a count
+        if type(value) is int and value < 1 and name != "refresh_window":
+            raise ValueError(f"--{name.replace('_', '-')} must be at least 1")
+    if args.threads is not None:
+        torch.set_num_threads(args.threads)
+    names = decodings(args)
+    device = choose_device(args.device).type
+    if args.only:
+        Bench(args).once(args.only)
+        print(json.dumps({"peak_mb": round(peak_mb(device), 1)}))
+        return 0
+    if args.out is not None:
+        claim(args.out)
+    console = Console()
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
+    with Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    ) as progress:
+        task = progress.add_task("loading", total=len(names) * (args.repeat + 2))
+
+        def tick(what: str) -> None:
+            progress.update(task, advance=1, description=what)
+
+        bench = Bench(args)
+        found = bench.measure(tick)
+        for name in names:
+            tick(f"{label(name)}, memory")
+            found.peaks[name] = peak_of("softmask", [*argv, "--only", name])
+    result = summarise(bench.model, args.batch, args.max_new_tokens, found)
+    result["threads"] = torch.get_num_threads()
+    settings = {k: str(v) if k == "out" else v for k, v in vars(args).items() if v is not None}
+    tables = tables_of(
+        result, f"{args.prompt_tokens} + {args.max_new_tokens} tokens, batch {args.batch}"
+    )
+    for table in tables:
+        console.print(table)
+    if args.out is not None:
+        raw = {"settings": settings, "raw_ms": found.ms, "summary": result}
+        write(args.out, ["softmask", *argv], raw, tables)
+    print(json.dumps(result | {"settings": settings}))
+    return 0

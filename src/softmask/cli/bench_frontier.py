@@ -1,0 +1,107 @@
+"""softmask bench frontier: accuracy against speed.
+
+Measures what every faster way of decoding costs in accuracy, in tables and a plot; the last line is
+JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from ..bench.frontier import Row, measure, modes_of, puzzles_of, runs, tables_of
+from ..bench.frontier_cells import CELLS, Cell, choose_cells
+from ..bench.frontier_plot import PLOT, draw, need_matplotlib
+from ..hub.load import load
+from ..models.checkpoint import Checkpoint
+from ..puzzles.puzzles import Puzzle
+from ..reporting.result_folder import claim, write
+from .options import new_parser
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The command's options."""
+    parser = new_parser("bench frontier", __doc__)
+    parser.add_argument("--model", help="folder or Hub id; default: the bundled model")
+    parser.add_argument("--puzzles", type=int, default=100, help="of each kind (default 100)")
+    parser.add_argument("--files", type=Path, help="take them from Dream's files in this folder")
+    names = ", ".join(cell.name for cell in CELLS)
+    parser.add_argument("--only", metavar="NAME,...", help=f"only these cells: {names}")
+    parser.add_argument("--batch", type=int, default=1, help="puzzles at once (default 1)")
+    parser.add_argument("--device", help="cpu, cuda, mps (default: the best)")
+    parser.add_argument("--dtype", help="float32, bfloat16 (default: by device)")
+    parser.add_argument("--threads", type=int, help="CPU threads (default: all)")
+    parser.add_argument(
+        "--out", type=Path, help=f"write result.json, table.txt and {PLOT} to this folder"
+    )
+    return parser
+
+
+def run(args: argparse.Namespace, argv: list[str]) -> int:
+    """Runs the command with parsed arguments."""
+    for name in ("puzzles", "batch", "threads"):
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            raise ValueError(f"--{name} must be at least 1")
+    cells, groups = choose_cells(args.only), puzzles_of(args.files, args.puzzles)
+    if args.threads is not None:
+        torch.set_num_threads(args.threads)
+    if args.out is not None:
+        need_matplotlib()
+        claim(args.out)
+    console = Console()
+    model, rows = _measure(args, cells, groups, console)
+    tables = tables_of(rows)
+    for table in tables:
+        console.print(table)
+    settings = {name: str(v) for name, v in vars(args).items() if v is not None}
+    result = {
+        "model": model,
+        "threads": torch.get_num_threads(),
+        "settings": settings,
+        "cells": [dataclasses.asdict(cell) for cell in cells],
+        "rows": [dataclasses.asdict(row) for row in rows],
+    }
+    if args.out is not None:
+        draw(rows, args.out / PLOT)
+        write(args.out, ["softmask", *argv], result, tables)
+    print(json.dumps(result))
+    return 0
+
+
+def _measure(
+    args: argparse.Namespace,
+    cells: Sequence[Cell],
+    groups: Mapping[str, Sequence[Puzzle]],
+    console: Console,
+) -> tuple[str, list[Row]]:
+    """The model's name, and what its cells reached; a terminal shows how far it is."""
+    held: dict[str, Checkpoint] = {}
+
+    def load_with(loading: Mapping[str, Any]) -> Checkpoint:
+        key = repr(sorted(loading.items()))
+        if key not in held:
+            held[key] = load(args.model, device=args.device, dtype=args.dtype, **loading)
+        return held[key]
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
+    with Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    ) as progress:
+        task = progress.add_task("loading", total=None)
+        modes = sum(len(modes_of(load_with(cell.loading))) for cell in cells)
+        progress.update(task, total=runs(groups, modes, args.batch))
+
+        def tick(what: str, done: int) -> None:
+            progress.update(task, advance=done, description=what)
+
+        rows = measure(load_with, groups, cells, args.batch, tick)
+    return load_with(cells[0].loading).name, rows

@@ -1,0 +1,138 @@
+"""What the commands of `softmask eval` share: the model's options, the record's, reading both."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import importlib.util
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ..config import from_mapping
+from ..evaluation.config import OWN_NAMES, EvalConfig, ModelArgs, model_args
+from .options import add_model_options, add_settings, given
+
+# Fields of ModelArgs that have options of their own here.
+PLACED = (
+    *("pretrained", "adapter", "revision", "device", "dtype", "device_map", "quantize"),
+    *("softmasking", "trust_remote_code"),
+)
+
+
+def add_task_options(parser: argparse.ArgumentParser) -> None:
+    """What is evaluated, beside the tasks themselves."""
+    parser.add_argument("--limit", type=int, help="only the first so many of each task")
+    parser.add_argument("--system-instruction", help="a system message")
+    parser.add_argument("--data-dir", help="read the data from files in this folder")
+    parser.add_argument(
+        "--confirm-run-unsafe-code",
+        action="store_true",
+        help="allow tasks that run, in a sandbox, the programs that the model writes",
+    )
+    add_record_options(parser)
+
+
+def add_record_options(parser: argparse.ArgumentParser) -> None:
+    """Where the record goes."""
+    parser.add_argument("--out", type=Path, help="folder of the record (default: in evals/)")
+    parser.add_argument("--overwrite", action="store_true", help="delete an earlier record there")
+
+
+def add_eval_model(parser: argparse.ArgumentParser, leave_out: tuple[str, ...] = ()) -> None:
+    """The model and its settings, but for some."""
+    add_model_options(parser)
+    group = parser.add_argument_group("settings of the model (they win over a task's own)")
+    group.add_argument(
+        "--soft-mask",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="require soft-masking, or turn it off (default: what the checkpoint brings)",
+    )
+    unset = {f.name: "" for f in dataclasses.fields(ModelArgs) if f.default is None}
+    # Under our names; the published ones are accepted too.
+    names = {field: [own, field] for field, own in OWN_NAMES.items()}
+    add_settings(group, ModelArgs, "--", unset, PLACED + leave_out, names)
+    group.add_argument("--model-args", default="", help="the same in the harness' form: a=1,b=2")
+
+
+def read_model_args(args: argparse.Namespace) -> ModelArgs:
+    """The settings of `add_model` that the command line names.
+
+    Raises:
+        ValueError: an unknown or contradictory one.
+    """
+    values = given(args, ModelArgs)
+    own = {
+        "pretrained": args.model,
+        "adapter": args.adapter,
+        "revision": args.revision,
+        "device": args.device,
+        "dtype": args.dtype,
+        "device_map": args.device_map,
+        "quantize": args.quantize,
+        "softmasking": args.soft_mask,
+    }
+    values |= {name: value for name, value in own.items() if value is not None}
+    return model_args(read_pairs(args.model_args) | values)
+
+
+def read_pairs(text: str) -> dict[str, Any]:
+    """a=1,b=x, as the harness reads it.
+
+    Raises:
+        ValueError: a piece without `=`.
+    """
+    if not text:
+        return {}
+    need_lm_eval()
+    from lm_eval.utils import simple_parse_args_string
+
+    broken = [piece for piece in text.split(",") if "=" not in piece]
+    if broken:
+        raise ValueError(f"write settings as NAME=VALUE with commas between, not {broken[0]!r}")
+    return simple_parse_args_string(text)
+
+
+def read_config(args: argparse.Namespace, tasks: tuple[str, ...]) -> EvalConfig:
+    """The settings of `add_task_options` that the command line names, for these tasks."""
+    values = {
+        "tasks": tasks,
+        "limit": args.limit,
+        "system_instruction": args.system_instruction,
+        "confirm_run_unsafe_code": args.confirm_run_unsafe_code,
+        "data_dir": args.data_dir,
+    }
+    if hasattr(args, "gen_kwargs"):
+        values |= {
+            "num_fewshot": args.num_fewshot,
+            "apply_chat_template": args.apply_chat_template,
+            "fewshot_as_multiturn": not args.no_fewshot_as_multiturn,
+            "gen_kwargs": read_pairs(args.gen_kwargs or ""),
+            "include_path": args.include_path,
+        }
+    return from_mapping(EvalConfig, values, "options")
+
+
+def need_lm_eval() -> None:
+    """Raises ValueError where the harness is not installed."""
+    if importlib.util.find_spec("lm_eval") is None:
+        raise ValueError("evaluation needs lm_eval: pip install 'softmask[eval]'")
+
+
+def load_lm(args: ModelArgs) -> Any:
+    """The harness' model of these settings, loaded."""
+    from ..evaluation.harness import SoftMaskLM
+
+    return SoftMaskLM(**dataclasses.asdict(args))
+
+
+def logger_of(lm: Any) -> Callable[[str], None]:
+    """Says things once, however many processes there are."""
+
+    def say(line: str) -> None:
+        if lm.ranks.index == 0:
+            print(line, file=sys.stderr)
+
+    return say

@@ -1,0 +1,83 @@
+"""softmask eval samples: the quality of free texts, with a record.
+
+Quality of free texts: perplexity under another model, entropy, distinct n-grams, repetition,
+MAUVE. Writes the texts itself, or reads them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from ..decoding.prompts import encode
+from ..evaluation import text_quality
+from ..evaluation.config import ModelArgs
+from .eval_options import add_eval_model, add_record_options, need_lm_eval
+from .eval_texts import digest_of, measure_and_record, read_texts
+from .options import new_parser, set_threads
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The command's options."""
+    parser = new_parser("eval samples", __doc__)
+    parser.add_argument("--texts", type=Path, help="judge these: jsonl with `text`")
+    parser.add_argument("--count", type=int, default=64, help="else: texts to write (64)")
+    parser.add_argument("--prompt", help="beginning of every text (default: none)")
+    parser.add_argument("--scorer", help="folder or Hub id of a causal model that scores")
+    parser.add_argument("--references", type=Path, help="real texts, for MAUVE (needs --scorer)")
+    add_record_options(parser)
+    add_eval_model(parser)
+    return parser
+
+
+def run(args: argparse.Namespace, argv: list[str]) -> int:
+    """Runs the command with parsed arguments."""
+    set_threads(args.threads)
+    if args.count < 1:
+        raise ValueError(f"--count must be at least 1, not {args.count}")
+    references = None if args.references is None else read_texts(args.references)
+    given_texts = None if args.texts is None else read_texts(args.texts)
+    if references is not None and args.scorer is None:
+        raise ValueError("--references are for MAUVE, which needs --scorer too")
+
+    def measure(checkpoint: Any, model: ModelArgs, folder: Path) -> dict[str, Any]:
+        texts = given_texts
+        if texts is None:
+            texts = _write_texts(checkpoint, model, folder, args.prompt or "", args.count)
+        scorer = None
+        if args.scorer is not None:
+            scorer = text_quality.Scorer(
+                args.scorer, device=args.device, batch_size=model.batch_size
+            )
+        ids = [encode(checkpoint, text) for text in texts]
+        return {
+            **dataclasses.asdict(text_quality.quality(texts, ids, scorer, references)),
+            "texts": texts,
+        }
+
+    what = {
+        "scorer": args.scorer,
+        "count": args.count,
+        "prompt": args.prompt,
+        "given": None if given_texts is None else digest_of(given_texts),
+        "references": None if references is None else digest_of(references),
+    }
+    return measure_and_record(args, argv, "samples", what, measure, text_quality.table_of)
+
+
+def _write_texts(
+    checkpoint: Any, model: ModelArgs, folder: Path, prompt: str, count: int
+) -> list[str]:
+    """Texts that begin with the prompt, each with a stream of its own; kept as they come."""
+    need_lm_eval()
+    from lm_eval.api.instance import Instance
+
+    from ..evaluation.harness import SoftMaskLM
+    from ..evaluation.responses import Responses
+
+    lm = SoftMaskLM.around(checkpoint, model, Responses(folder))
+    # Temperature 1 where nothing else is said: greedy texts would all be one.
+    request = Instance("generate_until", {}, (prompt, {"do_sample": True}), 0, ("samples", 0, 1))
+    return [prompt + text for text in lm.generate_until([request] * count)]

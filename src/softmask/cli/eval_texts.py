@@ -1,0 +1,83 @@
+"""What `softmask eval ppl` and `samples` share: texts of files, and a measure with its record."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from ..evaluation import record
+from ..evaluation.config import ModelArgs
+from ..hub.load import load
+from .eval_options import read_model_args
+
+
+def measure_and_record(
+    args: argparse.Namespace,
+    argv: list[str],
+    name: str,
+    what: dict[str, Any],
+    measure: Callable[[Any, ModelArgs, Path], dict[str, Any]],
+    table_of: Callable[[dict[str, Any]], Any],
+) -> int:
+    """Measures a checkpoint in one process, keeps a record, and shows the table.
+
+    Args:
+        name: of the record's folder, where none is given; its first word names the measure.
+        what: the settings of the measure, for the record.
+
+    Raises:
+        ValueError: several processes, or what the model and the folder make wrong.
+    """
+    model = read_model_args(args)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ValueError(
+            "eval ppl and eval samples run in one process: start them without a launcher"
+        )
+    checkpoint = load(**model.to_load)
+    folder = args.out or Path("evals") / name
+    settings = record.settings_of(checkpoint, model, **{name.split("-")[0]: what})
+    found = record.claim(folder, settings, args.overwrite)
+    if found is None:
+        run = {**record.origin(["softmask", *argv]), **settings}
+        record.write(folder / record.RUN, run)
+        found = measure(checkpoint, model, folder)
+        record.write(folder / record.RUN, run | {"finished": record.now()})
+        record.write(folder / record.RESULTS, found)
+    Console().print(table_of(found))
+    print(folder)
+    return 0
+
+
+def read_texts(path: Path) -> list[str]:
+    """The texts of a file: `text` of each line of a .jsonl, else the whole file as one.
+
+    Raises:
+        ValueError: no such file, not UTF-8, or a line without a text.
+    """
+    if not path.is_file():
+        raise ValueError(f"there is no file {path}")
+    try:
+        content = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 (byte {error.start}): convert it first") from error
+    if path.suffix != ".jsonl":
+        return [content]
+    texts = []
+    for number, line in enumerate(content.splitlines(), 1):
+        try:
+            texts.append(json.loads(line)["text"])
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            raise ValueError(f'{path}, line {number}: expected {{"text": "..."}}') from error
+    return texts
+
+
+def digest_of(texts: Sequence[str]) -> str:
+    """What tells these texts from others."""
+    return hashlib.sha256(json.dumps(texts).encode()).hexdigest()

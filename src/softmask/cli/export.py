@@ -1,0 +1,42 @@
+"""softmask export: a folder that transformers loads without this package.
+
+Writes a folder with weights (an adapter is merged in), tokenizer, soft-mask parameters and code,
+which AutoModel.from_pretrained(DIR, trust_remote_code=True) loads without this package.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from .options import new_parser
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The command's options."""
+    parser = new_parser("export", __doc__)
+    parser.add_argument("target", type=Path, metavar="DIR", help="the folder to write")
+    parser.add_argument(
+        "--model", help="folder or Hub id of a Dream model (default: the adapter's, or the bundled)"
+    )
+    parser.add_argument("--adapter", help="folder or Hub id of a PEFT adapter to merge in")
+    parser.add_argument("--revision", help="branch, tag or commit of the model on the Hub")
+    parser.add_argument("--dtype", help="convert to float32, bfloat16 or float16 (default: keep)")
+    parser.add_argument("--overwrite", action="store_true", help="replace an older export in DIR")
+    return parser
+
+
+def run(args: argparse.Namespace, _argv: list[str]) -> int:
+    """Runs the command with parsed arguments."""
+    from ..hub.export import export
+
+    folder = export(
+        args.target,
+        args.model,
+        args.adapter,
+        revision=args.revision,
+        dtype=args.dtype,
+        overwrite=args.overwrite,
+    )
+    print(f"the model is in {folder}")
+    return 0

@@ -1,0 +1,171 @@
+"""softmask generate: a text from a prompt, or the holes of one filled in.
+
+Writes a text from a prompt (an argument, --file or standard input), or fills the holes of
+--infill. In a terminal it shows the canvas being denoised; in a pipe it prints the text alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from ..config import SamplingConfig
+from .options import (
+    add_decoding_options,
+    add_model_options,
+    given,
+    load_model,
+    new_parser,
+    soft_mask_of,
+)
+from .recording import add_recording_options, is_recording, record_run
+
+ESCAPES = {"\\n": "\n", "\\t": "\t", "\\\\": "\\"}
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The command's options."""
+    parser = new_parser("generate", __doc__)
+    parser.add_argument("prompt", nargs="?", help="the prompt; - reads standard input")
+    parser.add_argument("--file", type=Path, help="read the prompt from this file")
+    parser.add_argument(
+        "--infill",
+        nargs="?",
+        const=True,
+        metavar="TEXT",
+        help="fill the holes [[n]] (n tokens each) of TEXT, in which \\n and \\t are escapes; a "
+        "token brings the space before it, so leave none in front of a hole: 'One day,[[6]] went'; "
+        "without TEXT, of the prompt",
+    )
+    parser.add_argument("--raw", action="store_true", help="no chat template around the prompt")
+    parser.add_argument(
+        "-n", "--num-return-sequences", type=int, default=1, help="texts a prompt (1)"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object a text")
+    parser.add_argument(
+        "--stream", action="store_true", help="print the text as far as it is decided, as it grows"
+    )
+    add_recording_options(parser)
+    add_model_options(parser)
+    add_decoding_options(parser)
+    return parser
+
+
+def run(args: argparse.Namespace, _argv: list[str]) -> int:
+    """Runs the command with parsed arguments."""
+    if args.json and args.stream:
+        raise ValueError("--json and --stream contradict each other")
+    if args.stream and args.num_return_sequences > 1:
+        raise ValueError("--stream shows one text: leave out -n")
+    recording = is_recording(args)
+    prompt = _prompt(args)
+    checkpoint = load_model(args)
+    generation = start_generation(
+        args, checkpoint, prompt, infill=args.infill is not None, raw=args.raw
+    )
+    if recording:
+        print(record_run(args, generation))
+        return 0
+    if args.stream:
+        _stream(generation)
+        return 0
+    show_steps(generation, args)
+    soft = generation.soft_mask
+    settings = {
+        "sampling": dataclasses.asdict(generation.sampling),
+        "soft_mask": None if soft is None else dataclasses.asdict(soft),
+    }
+    for completion in generation.completions():
+        if args.json:
+            print(json.dumps(dataclasses.asdict(completion) | {"settings": settings}))
+        else:
+            print(completion.text)
+    return 0
+
+
+def start_generation(
+    args: argparse.Namespace,
+    checkpoint: Any,
+    prompt: Any,
+    *,
+    infill: bool = False,
+    raw: bool = False,
+) -> Any:
+    """The Generation that the options describe, not yet run.
+
+    Args:
+        prompt: a text, or a conversation as a list of messages.
+
+    Raises:
+        ValueError: see `Generation`, and contradictory soft-mask options.
+    """
+    from ..decoding.generation import Generation
+
+    prompts = prompt if isinstance(prompt, str) else [prompt]
+    return Generation(
+        checkpoint,
+        prompts,
+        max_new_tokens=args.max_new_tokens,
+        sampling=given(args, SamplingConfig),
+        soft_mask=soft_mask_of(args, checkpoint.soft_mask),
+        seed=args.seed,
+        num_return_sequences=getattr(args, "num_return_sequences", 1),
+        chat=False if raw else None,
+        system=args.system,
+        infill=infill,
+    )
+
+
+def show_steps(generation: Any, args: argparse.Namespace) -> None:
+    """Runs the steps; in a terminal with the live view."""
+    if sys.stdout.isatty() and not args.no_live and not getattr(args, "json", False):
+        from rich.console import Console
+
+        from .live_view import LiveView
+
+        with LiveView(generation, Console()) as view:
+            for step in generation:
+                view.show(step)
+
+
+def _stream(generation: Any) -> None:
+    """Prints what is decided from the left; the pieces joined are the finished text."""
+    shown = ""
+    for step in generation:
+        text = generation.decided(step)
+        if text.startswith(shown):
+            print(text[len(shown) :], end="", flush=True)
+            shown = text
+    print(generation.completions()[0].text[len(shown) :])
+
+
+def _prompt(args: argparse.Namespace) -> str:
+    """The prompt from where it stands: --infill, argument, --file or standard input."""
+    sources = [args.prompt is not None, args.file is not None, isinstance(args.infill, str)]
+    if sum(sources) > 1:
+        raise ValueError("give one prompt: as an argument, by --file or by --infill")
+    if isinstance(args.infill, str):
+        text = args.infill
+        for escape, char in ESCAPES.items():
+            text = text.replace(escape, char)
+        return text
+    if args.file is not None:
+        if not args.file.is_file():
+            raise ValueError(f"there is no file {args.file}")
+        return _decode(args.file.read_bytes(), str(args.file))
+    if args.prompt not in (None, "-"):
+        return args.prompt
+    if args.prompt is None and sys.stdin.isatty():
+        raise ValueError('say what to write: softmask generate "One day, Tom"')
+    return _decode(sys.stdin.buffer.read(), "standard input").rstrip("\n")
+
+
+def _decode(raw: bytes, where: str) -> str:
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{where} is not UTF-8 (byte {error.start}): convert it first") from error

@@ -1,0 +1,118 @@
+"""What one forward says of sequences of like settings, read off the head at their masked rows.
+
+Shape suffixes: N masked positions that are read, R sequences, V vocabulary, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..logits import LogitStatistics, statistics
+from ..models import DreamModel
+from ..models.lm_head import chunked_logits, read_head
+from .schedule import ScheduledStep
+from .sequence import Rules, SequenceState, Settings
+from .unmask import Choice, Ragged, RowNoise, choose_likeliest, choose_tokens, is_greedy, leading
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The masked rows that a step reads, of sequences of like settings."""
+
+    sequences: Sequence[SequenceState]
+    scheduled_R: Sequence[ScheduledStep]
+    counts_R: list[int]  # how many rows of each are read
+    rows_N: Tensor  # flat positions
+    ragged: Ragged
+
+    @property
+    def settings(self) -> Settings:
+        """What the sequences share."""
+        return self.sequences[0].settings
+
+    def noise(self, device: torch.device) -> RowNoise:
+        """Where random choices are drawn from."""
+        generators = [s.generator for s in self.sequences if s.generator is not None]
+        return RowNoise(generators if self.settings.seeded else None, device)
+
+
+@dataclass(frozen=True)
+class Predictions(Rows):
+    """What was read at these rows; `logits_NV` where statistics alone do not do."""
+
+    seen: LogitStatistics
+    logits_NV: Tensor | None
+    choice: Choice | None
+
+
+class LogitReader:
+    """Reads a model's head at chosen rows, as the settings of their sequences need it."""
+
+    def __init__(self, model: DreamModel) -> None:
+        self._model, self._vocabulary = model, model.config.vocab_size
+        self._biases: dict[tuple[Rules, float], Tensor | None] = {}
+
+    def read(self, rows: Rows, hidden_ND: Tensor) -> Predictions:
+        """The predictions of rows from their hidden states; logits are kept where needed alone."""
+        head, settings, size = self._model.lm_head, rows.settings, self._vocabulary
+        bias_V, k = self._bias(settings, hidden_ND.device), self._leading(rows)
+        by_temperature = settings.soft_mask is not None and settings.soft_mask.mode == "temperature"
+        if is_greedy(settings.config) and not by_temperature:
+            return self._choose(rows, read_head(head, hidden_ND, size, k, bias_V), None)
+        logits_NV = torch.cat(list(chunked_logits(head, hidden_ND, size, bias_V)))
+        return self._choose(rows, statistics(logits_NV, k), logits_NV)
+
+    def logits(self, hidden_TD: Tensor) -> Tensor:
+        """(T, V) all logits, for hooks."""
+        return torch.cat(list(chunked_logits(self._model.lm_head, hidden_TD, self._vocabulary)))
+
+    def read_logits(self, rows: Rows, logits_NV: Tensor) -> Predictions:
+        """The predictions of rows whose logits exist already."""
+        bias_V = self._bias(rows.settings, logits_NV.device)
+        if bias_V is not None:
+            logits_NV = logits_NV + bias_V.to(logits_NV.dtype)
+        return self._choose(rows, statistics(logits_NV, self._leading(rows)), logits_NV)
+
+    def _leading(self, rows: Rows) -> int:
+        """How many leading tokens are to be read."""
+        settings = rows.settings
+        mixed = 1 if settings.soft_mask is None else settings.soft_mask.k
+        return max(leading(settings.config), mixed, *(s.top_logprobs for s in rows.sequences))
+
+    def _choose(self, rows: Rows, seen: LogitStatistics, logits_NV: Tensor | None) -> Predictions:
+        config, choice = rows.settings.config, None
+        if is_greedy(config):
+            choice = choose_likeliest(seen, config)
+        elif config.alg != "origin":  # which draws for the chosen positions alone
+            assert logits_NV is not None
+            noise = rows.noise(rows.rows_N.device)
+            choice = choose_tokens(logits_NV, config, noise, rows.counts_R)
+        return Predictions(**vars(rows), seen=seen, logits_NV=logits_NV, choice=choice)
+
+    def _bias(self, settings: Settings, device: torch.device) -> Tensor | None:
+        """(V,) what the rules add to the logits."""
+        key = settings.rules, settings.config.end_penalty
+        if key not in self._biases:
+            (rules, penalty), bias_V = key, None
+            if rules.suppressed or (rules.end_ids and penalty):
+                bias_V = torch.zeros(self._vocabulary, device=device)
+                bias_V[list(rules.end_ids)] = -penalty
+                bias_V[list(rules.suppressed)] = torch.finfo(self._model.dtype).min
+            self._biases[key] = bias_V
+        return self._biases[key]
+
+
+def fail_where_nan(predictions: Predictions) -> None:
+    """Sequences with a NaN among their logits fail; the sum of exponentials shows any."""
+    bad_N = torch.isnan(predictions.seen.total_N)
+    if bool(bad_N.any()):
+        for index in predictions.ragged.sequence_N[bad_N].unique().tolist():
+            sequence = predictions.sequences[index]
+            sequence.failure = (
+                f"the model's logits are NaN at step {sequence.step}: its weights are damaged, or "
+                "its dtype overflows (try --dtype float32 or bfloat16)"
+            )

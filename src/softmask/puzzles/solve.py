@@ -1,0 +1,171 @@
+"""Puzzles put to a model: the generation that answers them, and how many it solves.
+
+Fresh puzzles are in no evaluation file; the few that are shown are (`demo_puzzles.json` names where
+they are from).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from collections.abc import Iterator, Sequence
+from importlib import resources
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ..config import SamplingConfig, SoftMaskConfig
+from ..decoding.generation import Generation
+from ..models.checkpoint import Checkpoint
+from .held_out import unevaluated
+from .puzzles import (
+    Puzzle,
+    generate_puzzles,
+    holed,
+    is_solved,
+    new_sudoku_9x9,
+    prompt_of,
+    read_puzzles,
+)
+
+# Masks for an answer: the longest one and its end token.
+NEW_TOKENS = {
+    "sudoku_4x4": 24,
+    "countdown_3": 24,
+    "countdown_4": 36,
+    "countdown_5": 48,
+}
+DEMO_KINDS = ("sudoku_9x9", "sudoku_4x4", "countdown_3", "countdown_4")
+GIVENS = 32  # of the 9x9 Sudokus that the demo makes: the bundled model solves nine in ten
+# The rule that commits what the model cannot confuse with a second candidate.
+ALG = "topk_margin"
+FEW_SHOT_POOL = 8  # first lines of each Sudoku file, prompts of the original evaluation
+BATCH = 64
+
+
+class Score(NamedTuple):
+    """Accuracy with its standard error, and forwards a puzzle."""
+
+    accuracy: float
+    error: float
+    forwards: float
+
+
+def name_of(puzzle: Puzzle) -> str:
+    """sudoku_4x4, countdown_3, ..."""
+    if puzzle.kind == "sudoku":
+        return "sudoku_4x4" if len(puzzle.input) < 81 else "sudoku_9x9"
+    return f"countdown_{puzzle.input.count(',')}"
+
+
+def solve(
+    checkpoint: Checkpoint,
+    puzzles: Sequence[Puzzle],
+    fewer: int,
+    soft: SoftMaskConfig | None,
+    **sampling: Any,
+) -> Generation:
+    """The generation that answers puzzles of one kind, not yet run.
+
+    A 9x9 Sudoku's own blanks are filled in; behind other puzzles a solution is written.
+
+    Args:
+        fewer: 1 takes as many steps as there are masks, 2 half of them, and so on.
+        sampling: further fields of SamplingConfig.
+    """
+    name, in_place = name_of(puzzles[0]), is_in_place(puzzles[0])
+    if in_place:
+        masks = max(puzzle.input.count("0") for puzzle in puzzles)
+        prompts = [holed(puzzle) for puzzle in puzzles]
+    else:
+        masks = NEW_TOKENS[name]
+        prompts = [prompt_of(puzzle) for puzzle in puzzles]
+    return Generation(
+        checkpoint,
+        prompts,
+        infill=in_place,
+        max_new_tokens=masks,
+        sampling=SamplingConfig(steps=math.ceil(masks / fewer), alg=ALG, **sampling),
+        soft_mask=soft,
+        seed=0,
+        chat=False,
+    )
+
+
+def is_in_place(puzzle: Puzzle) -> bool:
+    """Whether `solve` fills in the puzzle itself."""
+    return name_of(puzzle) == "sudoku_9x9"
+
+
+def answer_in(puzzle: Puzzle, written: str) -> str:
+    """The answer in what `solve` writes: a puzzle that was filled in comes with its title."""
+    return written.partition("\n")[2] if is_in_place(puzzle) else written
+
+
+def is_right(puzzle: Puzzle, written: str) -> bool:
+    """Whether what `solve` wrote solves the puzzle."""
+    return is_solved(puzzle.kind, puzzle.input, answer_in(puzzle, written))
+
+
+def score(
+    checkpoint: Checkpoint, puzzles: Sequence[Puzzle], fraction: int, soft: SoftMaskConfig | None
+) -> Score:
+    """How many of the puzzles (of one kind) are solved by the rules of the puzzle."""
+    solved, forwards = 0, 0
+    for start in range(0, len(puzzles), BATCH):
+        batch = puzzles[start : start + BATCH]
+        done = solve(checkpoint, batch, fraction, soft).completions()
+        solved += sum(is_right(p, c.text) for p, c in zip(batch, done, strict=True))
+        forwards += sum(completion.forwards for completion in done)
+    n = len(puzzles)
+    accuracy = solved / n
+    return Score(accuracy, math.sqrt(accuracy * (1 - accuracy) / n), forwards / n)
+
+
+def shown_puzzles() -> list[Puzzle]:
+    """The bundled handful from Dream's evaluation files."""
+    text = (resources.files(__package__) / "demo_puzzles.json").read_text(encoding="utf-8")
+    return [Puzzle(p["kind"], p["input"], p["output"]) for p in json.loads(text)["puzzles"]]
+
+
+def fresh_puzzles(
+    count: int, kinds: Sequence[str] = DEMO_KINDS, givens: int = GIVENS
+) -> dict[str, list[Puzzle]]:
+    """`count` generated puzzles of each kind, none of them from an evaluation file.
+
+    Args:
+        givens: of 9x9 Sudokus, 28 to 80.
+
+    Raises:
+        ValueError: an unknown kind, or givens out of range.
+    """
+    unknown = [name for name in kinds if name not in DEMO_KINDS]
+    if unknown:
+        raise ValueError(f"no puzzles {', '.join(unknown)}: there are {', '.join(DEMO_KINDS)}")
+    return {name: list(islice(unevaluated(_made(name, givens)), count)) for name in kinds}
+
+
+def _made(name: str, givens: int) -> Iterator[Puzzle]:
+    rng = random.Random(f"demo/{name}")
+    if name == "sudoku_9x9":
+        while True:
+            yield new_sudoku_9x9(rng, givens)
+    yield from generate_puzzles(rng.getrandbits(60), {name: 1.0})
+
+
+def file_puzzles(folder: Path, limit: int | None) -> dict[str, list[Puzzle]]:
+    """Dream's evaluation files in a folder, without the few-shot pool of the Sudoku ones.
+
+    Raises:
+        ValueError: there is none.
+    """
+    groups = {}
+    for path in sorted(folder.glob("*.jsonl")):
+        if path.name.startswith("sudoku_4x4_"):
+            groups[path.stem] = read_puzzles(path, "sudoku")[FEW_SHOT_POOL:][:limit]
+        elif path.name.startswith("cd"):
+            groups[path.stem] = read_puzzles(path, "countdown")[:limit]
+    if not groups:
+        raise ValueError(f"{folder} holds no sudoku_4x4_N.jsonl and no cdN_test.jsonl")
+    return groups

@@ -1,0 +1,87 @@
+"""Errors of the server, each as an answer in OpenAI's format with its HTTP status."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from .engine import EngineClosed, QueueFull, Result
+from .middleware import error_body
+
+# How a request ended that did not come to its end: status, type, sentence.
+ENDINGS = {
+    "deadline": (504, "timeout", "the request was not done within its deadline"),
+    "shutdown": (503, "shutdown", "the server is shutting down: try again"),
+    "failed": (500, "error", "the model failed on this request; the server's log says more"),
+    "cancelled": (499, "cancelled", "the request was cancelled"),
+}
+
+
+class Ended(Exception):
+    """A request that was accepted and came to no answer."""
+
+    def __init__(self, result: Result) -> None:
+        status, kind, sentence = ENDINGS[result.finish_reason]
+        super().__init__(sentence)
+        self.status, self.body = status, error_body(sentence, kind, code=result.finish_reason)
+
+
+def handle_errors(app: FastAPI) -> None:
+    """Adds the handlers of every error that a route may raise."""
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(_request: Request, error: RequestValidationError) -> JSONResponse:
+        message, field = sentence_of(error.errors()[0])
+        body = error_body(message, "invalid_request_error", param=field, code="invalid_value")
+        return JSONResponse(body, 400)
+
+    @app.exception_handler(QueueFull)
+    async def full(_request: Request, error: QueueFull) -> JSONResponse:
+        headers = {"Retry-After": str(math.ceil(error.retry_after))}
+        body = error_body(f"the server is busy: {error}", "rate_limit_error", code="queue_full")
+        return JSONResponse(body, 429, headers)
+
+    @app.exception_handler(EngineClosed)
+    async def closed(_request: Request, _error: EngineClosed) -> JSONResponse:
+        status, kind, sentence = ENDINGS["shutdown"]
+        return JSONResponse(error_body(sentence, kind), status, {"Retry-After": "5"})
+
+    @app.exception_handler(Ended)
+    async def ended(_request: Request, error: Ended) -> JSONResponse:
+        return JSONResponse(error.body, error.status)
+
+    @app.exception_handler(HTTPException)
+    async def other(_request: Request, error: HTTPException) -> JSONResponse:
+        body = error_body(str(error.detail), "invalid_request_error")
+        return JSONResponse(body, error.status_code, error.headers)
+
+
+def sentence_of(error: Any) -> tuple[str, str | None]:
+    """A validation error in words, and the name of the field."""
+    # pydantic appends the members of a union to the place; they are no names of fields.
+    place = [str(part) for part in error["loc"][1:] if isinstance(part, int) or part.isidentifier()]
+    if error["type"] == "extra_forbidden" and place[-1:] != [error["loc"][-1]]:
+        place.append(error["loc"][-1])  # what was sent is a name in any case
+    field = ".".join(place) or None
+    if error["type"] == "json_invalid":
+        return f"the body is not valid JSON: {error['ctx']['error']}", None
+    if error["type"] == "extra_forbidden":
+        return f"{field} is unknown or not implemented here: leave it out", field
+    message = error["msg"].removeprefix("Value error, ")
+    return (f"{field}: {message}" if field else message), field
+
+
+@contextlib.contextmanager
+def refusals() -> Iterator[None]:
+    """A ValueError in here is what the client did wrong, in words."""
+    try:
+        yield
+    except ValueError as error:
+        raise HTTPException(400, " ".join(str(error).split())) from error

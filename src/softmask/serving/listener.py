@@ -1,0 +1,33 @@
+"""The socket that a server listens at."""
+
+from __future__ import annotations
+
+import socket
+
+from ..config import require
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A socket that listens, before a model is loaded for nothing.
+
+    Raises:
+        ValueError: the address cannot be had.
+    """
+    require(0 <= port < 65536, f"a port lies between 0 and 65535, not {port}")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise ValueError(
+            f"cannot listen at {host}:{port} ({error.strerror}): choose another --port or --host"
+        ) from error
+    return listener
+
+
+def address_of(listener: socket.socket) -> str:
+    """http://127.0.0.1:8000"""
+    host, port = listener.getsockname()[:2]
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"

@@ -1,0 +1,89 @@
+"""What a finished run leaves: the adapter or the model, with its model card."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import Qwen2Tokenizer
+
+from ..config import SAMPLING_FILE, sampling_to_file
+from ..hub.checkpoints import quiet
+from ..models import DreamModel
+from .build import Trainable
+from .config import Recipe
+from .trainer import EMA_WEIGHTS, SoftMaskTrainer
+from .weights import load_weights, save_soft_mask, weights_of
+
+
+def write_result(trainer: SoftMaskTrainer, recipe: Recipe, made: Trainable, target: Path) -> None:
+    """Writes the adapter or the model into `target`: completely, or not at all."""
+    draft = target.with_name(f"{target.name}.new")
+    average = trainer.average.swapped_in() if trainer.average else contextlib.nullcontext()
+    with average:
+        if recipe.adapter is not None:
+            trainer.save_model(str(draft))
+        else:
+            state = trainer.accelerator.get_state_dict(trainer.model)
+            if trainer.args.should_save:
+                save_model(made.dream, state, made.tokenizer, draft)
+    if not trainer.args.should_save:
+        return
+    (draft / EMA_WEIGHTS).unlink(missing_ok=True)
+    sampling = sampling_to_file(recipe.sampling)
+    if recipe.adapter is None:
+        (draft / SAMPLING_FILE).write_text(json.dumps(sampling, indent=2) + "\n")
+    (draft / "README.md").write_text(model_card(recipe, trainer))
+    shutil.rmtree(target, ignore_errors=True)
+    draft.replace(target)
+
+
+def save_model(
+    model: DreamModel, state: dict[str, Any], tokenizer: Qwen2Tokenizer, target: Path
+) -> None:
+    """A folder that `softmask.load` reads: the layout of Dream's own, weights in bfloat16."""
+    plain = DreamModel(model.config)
+    load_weights(plain, weights_of(state))
+    with quiet():
+        nn.Module.to(plain, torch.bfloat16).save_pretrained(target)
+    tokenizer.save_pretrained(target)
+    save_soft_mask(model.soft_mask, target)
+
+
+CARD = """\
+---
+library_name: {library}
+{base}tags: [masked-diffusion, soft-masking, dream]
+---
+# {name}
+
+Trained by `softmask train {recipe}` (seed {seed}, {steps} updates{best}).
+
+    softmask generate {option} "..."
+
+`transparency_config.json` holds the soft-mask parameters in the published layout,
+`soft_mask.safetensors` the same in full precision, before their transforms.
+"""
+
+
+def model_card(recipe: Recipe, trainer: SoftMaskTrainer) -> str:
+    """README.md of the result, with the metadata that the Hub reads."""
+    base, best = recipe.model.path, ""
+    if trainer.state.best_metric is not None and recipe.train.keep_best:
+        best = f", the best at {trainer.state.best_global_step}"
+    adapter = recipe.adapter is not None
+    return CARD.format(
+        library="peft" if adapter else "softmask",
+        base="" if base is None else f"base_model: {base}\n",
+        name=recipe.name,
+        recipe=recipe.name,
+        seed=recipe.seed,
+        steps=trainer.state.global_step,
+        best=best,
+        option=f"--model {base} --adapter DIR" if adapter else "--model DIR",
+    )

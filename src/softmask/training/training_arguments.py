@@ -1,0 +1,102 @@
+"""transformers' TrainingArguments of a recipe, and the device a run is trained on."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainingArguments
+
+from .config import Recipe
+
+ARGUMENTS = {f.name for f in dataclasses.fields(TrainingArguments) if f.init}
+
+
+def training_arguments(recipe: Recipe, folder: Path, device: str | None) -> TrainingArguments:
+    """transformers' arguments; the number of updates is filled in when the data is known.
+
+    Raises:
+        ValueError: `train.arguments` has an unknown name, or one that a setting of the recipe
+            decides; a device that this machine does not have.
+    """
+    train = recipe.train
+    ours = {
+        "output_dir": str(folder),
+        "run_name": folder.name,
+        "seed": recipe.seed,
+        "max_steps": 1,
+        "per_device_train_batch_size": rows_per_forward(recipe),
+        "gradient_accumulation_steps": train.accumulation,
+        "learning_rate": train.learning_rate,
+        "max_grad_norm": train.clip,
+        "bf16": train.precision == "bfloat16",
+        **_recompute(train.gradient_checkpointing),
+        "logging_steps": train.log_every,
+        "logging_first_step": True,
+        # A loss that is NaN stops the run: the filter would hide it.
+        "logging_nan_inf_filter": False,
+        "eval_strategy": "steps",
+        "eval_steps": train.eval_every,
+        "eval_on_start": train.eval_at_start,
+        "save_steps": train.save_every,
+        "load_best_model_at_end": train.keep_best,
+        "metric_for_best_model": "eval_loss",
+        "greater_is_better": False,
+        "report_to": list(train.report_to) or "none",
+        "train_sampling_strategy": "sequential",
+        "remove_unused_columns": False,
+        # Every trained parameter is part of every loss, see objective.py.
+        "ddp_find_unused_parameters": False,
+        "use_cpu": chosen_cpu(device),
+        # A progress bar on a terminal; otherwise the lines of the log.
+        "disable_tqdm": not sys.stderr.isatty(),
+    }
+    for name in train.report_to:
+        if importlib.util.find_spec(name) is None:
+            raise ValueError(f"train.report_to: {name} is not installed: pip install {name}")
+    for name in train.arguments:
+        if name not in ARGUMENTS:
+            raise ValueError(f"train.arguments: transformers has no training argument {name!r}")
+        if name in ours:
+            raise ValueError(f"train.arguments: {name} is set by a setting of the recipe: use that")
+    args = TrainingArguments(**ours | train.arguments)
+    if args.device.type == "cuda" and args.n_gpu > 1:
+        # Several visible GPUs in one process would mean nn.DataParallel, which is not supported.
+        args._n_gpu = 1
+    return args
+
+
+def _recompute(wanted: bool) -> dict[str, Any]:
+    """Gradient checkpointing; transformers 5.24 has given the argument another name."""
+    if not wanted:
+        return {}
+    name = "activation" if "activation_checkpointing" in ARGUMENTS else "gradient"
+    return {
+        f"{name}_checkpointing": True,
+        f"{name}_checkpointing_kwargs": {"use_reentrant": False},
+    }
+
+
+def chosen_cpu(device: str | None) -> bool:
+    """Whether the CPU was asked for; the accelerator is accelerate's choice.
+
+    Raises:
+        ValueError: another device than cpu, or the accelerator that this machine has.
+    """
+    here = "cuda" if torch.cuda.is_available() else "cpu"
+    here = "mps" if torch.backends.mps.is_available() else here
+    if device not in (None, "cpu", here):
+        raise ValueError(
+            f"training on this machine runs on {' or '.join(sorted({here, 'cpu'}))}, not on "
+            f"{device!r}: choose a GPU by CUDA_VISIBLE_DEVICES, several by torchrun"
+        )
+    return device == "cpu" or here == "cpu"
+
+
+def rows_per_forward(recipe: Recipe) -> int:
+    """Rows that a data loader takes at a time; a corpus hands out whole batches."""
+    return 1 if recipe.conversations is None else recipe.train.batch_size

@@ -1,0 +1,71 @@
+"""The files of a checkpoint: weights under their original names, and the soft-mask parameters."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from ..config import SOFT_MASK_FILE, SOFT_MASK_WEIGHTS, SoftMaskConfig, soft_mask_to_published
+from ..models import DreamModel
+from ..soft_mask import SoftMask
+
+
+def soft_mask_values(mask: SoftMask) -> dict[str, float]:
+    """The soft-mask parameters after their transforms: scale, offset, steepness, temperature."""
+    names = ("scale", "offset", "steepness", "temperature")
+    return {name: _gathered(getattr(mask, name)).float().item() for name in names}
+
+
+def _gathered(value: Tensor) -> Tensor:
+    """A sharded tensor gathered, which every process must call; any other tensor as it is."""
+    value = value.detach()
+    return value.full_tensor() if isinstance(value, DTensor) else value
+
+
+def save_soft_mask(mask: SoftMask | None, folder: Path, writes: bool = True) -> None:
+    """Writes the parameters twice: raw in fp32, and as the published JSON. Nothing for None.
+
+    Where weights are sharded, every process must call it; only those with `writes` write.
+    """
+    if mask is None:
+        return
+    raw = {name: _gathered(value).cpu().contiguous() for name, value in mask.state_dict().items()}
+    values: dict[str, Any] = {**soft_mask_values(mask)}
+    config = SoftMaskConfig(mode=mask.mode, k=mask.k, keep_norm=mask.keep_norm, **values)
+    if writes:
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(raw, folder / SOFT_MASK_WEIGHTS)
+        published = json.dumps(soft_mask_to_published(config), indent=2)
+        (folder / SOFT_MASK_FILE).write_text(published + "\n")
+
+
+@torch.no_grad()
+def load_soft_mask(mask: SoftMask, folder: Path) -> None:
+    """Loads the raw parameters, in full precision; sharded ones too."""
+    for name, value in load_file(folder / SOFT_MASK_WEIGHTS).items():
+        parameter = getattr(mask, name)
+        if isinstance(parameter, DTensor):
+            mesh, placements = parameter.device_mesh, parameter.placements
+            value = distribute_tensor(value.to(parameter.device), mesh, placements)
+        parameter.copy_(value)
+
+
+def load_weights(model: DreamModel, state: dict[str, Tensor]) -> None:
+    """Inverse of `weights_of`; a tied head is in the file once, as the embedding table."""
+    lacking, unknown = model.load_state_dict(state, strict=False)
+    tied = ("lm_head.weight",) if model.config.tie_word_embeddings else ()
+    lacking = [k for k in lacking if not k.startswith("soft_mask.") and k not in tied]
+    assert not lacking, f"the checkpoint lacks {lacking[0]}"
+    assert not unknown, f"the checkpoint has the unknown {unknown[0]}"
+
+
+def weights_of(model: DreamModel | dict[str, Tensor]) -> dict[str, Tensor]:
+    """The state dict under the original names: without the soft-mask parameters."""
+    state = model.state_dict() if isinstance(model, DreamModel) else model
+    return {k: v for k, v in state.items() if not k.startswith("soft_mask.")}

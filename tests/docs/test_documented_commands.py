@@ -1,0 +1,199 @@
+"""Every command that README and the guides show is run, or, where it cannot be, parsed.
+
+A page's blocks run in their order, in one folder. A comment in front of a block says how it is
+tested (`<!-- test: ... -->`):
+
+    (none)        run as it stands
+    parse         needs a GPU, the Hub or minutes: only its options are checked
+    with WORDS    run with these words behind each softmask command
+    slow [WORDS]  likewise, among the slow tests; else its options are checked
+    alone         a program that runs in a process without this package
+
+A block with a title is a file of that name. `Dream-org/Dream-v0-Instruct-7B` is a tiny model there.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from paths import ROOT
+from tiny import write_dream_folder
+
+from softmask.cli.main import find_command, main
+from softmask.training.recipe import read_recipe
+
+PAGES = [ROOT / "README.md", ROOT / "docs" / "get-started.md"]
+PAGES += sorted((ROOT / "docs" / "guides").glob("*.md"))
+BLOCK = re.compile(
+    r"(?:<!-- test: (?P<mark>[^\n]*?) -->\n)?"
+    r"```(?P<language>\w+)(?: title=\"(?P<title>[^\"]+)\")?\n"
+    r"(?P<text>.*?)^```$",
+    re.DOTALL | re.MULTILINE,
+)
+SCRIPTS = Path(sys.executable).parent
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block of a page."""
+
+    language: str
+    text: str
+    mark: str = ""
+    title: str | None = None
+
+    @property
+    def how(self) -> str:
+        return self.mark.partition(" ")[0] or "run"
+
+    @property
+    def more(self) -> list[str]:
+        """Words behind each command."""
+        return shlex.split(self.mark.partition(" ")[2])
+
+    @property
+    def lines(self) -> list[str]:
+        """Commands, those over several lines joined."""
+        joined = self.text.replace("\\\n", " ").splitlines()
+        return [line for line in joined if line.strip() and not line.startswith("#")]
+
+
+def blocks_of(page: Path) -> list[Block]:
+    found = BLOCK.finditer(page.read_text(encoding="utf-8"))
+    return [Block(m["language"], m["text"], m["mark"] or "", m["title"]) for m in found]
+
+
+def check(line: str) -> None:
+    """A command's options are those that it has; other programs' commands are looked over."""
+    words = shlex.split(line, comments=True)
+    if words[0] == "make":
+        target = re.escape(words[1])
+        assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE), line
+    if words[0] in ("torchrun", "accelerate"):
+        words = words[words.index("-m") + 1 :]
+    if words[0] != "softmask" or words[1] == "lm_eval":
+        return
+    command, rest = find_command(words[1:])
+    args = command.make_parser().parse_args(rest)
+    if words[1] == "train" and args.recipe is not None and not args.recipe.endswith(".yaml"):
+        read_recipe(args.recipe, args.set)
+
+
+class Reader:
+    """Somebody who types what a page shows into a shell, in a folder."""
+
+    def __init__(self, folder: Path, monkeypatch, capsys) -> None:
+        self.folder, self.monkeypatch, self.capsys = folder, monkeypatch, capsys
+        self.names: dict[str, object] = {"__name__": "__main__"}
+        self.server: subprocess.Popen[str] | None = None
+        self.address = ""
+
+    def run(self, block: Block, *, slow: bool) -> None:
+        if block.title is not None:
+            (self.folder / block.title).write_text(block.text, encoding="utf-8")
+        elif block.language == "python":
+            self.run_program(block)
+        elif block.language == "sh":
+            waits = block.how == "slow" and not slow
+            for line in block.lines:
+                if block.how == "parse" or waits:
+                    check(line)
+                else:
+                    self.run_line(line, block.more)
+
+    def run_line(self, line: str, more: list[str]) -> None:
+        text, pipe, command = line.partition(" | ")
+        words = shlex.split(command if pipe else line, comments=True)
+        if words[:2] == ["softmask", "serve"]:
+            self.serve([*words, *more])
+        elif words[0] == "softmask":
+            said = self.shell(text) if pipe else ""
+            self.monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(said.encode())))
+            assert main([*words[1:], *more]) == 0, f"{line}\n{self.capsys.readouterr().err}"
+        else:
+            self.shell(line.replace("http://127.0.0.1:8000", self.address))
+
+    def run_program(self, block: Block) -> None:
+        if block.how == "alone":
+            environment = os.environ | {"HF_HOME": str(self.folder / "cache")}
+            command = [sys.executable, "-c", block.text]
+            done = subprocess.run(command, capture_output=True, text=True, env=environment)
+            assert done.returncode == 0, done.stderr
+            return
+        text = block.text.replace("http://127.0.0.1:8000", self.address)
+        exec(compile(text, "the page", "exec"), self.names)
+
+    def shell(self, line: str) -> str:
+        if line.startswith("curl") and shutil.which("curl") is None:
+            return ""
+        command = ["bash", "-euc", line.replace("curl -s", "curl -fsS")]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, f"{line}\n{done.stderr}"
+        return done.stdout
+
+    def serve(self, words: list[str]) -> None:
+        """A real server, for the rest of the page."""
+        command = [str(SCRIPTS / words[0]), *words[1:], "--port", "0"]
+        self.server = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
+        assert self.server.stdout is not None
+        self.address = self.server.stdout.readline().split()[-1]
+
+    def close(self) -> None:
+        if self.server is not None:
+            self.server.terminate()
+            self.server.wait(60)
+            self.server.stdout.close()
+
+
+@pytest.fixture
+def reader(tmp_path, monkeypatch, capsys, data) -> Iterator[Reader]:
+    write_dream_folder(
+        tmp_path / "Dream-org" / "Dream-v0-Instruct-7B", chat=True, max_position_embeddings=1024
+    )
+    (tmp_path / "DATA").symlink_to(data)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    reader = Reader(tmp_path, monkeypatch, capsys)
+    yield reader
+    reader.close()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_what_a_page_shows_runs(page: Path, reader: Reader) -> None:
+    for block in blocks_of(page):
+        reader.run(block, slow=False)
+
+
+SLOW = [page for page in PAGES if any(block.how == "slow" for block in blocks_of(page))]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", SLOW, ids=lambda page: page.stem)
+def test_what_takes_longer_runs_too(page: Path, reader: Reader) -> None:
+    for block in blocks_of(page):
+        if block.how == "slow" or block.title is not None:
+            reader.run(block, slow=True)
+
+
+def test_every_mark_is_one_that_is_known() -> None:
+    known = {"run", "parse", "with", "slow", "alone"}
+    assert {block.how for page in PAGES for block in blocks_of(page)} <= known
+
+
+def test_every_fence_of_commands_is_seen() -> None:
+    for page in PAGES:
+        fences = re.findall(r"^```(?:sh|python)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+        seen = [b for b in blocks_of(page) if b.language in ("sh", "python")]
+        assert len(seen) == len(fences), page

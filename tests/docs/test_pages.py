@@ -1,0 +1,29 @@
+"""The documents' form: lines that fit a screen, and pages that begin with a sentence."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from paths import ROOT
+
+PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
+PAGES += sorted((ROOT / "docs").rglob("*.md"))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_lines_have_at_most_a_hundred_characters(page: Path) -> None:
+    lines = page.read_text(encoding="utf-8").splitlines()
+    # An address cannot be broken.
+    assert not [line for line in lines if len(line) > 100 and "://" not in line]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_a_page_begins_with_its_title_and_a_sentence(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    title, _, rest = text.partition("\n")
+    assert title.startswith("# ")
+    first = rest.strip().split("\n\n")[0]
+    assert re.match(r"[A-Z`*\[]", first), first
+    assert len(re.findall(r"\d+", first)) <= 6, f"{page} begins with numbers: {first}"
