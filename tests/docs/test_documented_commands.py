@@ -21,6 +21,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,8 @@ from paths import ROOT
 from tiny import write_dream_folder
 
 from softmask.cli.main import find_command, main
+from softmask.evaluation.config import model_args
+from softmask.evaluation.suites import SUITES
 from softmask.training.recipe import read_recipe
 
 PAGES = [ROOT / "README.md", ROOT / "docs" / "get-started.md"]
@@ -41,6 +44,8 @@ BLOCK = re.compile(
     re.DOTALL | re.MULTILINE,
 )
 SCRIPTS = Path(sys.executable).parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+EXTRAS = set(PROJECT["optional-dependencies"])
 
 
 @dataclass(frozen=True)
@@ -79,14 +84,28 @@ def check(line: str) -> None:
     if words[0] == "make":
         target = re.escape(words[1])
         assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE), line
+    elif words[:2] == ["pip", "install"]:
+        extras = {name for names in re.findall(r"\[([\w,]+)\]", line) for name in names.split(",")}
+        assert extras <= EXTRAS, line
     if words[0] in ("torchrun", "accelerate"):
         words = words[words.index("-m") + 1 :]
-    if words[0] != "softmask" or words[1] == "lm_eval":
+    if words[0] == "softmask":
+        check_softmask(*words[1:])
+
+
+def check_softmask(name: str, *words: str) -> None:
+    """The options of one of our commands, and what they name."""
+    if name == "lm_eval":
+        harness = words[words.index("--model_args") + 1]
+        model_args(dict(piece.split("=") for piece in harness.split(",")))
         return
-    command, rest = find_command(words[1:])
+    command, rest = find_command([name, *words])
     args = command.make_parser().parse_args(rest)
-    if words[1] == "train" and args.recipe is not None and not args.recipe.endswith(".yaml"):
+    if name == "train" and args.recipe is not None and not args.recipe.endswith(".yaml"):
         read_recipe(args.recipe, args.set)
+    if [name, *words][:2] == ["eval", "suite"] and args.tasks is not None:
+        known = {part.task for part in SUITES[args.suite].parts}
+        assert set(args.tasks.split(",")) <= known, sorted(known)
 
 
 class Reader:
@@ -194,6 +213,9 @@ def test_every_mark_is_one_that_is_known() -> None:
 
 def test_every_fence_of_commands_is_seen() -> None:
     for page in PAGES:
-        fences = re.findall(r"^```(?:sh|python)$", page.read_text(encoding="utf-8"), re.MULTILINE)
-        seen = [b for b in blocks_of(page) if b.language in ("sh", "python")]
-        assert len(seen) == len(fences), page
+        text = page.read_text(encoding="utf-8")
+        fences = re.findall(r"^ *```(\w+)", text, re.MULTILINE)
+        assert sorted(fences) == sorted(block.language for block in blocks_of(page)), page
+        # A command in another language's fence, or in none, would be neither run nor checked.
+        assert not {"bash", "shell", "console"} & set(fences), page
+        assert not re.search(r"^    +(?:softmask|pip|make) ", BLOCK.sub("", text), re.MULTILINE)
