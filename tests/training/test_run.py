@@ -476,7 +476,9 @@ def test_a_loss_that_is_no_number_stops_the_run_and_names_the_rows(
     assert not (tmp_path / "run" / "done.json").exists()
 
 
-def test_a_full_disk_fails_the_run_and_leaves_the_last_good_checkpoint(settings, tmp_path) -> None:
+def test_a_full_disk_fails_the_run_and_leaves_the_last_good_checkpoint(
+    settings, tmp_path, monkeypatch
+) -> None:
     """A limit on the size of files stands for the full disk: writes fail in their middle."""
     path = write_recipe(settings, tmp_path / "recipe.yaml")
     whole = train(recipe_of(settings), tmp_path / "whole")
@@ -488,6 +490,8 @@ def test_a_full_disk_fails_the_run_and_leaves_the_last_good_checkpoint(settings,
     def limit() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
 
+    # Coverage could not write its own file either.
+    monkeypatch.delitem(ENVIRONMENT, "COVERAGE_PROCESS_CONFIG", raising=False)
     full = command("train", path, "--out", out, "--device", "cpu", cwd=tmp_path, preexec_fn=limit)
     assert full.returncode == 2, full.stderr
     error = full.stderr.strip().splitlines()[-1]
