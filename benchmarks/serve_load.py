@@ -5,8 +5,8 @@
 Four waves of the same 200 requests to the bundled model, 32 at once: completions, infillings,
 streams, streams with a stop string, steps; one in five leaves at a random moment. Among them come
 bodies that are no JSON, wrong types, huge fields, unknown routes, bytes that are no HTTP, and
-readers that take one byte a second. Everybody must be answered or told why; who stays gets what the
-library alone would give; afterwards nothing runs or waits, and the server has not grown.
+readers that take one byte a second. Every client must get an answer or a reason; who stays gets
+what the library alone would give; afterwards nothing runs or waits, and the server has not grown.
 People read the table; the last line is JSON, and trouble makes the exit code 1.
 """
 
@@ -86,7 +86,7 @@ class Asked:
 
 
 @dataclass
-class Told:
+class Outcome:
     """What came back."""
 
     kind: str
@@ -217,7 +217,7 @@ def faults() -> list[Asked]:
 
 
 def late() -> list[Asked]:
-    """What cannot be done in time, and is told so."""
+    """What cannot be done in time, and is answered so."""
     body = {"prompt": "x", "max_tokens": 300, "softmask": {"deadline": 0.05}}
     whole, stream = (payload(COMPLETIONS, {**body, "stream": value}) for value in (False, True))
     return [
@@ -323,23 +323,23 @@ def parse(data: bytes) -> tuple[int | str, http.client.HTTPMessage, bytes]:
         return "cut", http.client.HTTPMessage(), b""
 
 
-def judge(asked: Asked, data: bytes, seconds: float) -> Told:
+def judge(asked: Asked, data: bytes, seconds: float) -> Outcome:
     """What an answer is, and what is wrong with it."""
     status, _headers, body = parse(data)
     if status == 200 and b'data: {"error":' in body:
         status = f"200, then {json.loads(list(events_of(body))[-1][1])['error']['code']}"
-    told = Told(asked.kind, status, seconds)
+    outcome = Outcome(asked.kind, status, seconds)
     is_explained = status == "cut" or b'"message":' in body or asked.kind == "no HTTP"
     if status not in asked.allowed:
-        told.trouble = f"{asked.kind}: {status} {body[:300]!r}"
+        outcome.trouble = f"{asked.kind}: {status} {body[:300]!r}"
     elif asked.check is not None:
         try:
-            told.tokens = asked.check(body)
+            outcome.tokens = asked.check(body)
         except (Wrong, ValueError, LookupError) as error:
-            told.trouble = f"{asked.kind}: {error}"
+            outcome.trouble = f"{asked.kind}: {error}"
     elif not is_explained:
-        told.trouble = f"{asked.kind}: {status} without a reason"
-    return told
+        outcome.trouble = f"{asked.kind}: {status} without a reason"
+    return outcome
 
 
 # Clients.
@@ -371,9 +371,9 @@ async def exchange(address: tuple[str, int], asked: Asked) -> bytes:
     return bytes(received)
 
 
-async def ask(address: tuple[str, int], asked: Asked, settings: Settings) -> list[Told]:
-    """A client: comes back when it is told to, and leaves when it wants to."""
-    told: list[Told] = []
+async def ask(address: tuple[str, int], asked: Asked, settings: Settings) -> list[Outcome]:
+    """A client: comes back when the server says, and leaves when it wants to."""
+    outcomes: list[Outcome] = []
     ends = time.perf_counter() + settings.patience
     while True:
         started = time.perf_counter()
@@ -383,28 +383,33 @@ async def ask(address: tuple[str, int], asked: Asked, settings: Settings) -> lis
         except TimeoutError:
             seconds, left = time.perf_counter() - started, asked.leaves is not None
             trouble = None if left else f"{asked.kind}: no answer in {settings.patience} seconds"
-            return [*told, Told(asked.kind, "left" if left else "never", seconds, 0, trouble)]
+            return [
+                *outcomes,
+                Outcome(asked.kind, "left" if left else "never", seconds, 0, trouble),
+            ]
         seconds = time.perf_counter() - started
         status, headers, _ = parse(data)
         if status != 429:
-            return [*told, judge(asked, data, seconds)]
-        told.append(Told(asked.kind, 429, seconds))
+            return [*outcomes, judge(asked, data, seconds)]
+        outcomes.append(Outcome(asked.kind, 429, seconds))
         await asyncio.sleep(int(headers["retry-after"]))
 
 
-async def crowd(address: tuple[str, int], wave: Sequence[Asked], settings: Settings) -> list[Told]:
+async def crowd(
+    address: tuple[str, int], wave: Sequence[Asked], settings: Settings
+) -> list[Outcome]:
     """All requests of a wave, so many at once."""
-    told: list[Told] = []
+    outcomes: list[Outcome] = []
     left = iter(wave)
 
     async def worker() -> None:
         for asked in left:
-            told.extend(await ask(address, asked, settings))
+            outcomes.extend(await ask(address, asked, settings))
 
     async with asyncio.TaskGroup() as group:
         for _ in range(settings.concurrency):
             group.create_task(worker())
-    return told
+    return outcomes
 
 
 # The server.
@@ -495,15 +500,15 @@ def warm(server: Server) -> None:
     """
     body = {"prompt": PROMPTS[0], "max_tokens": 192, "temperature": 0}
     body["softmask"] = {"steps": 96, "block_length": None}
-    told = asyncio.run(
+    outcomes = asyncio.run(
         ask(server.address, Asked("warm-up", payload(COMPLETIONS, body)), Settings())
     )
-    assert all(one.status == 200 for one in told), told
+    assert all(one.status == 200 for one in outcomes), outcomes
 
 
 def run(settings: Settings) -> Json:
     """All waves; what was found, and what was not as it should be."""
-    told: list[Told] = []
+    outcomes: list[Outcome] = []
     seconds: list[float] = []
     troubles: list[str] = []
     with serving(settings) as server:
@@ -512,7 +517,7 @@ def run(settings: Settings) -> Json:
         warm(server)
         for number in range(settings.waves):
             started = time.perf_counter()
-            told += asyncio.run(crowd(server.address, wave, settings))
+            outcomes += asyncio.run(crowd(server.address, wave, settings))
             seconds.append(time.perf_counter() - started)
             if not server.is_idle():
                 troubles.append(f"wave {number + 1} is over, and something still runs or waits")
@@ -528,13 +533,13 @@ def run(settings: Settings) -> Json:
     growth = server.rss_mb[-1] - server.rss_mb[min(1, settings.waves - 1)]
     if growth > settings.bound_mb:
         troubles.append(f"the server grew by {growth:.1f} MB, more than {settings.bound_mb}")
-    troubles += [one.trouble for one in told if one.trouble is not None]
-    tokens = sum(one.tokens for one in told)
+    troubles += [one.trouble for one in outcomes if one.trouble is not None]
+    tokens = sum(one.tokens for one in outcomes)
     return {
         "settings": vars(settings),
         "summary": {
-            "answers": table_rows(told),
-            "requests": len(told),
+            "answers": table_rows(outcomes),
+            "requests": len(outcomes),
             "tokens_per_s": round(tokens / sum(seconds), 1),
             "wave_s": [round(value, 2) for value in seconds],
             "rss_mb": server.rss_mb,
@@ -544,10 +549,10 @@ def run(settings: Settings) -> Json:
     }
 
 
-def table_rows(told: Sequence[Told]) -> list[Json]:
+def table_rows(outcomes: Sequence[Outcome]) -> list[Json]:
     """Requests by kind and status, with their seconds."""
     groups: dict[tuple[str, str], list[float]] = defaultdict(list)
-    for one in told:
+    for one in outcomes:
         groups[one.kind, str(one.status)].append(one.seconds)
     return [
         {

@@ -62,7 +62,7 @@ class Mixture(NamedTuple):
 
 
 class Feedback(NamedTuple):
-    """What one step's logits tell the next one, at the flat positions `rows_N`."""
+    """What one step's logits hand to the next one, at the flat positions `rows_N`."""
 
     rows_N: Tensor
     # Mode "topk": the entropy and the leading tokens. Mode "temperature": all logits, as both

@@ -116,7 +116,7 @@ def measure(
 
     Args:
         load_with: the checkpoint, given a cell's arguments of `load`.
-        tick: is told what begins, and how many runs are done.
+        tick: callback with what begins, and how many runs are done since.
     """
     checkpoints = {cell.name: load_with(cell.loading) for cell in cells}
     ways = [

@@ -89,7 +89,7 @@ def run(args: argparse.Namespace, _argv: list[str]) -> int:
         for puzzle in [*fresh.get("sudoku_9x9", ()), *listed]:
             _show(checkpoint, puzzle, console)
         if args.kinds is None:
-            _tell(checkpoint, console)
+            _show_stories(checkpoint, console)
         console.print(
             f"Now {count} fresh puzzles of each kind beside these, plain and soft-masked."
         )
@@ -162,7 +162,7 @@ def _watch(run: Generation, console: Console) -> str:
     return run.completions()[0].text
 
 
-def _tell(checkpoint: Checkpoint, console: Console) -> None:
+def _show_stories(checkpoint: Checkpoint, console: Console) -> None:
     """Goes on with a story, and fills the holes of another."""
     story = Generation(checkpoint, STORY, max_new_tokens=STORY_TOKENS, seed=STORY_SEED, chat=False)
     holed = Generation(checkpoint, HOLED_STORY, infill=True, seed=HOLES_SEED)

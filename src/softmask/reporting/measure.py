@@ -15,7 +15,7 @@ import torch
 
 
 def synchronise(device: torch.device) -> None:
-    """Waits until the device has done all that it was told."""
+    """Waits until the device has done all of its work."""
     if device.type != "cpu":
         torch.accelerator.synchronize(device)
 

@@ -193,7 +193,7 @@ class ChatRequest(OpenAIRequest):
 
     @property
     def top(self) -> int | None:
-        """How many leading tokens to tell; None: no log-probabilities at all."""
+        """How many leading tokens to report; None: no log-probabilities at all."""
         return (self.top_logprobs or 0) if self.logprobs else None
 
 
@@ -216,7 +216,7 @@ class CompletionRequest(OpenAIRequest):
 
     @property
     def top(self) -> int | None:
-        """How many leading tokens to tell; None: no log-probabilities at all."""
+        """How many leading tokens to report; None: no log-probabilities at all."""
         return self.logprobs
 
 

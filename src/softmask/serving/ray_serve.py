@@ -93,7 +93,7 @@ def serve(
     least, most = replicas
     with bind(host, port) as listener:
         url, (host, port) = address_of(listener), listener.getsockname()[:2]
-    told = sys.stdout
+    stdout = sys.stdout
     # Ray prints what its processes print.
     with (
         contextlib.redirect_stdout(sys.stderr),
@@ -108,7 +108,7 @@ def serve(
         try:
             name = handle.name.remote().result()
             _wait_until_served(host, port)
-            print(f"softmask: serving {name} at {url}", file=told, flush=True)
+            print(f"softmask: serving {name} at {url}", file=stdout, flush=True)
             stop.wait()
             seconds = config.grace + DRAIN_SECONDS
             # Ray tells replicas nothing before all their requests are over. One may be dead.

@@ -31,7 +31,7 @@ class Slot:
     handle: RequestHandle
     sequence: SequenceState
     entered: float
-    published: int = 0  # forwards that the handle was told of
+    published: int = 0  # forwards that the handle has heard of
 
     @property
     def span(self) -> slice:
