@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import os
+import json
 import re
+import types
 import typing
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +51,26 @@ PUBLIC = {
         "softmask.hub.export.export",
         "softmask.hub.push.push",
     ],
+}
+# Fields of OpenAI's, which its own reference explains at length.
+MEANINGS = {
+    "model": "the model's name; may be left out",
+    "messages": "the conversation: objects with `role` and `content`",
+    "prompt": "the text to go on from; completions also take token ids, and lists",
+    "suffix": "a text behind the answer: `max_tokens` tokens are filled in between",
+    "max_tokens": "masks behind the prompt; default: the server's `--max-tokens`",
+    "max_completion_tokens": "the newer name of `max_tokens`: give one of them",
+    "n": "texts for each prompt; number i draws from `seed + i`",
+    "stop": "texts before which the answer is cut, at most 4",
+    "seed": "fixes every random choice",
+    "temperature": "0 takes the likeliest token",
+    "top_p": "the smallest set of tokens with this total mass is kept",
+    "stream": "answer with events as the text becomes final",
+    "stream_options": "`include_usage`: the last event of a stream counts tokens",
+    "logprobs": "log-probabilities of each token at the step that committed it",
+    "top_logprobs": "and of so many leading tokens beside it",
+    "candidates": "leading tokens that a step reports of each position",
+    "softmask": "what OpenAI has no field for: the last table of this page",
 }
 
 
@@ -96,47 +118,67 @@ def command_line() -> str:
     """Every command with its help, and the words that it accepts beside those."""
     from softmask.cli.main import COMMANDS, SUBCOMMANDS, find_command
 
-    os.environ["COLUMNS"] = "96"
     lines = [
         "# Command line",
         "",
-        "Every command and its options, as `softmask COMMAND --help` prints them.",
+        "Every command and its options, read off the parsers; `softmask COMMAND --help` prints the",
+        "same. [Get started](../get-started.md) and the guides show them in use.",
         "",
-        "| command | what it does |",
-        "|---|---|",
-        *(f"| `softmask {name}` | {help} |" for name, help in COMMANDS.items()),
+        *table("command", "what it does")(
+            (f"[softmask {name}](#softmask-{name})", help) for name, help in COMMANDS.items()
+        ),
         "",
     ]
-    words = [[name] for name in COMMANDS if name != "lm_eval"]
-    words += [[name, sub] for name, subs in SUBCOMMANDS.items() for sub in subs]
-    for command in sorted(words, key=lambda w: (list(COMMANDS).index(w[0]), len(w))):
-        parser = find_command(command)[0].make_parser()
-        lines += [f"## softmask {' '.join(command)}", "", "```text", parser.format_help(), "```"]
-        hidden = [
-            option
-            for action in parser._actions
-            if action.help == argparse.SUPPRESS and action.dest != "only"
-            for option in action.option_strings
-        ]
-        if hidden:
-            names = ", ".join(f"`{option}`" for option in hidden)
-            lines += ["", f"Published and older names are accepted too: {names}."]
-        lines.append("")
+    for name in COMMANDS:
+        if name == "lm_eval":
+            lines += ["## softmask lm_eval", "", "The options are the harness' own.", ""]
+            continue
+        for words in ([name], *([name, sub] for sub in SUBCOMMANDS.get(name, ()))):
+            parser = find_command(words)[0].make_parser()
+            lines += [f"## softmask {' '.join(words)}", "", parser.description or "", ""]
+            lines += options(parser)
     return "\n".join(lines)
+
+
+def options(parser: argparse.ArgumentParser) -> list[str]:
+    """A table for each group of a command's options, and the names that help leaves out."""
+    formatter = parser._get_formatter()
+    lines, hidden = [], []
+    for group in parser._action_groups:
+        rows = []
+        for action in group._group_actions:
+            if action.help == argparse.SUPPRESS:
+                hidden += [f"`{name}`" for name in action.option_strings if action.dest != "only"]
+            elif action.dest != "help":
+                names = ", ".join(f"`{name}`" for name in action.option_strings)
+                needed = " (required)" if action.required and action.option_strings else ""
+                meaning = formatter._expand_help(action) if action.help else ""
+                if action.choices is not None and action.dest not in meaning:
+                    meaning += f" ({', '.join(map(str, action.choices))})"
+                name = names or f"`{action.metavar or action.dest.upper()}`"
+                rows.append((name + needed, meaning.strip()))
+        if rows:
+            title = {"positional arguments": "argument", "options": "option"}.get(group.title)
+            lines += table(title or group.title, "meaning")(rows)
+            lines.append("")
+    if hidden:
+        lines += [f"Published and older names are accepted too: {', '.join(hidden)}.", ""]
+    return lines
 
 
 def settings() -> str:
     """A table for each class of settings."""
     from softmask import config
     from softmask.evaluation import config as evaluation
+    from softmask.evaluation import held_out
     from softmask.serving import config as serving
     from softmask.training import config as training
 
     sections = {
-        "Decoding and soft-masking": config,
-        "Training": training,
-        "Evaluation": evaluation,
-        "Serving": serving,
+        "Decoding and soft-masking": [config],
+        "Training": [training],
+        "Evaluation": [evaluation, held_out],
+        "Serving": [serving],
     }
     lines = [
         "# Settings",
@@ -145,24 +187,25 @@ def settings() -> str:
         "parse it. A key that is unknown or a value of another type is an error that names the",
         "nearest key.",
     ]
-    for title, module in sections.items():
+    for title, modules in sections.items():
         lines += ["", f"## {title}"]
-        for cls in vars(module).values():
-            if not isinstance(cls, type) or cls.__module__ != module.__name__:
+        for cls in [value for module in modules for value in vars(module).values()]:
+            if not isinstance(cls, type) or cls.__module__ not in {m.__name__ for m in modules}:
                 continue
             if not dataclasses.is_dataclass(cls) or not _explained(cls):
                 continue
-            summary = (cls.__doc__ or "").split("\n\n")[0].strip()
-            lines += ["", f"### {cls.__name__}", "", " ".join(summary.split()), ""]
-            lines += ["| setting | type | default | meaning |", "|---|---|---|---|"]
-            hints = typing.get_type_hints(cls)
+            lines += ["", f"### {cls.__name__}", "", _summary(cls), ""]
+            rows, hints = [], typing.get_type_hints(cls)
             for field in dataclasses.fields(cls):
                 default = field.default
                 if default is dataclasses.MISSING and callable(field.default_factory):
                     default = field.default_factory()
-                meaning = field.metadata.get("help", "")
-                cells = (f"`{field.name}`", _name(hints[field.name]), _value(default), meaning)
-                lines.append(f"| {' | '.join(_cell(cell) for cell in cells)} |")
+                meaning = field.metadata.get("help") or _summary(hints[field.name])
+                name = f"`{field.name}`"
+                if cls is evaluation.ModelArgs and field.name in evaluation.OWN_NAMES:
+                    name = f"`{evaluation.OWN_NAMES[field.name]}`, {name}"
+                rows.append((name, _name(hints[field.name]), _value(default), meaning))
+            lines += table("setting", "type", "default", "meaning")(rows)
     return "\n".join([*lines, ""])
 
 
@@ -193,18 +236,17 @@ def http() -> str:
         "| `GET /health`, `GET /metrics` | whether requests are taken; Prometheus |",
     ]
     for title, model in requests.items():
-        lines += [
-            "",
-            f"## {title}",
-            "",
-            "| field | type | default | meaning |",
-            "|---|---|---|---|",
-        ]
-        for name, field in model.model_fields.items():
-            default = "required" if field.is_required() else _value(_default(field))
-            meaning = field.description or ", ".join(map(str, field.metadata))
-            cells = (f"`{name}`", _name(field.annotation), default, meaning)
-            lines.append(f"| {' | '.join(_cell(cell) for cell in cells)} |")
+        schema = model.model_json_schema()
+        rows = []
+        for name, field in schema["properties"].items():
+            meaning = field.get("description") or MEANINGS.get(name)
+            if meaning is None:
+                raise PluginError(f"the field {name} of {title} has no description")
+            default = "required" if name in schema.get("required", ()) else "-"
+            if field.get("default") not in (None, []):
+                default = _value(field["default"])
+            rows.append((f"`{name}`", _json_type(field), default, meaning))
+        lines += ["", f"## {title}", "", *table("field", "type", "default", "meaning")(rows)]
     return "\n".join([*lines, ""])
 
 
@@ -218,33 +260,82 @@ def python() -> str:
         "imported from where they are shown. Names of tensors end in their axes: `canvas_BL` is",
         "(batch, length).",
     ]
+    import softmask
+
     for title, names in PUBLIC.items():
-        lines += ["", f"## {title}", "", *(f"::: {name}\n" for name in names)]
+        lines += ["", f"## {title}", ""]
+        for name in names:
+            short = name.rpartition(".")[2]
+            heading = f"softmask.{short}" if short in softmask.__all__ else name
+            lines += [f"::: {name}", "    options:", f"      heading: {heading}", ""]
     return "\n".join([*lines, ""])
+
+
+def table(*head: str) -> Callable[[Iterable[Sequence[str]]], list[str]]:
+    """Makes the lines of a table with these heads of rows."""
+
+    def lines(rows: Iterable[Sequence[str]]) -> list[str]:
+        cells = [head, ["---"] * len(head), *rows]
+        return [f"| {' | '.join(cell.replace('|', '&#124;') for cell in row)} |" for row in cells]
+
+    return lines
 
 
 def _explained(cls: type) -> bool:
     return any("help" in field.metadata for field in dataclasses.fields(cls))
 
 
-def _default(field: Any) -> Any:
-    return field.default_factory() if field.default_factory is not None else field.default
+def _summary(cls: Any) -> str:
+    """The first paragraph of a class of settings, or of those in a list; else nothing."""
+    one = typing.get_args(cls)[0] if typing.get_origin(cls) is tuple else cls
+    if not dataclasses.is_dataclass(one):
+        return ""
+    return " ".join((one.__doc__ or "").split("\n\n")[0].split())
 
 
 def _name(annotation: Any) -> str:
-    text = annotation.__name__ if isinstance(annotation, type) else str(annotation)
-    text = re.sub(r"\b(?:softmask|typing|collections)(?:\.\w+)*\.(?=\w)", "", text)
-    text = re.sub(r"Annotated\[(\w+(?:\[\w+\])?), .*\]", r"\1", text)
-    return f"`{text}`" if len(text) < 60 else "see meaning"
+    """A type as YAML's users say it: `float` or null."""
+    if typing.get_origin(annotation) in (types.UnionType, typing.Union):
+        return " or ".join(map(_name, typing.get_args(annotation)))
+    if annotation is type(None):
+        return "null"
+    if typing.get_origin(annotation) is tuple:
+        return f"list of {_name(typing.get_args(annotation)[0])}"
+    if typing.get_origin(annotation) is dict:
+        return "mapping"
+    name = annotation.__name__
+    link = dataclasses.is_dataclass(annotation)
+    return f"[{name}](#{name.lower()})" if link else f"`{name}`"
+
+
+def _json_type(schema: dict[str, Any]) -> str:
+    """A type with its limits as JSON's users say it: integer, 1 to 64."""
+    if "anyOf" in schema:
+        names = [_json_type(one) for one in schema["anyOf"] if one.get("type") != "null"]
+        return " or ".join(dict.fromkeys(names))
+    if "$ref" in schema:
+        name = schema["$ref"].rpartition("/")[2]
+        return {"Extension": "object", "StreamOptions": "object"}.get(name, name)
+    if "const" in schema:
+        return f"`{json.dumps(schema['const'])}`"
+    if schema["type"] == "array":
+        return f"list of {_json_type(schema['items']).partition(',')[0]}"
+    limits = [
+        f"{word} {schema[key]}"
+        for key, word in {
+            "minimum": "at least",
+            "exclusiveMinimum": "above",
+            "maximum": "at most",
+            "exclusiveMaximum": "below",
+        }.items()
+        if key in schema
+    ]
+    return ", ".join([schema["type"], *limits])
 
 
 def _value(value: Any) -> str:
     if value is None:
         return "-"
-    if dataclasses.is_dataclass(value) or hasattr(type(value), "model_fields"):
-        return "its own"
-    return f"`{value}`"
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")
+    if value is dataclasses.MISSING:
+        return "required"
+    return "its own" if dataclasses.is_dataclass(value) else f"`{json.dumps(value)}`"
