@@ -86,11 +86,11 @@ def load(
             "default": the bundled one; None: the adapter's base, else the bundled one.
         adapter: a folder or Hub id of a PEFT adapter, merged into the model; the
             `transparency_config.json` beside it wins over one in the model's folder.
-        device: default: cuda, then mps, then cpu. dtype: "float32", "bfloat16", "float16" or
-            "auto" (the checkpoint's own); default: float32 on a CPU, else the checkpoint's own.
-            On a CPU with AVX512-BF16 or AMX bfloat16 takes a third of the time, at an error of
-            0.4 % in the logits; on others it is emulated. device_map: as in transformers; needs
-            accelerate.
+        device: default: cuda, then mps, then cpu.
+        dtype: "float32", "bfloat16", "float16" or "auto" (the checkpoint's own); default: float32
+            on a CPU, else the checkpoint's own. On a CPU with AVX512-BF16 or AMX bfloat16 takes a
+            third of the time, at an error of 0.4 % in the logits; on others it is emulated.
+        device_map: as in transformers; needs accelerate.
         revision: branch, tag or commit of the Hub repository.
         load_in_4bit: linear layers in 4 bits (nf4, bitsandbytes) from the start, as for training
             an adapter on them; the head stays as it is.

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ..config import (
@@ -99,7 +99,7 @@ class AdapterConfig:
 class SourceConfig:
     """One set of conversations: a Hub id, or a json, jsonl or parquet file or a folder of them."""
 
-    path: str
+    path: str = field(metadata={"help": "Hub id, file or folder"})
     subset: str | None = setting(None, "configuration of the Hub data set, such as 'all'")
     revision: str | None = setting(None, "branch, tag or commit on the Hub; null: the newest")
     messages_column: str = setting("messages", "column with the list of {role, content}")
@@ -187,8 +187,8 @@ class NoiseConfig:
 class StageConfig:
     """One stage of a run; a setting that is null is as in `train` and `corpus`."""
 
-    name: str
-    steps: int
+    name: str = field(metadata={"help": "of the stage, in the log"})
+    steps: int = field(metadata={"help": "updates"})
     learning_rate: float | None = setting(None, "at the end of the warm-up")
     final_learning_rate: float | None = setting(None, "where the schedule ends")
     warmup: float | None = setting(None, "share of the stage (below 1) or steps")
@@ -273,7 +273,7 @@ class TrainConfig:
 class Recipe:
     """A training run: everything that decides its numbers."""
 
-    name: str
+    name: str = field(metadata={"help": "of the run, and of its folder"})
     train: TrainConfig
     seed: int = setting(1, "decides weights, data and masks")
     model: ModelConfig = ModelConfig()
