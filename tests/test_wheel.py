@@ -24,7 +24,7 @@ def run(*command: str | Path, cwd: Path) -> str:
         env=environment | {"HF_HUB_OFFLINE": "1"},
         capture_output=True,
         encoding="utf-8",
-        timeout=300,
+        timeout=600,
     )
     assert result.returncode == 0, f"{command} failed:\n{result.stdout}\n{result.stderr}"
     return result.stdout

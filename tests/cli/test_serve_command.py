@@ -21,7 +21,7 @@ from tiny import write_dream_folder
 import softmask
 from softmask.cli.main import main
 
-WAIT = 60.0  # seconds that no test needs
+WAIT = 600.0  # seconds that no test needs
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +82,7 @@ def test_a_key_can_come_from_an_option_or_the_environment(folder, by) -> None:
 def test_sigterm_lets_a_stream_come_to_its_end(folder) -> None:
     body = {"prompt": "x", "max_tokens": 100, "stream": True}
     body["softmask"] = {"soft_mask": {"scale": 0.5}, "block_length": 8}
-    with serving("--model", folder) as (process, url):
+    with serving("--model", folder, "--grace", str(WAIT)) as (process, url):
         with httpx.stream("POST", f"{url}/v1/completions", json=body, timeout=WAIT) as answer:
             lines = answer.iter_lines()
             first = next(lines)
@@ -105,7 +105,7 @@ def test_what_takes_longer_than_the_grace_is_told(folder) -> None:
         asking = threading.Thread(target=ask)
         asking.start()
         while "softmask_running 1.0" not in httpx.get(f"{url}/metrics", timeout=WAIT).text:
-            pass
+            assert asking.is_alive(), answers
         process.send_signal(signal.SIGTERM)
         asking.join(WAIT)
         process.wait(WAIT)

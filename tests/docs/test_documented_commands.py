@@ -156,7 +156,7 @@ class Reader:
         if line.startswith("curl") and shutil.which("curl") is None:
             return ""
         command = ["bash", "-euc", line.replace("curl -s", "curl -fsS")]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=600)
         assert done.returncode == 0, f"{line}\n{done.stderr}"
         return done.stdout
 

@@ -397,7 +397,7 @@ def test_a_made_test_of_humaneval_knows_the_reference_and_the_program_does_not()
 def test_a_call_without_end_is_stopped_long_before_the_limit_of_the_program() -> None:
     with pytest.raises(TimeoutError, match=r"no result within 0\.2 s"):
         oracle._within(0.2, lambda: time.sleep(5), [])
-    assert oracle._within(5, lambda x: x, [3]) == 3
+    assert oracle._within(120, lambda x: x, [3]) == 3
 
 
 @pytest.mark.parametrize(
@@ -507,7 +507,7 @@ def test_the_sandbox_benchmark_judges_the_references_of_all_four_tasks(folder, t
         [sys.executable, script, folder, tmp_path / "out", "--limit", "1"],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
     )
     assert done.returncode == 0, done.stderr
     raw = json.loads((tmp_path / "out" / "result.json").read_text())["raw"]

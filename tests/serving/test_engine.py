@@ -34,7 +34,7 @@ ONLY_TEXT = Rules(suppressed=(MASK, POISON))
 STOPS = Rules(suppressed=(MASK, POISON), end_ids=(0, 1, 2, 3, 4, 5), stop=True)
 SOFT = SoftMaskConfig(k=3, scale=0.8, offset=-3.0, steepness=1.0)
 TEMPERED = SoftMaskConfig(mode="temperature", scale=0.8, offset=-3.0, steepness=1.0)
-WAIT = 120.0  # seconds that no test needs
+WAIT = 600.0  # seconds that no test needs
 
 
 def canvas(prompt: int, masks: int, seed: int = 0) -> tuple[int, ...]:

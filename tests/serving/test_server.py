@@ -26,7 +26,7 @@ from softmask.serving.service import Service
 
 SOFT = SoftMaskConfig(k=3, scale=0.8, offset=-3.0, steepness=1.0)
 HELLO = [{"role": "user", "content": "Hello"}]
-WAIT = 120.0  # seconds that no test needs
+WAIT = 600.0  # seconds that no test needs
 
 
 @pytest.fixture(scope="module")

@@ -625,7 +625,7 @@ def test_what_is_interrupted_leaves_nothing_and_what_was_killed_disturbs_nobody(
 
 
 def test_two_that_make_the_same_rows_at_once_both_get_them(tokenizer, cache, monkeypatch) -> None:
-    together = threading.Barrier(2, timeout=20)
+    together = threading.Barrier(2, timeout=600)
     publish = conversation_cache.publish
 
     def wait_and_publish(*paths: Path) -> None:

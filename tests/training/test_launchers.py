@@ -50,7 +50,7 @@ def test_the_memory_benchmark_measures_both_steps_and_they_have_the_same_loss(tm
         ],
         capture_output=True,
         encoding="utf-8",
-        timeout=120,
+        timeout=600,
     )
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout.splitlines()[-1])
@@ -71,7 +71,7 @@ def test_the_decoding_benchmark_times_every_way_and_ends_with_json(tmp_path) -> 
         ],
         capture_output=True,
         encoding="utf-8",
-        timeout=300,
+        timeout=600,
     )
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout.splitlines()[-1])

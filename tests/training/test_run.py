@@ -8,16 +8,15 @@ import json
 import os
 import resource
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
 import transformers
 import yaml
+from kills import run_until_killed
 from packaging.version import Version
 from paths import DATA, SHARED
 from safetensors.torch import load_file
@@ -150,7 +149,7 @@ def command(*words, cwd: Path, **more) -> subprocess.CompletedProcess:
         env=ENVIRONMENT,
         capture_output=True,
         encoding="utf-8",
-        timeout=240,
+        timeout=600,
         **more,
     )
 
@@ -324,20 +323,9 @@ def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(settings, tmp_path,
 
 
 def kill_at(step: int, recipe: Path, folder: Path) -> None:
-    """Starts a run and kills it just behind the line of an update, wherever that is."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "softmask", "train", recipe, "--out", folder, "--device", "cpu"],
-        env=ENVIRONMENT,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    log, deadline = folder / "log.jsonl", time.monotonic() + 120
-    while not (log.is_file() and f'"step": {step},' in log.read_text()):
-        assert process.poll() is None, "the run ended before it could be killed"
-        assert time.monotonic() < deadline, f"the run did not reach update {step}"
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    """Starts a run and kills it behind the line of an update, at the next one."""
+    words = ["train", str(recipe), "--out", str(folder), "--device", "cpu"]
+    run_until_killed(words, folder / "log.jsonl", f'"step": {step},', environment=ENVIRONMENT)
 
 
 def test_a_checkpoint_that_a_kill_cut_off_is_passed_over(settings, tmp_path) -> None:
@@ -428,7 +416,7 @@ def test_two_processes_train_as_one_does_and_go_on(settings, base, tmp_path, way
             env=ENVIRONMENT | {"PYTHONWARNINGS": "default"},
             capture_output=True,
             encoding="utf-8",
-            timeout=240,
+            timeout=600,
         )
         assert done.returncode == 0, done.stderr
 
