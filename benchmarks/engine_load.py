@@ -31,7 +31,7 @@ from rich.table import Table
 
 from softmask.config import SamplingConfig
 from softmask.decoding.batch import Batch
-from softmask.decoding.prompts import encode, mask_id_of, rules_of
+from softmask.decoding.prompts import encode, rules_of
 from softmask.hub.load import load
 from softmask.models.checkpoint import Checkpoint
 from softmask.puzzles.puzzles import prompt_of
@@ -66,7 +66,7 @@ def requests(checkpoint: Checkpoint, cache: str) -> list[Request]:
         (story, low + round(i * (high - low) / (half - 1))) for i, story in enumerate(stories)
     ]
     random.Random(0).shuffle(prompts)
-    mask_id, rules = mask_id_of(checkpoint), rules_of(checkpoint, infill=False)
+    mask_id, rules = checkpoint.model.mask_id, rules_of(checkpoint, infill=False)
     return [
         Request(
             (*encode(checkpoint, prompt), *[mask_id] * new),

@@ -19,7 +19,6 @@ from .prompts import (
     encode_chat,
     encode_holes,
     has_chat_template,
-    mask_id_of,
     rules_of,
 )
 from .sampler import DenoiseStep, denoise
@@ -94,7 +93,7 @@ class Generation:
                 raise ValueError(f"{name} must be at least 1, not {value}")
         self.checkpoint = checkpoint
         self.tokenizer = checkpoint.tokenizer
-        self.mask_id = mask_id_of(checkpoint)
+        self.mask_id = checkpoint.model.mask_id
         self.infill = infill
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
         if not prompts or not all(prompts):

@@ -22,15 +22,6 @@ def has_chat_template(checkpoint: Checkpoint) -> bool:
     return bool(getattr(checkpoint.tokenizer, "chat_template", None))
 
 
-def mask_id_of(checkpoint: Checkpoint) -> int:
-    """The id of the mask token.
-
-    Raises:
-        ValueError: the model has none.
-    """
-    return checkpoint.model.mask_id
-
-
 def encode(checkpoint: Checkpoint, text: str, *, control: bool = True) -> list[int]:
     """Token ids of a text, where the mask token's own name is text: masks come from us alone.
 
@@ -40,7 +31,7 @@ def encode(checkpoint: Checkpoint, text: str, *, control: bool = True) -> list[i
     Raises:
         ValueError: the tokenizer cannot write the mask token's name as plain text.
     """
-    tokenizer, mask_id = checkpoint.tokenizer, mask_id_of(checkpoint)
+    tokenizer, mask_id = checkpoint.tokenizer, checkpoint.model.mask_id
     mask = str(tokenizer.convert_ids_to_tokens(mask_id))
     ids: list[int] = []
     for piece in re.split(f"({re.escape(mask)})", text) if control else [text]:
@@ -120,7 +111,7 @@ def encode_holes(checkpoint: Checkpoint, text: str, *, control: bool = True) -> 
         raise ValueError(f"the holes have {sum(sizes)} tokens, but the context is {context}")
     ids = encode(checkpoint, pieces[0], control=control)
     for size, piece in zip(sizes, pieces[2::2], strict=True):
-        ids += [mask_id_of(checkpoint)] * size + encode(checkpoint, piece, control=control)
+        ids += [checkpoint.model.mask_id] * size + encode(checkpoint, piece, control=control)
     return ids
 
 
@@ -156,7 +147,7 @@ def rules_of(checkpoint: Checkpoint, *, infill: bool) -> Rules:
     end_ids = checkpoint.end_ids
     # An embedding table is padded beyond the tokenizer (Dream: 152064 rows, 151667 tokens).
     unknown = range(len(checkpoint.tokenizer), checkpoint.model.config.vocab_size)
-    suppressed = {mask_id_of(checkpoint), *unknown} | (set(end_ids) if infill else set())
+    suppressed = {checkpoint.model.mask_id, *unknown} | (set(end_ids) if infill else set())
     return Rules(
         suppressed=tuple(sorted(suppressed)),
         end_ids=() if infill else end_ids,

@@ -303,8 +303,7 @@ class _Tally:
 
 
 def _check(model: DreamModel, windows: Sequence[Sequence[int]]) -> None:
-    if model.config.mask_token_id is None:
-        raise ValueError("the model's config has no mask_token_id: it is no masked diffusion model")
+    _ = model.mask_id  # raises where there is none
     sizes = [len(window) for window in windows]
     if not sizes or min(sizes) < 2:
         raise ValueError("held-out windows need at least 2 tokens each, and there must be one")

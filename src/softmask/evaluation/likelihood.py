@@ -337,8 +337,7 @@ def _total(parts: list[Estimate]) -> Estimate:
 
 
 def _check(model: DreamModel, requests: Sequence[Request]) -> None:
-    if model.config.mask_token_id is None:
-        raise ValueError("the model's config has no mask_token_id: it is no masked diffusion model")
+    _ = model.mask_id  # raises where there is none
     window = model.config.max_position_embeddings
     for i, (context, continuation) in enumerate(requests):
         if not len(context):

@@ -39,7 +39,7 @@ class IncrementalDetokenizer:
     def __init__(
         self, checkpoint: Checkpoint, request: Request, *, infill: bool, stops: Sequence[str] = ()
     ) -> None:
-        mask_id = checkpoint.model.config.mask_token_id
+        mask_id = checkpoint.model.mask_id
         masked = [i for i, token in enumerate(request.ids) if token == mask_id]
         self._decoder, self._stops = DecodeStream(checkpoint), tuple(stops)
         self._end_ids = frozenset() if infill else frozenset(checkpoint.end_ids)

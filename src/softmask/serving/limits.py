@@ -67,7 +67,7 @@ class Limits:
         ids_1L = torch.tensor([request.ids])
         check_canvas(self.model, ids_1L)
         self._check_ids(request)
-        masked_L = ids_1L[0].numpy() == self.model.config.mask_token_id
+        masked_L = ids_1L[0].numpy() == self.model.mask_id
         require(bool(masked_L.any()), "nothing is to be written: the canvas has no mask")
         self._check_settings(request)
         StepSchedule(masked_L, request.sampling)

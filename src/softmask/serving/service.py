@@ -18,7 +18,6 @@ from ..decoding.prompts import (
     encode_chat,
     encode_holes,
     has_chat_template,
-    mask_id_of,
     rules_of,
 )
 from ..models.checkpoint import Checkpoint
@@ -111,7 +110,7 @@ class Service:
         jobs = []
         for index, prompt in enumerate(p for p in prompts for _ in range(asked.n)):
             masks = self._masks(asked.new_tokens, len(prompt) + len(suffix))
-            ids = (*prompt, *[mask_id_of(self.checkpoint)] * masks, *suffix)
+            ids = (*prompt, *[self.checkpoint.model.mask_id] * masks, *suffix)
             request = self._request(
                 asked, ids, seed + index, infill=infill, top_logprobs=top_logprobs
             )
@@ -133,7 +132,7 @@ class Service:
             ids = self._prompt(asked.prompt)
         if not asked.infill:
             masks = self._masks(asked.max_tokens, len(ids))
-            ids = [*ids, *[mask_id_of(self.checkpoint)] * masks]
+            ids = [*ids, *[self.checkpoint.model.mask_id] * masks]
         infill, top_logprobs = bool(asked.infill), asked.candidates
         request = self._request(
             asked,
@@ -143,7 +142,7 @@ class Service:
             top_logprobs=top_logprobs,
             trace=True,
         )
-        return Job(request, infill, len(ids) - ids.count(mask_id_of(self.checkpoint)))
+        return Job(request, infill, len(ids) - ids.count(self.checkpoint.model.mask_id))
 
     def submit(self, jobs: Sequence[Job]) -> list[RequestHandle]:
         """Puts all of them into the engine's waiting queue, or none.
@@ -169,7 +168,7 @@ class Service:
         return encode_chat(self.checkpoint, [message.as_template() for message in messages])
 
     def _prompt(self, prompt: str | Sequence[int], suffix: Sequence[int] = ()) -> list[int]:
-        mask_id = mask_id_of(self.checkpoint)
+        mask_id = self.checkpoint.model.mask_id
         ids = encode(self.checkpoint, prompt, control=False) if isinstance(prompt, str) else prompt
         require(bool(ids or suffix), "the prompt is empty: say something to go on from")
         require(mask_id not in ids, "prompt: holes come through the field infill of /v1/denoise")
@@ -205,7 +204,7 @@ class Service:
         deadline = min(extension.deadline or self.config.deadline, self.config.deadline)
         return Request(
             ids,
-            self._sampling(asked, ids.count(mask_id_of(self.checkpoint))),
+            self._sampling(asked, ids.count(self.checkpoint.model.mask_id)),
             soft_mask=self._soft_mask(extension.soft_mask),
             rules=rules_of(self.checkpoint, infill=infill),
             seed=seed,

@@ -43,7 +43,7 @@ class Tracer:
     ) -> None:
         self.checkpoint, self.request, self.infill, self.id = checkpoint, request, infill, id
         self.name = name or checkpoint.name
-        self._mask_id = checkpoint.model.config.mask_token_id
+        self._mask_id = checkpoint.model.mask_id
         self._named: set[int] = set()
         self._started = time.monotonic()
 
