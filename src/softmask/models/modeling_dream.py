@@ -80,7 +80,9 @@ class DreamModel(Qwen2PreTrainedModel):
         self.model = DreamBaseModel(config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.soft_mask: SoftMask | None = None
-        use_faster_products(self)
+        # transformers makes plain layers alone into quantised ones, and passes by ours in silence.
+        if getattr(config, "quantization_config", None) is None:
+            use_faster_products(self)
         self.post_init()
 
     @property
