@@ -9,7 +9,8 @@ import torch
 from safetensors.torch import save_file
 from tokenizers import pre_tokenizers
 
-from softmask.hub.load import load, quiet_peft
+from softmask.hub.adapters import quiet_peft
+from softmask.hub.load import load
 from softmask.models import DreamConfig, DreamModel
 
 SHAPE = {

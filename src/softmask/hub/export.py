@@ -33,6 +33,7 @@ from .checkpoints import (
     read_mapping,
     tensor_names,
 )
+from .four_bits import is_stored_in_4_bits
 from .load import choose_dtype, load
 from .remote_code import remote_code
 
@@ -95,6 +96,8 @@ def export(
     for folder in (source.folder, source.adapter):
         if folder is not None and folder.resolve().is_relative_to(target):
             raise ValueError(f"{target} holds what is to be exported: export to another folder")
+    if is_stored_in_4_bits(source.config):
+        raise ValueError(f"{source.name} is in 4 bits, which are not exported: give its whole base")
     check_weights(source)
     with _replacing(target) as folder:
         _write_weights(source, folder, chosen, link)
