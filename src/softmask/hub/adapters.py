@@ -20,7 +20,7 @@ from typing import Any
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from ..config import from_mapping, require
+from ..config import from_mapping, require, require_choice
 from ..models import DreamModel
 from ..models.checkpoint import first_not_finite
 from .checkpoints import ADAPTER_FILE, ADAPTER_WEIGHTS, adapter_tensor_names, read_mapping
@@ -58,6 +58,7 @@ class LoraSettings:
     alpha_pattern: dict[str, float] | None = None
 
     def __post_init__(self) -> None:
+        require_choice("bias", self.bias, ("none", "all", "lora_only"))
         for rank in (self.r, *(self.rank_pattern or {}).values()):
             require(rank >= 1, f"a rank must be at least 1, not {rank}")
         for alpha in (self.lora_alpha, *(self.alpha_pattern or {}).values()):
@@ -168,13 +169,17 @@ def merge_adapter(model: DreamModel, adapter: Adapter) -> DreamModel:
         model.lm_head.weight = nn.Parameter(model.lm_head.weight.detach().clone())
         model.config.tie_word_embeddings = False
     try:
-        # What PEFT warns of here is no adapter that can be merged.
-        with quiet_peft(), warnings.catch_warnings(action="error", category=PeftWarning):
+        with quiet_peft(), warnings.catch_warnings():
+            # An adapter that cannot be merged, and a rank or alpha that is for no module.
+            warnings.simplefilter("error", PeftWarning)
+            warnings.simplefilter("error", RuntimeWarning)
+            warnings.filterwarnings("ignore", "You have passed exclude_modules", UserWarning)
             wrapped: Any = PeftModel(model, LoraConfig(**_for_peft(adapter.settings)))
-    except (ValueError, TypeError, PeftWarning) as error:
+    except (ValueError, TypeError, PeftWarning, RuntimeWarning) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(
-            f"{folder} is damaged, or for another base model ({reason}): give its own as --model"
+            f"{folder}: PEFT cannot put this adapter into this model ({reason}): give its own base "
+            "as --model, or correct adapter_config.json"
         ) from error
     # With the whole table, which PEFT adds where it was resized or has an adapter.
     most = get_peft_model_state_dict(wrapped, save_embedding_layers=True)
