@@ -182,8 +182,11 @@ def merge_adapter(model: DreamModel, adapter: Adapter) -> DreamModel:
             "as --model, or correct adapter_config.json"
         ) from error
     # With the whole table, which PEFT adds where it was resized or has an adapter.
-    most = get_peft_model_state_dict(wrapped, save_embedding_layers=True)
-    least = get_peft_model_state_dict(wrapped, save_embedding_layers=False)
+    state = wrapped.state_dict()
+    least, most = (
+        get_peft_model_state_dict(wrapped, state, save_embedding_layers=tables)
+        for tables in (False, True)
+    )
     _check_tensors(folder, adapter.tensors, least, most)
     set_peft_model_state_dict(wrapped, adapter.tensors)
     merged: DreamModel = wrapped.merge_and_unload()

@@ -261,7 +261,7 @@ def adapter_tensor_names(folder: Path) -> set[str]:
     if pickled.is_file():
         raise ValueError(
             f"{folder} has its weights in {pickled.name} alone, which may run code when it is "
-            "read: if you trust it, convert it there by `python -c \"import torch, "
+            'read: if you trust it, convert it there by `python -c "import torch, '
             "safetensors.torch as s; s.save_file(torch.load('adapter_model.bin', "
             "weights_only=True), 'adapter_model.safetensors')\"`"
         )

@@ -228,9 +228,7 @@ def _write_settings(
         _write_json(folder / SOFT_MASK_FILE, soft_mask_to_published(source.soft_mask))
 
 
-def _config(
-    source: Source, merged: DreamModel | None, dtype: torch.dtype | None
-) -> dict[str, Any]:
+def _config(source: Source, merged: DreamModel | None, dtype: torch.dtype | None) -> dict[str, Any]:
     """The source's own config.json, every key of it, with what the remote code needs."""
     values = read_mapping(source.folder / "config.json")
     values |= {"architectures": ["DreamModel"], "auto_map": AUTO_MAP}

@@ -19,8 +19,10 @@ from ..models.quantize import quiet_bitsandbytes
 TYPES = ("nf4", "fp4")
 COMPUTES = ("float32", "bfloat16", "float16")
 # Of the 8 bits, which are not read here, and the same thing said twice.
-UNUSED = ("_load_in_4bit", "_load_in_8bit", "load_in_8bit", "llm_int8_threshold")
-UNUSED += ("llm_int8_enable_fp32_cpu_offload", "llm_int8_has_fp16_weight")
+UNUSED = (
+    *("_load_in_4bit", "_load_in_8bit", "load_in_8bit", "llm_int8_threshold"),
+    *("llm_int8_enable_fp32_cpu_offload", "llm_int8_has_fp16_weight"),
+)
 
 
 @dataclass(frozen=True)

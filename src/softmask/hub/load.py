@@ -129,8 +129,8 @@ def load(
     bad = first_not_finite(model.named_parameters())
     if bad is not None:
         raise ValueError(
-            f"{source.name}: {bad} holds NaN or infinity in {model.dtype}: the weights are damaged, "
-            "or do not fit this dtype"
+            f"{source.name}: {bad} holds NaN or infinity in {model.dtype}: the weights are "
+            "damaged, or do not fit this dtype"
         )
     if source.config.transparency_config is not None:
         # What the model's own folder said; an adapter or an edited file may say something else.
