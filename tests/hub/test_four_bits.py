@@ -1,4 +1,4 @@
-"""Weights in 4 bits from the start: fewer bytes wherever the option is, and files that have them."""
+"""Weights in 4 bits from the start: fewer bytes wherever the option is; files that have them."""
 
 from __future__ import annotations
 

@@ -193,7 +193,7 @@ def test_weights_that_the_dtype_cannot_hold_are_one_sentence(tmp_path) -> None:
     folder = write_dream_folder(tmp_path / "dream")
     change_weights(lambda t: t["model.norm.weight"][:1].fill_(1e6))(folder)
     softmask.load(folder, device="cpu")
-    with pytest.raises(ValueError, match="infinity in torch.float16: .* do not fit this dtype"):
+    with pytest.raises(ValueError, match=r"infinity in torch\.float16: .* do not fit this dtype"):
         softmask.load(folder, device="cpu", dtype="float16")
 
 
