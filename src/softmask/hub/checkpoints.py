@@ -76,7 +76,7 @@ def find(
             raise ValueError(f"{adapter_folder} does not name its base model: give it as --model")
     if folder is None:
         folder = _model_folder(name or BUNDLED, base_revision, local_only)
-    if (folder / ADAPTER_FILE).is_file():
+    if (folder / ADAPTER_FILE).is_file() and not _is_adapter(folder):
         # transformers would put the adapter into the model's layers by itself, unchecked.
         raise ValueError(
             f"{folder} holds a model and an adapter: move one of them to a folder of its own"
@@ -279,9 +279,7 @@ def base_of(adapter: Path) -> tuple[str | None, str | None]:
     for key, value in (("base_model_name_or_path", name), ("revision", revision)):
         if value is not None and not isinstance(value, str):
             raise ValueError(f"{adapter / ADAPTER_FILE}: {key} must be a name, not {value!r}")
-    if not name or Path(name).expanduser().is_dir():
-        revision = None
-    return name or None, revision or None
+    return name or None, (revision or None) if name and not Path(name).is_dir() else None
 
 
 def fingerprint(folder: Path) -> str:
