@@ -131,10 +131,9 @@ def test_the_command_line_reads_what_the_published_trainer_writes(
     assert capsys.readouterr().err == ""
 
 
-@pytest.mark.parametrize("task", ["CAUSAL_LM", "SEQ_2_SEQ_LM"])
-def test_peft_itself_puts_an_adapter_with_a_task_onto_the_model(base, adapter, task) -> None:
+def test_peft_itself_puts_an_adapter_with_a_task_onto_the_model(base, adapter) -> None:
     expected = logits_of(softmask.load(base, adapter, device="cpu").model)
-    change_json(adapter / CONFIG, task_type=task)
+    change_json(adapter / CONFIG, task_type="CAUSAL_LM")
     model = softmask.load(base, device="cpu").model
     with quiet_peft():
         wrapped = PeftModel.from_pretrained(model, adapter)
