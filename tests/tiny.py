@@ -147,6 +147,17 @@ def change_json(path: Path, **values) -> None:
     write_json(path, json.loads(path.read_text()) | values)
 
 
+def bytes_of(module) -> int:
+    """Bytes of its parameters and buffers, the scales of bitsandbytes' 4 bits included."""
+    tensors = [*module.parameters(), *module.buffers()]
+    states = [state for t in tensors if (state := getattr(t, "quant_state", None)) is not None]
+    while states:
+        state = states.pop()
+        tensors += [t for t in vars(state).values() if isinstance(t, torch.Tensor)]
+        states += [state.state2] if state.nested else []
+    return sum(tensor.nbytes for tensor in tensors)
+
+
 def write_json(path: Path, values) -> None:
     path.write_text(json.dumps(values), encoding="utf-8")
 

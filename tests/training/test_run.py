@@ -20,7 +20,7 @@ from kills import run_until_killed
 from packaging.version import Version
 from paths import DATA, SHARED
 from safetensors.torch import load_file
-from tiny import write_dream_folder
+from tiny import bytes_of, write_dream_folder
 
 import softmask
 from softmask.config import from_mapping
@@ -246,11 +246,11 @@ def test_a_base_in_4_bits_is_trained_and_the_adapter_merges_into_the_whole_one(
     for small in (False, True):
         settings["model"] = {"path": str(base), "dtype": "float32", "load_in_4bit": small}
         made = build(recipe_of(settings), torch.device("cpu"))
-        frozen = [p for p in made.dream.model.layers.parameters() if not p.requires_grad]
-        sizes[small] = sum(parameter.nbytes for parameter in frozen)
+        sizes[small] = bytes_of(made.dream.model.layers)
         counts = describe(made.dream)
         assert counts == sizes.setdefault("counts", counts)
-    assert sizes[True] < 0.14 * sizes[False]
+    # An eighth, the tables of small layers, and the adapter.
+    assert sizes[True] < 0.3 * sizes[False]
     settings["train"] |= {"gradient_checkpointing": True, "learning_rate": 1e-2}
     result = train(recipe_of(settings), tmp_path / "run")
     values = [line["eval_plain"] for line in log_of(tmp_path / "run") if "eval_plain" in line]
