@@ -86,15 +86,19 @@ class Adapter:
     tensors: dict[str, Tensor]
 
 
+def require_peft() -> None:
+    """Raises ValueError where peft is not installed."""
+    if importlib.util.find_spec("peft") is None:
+        raise ValueError("an adapter needs peft: pip install 'softmask[train]'")
+
+
 def read_adapter(folder: Path) -> Adapter:
     """Reads settings and tensors.
 
     Raises:
-        ValueError: peft is missing, or the folder holds no adapter, a damaged one, or one of
-            another kind than LoRA and DoRA.
+        ValueError: the folder holds no adapter, a damaged one, or one of another kind than LoRA
+            and DoRA.
     """
-    if importlib.util.find_spec("peft") is None:
-        raise ValueError("an adapter needs peft: pip install 'softmask[train]'")
     settings = read_settings(folder)
     adapter_tensor_names(folder)
     weights = folder / ADAPTER_WEIGHTS

@@ -20,7 +20,7 @@ from ..decoding import diffusion_generate  # noqa: F401, gives the model its met
 from ..models import DreamConfig, DreamModel
 from ..models.checkpoint import Checkpoint, first_not_finite
 from ..models.quantize import check_quantize, quantize_layers
-from .adapters import merge_adapter, read_adapter
+from .adapters import merge_adapter, read_adapter, require_peft
 from .checkpoints import check_report, find, quiet
 from .four_bits import QLORA, finish, is_stored_in_4_bits, read_four_bits, settings_for
 
@@ -119,7 +119,10 @@ def load(
     stored = is_stored_in_4_bits(source.config)
     if stored and quantize is not None:
         raise ValueError(f"{source.name} is in 4 bits already: leave out quantize")
-    adapting = None if source.adapter is None else read_adapter(source.adapter)
+    adapting = None
+    if source.adapter is not None:
+        require_peft()
+        adapting = read_adapter(source.adapter)
     model = _read_model(source.folder, source.config, device, dtype, device_map, load_in_4bit)
     if adapting is not None:
         if stored:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import random
 from itertools import islice
 from typing import Any, NamedTuple
@@ -13,7 +12,7 @@ from torch import nn
 from transformers import Qwen2Tokenizer
 
 from ..config import SoftMaskConfig
-from ..hub.adapters import quiet_peft
+from ..hub.adapters import quiet_peft, require_peft
 from ..hub.load import load
 from ..models import DreamConfig, DreamModel
 from ..puzzles.puzzles import generate_puzzles, prompt_of
@@ -115,8 +114,7 @@ def add_adapter(dream: DreamModel, recipe: Recipe) -> nn.Module:
     Raises:
         ValueError: peft is missing, or a target module is in no layer.
     """
-    if importlib.util.find_spec("peft") is None:
-        raise ValueError("an adapter needs peft: pip install 'softmask[train]'")
+    require_peft()
     from peft import LoraConfig, get_peft_model
 
     settings = recipe.adapter
