@@ -5,8 +5,11 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import math
 
 import pytest
+import torch
+from transformers import get_scheduler
 
 from softmask.config import SoftMaskConfig, from_mapping
 from softmask.training.config import Recipe, StageConfig, TrainConfig
@@ -151,10 +154,29 @@ def test_the_learning_rate_warms_up_and_falls_by_the_cosine() -> None:
         TrainConfig(learning_rate=1.0, final_learning_rate=0.2, warmup=0.1), 100
     )
     rates = [schedule.learning_rate(step) for step in range(100)]
-    assert rates[:10] == pytest.approx([0.1 * i for i in range(1, 11)])
+    assert rates[:11] == pytest.approx([0.1 * i for i in range(11)])
     assert rates[55] == pytest.approx(0.6)
     assert 0.2 < rates[99] < 0.21
     assert all(a >= b for a, b in itertools.pairwise(rates[10:]))
+
+
+@pytest.mark.parametrize("name", ["mix", "coding", "linear", "constant_with_warmup"])
+def test_the_learning_rate_is_the_published_trainer_s_at_every_update(name) -> None:
+    """transformers' own schedule, which the published trainer has; its first update has rate 0."""
+    if name in recipe_names():
+        settings, name = read_recipe(name).train, "cosine"
+    else:
+        kind = name.removesuffix("_with_warmup")
+        settings = TrainConfig(learning_rate=1e-5, schedule=kind, warmup=0.03)
+    steps = 1001
+    optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], lr=settings.learning_rate)
+    warmup = math.ceil(settings.warmup * steps)
+    theirs = get_scheduler(name, optimizer, warmup, steps).lr_lambdas[0]
+    schedule = TrainingSchedule(settings, steps)
+    for step in range(steps):
+        expected = settings.learning_rate * theirs(step)
+        assert schedule.learning_rate(step) == pytest.approx(expected, abs=1e-18)
+    assert schedule.learning_rate(0) == 0
 
 
 def test_stages_follow_one_another_with_settings_of_their_own() -> None:
