@@ -290,6 +290,17 @@ def test_the_published_pair_knows_the_plain_twin_and_other_data(pair) -> None:
     assert recipe.conversations.sources[0].prompt_column == "question"
 
 
+def test_a_byte_order_mark_at_the_start_of_a_recipe_is_no_part_of_it(pair, tmp_path) -> None:
+    """As editors on Windows write one."""
+    paths = pair()
+    for path in paths:
+        path.write_text(path.read_text(), encoding="utf-8-sig")
+    assert read_published_pair(*paths).recipe.seed == 1231
+    file = tmp_path / "mine.yaml"
+    file.write_text("name: mine\ncorpus: {puzzle_share: 1}\ntrain: {steps: 1}", "utf-8-sig")
+    assert read_recipe(str(file)).name == "mine"
+
+
 @pytest.mark.parametrize(
     ("base", "dataset", "message"),
     [

@@ -97,12 +97,17 @@ class AdapterConfig:
 
 @dataclass(frozen=True)
 class SourceConfig:
-    """One set of conversations: a Hub id, or a json, jsonl or parquet file or a folder of them."""
+    """One set of conversations: a Hub id, a json, jsonl or parquet file, or a folder.
+
+    A folder holds such files, or a data set that `save_to_disk` wrote.
+    """
 
     path: str = field(metadata={"help": "Hub id, file or folder"})
     subset: str | None = setting(None, "configuration of the Hub data set, such as 'all'")
     revision: str | None = setting(None, "branch, tag or commit on the Hub; null: the newest")
-    messages_column: str = setting("messages", "column with the list of {role, content}")
+    messages_column: str = setting(
+        "messages", "column with the list of {role, content} or {from, value}"
+    )
     prompt_column: str | None = setting(None, "with response_column: instead of messages")
     response_column: str | None = setting(None, "with prompt_column: instead of messages")
 

@@ -13,14 +13,17 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from .config import ConversationConfig
-from .sources import Messages, SourceRow, in_batches
+from .messages import INCOMPLETE, NO_TEXT, TOOL_TURNS, Messages
+from .sources import SourceRow, in_batches
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 TOOL_CALLS = ("<tool_call>", "</tool_call>")
 REASONS = {
-    "incomplete": "fewer than two messages, null or broken text, or no answer at the end",
+    INCOMPLETE: "fewer than two messages, null or broken text, or no answer at the end",
+    NO_TEXT: "a message with other parts than text, such as a picture",
+    TOOL_TURNS: "a message of a tool, or with calls of tools beside its text",
     "template": "the template refuses the chat, or the prompt's text does not begin the whole's",
     "too long": "more than max_length tokens",
     "short answer": "an answer of fewer than min_response tokens",
@@ -120,13 +123,13 @@ def digest_of(ids: list[int]) -> bytes:
 
 
 def _rendered(
-    messages: Messages | None, tokenizer: PreTrainedTokenizerBase
+    messages: Messages | str, tokenizer: PreTrainedTokenizerBase
 ) -> tuple[str | None, str, str]:
     """The reason why the chat is left out already, the prompt's text and the whole's."""
     from jinja2.exceptions import TemplateError, TemplateSyntaxError
 
-    if messages is None:
-        return "incomplete", "", ""
+    if isinstance(messages, str):
+        return messages, "", ""
     render: Any = functools.partial(tokenizer.apply_chat_template, tokenize=False)
     try:
         return None, render(messages[:-1], add_generation_prompt=True), render(messages)
