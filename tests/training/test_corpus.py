@@ -174,5 +174,5 @@ def test_the_held_out_list_covers_the_evaluation_files() -> None:
 
 def test_a_byte_order_mark_at_the_start_of_a_text_is_no_part_of_it(tmp_path) -> None:
     file = tmp_path / "text.txt"
-    file.write_text(STORIES[0], encoding="utf-8-sig")
-    assert read_stories([str(file)]) == [STORIES[0]]
+    file.write_text("\n<|endoftext|>\n".join(STORIES), encoding="utf-8-sig")
+    assert read_stories([str(file)]) == STORIES

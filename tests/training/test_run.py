@@ -128,6 +128,19 @@ def test_accumulation_divides_the_loss_or_sums_it_as_published(settings, tmp_pat
     assert logs["sum"]["loss"] == pytest.approx(logs["mean"]["loss"], rel=1e-5)
 
 
+def test_the_log_counts_passes_over_the_conversations_and_none_over_an_endless_corpus(
+    settings, tmp_path
+) -> None:
+    """36 rows for training, two an update: 45 updates are two and a half passes."""
+    settings["train"].pop("steps")
+    changes = {"epochs": 2.5, "eval_every": 100, "save_every": 100, "log_every": 9}
+    train(recipe_of(settings, **changes), tmp_path / "chats")
+    lines = [line for line in log_of(tmp_path / "chats") if "loss" in line]
+    assert [line["epoch"] for line in lines] == pytest.approx([1 / 18, 0.5, 1.0, 1.5, 2.0, 2.5])
+    train(recipe_of(pretraining(tmp_path)), tmp_path / "corpus")
+    assert not any("epoch" in line for line in log_of(tmp_path / "corpus"))
+
+
 def test_updates_without_a_soft_batch_leave_the_soft_mask_alone(settings, tmp_path) -> None:
     recipe = recipe_of(settings, soft_coin="step", steps=12, soft_probability=0.4)
     train(recipe, tmp_path / "run")

@@ -30,7 +30,8 @@ from runs import (
 from safetensors.torch import load_file
 from tiny import write_dream_folder
 
-from softmask.training import sources
+from softmask.training import curves, sources
+from softmask.training import run as run_module
 from softmask.training.config import Recipe
 from softmask.training.run import train
 from softmask.training.sweep import sweep
@@ -38,6 +39,12 @@ from softmask.training.sweep import sweep
 datasets = pytest.importorskip("datasets", reason="pip install 'softmask[train]'")
 
 SILENT = {"report": lambda _line: None}
+
+
+@pytest.fixture(autouse=True)
+def _undrawn(monkeypatch) -> None:
+    """No curves: they take as long as all the rest of a tiny run."""
+    monkeypatch.setattr(run_module, "draw_curves", lambda *_: None)
 
 
 def result_of(folder: Path) -> dict[str, torch.Tensor]:
@@ -260,8 +267,7 @@ def test_the_best_is_the_best_of_the_checkpoints_where_there_are_more_evaluation
 def finished(settings_of, tmp_path_factory) -> tuple[Recipe, Path]:
     """A run with a moving average and all of its checkpoints: after updates 2, 4 and 6."""
     folder = tmp_path_factory.mktemp("finished")
-    settings = settings_of(folder)
-    recipe = recipe_of(settings, steps=6, ema=0.9, save_limit=None, keep_best=True)
+    recipe = recipe_of(settings_of(folder), steps=6, ema=0.9, save_limit=None, keep_best=True)
     train(recipe, folder / "run", **SILENT)
     return recipe, folder / "run"
 
@@ -282,9 +288,9 @@ def test_a_checkpoint_that_a_kill_cut_off_is_passed_over(settings, tmp_path) -> 
     "name",
     [
         "optimizer.pt",
-        "adapter_model.safetensors",
-        "ema.safetensors",
-        "rng_state.pth",
+        pytest.param("adapter_model.safetensors", marks=pytest.mark.slow),
+        pytest.param("ema.safetensors", marks=pytest.mark.slow),
+        pytest.param("rng_state.pth", marks=pytest.mark.slow),
         "trainer_state.json",
         "complete.json",
     ],
@@ -397,36 +403,52 @@ def test_a_full_disk_fails_the_run_and_leaves_the_last_good_checkpoint(
     torch.testing.assert_close(load_file(whole / name), load_file(out / "adapter" / name))
 
 
+@pytest.fixture(scope="module")
+def short(settings_of, tmp_path_factory) -> tuple[Recipe, Path]:
+    """A run of two updates."""
+    folder = tmp_path_factory.mktemp("short")
+    recipe = recipe_of(settings_of(folder), steps=2, eval_at_start=False)
+    train(recipe, folder / "run", **SILENT)
+    return recipe, folder / "run"
+
+
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("data.json.partial", "data.json"),
+        pytest.param("data.json.partial", "data.json", marks=pytest.mark.slow),
         ("log.jsonl", "log.jsonl"),
-        ("checkpoint-2", "checkpoint-2"),
+        pytest.param("checkpoint-2", "checkpoint-2", marks=pytest.mark.slow),
         ("complete.json.partial", "checkpoint-2"),
         ("adapter.new", "adapter.new"),
         ("curves.png.partial", "curves.png"),
-        ("done.json.partial", "done.json"),
-        (".tmp", "the cache"),
+        pytest.param("done.json.partial", "done.json", marks=pytest.mark.slow),
     ],
 )
 def test_wherever_the_disk_fills_up_one_sentence_names_the_file_and_nothing_half_is_left(
-    settings, tmp_path, name, says
+    short, tmp_path, name, says, monkeypatch
 ) -> None:
-    recipe, run = recipe_of(settings, steps=2, eval_at_start=False), tmp_path / "run"
+    if says == "curves.png":
+        monkeypatch.setattr(run_module, "draw_curves", curves.draw_curves)
+    (recipe, whole), run = short, tmp_path / "run"
     with full_disk_from(name):
-        sentence = refused(recipe, run)
-    assert says in sentence
-    left = {path.name for path in run.rglob("*")}
-    assert not [each for each in left if each.endswith((".partial", ".new"))]
-    marked = [path for path in run.glob("checkpoint-*") if (path / "complete.json").is_file()]
-    assert list(run.glob("checkpoint-*")) == marked
+        assert says in refused(recipe, run)
+    assert not [path for path in run.rglob("*") if path.name.endswith((".partial", ".new"))]
+    assert all((path / "complete.json").is_file() for path in run.glob("checkpoint-*"))
     log = (run / "log.jsonl").read_text() if (run / "log.jsonl").is_file() else ""
     assert all(json.loads(line) for line in log.splitlines())
     train(recipe, run, **SILENT)
-    train(recipe, tmp_path / "whole", **SILENT)
-    assert same(result_of(run), result_of(tmp_path / "whole"))
-    assert log_of(run) == log_of(tmp_path / "whole")
+    assert same(result_of(run), result_of(whole))
+    assert log_of(run) == log_of(whole)
+
+
+def test_a_disk_that_fills_up_under_the_cache_is_one_sentence_that_says_whose_it_is(
+    settings, tmp_path
+) -> None:
+    recipe = recipe_of(settings, steps=1)
+    with full_disk_from(".tmp"):
+        assert "cannot write to the cache" in refused(recipe, tmp_path / "run")
+    assert not list((tmp_path / "cache" / "conversations").iterdir())
+    train(recipe, tmp_path / "run", **SILENT)
 
 
 def test_a_disk_that_fills_up_under_a_whole_model_leaves_the_last_checkpoint(
