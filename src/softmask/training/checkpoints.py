@@ -124,9 +124,10 @@ def _changed(checkpoint: Path) -> str | None:
         known: Any = read_json(mark)
     except ValueError:
         known = None
-    if not isinstance(known, dict) or not {"processes", "files"} <= set(known):
+    if not isinstance(known, dict) or "processes" not in known:
         return f"{mark} is damaged"
-    for name, digest in known["files"].items():
+    # Earlier versions wrote no digests.
+    for name, digest in known.get("files", {}).items():
         path = checkpoint / name
         if not path.is_file():
             return f"{path} is missing"

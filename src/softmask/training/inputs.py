@@ -119,7 +119,9 @@ def _compare(
 def _known(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
-    values: dict[str, Any] = read_json(path)
+    values = read_json(path)
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} is damaged: give it back, or start anew with --overwrite")
     return values
 
 

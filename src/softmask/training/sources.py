@@ -90,7 +90,7 @@ def _folder_files(folder: Path, report: Callable[[str], None]) -> dict[str, list
     if (folder / SAVED).is_file():
         return {"train": _saved_files(folder)}
     if (folder / SAVED_SPLITS).is_file():
-        names = read_json(folder / SAVED_SPLITS)["splits"]
+        names = [path.parent.name for path in sorted(folder.glob(f"*/{SAVED}"))]
         _check_splits(str(folder), names)
         return {name: _saved_files(folder / name) for name in names}
     found = sorted(f for f in folder.iterdir() if f.is_file() and f.name.endswith(SUFFIXES))
@@ -115,7 +115,13 @@ def _folder_files(folder: Path, report: Callable[[str], None]) -> dict[str, list
 
 def _saved_files(folder: Path) -> list[Path]:
     """The files of a data set that `Dataset.save_to_disk` wrote, in its order."""
-    return [folder / file["filename"] for file in read_json(folder / SAVED)["_data_files"]]
+    state = read_json(folder / SAVED)
+    try:
+        return [folder / file["filename"] for file in state["_data_files"]]
+    except (KeyError, TypeError) as error:
+        raise ValueError(
+            f"{folder / SAVED} names no files: give a folder that save_to_disk wrote"
+        ) from error
 
 
 def _check_splits(name: str, splits: Iterable[str]) -> None:

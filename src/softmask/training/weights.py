@@ -18,9 +18,9 @@ from ..config import SOFT_MASK_FILE, SOFT_MASK_WEIGHTS, SoftMaskConfig, soft_mas
 from ..models import DreamModel
 from ..soft_mask import SoftMask
 
-# Libraries report a failed write by errors of their own, those in Rust by a plain Exception even,
-# in these words.
-FAILED_WRITES = ("(os error ", "inline_container", "iostream", "PytorchStreamWriter")
+# How libraries report a failed write: those in Rust by an error with these words, of no class that
+# can be caught, and torch's writer of archives by a RuntimeError that does not say why.
+IN_RUST, IN_TORCH = "(os error ", ("inline_container", "iostream", "PytorchStreamWriter")
 
 
 @contextlib.contextmanager
@@ -35,12 +35,14 @@ def whole_folder(folder: Path, what: str) -> Iterator[None]:
     except BaseException as error:
         shutil.rmtree(folder, ignore_errors=True)
         reason = (str(error).splitlines() or [""])[0]
-        if isinstance(error, OSError) or any(words in reason for words in FAILED_WRITES):
-            raise ValueError(
-                f"{what} {folder} cannot be written ({reason}): make room and start again; the run "
-                "goes on from its last checkpoint"
-            ) from error
-        raise
+        if any(words in reason for words in IN_TORCH):
+            reason = "a write failed"
+        elif not isinstance(error, OSError) and IN_RUST not in reason:
+            raise
+        raise ValueError(
+            f"{what} {folder} cannot be written ({reason}): make room and start again; the run "
+            "goes on from its last checkpoint"
+        ) from error
 
 
 def soft_mask_values(mask: SoftMask) -> dict[str, float]:
