@@ -74,7 +74,7 @@ def folder_of(
     }
     key = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
     root = config.cache or os.environ.get("SOFTMASK_CACHE") or "~/.cache/softmask"
-    return Path(root).expanduser() / "conversations" / key
+    return Path(os.path.expanduser(root)) / "conversations" / key
 
 
 def _tokenizer_content(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from ..hub.export import TOKENIZER_CONFIG, TOKENIZER_FILES
 from .config import Recipe, SourceConfig
 from .conversation_cache import FORMAT
 from .corpus import text_file
-from .sources import ResolvedSource, file_digest, resolve_source
+from .sources import ResolvedSource, file_digest, local_path, resolve_source
 
 BASE, DATA = "base.json", "data.json"
 COMMIT = "commit"  # the one fingerprint of a data set on the Hub
@@ -90,7 +90,7 @@ def _pinned_sources(sources: tuple[SourceConfig, ...], known: dict[str, Any]) ->
     return [
         # A folder of that name is no data set on the Hub, and has no revisions.
         source
-        if COMMIT not in pins or Path(source.path).expanduser().exists()
+        if COMMIT not in pins or local_path(source).exists()
         else dataclasses.replace(source, revision=pins[COMMIT])
         for source, pins in zip(sources, before, strict=True)
     ]

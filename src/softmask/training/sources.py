@@ -11,6 +11,7 @@ import gzip
 import hashlib
 import itertools
 import json
+import os
 import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -68,7 +69,7 @@ def resolve_source(source: SourceConfig, report: Callable[[str], None]) -> Resol
     Raises:
         ValueError: there is no such source, or its files are of no known kind.
     """
-    path = Path(source.path).expanduser()
+    path = local_path(source)
     if not path.exists():
         if source.path.endswith(SUFFIXES) or not HUB_ID.fullmatch(source.path):
             raise ValueError(
@@ -79,10 +80,15 @@ def resolve_source(source: SourceConfig, report: Callable[[str], None]) -> Resol
         if getattr(source, name) is not None:
             raise ValueError(f"{path} is a local source: a {name} has no meaning there")
     files = _folder_files(path, report) if path.is_dir() else {"train": [path]}
-    if path.is_file() and not path.name.endswith(SUFFIXES):
+    if not path.is_dir() and not path.name.endswith(SUFFIXES):
         raise ValueError(f"{path} is of no known kind: give {', '.join(SUFFIXES)}")
     identity = {f"{split}/{f.name}": file_digest(f) for split in files for f in files[split]}
     return ResolvedSource(source, files, identity)
+
+
+def local_path(source: SourceConfig) -> Path:
+    """Where a source lies if it is a file or a folder here; ~nosuch stays as it is."""
+    return Path(os.path.expanduser(source.path))
 
 
 def _folder_files(folder: Path, report: Callable[[str], None]) -> dict[str, list[Path]]:
