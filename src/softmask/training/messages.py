@@ -98,24 +98,13 @@ def _message(where: str, message: Any) -> dict[str, str] | str:
         return TOOL_TURNS
     if role not in ROLES:
         raise ValueError(f"{where}: unknown role {name!r}; known: {', '.join(ROLES)}")
-    if isinstance(content, list):
-        content = _joined(content)
-        if content is None:
+    if isinstance(content, list) and all(isinstance(p, dict) and "type" in p for p in content):
+        texts = [part.get("text") if part["type"] in TEXT_PARTS else None for part in content]
+        if not all(isinstance(text, str) for text in texts):
             return NO_TEXT
+        content = "".join(texts)  # as the server joins them
     if not isinstance(content, str | None):
         raise ValueError(f"{where}: content must be text, not {type(content).__name__}")
     if content is None or SURROGATE.search(content):
         return INCOMPLETE  # half of a pair: JSON can hold it, UTF-8 and a tokenizer cannot
     return {"role": ROLES[role], "content": content}
-
-
-def _joined(parts: list[Any]) -> str | None:
-    """The text of a content's parts, as the server joins them; None: they are not all text."""
-    texts = []
-    for part in parts:
-        text = part.get("text") if isinstance(part, dict) else part
-        kind = part.get("type", "text") if isinstance(part, dict) else "text"
-        if not isinstance(text, str) or kind not in TEXT_PARTS:
-            return None
-        texts.append(text)
-    return "".join(texts)

@@ -245,26 +245,29 @@ def _read_file(path: Path, source: SourceConfig) -> Iterator[SourceRow]:
 
 def _read_json(path: Path) -> Iterator[tuple[int, Any]]:
     """Numbered objects of a list (which memory holds), or of lines (which it does not)."""
-    where = str(path)
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             if ".jsonl" not in path.suffixes:
-                values = json.load(file)
+                values = _parsed(file.read(), str(path))
                 values = values.get("data") if isinstance(values, dict) else values
                 if not isinstance(values, list):
                     raise ValueError(f'{path}: expected a list of objects, or {{"data": [...]}}')
                 yield from enumerate(values, 1)
                 return
             for number, line in enumerate(file, 1):
-                where = f"{path}:{number}"
                 if line.strip():
-                    yield number, json.loads(line)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+                    yield number, _parsed(line, f"{path}:{number}")
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise ValueError(f"{path} is damaged ({error}): copy it again") from error
+
+
+def _parsed(text: bytes, where: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:  # also endless numbers, and lists in lists
         raise ValueError(
             f"{where} is no JSON ({error}): correct it; a file of one object a line ends in .jsonl"
         ) from error
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise ValueError(f"{path} is damaged ({error}): copy it again") from error
 
 
 def _read_table(
