@@ -99,7 +99,9 @@ def _message(where: str, message: Any) -> dict[str, str] | str:
     if role not in ROLES:
         raise ValueError(f"{where}: unknown role {name!r}; known: {', '.join(ROLES)}")
     if isinstance(content, list) and all(isinstance(p, dict) and "type" in p for p in content):
-        texts = [part.get("text") if part["type"] in TEXT_PARTS else None for part in content]
+        texts: list[Any] = [
+            part.get("text") if part["type"] in TEXT_PARTS else None for part in content
+        ]
         if not all(isinstance(text, str) for text in texts):
             return NO_TEXT
         content = "".join(texts)  # as the server joins them
