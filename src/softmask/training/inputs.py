@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from ..config import read_json
-from ..files import write_atomically
+from ..files import expand_home, write_atomically
 from ..hub.checkpoints import find, fingerprint
 from ..hub.export import TOKENIZER_CONFIG, TOKENIZER_FILES
 from .config import Recipe, SourceConfig
 from .conversation_cache import FORMAT
 from .corpus import text_file
-from .sources import ResolvedSource, file_digest, local_path, resolve_source
+from .sources import ResolvedSource, file_digest, resolve_source
 
 BASE, DATA = "base.json", "data.json"
 COMMIT = "commit"  # the one fingerprint of a data set on the Hub
@@ -90,7 +90,7 @@ def _pinned_sources(sources: tuple[SourceConfig, ...], known: dict[str, Any]) ->
     return [
         # A folder of that name is no data set on the Hub, and has no revisions.
         source
-        if COMMIT not in pins or local_path(source).exists()
+        if COMMIT not in pins or expand_home(source.path).exists()
         else dataclasses.replace(source, revision=pins[COMMIT])
         for source, pins in zip(sources, before, strict=True)
     ]

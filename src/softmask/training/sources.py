@@ -11,7 +11,6 @@ import gzip
 import hashlib
 import itertools
 import json
-import os
 import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -28,6 +27,7 @@ from huggingface_hub.errors import (
 )
 
 from ..config import read_json
+from ..files import expand_home
 from .config import SourceConfig
 from .messages import Messages, columns_of, messages_of
 
@@ -69,7 +69,7 @@ def resolve_source(source: SourceConfig, report: Callable[[str], None]) -> Resol
     Raises:
         ValueError: there is no such source, or its files are of no known kind.
     """
-    path = local_path(source)
+    path = expand_home(source.path)
     if not path.exists():
         if source.path.endswith(SUFFIXES) or not HUB_ID.fullmatch(source.path):
             raise ValueError(
@@ -84,11 +84,6 @@ def resolve_source(source: SourceConfig, report: Callable[[str], None]) -> Resol
         raise ValueError(f"{path} is of no known kind: give {', '.join(SUFFIXES)}")
     identity = {f"{split}/{f.name}": file_digest(f) for split in files for f in files[split]}
     return ResolvedSource(source, files, identity)
-
-
-def local_path(source: SourceConfig) -> Path:
-    """Where a source lies if it is a file or a folder here; ~nosuch stays as it is."""
-    return Path(os.path.expanduser(source.path))
 
 
 def _folder_files(folder: Path, report: Callable[[str], None]) -> dict[str, list[Path]]:
