@@ -246,7 +246,7 @@ def read_json(path: Path) -> Any:
         ValueError: it is not valid JSON, not UTF-8, nested too deeply or with endless numbers.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is damaged ({error}): copy it again from its source") from error
 

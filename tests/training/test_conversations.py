@@ -151,18 +151,18 @@ def test_all_but_the_last_message_is_the_prompt_and_roles_are_ours_in_any_case(
 
 
 def test_an_unknown_role_is_an_error_that_names_it_and_the_row(tmp_path, tokenizer) -> None:
-    rows = [*chats(2), {"messages": [say("tool", "42"), say("assistant", "so it is 42")]}]
+    rows = [*chats(2), {"messages": [say("oracle", "42"), say("assistant", "so it is 42")]}]
     path = write_lines(tmp_path / "a.jsonl", rows)
-    with pytest.raises(ValueError, match=r"a\.jsonl:3: unknown role 'tool'; known: human, user"):
+    with pytest.raises(ValueError, match=r"a\.jsonl:3: unknown role 'oracle'; known: system, "):
         load(config(path), tokenizer)
 
 
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"messages": [{"from": "human", "value": "hi"}]}, "must have the keys role and content, "),
+        ({"messages": [{"from": "human", "text": "hi"}]}, "must have the keys role and content "),
         ({"messages": "hi"}, "expected a list of messages, found str"),
-        ({"messages": [say("user", ["hi"])]}, "content must be text, not list"),
+        ({"messages": [say("user", 5)]}, "content must be text, not int"),
         ({"text": "hi", "n": 1}, "has no column 'messages' but text, n"),
         (["hi"], "expected an object, found list"),
     ],
@@ -174,6 +174,77 @@ def test_a_row_of_another_form_is_an_error_that_names_the_row(
     with pytest.raises(ValueError, match=message) as error:
         load(config(path), tokenizer)
     assert f"{path}:4" in str(error.value)
+
+
+def test_sharegpt_s_form_and_contents_in_parts_give_the_same_rows(tmp_path, tokenizer) -> None:
+    plain = [chat(f"question {i}?", f"the answer {i}") for i in range(6)]
+    parts = [
+        chat([{"type": "text", "text": f"question {i}"}, {"type": "text", "text": "?"}], None)
+        for i in range(6)
+    ]
+    for i, row in enumerate(parts):
+        row["messages"][1]["content"] = [{"type": "text", "text": f"the answer {i}"}]
+    sharegpt = [
+        {
+            "conversations": [
+                {"from": "human", "value": f"question {i}?"},
+                {"from": "gpt", "value": f"the answer {i}"},
+            ]
+        }
+        for i in range(6)
+    ]
+    loaded = [
+        load(config(write_lines(tmp_path / f"{name}.jsonl", rows)), tokenizer)
+        for name, rows in (("plain", plain), ("parts", parts), ("sharegpt", sharegpt))
+    ]
+    texts_of = [texts(one.train, tokenizer) for one in loaded]
+    assert texts_of[0] == texts_of[1] == texts_of[2]
+    assert len(texts_of[0]) == 5
+
+
+def test_chats_with_tools_or_pictures_are_left_out_and_counted(tmp_path, tokenizer) -> None:
+    """A call of a tool stands beside the text: without it the row would teach something else."""
+    call = {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "add"}}]}
+    tools = [
+        {"messages": [say("user", "6 x 7?"), call, say("tool", "42"), say("assistant", "42")]},
+        {"messages": [say("user", "6 x 7?"), {**call, "content": "let me see"}]},
+        {"conversations": [{"from": "function_call", "value": "f"}, {"from": "gpt", "value": "5"}]},
+    ]
+    picture = {"type": "image_url", "image_url": {"url": "a.png"}}
+    seen = chat([{"type": "text", "text": "what is it?"}, picture], "a cat")
+    path = write_lines(tmp_path / "a.jsonl", [*tools, seen, *chats(12)])
+    assert left_out(path, tokenizer) == {"tool turns": 3, "not text": 1}
+
+
+def test_a_data_set_that_was_saved_to_disk_is_read_with_its_splits_and_in_its_order(
+    tmp_path, tokenizer
+) -> None:
+    rows = datasets.Dataset.from_list(chats(8)).shuffle(seed=1)
+    rows.save_to_disk(tmp_path / "saved", num_shards=2)
+    plain = write_lines(tmp_path / "plain.jsonl", rows.to_list())
+    one, two = (load(config(path), tokenizer) for path in (tmp_path / "saved", plain))
+    assert texts(one.train, tokenizer) == texts(two.train, tokenizer)
+    assert one.train[0]["id"].startswith(str(tmp_path / "saved" / "data-0000"))
+    splits = datasets.DatasetDict(train=rows, test=datasets.Dataset.from_list(chats(3, 20)))
+    splits.save_to_disk(tmp_path / "splits")
+    three = load(config(tmp_path / "splits"), tokenizer)
+    assert len(three.train) == 8
+    assert len(three.validation) == 3
+    file = next((tmp_path / "splits" / "test").glob("*.arrow"))
+    file.write_bytes(file.read_bytes()[:300])
+    with pytest.raises(ValueError, match=r"arrow is damaged"):
+        load(config(tmp_path / "splits"), tokenizer)
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json"])
+def test_a_byte_order_mark_at_the_start_of_a_file_is_no_part_of_it(
+    tmp_path, tokenizer, name
+) -> None:
+    rows = chats(5)
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    text = lines if name.endswith("l") else json.dumps(rows)
+    (tmp_path / name).write_text(text, encoding="utf-8-sig")
+    assert sum(len(ids) for ids in ids(load(config(tmp_path / name), tokenizer)).values()) == 5
 
 
 def test_incomplete_conversations_are_left_out_and_counted(tmp_path, tokenizer) -> None:

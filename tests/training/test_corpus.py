@@ -15,7 +15,7 @@ from softmask.decoding.prompts import encode_holes
 from softmask.puzzles.held_out import held_out_digest, read_held_out
 from softmask.puzzles.puzzles import Puzzle, generate_puzzles, holed, is_solved, read_puzzles
 from softmask.training.config import CorpusConfig, TrainConfig
-from softmask.training.corpus import Batch, Corpus, train_tokenizer
+from softmask.training.corpus import Batch, Corpus, read_stories, train_tokenizer
 from softmask.training.schedule import TrainingSchedule
 
 PLANNING = SHARED / "planning"
@@ -170,3 +170,9 @@ def test_the_held_out_list_covers_the_evaluation_files() -> None:
     for path in PLANNING.glob("*.jsonl"):
         kind = "sudoku" if path.name.startswith("sudoku") else "countdown"
         assert all(held_out_digest(kind, p.input) in held_out for p in read_puzzles(path, kind))
+
+
+def test_a_byte_order_mark_at_the_start_of_a_text_is_no_part_of_it(tmp_path) -> None:
+    file = tmp_path / "text.txt"
+    file.write_text("\n<|endoftext|>\n".join(STORIES), encoding="utf-8-sig")
+    assert read_stories([str(file)]) == STORIES

@@ -5,8 +5,11 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import math
 
 import pytest
+import torch
+from transformers import get_scheduler
 
 from softmask.config import SoftMaskConfig, from_mapping
 from softmask.training.config import Recipe, StageConfig, TrainConfig
@@ -136,6 +139,20 @@ def test_overrides_reach_every_depth_and_misspelt_ones_are_named() -> None:
         (["adapter=null", "model.load_in_4bit=true"], "cannot be trained"),
         (["train.weighting=fair"], "must be one of mean, elbo, published"),
         (["adapter.bias=some"], "bias must be one of"),
+        (["seed=-1"], r"seed must lie in \[0, 2\*\*32\)"),
+        (["seed=99999999999999999999"], r"seed must lie in \[0, 2\*\*32\)"),
+        (["train.learning_rate=1e300"], "learning_rate must be > 0 and at most 1e"),
+        (["train.learning_rate=.nan"], "learning_rate must be > 0"),
+        (["train.final_learning_rate=.nan"], "final_learning_rate must be >= 0"),
+        (["train.warmup=.inf"], "warmup must be >= 0 and at most"),
+        (["train.weight_decay=-1"], "weight_decay must be >= 0"),
+        (["train.beta2=1"], r"beta2 must lie in \[0, 1\)"),
+        (["train.stages=[{name: a, steps: 1, learning_rate: -1}]"], "learning_rate must be > 0"),
+        (["model.dtype=float17"], "dtype must be one of float32"),
+        (["model.shape.hidden_size=0"], "hidden_size must be at least 1"),
+        (["model.shape.hidden_size=42"], "must be a multiple of twice the attention heads"),
+        (["model.shape.num_key_value_heads=4"], "must be a multiple of num_key_value_heads"),
+        (["model.shape.vocab_size=5"], "vocab_size must be at least 259"),
     ],
 )
 def test_a_recipe_that_makes_no_sense_is_one_clear_sentence(overrides, message) -> None:
@@ -151,10 +168,29 @@ def test_the_learning_rate_warms_up_and_falls_by_the_cosine() -> None:
         TrainConfig(learning_rate=1.0, final_learning_rate=0.2, warmup=0.1), 100
     )
     rates = [schedule.learning_rate(step) for step in range(100)]
-    assert rates[:10] == pytest.approx([0.1 * i for i in range(1, 11)])
+    assert rates[:11] == pytest.approx([0.1 * i for i in range(11)])
     assert rates[55] == pytest.approx(0.6)
     assert 0.2 < rates[99] < 0.21
     assert all(a >= b for a, b in itertools.pairwise(rates[10:]))
+
+
+@pytest.mark.parametrize("name", ["mix", "coding", "linear", "constant_with_warmup"])
+def test_the_learning_rate_is_the_published_trainer_s_at_every_update(name) -> None:
+    """transformers' own schedule, which the published trainer has; its first update has rate 0."""
+    if name in recipe_names():
+        settings, name = read_recipe(name).train, "cosine"
+    else:
+        kind = name.removesuffix("_with_warmup")
+        settings = TrainConfig(learning_rate=1e-5, schedule=kind, warmup=0.03)
+    steps = 1001
+    optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], lr=settings.learning_rate)
+    warmup = math.ceil(settings.warmup * steps)
+    theirs = get_scheduler(name, optimizer, warmup, steps).lr_lambdas[0]
+    schedule = TrainingSchedule(settings, steps)
+    for step in range(steps):
+        expected = settings.learning_rate * theirs(step)
+        assert schedule.learning_rate(step) == pytest.approx(expected, abs=1e-18)
+    assert schedule.learning_rate(0) == 0
 
 
 def test_stages_follow_one_another_with_settings_of_their_own() -> None:
@@ -266,6 +302,17 @@ def test_the_published_pair_knows_the_plain_twin_and_other_data(pair) -> None:
     columns = {"is_messages": False, "prompt_column": "question", "response_column": "answer"}
     recipe, _ = read_published_pair(*pair(dataset={"data_path": "gsm8k"} | columns))
     assert recipe.conversations.sources[0].prompt_column == "question"
+
+
+def test_a_byte_order_mark_at_the_start_of_a_recipe_is_no_part_of_it(pair, tmp_path) -> None:
+    """As editors on Windows write one."""
+    paths = pair()
+    for path in paths:
+        path.write_text(path.read_text(), encoding="utf-8-sig")
+    assert read_published_pair(*paths).recipe.seed == 1231
+    file = tmp_path / "mine.yaml"
+    file.write_text("name: mine\ncorpus: {puzzle_share: 1}\ntrain: {steps: 1}", "utf-8-sig")
+    assert read_recipe(str(file)).name == "mine"
 
 
 @pytest.mark.parametrize(

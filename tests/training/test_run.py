@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import json
-import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -15,149 +12,27 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-import yaml
-from kills import run_until_killed
 from packaging.version import Version
-from paths import DATA, SHARED
+from runs import (
+    ENVIRONMENT,
+    command,
+    equal_tensors,
+    kill_at,
+    log_of,
+    pretraining,
+    recipe_of,
+    write_recipe,
+)
 from safetensors.torch import load_file
 from tiny import bytes_of, write_dream_folder
 
 import softmask
-from softmask.config import from_mapping
 from softmask.training.build import build, describe
 from softmask.training.config import Recipe
 from softmask.training.run import train
 from softmask.training.sweep import runs_of, sweep
 
-GSM8K = SHARED / "eval" / "gsm8k_train.jsonl"
-FIXTURE = DATA / "gsm8k_sample.jsonl"
-ENVIRONMENT = os.environ | {
-    "HF_HUB_OFFLINE": "1",
-    "OMP_NUM_THREADS": "1",
-    "PYTHONWARNINGS": "error",
-}
 RESULT = ("adapter_model.safetensors", "soft_mask.safetensors")
-STORIES = [
-    f"Once upon a time there was a cat number {i}. It sat on a mat. The end." for i in range(9)
-]
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("base") / "dream"
-    return write_dream_folder(folder, chat=True, max_position_embeddings=1024)
-
-
-@pytest.fixture(scope="module")
-def chats(tmp_path_factory) -> Path:
-    """Real questions and answers, cut short."""
-    source = GSM8K if GSM8K.is_file() else FIXTURE
-    rows = [json.loads(line) for line in source.read_text().splitlines()[:40]]
-    short = [{"question": r["question"][:60], "answer": r["answer"][:40]} for r in rows]
-    path = tmp_path_factory.mktemp("chats") / "gsm8k.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in short))
-    return path
-
-
-@pytest.fixture
-def settings(base, chats, tmp_path) -> dict:
-    return {
-        "name": "tiny",
-        "model": {"path": str(base), "dtype": "float32"},
-        "adapter": {"r": 4},
-        "soft_mask": {"k": 3, "scale": 0.3, "offset": -4.0, "steepness": 1.0},
-        "conversations": {
-            "sources": [
-                {"path": str(chats), "prompt_column": "question", "response_column": "answer"}
-            ],
-            "validation_samples": 6,
-            "extra_padding": 8,
-            "cache": str(tmp_path / "cache"),
-        },
-        "noise": {"t_low": 0.2, "t_high": 0.8, "per_row": False, "floor": 1e-3},
-        "train": {
-            "precision": "float32",
-            "learning_rate": 1e-3,
-            "accumulation": 2,
-            "steps": 8,
-            "log_every": 1,
-            "eval_every": 2,
-            "save_every": 2,
-            "weighting": "published",
-        },
-    }
-
-
-def recipe_of(settings: dict, **train_settings) -> Recipe:
-    return from_mapping(Recipe, settings | {"train": settings["train"] | train_settings}, "test")
-
-
-def pretraining(tmp_path: Path) -> dict:
-    text = tmp_path / "stories.txt"
-    text.write_text("\n<|endoftext|>\n".join(STORIES))
-    shape = {
-        "hidden_size": 16,
-        "intermediate_size": 24,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 2,
-        "num_key_value_heads": 1,
-        "max_position_embeddings": 128,
-        "vocab_size": 300,
-    }
-    stages = [
-        {"name": "plain", "steps": 4, "soft_probability": 0.0},
-        {"name": "soft", "steps": 4, "soft_probability": 1.0},
-    ]
-    return {
-        "name": "pretraining",
-        "model": {"shape": shape},
-        "soft_mask": {"k": 3, "scale": 0.5, "offset": -1.0, "steepness": 2.0},
-        "corpus": {
-            "text": [str(text)],
-            "puzzle_batch": 4,
-            "story_batch": 3,
-            "story_length": 24,
-        },
-        "train": {
-            "precision": "float32",
-            "learning_rate": 1e-3,
-            "warmup": 0,
-            "log_every": 1,
-            "eval_every": 3,
-            "eval_batches": 1,
-            "save_every": 3,
-            "stages": stages,
-        },
-    }
-
-
-def log_of(folder: Path) -> list[dict]:
-    """The log without what differs from run to run: the clock."""
-    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-    kept = [line for line in lines if "train_runtime" not in line]
-    return [{k: v for k, v in line.items() if k != "seconds"} for line in kept]
-
-
-def write_recipe(settings: dict, path: Path) -> Path:
-    path.write_text(yaml.safe_dump(settings))
-    return path
-
-
-def command(*words, cwd: Path, **more) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "-m", "softmask", *map(str, words)],
-        cwd=cwd,
-        env=ENVIRONMENT,
-        capture_output=True,
-        encoding="utf-8",
-        timeout=600,
-        **more,
-    )
-
-
-def equal_tensors(first: Path, second: Path) -> bool:
-    one, two = load_file(first), load_file(second)
-    return one.keys() == two.keys() and all(torch.equal(one[k], two[k]) for k in one)
 
 
 # From a real file to an adapter that generates
@@ -220,22 +95,6 @@ def test_the_bundled_model_can_be_trained_on(tmp_path) -> None:
     assert softmask.load(adapter=result, device="cpu").name == "default"
 
 
-def test_the_best_checkpoint_is_kept_and_is_the_result(settings, tmp_path) -> None:
-    """With a rate that wrecks the model the best checkpoint is an early one."""
-    recipe = recipe_of(settings, learning_rate=2.0, keep_best=True, save_limit=2, clip=1e6)
-    result = train(recipe, tmp_path / "run")
-    done = json.loads((tmp_path / "run" / "done.json").read_text())
-    evaluations = {
-        line["step"]: line["eval_loss"] for line in log_of(tmp_path / "run") if "eval_loss" in line
-    }
-    saved = {step: loss for step, loss in evaluations.items() if step}
-    assert done["best_step"] == min(saved, key=saved.get)
-    best = tmp_path / "run" / f"checkpoint-{done['best_step']}"
-    assert equal_tensors(best / "soft_mask.safetensors", result / "soft_mask.safetensors")
-    assert equal_tensors(best / "adapter_model.safetensors", result / "adapter_model.safetensors")
-    assert len(list((tmp_path / "run").glob("checkpoint-*"))) == 2
-
-
 def test_a_base_in_4_bits_is_trained_and_the_adapter_merges_into_the_whole_one(
     settings, tmp_path
 ) -> None:
@@ -290,6 +149,19 @@ def test_accumulation_divides_the_loss_or_sums_it_as_published(settings, tmp_pat
     assert logs["sum"]["loss"] == pytest.approx(logs["mean"]["loss"], rel=1e-5)
 
 
+def test_the_log_counts_passes_over_the_conversations_and_none_over_an_endless_corpus(
+    settings, tmp_path
+) -> None:
+    """36 rows for training, two an update: 45 updates are two and a half passes."""
+    settings["train"].pop("steps")
+    changes = {"epochs": 2.5, "eval_every": 100, "save_every": 100, "log_every": 9}
+    train(recipe_of(settings, **changes), tmp_path / "chats")
+    lines = [line for line in log_of(tmp_path / "chats") if "loss" in line]
+    assert [line["epoch"] for line in lines] == pytest.approx([1 / 18, 0.5, 1.0, 1.5, 2.0, 2.5])
+    train(recipe_of(pretraining(tmp_path)), tmp_path / "corpus")
+    assert not any("epoch" in line for line in log_of(tmp_path / "corpus"))
+
+
 def test_updates_without_a_soft_batch_leave_the_soft_mask_alone(settings, tmp_path) -> None:
     recipe = recipe_of(settings, soft_coin="step", steps=12, soft_probability=0.4)
     train(recipe, tmp_path / "run")
@@ -341,24 +213,6 @@ def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(settings, tmp_path,
     files = [p.relative_to(whole) for p in whole.rglob("*.safetensors")]
     assert len(files) > 3
     assert all(equal_tensors(whole / file, killed / file) for file in files)
-
-
-def kill_at(step: int, recipe: Path, folder: Path) -> None:
-    """Starts a run and kills it behind the line of an update, at the next one."""
-    words = ["train", str(recipe), "--out", str(folder), "--device", "cpu"]
-    run_until_killed(words, folder / "log.jsonl", f'"step": {step},', environment=ENVIRONMENT)
-
-
-def test_a_checkpoint_that_a_kill_cut_off_is_passed_over(settings, tmp_path) -> None:
-    whole = train(recipe_of(settings), tmp_path / "whole")
-    cut = tmp_path / "cut"
-    train(recipe_of(settings), cut)
-    (cut / "done.json").unlink()
-    (cut / "checkpoint-8" / "complete.json").unlink()
-    (cut / "checkpoint-8" / "optimizer.pt").write_bytes(b"half")
-    result = train(recipe_of(settings), cut)
-    assert equal_tensors(whole / "adapter_model.safetensors", result / "adapter_model.safetensors")
-    assert (cut / "checkpoint-8" / "complete.json").is_file()
 
 
 def test_what_is_finished_is_not_run_again(settings, tmp_path) -> None:
@@ -485,62 +339,6 @@ def test_a_loss_that_is_no_number_stops_the_run_and_names_the_rows(
     assert not (tmp_path / "run" / "done.json").exists()
 
 
-def test_a_full_disk_fails_the_run_and_leaves_the_last_good_checkpoint(
-    settings, tmp_path, monkeypatch
-) -> None:
-    """A limit on the size of files stands for the full disk: writes fail in their middle."""
-    path = write_recipe(settings, tmp_path / "recipe.yaml")
-    whole = train(recipe_of(settings), tmp_path / "whole")
-    out = tmp_path / "run"
-    kill_at(3, path, out)
-    good = {p.name for p in out.glob("checkpoint-*") if (p / "complete.json").is_file()}
-    assert "checkpoint-2" in good
-
-    def limit() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
-
-    # Coverage could not write its own file either.
-    monkeypatch.delitem(ENVIRONMENT, "COVERAGE_PROCESS_CONFIG", raising=False)
-    full = command("train", path, "--out", out, "--device", "cpu", cwd=tmp_path, preexec_fn=limit)
-    assert full.returncode == 2, full.stderr
-    error = full.stderr.strip().splitlines()[-1]
-    assert error.startswith("softmask: error: the checkpoint")
-    assert "cannot be written" in error
-    left = {p.name for p in out.glob("checkpoint-*")}
-    assert good <= left
-    assert all((out / name / "complete.json").is_file() for name in left)
-    again = command("train", path, "--out", out, "--device", "cpu", cwd=tmp_path)
-    assert again.returncode == 0, again.stderr
-    # Not to the bit: this process may have another number of threads.
-    name = "adapter_model.safetensors"
-    torch.testing.assert_close(load_file(whole / name), load_file(out / "adapter" / name))
-
-
-def test_a_folder_with_another_run_is_left_alone_without_overwrite(settings, tmp_path) -> None:
-    train(recipe_of(settings, steps=2), tmp_path / "run")
-    other = dataclasses.replace(recipe_of(settings, steps=2), seed=2)
-    with pytest.raises(ValueError, match="another recipe"):
-        train(other, tmp_path / "run")
-    train(other, tmp_path / "run", overwrite=True)
-    assert json.loads((tmp_path / "run" / "recipe.json").read_text())["seed"] == 2
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "thesis.txt").write_text("...")
-    for overwrite in (False, True):
-        with pytest.raises(ValueError, match="holds no run"):
-            train(other, tmp_path / "mine", overwrite=overwrite)
-    assert (tmp_path / "mine" / "thesis.txt").is_file()
-
-
-def test_a_run_on_another_base_is_refused(settings, tmp_path) -> None:
-    base = write_dream_folder(tmp_path / "base", chat=True, max_position_embeddings=1024)
-    settings["model"]["path"] = str(base)
-    train(recipe_of(settings), tmp_path / "run")
-    (tmp_path / "run" / "done.json").unlink()
-    write_dream_folder(base, chat=True, seed=1, max_position_embeddings=1024)
-    with pytest.raises(ValueError, match="trained on another base"):
-        train(recipe_of(settings), tmp_path / "run")
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -549,6 +347,10 @@ def test_a_run_on_another_base_is_refused(settings, tmp_path) -> None:
         ({"conversations": {"min_response": 5000}}, "no conversation is left"),
         ({"train": {"arguments": {"dataloader_workers": 2}}}, "no training argument"),
         ({"train": {"arguments": {"learning_rate": 2.0}}}, "set by a setting of the recipe"),
+        ({"train": {"arguments": {"weight_decay": 0.1}}}, "no effect here: use train.weight_decay"),
+        ({"train": {"arguments": {"save_only_model": True}}}, "keep the run from going on exactly"),
+        ({"train": {"arguments": {"dataloader_num_workers": "x"}}}, "refused by transformers"),
+        ({"model": {"attention": "owner/kernel"}}, "model.attention must be one of eager"),
         ({"train": {"report_to": ["wandb"]}}, "wandb is not installed: pip install wandb"),
         ({"model": {"path": "nowhere/at/all"}}, "there is no folder nowhere"),
     ],

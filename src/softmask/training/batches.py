@@ -33,6 +33,10 @@ class ConversationOrder(Dataset):
     def __len__(self) -> int:
         return self.length
 
+    def epochs(self, draws: int) -> float:
+        """How often so many draws are all rows."""
+        return draws / len(self.rows)
+
     def __getitem__(self, draw: int) -> dict[str, Any]:
         epoch, place = divmod(draw, len(self.rows))
         if epoch != self._epoch:
@@ -52,6 +56,9 @@ class CorpusOrder(Dataset):
 
     def __len__(self) -> int:
         return self.schedule.steps * self.global_batch.size
+
+    def epochs(self, _draws: int) -> None:
+        """A corpus is endless: there is no passing over all of it."""
 
     def __getitem__(self, draw: int) -> dict[str, Any]:
         stage = self.schedule.at(self.global_batch.update_of(draw))

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 from transformers import Qwen2Tokenizer
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from ..config import SoftMaskConfig
 from ..hub.adapters import quiet_peft, require_peft
@@ -52,10 +53,26 @@ def build(recipe: Recipe, device: torch.device) -> Trainable:
         # (bfloat16, 64 rows of 51 tokens, two cores).
         attention = "eager"
     if attention is not None:
-        dream.set_attn_implementation(attention)
+        set_attention(dream, attention)
     model = dream if recipe.adapter is None else add_adapter(dream, recipe)
     dream.soft_mask = None if recipe.soft_mask is None else learnable(recipe.soft_mask, dream)
     return Trainable(model, dream, tokenizer, stories)
+
+
+def set_attention(model: DreamModel, attention: str) -> None:
+    """Chooses the attention kernel of an installed library; none is fetched from the Hub.
+
+    Raises:
+        ValueError: there is no such kernel, or its library is missing.
+    """
+    known = ("eager", *ALL_ATTENTION_FUNCTIONS.valid_keys())
+    if attention not in known:
+        raise ValueError(f"model.attention must be one of {', '.join(known)}, not {attention!r}")
+    try:
+        model.set_attn_implementation(attention)
+    except ImportError as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"model.attention: {attention} cannot be had ({reason})") from error
 
 
 def learnable(config: SoftMaskConfig, model: DreamModel) -> SoftMask:

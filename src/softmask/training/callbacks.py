@@ -11,6 +11,8 @@ from typing import Any
 from transformers import TrainerCallback
 from transformers.trainer_callback import ProgressCallback
 
+from ..files import append_line, read_json_lines, write_atomically
+from .checkpoints import checkpoint_of
 from .schedule import TrainingSchedule
 
 
@@ -22,19 +24,21 @@ class LogFile(TrainerCallback):
         self.started = time.perf_counter()
 
     def forget_after(self, step: int) -> None:
-        """Drops lines that a stopped run logged after its checkpoint: those updates run again."""
+        """Drops lines that a stopped run logged after its checkpoint: those updates run again.
+
+        Raises:
+            ValueError: a line is damaged; with file and number.
+        """
         if self.path.is_file():
-            lines = self.path.read_text().splitlines(keepends=True)
-            kept = [line for line in lines if json.loads(line)["step"] <= step]
-            self.path.write_text("".join(kept if step else []))
+            lines = [line for line in read_json_lines(self.path) if step and line["step"] <= step]
+            write_atomically(self.path, "".join(f"{json.dumps(line)}\n" for line in lines))
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         if state.is_world_process_zero:
             seconds = round(time.perf_counter() - self.started, 1)
             line = {"step": state.global_step, "seconds": seconds}
             line |= {k: _rounded(v) for k, v in logs.items() if k != "total_flos"}
-            with self.path.open("a") as file:
-                file.write(json.dumps(line) + "\n")
+            append_line(self.path, json.dumps(line))
             if args.disable_tqdm:
                 self.report(json.dumps(line))
 
@@ -52,6 +56,19 @@ class StageEnds(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
         control.should_evaluate |= state.global_step in self.ends
         return control
+
+
+class BestCheckpoint(TrainerCallback):
+    """Finds the best checkpoint of a run that goes on by its update: the folder may have moved."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.best_global_step:
+            best = checkpoint_of(self.folder, state.best_global_step)
+            if best.is_dir():
+                state.best_model_checkpoint = str(best)
 
 
 class ProgressBar(ProgressCallback):

@@ -16,7 +16,6 @@ Imports neither torch nor transformers.
 from __future__ import annotations
 
 import dataclasses
-import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,6 +36,10 @@ ACCUMULATIONS = ("mean", "sum")
 COINS = ("batch", "step")
 BIASES = ("none", "all", "lora_only")
 SUDOKUS = ("sudoku_4x4", "sudoku_9x9")
+DTYPES = ("float32", "bfloat16", "float16", "auto")
+LARGEST = 1e30  # of a rate: what it is multiplied with stays finite
+# A BPE begins with all bytes and has a token for the end, the beginning and the mask.
+SMALLEST_VOCABULARY = 256 + 3
 REPORTERS = ("tensorboard", "wandb", "trackio")
 
 
@@ -44,6 +47,21 @@ def _require_shares(config: Any, *names: str) -> None:
     for name in names:
         share = getattr(config, name)
         require(share is None or 0 <= share <= 1, f"{name} must lie in [0, 1], not {share}")
+
+
+def _require_rates(config: Any, *names: str) -> None:
+    """Raises ValueError unless each is unset, or above 0 and finite as a float32 too."""
+    for name in names:
+        rate = getattr(config, name)
+        right = rate is None or 0 < rate <= LARGEST
+        require(right, f"{name} must be > 0 and at most {LARGEST:g}, not {rate}")
+
+
+def _require_not_negative(config: Any, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        right = value is None or 0 <= value <= LARGEST
+        require(right, f"{name} must be >= 0 and at most {LARGEST:g}, not {value}")
 
 
 @dataclass(frozen=True)
@@ -59,6 +77,25 @@ class ModelShape:
     vocab_size: int = setting(2048, "tokens of the BPE trained on the text, special ones included")
     tie_word_embeddings: bool = setting(True, "one table for the input and the head")
 
+    def __post_init__(self) -> None:
+        require_positive(self, "hidden_size", "intermediate_size", "num_hidden_layers")
+        require_positive(self, "num_attention_heads", "num_key_value_heads")
+        require_positive(self, "max_position_embeddings")
+        heads, shared = self.num_attention_heads, self.num_key_value_heads
+        require(
+            heads % shared == 0,
+            f"num_attention_heads, {heads}, must be a multiple of num_key_value_heads, {shared}",
+        )
+        require(
+            self.hidden_size % (2 * heads) == 0,
+            f"hidden_size, {self.hidden_size}, must be a multiple of twice the attention heads, "
+            f"{heads}: positions turn pairs of values",
+        )
+        require(
+            self.vocab_size >= SMALLEST_VOCABULARY,
+            f"vocab_size must be at least {SMALLEST_VOCABULARY}, not {self.vocab_size}",
+        )
+
 
 @dataclass(frozen=True)
 class ModelConfig:
@@ -72,6 +109,10 @@ class ModelConfig:
     load_in_4bit: bool = setting(False, "frozen weights in 4 bits (nf4, bitsandbytes), as QLoRA")
     attention: str | None = setting(None, "attention kernel: sdpa, eager, ...; null: by device")
     shape: ModelShape = ModelShape()
+
+    def __post_init__(self) -> None:
+        if self.dtype is not None:
+            require_choice("dtype", self.dtype, DTYPES)
 
 
 @dataclass(frozen=True)
@@ -97,12 +138,17 @@ class AdapterConfig:
 
 @dataclass(frozen=True)
 class SourceConfig:
-    """One set of conversations: a Hub id, or a json, jsonl or parquet file or a folder of them."""
+    """One set of conversations: a Hub id, a json, jsonl or parquet file, or a folder.
+
+    A folder holds such files, or a data set that `save_to_disk` wrote.
+    """
 
     path: str = field(metadata={"help": "Hub id, file or folder"})
     subset: str | None = setting(None, "configuration of the Hub data set, such as 'all'")
     revision: str | None = setting(None, "branch, tag or commit on the Hub; null: the newest")
-    messages_column: str = setting("messages", "column with the list of {role, content}")
+    messages_column: str = setting(
+        "messages", "column with the list of {role, content} or {from, value}"
+    )
     prompt_column: str | None = setting(None, "with response_column: instead of messages")
     response_column: str | None = setting(None, "with prompt_column: instead of messages")
 
@@ -201,6 +247,8 @@ class StageConfig:
     def __post_init__(self) -> None:
         require_positive(self, "steps", "feedback_passes")
         _require_shares(self, "soft_probability", "left_to_right", "puzzle_share")
+        _require_rates(self, "learning_rate")
+        _require_not_negative(self, "final_learning_rate", "warmup")
 
 
 @dataclass(frozen=True)
@@ -258,10 +306,9 @@ class TrainConfig:
         require_positive(self, "feedback_passes")
         require_positive(self, "eval_every", "eval_batches", "save_every", "save_limit")
         _require_shares(self, "soft_probability", "left_to_right")
-        for name in ("learning_rate", "soft_learning_rate", "epochs", "clip"):
-            value = getattr(self, name)
-            require(math.isfinite(value) and value > 0, f"{name} must be > 0, not {value}")
-        require(self.warmup >= 0, f"warmup must be >= 0, not {self.warmup}")
+        _require_rates(self, "learning_rate", "soft_learning_rate", "epochs", "clip")
+        _require_not_negative(self, "final_learning_rate", "warmup", "weight_decay")
+        require(0 <= self.beta2 < 1, f"beta2 must lie in [0, 1), not {self.beta2}")
         require(self.ema is None or 0 < self.ema < 1, f"ema must lie in (0, 1), not {self.ema}")
         given = self.steps is not None and bool(self.stages)
         require(not given, "give steps or stages, not both: stages have steps of their own")
@@ -287,6 +334,7 @@ class Recipe:
     def __post_init__(self) -> None:
         one = (self.conversations is None) != (self.corpus is None)
         require(one, "give one of conversations and corpus")
+        require(0 <= self.seed < 2**32, f"seed must lie in [0, 2**32), not {self.seed}")
         if self.adapter is not None:
             require(self.model.path is not None, "an adapter needs model.path, the base checkpoint")
         if self.conversations is not None:

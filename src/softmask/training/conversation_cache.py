@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import hashlib
 import json
 import os
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 FORMAT = 2
 # Settings that do not decide the rows, but the batches made of them or where they are kept.
 NOT_OF_ROWS = ("cache", "extra_padding", "pad_multiple")
+# A full disk, a quota, a limit on the size of files; pyarrow says no file name with them.
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 PARTS = ("train", "validation")
 COUNTS = "counts.json"
 
@@ -117,18 +120,22 @@ def temporary_folder(folder: Path) -> Iterator[Path]:
     Raises:
         ValueError: the cache cannot be written.
     """
+    path = None
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         path = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f"{folder.name}.", suffix=".tmp"))
-    except OSError as error:
-        raise ValueError(
-            f"cannot write to the cache {folder.parent} ({error.strerror}): set "
-            "conversations.cache or SOFTMASK_CACHE to another folder"
-        ) from error
-    try:
         yield path
+    except OSError as error:
+        # Inside the block only a full disk is the cache's: sources are read there too.
+        if path is not None and error.errno not in FULL:
+            raise
+        raise ValueError(
+            f"cannot write to the cache {folder.parent} ({error.strerror}): make room there, or "
+            "set conversations.cache or SOFTMASK_CACHE to another folder"
+        ) from error
     finally:
-        shutil.rmtree(path, ignore_errors=True)
+        if path is not None:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def publish(made: Path, folder: Path, aside: Path) -> None:

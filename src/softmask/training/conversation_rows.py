@@ -14,14 +14,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..decoding.control_names import ControlNames
 from .config import ConversationConfig
-from .sources import Messages, SourceRow, in_batches
+from .messages import INCOMPLETE, NO_TEXT, TOOL_TURNS, Messages
+from .sources import SourceRow, in_batches
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 TOOL_CALLS = ("<tool_call>", "</tool_call>")
 REASONS = {
-    "incomplete": "fewer than two messages, null or broken text, or no answer at the end",
+    INCOMPLETE: "fewer than two messages, null or broken text, or no answer at the end",
+    NO_TEXT: "a message with other parts than text, such as a picture",
+    TOOL_TURNS: "a message of a tool, or with calls of tools beside its text",
     "template": "the template refuses the chat, or the prompt's text does not begin the whole's",
     "too long": "more than max_length tokens",
     "short answer": "an answer of fewer than min_response tokens",
@@ -122,12 +125,12 @@ class Rendered(NamedTuple):
 
 
 def _rendered(
-    messages: Messages | None, tokenizer: PreTrainedTokenizerBase, names: ControlNames
+    messages: Messages | str, tokenizer: PreTrainedTokenizerBase, names: ControlNames
 ) -> Rendered:
     from jinja2.exceptions import TemplateError, TemplateSyntaxError
 
-    if messages is None:
-        return Rendered("incomplete")
+    if isinstance(messages, str):
+        return Rendered(messages)
     hidden, has_names = names.hide(messages)
     render: Any = functools.partial(tokenizer.apply_chat_template, tokenize=False)
     try:

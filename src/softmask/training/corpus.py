@@ -80,13 +80,11 @@ def read_stories(paths: Sequence[str]) -> list[str]:
     """
     stories: list[str] = []
     for name in paths:
-        bundled = resources.files(__package__) / "recipes" / name
-        path = bundled if bundled.is_file() else Path(name)
-        if not path.is_file():
-            raise ValueError(f"no text file at {path}: correct corpus.text in the recipe")
+        path = text_file(name)
         content = path.read_bytes()
         try:
-            text = (lzma.decompress(content) if name.endswith(".xz") else content).decode("utf-8")
+            content = lzma.decompress(content) if name.endswith(".xz") else content
+            text = content.decode("utf-8-sig")  # editors on Windows begin a file with a mark
         except (lzma.LZMAError, UnicodeDecodeError) as error:
             raise ValueError(f"{path} cannot be read as text: {error}") from error
         found = split_stories(text)
@@ -94,6 +92,19 @@ def read_stories(paths: Sequence[str]) -> list[str]:
             raise ValueError(f"{path} holds no story")
         stories += found
     return stories
+
+
+def text_file(name: str) -> Path:
+    """The file of a text: one beside the bundled recipes, or else a path.
+
+    Raises:
+        ValueError: there is none.
+    """
+    bundled = Path(str(resources.files(__package__) / "recipes" / name))
+    path = bundled if bundled.is_file() else Path(name)
+    if not path.is_file():
+        raise ValueError(f"no text file at {path}: correct corpus.text in the recipe")
+    return path
 
 
 class Corpus:

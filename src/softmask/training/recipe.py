@@ -29,7 +29,8 @@ _Loader.add_implicit_resolver(
 def _parse(text: str, where: str) -> Any:
     try:
         return yaml.load(text, _Loader)  # a SafeLoader
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        # Also a date that is none, an endless number, and lists in lists without end.
         first = str(error).replace("\n", " ")
         raise ValueError(f"{where}: not valid YAML ({first})") from error
 
@@ -53,7 +54,10 @@ def read_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
     if path.suffix in (".yaml", ".yml"):
         if not path.is_file():
             raise ValueError(f"there is no recipe file {path}")
-        text = path.read_text(encoding="utf-8")
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path} is no text in UTF-8 ({error}): save it as that") from error
     elif name in recipe_names():
         text = bundled.read_text(encoding="utf-8")
     else:

@@ -13,17 +13,36 @@ from torch import nn
 from transformers import Qwen2Tokenizer
 
 from ..config import SAMPLING_FILE, sampling_to_file
+from ..files import sync_folder, sync_tree
 from ..hub.checkpoints import quiet
 from ..models import DreamModel
 from .build import Trainable
 from .config import Recipe
 from .trainer import EMA_WEIGHTS, SoftMaskTrainer
-from .weights import load_weights, save_soft_mask, weights_of
+from .weights import load_weights, save_soft_mask, weights_of, whole_folder
 
 
 def write_result(trainer: SoftMaskTrainer, recipe: Recipe, made: Trainable, target: Path) -> None:
-    """Writes the adapter or the model into `target`: completely, or not at all."""
+    """Writes the adapter or the model into `target`: completely, or not at all.
+
+    Raises:
+        ValueError: it cannot be written (a full disk).
+    """
     draft = target.with_name(f"{target.name}.new")
+    writes = trainer.args.should_save
+    if writes and draft.exists():  # left by a kill
+        shutil.rmtree(draft)
+    with whole_folder(draft, "the result") if writes else contextlib.nullcontext():
+        _write_draft(trainer, recipe, made, draft)
+        if writes:
+            sync_tree(draft)
+    if writes:
+        shutil.rmtree(target, ignore_errors=True)
+        draft.replace(target)
+        sync_folder(target.parent)
+
+
+def _write_draft(trainer: SoftMaskTrainer, recipe: Recipe, made: Trainable, draft: Path) -> None:
     average = trainer.average.swapped_in() if trainer.average else contextlib.nullcontext()
     with average:
         if recipe.adapter is not None:
@@ -39,8 +58,6 @@ def write_result(trainer: SoftMaskTrainer, recipe: Recipe, made: Trainable, targ
     if recipe.adapter is None:
         (draft / SAMPLING_FILE).write_text(json.dumps(sampling, indent=2) + "\n")
     (draft / "README.md").write_text(model_card(recipe, trainer))
-    shutil.rmtree(target, ignore_errors=True)
-    draft.replace(target)
 
 
 def save_model(

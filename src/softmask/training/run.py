@@ -6,6 +6,7 @@ from its newest complete checkpoint.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -16,13 +17,15 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from .batches import Collator, ConversationOrder, CorpusOrder, Validation
 from .build import Trainable, build, describe
-from .callbacks import LogFile, ProgressBar, StageEnds
+from .callbacks import BestCheckpoint, LogFile, ProgressBar, StageEnds
+from .checkpoints import newest_checkpoint, settle_checkpoints
 from .config import Recipe
 from .conversations import load_conversations
 from .corpus import Corpus
 from .curves import draw_curves
+from .inputs import pin_inputs, pinned
 from .result import write_result
-from .run_folder import newest_checkpoint, prepare_folder, write_done
+from .run_folder import is_finished, run_folder, write_done
 from .schedule import GlobalBatch, TrainingSchedule
 from .trainer import SoftMaskTrainer
 from .training_arguments import rows_per_forward, training_arguments
@@ -52,20 +55,39 @@ def train(
         The folder of the result: `adapter` or `model` inside `folder`.
 
     Raises:
-        ValueError: one sentence: the folder holds another run, data or base are not to be had, the
-            loss is not finite, or a checkpoint cannot be written.
+        ValueError: one sentence: the folder holds another run or another process trains there, data
+            or base are not to be had or have changed, the loss is not finite, or a checkpoint
+            cannot be written.
+        OSError: another file cannot be.
     """
     args = training_arguments(recipe, folder, device)
     result = folder / ("model" if recipe.adapter is None else "adapter")
     main = args.process_index == 0
     if not main:
         report = _ignore
-    with args.main_process_first(desc="folder of the run"):
-        if main:
-            prepare_folder(folder, recipe, overwrite)
-    if (folder / "done.json").is_file():
-        report(f"{result} is finished already")
-        return result
+    with contextlib.ExitStack() as held:
+        with args.main_process_first(desc="folder of the run"):
+            if main:
+                held.enter_context(run_folder(folder, recipe, overwrite))
+                if not is_finished(folder):
+                    pin_inputs(folder, recipe)
+                    settle_checkpoints(folder, recipe.train.keep_best, report)
+        if is_finished(folder):
+            report(f"{result} is finished already")
+        else:
+            _train(pinned(folder, recipe), folder, args, result, report)
+    return result
+
+
+def _train(
+    recipe: Recipe,
+    folder: Path,
+    args: TrainingArguments,
+    result: Path,
+    report: Callable[[str], None],
+) -> None:
+    """Trains to the end in a folder that this run has, and writes the result."""
+    main = args.process_index == 0
     made = build(recipe, args.device)
     sizes = describe(made.dream)
     report(f"{sizes['parameters']:,} parameters, {sizes['trained']:,} of them trained")
@@ -89,7 +111,7 @@ def train(
         data.collator,
         data.rows,
         data.validation,
-        callbacks=[log, StageEnds(data.schedule)],
+        callbacks=[log, StageEnds(data.schedule), BestCheckpoint(folder)],
     )
     trainer.remove_callback(PrinterCallback if args.disable_tqdm else ProgressCallback)
     if not args.disable_tqdm:
@@ -104,7 +126,6 @@ def train(
     if note is not None:
         report(note)
     report(f"{result} is finished: softmask generate --{result.name} {result}")
-    return result
 
 
 def _ignore(_line: str) -> None:

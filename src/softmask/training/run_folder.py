@@ -1,84 +1,82 @@
-"""The folder of a run: whose it is, its newest complete checkpoint, and whether it is finished.
+"""The folder of a run: whose it is, that one process has it, and whether it is finished.
 
 recipe.json         every setting, as it was resolved
 base.json           which base checkpoint it was (fine-tuning)
+data.json           which chats or which text, by fingerprint
 log.jsonl           a line each `log_every` updates and for each evaluation
 checkpoint-100/ ... adapter or weights, soft-mask parameters, optimizer, random state
 adapter/ or model/  the result: `softmask generate --adapter runs/mix-seed1231/adapter`
 curves.png          the log, drawn
 done.json           written last
+.lock               held while a process trains here
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 from transformers import TrainerState
 
 from ..config import read_json
-from ..hub.checkpoints import find, fingerprint
+from ..files import LOCK, locked, write_atomically
 from .config import Recipe
 
-# Written last into a checkpoint: one without it is incomplete.
-COMPLETE = "complete.json"
+RECIPE, DONE = "recipe.json", "done.json"
 
 
-def prepare_folder(folder: Path, recipe: Recipe, overwrite: bool) -> None:
-    """Writes recipe.json and base.json, or checks that the folder holds the same run.
+@contextlib.contextmanager
+def run_folder(folder: Path, recipe: Recipe, overwrite: bool) -> Iterator[None]:
+    """Has the folder for this process alone, and for this recipe, which it writes there.
 
     Raises:
-        ValueError: the folder holds another run, or its base checkpoint has changed.
+        ValueError: another process trains there, the folder holds another run, or no run at all.
     """
-    wanted = json.loads(json.dumps(dataclasses.asdict(recipe)))
-    written = folder / "recipe.json"
-    if overwrite and written.is_file():
-        shutil.rmtree(folder)
-    if not written.is_file() and folder.is_dir() and any(folder.iterdir()):
-        raise ValueError(f"{folder} is not empty and holds no run: name another folder with --out")
-    if written.is_file() and read_json(written) != wanted:
-        raise ValueError(
-            f"{folder} holds a run of another recipe: name a new folder with --out, or delete "
-            "that run with --overwrite"
-        )
-    folder.mkdir(parents=True, exist_ok=True)
-    base = folder / "base.json"
-    if recipe.model.path is not None:
-        source = find(recipe.model.path, revision=recipe.model.revision).folder
-        now = {"path": recipe.model.path, "fingerprint": fingerprint(source)}
-        if base.is_file() and read_json(base) != now:
+    if not (folder / LOCK).is_file():
+        _refuse_others(folder)
+    with locked(folder, "trains"):
+        _refuse_others(folder)
+        if overwrite:
+            _clear(folder)
+        wanted = json.loads(json.dumps(dataclasses.asdict(recipe)))
+        written = folder / RECIPE
+        if not written.is_file():
+            write_atomically(written, json.dumps(wanted, indent=2) + "\n")
+        elif read_json(written) != wanted:
             raise ValueError(
-                f"{folder} was trained on another base: the files of {recipe.model.path} have "
-                "changed since; give the old ones back, or start anew with --overwrite"
+                f"{folder} holds a run of another recipe: name a new folder with --out, or delete "
+                "that run with --overwrite"
             )
-        base.write_text(json.dumps(now) + "\n")
-    written.write_text(json.dumps(wanted, indent=2) + "\n")
+        yield
 
 
-def newest_checkpoint(folder: Path, processes: int) -> Path | None:
-    """The newest complete checkpoint; incomplete ones, left by a kill, are deleted.
+def _refuse_others(folder: Path) -> None:
+    if (folder / RECIPE).is_file() or not folder.is_dir():
+        return
+    if any(path.name not in (LOCK, f"{RECIPE}.partial") for path in folder.iterdir()):
+        raise ValueError(f"{folder} is not empty and holds no run: name another folder with --out")
 
-    Raises:
-        ValueError: it was made with another number of processes, whose rows would differ.
-    """
-    complete = []
-    for path in folder.glob("checkpoint-*"):
-        if (path / COMPLETE).is_file():
-            complete.append(path)
+
+def _clear(folder: Path) -> None:
+    """Empties the folder but for its lock; recipe.json, which says that it is ours, goes last."""
+    keep = (LOCK, RECIPE)
+    for path in folder.iterdir():
+        if path.name in keep:
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
         else:
-            shutil.rmtree(path, ignore_errors=True)
-    if not complete:
-        return None
-    newest = max(complete, key=lambda path: int(path.name.rpartition("-")[2]))
-    made_with = read_json(newest / COMPLETE)["processes"]
-    if made_with != processes:
-        raise ValueError(
-            f"{newest} was made by {made_with} processes, this run has {processes}: go on with as "
-            "many, or start anew with --overwrite"
-        )
-    return newest
+            path.unlink()
+    (folder / RECIPE).unlink(missing_ok=True)
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether the run has come to its end, with everything written."""
+    return (folder / DONE).is_file()
 
 
 def write_done(folder: Path, state: TrainerState, result: Path) -> None:
@@ -86,4 +84,4 @@ def write_done(folder: Path, state: TrainerState, result: Path) -> None:
     done = {"steps": state.global_step, "result": result.name}
     if state.best_metric is not None:
         done |= {"best_eval_loss": state.best_metric, "best_step": state.best_global_step}
-    (folder / "done.json").write_text(json.dumps(done) + "\n")
+    write_atomically(folder / DONE, json.dumps(done) + "\n")

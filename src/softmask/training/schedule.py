@@ -33,10 +33,13 @@ class Stage:
     puzzle_share: float | None
 
     def learning_rate_at(self, step: int) -> float:
-        """The rate of an update of the run: linear warm-up, then down to `final_learning_rate`."""
+        """The rate of an update of the run: linear warm-up, then down to `final_learning_rate`.
+
+        As transformers counts, and so as published, the first update of a warm-up has rate 0.
+        """
         inner = step - self.start
         if inner < self.warmup_steps:
-            return self.learning_rate * (inner + 1) / self.warmup_steps
+            return self.learning_rate * inner / self.warmup_steps
         if self.schedule == "constant":
             return self.learning_rate
         left = 1 - min(1.0, (inner - self.warmup_steps) / max(1, self.steps - self.warmup_steps))

@@ -1,7 +1,7 @@
 """Sources of chats: json, jsonl and parquet files, folders of them, and data sets on the Hub.
 
 Every source becomes a `SourceSplit` for each of its splits, which yields `SourceRow`s: the id of a
-row, and its chat, or None where that is incomplete. What is wrong with a source is one sentence.
+row, and its chat, or why it is left out. What is wrong with a source is one sentence.
 """
 
 from __future__ import annotations
@@ -26,24 +26,27 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
+from ..config import read_json
 from ..files import expand_home
 from .config import SourceConfig
+from .messages import Messages, columns_of, messages_of
 
 if TYPE_CHECKING:
     from datasets import Dataset
+    from pyarrow import RecordBatch
 
 BATCH = 1000
 SUFFIXES = (".json", ".jsonl", ".json.gz", ".jsonl.gz", ".parquet")
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-SURROGATE = re.compile("[\ud800-\udfff]")
 COMMIT = re.compile(r"[0-9a-f]{40}")
-ROLES = {"human": "user", "user": "user", "assistant": "assistant", "system": "system"}
-WHERE = "softmask:where"  # the column with a row's id in our own files; no data set has it
+# Columns of our own files, which no data set has: a row's id, and why it is left out, or null.
+WHERE, LEFT_OUT = "softmask:where", "softmask:left_out"
+# What `Dataset.save_to_disk` writes beside its arrow files, and `DatasetDict.save_to_disk` above.
+SAVED, SAVED_SPLITS = "state.json", "dataset_dict.json"
 # (base error of the HTTP client, OSError): the client is httpx or httpx2, by version of the hub.
 HUB_ERRORS = HfHubHTTPError.__bases__
 
-Messages = list[dict[str, str | None]]
-SourceRow = tuple[str, Messages | None]  # id of the row, its chat; None: incomplete
+SourceRow = tuple[str, Messages | str]  # id of the row; its chat, or why it is left out
 
 
 # From a setting to a source that exists.
@@ -77,15 +80,20 @@ def resolve_source(source: SourceConfig, report: Callable[[str], None]) -> Resol
         if getattr(source, name) is not None:
             raise ValueError(f"{path} is a local source: a {name} has no meaning there")
     files = _folder_files(path, report) if path.is_dir() else {"train": [path]}
-    for file in itertools.chain.from_iterable(files.values()):
-        if not file.name.endswith(SUFFIXES):
-            raise ValueError(f"{file} is of no known kind: give {', '.join(SUFFIXES)}")
+    if not path.is_dir() and not path.name.endswith(SUFFIXES):
+        raise ValueError(f"{path} is of no known kind: give {', '.join(SUFFIXES)}")
     identity = {f"{split}/{f.name}": file_digest(f) for split in files for f in files[split]}
     return ResolvedSource(source, files, identity)
 
 
 def _folder_files(folder: Path, report: Callable[[str], None]) -> dict[str, list[Path]]:
     """Files by split, as their names begin; where none names a split, all are for training."""
+    if (folder / SAVED).is_file():
+        return {"train": _saved_files(folder)}
+    if (folder / SAVED_SPLITS).is_file():
+        names = [path.parent.name for path in sorted(folder.glob(f"*/{SAVED}"))]
+        _check_splits(str(folder), names)
+        return {name: _saved_files(folder / name) for name in names}
     found = sorted(f for f in folder.iterdir() if f.is_file() and f.name.endswith(SUFFIXES))
     if not found:
         raise ValueError(
@@ -104,6 +112,17 @@ def _folder_files(folder: Path, report: Callable[[str], None]) -> dict[str, list
     if rest:
         report(f"{folder}: not read, as their names begin with no split: {', '.join(rest)}")
     return splits
+
+
+def _saved_files(folder: Path) -> list[Path]:
+    """The files of a data set that `Dataset.save_to_disk` wrote, in its order."""
+    state = read_json(folder / SAVED)
+    try:
+        return [folder / file["filename"] for file in state["_data_files"]]
+    except (KeyError, TypeError) as error:
+        raise ValueError(
+            f"{folder / SAVED} names no files: give a folder that save_to_disk wrote"
+        ) from error
 
 
 def _check_splits(name: str, splits: Iterable[str]) -> None:
@@ -174,7 +193,7 @@ class SourceSplit(NamedTuple):
 
     def row(self, number: int | str, row: dict[str, Any]) -> SourceRow:
         where = row.get(WHERE, f"{self.name}:{number}")
-        return where, _messages(self.source, where, row)
+        return where, row.get(LEFT_OUT) or messages_of(self.source, where, row)
 
 
 def open_source(
@@ -207,112 +226,82 @@ def open_source(
             raise ValueError(f"{source.path} holds no conversations: give another source")
         for part in rows.values():
             if len(part.data):
-                _check_columns(part.source, part.name, part.data.column_names)
+                columns_of(part.source, part.name, part.data.column_names)
     return rows["train"], rows.get("validation", rows.get("test"))
 
 
 def _read_file(path: Path, source: SourceConfig) -> Iterator[SourceRow]:
-    parquet = path.name.endswith(".parquet")
-    for number, row in _read_parquet(path, source) if parquet else _read_json(path):
+    tables = {".parquet": _read_parquet, ".arrow": _read_arrow}
+    read = tables.get(path.suffix)
+    for number, row in _read_json(path) if read is None else _read_table(path, source, read):
         where = f"{path}:{number}"
-        yield where, _messages(source, where, row)
+        yield where, messages_of(source, where, row)
 
 
 def _read_json(path: Path) -> Iterator[tuple[int, Any]]:
     """Numbered objects of a list (which memory holds), or of lines (which it does not)."""
-    where = str(path)
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             if ".jsonl" not in path.suffixes:
-                values = json.load(file)
+                values = _parsed(file.read(), str(path))
                 values = values.get("data") if isinstance(values, dict) else values
                 if not isinstance(values, list):
                     raise ValueError(f'{path}: expected a list of objects, or {{"data": [...]}}')
                 yield from enumerate(values, 1)
                 return
             for number, line in enumerate(file, 1):
-                where = f"{path}:{number}"
                 if line.strip():
-                    yield number, json.loads(line)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(
-            f"{where} is no JSON ({error}): correct it; a file of one object a line ends in .jsonl"
-        ) from error
+                    yield number, _parsed(line, f"{path}:{number}")
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise ValueError(f"{path} is damaged ({error}): copy it again") from error
 
 
-def _read_parquet(path: Path, source: SourceConfig) -> Iterator[tuple[int, Any]]:
-    import pyarrow as pa
-    from pyarrow import parquet
-
-    numbers = itertools.count(1)
+def _parsed(text: bytes, where: str) -> Any:
     try:
-        with parquet.ParquetFile(path) as file:
-            _check_columns(source, str(path), file.schema_arrow.names)
-            for batch in file.iter_batches(BATCH, columns=list(_wanted(source))):
-                for row in batch.to_pylist():
-                    yield next(numbers), row
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:  # also endless numbers, and lists in lists
+        raise ValueError(
+            f"{where} is no JSON ({error}): correct it; a file of one object a line ends in .jsonl"
+        ) from error
+
+
+def _read_table(
+    path: Path, source: SourceConfig, read: Callable[[Path, SourceConfig], Iterator[RecordBatch]]
+) -> Iterator[tuple[int, Any]]:
+    """Numbered rows of a file of columns, with those columns alone that hold the chats."""
+    import pyarrow as pa
+
+    try:
+        rows = itertools.chain.from_iterable(batch.to_pylist() for batch in read(path, source))
+        yield from enumerate(rows, 1)
     except (pa.ArrowInvalid, OSError) as error:
         raise ValueError(f"{path} is damaged ({_first_line(error)}): copy it again") from error
 
 
-def _wanted(source: SourceConfig) -> tuple[str, ...]:
-    if source.prompt_column is None or source.response_column is None:
-        return (source.messages_column,)
-    return source.prompt_column, source.response_column
+def _read_parquet(path: Path, source: SourceConfig) -> Iterator[RecordBatch]:
+    from pyarrow import parquet
+
+    with parquet.ParquetFile(path) as file:
+        columns = columns_of(source, str(path), file.schema_arrow.names)
+        yield from file.iter_batches(BATCH, columns=list(columns))
 
 
-def _check_columns(source: SourceConfig, where: str, there: Iterable[str]) -> None:
-    for name in _wanted(source):
-        if name not in there:
-            raise ValueError(
-                f"{where} has no column {name!r} but {', '.join(there)}: set messages_column, or "
-                "prompt_column and response_column"
-            )
+def _read_arrow(path: Path, source: SourceConfig) -> Iterator[RecordBatch]:
+    import pyarrow as pa
 
-
-def _messages(source: SourceConfig, where: str, row: Any) -> Messages | None:
-    """The chat as role and content, roles under our names; None where it is incomplete."""
-    if not isinstance(row, dict):
-        raise ValueError(f"{where}: expected an object, found {type(row).__name__}")
-    _check_columns(source, where, row)
-    values = [row[name] for name in _wanted(source)]
-    if len(values) == 2:
-        roles = ("user", "assistant")
-        chat = [{"role": r, "content": c} for r, c in zip(roles, values, strict=True)]
-    else:
-        chat = [] if values[0] is None else values[0]
-    if not isinstance(chat, list):
-        raise ValueError(f"{where}: expected a list of messages, found {type(chat).__name__}")
-    messages = [_message(where, message) for message in chat]
-    return messages if _complete(messages) else None
-
-
-def _message(where: str, message: Any) -> dict[str, str | None]:
-    if not isinstance(message, dict) or not {"role", "content"} <= set(message):
-        keys = f"the keys {', '.join(message)}" if isinstance(message, dict) else repr(message)
-        raise ValueError(f"{where}: a message must have the keys role and content, not {keys}")
-    role, content = ROLES.get(str(message["role"]).lower()), message["content"]
-    if role is None:
-        raise ValueError(f"{where}: unknown role {message['role']!r}; known: {', '.join(ROLES)}")
-    if not isinstance(content, str | None):
-        raise ValueError(f"{where}: content must be text, not {type(content).__name__}")
-    if content is not None and SURROGATE.search(content):
-        content = None  # half of a pair: JSON can hold it, UTF-8 and a tokenizer cannot
-    return {"role": role, "content": content}
-
-
-def _complete(messages: Messages) -> bool:
-    texts = [message["content"] for message in messages]
-    if len(texts) < 2 or messages[-1]["role"] != "assistant" or None in texts:
-        return False
-    return bool((texts[-1] or "").strip())
+    with pa.memory_map(str(path)) as file, pa.ipc.open_stream(file) as stream:
+        columns = columns_of(source, str(path), stream.schema.names)
+        yield from (batch.select(list(columns)) for batch in stream)
 
 
 def _columns(rows: Iterable[SourceRow]) -> Iterator[dict[str, list[Any]]]:
     for batch in in_batches(rows):
-        yield {WHERE: [where for where, _ in batch], "messages": [chat for _, chat in batch]}
+        chats = [chat for _, chat in batch]
+        yield {
+            WHERE: [where for where, _ in batch],
+            "messages": [None if isinstance(chat, str) else chat for chat in chats],
+            LEFT_OUT: [chat if isinstance(chat, str) else None for chat in chats],
+        }
 
 
 def in_batches(values: Iterable[Any]) -> Iterator[list[Any]]:

@@ -9,34 +9,40 @@ back ends and the rotation of checkpoints are transformers' and accelerate's.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from transformers import Trainer, TrainerCallback, TrainingArguments
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import rotate_checkpoints
 
+from ..files import write_atomically
 from ..hub.checkpoints import quiet
 from ..models import DreamModel
 from .batches import Collator, Validation
+from .checkpoints import checkpoint_of, mark_complete
 from .config import TrainConfig
 from .ema import MovingAverage
 from .objective import BUCKETS, Loss, masked_diffusion_loss
 from .optimizers import make_optimizer, make_scheduler
-from .run_folder import COMPLETE
 from .schedule import TrainingSchedule
-from .weights import load_soft_mask, load_weights, save_soft_mask, soft_mask_values, weights_of
+from .weights import (
+    load_soft_mask,
+    load_weights,
+    save_soft_mask,
+    soft_mask_values,
+    weights_of,
+    whole_folder,
+)
 
 EMA_WEIGHTS = "ema.safetensors"
 BAD_BATCH = "bad_batch.json"
-# torch.save reports a failed write as a RuntimeError, in these words.
-FAILED_WRITES = ("inline_container", "iostream", "PytorchStreamWriter")
 
 
 class SoftMaskTrainer(Trainer):
@@ -57,6 +63,7 @@ class SoftMaskTrainer(Trainer):
         """`dream` is the DreamModel inside `model`."""
         self.dream, self.settings = dream, settings
         self.schedule, self.validation = schedule, validation
+        self.collator = collator
         # evaluate() reads self.validation; the Trainer only checks that a dataset is given.
         kwargs["eval_dataset"] = [] if validation is not None else None
         super().__init__(model, args, collator, train_dataset, **kwargs)
@@ -140,7 +147,7 @@ class SoftMaskTrainer(Trainer):
             "times": inputs["times_B"].tolist(),
             "input_ids": inputs["ids_BL"].tolist(),
         }
-        path.write_text(json.dumps(report) + "\n")
+        write_atomically(path, json.dumps(report) + "\n")
         raise ValueError(
             f"the loss of update {self.state.global_step + 1} is {loss.value.item()}: {path} names "
             f"the rows ({', '.join(map(str, inputs['row_ids'][:3]))}); look at them, or lower the "
@@ -193,6 +200,10 @@ class SoftMaskTrainer(Trainer):
             if self.settings.accumulate == "sum":
                 logs["loss"] /= self.settings.accumulation
             logs |= self._drain()
+        # Ours are passes over the rows; the Trainer takes the whole run for one.
+        rows: Any = self.train_dataset
+        draws = self.state.global_step * self.collator.global_batch.size
+        self.state.epoch = rows.epochs(draws)
         super().log(logs, start_time)
 
     def _drain(self) -> dict[str, float]:
@@ -297,26 +308,27 @@ class SoftMaskTrainer(Trainer):
             ValueError: it cannot be written (a full disk); the incomplete checkpoint is removed,
                 and earlier ones are kept.
         """
-        run = self._folder
-        folder = run / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-        try:
+        step = self.state.global_step
+        folder = checkpoint_of(self._folder, step)
+        writes = self.args.should_save
+        with whole_folder(folder, "the checkpoint"):
             super()._save_checkpoint(model, trial)
             self.accelerator.wait_for_everyone()
-            if self.args.should_save:
-                done = {"step": self.state.global_step, "processes": self.args.world_size}
-                (folder / COMPLETE).write_text(json.dumps(done) + "\n")
-        except (OSError, SafetensorError, RuntimeError) as error:
-            if isinstance(error, RuntimeError) and not any(w in str(error) for w in FAILED_WRITES):
-                raise
-            shutil.rmtree(folder, ignore_errors=True)
-            raise ValueError(
-                f"the checkpoint {folder} cannot be written ({str(error).splitlines()[0]}): make "
-                "room and start again; the run goes on from the one before"
-            ) from error
-        if self.args.should_save:
+            if writes:
+                # A path would hold in this place alone: BestCheckpoint finds it by its update.
+                state = dataclasses.replace(self.state, best_model_checkpoint=None)
+                state.save_to_json(str(folder / TRAINER_STATE_NAME))
+                mark_complete(folder, step, self.args.world_size)
+        if writes:
             # Here, as the Trainer's own rotation comes before the new one is marked complete.
             best = self.state.best_model_checkpoint
             rotate_checkpoints(str(self._folder), self.settings.save_limit, best)
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any = None) -> bool:
+        """The best one to keep is among the checkpoints: nothing else can be gone back to."""
+        if self.settings.keep_best and not self.control.should_save:
+            return False
+        return super()._determine_best_metric(metrics, trial)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         folder = Path(resume_from_checkpoint)

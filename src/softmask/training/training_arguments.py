@@ -14,6 +14,31 @@ from transformers import TrainingArguments
 from .config import Recipe
 
 ARGUMENTS = {f.name for f in dataclasses.fields(TrainingArguments) if f.init}
+# transformers' names of what a setting of ours decides, which would have no effect.
+OURS = {
+    "adam_beta2": "train.beta2",
+    "auto_find_batch_size": "train.batch_size",
+    "data_seed": "conversations.seed",
+    "fp16": "train.precision",
+    "lr_scheduler_type": "train.schedule",
+    "num_train_epochs": "train.epochs",
+    "optim": "train.optimizer",
+    "per_device_eval_batch_size": "train.batch_size",
+    "save_strategy": "train.save_every",
+    "save_total_limit": "train.save_limit",
+    "warmup_ratio": "train.warmup",
+    "warmup_steps": "train.warmup",
+    "weight_decay": "train.weight_decay",
+}
+# Without any effect here, or in the way of a run that goes on exactly.
+NOT_HERE = (
+    "accelerator_config", "adam_beta1", "adam_epsilon", "batch_eval_metrics", "do_eval",
+    "do_predict", "do_train", "eval_delay", "fp16_full_eval", "ignore_data_skip",
+    "include_for_metrics", "label_names", "label_smoothing_factor", "length_column_name",
+    "logging_strategy", "lr_scheduler_kwargs", "optim_args", "optim_target_modules",
+    "prediction_loss_only", "restore_callback_states_from_checkpoint", "resume_from_checkpoint",
+    "save_only_model",
+)  # fmt: skip
 
 
 def training_arguments(recipe: Recipe, folder: Path, device: str | None) -> TrainingArguments:
@@ -59,11 +84,22 @@ def training_arguments(recipe: Recipe, folder: Path, device: str | None) -> Trai
         if importlib.util.find_spec(name) is None:
             raise ValueError(f"train.report_to: {name} is not installed: pip install {name}")
     for name in train.arguments:
+        if name in OURS:
+            raise ValueError(f"train.arguments: {name} has no effect here: use {OURS[name]}")
+        if name in NOT_HERE:
+            raise ValueError(
+                f"train.arguments: {name} has no effect here, or would keep the run from going on "
+                "exactly: leave it out"
+            )
         if name not in ARGUMENTS:
             raise ValueError(f"train.arguments: transformers has no training argument {name!r}")
         if name in ours:
             raise ValueError(f"train.arguments: {name} is set by a setting of the recipe: use that")
-    args = TrainingArguments(**ours | train.arguments)
+    try:
+        args = TrainingArguments(**ours | train.arguments)
+    except (TypeError, ImportError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"train.arguments are refused by transformers ({reason})") from error
     if args.device.type == "cuda" and args.n_gpu > 1:
         # Several visible GPUs in one process would mean nn.DataParallel, which is not supported.
         args._n_gpu = 1

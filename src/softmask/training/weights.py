@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,32 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from ..config import SOFT_MASK_FILE, SOFT_MASK_WEIGHTS, SoftMaskConfig, soft_mask_to_published
 from ..models import DreamModel
 from ..soft_mask import SoftMask
+
+# How libraries report a failed write: those in Rust by an error with these words, of no class that
+# can be caught, and torch's writer of archives by a RuntimeError that does not say why.
+IN_RUST, IN_TORCH = "(os error ", ("inline_container", "iostream", "PytorchStreamWriter")
+
+
+@contextlib.contextmanager
+def whole_folder(folder: Path, what: str) -> Iterator[None]:
+    """Inside the block a folder is written: all of it, or nothing is left.
+
+    Raises:
+        ValueError: it cannot be written (a full disk).
+    """
+    try:
+        yield
+    except BaseException as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        reason = (str(error).splitlines() or [""])[0]
+        if any(words in reason for words in IN_TORCH):
+            reason = "a write failed"
+        elif not isinstance(error, OSError) and IN_RUST not in reason:
+            raise
+        raise ValueError(
+            f"{what} {folder} cannot be written ({reason}): make room and start again; the run "
+            "goes on from its last checkpoint"
+        ) from error
 
 
 def soft_mask_values(mask: SoftMask) -> dict[str, float]:

@@ -1,0 +1,66 @@
+"""Fixtures of training runs: a tiny base, real chats cut short, settings of a recipe on them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from paths import DATA, SHARED
+from tiny import write_dream_folder
+
+GSM8K = SHARED / "eval" / "gsm8k_train.jsonl"
+FIXTURE = DATA / "gsm8k_sample.jsonl"
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("base") / "dream"
+    return write_dream_folder(folder, chat=True, max_position_embeddings=1024)
+
+
+@pytest.fixture(scope="session")
+def chats(tmp_path_factory) -> Path:
+    """Real questions and answers, cut short."""
+    source = GSM8K if GSM8K.is_file() else FIXTURE
+    rows = [json.loads(line) for line in source.read_text().splitlines()[:40]]
+    short = [{"question": r["question"][:60], "answer": r["answer"][:40]} for r in rows]
+    path = tmp_path_factory.mktemp("chats") / "gsm8k.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in short))
+    return path
+
+
+@pytest.fixture
+def settings(settings_of, tmp_path) -> dict:
+    return settings_of(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def settings_of(base, chats) -> Callable[[Path], dict]:
+    """Settings of a run whose rows are cached below a folder."""
+    return lambda folder: {
+        "name": "tiny",
+        "model": {"path": str(base), "dtype": "float32"},
+        "adapter": {"r": 4},
+        "soft_mask": {"k": 3, "scale": 0.3, "offset": -4.0, "steepness": 1.0},
+        "conversations": {
+            "sources": [
+                {"path": str(chats), "prompt_column": "question", "response_column": "answer"}
+            ],
+            "validation_samples": 6,
+            "extra_padding": 8,
+            "cache": str(folder / "cache"),
+        },
+        "noise": {"t_low": 0.2, "t_high": 0.8, "per_row": False, "floor": 1e-3},
+        "train": {
+            "precision": "float32",
+            "learning_rate": 1e-3,
+            "accumulation": 2,
+            "steps": 8,
+            "log_every": 1,
+            "eval_every": 2,
+            "save_every": 2,
+            "weighting": "published",
+        },
+    }
