@@ -104,9 +104,7 @@ class Server:
     def names(self, names: Sequence[str]) -> dict[str, object]:
         """Those of the names that the program defines; a module is no value."""
         defined = vars(self._module)
-        return {
-            n: defined[n] for n in names if n in defined and type(defined[n]) is not ModuleType
-        }
+        return {n: defined[n] for n in names if n in defined and type(defined[n]) is not ModuleType}
 
     def answer(self, request: object) -> list:
         """What came of a request, ready to be sent."""

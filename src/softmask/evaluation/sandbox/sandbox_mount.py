@@ -55,9 +55,9 @@ def enter(needed: Sequence[str], megabytes: int, files: int) -> tuple[str, bool]
 def _place(needed: Sequence[str]) -> str | None:
     kept = {path for one in needed for path in (one, os.path.realpath(one))}
     for place in _PLACES:
-        if os.path.isdir(place) and os.path.realpath(place) == place:
-            if not any(path == place or path.startswith(f"{place}/") for path in kept):
-                return place
+        hides = any(path == place or path.startswith(f"{place}/") for path in kept)
+        if not hides and os.path.isdir(place) and os.path.realpath(place) == place:
+            return place
     return None
 
 
