@@ -13,7 +13,17 @@ from paths import ROOT
 PACKAGE = ROOT / "src" / "softmask"
 # Each may import those before it, never those behind it.
 ROOMS = [
-    *("config", "logits", "soft_mask", "reporting", "models", "decoding", "hub", "puzzles"),
+    *(
+        "config",
+        "files",
+        "logits",
+        "soft_mask",
+        "reporting",
+        "models",
+        "decoding",
+        "hub",
+        "puzzles",
+    ),
     *("training", "serving", "evaluation", "bench", "cli"),
 ]
 FILES = sorted(

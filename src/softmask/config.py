@@ -238,19 +238,12 @@ def read_json(path: Path) -> Any:
     """The content of a JSON file.
 
     Raises:
-        ValueError: it is not valid JSON, or not UTF-8.
+        ValueError: it is not valid JSON, not UTF-8, nested too deeply or with endless numbers.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is damaged ({error}): copy it again from its source") from error
-
-
-def write_whole(path: Path, text: str) -> None:
-    """The file, or none of it."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
 
 
 def read_soft_mask_file(path: Path) -> SoftMaskConfig | None:

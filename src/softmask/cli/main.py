@@ -43,24 +43,92 @@ SUBCOMMANDS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command line; returns the exit code: 0, 2 for a user's mistake, 130 for Ctrl-C."""
+    """Runs the command line; returns the exit code: 0, 2 for a user's mistake, 130 for Ctrl-C.
+
+    What a user can cause ends in one sentence: settings and files that do not suit (ValueError),
+    what the system refuses (OSError: a full disk, a missing right, the Hub), too little memory.
+    Anything else is a fault of this program and keeps its traceback.
+    """
     argv = list(sys.argv[1:] if argv is None else argv)
     # Where it is installed, it advises on every import to install kernels of its own.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-    make_parser().parse_args(argv[:1])
     try:
-        command, rest = find_command(argv)
-        return command.run(command.make_parser().parse_args(rest), argv)
+        _check_streams()
+        try:
+            return _run(argv)
+        finally:
+            # Here, so that a full disk under the last lines is said, and not lost at exit.
+            sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader of our output has left: say nothing.
+        _discard_output()
+        return 0
+    except OSError as error:
+        return _refuse(_sentence(error))
     except ValueError as error:
-        sentence = " ".join(str(error).split())
-        print(f"softmask: error: {sentence}", file=sys.stderr)
-        return 2
+        return _refuse(str(error))
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        return _refuse(
+            f"out of memory ({str(error).splitlines()[0]}): ask for fewer tokens or rows at once, "
+            "or for a smaller dtype"
+        )
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:
-        # The reader of our output has left: say nothing, and keep Python from flushing to it.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+
+
+def _run(argv: list[str]) -> int:
+    make_parser().parse_args(argv[:1])
+    command, rest = find_command(argv)
+    code: int = command.run(command.make_parser().parse_args(rest), argv)
+    return code
+
+
+def _check_streams() -> None:
+    """Python has no object for a stream that was closed, and the next file would take its number.
+
+    Raises:
+        ValueError: standard output is closed, so that answers would be lost without a word.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            handle = os.open(os.devnull, os.O_RDWR)
+            os.dup2(handle, number)
+            setattr(sys, name, open(number, "r" if number == 0 else "w"))  # noqa: SIM115
+            if name == "stdout":
+                raise ValueError("standard output is closed: send it to a file, or to /dev/null")
+
+
+def _sentence(error: OSError) -> str:
+    """What the system refused, and for which file."""
+    reason = error.strerror or str(error) or type(error).__name__
+    if error.filename is not None:
+        return f"{os.fsdecode(error.filename)}: {reason}"
+    try:
+        sys.stdout.flush()
+    except OSError:
+        _discard_output()
+        return f"standard output: {reason}"
+    return reason
+
+
+def _discard_output() -> None:
+    """Keeps Python from writing to our output once more when it exits."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """torch's error on a GPU is a class of its own; on a CPU it is known by its words alone."""
+    names = [cls.__name__ for cls in type(error).__mro__]
+    return bool({"MemoryError", "OutOfMemoryError"} & {*names}) or "can't allocate memory" in str(
+        error
+    )
+
+
+def _refuse(reason: str) -> int:
+    print(f"softmask: error: {' '.join(reason.split())}", file=sys.stderr)
+    return 2
 
 
 def make_parser() -> argparse.ArgumentParser:

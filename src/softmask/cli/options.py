@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import difflib
 import types
 import typing
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from ..config import PUBLISHED_KEYS, SamplingConfig, SoftMaskConfig
 
@@ -25,9 +26,26 @@ def new_parser(command: str, doc: str | None) -> argparse.ArgumentParser:
     _, _, description = (doc or "").partition("\n\n")
     own_lines = "\n    " in description
     formatter = argparse.RawDescriptionHelpFormatter if own_lines else argparse.HelpFormatter
-    return argparse.ArgumentParser(
-        prog=f"softmask {command}", description=description, formatter_class=formatter
+    return Parser(
+        prog=f"softmask {command}",
+        description=description,
+        formatter_class=formatter,
+        allow_abbrev=False,
     )
+
+
+class Parser(argparse.ArgumentParser):
+    """Takes options by their whole names, and names the nearest one to a misspelt one."""
+
+    def error(self, message: str) -> NoReturn:
+        """Prints the error and the way to help; ends with exit code 2."""
+        unknown = message.removeprefix("unrecognized arguments: ").split()
+        if len(unknown) and message.startswith("unrecognized") and unknown[0].startswith("--"):
+            name = unknown[0].partition("=")[0]
+            shown = [option for action in self._actions for option in action.option_strings]
+            near = difflib.get_close_matches(name, shown, n=1)
+            message = f"there is no option {name}" + (f": did you mean {near[0]}?" if near else "")
+        self.exit(2, f"{self.prog}: error: {message} (`{self.prog} --help` lists all options)\n")
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:

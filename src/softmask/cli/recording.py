@@ -8,7 +8,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ..config import require, write_whole
+from ..config import require
+from ..files import write_atomically
 
 # Leading tokens that a file tells of each position.
 CANDIDATES = 5
@@ -76,13 +77,13 @@ def record_run(args: argparse.Namespace, run: Any) -> str:
     ]
     trace = trace_file(runs)
     if args.trace is not None:
-        write_whole(args.trace, json.dumps(trace, ensure_ascii=False))
+        write_atomically(args.trace, json.dumps(trace, ensure_ascii=False))
     if args.html is not None:
-        write_whole(args.html, page_of(trace))
+        write_atomically(args.html, page_of(trace))
     if args.svg is not None:
         from .svg import picture
 
-        write_whole(args.svg, picture(trace))
+        write_atomically(args.svg, picture(trace))
     return runs[0]["end"]["text"]
 
 

@@ -9,7 +9,8 @@ import argparse
 import webbrowser
 from pathlib import Path
 
-from ..config import read_json, require, write_whole
+from ..config import read_json, require
+from ..files import write_atomically
 from .options import new_parser
 from .recording import page_of
 
@@ -32,7 +33,7 @@ def run(args: argparse.Namespace, _argv: list[str]) -> int:
     out = args.out or args.file.with_suffix(".html")
     require(out != args.file, f"{out} is the trace itself: name another file with --out")
     require(out.parent.is_dir(), f"there is no folder for {out}")
-    write_whole(out, page_of(trace))
+    write_atomically(out, page_of(trace))
     if not args.no_open:
         webbrowser.open(out.resolve().as_uri())
     print(f"the page is {out}")

@@ -14,7 +14,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from ..config import read_json, soft_mask_to_published, write_whole
+from ..config import read_json, soft_mask_to_published
+from ..files import write_atomically
 from ..hub.checkpoints import fingerprint
 from ..models.checkpoint import Checkpoint, Source
 from ..reporting.result_folder import provenance
@@ -118,4 +119,4 @@ def now() -> str:
 def write(path: Path, values: Any, default: Any = None) -> None:
     """Writes JSON atomically."""
     text = json.dumps(values, indent=2, ensure_ascii=False, default=default)
-    write_whole(path, text + "\n")
+    write_atomically(path, text + "\n")

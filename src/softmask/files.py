@@ -1,0 +1,149 @@
+"""Files that survive a kill and a full disk, and folders that one process works in at a time.
+
+A result that is marked as whole must be on the disk before its mark is. So everything here is
+synchronised (fsync) before it takes its final name, and a line is appended whole or not at all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+LOCK = ".lock"
+
+
+def write_atomically(path: Path, data: bytes | str) -> None:
+    """Writes a file: the new content is there (fsync), or the old one as it was.
+
+    Args:
+        path: its folder has to exist.
+        data: text is written as UTF-8 with line feeds as they are.
+
+    Raises:
+        OSError: with the name of `path`; nothing is left beside it.
+    """
+    partial = path.with_name(path.name + ".partial")
+    with _named(path):
+        try:
+            with partial.open("wb") as file:
+                file.write(data.encode() if isinstance(data, str) else data)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                partial.unlink(missing_ok=True)
+            raise
+        sync_folder(path.parent)
+
+
+def append_line(path: Path, line: str) -> None:
+    """Appends a line (without its line feed) to a file: all of it (fsync), or none.
+
+    Raises:
+        OSError: with the name of `path`; what was written of the line is cut off again.
+    """
+    # Unbuffered: closing a buffered file would try once more to write what had no room.
+    with _named(path), path.open("ab", buffering=0) as file:
+        end = file.seek(0, os.SEEK_END)
+        rest = memoryview(f"{line}\n".encode())
+        try:
+            while rest:
+                rest = rest[file.write(rest) :]
+            os.fsync(file.fileno())
+        except OSError:
+            # Where the disk is full, shortening a file still works.
+            os.truncate(path, end)
+            raise
+
+
+def read_json_lines(path: Path) -> list[Any]:
+    """The values of a file of JSON lines.
+
+    A last line without its line feed was cut off by a kill, and is left out.
+
+    Raises:
+        ValueError: another line is not valid JSON; with file and number of the line.
+    """
+    values = []
+    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], start=1):
+        try:
+            values.append(json.loads(line))
+        except (ValueError, RecursionError) as error:
+            reason = str(error) or type(error).__name__
+            raise ValueError(
+                f"{path}, line {number}, is damaged ({reason}): mend or remove that line"
+            ) from error
+    return values
+
+
+def drop_cut_off_line(path: Path) -> None:
+    """Removes what a kill left of a last line, so that the next one begins on a line of its own."""
+    content = path.read_bytes()
+    whole = content.rfind(b"\n") + 1
+    if whole < len(content):
+        os.truncate(path, whole)
+
+
+def sync_folder(folder: Path) -> None:
+    """Has the names in a folder on the disk, where the system can synchronise folders."""
+    if os.name == "posix":
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def sync_tree(folder: Path) -> None:
+    """Has all files below a folder, and their names, on the disk."""
+    for place, _, names in os.walk(folder):
+        for name in names:
+            handle = os.open(os.path.join(place, name), os.O_RDONLY)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)
+        sync_folder(Path(place))
+
+
+@contextlib.contextmanager
+def locked(folder: Path, doing: str) -> Iterator[None]:
+    """Has `folder` for this process alone; a process that dies leaves no lock behind.
+
+    Args:
+        folder: is made where it is missing. The file `.lock` stays in it.
+        doing: what happens there, as in "trains".
+
+    Raises:
+        ValueError: another process has it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / LOCK, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise ValueError(
+            f"another process {doing} in {folder}: wait for it, or name another folder"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextlib.contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Errors of a write carry no file name of their own (a full disk): say which file it was."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename == str(path):
+            raise
+        raise type(error)(error.errno, error.strerror, str(path)) from error
