@@ -7,6 +7,7 @@ their special cases, are those of evalplus/eval/__init__.py (Apache-2.0).
 
 from __future__ import annotations
 
+import cmath
 import copy
 import math
 import signal
@@ -113,4 +114,4 @@ def close(output: Any, expected: Any, atol: float) -> bool:
     if output == expected:
         return True
     # To infinity all is near.
-    return math.isfinite(expected) and abs(output - expected) <= atol + 1e-7 * abs(expected)
+    return cmath.isfinite(expected) and abs(output - expected) <= atol + 1e-7 * abs(expected)
