@@ -43,13 +43,13 @@ def measure_and_record(
     checkpoint = load(**model.to_load)
     folder = args.out or Path("evals") / name
     settings = record.settings_of(checkpoint, model, **{name.split("-")[0]: what})
-    found = record.claim(folder, settings, args.overwrite)
-    if found is None:
-        run = {**record.origin(["softmask", *argv]), **settings}
-        record.write(folder / record.RUN, run)
-        found = measure(checkpoint, model, folder)
-        record.write(folder / record.RUN, run | {"finished": record.now()})
-        record.write(folder / record.RESULTS, found)
+    with record.claimed(folder, settings, args.overwrite) as found:
+        if found is None:
+            run = {**record.origin(["softmask", *argv]), **settings}
+            record.write(folder / record.RUN, run)
+            found = measure(checkpoint, model, folder)
+            record.write(folder / record.RUN, run | {"finished": record.now()})
+            record.write(folder / record.RESULTS, found)
     Console().print(table_of(found))
     print(folder)
     return 0
