@@ -92,6 +92,9 @@ def _finished(folder: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
     if not (folder / RUN).is_file():
         return None
     held = read_json(folder / RUN)
+    # A run from before a setting existed ran its default.
+    held["model_args"] = dataclasses.asdict(ModelArgs()) | held["model_args"]
+    settings = settings | {"model_args": dataclasses.asdict(ModelArgs()) | settings["model_args"]}
     other = [name for name, value in settings.items() if held.get(name) != value]
     if other:
         raise ValueError(
