@@ -20,6 +20,7 @@ test that hands functions of its own to the program.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import importlib.util
@@ -33,7 +34,6 @@ import tempfile
 import time
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -162,7 +162,7 @@ def _judge(program: str, test: str, limits: Limits, layers: Collection[str]) -> 
     return replace(verdict, seconds=time.perf_counter() - start)
 
 
-@contextmanager
+@contextlib.contextmanager
 def _scratch(limits: Limits, layers: Collection[str]) -> Iterator[str]:
     """A folder on the disk where the program has none in memory; "" otherwise."""
     if "namespace" in layers:
@@ -230,16 +230,21 @@ def _follow(
     Returns what it wrote, and for what says nothing of the test the reason, and whether that is
     fair.
     """
+    # Not by communicate(), which forgets the rest of its input when its timeout comes first. The
+    # judge reads it all before it writes.
+    assert process.stdin is not None
+    with contextlib.suppress(BrokenPipeError), process.stdin:
+        process.stdin.write(job)
+    process.stdin = None
     watch = Watch(process.pid, scratch, limits.scratch_mb, limits.files, limits.threads)
     to_watch = not {"namespace", "threads"} <= set(layers)
-    send: bytes | None = job
     # The program's time begins when all is ready for it, which may take long on a busy machine.
     ready, ends = False, time.monotonic() + _SECONDS_TO_START
     while True:
         try:
-            answer, _ = process.communicate(send, timeout=_EVERY)
+            answer, _ = process.communicate(timeout=_EVERY)
         except subprocess.TimeoutExpired as wait:
-            send, so_far = None, wait.output or b""
+            so_far = wait.output or b""
         else:
             return answer, f"the judge ended: {process.returncode}", False
         if not ready and b"\n" in so_far:
