@@ -846,6 +846,11 @@ def test_a_changed_file_is_seen(tmp_path: Path, manager: TaskManager) -> None:
         ("gsm8k_cot", b"[1]\n", "line 1: a row needs"),
         ("gsm8k_cot", b'{"question": "", "answer": ""}\n{', "line 2: this cannot be read"),
         ("gsm8k_cot", b"", "no rows for the split test"),
+        (
+            "humaneval",
+            gzip.compress(b"{}")[:-6],
+            r"HumanEval.jsonl.gz is damaged \\(Compressed file",
+        ),
         ("countdown_cd3", b'{"input": "1,2,3", "output": "1+2=4"}\n', "line 1: the output does"),
         ("mbpp", lines_of(MBPP_ROWS[:1]), "no rows for the split test"),
         (
@@ -862,6 +867,14 @@ def test_a_wrong_file_is_named_with_its_line(
     (tmp_path / file).write_bytes(content)
     with pytest.raises(ValueError, match=sentence):
         read_dataset(**overrides(name, tmp_path)["dataset_kwargs"])
+
+
+def test_a_compressed_file_that_is_damaged_is_named(tmp_path: Path) -> None:
+    whole = gzip.compress(b'{"task_id": "HumanEval/0"}', mtime=0)
+    for content in (whole[:-6], b"text", whole[:10] + b"\xff" * 9):
+        (tmp_path / "HumanEval.jsonl.gz").write_bytes(content)
+        with pytest.raises(ValueError, match=r"HumanEval.jsonl.gz is damaged \("):
+            read_dataset(**overrides("humaneval", tmp_path)["dataset_kwargs"])
 
 
 def test_nothing_is_written_beside_the_files(evaluate: Callable[..., Any], folder: Path) -> None:

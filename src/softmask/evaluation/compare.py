@@ -8,6 +8,7 @@ for both does not count as noise.
 from __future__ import annotations
 
 import importlib.util
+import io
 import math
 import re
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from rich.table import Table
 
-from ..files import read_json_lines
+from ..files import read_json_lines, write_atomically
 from ..reporting.tables import light_table
 from . import record
 from .config import RESULTS, RUN
@@ -226,7 +227,9 @@ def draw(a: Path, b: Path, target: Path) -> None:
         axis.set_axis_off()
     axes[0].set_ylabel("score (bars: standard error)")
     axes[0].legend(fontsize=8)
-    figure.savefig(target, dpi=110)
+    picture = io.BytesIO()
+    figure.savefig(picture, dpi=110, format=target.suffix.removeprefix(".") or "png")
+    write_atomically(target, picture.getvalue())
 
 
 def _points(folder: Path) -> dict[tuple[str, str], list[tuple[float, float, float]]]:
