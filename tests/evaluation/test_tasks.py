@@ -846,11 +846,6 @@ def test_a_changed_file_is_seen(tmp_path: Path, manager: TaskManager) -> None:
         ("gsm8k_cot", b"[1]\n", "line 1: a row needs"),
         ("gsm8k_cot", b'{"question": "", "answer": ""}\n{', "line 2: this cannot be read"),
         ("gsm8k_cot", b"", "no rows for the split test"),
-        (
-            "humaneval",
-            gzip.compress(b"{}")[:-6],
-            r"HumanEval.jsonl.gz is damaged \\(Compressed file",
-        ),
         ("countdown_cd3", b'{"input": "1,2,3", "output": "1+2=4"}\n', "line 1: the output does"),
         ("mbpp", lines_of(MBPP_ROWS[:1]), "no rows for the split test"),
         (
