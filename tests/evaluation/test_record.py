@@ -84,7 +84,8 @@ def test_overwrite_deletes_what_an_evaluation_wrote_and_nothing_else(tmp_path: P
 
 
 @pytest.mark.parametrize(
-    "files", [{"notes.txt": "x"}, {"run.json": "{}"}, {"run.json": '{"command": []}'}]
+    "files",
+    [{"notes.txt": "x"}, {"run.json": "{}"}, {"run.json": '{"command": [], "model_args": 3}'}],
 )
 def test_a_folder_of_something_else_is_left_as_it_is(tmp_path: Path, files: dict) -> None:
     for name, text in files.items():
@@ -129,6 +130,11 @@ def test_a_damaged_record_is_named_in_one_sentence(
     [
         ("samples_countdown_cd3_plain.jsonl", "{}\n", "line 1, is no sample"),
         ("samples_countdown_cd3_plain.jsonl", "{\n", "line 1, is damaged"),
+        (
+            "samples_countdown_cd3_plain.jsonl",
+            '{"doc_hash": 1, "doc_id": 1, "filter": {}, "metrics": []}\n',
+            "line 1, is no sample",
+        ),
         ("results.json", '{"summary": 3}', "holds no summary"),
     ],
 )

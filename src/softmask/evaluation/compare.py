@@ -135,7 +135,7 @@ def scores_of(folder: Path) -> Pairs:
         for number, sample in enumerate(read_json_lines(path), start=1):
             try:
                 document = f"{sample['doc_hash']}/{sample['doc_id']}"
-                name = sample["filter"]
+                name = "" + sample["filter"]  # a text, or no sample
                 values = {metric: sample[metric] for metric in sample["metrics"]}
             except (KeyError, TypeError) as error:
                 raise ValueError(

@@ -81,7 +81,8 @@ def _require_run_or_nothing(folder: Path) -> None:
     if not folder.is_dir() or all(path.name == LOCK for path in folder.iterdir()):
         return
     held = read_json(folder / RUN) if (folder / RUN).is_file() else None
-    if not isinstance(held, dict) or not held.keys() >= {"command", "model_args"}:
+    parts = held if isinstance(held, dict) else {}
+    if "command" not in parts or not isinstance(parts.get("model_args"), dict):
         raise ValueError(
             f"{folder} is not empty and holds no evaluation: name another folder with --out"
         )
@@ -167,7 +168,8 @@ def starts_before(folder: Path) -> list[dict[str, Any]]:
         return []
     held = read_json(folder / RUN)
     start = {name: held.get(name) for name in ("started", "commit", "changed_since")}
-    return [*held.get("starts_before", []), start]
+    before = held.get("starts_before")
+    return [*(before if isinstance(before, list) else []), start]
 
 
 def now() -> str:
