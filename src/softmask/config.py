@@ -334,11 +334,8 @@ class SamplingConfig:
         return self.temperature > 0 or bool(self.alg_temp) or self.alg == "origin"
 
     def _switch_off_filters(self) -> None:
-        """Numbers that others write for a filter that is off.
-
-        top_k 0 (transformers) or -1 (vLLM) is off everywhere. top_p 0 stands beside temperature 0
-        for greedy decoding; where tokens are drawn it may also mean the likeliest one alone.
-        """
+        # Off is 0 to transformers, -1 to vLLM. top_p 0 is off beside temperature 0 alone: where
+        # tokens are drawn it may also mean the likeliest one.
         if self.top_k in (0, -1):
             object.__setattr__(self, "top_k", None)
         if self.top_p == 0 and self.temperature == 0:
