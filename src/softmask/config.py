@@ -268,7 +268,7 @@ class SamplingConfig:
     alg: str = setting("entropy", "which positions are committed first: " + ", ".join(UNMASK_RULES))
     temperature: float = setting(0.0, "sampling temperature; 0 takes the likeliest token")
     top_p: float | None = setting(None, "keep the smallest set of tokens with this total mass")
-    top_k: int | None = setting(None, "keep only this many likeliest tokens")
+    top_k: int | None = setting(None, "keep only this many likeliest tokens; 0: all of them")
     alg_temp: float | None = setting(None, "randomness of the choice of positions; 0 or null: none")
     eps: float = setting(1e-3, "last time of the published schedule linspace(1, eps, steps + 1)")
     block_length: int | None = setting(None, "decode left to right in blocks of this many tokens")
@@ -302,6 +302,7 @@ class SamplingConfig:
             self.temperature == 0 or COLDEST <= self.temperature < math.inf,
             f"temperature must be 0 or at least {COLDEST}, not {self.temperature}",
         )
+        self._switch_off_filters()
         if self.top_p is not None:
             require(0 < self.top_p <= 1, f"top_p must lie in (0, 1], not {self.top_p}")
         if self.top_k is not None:
@@ -331,6 +332,14 @@ class SamplingConfig:
     def is_random(self) -> bool:
         """Whether anything is drawn."""
         return self.temperature > 0 or bool(self.alg_temp) or self.alg == "origin"
+
+    def _switch_off_filters(self) -> None:
+        # Off is 0 to transformers, -1 to vLLM. top_p 0 is off beside temperature 0 alone: where
+        # tokens are drawn it may also mean the likeliest one.
+        if self.top_k in (0, -1):
+            object.__setattr__(self, "top_k", None)
+        if self.top_p == 0 and self.temperature == 0:
+            object.__setattr__(self, "top_p", None)
 
     def _check_rules(self) -> None:
         rules = [name for name in COMMIT_RULES if getattr(self, name) is not None]

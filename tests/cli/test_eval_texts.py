@@ -82,12 +82,13 @@ def test_samples_are_written_kept_and_measured(model, scorer, tmp_path, capsys) 
 
 def test_given_texts_are_measured_as_they_are(model, tmp_path) -> None:
     texts = tmp_path / "texts.jsonl"
-    texts.write_text('{"text": "on on on on on on"}\n{"text": "then there was"}\n')
+    # With a byte order mark, and a character in a text that some take for the end of a line.
+    texts.write_text('\ufeff{"text": "on on on on on on"}\n{"text": "then there\u2028was"}\n')
     out = tmp_path / "samples"
     words = ["eval", "samples", "--texts", str(texts), "--model", str(model), "--device", "cpu"]
     assert main([*words, "--out", str(out)]) == 0
     found = result(out)
-    assert found["texts"] == ["on on on on on on", "then there was"]
+    assert found["texts"] == ["on on on on on on", "then there\u2028was"]
     assert found["repetition_4"] > 0
     assert found["generative_perplexity"] is None
 
@@ -97,6 +98,7 @@ def test_given_texts_are_measured_as_they_are(model, tmp_path) -> None:
     [
         (["ppl", "--data", "no.txt"], "there is no file no.txt"),
         (["ppl", "--data", "{tmp}/bad.jsonl"], 'line 2: expected {"text": "..."}'),
+        (["ppl", "--data", "{tmp}/number.jsonl"], "line 1: `text` is no text"),
         (["ppl", "--data", "{tmp}/bad.bin"], "is not UTF-8"),
         (["ppl", "--data", "{tmp}/one.txt"], "no two tokens in a row"),
         (["ppl", "--data", "{tmp}/ok.txt", "--times", "0"], "times must be at least 1"),
@@ -109,6 +111,7 @@ def test_given_texts_are_measured_as_they_are(model, tmp_path) -> None:
 )
 def test_bad_input_is_one_sentence(model, tmp_path, words, message, capsys) -> None:
     (tmp_path / "bad.jsonl").write_text('{"text": "a"}\n{"txt": "b"}\n')
+    (tmp_path / "number.jsonl").write_text('{"text": 3}\n')
     (tmp_path / "bad.bin").write_bytes(b"\xff\xfe")
     (tmp_path / "one.txt").write_text("a")
     (tmp_path / "ok.txt").write_text(TEXT * 40)

@@ -11,10 +11,14 @@ from pathlib import Path
 import pytest
 from conftest import SOFT
 from kills import run_until_killed
+from lm_eval.__main__ import HarnessCLI
 from tiny import write_json
 
+from softmask.cli.lm_eval import complete
 from softmask.cli.main import main
 from softmask.config import soft_mask_to_published
+from softmask.evaluation.tasks import FOLDER
+from softmask.hub.load import choose_device
 
 
 def command(model: Path, data: Path, out: Path, *more: str) -> list[str]:
@@ -219,6 +223,27 @@ def test_a_record_goes_where_its_name_says(model, data, tmp_path, monkeypatch, c
     ]
 
 
+@pytest.mark.parametrize(
+    ("words", "include_path", "device"),
+    [
+        (["--model", "dummy"], [str(FOLDER)], None),
+        (["--include_path=DIR", "--device", "cuda:1"], [str(FOLDER), "DIR"], "cuda:1"),
+        (["--include_path", "DIR", "--device=cpu"], [str(FOLDER), "DIR"], "cpu"),
+        (["--config", "FILE"], [str(FOLDER), "theirs"], None),
+        (["--config", "FILE", "--include_path=DIR"], [str(FOLDER), "DIR"], None),
+    ],
+)
+def test_the_harness_command_line_has_our_tasks_and_a_device_that_is_there(
+    words, include_path, device, tmp_path, monkeypatch
+) -> None:
+    (tmp_path / "FILE").write_text("include_path: theirs\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["lm_eval", "run", *words, "--tasks", "x"])
+    parsed = complete(HarnessCLI().parse_args())
+    assert parsed.include_path == include_path
+    assert parsed.device == (device or choose_device(None).type)
+
+
 def test_the_harness_own_command_line_knows_the_model(model, data, tmp_path) -> None:
     rows = [{"q": "on and", "a": "on"}, {"q": "then", "a": "the"}]
     write_json(tmp_path / "rows.json", rows)
@@ -237,11 +262,12 @@ metric_list: [{{metric: exact_match, aggregation: mean, higher_is_better: true}}
     )
     done = subprocess.run(
         [
-            *(sys.executable, "-m", "softmask", "lm_eval", "--model", "softmask", "--model_args"),
+            *(sys.executable, "-m", "softmask", "lm_eval", "run", "--model", "softmask"),
+            "--model_args",
             f"pretrained={model},softmasking=True,max_new_tokens=8,diffusion_steps=4,"
             "temperature=0.1,top_p=0.9,alg=entropy,mixinputs_k=3",
-            *("--tasks", str(tmp_path / "tiny.yaml"), "--device", "cpu", "--apply_chat_template"),
-            *("--include_path", str(tmp_path), "--output_path", str(tmp_path / "out")),
+            *("--tasks", "tiny_words", "--batch_size", "auto", "--apply_chat_template"),
+            *(f"--include_path={tmp_path}", "--output_path", str(tmp_path / "out")),
             "--log_samples",
         ],
         capture_output=True,

@@ -16,8 +16,9 @@ from tiny import write_dora_adapter, write_dream_folder, write_json
 
 from softmask.config import SoftMaskConfig, soft_mask_to_published
 from softmask.decoding.prompts import encode
+from softmask.evaluation.batching import make_batches
 from softmask.evaluation.config import cut, model_args, task_args
-from softmask.evaluation.harness import SoftMaskLM, make_batches
+from softmask.evaluation.harness import SoftMaskLM
 from softmask.evaluation.likelihood import Estimate
 from softmask.evaluation.responses import Responses, request_key
 
@@ -48,8 +49,9 @@ def lm(folder, **args) -> SoftMaskLM:
     return SoftMaskLM(pretrained=str(folder), device="cpu", **args)
 
 
-def test_the_harness_knows_the_model_by_name() -> None:
+def test_the_harness_knows_the_model_by_name_and_its_own_ones_still() -> None:
     assert get_model("softmask") is SoftMaskLM
+    assert get_model("dummy").__name__ == "DummyLM"
 
 
 @pytest.mark.parametrize("settings", [{}, {"temperature": 0.8, "top_p": 0.9}])
@@ -79,6 +81,30 @@ def test_every_row_keeps_its_own_stop_strings_and_length(folder) -> None:
     assert third == short["text"]
     assert short["tokens"] <= 5
     assert short["steps"] == 5
+
+
+def test_answers_go_on_behind_stop_strings_where_that_is_asked_for(folder) -> None:
+    whole = lm(folder).generate_until(requests("on", max_gen_toks=16))[0]
+    asked = requests("on", max_gen_toks=16, until=[whole[3]])
+    assert lm(folder, escape_until=True).generate_until(asked) == [whole]
+
+
+@pytest.mark.parametrize("off", [{"top_k": 0}, {"top_k": -1}, {"top_p": 0, "temperature": 0.0}])
+def test_a_filter_that_is_off_by_convention_is_off(folder, off) -> None:
+    rest = {"top_k": {"temperature": 0.9, "seed": 3}, "top_p": {}}[next(iter(off))]
+    plain = lm(folder, **rest).generate_until(requests("on", max_gen_toks=12))
+    assert lm(folder, **rest | off).generate_until(requests("on", max_gen_toks=12)) == plain
+    asked = requests("on", max_gen_toks=12, **off)
+    assert lm(folder, **rest).generate_until(asked) == plain
+    # What is said of the model wins over a task, off too.
+    if "top_k" in off:
+        asked = requests("on", max_gen_toks=12, top_k=1)
+        assert lm(folder, **rest | off).generate_until(asked) == plain
+
+
+def test_top_p_0_where_tokens_are_drawn_may_mean_two_things_and_is_refused(folder) -> None:
+    with pytest.raises(ValueError, match=r"top_p must lie in \(0, 1\], not 0"):
+        lm(folder, top_p=0).generate_until(requests("on", temperature=1.0, max_gen_toks=4))
 
 
 def test_a_task_says_how_warm_it_wants_it_unless_the_model_arguments_do(folder) -> None:
@@ -213,7 +239,9 @@ def test_soft_masking_without_parameters_is_an_error_and_no_silent_plain_run(fol
         ({"temperature": -1.0}, "temperature must be 0 or at least"),
         ({"softmasking": False, "mixinputs_k": 3}, "contradict each other"),
         ({"nfe": 0.5, "diffusion_steps": 3}, "diffusion_steps or nfe, not both"),
-        ({"batch_size": "auto"}, "batch_size must be a whole number"),
+        ({"batch_size": "all"}, "batch_size must be a whole number or auto, not 'all'"),
+        ({"batch_size": "auto:x"}, "batch_size must be a whole number or auto"),
+        ({"batch_size": 0}, "batch_size must be at least 1"),
         ({"max_new_tokens": 0}, "max_new_tokens must be at least 1"),
         ({"mixinputs_k": 0}, "k must be at least 1"),
         ({"transparency_alg": "mixinputs"}, "transparency_alg must be one of"),
@@ -282,6 +310,20 @@ def test_batches_hold_rows_decoded_alike_and_do_not_depend_on_what_is_known(fold
     assert sorted(row.key for batch in batches for row in batch) == sorted(r.key for r in rows)
     assert all(len({row.task.new_tokens for row in batch}) == 1 for batch in batches)
     assert make_batches(reversed(rows), 3) == batches
+
+
+def test_an_automatic_batch_depends_on_the_rows_alone(folder) -> None:
+    model = lm(folder, batch_size="auto:4")
+    assert model.args.batch_size == "auto"
+    rows = [model._row("on " * n, {"max_gen_toks": 64}, 0) for n in [*range(1, 61)] * 3]
+    batches = make_batches(rows, "auto")
+    assert sum(map(len, batches)) == len(rows)
+    for batch in batches:
+        assert len(batch) * (len(batch[0].ids) + 64) <= 4096
+    sizes = [len(batch) for batch in batches[:-1]]
+    assert sizes == sorted(sizes)
+    assert sizes[0] < sizes[-1]
+    assert max(map(len, make_batches(rows, "auto", 5))) == 5
 
 
 def test_known_answers_are_not_generated_again(folder, tmp_path) -> None:

@@ -413,6 +413,9 @@ def test_a_call_without_end_is_stopped_long_before_the_limit_of_the_program() ->
         ("f", (), [], [1.0], False),
         ("f", (), None, 0.3, False),
         ("f", (), float("inf"), float("inf"), True),
+        ("f", (), 0.0, float("inf"), False),
+        ("f", (), [1.0, 2.0], [1.0, float("-inf")], False),
+        ("f", (), 1 + 1e-12j, 1 + 0j, False),
         ("find_zero", ([-2, 1],), 2.0, 7, True),
         ("find_zero", ([-2, 1],), 2.1, 2.0, False),
         ("Diff", (), [3, 1, 2], [1, 2, 3], True),
@@ -859,6 +862,14 @@ def test_a_wrong_file_is_named_with_its_line(
     (tmp_path / file).write_bytes(content)
     with pytest.raises(ValueError, match=sentence):
         read_dataset(**overrides(name, tmp_path)["dataset_kwargs"])
+
+
+def test_a_compressed_file_that_is_damaged_is_named(tmp_path: Path) -> None:
+    whole = gzip.compress(b'{"task_id": "HumanEval/0"}', mtime=0)
+    for content in (whole[:-6], b"text", whole[:10] + b"\xff" * 9):
+        (tmp_path / "HumanEval.jsonl.gz").write_bytes(content)
+        with pytest.raises(ValueError, match=r"HumanEval.jsonl.gz is damaged \("):
+            read_dataset(**overrides("humaneval", tmp_path)["dataset_kwargs"])
 
 
 def test_nothing_is_written_beside_the_files(evaluate: Callable[..., Any], folder: Path) -> None:

@@ -120,7 +120,7 @@ def test_a_logits_hook_may_forbid_tokens_with_minus_infinity() -> None:
         ({"alg": "random"}, "maskgit_plus"),
         ({"steps": 0}, "steps"),
         ({"steps": -3}, "steps"),
-        ({"top_k": 0}, "top_k"),
+        ({"top_k": -2}, "top_k"),
         ({"transparency_alg": "mixinputs_with_temp", "mixture_temp": 0.0}, "temperature"),
         (
             {

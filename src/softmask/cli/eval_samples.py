@@ -48,9 +48,8 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
             texts = _write_texts(checkpoint, model, folder, args.prompt or "", args.count)
         scorer = None
         if args.scorer is not None:
-            scorer = text_quality.Scorer(
-                args.scorer, device=args.device, batch_size=model.batch_size
-            )
+            size = model.batch_size if isinstance(model.batch_size, int) else 8
+            scorer = text_quality.Scorer(args.scorer, device=args.device, batch_size=size)
         ids = [encode(checkpoint, text) for text in texts]
         return {
             **dataclasses.asdict(text_quality.quality(texts, ids, scorer, references)),

@@ -43,13 +43,13 @@ def measure_and_record(
     checkpoint = load(**model.to_load)
     folder = args.out or Path("evals") / name
     settings = record.settings_of(checkpoint, model, **{name.split("-")[0]: what})
-    found = record.claim(folder, settings, args.overwrite)
-    if found is None:
-        run = {**record.origin(["softmask", *argv]), **settings}
-        record.write(folder / record.RUN, run)
-        found = measure(checkpoint, model, folder)
-        record.write(folder / record.RUN, run | {"finished": record.now()})
-        record.write(folder / record.RESULTS, found)
+    with record.claimed(folder, settings, args.overwrite) as found:
+        if found is None:
+            run = {**record.origin(["softmask", *argv]), **settings}
+            record.write(folder / record.RUN, run)
+            found = measure(checkpoint, model, folder)
+            record.write(folder / record.RUN, run | {"finished": record.now()})
+            record.write(folder / record.RESULTS, found)
     Console().print(table_of(found))
     print(folder)
     return 0
@@ -64,17 +64,21 @@ def read_texts(path: Path) -> list[str]:
     if not path.is_file():
         raise ValueError(f"there is no file {path}")
     try:
-        content = path.read_text(encoding="utf-8")
+        content = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 (byte {error.start}): convert it first") from error
     if path.suffix != ".jsonl":
         return [content]
     texts = []
-    for number, line in enumerate(content.splitlines(), 1):
+    # Not splitlines(), which also ends a line at characters that a text may hold.
+    for number, line in enumerate(content.removesuffix("\n").split("\n"), 1):
         try:
-            texts.append(json.loads(line)["text"])
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            text = json.loads(line)["text"]
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise ValueError(f'{path}, line {number}: expected {{"text": "..."}}') from error
+        if not isinstance(text, str):
+            raise ValueError(f"{path}, line {number}: `text` is no text")
+        texts.append(text)
     return texts
 
 

@@ -23,15 +23,32 @@ def run(args: argparse.Namespace, _argv: list[str]) -> int:
         ValueError: lm_eval is not installed.
     """
     need_lm_eval()
-    from lm_eval.__main__ import cli_evaluate
+    from lm_eval.__main__ import HarnessCLI
+    from lm_eval.utils import setup_logging
 
     from ..evaluation import harness  # noqa: F401, registers the model
-    from ..evaluation.tasks import FOLDER
 
-    argv = args.words
-    runs = argv[:1] == ["run"] or (argv and argv[0].startswith("--"))
-    if runs and "--include_path" not in argv and "--help" not in argv:
-        argv += ["--include_path", str(FOLDER)]
-    sys.argv = ["lm_eval", *argv]
-    cli_evaluate()
+    setup_logging()
+    cli = HarnessCLI()
+    sys.argv = ["lm_eval", *args.words]
+    cli.execute(complete(cli.parse_args()))
     return 0
+
+
+def complete(parsed: argparse.Namespace) -> argparse.Namespace:
+    """The harness' own arguments, with our tasks, and a device that this machine has."""
+    if parsed.command != "run":
+        return parsed
+    from lm_eval.config.evaluate_config import EvaluatorConfig
+
+    from ..evaluation.tasks import FOLDER
+    from ..hub.load import choose_device
+
+    file = EvaluatorConfig.load_yaml_config(parsed.config) if parsed.config else {}
+    # Read in this order: a task of the user's replaces ours of its name.
+    own = parsed.include_path or file.get("include_path")
+    parsed.include_path = [str(FOLDER), *([own] if own else [])]
+    if parsed.device is None and "device" not in file:
+        # The harness' default is the first GPU: on a machine without one, and for every process.
+        parsed.device = choose_device(None).type
+    return parsed

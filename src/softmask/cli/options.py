@@ -147,8 +147,10 @@ def _dest(cls: type, name: str) -> str:
 
 
 def _scalar(annotation: Any) -> type:
+    """The type of an option's word; of a number or a word it is the class that tells them apart."""
     if isinstance(annotation, types.UnionType):
-        annotation = next(a for a in typing.get_args(annotation) if a is not type(None))
+        options = [a for a in typing.get_args(annotation) if a is not type(None)]
+        annotation = str if str in options else options[0]
     return annotation
 
 

@@ -29,6 +29,11 @@ __all__ = [
 
 _SPECIAL = re.compile(r"<\|[a-z_]+\|>|</s>")
 _BRACES = re.compile(r"\\(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)
+# A box without braces: TeX allows it, and then it reaches to the end of the formula on its line.
+_UNBRACED = re.compile(
+    r"\\(?:boxed|fbox)[ \t]+"
+    r"((?![{}\s])(?:[^$\\\n]|\\(?![)\]]|boxed|fbox)){1,200}?)[ \t]*(?:\$|\\[)\]])"
+)
 _TAG = re.compile(r"</?(?:answer|reasoning)\b")
 _ANSWER = re.compile(r"<answer>((?:(?!<answer>).)*?)</answer>", re.DOTALL)
 _SIXTEEN = re.compile(r"(?<![0-9])[0-4]{16}(?![0-9])")
@@ -48,7 +53,10 @@ def visible(text: str) -> str:
 
 
 def last_boxed(text: str) -> str | None:
-    r"""Return what the last \boxed{...} whose braces balance contains, None without one."""
+    r"""Return what the last \boxed{...} whose braces balance contains, None without one.
+
+    So does \boxed 5 where a formula ends behind it: $\boxed 5$.
+    """
     found: tuple[int, str] | None = None
     opened: list[int | None] = []  # where the content of a box starts, None for other braces
     for mark in _BRACES.finditer(text):
@@ -62,6 +70,10 @@ def last_boxed(text: str) -> str | None:
                 found = (start, text[start : mark.start()].strip())
         else:
             opened.append(mark.end() if mark[0] != "{" else None)
+    for box in _UNBRACED.finditer(text):
+        balanced = box[1].count("{") == box[1].count("}")
+        if balanced and (found is None or box.start(1) > found[0]):
+            found = (box.start(1), box[1])
     return found[1] if found else None
 
 

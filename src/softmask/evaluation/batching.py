@@ -1,19 +1,37 @@
-"""Rows of unequal length as the batches of a forward pass.
+"""Rows of unequal length as the batches of a forward pass, or of a decoding.
 
 Shape suffixes: B batch, L length.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import islice
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from ..config import SamplingConfig
+from .config import AUTO_POSITIONS, TaskArgs
+
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One text to generate, for a request with these arguments."""
+
+    key: str
+    arguments: tuple[str, dict[str, Any]]
+    ids: tuple[int, ...]
+    task: TaskArgs
+    sampling: SamplingConfig
+    seed: int
+    cut_tokens: int
 
 
 def batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
@@ -33,3 +51,29 @@ def pad(rows: Sequence[Tensor], device: torch.device) -> tuple[Tensor, Tensor | 
     real_BL = torch.arange(values_BL.shape[1], device=device) < sizes_B[:, None]
     same = len({len(row) for row in rows}) == 1
     return values_BL, None if same else real_BL.long()
+
+
+def make_batches(rows: Any, size: int | str, most: int | None = None) -> list[list[Row]]:
+    """Rows that are decoded alike, of about equal prompt length, longest first.
+
+    `size`: rows of a batch, or "auto" for as many as fill AUTO_POSITIONS, `most` of them at most.
+
+    The same rows give the same batches, however many processes there are and whatever is
+    answered already: sums in a forward depend on its batch.
+    """
+    alike = defaultdict(list)
+    for row in rows:
+        alike[row.task.new_tokens, row.sampling].append(row)
+    batches = []
+    for group in alike.values():
+        group.sort(key=lambda row: (-len(row.ids), row.key))
+        while group:
+            count = _rows_of(group[0], most) if isinstance(size, str) else size
+            batches.append(group[:count])
+            del group[:count]
+    return sorted(batches, key=lambda batch: -len(batch[0].ids))
+
+
+def _rows_of(longest: Row, most: int | None) -> int:
+    fit = max(1, AUTO_POSITIONS // (len(longest.ids) + longest.task.new_tokens))
+    return fit if most is None else min(fit, most)

@@ -8,7 +8,7 @@ for both does not count as noise.
 from __future__ import annotations
 
 import importlib.util
-import json
+import io
 import math
 import re
 from collections.abc import Sequence
@@ -18,8 +18,9 @@ from pathlib import Path
 import numpy as np
 from rich.table import Table
 
-from ..config import read_json
+from ..files import read_json_lines, write_atomically
 from ..reporting.tables import light_table
+from . import record
 from .config import RESULTS, RUN
 from .suites import MODE_ALIASES
 
@@ -131,21 +132,24 @@ def scores_of(folder: Path) -> Pairs:
     found: Pairs = {}
     for path in sorted(folder.glob("samples_*.jsonl")):
         task = path.stem.removeprefix("samples_")
-        with path.open(encoding="utf-8") as lines:
-            for line in lines:
-                sample = json.loads(line)
+        for number, sample in enumerate(read_json_lines(path), start=1):
+            try:
                 document = f"{sample['doc_hash']}/{sample['doc_id']}"
-                for metric in sample["metrics"]:
-                    value = sample[metric]
-                    if isinstance(value, int | float) and math.isfinite(value):
-                        key = (task, metric, sample["filter"])
-                        found.setdefault(key, {})[document] = float(value)
+                name = "" + sample["filter"]  # a text, or no sample
+                values = {metric: sample[metric] for metric in sample["metrics"]}
+            except (KeyError, TypeError) as error:
+                raise ValueError(
+                    f"{path}, line {number}, is no sample: repeat the evaluation with --overwrite"
+                ) from error
+            for metric, value in values.items():
+                if isinstance(value, int | float) and math.isfinite(value):
+                    found.setdefault((task, metric, name), {})[document] = float(value)
     return found
 
 
 def forwards_of(folder: Path) -> dict[str, float]:
     """Mean forwards of a sample, by task."""
-    rows = read_json(folder / RESULTS)["summary"]
+    rows = record.summary(folder)
     return {row["task"]: row["forwards"] for row in rows if row["forwards"] is not None}
 
 
@@ -223,14 +227,16 @@ def draw(a: Path, b: Path, target: Path) -> None:
         axis.set_axis_off()
     axes[0].set_ylabel("score (bars: standard error)")
     axes[0].legend(fontsize=8)
-    figure.savefig(target, dpi=110)
+    picture = io.BytesIO()
+    figure.savefig(picture, dpi=110, format=target.suffix.removeprefix(".") or "png")
+    write_atomically(target, picture.getvalue())
 
 
 def _points(folder: Path) -> dict[tuple[str, str], list[tuple[float, float, float]]]:
     """Of each (task, metric): forwards, score and standard error of every evaluation."""
     found: dict[tuple[str, str], list[tuple[float, float, float]]] = {}
     for run in runs_in(folder).values():
-        for row in read_json(run / RESULTS)["summary"]:
+        for row in record.summary(run):
             if row["forwards"] is not None:
                 key = (row["task"], _label(row["metric"], row["filter"]))
                 point = (row["forwards"], row["value"], row["stderr"] or 0.0)

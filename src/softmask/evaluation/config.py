@@ -7,6 +7,7 @@ torch nor lm_eval.
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +29,9 @@ from ..config import (
 RUN, RESULTS = "run.json", "results.json"
 # The harness's own default where a task says nothing.
 MAX_GEN_TOKS = 256
+# A batch size that depends on the rows alone, so that no score depends on a machine's memory: as
+# many rows as the longest of them fits into these positions.
+AUTO, AUTO_POSITIONS = "auto", 4096
 TOKEN_NAMES = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
 STEP_NAMES = ("diffusion_steps", "steps")
 # This package's own names of settings, by which `--model_args` and `softmask eval` know them too.
@@ -54,11 +58,13 @@ class ModelArgs:
     load_in_4bit: bool = setting(False, "linear layers in 4 bits")
     quantize: str | None = setting(None, "int8 or int4: linear layers, the adapter merged in")
     trust_remote_code: bool = setting(False, "accepted and not needed: no remote code runs")
-    batch_size: int = setting(1, "rows of one forward")
+    batch_size: int | str = setting(1, "rows of one forward; auto: by their length")
+    max_batch_size: int | None = setting(None, "most rows of one forward with batch_size auto")
     seed: int = setting(0, "of the random choices; each request has its own stream")
     add_bos_token: bool = setting(False, "begin every prompt with the tokenizer's bos token")
     max_length: int | None = setting(None, "window in tokens; default: the model's own")
     max_new_tokens: int | None = setting(None, "masks to fill; default: the task's max_gen_toks")
+    escape_until: bool = setting(False, "answers go on behind the tasks' stop strings")
     diffusion_steps: int | None = setting(None, "denoising steps; default: one per mask")
     nfe: float | None = setting(None, "denoising steps per mask, in place of steps")
     alg: str | None = setting(None, "unmasking rule")
@@ -89,8 +95,14 @@ class ModelArgs:
     mc_batch_size: int = setting(16, "likelihood tasks: rows of one forward")
 
     def __post_init__(self) -> None:
+        if self.batch_size != AUTO:
+            require(
+                isinstance(self.batch_size, int),
+                f"batch_size must be a whole number or auto, not {self.batch_size!r}",
+            )
+            require_positive(self, "batch_size")
         require_positive(
-            self, "batch_size", "max_length", "max_new_tokens", "mc_num", "mc_batch_size"
+            self, "max_batch_size", "max_length", "max_new_tokens", "mc_num", "mc_batch_size"
         )
         require(0 <= self.seed < 2**63, f"seed must lie between 0 and 2**63, not {self.seed}")
         require(self.nfe is None or 0 < self.nfe <= 1, f"nfe must lie in (0, 1], not {self.nfe}")
@@ -170,9 +182,11 @@ def model_args(values: Mapping[str, Any]) -> ModelArgs:
             values[name] = str(values[name])
     batch = values.get("batch_size")
     if isinstance(batch, str):
-        if not batch.isdecimal():
-            raise ValueError(f"batch_size must be a whole number, not {batch!r}")
-        values["batch_size"] = int(batch)
+        # The harness' auto:N measures N times how many rows fit; here nothing is measured.
+        if re.fullmatch(r"auto(:\d+)?", batch):
+            values["batch_size"] = AUTO
+        elif batch.isdecimal():
+            values["batch_size"] = int(batch)
     return from_mapping(ModelArgs, values, "model_args")
 
 

@@ -2,7 +2,8 @@
 
 evals/default-gsm8k_cot-soft/
     run.json              command, commit, packages, fingerprints of model and adapter, the
-                          soft-mask parameters and settings that ran, when and how long
+                          soft-mask parameters and settings that ran, when and how long,
+                          what confined the programs of code tasks
     responses.0.jsonl     each answer as it came, with the forwards it took: a run that was
                           stopped goes on after them
     samples_TASK.jsonl    each sample with prompt, answer, target and scores
@@ -11,6 +12,7 @@ evals/default-gsm8k_cot-soft/
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import logging
@@ -28,13 +30,15 @@ from lm_eval.tasks import TaskManager
 from lm_eval.utils import handle_non_serializable
 from rich.table import Table
 
+from ..files import write_atomically
 from ..reporting.tables import light_table
 from . import record
 from .config import EvalConfig, ModelArgs
 from .harness import SoftMaskLM
 from .responses import Responses, request_key
+from .sandbox import available, warn_of_missing
 from .task_data import LAYOUTS, check_names, overrides, with_data
-from .tasks import include_paths
+from .tasks import FOLDER, include_paths
 
 
 def evaluate(
@@ -61,19 +65,33 @@ def evaluate(
             fit, or data that is not to be had.
     """
     settings = record.settings_of(lm.checkpoint, args, evaluation=dataclasses.asdict(config))
+    with contextlib.ExitStack() as stack:
+        done: list[dict[str, Any]] | None = None
+        problem: str | None = None
+        # The first process looks, and all raise its error, so that none is left waiting.
+        if lm.ranks.index == 0:
+            try:
+                if stack.enter_context(record.claimed(folder, settings, overwrite)) is not None:
+                    done = record.summary(folder)
+            except ValueError as error:
+                problem = str(error)
+        done, problem = lm.ranks.all_gather((done, problem))[0]
+        if problem is not None:
+            raise ValueError(problem)
+        if done is not None:
+            report(f"{folder} is finished already")
+            return done
+        run = {**record.origin(command), **settings, "processes": lm.ranks.count}
+        return _evaluate(lm.using(args, Responses(folder, lm.ranks.index)), config, folder, run)
+
+
+def _evaluate(
+    lm: SoftMaskLM, config: EvalConfig, folder: Path, run: dict[str, Any]
+) -> list[dict[str, Any]]:
+    """The evaluation, in a folder that is this launch's own; `run` is its record so far."""
     first = lm.ranks.index == 0
-    # The first process looks, and all raise its error, so that none is left waiting.
-    problem = record.problem(folder, settings, overwrite) if first else None
-    problem = lm.ranks.all_gather(problem)[0]
-    if problem is not None:
-        raise ValueError(problem)
-    done = record.results(folder)
-    if done is not None:
-        report(f"{folder} is finished already")
-        return done["summary"]
-    lm = lm.using(args, Responses(folder, lm.ranks.index))
-    run = {**record.origin(command), **settings, "processes": lm.ranks.count}
     if first:
+        run["programs"] = confinement(config)
         run["starts_before"] = record.starts_before(folder)
         record.write(folder / record.RUN, run)
     began, had = time.perf_counter(), len(lm.responses.by_key)
@@ -134,15 +152,38 @@ def check_tasks(config: EvalConfig) -> TaskManager:
     manager = task_manager(config.tasks, config.include_path)
     check_names(config.tasks, manager)
     for task in config.tasks:
-        runs_programs = (manager.task_index[task].cfg or {}).get("unsafe_code")
-        if runs_programs and not config.confirm_run_unsafe_code:
+        if _runs_programs(task, manager) and not config.confirm_run_unsafe_code:
+            where = "in" if _is_ours(task, manager) else "without"
             raise ValueError(
-                f"{task} runs programs that the model writes (in a sandbox): say that it may with "
-                "--confirm-run-unsafe-code"
+                f"{task} runs programs that the model writes ({where} a sandbox): say that it may "
+                "with --confirm-run-unsafe-code"
             )
         if config.data_dir is not None and task in LAYOUTS:
             overrides(task, Path(config.data_dir))
     return manager
+
+
+def confinement(config: EvalConfig) -> dict[str, str]:
+    """For each task that runs what the model writes, the protections that its programs have here.
+
+    Warns of those that this machine lacks.
+    """
+    manager = task_manager(config.tasks, config.include_path)
+    running = [task for task in config.tasks if _runs_programs(task, manager)]
+    ours = [task for task in running if _is_ours(task, manager)]
+    if ours:
+        warn_of_missing()
+    return {task: available() if task in ours else "no sandbox" for task in running}
+
+
+def _runs_programs(task: str, manager: TaskManager) -> bool:
+    return bool((manager.task_index[task].cfg or {}).get("unsafe_code"))
+
+
+def _is_ours(task: str, manager: TaskManager) -> bool:
+    """Whether a task is of this package, whose programs run in the sandbox."""
+    path = manager.task_index[task].yaml_path
+    return path is not None and FOLDER in Path(path).parents
 
 
 def task_manager(tasks: Sequence[str], include_path: str | None = None) -> TaskManager:
@@ -238,7 +279,7 @@ def _write_samples(path: Path, samples: list[dict[str, Any]], responses: Respons
             for name in ("forwards", "tokens", "prompt_tokens_cut", "error")
         }
         lines.append(json.dumps(sample | spent, default=handle_non_serializable) + "\n")
-    path.write_text("".join(lines), encoding="utf-8")
+    write_atomically(path, "".join(lines))
 
 
 def table_of(rows: Sequence[dict[str, Any]], title: str | None = None) -> Table:

@@ -17,15 +17,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import lm_eval.models  # noqa: F401, or the harness would know no model beside this one
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
 from lm_eval.api.registry import register_model
 
-from ..config import SamplingConfig, SoftMaskConfig, soft_mask_to_published
+from ..config import SoftMaskConfig, soft_mask_to_published
 from ..decoding.generation import Generation
 from ..decoding.prompts import encode
 from ..hub.load import load
 from ..models.checkpoint import Checkpoint
+from .batching import Row, make_batches
 from .config import ModelArgs, TaskArgs, cut, model_args, task_args
 from .likelihood import (
     Estimate,
@@ -42,19 +44,6 @@ logger = logging.getLogger(__name__)
 
 # Documents of likelihood tasks that are scored, and then saved, together.
 QUESTIONS_AT_ONCE = 8
-
-
-@dataclass(frozen=True)
-class Row:
-    """One text to generate, for a request with these arguments."""
-
-    key: str
-    arguments: tuple[str, dict[str, Any]]
-    ids: tuple[int, ...]
-    task: TaskArgs
-    sampling: SamplingConfig
-    seed: int
-    cut_tokens: int
 
 
 @dataclass(frozen=True)
@@ -205,7 +194,8 @@ class SoftMaskLM(TemplateLM):
     def _row(self, context: str, kwargs: dict[str, Any], repeat: int) -> Row:
         task = task_args(kwargs)
         new_tokens = self.args.max_new_tokens or task.new_tokens
-        task = TaskArgs(new_tokens, task.until, task.sampling)
+        until = () if self.args.escape_until else task.until
+        task = TaskArgs(new_tokens, until, task.sampling)
         sampling = self.args.sampling(new_tokens, task.sampling)
         ids = self.tok_encode(context) or [self.prefix_token_id]
         room = self.max_length - new_tokens
@@ -238,7 +228,7 @@ class SoftMaskLM(TemplateLM):
                 self.cache_hook.add_partial("generate_until", row.arguments, self._text(row))
 
         self.shared.fill(
-            make_batches(asked.values(), self.args.batch_size),
+            make_batches(asked.values(), self.args.batch_size, self.args.max_batch_size),
             self._generate,
             key_of=lambda row: row.key,
             on_saved=update_cache,
@@ -380,19 +370,3 @@ class SoftMaskLM(TemplateLM):
 def estimate_record(key: str, estimate: Estimate) -> dict[str, Any]:
     """An estimate as `Responses` keeps it."""
     return {"key": key, **dataclasses.asdict(estimate)}
-
-
-def make_batches(rows: Any, size: int) -> list[list[Row]]:
-    """Rows that are decoded alike, of about equal prompt length, longest first.
-
-    The same rows give the same batches, however many processes there are and whatever is
-    answered already: sums in a forward depend on its batch.
-    """
-    alike = defaultdict(list)
-    for row in rows:
-        alike[row.task.new_tokens, row.sampling].append(row)
-    batches = []
-    for group in alike.values():
-        group.sort(key=lambda row: (-len(row.ids), row.key))
-        batches += [group[i : i + size] for i in range(0, len(group), size)]
-    return sorted(batches, key=lambda batch: -len(batch[0].ids))

@@ -5,17 +5,17 @@ results.json is written last, atomically, and marks the run as finished.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
-import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from ..config import read_json, soft_mask_to_published
-from ..files import write_atomically
+from ..files import LOCK, locked, write_atomically
 from ..hub.checkpoints import fingerprint
 from ..models.checkpoint import Checkpoint, Source
 from ..reporting.result_folder import provenance
@@ -52,43 +52,102 @@ def _adapter(source: Source, args: ModelArgs) -> dict[str, str] | None:
     return {"name": name, "fingerprint": fingerprint(source.adapter)}
 
 
-def problem(folder: Path, settings: dict[str, Any], overwrite: bool) -> str | None:
-    """Why this run cannot be written there, in a sentence; None: it can, and the folder is made.
+@contextlib.contextmanager
+def claimed(
+    folder: Path, settings: dict[str, Any], overwrite: bool
+) -> Iterator[dict[str, Any] | None]:
+    """Has the folder of a run for this process alone; gives the results of a finished run.
 
     `overwrite` deletes an earlier run, and nothing else.
-    """
-    if overwrite and (folder / RUN).is_file():
-        shutil.rmtree(folder)
-    if (folder / RUN).is_file():
-        held = read_json(folder / RUN)
-        other = [name for name, value in settings.items() if held.get(name) != value]
-        if other:
-            return (
-                f"{folder} holds an evaluation with another {other[0]}: name a new folder with "
-                "--out, or delete that one with --overwrite"
-            )
-    elif folder.is_dir() and any(folder.iterdir()):
-        return f"{folder} is not empty and holds no evaluation: name another folder with --out"
-    folder.mkdir(parents=True, exist_ok=True)
-    return None
-
-
-def claim(folder: Path, settings: dict[str, Any], overwrite: bool) -> dict[str, Any] | None:
-    """Makes the folder of a run; returns the results of a run that is finished already.
 
     Raises:
-        ValueError: the folder holds something else.
+        ValueError: the folder holds something else, or a run that another process is at.
     """
-    sentence = problem(folder, settings, overwrite)
-    if sentence is not None:
-        raise ValueError(sentence)
-    return results(folder)
+    _require_run_or_nothing(folder)
+    if not overwrite:
+        # What is finished needs no lock, and may lie where nothing can be written.
+        done = _finished(folder, settings)
+        if done is not None:
+            yield done
+            return
+    with locked(folder, "evaluates"):
+        if overwrite:
+            _delete(folder)
+        yield _finished(folder, settings)
 
 
-def results(folder: Path) -> dict[str, Any] | None:
-    """The results of a finished run; None: it is not finished."""
+def _require_run_or_nothing(folder: Path) -> None:
+    """Raises ValueError for a folder that holds anything but a run."""
+    if not folder.is_dir() or all(path.name == LOCK for path in folder.iterdir()):
+        return
+    held = read_json(folder / RUN) if (folder / RUN).is_file() else None
+    parts = held if isinstance(held, dict) else {}
+    if "command" not in parts or not isinstance(parts.get("model_args"), dict):
+        raise ValueError(
+            f"{folder} is not empty and holds no evaluation: name another folder with --out"
+        )
+
+
+def _finished(folder: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
+    """The results, if there are any. Raises ValueError for a run of other settings."""
+    if not (folder / RUN).is_file():
+        return None
+    held = read_json(folder / RUN)
+    # A run from before a setting existed ran its default.
+    held["model_args"] = dataclasses.asdict(ModelArgs()) | held["model_args"]
+    settings = settings | {"model_args": dataclasses.asdict(ModelArgs()) | settings["model_args"]}
+    other = [name for name, value in settings.items() if held.get(name) != value]
+    if other:
+        raise ValueError(
+            f"{folder} holds an evaluation with another {other[0]}: name a new folder with "
+            "--out, or delete that one with --overwrite"
+        )
+    return results(folder) if (folder / RESULTS).is_file() else None
+
+
+def _delete(folder: Path) -> None:
+    """Deletes a run; its mark first, so that what a kill leaves is no finished run."""
+    for pattern in (RESULTS, "samples_*.jsonl", "responses.*.jsonl", RUN):
+        for path in folder.glob(pattern):
+            path.unlink()
+
+
+def results(folder: Path) -> dict[str, Any]:
+    """The results of a finished run.
+
+    Raises:
+        ValueError: they are damaged.
+    """
     path = folder / RESULTS
-    return read_json(path) if path.is_file() else None
+    found = read_json(path)
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} holds no results: repeat the evaluation with --overwrite")
+    return found
+
+
+def summary(folder: Path) -> list[dict[str, Any]]:
+    """The rows of a finished evaluation's summary.
+
+    Raises:
+        ValueError: they are damaged.
+    """
+    rows = results(folder).get("summary")
+    if not isinstance(rows, list) or not all(_is_row(row) for row in rows):
+        raise ValueError(
+            f"{folder / RESULTS} holds no summary of an evaluation: repeat it with --overwrite"
+        )
+    return rows
+
+
+def _is_row(row: Any) -> bool:
+    names, numbers = ("task", "metric", "filter"), ("value", "stderr", "n", "forwards", "tokens")
+    return (
+        isinstance(row, dict)
+        and all(isinstance(row.get(name), str) for name in names)
+        and all(isinstance(row.get(name, ""), int | float | None) for name in numbers)
+        and row["value"] is not None
+        and row["n"] is not None
+    )
 
 
 def origin(command: Sequence[str]) -> dict[str, Any]:
@@ -109,7 +168,8 @@ def starts_before(folder: Path) -> list[dict[str, Any]]:
         return []
     held = read_json(folder / RUN)
     start = {name: held.get(name) for name in ("started", "commit", "changed_since")}
-    return [*held.get("starts_before", []), start]
+    before = held.get("starts_before")
+    return [*(before if isinstance(before, list) else []), start]
 
 
 def now() -> str:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
+
+from ..files import append_line, drop_cut_off_line, read_json_lines
 
 
 def key_of(*parts: Any) -> str:
@@ -38,7 +39,8 @@ class Responses:
             folder.mkdir(parents=True, exist_ok=True)
             for path in sorted(folder.glob("responses.*.jsonl")):
                 self.by_key |= {answer["key"]: answer for answer in _read(path)}
-            _drop_cut_off_line(self.path)
+            if self.path.is_file():
+                drop_cut_off_line(self.path)
 
     def __contains__(self, key: str) -> bool:
         return key in self.by_key
@@ -50,12 +52,9 @@ class Responses:
         """Adds answers and saves them: they are on disk (fsync) when this returns."""
         answers = list(answers)
         self.know(answers)
-        if self.path is not None:
-            lines = [json.dumps(answer, ensure_ascii=False) + "\n" for answer in answers]
-            with self.path.open("ab") as file:
-                file.write("".join(lines).encode())
-                file.flush()
-                os.fsync(file.fileno())
+        if self.path is not None and answers:
+            lines = [json.dumps(answer, ensure_ascii=False) for answer in answers]
+            append_line(self.path, "\n".join(lines))
 
     def know(self, answers: Iterable[dict[str, Any]]) -> None:
         """Adds answers that other processes save."""
@@ -64,13 +63,20 @@ class Responses:
 
 def _read(path: Path) -> list[dict[str, Any]]:
     """The complete lines; a kill may have cut off the last one."""
-    lines = path.read_bytes().split(b"\n")[:-1]
-    return [json.loads(line) for line in lines]
+    answers = read_json_lines(path)
+    for number, answer in enumerate(answers, start=1):
+        if not _is_answer(answer):
+            raise ValueError(f"{path}, line {number}, is no answer: mend or remove that line")
+    return answers
 
 
-def _drop_cut_off_line(path: Path) -> None:
-    if path.is_file():
-        content = path.read_bytes()
-        whole = content.rfind(b"\n") + 1
-        if whole < len(content):
-            os.truncate(path, whole)
+def _is_answer(value: Any) -> bool:
+    """Whether it is a text that was generated, or the likelihood of one."""
+    if not isinstance(value, dict) or not isinstance(value.get("key"), str):
+        return False
+    numbers = [value.get(name) for name in ("forwards", "tokens")]
+    if "text" not in value:
+        numbers += [value.get("nats"), value.get("error")]
+    elif not isinstance(value["text"], str):
+        return False
+    return all(isinstance(number, int | float) for number in numbers)

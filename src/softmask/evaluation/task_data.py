@@ -14,6 +14,7 @@ from __future__ import annotations
 import gzip
 import json
 import re
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -176,8 +177,12 @@ def read_dataset(*, file_layout: str, files: Mapping[str, str], **metadata: Any)
 
 def _rows(path: Path, layout: Layout) -> Rows:
     packed = path.read_bytes()
-    lines = (gzip.decompress(packed) if path.suffix == ".gz" else packed).splitlines()
-    columns = lines.pop(0).decode().split(",") if ".csv" in path.suffixes else None
+    try:
+        lines = (gzip.decompress(packed) if path.suffix == ".gz" else packed).splitlines()
+        head = lines.pop(0).decode() if ".csv" in path.suffixes and lines else ""
+    except (EOFError, gzip.BadGzipFile, zlib.error, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is damaged ({error}): copy it again from its source") from error
+    columns = head.split(",") if ".csv" in path.suffixes else None
     rows: Rows = []
     for number, line in enumerate(lines, start=1 if columns is None else 2):
         where = f"{path}, line {number}"

@@ -27,17 +27,17 @@ from sandbox_wire import (
 __builtins__ = dict(vars(builtins))  # type: ignore[assignment]
 
 
-def confine(scratch: str, libraries: str, limits: dict, layers: Sequence[str]) -> None:
+def confine(job: dict) -> list[str]:
     """Give up, for good, all that a candidate does not need, and forget the modules that did it.
 
-    `libraries`: the folder of third-party packages that may be read, or ""; `layers`: of
-    "landlock", "seccomp" and "hook".
+    Returns which of the job's layers took hold, of "landlock", "seccomp", "threads" and "hook".
     """
     # Imported here and forgotten below: no name that stays may lead the program to ctypes or to
     # what the hook is made of.
     import sandbox_hook
     import sandbox_kernel
 
+    scratch, libraries, layers = job["scratch"], job["libraries"], job["layers"]
     sys.path.pop(0)  # the folder of these files
     os.setsid()
     os.chdir(scratch)
@@ -46,8 +46,8 @@ def confine(scratch: str, libraries: str, limits: dict, layers: Sequence[str]) -
         *("/usr", "/lib", "/lib32", "/lib64", "/nix/store", "/System", "/Library"),
         *("/etc/localtime", "/etc/ld.so.cache", "/dev/urandom", "/dev/random", "/dev/zero"),
     ]
-    held = sandbox_kernel.confine(readable, scratch, layers)
-    _limit(limits, "seccomp" in held)
+    held = sandbox_kernel.confine(readable, scratch, layers, job["own_user"])
+    _limit(job["limits"], held)
     # A later import of ctypes must pass the hook.
     for name in [n for n in sys.modules if n.startswith(("sandbox_", "ctypes", "_ctypes"))]:
         del sys.modules[name]
@@ -57,9 +57,11 @@ def confine(scratch: str, libraries: str, limits: dict, layers: Sequence[str]) -
         vars(stub)["fork_exec"] = lambda *arguments: sys.audit("subprocess.Popen")
         sys.modules["_posixsubprocess"] = stub
         sys.addaudithook(sandbox_hook.audit_hook(scratch, [*readable, os.devnull]))
+        held.append("hook")
+    return held
 
 
-def _limit(limits: dict, no_fork: bool) -> None:
+def _limit(limits: dict, held: Sequence[str]) -> None:
     import resource
 
     wanted = {
@@ -69,8 +71,10 @@ def _limit(limits: dict, no_fork: bool) -> None:
         "NOFILE": 64,
         "CORE": 0,
     }
-    if not no_fork:
-        wanted["NPROC"] = 0  # would forbid threads as well
+    if "seccomp" not in held:
+        wanted["NPROC"] = 0  # forbids threads as well
+    elif "threads" in held:
+        wanted["NPROC"] = limits["threads"]
     for name, value in wanted.items():
         try:
             # Past the soft limit on time comes a signal, which a program can ignore.
@@ -97,11 +101,10 @@ class Server:
         # dont_inherit: this file's __future__ imports are not the program's.
         exec(compile(self._program, "<candidate>", "exec", dont_inherit=True), vars(self._module))
 
-    def names(self, names: Sequence[str]) -> tuple[dict[str, object], dict[str, str]]:
-        """Those of the names that the program defines, modules apart, as their names."""
-        found = {n: vars(self._module)[n] for n in names if n in vars(self._module)}
-        modules = {n: v.__name__ for n, v in found.items() if type(v) is ModuleType}
-        return {n: v for n, v in found.items() if n not in modules}, modules
+    def names(self, names: Sequence[str]) -> dict[str, object]:
+        """Those of the names that the program defines; a module is no value."""
+        defined = vars(self._module)
+        return {n: defined[n] for n in names if n in defined and type(defined[n]) is not ModuleType}
 
     def answer(self, request: object) -> list:
         """What came of a request, ready to be sent."""
@@ -153,7 +156,8 @@ def _raised(error: BaseException) -> list:
 
 def main() -> None:
     job = read_frame(REQUESTS_FD)
-    confine(job["scratch"], job["libraries"], job["limits"], job["layers"])
+    # The only message that comes of no request.
+    write_frame(REPLIES_FD, confine(job))
     if job["libraries"]:
         sys.path.append(job["libraries"])
     server = Server(job["program"])

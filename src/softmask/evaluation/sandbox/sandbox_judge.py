@@ -9,12 +9,10 @@ concluded here, from values, so that nothing the candidate defines can take part
 from __future__ import annotations
 
 import builtins
-import importlib
 import json
 import os
 import resource
 import signal
-import symtable
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -22,6 +20,8 @@ from types import TracebackType
 from typing import Any
 
 import sandbox_kernel
+import sandbox_mount
+from sandbox_names import free_names, own_modules
 from sandbox_wire import REPLIES_FD, REQUESTS_FD, decode, encode, read_frame, write_frame
 
 MAX_ITEMS = 1_000_000
@@ -37,7 +37,14 @@ _INVALID = (
 
 
 class Ended(BaseException):
-    """The candidate can answer no more; not an Exception, for a test may catch those."""
+    """The candidate can answer no more; not an Exception, for a test may catch those.
+
+    `fair`: whether nothing but the program can have been the cause.
+    """
+
+    def __init__(self, reason: str, fair: bool = True) -> None:
+        super().__init__(reason)
+        self.fair = fair
 
 
 class CandidateError(RuntimeError):
@@ -51,7 +58,7 @@ class Candidate:
 
     def __init__(self, limits: dict) -> None:
         self._limits = limits
-        self._failure = ""
+        self._failure: Ended | None = None
         self.gone = False
         ends = [os.pipe(), os.pipe()]
         (request, self._requests), (self._replies, reply) = ends
@@ -70,38 +77,41 @@ class Candidate:
         try:
             write_frame(self._requests, encode(list(request), _number))
         except OSError:
-            self._fail(self._end_reason())
+            self._fail(self._ending())
 
-    def receive(self) -> object:
-        """The answer. Raises Ended, or what the candidate raised."""
+    def receive(self, operation: str = "") -> object:
+        """The answer to an operation. Raises Ended, or what the candidate raised."""
         try:
             kind, *parts = read_frame(self._replies)
             if kind == "value":
                 return decode(parts[0], lambda number: Remote(self, int(number)))
             error = self._error(*parts) if kind == "raised" else Ended(f"forbidden: {parts[0]}")
         except EOFError:
-            error = Ended(self._end_reason())
+            error = self._ending()
         except MemoryError:
-            error = Ended("out of memory")
+            error = Ended("out of memory", fair=False)
         except _INVALID:
             error = Ended("sent an invalid answer")
         if isinstance(error, Ended):
-            self._fail(str(error))
+            self._fail(error)
+        if isinstance(error, StopIteration) and operation != "next":
+            # It would end a map() of the test, which then has nothing left to compare.
+            raise RuntimeError("The candidate raised StopIteration.") from error
         raise error
 
     def ask(self, *request: object) -> object:
         """`send` and `receive`."""
         self.send(*request)
-        return self.receive()
+        return self.receive(str(request[0]))
 
     def check(self) -> None:
         """Raises Ended if the candidate has, whatever the test made of it."""
         if self._failure:
-            raise Ended(self._failure)
+            raise self._failure
 
-    def _fail(self, reason: str) -> None:
-        self._failure = reason
-        raise Ended(reason)
+    def _fail(self, end: Ended) -> None:
+        self._failure = end
+        raise end
 
     def _error(self, name: str, kinds: Sequence, arguments: Sequence, text: str) -> BaseException:
         """The exception to raise here: of the nearest builtin class that takes the arguments."""
@@ -120,24 +130,28 @@ class Candidate:
         error.name = str(name)
         return error
 
-    def _end_reason(self) -> str:
-        """Why the process has ended, or is about to."""
+    def _ending(self) -> Ended:
+        """How the process has ended, or is about to."""
         for _ in range(50):
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            pid, status, usage = os.wait4(self.pid, os.WNOHANG)
             if pid:
                 break
             time.sleep(0.01)
         else:
-            return "closed the pipe to its judge"
+            return Ended("closed the pipe to its judge")
         self.gone = True
         status = os.waitstatus_to_exitcode(status)
         if status >= 0:
-            return "ended before its tests"
+            return Ended("ended before its tests")
         if -status == signal.SIGSYS:
-            return "forbidden: a system call"
-        if -status in (signal.SIGXCPU, signal.SIGKILL):
-            return f"killed, as after {self._limits['cpu_seconds']} s of processor time"
-        return f"crashed: {signal.Signals(-status).name}"
+            return Ended("forbidden: a system call")
+        most = self._limits["cpu_seconds"]
+        if -status == signal.SIGXCPU or usage.ru_utime + usage.ru_stime >= most:
+            return Ended(f"killed after {most} s of processor time")
+        if -status == signal.SIGKILL:
+            # By itself, or where memory ran out by the kernel.
+            return Ended("killed", fair=False)
+        return Ended(f"crashed: {signal.Signals(-status).name}", fair=False)
 
 
 class Remote:
@@ -230,64 +244,31 @@ def _file_actions(request: int, reply: int) -> list[tuple]:
 # The test
 
 
-def names_to_fetch(test: str) -> list[str]:
-    """The names that a test loads and neither defines nor finds among the builtins.
+def run_test(job: dict, candidate: Candidate) -> tuple[bool, str, bool]:
+    """Run the program, then the test.
 
-    Where there is none, the tested function has the name of a builtin (MBPP has a `sum`): then
-    the builtins that the test's own statements load, outside of its functions. Raises
-    SyntaxError.
+    Returns whether it passed, the reason, and whether that can only be the program's own doing:
+    what a program lacks, a busy machine may have withheld.
     """
-    top = symtable.symtable(test, "<test>", "exec")
-    outer = {s.get_name() for s in top.get_symbols() if s.is_referenced() and not _is_bound(s)}
-    bound = {s.get_name() for s in top.get_symbols() if _is_bound(s)}
-    loaded = outer | (_globals_of(top) - bound)
-    return sorted(loaded - set(dir(builtins))) or sorted(outer)
-
-
-def _is_bound(symbol: symtable.Symbol) -> bool:
-    return symbol.is_assigned() or symbol.is_imported()
-
-
-def _globals_of(table: symtable.SymbolTable) -> set[str]:
-    found = set()
-    for inner in table.get_children():
-        found |= {s.get_name() for s in inner.get_symbols() if s.is_global()} | _globals_of(inner)
-    return found
-
-
-def fetch(candidate: Candidate, names: Sequence[str]) -> dict[str, object]:
-    """The program's values of these names; a module of the standard library is our own."""
-    answer: Any = candidate.ask("names", names)
-    values, modules = answer
-    known = {name for name in modules if name in sys.stdlib_module_names or name == "numpy"}
-    own = {name: name for name in known if modules[name] == name}
-    if modules.get("np") == "numpy":
-        own["np"] = "numpy"
-    # Only what the test names, under that name: the candidate cannot have another value run.
-    return {
-        **{name: value for name, value in values.items() if name in names},
-        **{name: importlib.import_module(own[name]) for name in own if name in names},
-    }
-
-
-def run_test(job: dict, candidate: Candidate) -> tuple[bool, str]:
-    """Run the program, then the test; return whether it passed, and the reason."""
     try:
         candidate.send("run")
-        names = names_to_fetch(job["test"])
+        names, modules = free_names(job["test"])
         code = compile(job["test"], "<test>", "exec", dont_inherit=True)
         candidate.receive()
-        namespace = {"__name__": "test", **fetch(candidate, names)}
-        exec(code, namespace)
+        found: Any = candidate.ask("names", names)
+        # Only what the test names, under that name: the candidate cannot have another value run.
+        values = {name: value for name, value in found.items() if name in names}
+        exec(code, {"__name__": "test", **values, **own_modules(modules)})
         candidate.check()
     except Ended as end:
-        return False, str(end)
+        return False, str(end), end.fair
     except MemoryError:
-        return False, "out of memory"
+        return False, "out of memory", False
     # Whatever ends a test is a verdict, SystemExit too.
     except BaseException as error:
-        return False, _described(error, job["test"])
-    return True, "passed"
+        fair = not isinstance(error, OSError) and type(error) is not RuntimeError
+        return False, _described(error, job["test"]), fair
+    return True, "passed", True
 
 
 def _described(error: BaseException, test: str) -> str:
@@ -348,6 +329,7 @@ def main() -> None:
     job = json.loads(sys.stdin.buffer.read().decode("utf-8", "surrogatepass"))
     # A test is trusted, and some hold numbers of ten thousand digits.
     sys.set_int_max_str_digits(0)
+    held = _enter(job)
     sandbox_kernel.guard_judge()
     _limit(job["limits"])
     # What a test prints must not reach the verdict. (These two descriptors take the numbers that
@@ -360,14 +342,33 @@ def main() -> None:
     sys.path.pop(0)
     if job["libraries"]:
         sys.path.append(job["libraries"])
-    shared = ("program", "scratch", "libraries", "limits", "layers")
+    shared = ("program", "scratch", "libraries", "limits", "layers", "own_user")
     write_frame(candidate._requests, {name: job[name] for name in shared})
-    passed, reason = run_test(job, candidate)
+    held += read_frame(candidate._replies)
+    # The first line: what confines the candidate, which runs nothing before that.
+    os.write(verdict, f"{json.dumps(held)}\n".encode())
+    passed, reason, fair = run_test(job, candidate)
     sweep(candidate)
     clean = "".join(c if c.isprintable() else " " for c in reason)[:MAX_REASON]
-    os.write(verdict, json.dumps([passed, clean]).encode())
+    os.write(verdict, json.dumps([passed, clean, fair]).encode())
     # At once, so that no destructor of what the candidate sent runs.
     os._exit(0)
+
+
+def _enter(job: dict) -> list[str]:
+    """Enters a namespace of mounts if the job asks for it; the scratch folder is there then."""
+    needed = [sys.executable, sys.base_prefix, os.__file__, _CHILD, job["libraries"]]
+    entered = None
+    if "namespace" in job["layers"]:
+        entered = sandbox_mount.enter(
+            list(filter(None, needed)), job["limits"]["scratch_mb"], job["limits"]["files"]
+        )
+    job["own_user"] = False
+    if entered is None:
+        return []
+    job["scratch"], job["own_user"] = entered
+    os.environ["TMPDIR"] = job["scratch"]
+    return ["namespace"]
 
 
 if __name__ == "__main__":

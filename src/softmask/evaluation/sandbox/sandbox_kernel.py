@@ -6,8 +6,6 @@ filter lists what is forbidden: processes, network, signals, namespaces, privile
 tries in good faith (nscd behind getpwuid, chmod behind a copy) gets an error; what only an attack
 or a subprocess does ends the process with SIGSYS. On another system or processor these functions
 do nothing, which their results show.
-
-Run as a script, this file confines itself and prints the protections that took hold.
 """
 
 from __future__ import annotations
@@ -59,6 +57,8 @@ _DENIED = """
     truncate 76 45  mknod 133 -  mknodat 259 33
     memfd_create 319 279  memfd_secret 447 447
     shmget 29 194  shmat 30 196  semget 64 190  msgget 68 186  mq_open 240 180
+    setuid 105 146  setreuid 113 145  setresuid 117 147  setfsuid 122 151
+    sync 162 81  syncfs 306 267
     setpriority 141 140  ioprio_set 251 30  sched_setparam 142 118  sched_setscheduler 144 119
     sched_setattr 314 274  migrate_pages 256 238  move_pages 279 239  tkill 200 130
 """
@@ -113,7 +113,7 @@ class _Capabilities(ctypes.Structure):
     _fields_ = (("header", ctypes.c_uint32 * 2), ("sets", ctypes.c_uint32 * 6))
 
 
-def _call(function: str, *arguments: object) -> int:
+def call(function: str, *arguments: object) -> int:
     """Call libc with words; -1 is its error."""
     words = [ctypes.c_ulong(a) if isinstance(a, int) else a for a in arguments]
     return getattr(ctypes.CDLL(None), function)(*words)
@@ -122,23 +122,27 @@ def _call(function: str, *arguments: object) -> int:
 def guard_judge() -> None:
     """Adopt orphans, die with the parent, and let no process of the same user look inside."""
     if sys.platform == "linux":
-        _call("prctl", _PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-        _call("prctl", _PR_SET_PDEATHSIG, _SIGKILL, 0, 0, 0)
-        _call("prctl", _PR_SET_DUMPABLE, 0, 0, 0, 0)
+        call("prctl", _PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        call("prctl", _PR_SET_PDEATHSIG, _SIGKILL, 0, 0, 0)
+        call("prctl", _PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
-def confine(readable: Iterable[str], scratch: str, layers: Collection[str]) -> list[str]:
+def confine(
+    readable: Iterable[str], scratch: str, layers: Collection[str], own_user: bool
+) -> list[str]:
     """Confine this process for good; return which of the `layers` took hold.
 
-    `layers`: of "landlock" and "seccomp". `readable`: files and folders that may be read;
-    `scratch`: the folder in which files may be written too.
+    `layers`: of "landlock", "seccomp" and "threads". `readable`: files and folders that may be
+    read; `scratch`: the folder in which files may be written too; `own_user`: whether this
+    process is in a user namespace of its own.
     """
     if sys.platform != "linux":
         return []
-    _call("prctl", _PR_SET_PDEATHSIG, _SIGKILL, 0, 0, 0)
-    _call("prctl", _PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    _be_killed_first()
+    held = ["threads"] if "threads" in layers and _counted_apart(own_user) else []
+    call("prctl", _PR_SET_PDEATHSIG, _SIGKILL, 0, 0, 0)
+    call("prctl", _PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     _drop_capabilities()
-    held = []
     if "landlock" in layers and _landlock(readable, scratch):
         held.append("landlock")
     if "seccomp" in layers and _seccomp():
@@ -146,22 +150,49 @@ def confine(readable: Iterable[str], scratch: str, layers: Collection[str]) -> l
     return held
 
 
+def _be_killed_first() -> None:
+    """Where memory runs out, the kernel takes this process, and neither caller nor neighbour."""
+    try:
+        with open("/proc/self/oom_score_adj", "w") as file:
+            file.write("1000")
+    except OSError:  # no /proc, or not ours to write
+        return
+
+
+def _counted_apart(own_user: bool) -> bool:
+    """Whether a limit on threads counts those of this process alone.
+
+    The kernel counts by real user, and since Linux 5.14 in each user namespace for itself. Root
+    is never counted, so it takes a real user that nobody has; what it may read stays the same.
+    """
+    if os.geteuid() == 0:
+        for user in (2**31 - 2 - os.getpid(), 2**16 - 3 - os.getpid() % 2**15):
+            try:
+                os.setresuid(user, -1, -1)
+            except OSError:  # no such user in this namespace, or no right to be another
+                continue
+            return True
+        return False
+    version = os.uname().release.split("-")[0].split(".")
+    return own_user and tuple(int(part) for part in version[:2]) >= (5, 14)
+
+
 def _drop_capabilities() -> None:
     """Root without them keeps to its limits and may trace no process that forbids it."""
     empty = _Capabilities((0x20080522, 0))
     base = ctypes.addressof(empty)
-    _call("capset", ctypes.c_void_p(base), ctypes.c_void_p(base + 8))
+    call("capset", ctypes.c_void_p(base), ctypes.c_void_p(base + 8))
 
 
 def _landlock(readable: Iterable[str], scratch: str) -> bool:
-    version = _call("syscall", _LANDLOCK_CREATE, None, 0, 1)
+    version = call("syscall", _LANDLOCK_CREATE, None, 0, 1)
     if version < 1:
         return False
     # 13 rights on files at first; then REFER, TRUNCATE, and (5) IOCTL_DEV; TCP (4); abstract
     # sockets and signals to processes outside (6).
     handled = (1 << {1: 13, 2: 14, 3: 15, 4: 15}.get(version, 16)) - 1
     rules = _Ruleset(handled, 3 if version >= 4 else 0, 3 if version >= 6 else 0)
-    ruleset = _call("syscall", _LANDLOCK_CREATE, ctypes.byref(rules), ctypes.sizeof(rules), 0)
+    ruleset = call("syscall", _LANDLOCK_CREATE, ctypes.byref(rules), ctypes.sizeof(rules), 0)
     if ruleset < 0:
         return False
     for path in readable:
@@ -170,7 +201,7 @@ def _landlock(readable: Iterable[str], scratch: str) -> bool:
     # Files only: folders in folders would make the scratch hard to delete.
     writing = _WRITE_FILE | _REMOVE_FILE | _MAKE_REG | _TRUNCATE
     _allow(ruleset, scratch, (_READ_FILE | _READ_DIR | writing) & handled)
-    held = _call("syscall", _LANDLOCK_RESTRICT, ruleset, 0) == 0
+    held = call("syscall", _LANDLOCK_RESTRICT, ruleset, 0) == 0
     os.close(ruleset)
     return held
 
@@ -183,7 +214,7 @@ def _allow(ruleset: int, path: str, access: int) -> None:
     if not os.path.isdir(path):
         access &= _ON_FILES
     rule = _PathBeneath(access, fd)
-    _call("syscall", _LANDLOCK_ADD, ruleset, 1, ctypes.byref(rule), 0)
+    call("syscall", _LANDLOCK_ADD, ruleset, 1, ctypes.byref(rule), 0)
     os.close(fd)
 
 
@@ -194,7 +225,7 @@ def _seccomp() -> bool:
         return False
     array = (_Instruction * len(instructions))(*(_Instruction(*one) for one in instructions))
     program = _Program(len(array), array)
-    return _call("prctl", _PR_SET_SECCOMP, 2, ctypes.byref(program), 0, 0) == 0
+    return call("prctl", _PR_SET_SECCOMP, 2, ctypes.byref(program), 0, 0) == 0
 
 
 def _filter(machine: str, pid: int) -> list[tuple[int, int, int, int]]:
@@ -274,7 +305,3 @@ def children_of(parent: int) -> list[int]:
             if int(ppid) == parent and state not in (b"Z", b"X"):
                 found.append(int(name))
     return found
-
-
-if __name__ == "__main__":
-    print(*confine([sys.base_prefix], os.getcwd(), ("seccomp", "landlock")), flush=True)

@@ -180,7 +180,10 @@ def _decimal(parts: Sequence) -> object:
 def _array(parts: Sequence) -> object:
     import numpy
 
-    return numpy.array(parts[1], numpy.dtype(str(parts[0])))
+    dtype = numpy.dtype(str(parts[0]))
+    if dtype.kind not in "biufcU":
+        raise ValueError("An array of this kind cannot have been sent.")
+    return numpy.array(parts[1], dtype)
 
 
 _DECODERS: dict[str, Callable[[Sequence], object]] = {

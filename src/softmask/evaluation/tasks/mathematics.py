@@ -62,7 +62,7 @@ class MathWorker:
     def ask(self, question: dict[str, Any]) -> dict[str, int]:
         """Return the scores, all 0 where the worker ran out of time or memory.
 
-        Raises RuntimeError if a worker cannot start at all.
+        Raises OSError if a worker cannot start at all.
         """
         process = self._process or self._start()
         assert process.stdin is not None
@@ -98,7 +98,7 @@ class MathWorker:
         assert self._process.stdout is not None
         if _line(self._process.stdout, SECONDS_TO_START) != b"ready\n":
             self.close()
-            raise RuntimeError(
+            raise OSError(
                 "The process that checks mathematics did not start: "
                 f"`{sys.executable} -m {__name__}` says why."
             )

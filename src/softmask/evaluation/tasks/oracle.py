@@ -7,6 +7,7 @@ their special cases, are those of evalplus/eval/__init__.py (Apache-2.0).
 
 from __future__ import annotations
 
+import cmath
 import copy
 import math
 import signal
@@ -110,4 +111,7 @@ def close(output: Any, expected: Any, atol: float) -> bool:
         return len(output) == len(expected) and all(
             close(o, e, atol) for o, e in zip(output, expected, strict=True)
         )
-    return output == expected or abs(output - expected) <= atol + 1e-7 * abs(expected)
+    if output == expected:
+        return True
+    # To infinity all is near.
+    return cmath.isfinite(expected) and abs(output - expected) <= atol + 1e-7 * abs(expected)
