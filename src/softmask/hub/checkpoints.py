@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,6 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 from safetensors import SafetensorError, safe_open
-from transformers import Qwen2Tokenizer
 from transformers.utils import logging as transformers_logging
 
 from ..config import (
@@ -34,15 +33,20 @@ from ..config import (
     SoftMaskConfig,
     read_json,
     read_soft_mask_file,
+    shown,
     soft_mask_from_published,
 )
 from ..models import DreamConfig, DreamModel
 from ..models.checkpoint import Source
 from ..soft_mask import check_k
+from .config_file import config_from_file
+from .tokenizer_files import has_tokenizer, read_tokenizer
 
 ADAPTER_FILE = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 WEIGHT_INDEX = "model.safetensors.index.json"
+# As safetensors names them.
+FLOATS = ("F64", "F32", "F16", "BF16")
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 # What a checkpoint consists of; original PyTorch files and remote code stay where they are.
 HUB_FILES = ["*.json", "*.safetensors", "merges.txt", "*.jinja", "LICENSE*"]
@@ -75,8 +79,10 @@ def find(
     if folder is None:
         folder = _model_folder(name or BUNDLED, None, local_only)
     config = read_config(folder)
-    tokenizer = _read_tokenizer(_tokenizer_folder(folder, adapter_folder), config)
+    tokenizer = read_tokenizer(_tokenizer_folder(folder, adapter_folder), config)
     weights = weight_files(folder)
+    if getattr(config, "quantization_config", None) is None:
+        _check_weights(folder, config, weights)
     soft_mask = _read_soft_mask(folder, adapter_folder, config)
     if soft_mask is not None:
         check_k(soft_mask.k, config.vocab_size)
@@ -96,14 +102,9 @@ def _is_adapter(folder: Path) -> bool:
     return (folder / ADAPTER_FILE).is_file() and not (folder / "config.json").is_file()
 
 
-def _has_tokenizer(folder: Path) -> bool:
-    whole = (folder / "tokenizer.json").is_file()
-    return whole or all((folder / name).is_file() for name in ("vocab.json", "merges.txt"))
-
-
 def _tokenizer_folder(model: Path, adapter: Path | None) -> Path:
     """The adapter's where it brings a tokenizer: a fine-tuning may have changed the template."""
-    return adapter if adapter is not None and _has_tokenizer(adapter) else model
+    return adapter if adapter is not None and has_tokenizer(adapter) else model
 
 
 def _folder(name: str | Path, revision: str | None, local_only: bool) -> Path:
@@ -165,41 +166,10 @@ def read_config(folder: Path) -> DreamConfig:
     """The folder's config.
 
     Raises:
-        ValueError: there is none, it is not Dream's, or its mask token is not in its vocabulary.
+        ValueError: there is none, it is not Dream's, or a value in it has no meaning.
     """
-    values = read_mapping(folder / "config.json")
-    family = values.get("model_type")
-    if family != DreamConfig.model_type:
-        raise ValueError(
-            f"{folder} holds a model of the family {family!r}: softmask loads Dream models"
-        )
-    config = DreamConfig.from_pretrained(folder)
-    if config.mask_token_id is None or not 0 <= config.mask_token_id < config.vocab_size:
-        raise ValueError(
-            f"{folder / 'config.json'}: mask_token_id {config.mask_token_id} is not in the "
-            f"vocabulary of {config.vocab_size}: correct it"
-        )
-    return config
-
-
-def _read_tokenizer(folder: Path, config: DreamConfig) -> Qwen2Tokenizer:
-    if not _has_tokenizer(folder):
-        raise ValueError(f"{folder} has no tokenizer: add vocab.json and merges.txt")
-    # Saved settings may name classes of the original remote code; ours is transformers' own.
-    with quiet():
-        tokenizer = Qwen2Tokenizer.from_pretrained(folder)
-    mask = tokenizer.convert_ids_to_tokens(config.mask_token_id)
-    if len(tokenizer) > config.vocab_size:
-        raise ValueError(
-            f"{folder}: the tokenizer has {len(tokenizer)} tokens but the model {config.vocab_size}"
-            ": take the tokenizer of the same checkpoint"
-        )
-    if mask is None or mask not in tokenizer.get_added_vocab():
-        raise ValueError(
-            f"{folder}: the tokenizer has no mask token at id {config.mask_token_id}: take the "
-            "tokenizer of the same checkpoint"
-        )
-    return tokenizer
+    path = folder / "config.json"
+    return config_from_file(read_mapping(path), path)
 
 
 def weight_files(folder: Path) -> tuple[Path, ...]:
@@ -210,7 +180,16 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
     """
     index, single = folder / WEIGHT_INDEX, folder / "model.safetensors"
     if index.is_file():
-        files = sorted(set(read_mapping(index).get("weight_map", {}).values()))
+        mapping = read_mapping(index).get("weight_map")
+        names = list(mapping.values()) if isinstance(mapping, dict) else [None]
+        for name in names:
+            # A path could lead to any file of this machine.
+            plain = isinstance(name, str) and Path(name).name == name
+            if not plain or not name.endswith(".safetensors"):
+                raise ValueError(
+                    f"{index} names the weight file {shown(name)}: it must be one of its own folder"
+                )
+        files = sorted(set(names))
     else:
         files = [single.name]
     if not files or (not index.is_file() and not single.is_file()):
@@ -265,25 +244,34 @@ def fingerprint(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def check_weights(source: Source) -> None:
-    """Checks names and shapes of the weights against the config, reading the files' heads alone.
+def _check_weights(folder: Path, config: DreamConfig, weights: Sequence[Path]) -> None:
+    """Checks names, shapes and dtypes of weights against the config, by the files' heads alone.
 
     Raises:
         ValueError: they are not those of a model with this config.
     """
     with torch.device("meta"):
-        model = DreamModel(source.config)
+        model = DreamModel(config)
     own = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
     stored: dict[str, list[int]] = {}
-    for path in source.weights:
+    for path in weights:
         with safe_open(path, framework="pt") as file:
-            stored |= {name: file.get_slice(name).get_shape() for name in tensor_names(path)}
+            for name in sorted(tensor_names(path)):
+                head = file.get_slice(name)
+                if name in stored:
+                    raise ValueError(f"{folder}: two weight files have {name}: remove one of them")
+                if head.get_dtype() not in FLOATS:
+                    raise ValueError(
+                        f"{path}: {name} has the dtype {head.get_dtype()}: take the weights in "
+                        "float32, bfloat16 or float16"
+                    )
+                stored[name] = head.get_shape()
     report = {
         "missing_keys": own.keys() - stored.keys(),
         "unexpected_keys": stored.keys() - own.keys(),
         "mismatched_keys": [n for n in own.keys() & stored.keys() if own[n] != stored[n]],
     }
-    check_report(source.folder, report, source.config)
+    check_report(folder, report, config)
 
 
 def check_report(folder: Path, report: dict[str, Any], config: DreamConfig) -> None:

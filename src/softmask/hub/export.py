@@ -28,7 +28,6 @@ from .checkpoints import (
     ADAPTER_FILE,
     HUB_ID,
     WEIGHT_INDEX,
-    check_weights,
     find,
     read_mapping,
     tensor_names,
@@ -95,7 +94,6 @@ def export(
     for folder in (source.folder, source.adapter):
         if folder is not None and folder.resolve().is_relative_to(target):
             raise ValueError(f"{target} holds what is to be exported: export to another folder")
-    check_weights(source)
     with _replacing(target) as folder:
         _write_weights(source, folder, chosen, link)
         _write_settings(source, folder, chosen)

@@ -24,7 +24,6 @@ from .checkpoints import (
     HUB_ID,
     WEIGHT_INDEX,
     adapter_tensor_names,
-    check_weights,
     find,
     read_mapping,
 )
@@ -94,7 +93,7 @@ def push(
             return None
         _make(repo, private, revision)
         return _upload(repo, ready, names, revision, message)
-    check_weights(find(model, adapter, local_only=dry_run))
+    find(model, adapter, local_only=dry_run)
     if not dry_run:
         # Before the export: a login that is missing should not cost a merge first.
         _make(repo, private, revision)
@@ -148,7 +147,7 @@ def _check_adapter(folder: Path) -> None:
 
 
 def _check_model(folder: Path) -> None:
-    check_weights(find(folder))
+    find(folder)
     remote = read_mapping(folder / "config.json").get("auto_map", {}).values()
     files = {f"{str(reference).split('.')[0]}.py" for reference in remote}
     if not files:

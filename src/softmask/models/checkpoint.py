@@ -11,11 +11,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from transformers import Qwen2Tokenizer
+from transformers import PreTrainedTokenizerFast
 
 from ..config import SoftMaskConfig
 from .configuration_dream import DreamConfig
 from .modeling_dream import DreamModel
+
+# Beside what config and tokenizer name: the end of a chat turn, and DiffuCoder's padding, which
+# its own code cuts answers at.
+END_TOKENS = ("<|endoftext|>", "<|im_end|>", "<|dlm_pad|>")
 
 
 @dataclass(frozen=True)
@@ -29,7 +33,7 @@ class Source:
     folder: Path
     adapter: Path | None
     config: DreamConfig
-    tokenizer: Qwen2Tokenizer
+    tokenizer: PreTrainedTokenizerFast
     weights: tuple[Path, ...]
     soft_mask: SoftMaskConfig | None
 
@@ -43,7 +47,7 @@ class Checkpoint:
     """
 
     model: DreamModel
-    tokenizer: Qwen2Tokenizer
+    tokenizer: PreTrainedTokenizerFast
     soft_mask: SoftMaskConfig | None
     name: str
     sampling: Mapping[str, Any] = field(default_factory=dict)
@@ -63,5 +67,5 @@ class Checkpoint:
         ids = configured if isinstance(configured, list | tuple) else [configured]
         ids = [*ids, self.tokenizer.eos_token_id]
         vocabulary = self.tokenizer.get_vocab()
-        ids += [vocabulary.get(token) for token in ("<|endoftext|>", "<|im_end|>")]
+        ids += [vocabulary.get(token) for token in END_TOKENS]
         return tuple(dict.fromkeys(i for i in ids if i is not None))
