@@ -223,7 +223,10 @@ def test_exported_in_float32_the_merged_weights_are_those_of_load(base, adapter,
 def test_without_an_adapter_the_weight_files_stay_bit_identical(tmp_path, shards) -> None:
     source = write_dream_folder(tmp_path / "dream", shards=shards)
     # On this machine's cache of the Hub, files are links: an export must hold the files.
-    blob = (source / "merges.txt").rename(tmp_path / "blob")
+    (tmp_path / "blobs").mkdir()
+    (tmp_path / "snapshots").mkdir()
+    source = source.rename(tmp_path / "snapshots" / "main")
+    blob = (source / "merges.txt").rename(tmp_path / "blobs" / "0123")
     (source / "merges.txt").symlink_to(blob)
     folder = export(tmp_path / "out", source)
     assert same_bytes(source, folder, "model*.safetensors*")

@@ -79,7 +79,7 @@ def find(
     if folder is None:
         folder = _model_folder(name or BUNDLED, None, local_only)
     config = read_config(folder)
-    tokenizer = read_tokenizer(_tokenizer_folder(folder, adapter_folder), config)
+    tokenizer = read_tokenizer(tokenizer_folder(folder, adapter_folder), config)
     weights = weight_files(folder)
     if getattr(config, "quantization_config", None) is None:
         _check_weights(folder, config, weights)
@@ -102,7 +102,7 @@ def _is_adapter(folder: Path) -> bool:
     return (folder / ADAPTER_FILE).is_file() and not (folder / "config.json").is_file()
 
 
-def _tokenizer_folder(model: Path, adapter: Path | None) -> Path:
+def tokenizer_folder(model: Path, adapter: Path | None) -> Path:
     """The adapter's where it brings a tokenizer: a fine-tuning may have changed the template."""
     return adapter if adapter is not None and has_tokenizer(adapter) else model
 
@@ -181,7 +181,7 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
     index, single = folder / WEIGHT_INDEX, folder / "model.safetensors"
     if index.is_file():
         mapping = read_mapping(index).get("weight_map")
-        names = list(mapping.values()) if isinstance(mapping, dict) else [None]
+        names: list[Any] = list(mapping.values()) if isinstance(mapping, dict) else [None]
         for name in names:
             # A path could lead to any file of this machine.
             plain = isinstance(name, str) and Path(name).name == name
@@ -225,6 +225,17 @@ def adapter_tensor_names(folder: Path) -> set[str]:
     if not weights.is_file():
         raise ValueError(f"{folder} has no {ADAPTER_WEIGHTS}: copy the adapter again")
     return tensor_names(weights)
+
+
+def check_link(path: Path) -> None:
+    """Raises ValueError for a link that leads out of its folder: what it leads to is not published.
+
+    But for the Hub's cache, where every file is a link to its blob.
+    """
+    blobs = path.parent.parent.parent / "blobs"
+    real = path.resolve()
+    if not real.is_relative_to(path.parent.resolve()) and real.parent != blobs.resolve():
+        raise ValueError(f"{path} is a link to {real}: put a copy of the file in its place")
 
 
 def fingerprint(folder: Path) -> str:

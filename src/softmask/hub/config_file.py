@@ -70,7 +70,9 @@ class Rope:
 
     def __post_init__(self) -> None:
         require_choice("rope_type", self.rope_type, tuple(ROPE_TYPES))
-        require(1 < self.rope_theta <= 1e12, f"rope_theta must be in (1, 1e12], not {self.rope_theta}")
+        require(
+            1 < self.rope_theta <= 1e12, f"rope_theta must be in (1, 1e12], not {self.rope_theta}"
+        )
         require(
             self.partial_rotary_factor in (None, 1.0),
             "partial_rotary_factor must be 1: Dream rotates whole heads",
@@ -153,6 +155,19 @@ class ConfigFile:
             inside and not missing,
             f"{name} {value} is not in the vocabulary of {self.vocab_size}: correct it",
         )
+
+
+# What an exported config.json keeps: these, and names that say where the model comes from.
+CONFIG_KEYS = (
+    *(f.name for f in dataclasses.fields(ConfigFile)),
+    "architectures",
+    "auto_map",
+    "model_type",
+    "rope_scaling",
+    "rope_theta",
+    "torch_dtype",
+    "transformers_version",
+)
 
 
 def config_from_file(values: Mapping[str, Any], path: Path) -> DreamConfig:

@@ -24,10 +24,12 @@ from .checkpoints import (
     HUB_ID,
     WEIGHT_INDEX,
     adapter_tensor_names,
+    check_link,
     find,
     read_mapping,
 )
-from .export import TOKENIZER_CONFIG, TOKENIZER_FILES, export
+from .export import TOKENIZER_FILES, export
+from .tokenizer_files import TOKENIZER_CONFIG
 
 # What goes up, by name: nothing that a run or an editor leaves in the folder slips in.
 ADAPTER_FILES = (
@@ -128,7 +130,11 @@ def files_to_push(folder: Path) -> list[str]:
             "or of an exported model"
         )
     names = sorted(path.name for path in folder.iterdir() if path.is_file())
-    return [name for name in names if any(fnmatch.fnmatchcase(name, p) for p in patterns)]
+    chosen = [name for name in names if any(fnmatch.fnmatchcase(name, p) for p in patterns)]
+    for name in chosen:
+        if not name.endswith(".safetensors"):
+            check_link(folder / name)
+    return chosen
 
 
 def _check_adapter(folder: Path) -> None:

@@ -6,7 +6,6 @@ checked, and every token that a file gives an id must have that id in the end.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -30,9 +29,19 @@ NAMED = (
     "cls_token",
     "mask_token",
 )
-# Qwen2Tokenizer's own, where no file names another.
 END_OF_TEXT = "<|endoftext|>"
-DEFAULTS = dict.fromkeys(("eos_token", "pad_token", "unk_token"), END_OF_TEXT)
+SWITCHES = ("add_prefix_space", "add_bos_token", "add_eos_token", "split_special_tokens")
+TOKENIZER_KEYS = (
+    *NAMED,
+    *SWITCHES,
+    "added_tokens_decoder",
+    "additional_special_tokens",
+    "chat_template",
+    "extra_special_tokens",
+    "model_max_length",
+    "padding_side",
+    "truncation_side",
+)
 SIDES = ("left", "right")
 SAMPLE = "Hello, 12 worlds!\n\tx"
 
@@ -54,16 +63,21 @@ def read_tokenizer(folder: Path, config: DreamConfig) -> PreTrainedTokenizerFast
         raise ValueError(f"{folder} has no tokenizer: add vocab.json and merges.txt")
     settings = _settings(folder)
     declared = _declared(folder, settings)
+    make: Callable[..., PreTrainedTokenizerFast]
     if (folder / TOKENIZER).is_file():
         path = folder / TOKENIZER
-        make = functools.partial(PreTrainedTokenizerFast, tokenizer_file=str(path))
+        given: dict[str, Any] = {"tokenizer_file": str(path)}
+        make = PreTrainedTokenizerFast
     else:
         path = folder / "vocab.json"
         vocabulary = _vocabulary(path, config)
         merges = _merges(folder / "merges.txt", vocabulary)
-        make = functools.partial(Qwen2Tokenizer, vocab=vocabulary, merges=merges)
-        settings = {k: v for k, v in DEFAULTS.items() if v in vocabulary or v in declared} | settings
-    tokenizer = _explained(path, lambda: make(**settings))
+        given = {"vocab": vocabulary, "merges": merges}
+        make = Qwen2Tokenizer
+    tokenizer = _explained(path, lambda: make(**given, **settings))
+    for name in ("eos_token", "pad_token"):  # as Qwen2Tokenizer does
+        if getattr(tokenizer, name) is None and END_OF_TEXT in tokenizer.get_vocab():
+            setattr(tokenizer, name, END_OF_TEXT)
     _check_kind(path, tokenizer)
     _check_ids(folder, tokenizer, declared, config)
     return tokenizer
@@ -92,7 +106,9 @@ def _settings(folder: Path) -> dict[str, Any]:
     path = folder / TOKENIZER_CONFIG
     values = _mapping(path)
     settings: dict[str, Any] = {}
-    legacy = {} if "added_tokens_decoder" in values else _mapping(folder / "special_tokens_map.json")
+    legacy = (
+        {} if "added_tokens_decoder" in values else _mapping(folder / "special_tokens_map.json")
+    )
     for name in NAMED:
         value = legacy.get(name, values.get(name))
         if value is not None:
@@ -105,7 +121,7 @@ def _settings(folder: Path) -> dict[str, Any]:
     settings["extra_special_tokens"] = [
         _token(value, f"{path}: extra_special_tokens", special=True) for value in extra
     ]
-    for name in ("add_prefix_space", "add_bos_token", "add_eos_token", "split_special_tokens"):
+    for name in SWITCHES:
         value = values.get(name)
         if value is not None and not isinstance(value, bool):
             raise ValueError(f"{path}: {name} must be true or false, not {shown(value)}")
@@ -212,7 +228,9 @@ def _merges(path: Path, vocabulary: Mapping[str, int]) -> list[tuple[str, str]]:
             continue
         parts = tuple(line.rstrip("\r").split(" "))
         if len(parts) != 2 or any(part not in vocabulary for part in (*parts, "".join(parts))):
-            raise ValueError(f"{path}, line {number}, joins no two tokens of vocab.json: copy both again")
+            raise ValueError(
+                f"{path}, line {number}, joins no two tokens of vocab.json: copy both again"
+            )
         merges.append(parts)
     return merges
 
@@ -251,9 +269,10 @@ def _check_ids(
     for content, id_ in declared.items():
         if vocabulary.get(content) != id_:
             raise ValueError(
-                f"{folder}: {shown(content)} is token {id_} by its file, and {vocabulary.get(content)} "
-                "after the tokens before it: take the tokenizer files of one checkpoint"
+                f"{folder}: {shown(content)} is token {id_} by one file, and "
+                f"{vocabulary.get(content)} by the others: take the files of one checkpoint"
             )
+    assert config.mask_token_id is not None  # which read_config refuses
     mask = tokenizer.convert_ids_to_tokens(config.mask_token_id)
     if mask is None or mask not in tokenizer.get_added_vocab():
         raise ValueError(
