@@ -242,7 +242,8 @@ def _write_json(path: Path, values: Any) -> None:
 def _model_card(source: Source, title: str) -> str:
     """README.md: what it is, what it comes from, how to use it."""
     base = _base_model(source)
-    front = ["---", "library_name: transformers", "pipeline_tag: text-generation"]
+    # No pipeline_tag: no pipeline of transformers denoises.
+    front = ["---", "library_name: transformers"]
     front += [f"base_model: {base}"] if base else []
     front += ["tags:", "- dream", "- diffusion", "- masked-diffusion"]
     front += ["- soft-masking"] if source.soft_mask is not None else []

@@ -77,7 +77,8 @@ class DreamModel(Qwen2PreTrainedModel):
     # Whether `logits[b, i]` of all positions predicts position i. In the code of an exported folder
     # it does not: Dream's own does not either, and scripts written for it shift by themselves.
     aligned_logits: ClassVar[bool] = True
-    # Dream's own generation call; decoding/diffusion_generate.py puts it here.
+    # Dream's own generation call; decoding/diffusion_generate.py puts it here, with its settings
+    # (`generation_config`).
     diffusion_generate: ClassVar[Callable[..., Any]]
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}  # noqa: RUF012
 
