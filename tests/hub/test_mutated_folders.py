@@ -55,7 +55,11 @@ TEMPLATES = [
     *("{{ 'a' * 10 ** 10 }}", "{{ (" * 2000, "{{ ''.__class__.__mro__ }}", "\ufeff{{ x }}"),
     *("{% for a in x %}" * 30 + "{% endfor %}" * 30, "{{ raise_exception(messages) }}"),
     *("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", "{% include 'x' %}", "{{ 10 ** 10 ** 9}}"),
-    *("{% extends messages %}", "{{ namespace(__class__=1) }}", "{{ messages | tojson(indent=-5) }}"),
+    *(
+        "{% extends messages %}",
+        "{{ namespace(__class__=1) }}",
+        "{{ messages | tojson(indent=-5) }}",
+    ),
 ]
 
 
@@ -171,17 +175,14 @@ def use(folder: Path, target: Path | None) -> str:
     """Loads the folder and uses all of it; returns what happened."""
     try:
         checkpoint = softmask.load(folder, device="cpu")
-        softmask.generate(checkpoint, "Hello the", raw=True, max_new_tokens=2, steps=2)
+        softmask.generate(checkpoint, "Hello the", chat=False, max_new_tokens=2, steps=2)
         if checkpoint.tokenizer.chat_template:
             softmask.generate(checkpoint, "Hello", max_new_tokens=2, steps=2)
         if target is not None:
             export(target, folder)
             softmask.load(target, device="cpu")
     except (ValueError, OSError) as error:
-        sentence = str(error)
-        assert sentence.strip(), type(error)
-        assert len(sentence) < 1500, sentence[:2000]
-        return f"refused: {sentence}"
+        return f"refused: {error}"
     return "loaded"
 
 
@@ -197,7 +198,9 @@ def test_a_mutated_folder_loads_or_is_refused_in_one_sentence(tmp_path, seed) ->
         done = mutate(folder, dice)
         target = tmp_path / "out" if number % 5 == 0 else None
         try:
-            seen[use(folder, target).split(":")[0]] += 1
+            what, _, sentence = use(folder, target).partition(":")
+            assert what == "loaded" or 0 < len(sentence.strip()) < 1000, sentence[:2000]
+            seen[what] += 1
         except BaseException as error:
             error.add_note(f"mutation {number} of seed {seed} in {folder.name}: {done}")
             raise

@@ -7,6 +7,7 @@ heads alone; `hub.load` reads them.
 from __future__ import annotations
 
 import contextlib
+import fnmatch
 import hashlib
 import re
 from collections.abc import Iterator, Sequence
@@ -78,6 +79,9 @@ def find(
             raise ValueError(f"{adapter_folder} does not name its base model: give it as --model")
     if folder is None:
         folder = _model_folder(name or BUNDLED, None, local_only)
+    for place in (folder, adapter_folder):
+        if place is not None:
+            _check_files(place)
     config = read_config(folder)
     tokenizer = read_tokenizer(tokenizer_folder(folder, adapter_folder), config)
     weights = weight_files(folder)
@@ -89,6 +93,13 @@ def find(
     return Source(
         str(name or BUNDLED), folder, adapter_folder, config, tokenizer, weights, soft_mask
     )
+
+
+def _check_files(folder: Path) -> None:
+    """Raises ValueError where a file's name leads to none: it would count as missing."""
+    for path in sorted(folder.iterdir()):
+        if any(fnmatch.fnmatchcase(path.name, p) for p in HUB_FILES) and not path.is_file():
+            raise ValueError(f"{path} is a folder, or a link to nothing: put the file there")
 
 
 def _model_folder(name: str | Path, revision: str | None, local_only: bool) -> Path:
@@ -179,26 +190,40 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
         ValueError: there are no weights, or a file is missing or damaged.
     """
     index, single = folder / WEIGHT_INDEX, folder / "model.safetensors"
+    if index.is_file() and single.is_file():
+        raise ValueError(
+            f"{folder} has {single.name} and {index.name}: remove that which is not of this model"
+        )
     if index.is_file():
-        mapping = read_mapping(index).get("weight_map")
-        names: list[Any] = list(mapping.values()) if isinstance(mapping, dict) else [None]
-        for name in names:
-            # A path could lead to any file of this machine.
-            plain = isinstance(name, str) and Path(name).name == name
-            if not plain or not name.endswith(".safetensors"):
-                raise ValueError(
-                    f"{index} names the weight file {shown(name)}: it must be one of its own folder"
-                )
-        files = sorted(set(names))
+        placed = _read_index(index)
+    elif single.is_file():
+        placed = {single.name: tensor_names(single)}
     else:
-        files = [single.name]
-    if not files or (not index.is_file() and not single.is_file()):
+        placed = {}
+    if not placed:
         raise ValueError(f"{folder} has no weights: add model.safetensors or its shards")
-    for file in files:
+    for file, names in placed.items():
         if not (folder / file).is_file():
             raise ValueError(f"{folder} lacks the weight file {file}: copy it again")
-        tensor_names(folder / file)
-    return tuple(folder / file for file in files)
+        if names != tensor_names(folder / file):
+            raise ValueError(f"{index} is not the index of {file}: copy both again")
+    return tuple(folder / file for file in sorted(placed))
+
+
+def _read_index(path: Path) -> dict[str, set[str]]:
+    """The weight files that an index names, each with the tensors that it is said to hold."""
+    values = read_mapping(path)
+    mapping = values.get("weight_map")
+    if not isinstance(mapping, dict) or not isinstance(values.get("metadata"), dict):
+        raise ValueError(f"{path} is damaged (no weight_map, or no metadata): copy it again")
+    placed: dict[str, set[str]] = {}
+    for name, file in mapping.items():
+        # A path could lead to any file of this machine.
+        plain = isinstance(file, str) and Path(file).name == file
+        if not plain or not file.endswith(".safetensors"):
+            raise ValueError(f"{path} names the weight file {shown(file)}: it must lie beside it")
+        placed.setdefault(file, set()).add(name)
+    return placed
 
 
 def tensor_names(path: Path) -> set[str]:
@@ -211,7 +236,8 @@ def tensor_names(path: Path) -> set[str]:
         with safe_open(path, framework="pt") as file:
             return set(file.keys())
     except SafetensorError as error:
-        raise ValueError(f"{path} is truncated or damaged ({error}): copy it again") from error
+        what = shown(str(error))
+        raise ValueError(f"{path} is truncated or damaged ({what}): copy it again") from error
 
 
 def adapter_tensor_names(folder: Path) -> set[str]:

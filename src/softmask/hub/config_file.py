@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..config import from_mapping, require, require_choice, require_positive
+from ..config import from_mapping, require, require_choice, shown
 from ..models import DreamConfig
 
 ARCHITECTURE = "DreamModel"
@@ -81,7 +81,9 @@ class Rope:
             if name in ("rope_type", "rope_theta", "truncate") or value is None:
                 continue
             least = 1 if name in ("factor", "original_max_position_embeddings") else 1e-6
-            require(least <= value <= 2**31, f"{name} must be in [{least}, 2^31], not {value}")
+            require(
+                least <= value <= 2**31, f"{name} must be in [{least}, 2^31], not {shown(value)}"
+            )
         for name in ROPE_TYPES[self.rope_type]:
             require(getattr(self, name) is not None, f"rope_type {self.rope_type} needs {name}")
         for low, high in (("low_freq_factor", "high_freq_factor"), ("beta_slow", "beta_fast")):
@@ -127,9 +129,9 @@ class ConfigFile:
 
     def __post_init__(self) -> None:
         for name, largest in LARGEST.items():
-            require_positive(self, name)
             value = getattr(self, name)
-            require(value is None or value <= largest, f"{name} {value} is beyond {largest}")
+            inside = value is None or 1 <= value <= largest
+            require(inside, f"{name} must be in [1, {largest}], not {shown(value)}")
         for name in ("initializer_range", "rms_norm_eps", "attention_dropout"):
             value = getattr(self, name)
             require(0 <= value < 1, f"{name} must be in [0, 1), not {value}")
@@ -153,7 +155,7 @@ class ConfigFile:
         inside = all(0 <= i < self.vocab_size for i in ids)
         require(
             inside and not missing,
-            f"{name} {value} is not in the vocabulary of {self.vocab_size}: correct it",
+            f"{name} {shown(value)} is not in the vocabulary of {self.vocab_size}: correct it",
         )
 
 
@@ -181,14 +183,13 @@ def config_from_file(values: Mapping[str, Any], path: Path) -> DreamConfig:
     """
     family = values.get("model_type")
     if family != DreamConfig.model_type:
-        raise ValueError(
-            f"{path.parent} holds a model of the family {family!r}: softmask loads Dream models"
-        )
+        what = f"a model of the family {shown(family)}"
+        raise ValueError(f"{path.parent} holds {what}: softmask loads Dream models")
     architectures = values.get("architectures") or [ARCHITECTURE]
     if architectures != [ARCHITECTURE]:
         raise ValueError(
-            f"{path} says architectures {architectures!r}, which is another model under Dream's "
-            f"name (DreamReasoner is one): softmask loads {ARCHITECTURE}"
+            f"{path} says architectures {shown(architectures)}, which is another model under "
+            f"Dream's name (DreamReasoner is one): softmask loads {ARCHITECTURE}"
         )
     for key, what in FOREIGN.items():
         if values.get(key) is not None:
@@ -218,7 +219,7 @@ def _rope(values: Mapping[str, Any], path: Path) -> dict[str, Any]:
     """One mapping of what transformers 4 and 5 write in three places."""
     found = values.get("rope_parameters") or values.get("rope_scaling") or {}
     if not isinstance(found, dict):
-        raise ValueError(f"{path}: rope_parameters must be a mapping, not {found!r}")
+        raise ValueError(f"{path}: rope_parameters must be a mapping, not {shown(found)}")
     rope = {key: value for key, value in found.items() if value is not None}
     older = rope.pop("type", None)
     if older is not None:

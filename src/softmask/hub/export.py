@@ -202,6 +202,8 @@ def _write_settings(source: Source, folder: Path, dtype: torch.dtype | None) -> 
         for file in files:
             if (place / file).is_file():
                 check_link(place / file)
+                if file.endswith(".json"):
+                    read_mapping(place / file)
                 shutil.copyfile(place / file, folder / file)
     _write_json(folder / "config.json", _config(source, dtype))
     settings = tokenizer / TOKENIZER_CONFIG

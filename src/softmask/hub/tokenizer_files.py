@@ -71,7 +71,7 @@ def read_tokenizer(folder: Path, config: DreamConfig) -> PreTrainedTokenizerFast
     else:
         path = folder / "vocab.json"
         vocabulary = _vocabulary(path, config)
-        merges = _merges(folder / "merges.txt", vocabulary)
+        merges = _merges(folder / "merges.txt", vocabulary, declared)
         given = {"vocab": vocabulary, "merges": merges}
         make = Qwen2Tokenizer
     tokenizer = _explained(path, lambda: make(**given, **settings))
@@ -222,18 +222,26 @@ def _vocabulary(path: Path, config: DreamConfig) -> dict[str, int]:
     return values
 
 
-def _merges(path: Path, vocabulary: Mapping[str, int]) -> list[tuple[str, str]]:
-    merges = []
+def _merges(
+    path: Path, vocabulary: Mapping[str, int], declared: Mapping[str, int]
+) -> list[tuple[str, str]]:
+    merges: dict[tuple[str, str], None] = {}
     for number, line in enumerate(_text(path).split("\n"), start=1):
         if line.startswith("#version") or not line.strip("\r"):
             continue
-        parts = tuple(line.rstrip("\r").split(" "))
-        if len(parts) != 2 or any(part not in vocabulary for part in (*parts, "".join(parts))):
+        first, _, second = line.rstrip("\r").partition(" ")
+        known = all(part in vocabulary for part in (first, second, first + second))
+        if not known or (first, second) in merges:
             raise ValueError(
                 f"{path}, line {number}, joins no two tokens of vocab.json: copy both again"
             )
-        merges.append(parts)
-    return merges
+        merges[first, second] = None
+    made = {first + second for first, second in merges}
+    # A file that was cut off at a line would read every text another way.
+    for token in vocabulary:
+        if len(token) > 1 and token not in made and token not in declared:
+            raise ValueError(f"{path} has no line that makes {shown(token)}: copy it again")
+    return list(merges)
 
 
 def _text(path: Path) -> str:
