@@ -141,7 +141,8 @@ def require_positive(config: Any, *names: str) -> None:
 
 
 def require_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    require(value in choices, f"{name} must be one of {', '.join(choices)}, not {value!r}")
+    known = ", ".join(choices)
+    require(value in choices, f"{name} must be one of {known}, not {shown(value)}")
 
 
 @dataclass(frozen=True)

@@ -52,10 +52,16 @@ def encode_chat(checkpoint: Checkpoint, messages: Messages) -> list[int]:
     """Token ids of a conversation in the model's template, up to where the answer begins.
 
     Raises:
-        ValueError: the model has no chat template, or the template refuses the messages.
+        ValueError: the model has no chat template, a message lacks its role or content, or the
+            template refuses the messages.
     """
     if not has_chat_template(checkpoint):
         raise ValueError("this tokenizer has no chat template: pass the prompt as raw text")
+    for number, message in enumerate(messages, start=1):
+        if not isinstance(message, Mapping) or not {"role", "content"} <= message.keys():
+            raise ValueError(
+                f"message {number} is no message: each is a mapping with 'role' and 'content'"
+            )
     names = ControlNames(checkpoint.tokenizer)
     hidden, any_name = names.hide(messages)
     rendered = render_chat(checkpoint.tokenizer, hidden, add_generation_prompt=True)

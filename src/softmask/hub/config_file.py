@@ -141,6 +141,9 @@ class ConfigFile:
         require(whole, f"hidden_size {self.hidden_size} is no multiple of {heads} heads")
         width = self.head_dim or self.hidden_size // heads
         require(width % 2 == 0, f"a head is {width} wide: rotary embedding needs pairs")
+        kinds, layers = self.layer_types, self.num_hidden_layers
+        whole = kinds is None or len(kinds) == layers
+        require(whole, f"layer_types must be null, or name the kind of each of {layers} layers")
         require_choice("hidden_act", self.hidden_act, ACTIVATIONS)
         if self.dtype is not None:
             require_choice("dtype", self.dtype, DTYPES)
@@ -185,8 +188,8 @@ def config_from_file(values: Mapping[str, Any], path: Path) -> DreamConfig:
     if family != DreamConfig.model_type:
         what = f"a model of the family {shown(family)}"
         raise ValueError(f"{path.parent} holds {what}: softmask loads Dream models")
-    architectures = values.get("architectures") or [ARCHITECTURE]
-    if architectures != [ARCHITECTURE]:
+    architectures = values.get("architectures")
+    if architectures not in (None, [ARCHITECTURE]):
         raise ValueError(
             f"{path} says architectures {shown(architectures)}, which is another model under "
             f"Dream's name (DreamReasoner is one): softmask loads {ARCHITECTURE}"
@@ -217,9 +220,11 @@ def config_from_file(values: Mapping[str, Any], path: Path) -> DreamConfig:
 
 def _rope(values: Mapping[str, Any], path: Path) -> dict[str, Any]:
     """One mapping of what transformers 4 and 5 write in three places."""
-    found = values.get("rope_parameters") or values.get("rope_scaling") or {}
-    if not isinstance(found, dict):
-        raise ValueError(f"{path}: rope_parameters must be a mapping, not {shown(found)}")
+    places = [values.get(name) for name in ("rope_parameters", "rope_scaling")]
+    for place in places:
+        if place is not None and not isinstance(place, dict):
+            raise ValueError(f"{path}: rope_parameters must be a mapping, not {shown(place)}")
+    found = places[0] or places[1] or {}
     rope = {key: value for key, value in found.items() if value is not None}
     older = rope.pop("type", None)
     if older is not None:

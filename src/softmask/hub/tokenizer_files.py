@@ -137,7 +137,7 @@ def _settings(folder: Path) -> dict[str, Any]:
         if value is not None:
             settings[name] = value
     longest = values.get("model_max_length")
-    if isinstance(longest, int | float) and longest > 0:
+    if type(longest) in (int, float) and longest > 0:
         settings["model_max_length"] = longest
     elif longest is not None:
         raise ValueError(f"{path}: model_max_length must be above 0, not {shown(longest)}")
