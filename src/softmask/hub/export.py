@@ -127,7 +127,7 @@ def _is_ours(path: Path) -> bool:
         with path.open("rb") as file:
             return file.readline().startswith(CODE_MARK.encode())
     known = {"config.json", "README.md", WEIGHT_INDEX, SOFT_MASK_FILE, TOKENIZER_CONFIG}
-    return path.suffix == ".safetensors" or path.name in known | {*AS_THEY_ARE}
+    return path.suffix == ".safetensors" or path.name in known | {*AS_THEY_ARE, *TOKENIZER_FILES}
 
 
 @contextlib.contextmanager

@@ -136,8 +136,9 @@ def _settings(folder: Path) -> dict[str, Any]:
             raise ValueError(f"{path}: {name} must be left or right, not {shown(value)}")
         if value is not None:
             settings[name] = value
-    longest = values.get("model_max_length")
-    if type(longest) in (int, float) and longest > 0:
+    longest: Any = values.get("model_max_length")
+    number = isinstance(longest, int | float) and not isinstance(longest, bool)
+    if number and longest > 0:
         settings["model_max_length"] = longest
     elif longest is not None:
         raise ValueError(f"{path}: model_max_length must be above 0, not {shown(longest)}")
