@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import Qwen2Tokenizer
+from transformers import PreTrainedTokenizerFast
 
 from ..config import SAMPLING_FILE, sampling_to_file
 from ..hub.checkpoints import quiet
@@ -44,7 +44,7 @@ def write_result(trainer: SoftMaskTrainer, recipe: Recipe, made: Trainable, targ
 
 
 def save_model(
-    model: DreamModel, state: dict[str, Any], tokenizer: Qwen2Tokenizer, target: Path
+    model: DreamModel, state: dict[str, Any], tokenizer: PreTrainedTokenizerFast, target: Path
 ) -> None:
     """A folder that `softmask.load` reads: the layout of Dream's own, weights in bfloat16."""
     plain = DreamModel(model.config)
