@@ -24,7 +24,6 @@ MERGED = {
     "plain": SOME,
     "every linear layer, DoRA": {"target_modules": "all-linear", "use_dora": True},
     "a causal task": SOME | {"task_type": "CAUSAL_LM"},
-    "a task of two models": SOME | {"task_type": "SEQ_2_SEQ_LM"},
     "the head saved": SOME | {"modules_to_save": ["lm_head"]},
     "table and norms saved": SOME | {"modules_to_save": ["embed_tokens", "norm"]},
     "dotted names saved": SOME | {"modules_to_save": ["model.norm", "layers.0.mlp.up_proj"]},
@@ -119,6 +118,13 @@ def test_what_changes_one_of_a_tied_table_and_head_leaves_the_other(tied, tmp_pa
     )
     index = json.loads((tmp_path / "out" / "model.safetensors.index.json").read_text())
     assert ("lm_head.weight" in index["weight_map"]) != stays_tied
+
+
+@pytest.mark.parametrize("task", ["SEQ_2_SEQ_LM", "SEQ_CLS", "SOMETHING"])
+def test_the_task_that_an_adapter_names_changes_nothing(base, adapter, task) -> None:
+    expected = logits_of(softmask.load(base, adapter, device="cpu").model)
+    change_json(adapter / CONFIG, task_type=task)
+    assert torch.equal(logits_of(softmask.load(base, adapter, device="cpu").model), expected)
 
 
 def test_the_command_line_reads_what_the_published_trainer_writes(
