@@ -108,6 +108,9 @@ def test_holes_are_filled_with_escapes_understood(folder, capsys) -> None:
         (["x", "--top-p", "1.5"], "top_p"),
         (["x", "--max-new-tokens", "0"], "max_new_tokens"),
         (["x", "--max-new-tokens", "1000"], "context"),
+        (["x", "--max-new-tokens", "9" * 20], "context"),
+        (["x", "-n", "9999999", "--max-new-tokens", "4"], "at most 4096 texts"),
+        (["x", "--threads", "100000"], "--threads must lie between 1 and 1024"),
         (["x", "--soft-mask-scale", "7"], "scale"),
         (["x", "--soft-mask-k", "2"], "--soft-mask-scale"),
         (
@@ -227,6 +230,21 @@ def test_a_misspelt_option_names_the_nearest_and_no_option_is_cut_short(capsys) 
     assert "did you mean --soft-mask-scale?" in failed(
         capsys, "generate", "Hi", "--soft-mask-scal=.5"
     )
+
+
+@pytest.mark.parametrize("recording", ["--html", "--svg", "--trace"])
+@pytest.mark.parametrize("prompt", [["Hi"], ["--infill", "[[4]]"]], ids=["text", "hole"])
+def test_a_run_that_draws_its_tokens_is_recorded(folder, tmp_path, prompt, recording) -> None:
+    settings = ["--max-new-tokens", "4", "--temperature", "0.8", "--soft-mask-scale", "0.5"]
+    path = tmp_path / "run"
+    assert main(["generate", "--model", folder, *prompt, *settings, recording, str(path)]) == 0
+    assert path.stat().st_size > 500
+
+
+def test_a_negative_number_with_an_exponent_is_a_value(folder, capsys) -> None:
+    settings = ["--soft-mask-scale", "0.5", "--soft-mask-offset", "-1e-3", "--max-new-tokens", "4"]
+    assert main(["generate", "--model", folder, "Hi", *settings, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["settings"]["soft_mask"]["offset"] == -1e-3
 
 
 def test_what_cannot_be_written_is_named(folder, capsys, tmp_path) -> None:

@@ -71,8 +71,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not _is_out_of_memory(error):
             raise
         return _refuse(
-            f"out of memory ({str(error).splitlines()[0]}): ask for fewer tokens or rows at once, "
-            "or for a smaller dtype"
+            f"out of memory ({str(error) or 'none is left'}): ask for fewer tokens or rows at "
+            "once, or for a smaller dtype"
         )
     except KeyboardInterrupt:
         return 130

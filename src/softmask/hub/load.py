@@ -56,14 +56,17 @@ class LoadConfig:
         return load(name, **settings)
 
 
+MOST_THREADS = 1024  # more than any machine's cores are worth
+
+
 def set_threads(count: int) -> None:
     """Sets the CPU threads of this process.
 
     Raises:
-        ValueError: a count below 1.
+        ValueError: a count below 1, or so many that the system might not start them.
     """
-    if count < 1:
-        raise ValueError("--threads must be at least 1")
+    if not 1 <= count <= MOST_THREADS:
+        raise ValueError(f"--threads must lie between 1 and {MOST_THREADS}, not be {count}")
     torch.set_num_threads(count)
 
 
