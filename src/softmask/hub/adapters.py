@@ -108,7 +108,7 @@ def read_adapter(folder: Path) -> Adapter:
     ranks = [len(t) for name, t in tensors.items() if name.endswith(RANKED) and t.dim() == 2]
     for rank in (settings.r, *(settings.rank_pattern or {}).values()):
         # A rank that no layer has is no fault, but before its shape is compared it takes memory.
-        if rank > max(SMALL_RANK, *ranks):
+        if rank > max([SMALL_RANK, *ranks]):
             raise ValueError(
                 f"{folder / ADAPTER_FILE} says rank {rank}, but no tensor in {ADAPTER_WEIGHTS} has "
                 "it: copy the adapter again"
