@@ -11,6 +11,7 @@ import dataclasses
 import difflib
 import json
 import math
+import sys
 import types
 import typing
 from dataclasses import dataclass, field
@@ -49,7 +50,8 @@ def _matches(value: Any, annotation: Any) -> bool:
     if annotation is Any:
         return True
     if annotation is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        return number and (isinstance(value, float) or abs(value) <= sys.float_info.max)
     if annotation is int:
         return isinstance(value, int) and not isinstance(value, bool)
     if origin is tuple:
@@ -86,6 +88,12 @@ def _convert(value: Any, annotation: Any, where: str) -> Any:
     return value
 
 
+def shown(value: Any, most: int = 100) -> str:
+    """A value as an error shows it: not all of a long one."""
+    text = repr(value)
+    return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
 def _type_name(annotation: Any) -> str:
     if typing.get_origin(annotation) is None and isinstance(annotation, type):
         return annotation.__name__
@@ -112,7 +120,7 @@ def from_mapping(cls: type[T], values: Any, where: str) -> T:
             raise ValueError(f"{where}: unknown setting {key!r}; {hint}")
         annotation = hints[key]
         if not _matches(value, annotation):
-            raise ValueError(f"{where}: {key} must be {_type_name(annotation)}, not {value!r}")
+            raise ValueError(f"{where}: {key} must be {_type_name(annotation)}, not {shown(value)}")
         parsed[key] = _convert(value, annotation, f"{where}: {key}")
     unset = (dataclasses.MISSING, dataclasses.MISSING)
     needed = [f.name for f in dataclasses.fields(cls) if (f.default, f.default_factory) == unset]
@@ -138,7 +146,8 @@ def require_positive(config: Any, *names: str) -> None:
 
 
 def require_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    require(value in choices, f"{name} must be one of {', '.join(choices)}, not {value!r}")
+    known = ", ".join(choices)
+    require(value in choices, f"{name} must be one of {known}, not {shown(value)}")
 
 
 @dataclass(frozen=True)

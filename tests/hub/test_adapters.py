@@ -24,7 +24,6 @@ MERGED = {
     "plain": SOME,
     "every linear layer, DoRA": {"target_modules": "all-linear", "use_dora": True},
     "a causal task": SOME | {"task_type": "CAUSAL_LM"},
-    "a task of two models": SOME | {"task_type": "SEQ_2_SEQ_LM"},
     "the head saved": SOME | {"modules_to_save": ["lm_head"]},
     "table and norms saved": SOME | {"modules_to_save": ["embed_tokens", "norm"]},
     "dotted names saved": SOME | {"modules_to_save": ["model.norm", "layers.0.mlp.up_proj"]},
@@ -33,6 +32,7 @@ MERGED = {
     "table and head": {"target_modules": ["embed_tokens", "lm_head"]},
     "the table, DoRA": {"target_modules": ["embed_tokens"], "use_dora": True},
     "patterns": SOME | {"rank_pattern": {"q_proj": 2}, "alpha_pattern": {"v_proj": 9}},
+    "patterns for every layer": SOME | {"rank_pattern": {"q_proj": 2, "v_proj": 3}},
     "a regular expression": {"target_modules": r".*layers\.1.*(q|v)_proj"},
     "some layers": SOME | {"layers_to_transform": [1], "init_lora_weights": "gaussian"},
 }
@@ -119,6 +119,13 @@ def test_what_changes_one_of_a_tied_table_and_head_leaves_the_other(tied, tmp_pa
     )
     index = json.loads((tmp_path / "out" / "model.safetensors.index.json").read_text())
     assert ("lm_head.weight" in index["weight_map"]) != stays_tied
+
+
+@pytest.mark.parametrize("task", ["SEQ_2_SEQ_LM", "SEQ_CLS", "SOMETHING"])
+def test_the_task_that_an_adapter_names_changes_nothing(base, adapter, task) -> None:
+    expected = logits_of(softmask.load(base, adapter, device="cpu").model)
+    change_json(adapter / CONFIG, task_type=task)
+    assert torch.equal(logits_of(softmask.load(base, adapter, device="cpu").model), expected)
 
 
 def test_the_command_line_reads_what_the_published_trainer_writes(
@@ -208,14 +215,14 @@ def as_integers(folder: Path) -> None:
 REFUSED = {
     "no tensor of a layer": (without("k_proj.lora_A.weight"), r"it lacks .*0\.self_attn\.k_proj"),
     "no magnitudes": (without("magnitude_vector"), "it lacks .*magnitude_vector"),
-    "no tensors": (without(""), "says rank 4, but no tensor"),
+    "no tensors": (without(""), "it lacks .*lora_A"),
     "magnitudes against its settings": (setting(use_dora=False), "unknown .*magnitude_vector"),
     "fewer targets": (setting(target_modules=["q_proj"]), "it has the unknown .*k_proj"),
     "no such target": (setting(target_modules=["query"]), "PEFT cannot put .*not found in the bas"),
     "no layer for a target": (setting(target_modules=["mlp"]), "PEFT cannot put this adapter"),
     "another rank": (setting(r=2), "of another shape is .*lora_A"),
     "a larger rank": (setting(r=10**9), "says rank 1000000000, but no tensor"),
-    "no rank": (drop_setting("r"), "lacks r: copy"),
+    "no rank": (drop_setting("r"), "r must be given"),
     "no kind": (drop_setting("peft_type"), "'LORA' .* not None"),
     "another kind": (setting(peft_type="IA3"), "'LORA' .* not 'IA3'"),
     "an unknown kind": (setting(peft_type=["X"]), r"'LORA' .* not \['X'\]"),

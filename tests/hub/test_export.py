@@ -70,13 +70,28 @@ from transformers import AutoModel, AutoTokenizer
 name, jobs = sys.argv[1], json.load(sys.stdin)
 tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=True)
 model = AutoModel.from_pretrained(name, trust_remote_code=True, dtype=torch.float32).eval()
+
+
+# As Dream's evaluation scripts have it.
+@torch.no_grad()
+def get_logits(batch):
+    logits = model(batch).logits
+    # since bos always unmask, the first logits will not be used
+    logits = torch.cat([logits[:, :1], logits[:, :-1]], dim=1)
+    return logits[:, :batch.shape[1]]
+
+
+holes = torch.tensor([[40, 263, 263, 43, 44, 263, 46, 47]])
+every = get_logits(holes)
+inside = model(holes, labels=torch.where(holes == 263, 5, -100), return_dict=False)
 answers = {}
 for key, job in jobs.items():
     torch.manual_seed(5)
     tensors = {k: torch.tensor(job.pop(k)) for k in ("inputs", "attention_mask") if k in job}
     answers[key] = model.diffusion_generate(**tensors, **job).tolist()
 assert "softmask" not in sys.modules
-print(json.dumps({"tokens": answers, "ids": tokenizer("the<|mask|> \\u00e9").input_ids,
+print(json.dumps({"tokens": answers, "logits": every.tolist(), "loss": inside[0].item(),
+                  "ids": tokenizer("the<|mask|> \\u00e9").input_ids,
                   "module": type(model).__module__, "tokenizer": type(tokenizer).__name__}))
 """
 
@@ -147,10 +162,25 @@ def same_bytes(one: Path, other: Path, pattern: str) -> bool:
     return all((one / name).read_bytes() == (other / name).read_bytes() for name in names)
 
 
+@pytest.fixture(scope="module")
+def alone(exported, tmp_path_factory) -> dict:
+    """What the exported folder gives where softmask is not installed."""
+    return run_alone(str(exported), tmp_path_factory.mktemp("alone"), CALLS)
+
+
+def test_dreams_own_get_logits_gives_each_position_its_prediction(exported, alone) -> None:
+    model = softmask.load(exported, device="cpu").model
+    holes = torch.tensor(HOLES)
+    with torch.no_grad():
+        aligned = model(holes).logits
+        loss = model(holes, labels=torch.where(holes == MASK, 5, -100)).loss
+    torch.testing.assert_close(torch.tensor(alone["logits"]), aligned, atol=1e-4, rtol=0)
+    assert alone["loss"] == pytest.approx(loss.item(), abs=1e-4)
+
+
 def test_the_exported_folder_gives_the_same_tokens_where_softmask_is_not_installed(
-    exported, tmp_path
+    exported, alone
 ) -> None:
-    alone = run_alone(str(exported), tmp_path, CALLS)
     here = run_here(exported, CALLS)
     assert alone["tokens"] == here
     assert alone["module"].startswith("transformers_modules.")
@@ -160,9 +190,8 @@ def test_the_exported_folder_gives_the_same_tokens_where_softmask_is_not_install
 
 
 def test_the_exported_tokenizer_is_transformers_own_and_gives_the_original_ids(
-    exported, base, tmp_path
+    exported, base, alone
 ) -> None:
-    alone = run_alone(str(exported), tmp_path, {})
     assert alone["tokenizer"] == "Qwen2Tokenizer"
     original = softmask.load(base, device="cpu").tokenizer
     assert alone["ids"] == original("the<|mask|> \u00e9").input_ids
@@ -242,7 +271,10 @@ def test_exported_in_float32_the_merged_weights_are_those_of_load(base, adapter,
 def test_without_an_adapter_the_weight_files_stay_bit_identical(tmp_path, shards) -> None:
     source = write_dream_folder(tmp_path / "dream", shards=shards)
     # On this machine's cache of the Hub, files are links: an export must hold the files.
-    blob = (source / "merges.txt").rename(tmp_path / "blob")
+    (tmp_path / "blobs").mkdir()
+    (tmp_path / "snapshots").mkdir()
+    source = source.rename(tmp_path / "snapshots" / "main")
+    blob = (source / "merges.txt").rename(tmp_path / "blobs" / "0123")
     (source / "merges.txt").symlink_to(blob)
     folder = export(tmp_path / "out", source)
     assert same_bytes(source, folder, "model*.safetensors*")
@@ -353,7 +385,7 @@ def test_the_modelling_file_names_every_other_file_as_transformers_reads_it() ->
     assert {f"{name}.py" for name in named} == set(code) - {"modeling_dream.py"}
 
 
-def test_the_remote_code_differs_from_this_package_in_its_imports_alone() -> None:
+def test_the_remote_code_differs_in_its_imports_and_in_whose_logits_a_plain_call_gives() -> None:
     package = Path(softmask.__file__).parent
 
     def shape(text: str) -> list[str]:
@@ -363,7 +395,10 @@ def test_the_remote_code_differs_from_this_package_in_its_imports_alone() -> Non
     for name, text in remote_code().items():
         rooms = [package, package / "models", package / "decoding"]
         (path,) = [room / name for room in rooms if (room / name).is_file()]
-        assert shape(text) == shape(path.read_text(encoding="utf-8"))
+        own = shape(path.read_text(encoding="utf-8"))
+        if name == "modeling_dream.py":
+            own += shape("DreamModel.aligned_logits = False")
+        assert shape(text) == own
 
 
 def test_the_model_card_says_what_it_is_and_how_to_use_it(

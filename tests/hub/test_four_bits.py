@@ -172,7 +172,7 @@ def test_odd_settings_of_files_in_4_bits_are_one_sentence(stored, tmp_path, faul
 def test_quantization_that_is_no_mapping_is_one_sentence(stored, tmp_path, value) -> None:
     path = shutil.copytree(stored, tmp_path / "odd")
     change_json(path / "config.json", quantization_config=value)
-    with pytest.raises(ValueError, match=r"config\.json: quantization_config: "):
+    with pytest.raises(ValueError, match=r"config\.json: quantization_config"):
         softmask.load(path, device="cpu")
 
 

@@ -153,7 +153,7 @@ def test_it_can_be_neither_trained_nor_saved(quantised, tmp_path) -> None:
         ({"quantize": ""}, "quantize must be int8 or int4"),
         ({"quantize": "int8", "load_in_4bit": True}, "either quantize or load_in_4bit"),
         ({"quantize": "int8", "device": None, "device_map": "auto"}, "quantize or device_map"),
-        ({"quantize": "int8", "device": "meta"}, "not on meta"),
+        ({"quantize": "int8", "device": "meta"}, "no device meta"),
     ],
 )
 def test_what_cannot_be_is_one_clear_sentence(folder, arguments, message) -> None:
@@ -211,5 +211,5 @@ def test_evaluations_hand_it_on_and_record_it() -> None:
 )
 def test_threads_are_counted_from_one(command, capsys, threads) -> None:
     assert main([*command.split(), "--threads", "0"]) == 2
-    assert "--threads must be at least 1" in capsys.readouterr().err
+    assert "--threads must lie between 1 and" in capsys.readouterr().err
     assert threads == []

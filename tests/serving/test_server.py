@@ -344,6 +344,16 @@ def test_a_body_that_is_too_large_is_refused(checkpoint) -> None:
         assert post(url, "/v1/completions", {"prompt": "x", "max_tokens": 2}).status_code == 200
 
 
+@pytest.mark.parametrize("template", ["{{ 1 / 0 }}", "{{ messages[0].content + 1 }}", "{% if %}"])
+def test_a_broken_template_is_the_clients_to_know(tmp_path, template) -> None:
+    folder = write_dream_folder(tmp_path / "dream")
+    (folder / "chat_template.jinja").write_text(template)
+    with serving(softmask.load(folder, device="cpu")) as (url, _service):
+        answer = post(url, "/v1/chat/completions", {"model": "dream", "messages": HELLO})
+        assert answer.status_code == 400
+        assert "chat template" in answer.json()["error"]["message"]
+
+
 def test_a_model_without_a_template_says_so(tmp_path) -> None:
     checkpoint = softmask.load(write_dream_folder(tmp_path / "raw"), device="cpu")
     with serving(checkpoint) as (url, _service):

@@ -384,9 +384,10 @@ class Batch:
         else:
             assert predictions.logits_NV is not None
             feedback = Feedback(rows_M, logits_NV=predictions.logits_NV[stays_M])
-        table_VD = self.model.model.embed_tokens.weight
         rate_M = rate_R[predictions.ragged.sequence_N[stays_M]]
-        self.soft.put(rows_M, mixer.mix(self.canvas_P[rows_M], feedback, table_VD, rate_M))
+        with self.model.input_table() as table_VD:
+            mixture = mixer.mix(self.canvas_P[rows_M], feedback, table_VD, rate_M)
+        self.soft.put(rows_M, mixture)
 
     def _mixer(self, config: SoftMaskConfig | None) -> SoftMask | None:
         if config is None:

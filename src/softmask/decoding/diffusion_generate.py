@@ -31,12 +31,13 @@ class DreamModelOutput(ModelOutput):
     history: tuple[Tensor, ...] | None = None
 
 
-@dataclass(frozen=True)
+@dataclass
 class DreamGenerationConfig:
     """The arguments of `diffusion_generate` with Dream's defaults.
 
-    Unlike the published class it takes nothing from the model's config: under transformers 4 that
-    slipped in top_k=50 (finding B2).
+    A model has its own as `model.generation_config`, and what is set there holds where a call says
+    nothing else. Unlike the published class it takes no setting from the model's files: under
+    transformers 4 that slipped in top_k=50 (finding B2).
     """
 
     max_length: int = 20
@@ -65,6 +66,20 @@ class DreamGenerationConfig:
     mixture_norm: bool | None = None
 
 
+def _own_settings(model: Any) -> DreamGenerationConfig:
+    """`model.generation_config`: made at its first use, with the ids of the config."""
+    own = vars(model).get("_generation_config")
+    if own is None:
+        names = ("mask_token_id", "pad_token_id", "bos_token_id", "eos_token_id")
+        ids = {name: getattr(model.config, name) for name in names}
+        own = vars(model)["_generation_config"] = DreamGenerationConfig(**ids)
+    return own
+
+
+def _set_own_settings(model: Any, settings: Any) -> None:
+    vars(model)["_generation_config"] = settings
+
+
 def _settings(generation_config: Any, given: dict[str, Any]) -> DreamGenerationConfig:
     """The call's settings: its arguments over those of `generation_config`."""
     known = [f.name for f in dataclasses.fields(DreamGenerationConfig)]
@@ -73,14 +88,12 @@ def _settings(generation_config: Any, given: dict[str, Any]) -> DreamGenerationC
             near = difflib.get_close_matches(name, known, n=1)
             hint = f": did you mean {near[0]}?" if near else ""
             raise ValueError(f"diffusion_generate has no argument {name!r}{hint}")
-    base: dict[str, Any] = {}
-    if generation_config is not None:
-        values: Any = generation_config
-        if isinstance(generation_config, GenerationConfig):
-            values = generation_config.to_dict()
-        elif dataclasses.is_dataclass(values) and not isinstance(values, type):
-            values = dataclasses.asdict(values)
-        base = {name: values[name] for name in known if values.get(name) is not None}
+    values: Any = generation_config
+    if isinstance(values, GenerationConfig):
+        values = values.to_dict()
+    elif dataclasses.is_dataclass(values) and not isinstance(values, type):
+        values = dataclasses.asdict(values)
+    base = {name: values[name] for name in known if values.get(name) is not None}
     return DreamGenerationConfig(**(base | given))
 
 
@@ -110,6 +123,7 @@ def diffusion_generate(
     Args:
         inputs: (B, L) prompts, left-padded where their lengths differ.
         generation_config: a DreamGenerationConfig, or transformers' class; arguments win over it.
+            Default: `model.generation_config`.
         attention_mask: (B, L), 1 at tokens, 0 at padding.
         generation_tokens_hook_func: (step | None, tokens (B, T), logits | None) -> tokens.
         generation_logits_hook_func: (step, tokens (B, T), logits (B, T, V)) -> logits.
@@ -127,7 +141,8 @@ def diffusion_generate(
         inputs = kwargs.pop("input_ids", None)
     if inputs is None or inputs.dim() != 2 or inputs.numel() == 0:
         raise ValueError("diffusion_generate needs prompts of shape (batch, length)")
-    settings = _settings(generation_config, kwargs)
+    own = model.generation_config if generation_config is None else generation_config
+    settings = _settings(own, kwargs)
     mask_id = settings.mask_token_id
     if mask_id is not None and mask_id != model.config.mask_token_id:
         raise ValueError(
@@ -180,3 +195,4 @@ def diffusion_generate(
 # Here and not in the class: the model lies below the loop that decodes it. `hub.load` imports this
 # module, and so does the code of an exported folder.
 DreamModel.diffusion_generate = diffusion_generate
+DreamModel.generation_config = property(_own_settings, _set_own_settings)  # type: ignore[assignment]

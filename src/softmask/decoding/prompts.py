@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from ..models.checkpoint import Checkpoint
+from .chat_template import render_chat
 from .control_names import ControlNames, require_characters
 from .sampler import Rules
 
@@ -63,21 +64,8 @@ def encode_chat(checkpoint: Checkpoint, messages: Messages) -> list[int]:
             )
     names = ControlNames(checkpoint.tokenizer)
     hidden, any_name = names.hide(messages)
-    rendered = _render(checkpoint, hidden)
+    rendered = render_chat(checkpoint.tokenizer, hidden, add_generation_prompt=True)
     return names.encode_rendered(rendered).ids if any_name else encode(checkpoint, rendered)
-
-
-def _render(checkpoint: Checkpoint, messages: Messages) -> str:
-    from jinja2 import TemplateError
-
-    try:
-        text = checkpoint.tokenizer.apply_chat_template(
-            [dict(message) for message in messages], add_generation_prompt=True, tokenize=False
-        )
-    except TemplateError as error:
-        raise ValueError(f"the model's chat template refuses these messages: {error}") from error
-    assert isinstance(text, str)  # as tokenize is False
-    return text
 
 
 def encode_holes(checkpoint: Checkpoint, text: str, *, control: bool = True) -> list[int]:

@@ -23,6 +23,7 @@ from lm_eval.api.model import TemplateLM
 from lm_eval.api.registry import register_model
 
 from ..config import SoftMaskConfig, soft_mask_to_published
+from ..decoding.chat_template import render_chat
 from ..decoding.generation import Generation
 from ..decoding.prompts import encode
 from ..hub.load import load
@@ -148,14 +149,12 @@ class SoftMaskLM(TemplateLM):
                 f"{self.checkpoint.name} has no chat template: leave out the chat template, or "
                 "take an Instruct model"
             )
-        text = self.tokenizer.apply_chat_template(
+        return render_chat(
+            self.tokenizer,
             chat_history,
-            tokenize=False,
             add_generation_prompt=add_generation_prompt,
             continue_final_message=not add_generation_prompt,
         )
-        assert isinstance(text, str)  # as tokenize is False
-        return text
 
     def get_model_info(self) -> dict[str, Any]:
         """What the harness writes into its results beside the arguments."""

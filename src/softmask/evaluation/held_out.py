@@ -219,12 +219,11 @@ def _predict(
         return dict.fromkeys(ways, plain)
     start_B = torch.tensor([len(row.ids_L) - 1 for row in batch], device=model.device)
 
-    table_VD = model.model.embed_tokens.weight
-
     def softly(seen_NV: Tensor) -> _Reading:
-        soft_tokens, lambda_N = soft_input(
-            table_VD, mixer, schedule, noisy_BL, masked_BL, rows_N, seen_NV, start_B
-        )
+        with model.input_table() as table_VD:
+            soft_tokens, lambda_N = soft_input(
+                table_VD, mixer, schedule, noisy_BL, masked_BL, rows_N, seen_NV, start_B
+            )
         output = model(soft_tokens=soft_tokens, **inputs)
         return _Reading(row_N, _read(output.logits, labels_N, lambda_N))
 

@@ -299,10 +299,11 @@ def _masked_nats(
     if mixer is not None and soft_mask is not None:
         logits_NV = model(noisy_BL, **inputs).logits
         start_B = torch.tensor([row.start for row in batch], device=model.device)
-        table_VD = model.model.embed_tokens.weight
-        soft_tokens, _ = soft_input(
-            table_VD, mixer, soft_mask.schedule, noisy_BL, masked_BL, rows_N, logits_NV, start_B
-        )
+        schedule = soft_mask.schedule
+        with model.input_table() as table_VD:
+            soft_tokens, _ = soft_input(
+                table_VD, mixer, schedule, noisy_BL, masked_BL, rows_N, logits_NV, start_B
+            )
         del logits_NV
         text = {"soft_tokens": soft_tokens}
     losses_N = model(**text, **inputs, labels=ids_BL.flatten()[rows_N]).losses

@@ -20,7 +20,7 @@ from typing import Any
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from ..config import from_mapping, require, require_choice
+from ..config import from_mapping, require, require_choice, shown
 from ..models import DreamModel
 from ..models.checkpoint import first_not_finite
 from .checkpoints import ADAPTER_FILE, ADAPTER_WEIGHTS, adapter_tensor_names, read_mapping
@@ -36,6 +36,7 @@ INERT = {
 STARTS = (None, True, False, "gaussian", "orthogonal", "eva")
 # The tensors of a LoRA whose first dimension is the rank.
 RANKED = (".lora_A.weight", ".lora_embedding_A")
+SMALL_RANK = 256
 TABLES = re.compile(r"\.(embed_tokens|lm_head)\.")
 
 
@@ -66,7 +67,8 @@ class LoraSettings:
         # PEFT reads names of modules as regular expressions too.
         for value in vars(self).values():
             for text in value if isinstance(value, tuple | dict) else (value,):
-                require(not isinstance(text, str) or _is_pattern(text), f"{text!r} is no pattern")
+                fits = not isinstance(text, str) or _is_pattern(text)
+                require(fits, f"{shown(text)} is no pattern")
 
 
 def _is_pattern(text: str) -> bool:
@@ -105,8 +107,8 @@ def read_adapter(folder: Path) -> Adapter:
     tensors = load_file(weights)
     ranks = [len(t) for name, t in tensors.items() if name.endswith(RANKED) and t.dim() == 2]
     for rank in (settings.r, *(settings.rank_pattern or {}).values()):
-        # Before matrices of that rank are made.
-        if rank > max(ranks, default=0):
+        # A rank that no layer has is no fault, but before its shape is compared it takes memory.
+        if rank > max([SMALL_RANK, *ranks]):
             raise ValueError(
                 f"{folder / ADAPTER_FILE} says rank {rank}, but no tensor in {ADAPTER_WEIGHTS} has "
                 "it: copy the adapter again"
@@ -131,25 +133,23 @@ def read_settings(folder: Path) -> LoraSettings:
     if kind != "LORA":
         raise ValueError(
             f"{where}: softmask merges adapters of the peft_type 'LORA' (LoRA and DoRA), not "
-            f"{kind!r}: merge this one by PEFT itself, or correct the file"
+            f"{shown(kind)}: merge this one by PEFT itself, or correct the file"
         )
     start = values.pop("init_lora_weights", None)
     if not any(start is known or start == known for known in STARTS):
         raise ValueError(
-            f"{where}: init_lora_weights {start!r} may have changed the base: save the adapter by "
-            "PEFT with path_initial_model_for_weight_conversion, which makes a plain one of it"
+            f"{where}: init_lora_weights {shown(start)} may have changed the base: save the "
+            "adapter by PEFT with path_initial_model_for_weight_conversion, which makes a plain "
+            "one of it"
         )
     known = {field.name for field in dataclasses.fields(LoraSettings)}
     for key, value in values.items():
         # What a later PEFT adds is off where it is empty.
         if key not in known | INERT and value not in (None, False, [], {}):
             raise ValueError(
-                f"{where}: softmask does not know {key} ({value!r}), which may change the weights: "
-                "merge the adapter by PEFT itself"
+                f"{where}: softmask does not know {key} ({shown(value)}), which may change the "
+                "weights: merge the adapter by PEFT itself"
             )
-    for field in dataclasses.fields(LoraSettings):
-        if field.name not in values and field.default is dataclasses.MISSING:
-            raise ValueError(f"{where} lacks {field.name}: copy the adapter again")
     return from_mapping(LoraSettings, {k: v for k, v in values.items() if k in known}, where)
 
 

@@ -7,9 +7,10 @@ heads alone; `hub.load` reads them.
 from __future__ import annotations
 
 import contextlib
+import fnmatch
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,6 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 from safetensors import SafetensorError, safe_open
-from transformers import Qwen2Tokenizer
 from transformers.utils import logging as transformers_logging
 
 from ..config import (
@@ -34,17 +34,22 @@ from ..config import (
     SoftMaskConfig,
     read_json,
     read_soft_mask_file,
+    shown,
     soft_mask_from_published,
 )
 from ..files import expand_home
 from ..models import DreamConfig, DreamModel
 from ..models.checkpoint import Source
 from ..soft_mask import check_k
+from .config_file import config_from_file
 from .four_bits import read_four_bits
+from .tokenizer_files import has_tokenizer, read_tokenizer
 
 ADAPTER_FILE = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 WEIGHT_INDEX = "model.safetensors.index.json"
+# As safetensors names them.
+FLOATS = ("F64", "F32", "F16", "BF16")
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 # What a checkpoint consists of; original PyTorch files and remote code stay where they are.
 HUB_FILES = ["*.json", "*.safetensors", "merges.txt", "*.jinja", "LICENSE*"]
@@ -82,15 +87,27 @@ def find(
         raise ValueError(
             f"{folder} holds a model and an adapter: move one of them to a folder of its own"
         )
+    for place in (folder, adapter_folder):
+        if place is not None:
+            _check_files(place)
     config = read_config(folder)
-    tokenizer = _read_tokenizer(_tokenizer_folder(folder, adapter_folder), config)
+    tokenizer = read_tokenizer(tokenizer_folder(folder, adapter_folder), config)
     weights = weight_files(folder)
+    if getattr(config, "quantization_config", None) is None:
+        _check_weights(folder, config, weights)
     soft_mask = _read_soft_mask(folder, adapter_folder, config)
     if soft_mask is not None:
         check_k(soft_mask.k, config.vocab_size)
     return Source(
         str(name or BUNDLED), folder, adapter_folder, config, tokenizer, weights, soft_mask
     )
+
+
+def _check_files(folder: Path) -> None:
+    """Raises ValueError where a file's name leads to none: it would count as missing."""
+    for path in sorted(folder.iterdir()):
+        if any(fnmatch.fnmatchcase(path.name, p) for p in HUB_FILES) and not path.is_file():
+            raise ValueError(f"{path} is a folder, or a link to nothing: put the file there")
 
 
 def _model_folder(name: str | Path, revision: str | None, local_only: bool) -> Path:
@@ -104,14 +121,9 @@ def _is_adapter(folder: Path) -> bool:
     return (folder / ADAPTER_FILE).is_file() and not (folder / "config.json").is_file()
 
 
-def _has_tokenizer(folder: Path) -> bool:
-    whole = (folder / "tokenizer.json").is_file()
-    return whole or all((folder / name).is_file() for name in ("vocab.json", "merges.txt"))
-
-
-def _tokenizer_folder(model: Path, adapter: Path | None) -> Path:
+def tokenizer_folder(model: Path, adapter: Path | None) -> Path:
     """The adapter's where it brings a tokenizer: a fine-tuning may have changed the template."""
-    return adapter if adapter is not None and _has_tokenizer(adapter) else model
+    return adapter if adapter is not None and has_tokenizer(adapter) else model
 
 
 def _folder(name: str | Path, revision: str | None, local_only: bool) -> Path:
@@ -177,43 +189,14 @@ def read_config(folder: Path) -> DreamConfig:
     """The folder's config.
 
     Raises:
-        ValueError: there is none, it is not Dream's, or its mask token is not in its vocabulary.
+        ValueError: there is none, it is not Dream's, or a value in it has no meaning.
     """
-    values = read_mapping(folder / "config.json")
-    family = values.get("model_type")
-    if family != DreamConfig.model_type:
-        raise ValueError(
-            f"{folder} holds a model of the family {family!r}: softmask loads Dream models"
-        )
+    path = folder / "config.json"
+    values = read_mapping(path)
+    config = config_from_file(values, path)
     if values.get("quantization_config") is not None:
-        read_four_bits(values["quantization_config"], str(folder / "config.json"))
-    config = DreamConfig.from_pretrained(folder)
-    if config.mask_token_id is None or not 0 <= config.mask_token_id < config.vocab_size:
-        raise ValueError(
-            f"{folder / 'config.json'}: mask_token_id {config.mask_token_id} is not in the "
-            f"vocabulary of {config.vocab_size}: correct it"
-        )
+        read_four_bits(values["quantization_config"], str(path))
     return config
-
-
-def _read_tokenizer(folder: Path, config: DreamConfig) -> Qwen2Tokenizer:
-    if not _has_tokenizer(folder):
-        raise ValueError(f"{folder} has no tokenizer: add vocab.json and merges.txt")
-    # Saved settings may name classes of the original remote code; ours is transformers' own.
-    with quiet():
-        tokenizer = Qwen2Tokenizer.from_pretrained(folder)
-    mask = tokenizer.convert_ids_to_tokens(config.mask_token_id)
-    if len(tokenizer) > config.vocab_size:
-        raise ValueError(
-            f"{folder}: the tokenizer has {len(tokenizer)} tokens but the model {config.vocab_size}"
-            ": take the tokenizer of the same checkpoint"
-        )
-    if mask is None or mask not in tokenizer.get_added_vocab():
-        raise ValueError(
-            f"{folder}: the tokenizer has no mask token at id {config.mask_token_id}: take the "
-            "tokenizer of the same checkpoint"
-        )
-    return tokenizer
 
 
 def weight_files(folder: Path) -> tuple[Path, ...]:
@@ -223,17 +206,40 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
         ValueError: there are no weights, or a file is missing or damaged.
     """
     index, single = folder / WEIGHT_INDEX, folder / "model.safetensors"
+    if index.is_file() and single.is_file():
+        raise ValueError(
+            f"{folder} has {single.name} and {index.name}: remove that which is not of this model"
+        )
     if index.is_file():
-        files = sorted(set(read_mapping(index).get("weight_map", {}).values()))
+        placed = _read_index(index)
+    elif single.is_file():
+        placed = {single.name: tensor_names(single)}
     else:
-        files = [single.name]
-    if not files or (not index.is_file() and not single.is_file()):
+        placed = {}
+    if not placed:
         raise ValueError(f"{folder} has no weights: add model.safetensors or its shards")
-    for file in files:
+    for file, names in placed.items():
         if not (folder / file).is_file():
             raise ValueError(f"{folder} lacks the weight file {file}: copy it again")
-        tensor_names(folder / file)
-    return tuple(folder / file for file in files)
+        if names != tensor_names(folder / file):
+            raise ValueError(f"{index} is not the index of {file}: copy both again")
+    return tuple(folder / file for file in sorted(placed))
+
+
+def _read_index(path: Path) -> dict[str, set[str]]:
+    """The weight files that an index names, each with the tensors that it is said to hold."""
+    values = read_mapping(path)
+    mapping = values.get("weight_map")
+    if not isinstance(mapping, dict) or not isinstance(values.get("metadata"), dict):
+        raise ValueError(f"{path} is damaged (no weight_map, or no metadata): copy it again")
+    placed: dict[str, set[str]] = {}
+    for name, file in mapping.items():
+        # A path could lead to any file of this machine.
+        plain = isinstance(file, str) and Path(file).name == file
+        if not plain or not file.endswith(".safetensors"):
+            raise ValueError(f"{path} names the weight file {shown(file)}: it must lie beside it")
+        placed.setdefault(file, set()).add(name)
+    return placed
 
 
 def tensor_names(path: Path) -> set[str]:
@@ -246,7 +252,8 @@ def tensor_names(path: Path) -> set[str]:
         with safe_open(path, framework="pt") as file:
             return set(file.keys())
     except SafetensorError as error:
-        raise ValueError(f"{path} is truncated or damaged ({error}): copy it again") from error
+        what = shown(str(error))
+        raise ValueError(f"{path} is truncated or damaged ({what}): copy it again") from error
 
 
 def adapter_tensor_names(folder: Path) -> set[str]:
@@ -283,6 +290,17 @@ def base_of(adapter: Path) -> tuple[str | None, str | None]:
     return name or None, (revision or None) if name and not Path(name).is_dir() else None
 
 
+def check_link(path: Path) -> None:
+    """Raises ValueError for a link that leads out of its folder: what it leads to is not published.
+
+    But for the Hub's cache, where every file is a link to its blob.
+    """
+    blobs = path.parent.parent.parent / "blobs"
+    real = path.resolve()
+    if not real.is_relative_to(path.parent.resolve()) and real.parent != blobs.resolve():
+        raise ValueError(f"{path} is a link to {real}: put a copy of the file in its place")
+
+
 def fingerprint(folder: Path) -> str:
     """What tells a checkpoint or adapter from another: config, and name, size, ends of the weights.
 
@@ -300,25 +318,34 @@ def fingerprint(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def check_weights(source: Source) -> None:
-    """Checks names and shapes of the weights against the config, reading the files' heads alone.
+def _check_weights(folder: Path, config: DreamConfig, weights: Sequence[Path]) -> None:
+    """Checks names, shapes and dtypes of weights against the config, by the files' heads alone.
 
     Raises:
         ValueError: they are not those of a model with this config.
     """
     with torch.device("meta"):
-        model = DreamModel(source.config)
+        model = DreamModel(config)
     own = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
     stored: dict[str, list[int]] = {}
-    for path in source.weights:
+    for path in weights:
         with safe_open(path, framework="pt") as file:
-            stored |= {name: file.get_slice(name).get_shape() for name in tensor_names(path)}
+            for name in sorted(tensor_names(path)):
+                head = file.get_slice(name)
+                if name in stored:
+                    raise ValueError(f"{folder}: two weight files have {name}: remove one of them")
+                if head.get_dtype() not in FLOATS:
+                    raise ValueError(
+                        f"{path}: {name} has the dtype {head.get_dtype()}: take the weights in "
+                        "float32, bfloat16 or float16"
+                    )
+                stored[name] = head.get_shape()
     report = {
         "missing_keys": own.keys() - stored.keys(),
         "unexpected_keys": stored.keys() - own.keys(),
         "mismatched_keys": [n for n in own.keys() & stored.keys() if own[n] != stored[n]],
     }
-    check_report(source.folder, report, source.config)
+    check_report(folder, report, config)
 
 
 def check_report(folder: Path, report: dict[str, Any], config: DreamConfig) -> None:

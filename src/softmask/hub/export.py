@@ -29,31 +29,32 @@ from .checkpoints import (
     ADAPTER_FILE,
     HUB_ID,
     WEIGHT_INDEX,
-    check_weights,
+    check_link,
     find,
     read_mapping,
     tensor_names,
+    tokenizer_folder,
 )
+from .config_file import CONFIG_KEYS
 from .four_bits import is_stored_in_4_bits
 from .load import choose_dtype, load
 from .remote_code import CODE_MARK, CONFIGURATION, remote_code
+from .tokenizer_files import TEMPLATE, TOKENIZER, TOKENIZER_CONFIG, TOKENIZER_KEYS
 
 AUTO_MAP = {
     "AutoConfig": "configuration_dream.DreamConfig",
     "AutoModel": "modeling_dream.DreamModel",
 }
 TABLE, HEAD = "model.embed_tokens.weight", "lm_head.weight"
-TOKENIZER_CONFIG = "tokenizer_config.json"
 TOKENIZER_FILES = (
-    "tokenizer.json",
+    TOKENIZER,
     "vocab.json",
     "merges.txt",
     "added_tokens.json",
     "special_tokens_map.json",
-    "chat_template.jinja",
-    "chat_template.json",
+    TEMPLATE,
 )
-AS_THEY_ARE = (*TOKENIZER_FILES, "generation_config.json", SAMPLING_FILE, "LICENSE", "LICENSE.txt")
+AS_THEY_ARE = ("generation_config.json", SAMPLING_FILE, "LICENSE", "LICENSE.txt")
 
 
 def export(
@@ -100,7 +101,6 @@ def export(
             raise ValueError(f"{target} holds what is to be exported: export to another folder")
     if is_stored_in_4_bits(source.config):
         raise ValueError(f"{source.name} is in 4 bits, which are not exported: give its whole base")
-    check_weights(source)
     with _replacing(target) as folder:
         merged = _merge(source)
         _write_weights(source, merged, folder, chosen, link)
@@ -133,7 +133,7 @@ def _is_ours(path: Path) -> bool:
         with path.open("rb") as file:
             return file.readline().startswith(CODE_MARK.encode())
     known = {"config.json", "README.md", WEIGHT_INDEX, SOFT_MASK_FILE, TOKENIZER_CONFIG}
-    return path.suffix == ".safetensors" or path.name in known | {*AS_THEY_ARE}
+    return path.suffix == ".safetensors" or path.name in known | {*AS_THEY_ARE, *TOKENIZER_FILES}
 
 
 @contextlib.contextmanager
@@ -201,7 +201,8 @@ def _write_weights(
         save_file(tensors, folder / path.name, metadata=metadata)
         size += sum(tensor.nbytes for tensor in tensors.values())
     if index.is_file():
-        values["metadata"] = values.get("metadata", {}) | {"total_size": size}
+        own = values.get("metadata")
+        values["metadata"] = (own if isinstance(own, dict) else {}) | {"total_size": size}
         _write_json(folder / index.name, values)
 
 
@@ -239,21 +240,30 @@ def _write_settings(
     source: Source, merged: DreamModel | None, folder: Path, dtype: torch.dtype | None
 ) -> None:
     """The JSON files and the tokenizer's, with what points at code that is not there removed."""
-    for file in AS_THEY_ARE:
-        if (source.folder / file).is_file():
-            shutil.copyfile(source.folder / file, folder / file)
+    tokenizer = tokenizer_folder(source.folder, source.adapter)
+    for place, files in ((source.folder, AS_THEY_ARE), (tokenizer, TOKENIZER_FILES)):
+        for file in files:
+            if (place / file).is_file():
+                check_link(place / file)
+                if file.endswith(".json"):
+                    read_mapping(place / file)
+                shutil.copyfile(place / file, folder / file)
     _write_json(folder / "config.json", _config(source, merged, dtype))
-    settings = source.folder / TOKENIZER_CONFIG
+    settings = tokenizer / TOKENIZER_CONFIG
     values = read_mapping(settings) if settings.is_file() else {}
-    values.pop("auto_map", None)
-    _write_json(folder / TOKENIZER_CONFIG, values | {"tokenizer_class": "Qwen2Tokenizer"})
+    values = {key: value for key, value in values.items() if key in TOKENIZER_KEYS}
+    # Qwen2Tokenizer reads the vocabulary in tokenizer.json, and not how that file cuts a text.
+    kind = "PreTrainedTokenizerFast" if (tokenizer / TOKENIZER).is_file() else "Qwen2Tokenizer"
+    _write_json(folder / TOKENIZER_CONFIG, values | {"tokenizer_class": kind})
     if source.soft_mask is not None:
         _write_json(folder / SOFT_MASK_FILE, soft_mask_to_published(source.soft_mask))
 
 
 def _config(source: Source, merged: DreamModel | None, dtype: torch.dtype | None) -> dict[str, Any]:
-    """The source's own config.json, every key of it, with what the remote code needs."""
+    """The source's own config.json, every key that counts, with what the remote code needs."""
     values = read_mapping(source.folder / "config.json")
+    # Others may steer transformers: `attn_implementation` fetches code, `return_dict` breaks ours.
+    values = {key: value for key, value in values.items() if key in CONFIG_KEYS}
     values |= {"architectures": ["DreamModel"], "auto_map": AUTO_MAP}
     # Also flat: transformers 4 reads nothing else, and would take 10000 without a word.
     assert source.config.rope_parameters is not None  # Qwen2's configuration makes them
@@ -267,6 +277,9 @@ def _config(source: Source, merged: DreamModel | None, dtype: torch.dtype | None
     if dtype is not None:
         values.pop("torch_dtype", None)
         values["dtype"] = str(dtype).removeprefix("torch.")
+    for key in ("dtype", "torch_dtype"):
+        if values.get(key) is not None:
+            values[key] = str(values[key]).removeprefix("torch.")
     return values
 
 
@@ -277,7 +290,8 @@ def _write_json(path: Path, values: Any) -> None:
 def _model_card(source: Source, title: str) -> str:
     """README.md: what it is, what it comes from, how to use it."""
     base = _base_model(source)
-    front = ["---", "library_name: transformers", "pipeline_tag: text-generation"]
+    # No pipeline_tag: no pipeline of transformers denoises.
+    front = ["---", "library_name: transformers"]
     front += [f"base_model: {base}"] if base else []
     front += ["tags:", "- dream", "- diffusion", "- masked-diffusion"]
     front += ["- soft-masking"] if source.soft_mask is not None else []

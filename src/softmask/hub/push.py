@@ -25,11 +25,12 @@ from .checkpoints import (
     ADAPTER_WEIGHTS,
     HUB_ID,
     WEIGHT_INDEX,
-    check_weights,
+    check_link,
     find,
     read_mapping,
 )
-from .export import TOKENIZER_CONFIG, TOKENIZER_FILES, export
+from .export import TOKENIZER_FILES, export
+from .tokenizer_files import TOKENIZER_CONFIG
 
 # What goes up, by name: nothing that a run or an editor leaves in the folder slips in.
 ADAPTER_FILES = (
@@ -95,7 +96,7 @@ def push(
             return None
         _make(repo, private, revision)
         return _upload(repo, ready, names, revision, message)
-    check_weights(find(model, adapter, local_only=dry_run))
+    find(model, adapter, local_only=dry_run)
     if not dry_run:
         # Before the export: a login that is missing should not cost a merge first.
         _make(repo, private, revision)
@@ -130,7 +131,11 @@ def files_to_push(folder: Path) -> list[str]:
             "or of an exported model"
         )
     names = sorted(path.name for path in folder.iterdir() if path.is_file())
-    return [name for name in names if any(fnmatch.fnmatchcase(name, p) for p in patterns)]
+    chosen = [name for name in names if any(fnmatch.fnmatchcase(name, p) for p in patterns)]
+    for name in chosen:
+        if not name.endswith(".safetensors"):
+            check_link(folder / name)
+    return chosen
 
 
 def _check_adapter(folder: Path) -> None:
@@ -148,7 +153,7 @@ def _check_adapter(folder: Path) -> None:
 
 
 def _check_model(folder: Path) -> None:
-    check_weights(find(folder))
+    find(folder)
     remote = read_mapping(folder / "config.json").get("auto_map", {}).values()
     files = {f"{str(reference).split('.')[0]}.py" for reference in remote}
     if not files:

@@ -38,6 +38,10 @@ def remote_code() -> dict[str, str]:
         )
         waiting += needed
     model, method = Path(MODEL).name, Path(METHOD).stem
+    code[model] += (
+        "\n\n# As in Dream's own code, row i of a plain call predicts position i + 1.\n"
+        "DreamModel.aligned_logits = False\n"
+    )
     code[model] += f"\n\nfrom .{method} import {method}  # noqa: E402, F401, the model's method\n"
     code[model] += _name_siblings(code, model)
     return code

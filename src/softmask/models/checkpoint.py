@@ -13,11 +13,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import Qwen2Tokenizer
+from transformers import PreTrainedTokenizerFast
 
 from ..config import SoftMaskConfig
 from .configuration_dream import DreamConfig
 from .modeling_dream import DreamModel
+
+# Beside what config and tokenizer name: the end of a chat turn, and DiffuCoder's padding, which
+# its own code cuts answers at.
+END_TOKENS = ("<|endoftext|>", "<|im_end|>", "<|dlm_pad|>")
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,7 @@ class Source:
     folder: Path
     adapter: Path | None
     config: DreamConfig
-    tokenizer: Qwen2Tokenizer
+    tokenizer: PreTrainedTokenizerFast
     weights: tuple[Path, ...]
     soft_mask: SoftMaskConfig | None
 
@@ -45,7 +49,7 @@ class Checkpoint:
     """
 
     model: DreamModel
-    tokenizer: Qwen2Tokenizer
+    tokenizer: PreTrainedTokenizerFast
     soft_mask: SoftMaskConfig | None
     name: str
     sampling: Mapping[str, Any] = field(default_factory=dict)
@@ -65,7 +69,7 @@ class Checkpoint:
         ids = configured if isinstance(configured, list | tuple) else [configured]
         ids = [*ids, self.tokenizer.eos_token_id]
         vocabulary = self.tokenizer.get_vocab()
-        ids += [vocabulary.get(token) for token in ("<|endoftext|>", "<|im_end|>")]
+        ids += [vocabulary.get(token) for token in END_TOKENS]
         return tuple(dict.fromkeys(i for i in ids if i is not None))
 
 

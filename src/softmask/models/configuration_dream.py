@@ -18,11 +18,15 @@ class DreamConfig(Qwen2Config):
 
     Args:
         is_causal: False; transformers' mask functions then build bidirectional masks.
+        use_sliding_window: False: every position sees all others, here as in Dream's own code.
         mask_token_id: the id of `<|mask|>`.
         logit_shift: whether row i of the transformer's output predicts position i + 1, as in the
             causal model Dream was initialised from. The model hides it: logits are aligned.
         transparency_config: soft-mask parameters by their published names, which
             `diffusion_generate` takes where a call names none; an exported checkpoint has them.
+
+    Raises:
+        ValueError: causal attention or a sliding window, which no part of this code has.
     """
 
     model_type = "Dream"
@@ -33,6 +37,18 @@ class DreamConfig(Qwen2Config):
     pad_token_id: int | None = 151643
     logit_shift: bool = True
     transparency_config: dict[str, Any] | None = None
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        super().__post_init__(**kwargs)
+        if self.is_causal:
+            raise ValueError("is_causal is true: Dream attends in both directions, set it to false")
+        windowed = sorted(set(self.layer_types or ()) - {"full_attention"})
+        if windowed or self.sliding_window is not None:
+            what = windowed[0] if windowed else f"a sliding window of {self.sliding_window}"
+            raise ValueError(
+                f"the config asks for {what}: Dream attends to the whole text, set "
+                "use_sliding_window to false and layer_types to null"
+            )
 
     def to_dict(self) -> dict:
         """Also writes the flat `rope_theta`.

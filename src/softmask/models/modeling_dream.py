@@ -7,8 +7,9 @@ Shape suffixes: B batch, L length, N chosen rows, V vocabulary, D width.
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, NoReturn
 
@@ -30,11 +31,13 @@ from .packing import Layout, PackedAttention
 class MaskedDiffusionOutput(ModelOutput):
     """Logits (B, L, V), or (N, V) where `rows` were chosen; the last hidden state (B, L, D).
 
-    With `labels`: fp32 cross-entropy `losses` (N,) and the most likely ids `predicted` (N,).
-    With `observe`: the `feedback` of the rows. Where feedback was mixed in: its `entropies` and
-    `lambdas`, (N,) each, without gradient.
+    With `labels` of all positions: also the `loss`, fp32, a mean. With `labels` of `rows`: fp32
+    cross-entropy `losses` (N,) and the most likely ids `predicted` (N,). With `observe`: the
+    `feedback` of the rows. Where feedback was mixed in: its `entropies` and `lambdas`, (N,) each,
+    without gradient.
     """
 
+    loss: Tensor | None = None
     logits: Tensor | None = None
     losses: Tensor | None = None
     predicted: Tensor | None = None
@@ -71,7 +74,11 @@ class DreamModel(Qwen2PreTrainedModel):
 
     config_class = DreamConfig
     config: DreamConfig
-    # Dream's own generation call; decoding/diffusion_generate.py puts it here.
+    # Whether `logits[b, i]` of all positions predicts position i. In the code of an exported folder
+    # it does not: Dream's own does not either, and scripts written for it shift by themselves.
+    aligned_logits: ClassVar[bool] = True
+    # Dream's own generation call; decoding/diffusion_generate.py puts it here, with its settings
+    # (`generation_config`).
     diffusion_generate: ClassVar[Callable[..., Any]]
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}  # noqa: RUF012
 
@@ -111,10 +118,32 @@ class DreamModel(Qwen2PreTrainedModel):
             )
         return self.config.mask_token_id
 
+    @property
+    def device(self) -> torch.device:
+        """Where inputs go; with weights that are kept elsewhere, where those come to be used."""
+        device = super().device
+        hook = getattr(self.model.embed_tokens, "_hf_hook", None)  # accelerate's
+        execution: Any = getattr(hook, "execution_device", None)
+        away = device.type == "meta" and execution is not None
+        return torch.device(execution) if away else device
+
+    @contextlib.contextmanager
+    def input_table(self) -> Iterator[Tensor]:
+        """(V, D) input embeddings; those that a device map keeps elsewhere are there within."""
+        embedding: Any = self.model.embed_tokens
+        hook = getattr(embedding, "_hf_hook", None)
+        if hook is not None:
+            hook.pre_forward(embedding)
+        try:
+            yield embedding.weight
+        finally:
+            if hook is not None:
+                hook.post_forward(embedding, None)
+
     def forward(
         self,
         input_ids: Tensor | None = None,
-        attention_mask: Tensor | dict[str, Tensor | None] | None = None,
+        attention_mask: Tensor | dict[str, Tensor | None] | str | None = None,
         position_ids: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
         soft_tokens: SoftTokens | None = None,
@@ -122,47 +151,68 @@ class DreamModel(Qwen2PreTrainedModel):
         rows: Tensor | None = None,
         labels: Tensor | None = None,
         observe: bool = False,
-        **kwargs: Any,
-    ) -> MaskedDiffusionOutput:
+        *,
+        use_cache: bool | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> MaskedDiffusionOutput | tuple[Any, ...]:
         """Predicts positions from exactly one of `input_ids`, `inputs_embeds`, `soft_tokens`.
 
         Args:
             input_ids: (B, L) token ids.
-            attention_mask: (B, L), 1 at real tokens and 0 at padding; or None: all are real; or
-                masks made by transformers' mask functions, keyed by layer type.
+            attention_mask: (B, L), 1 at real tokens and 0 at padding; or None, or "full" as in
+                Dream's own loop: all are real; or masks made by transformers' mask functions,
+                keyed by layer type.
             position_ids: (B, L); default: positions counted from the first real token.
             inputs_embeds: (B, L, D).
             soft_tokens: superposed tokens, embedded here.
             feedback: with `input_ids`: statistics of an earlier pass that `self.soft_mask` mixes
                 into them, here inside the forward, where sharded parameters get their gradient.
             rows: (N,) flat indices into B * L; the head runs on these alone.
-            labels: (N,) true ids of `rows`: gives `losses` and `predicted` in place of logits.
+            labels: (N,) true ids of `rows`: gives `losses` and `predicted` in place of logits; or
+                (B, L) true ids, -100 where none counts: gives the `loss` beside the logits.
             observe: gives the `feedback` of `rows` for a next pass in place of logits; in mode
                 "topk" the (N, V) logits are never whole.
+            use_cache: False or None: there are no keys of earlier tokens to go on from.
+            output_attentions: as in transformers.
+            output_hidden_states: as in transformers.
+            return_dict: False: a tuple of what there is, the loss first, as in transformers.
+            num_items_in_batch: what the sum of the losses is divided by; default: their number.
 
         Returns:
             `logits[b, i]` predicts position i itself (the shift is undone), shape (B, L, V), or
-            (N, V) for `rows`. Position 0, which nothing precedes, is read off its own row.
+            (N, V) for `rows`. Position 0, which nothing precedes, is read off its own row. In the
+            code of an exported folder (B, L, V) logits are Dream's own: `logits[b, i]` predicts
+            position i + 1 (`aligned_logits`); those of `rows`, losses and the loss are the same.
 
         Raises:
             ValueError: none or several kinds of input, feedback or `observe` without soft-mask
-                parameters, labels or `observe` without rows, or both of them.
+                parameters, `observe` without rows, labels with it or of another shape, a cache.
         """
+        if use_cache:
+            raise ValueError("Dream has no cache of earlier tokens: leave use_cache out")
         given = [x is not None for x in (input_ids, inputs_embeds, soft_tokens)]
         if sum(given) != 1:
             raise ValueError("give exactly one of input_ids, inputs_embeds and soft_tokens")
         self._check_reading(rows, labels, observe)
+        if isinstance(attention_mask, str):
+            if attention_mask != "full":
+                raise ValueError(f"attention_mask must be a tensor or 'full', not {attention_mask}")
+            attention_mask = None
         mixing: dict[str, Any] = {}
         if feedback is not None:
             if self.soft_mask is None or input_ids is None:
                 raise ValueError("feedback needs input_ids and a model with soft-mask parameters")
-            table_VD = self.model.embed_tokens.weight
-            soft_tokens, lambda_N = self.soft_mask(input_ids, feedback, table_VD)
+            with self.input_table() as table_VD:
+                soft_tokens, lambda_N = self.soft_mask(input_ids, feedback, table_VD)
             with torch.no_grad():
                 entropy_N = self.soft_mask.entropy(feedback)
             mixing = {"lambdas": lambda_N.detach(), "entropies": entropy_N}
         if soft_tokens is not None:
-            inputs_embeds, input_ids = soft_tokens.embed(self.model.embed_tokens.weight), None
+            with self.input_table() as table_VD:
+                inputs_embeds, input_ids = soft_tokens.embed(table_VD), None
         padding = attention_mask if isinstance(attention_mask, Tensor) else None
         if padding is not None and padding.dim() != 2:
             raise ValueError(
@@ -170,35 +220,66 @@ class DreamModel(Qwen2PreTrainedModel):
             )
         if position_ids is None and padding is not None:
             position_ids = positions_from_mask(padding)
+        outputs = {
+            "output_attentions": output_attentions,
+            "output_hidden_states": output_hidden_states,
+        }
         output = self.model(
             input_ids=input_ids,
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
             position_ids=position_ids,
             use_cache=False,
-            **kwargs,
+            return_dict=True,
+            **{name: value for name, value in outputs.items() if value is not None},
         )
         hidden_BLD = output.last_hidden_state
         source = self._source_rows(hidden_BLD, padding, rows)
         chosen = hidden_BLD if source is None else hidden_BLD.flatten(0, 1)[source]
-        if labels is not None:
+        if labels is not None and rows is not None:
             losses_N, predicted_N = self._losses(chosen, labels.to(chosen.device))
             reading: dict[str, Any] = {"losses": losses_N, "predicted": predicted_N}
         elif rows is not None and observe:
             reading = {"feedback": self._observe(chosen, rows)}
         else:
-            reading = {"logits": self.lm_head(chosen)}
-        return MaskedDiffusionOutput(
+            reading = self._read_all(hidden_BLD, chosen, source, labels, num_items_in_batch)
+        result = MaskedDiffusionOutput(
             **reading,
             **mixing,
             last_hidden_state=hidden_BLD,
             hidden_states=output.hidden_states,
             attentions=output.attentions,
         )
+        as_tuple = not (self.config.return_dict if return_dict is None else return_dict)
+        return result.to_tuple() if as_tuple else result
+
+    def _read_all(
+        self,
+        hidden_BLD: Tensor,
+        chosen: Tensor,
+        source: Tensor | None,
+        labels_BL: Tensor | None,
+        items: Tensor | int | None,
+    ) -> dict[str, Any]:
+        """The logits of `chosen` rows, or of all; and with labels the loss of these."""
+        if self.aligned_logits or source is None or source.dim() == 1:
+            logits = aligned = self.lm_head(chosen)
+        else:
+            logits = self.lm_head(hidden_BLD)
+            aligned = logits.flatten(0, 1)[source]
+        if labels_BL is None:
+            return {"logits": logits}
+        shape = tuple(hidden_BLD.shape[:2])
+        if labels_BL.shape != shape:
+            raise ValueError(f"labels must have shape {shape}, not {tuple(labels_BL.shape)}")
+        labels_M = labels_BL.flatten().to(aligned.device)
+        summed = F.cross_entropy(aligned.float().flatten(0, 1), labels_M, reduction="sum")
+        count = (labels_M != -100).sum().clamp_min(1) if items is None else items
+        return {"loss": summed / count, "logits": logits}
 
     def _check_reading(self, rows: Tensor | None, labels: Tensor | None, observe: bool) -> None:
-        if rows is None and (labels is not None or observe):
-            raise ValueError("labels and observe are for chosen rows: give rows")
+        if rows is None and observe:
+            raise ValueError("observe is for chosen rows: give rows")
         if labels is not None and observe:
             raise ValueError("give either labels or observe, not both")
         if labels is not None and rows is not None and labels.shape != rows.shape:
@@ -279,7 +360,8 @@ class DreamModel(Qwen2PreTrainedModel):
             tokens: (1, T) ids, or soft tokens, of these positions.
         """
         if isinstance(tokens, SoftTokens):
-            embeds_1TD = tokens.embed(self.model.embed_tokens.weight)
+            with self.input_table() as table_VD:
+                embeds_1TD = tokens.embed(table_VD)
         else:
             embeds_1TD = self.model.embed_tokens(tokens)
         hidden_1TD = self.model(

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import nn
-from transformers import Qwen2Tokenizer
+from transformers import PreTrainedTokenizerFast
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from ..config import SoftMaskConfig
@@ -27,7 +27,7 @@ class Trainable(NamedTuple):
 
     model: nn.Module
     dream: DreamModel
-    tokenizer: Qwen2Tokenizer
+    tokenizer: PreTrainedTokenizerFast
     stories: list[str]
 
 
@@ -83,7 +83,7 @@ def learnable(config: SoftMaskConfig, model: DreamModel) -> SoftMask:
     return mask.to(model.device)
 
 
-def from_nothing(shape: ModelShape, tokenizer: Qwen2Tokenizer) -> DreamModel:
+def from_nothing(shape: ModelShape, tokenizer: PreTrainedTokenizerFast) -> DreamModel:
     """A randomly initialised model of this shape."""
     return DreamModel(
         DreamConfig(
@@ -99,14 +99,16 @@ def from_nothing(shape: ModelShape, tokenizer: Qwen2Tokenizer) -> DreamModel:
 
 def make_tokenizer(
     corpus: CorpusConfig, shape: ModelShape, stories: list[str], seed: int
-) -> Qwen2Tokenizer:
+) -> PreTrainedTokenizerFast:
     """The BPE of a pretraining recipe, trained on its text and some of its puzzles."""
     puzzles = generate_puzzles(random.Random(seed).getrandbits(60), corpus.puzzles)
     texts = [prompt_of(p) + p.output for p in islice(puzzles, 200)]
     return train_tokenizer(texts + stories[:4000], shape.vocab_size)
 
 
-def from_checkpoint(recipe: Recipe, device: torch.device) -> tuple[DreamModel, Qwen2Tokenizer]:
+def from_checkpoint(
+    recipe: Recipe, device: torch.device
+) -> tuple[DreamModel, PreTrainedTokenizerFast]:
     """The checkpoint that is fine-tuned, frozen where an adapter is to be trained."""
     settings = recipe.model
     dtype = settings.dtype or ("float32" if recipe.adapter is None else None)

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ..decoding.chat_template import ChatTemplateError, render_chat
 from ..decoding.control_names import ControlNames
 from .config import ConversationConfig
 from .messages import INCOMPLETE, NO_TEXT, TOOL_TURNS, Messages
@@ -83,8 +84,8 @@ def tokenise(
     """Yields the columns of the rows that are kept, in batches, and counts all of them.
 
     The chat template is rendered to text first and then tokenised, as `apply_chat_template` does,
-    but a batch at a time in the tokenizer's threads. The template's own `tokenize=True` returns a
-    mapping since transformers 5. Names of control tokens in a message are text, as in decoding.
+    but a batch at a time in the tokenizer's threads. Names of control tokens in a message are
+    text, as in decoding.
 
     Args:
         counts: is added to.
@@ -127,18 +128,14 @@ class Rendered(NamedTuple):
 def _rendered(
     messages: Messages | str, tokenizer: PreTrainedTokenizerBase, names: ControlNames
 ) -> Rendered:
-    from jinja2.exceptions import TemplateError, TemplateSyntaxError
-
     if isinstance(messages, str):
         return Rendered(messages)
     hidden, has_names = names.hide(messages)
-    render: Any = functools.partial(tokenizer.apply_chat_template, tokenize=False)
+    render = functools.partial(render_chat, tokenizer)
     try:
         prompt = render(hidden[:-1], add_generation_prompt=True)
         return Rendered(None, prompt, render(hidden), has_names)
-    except TemplateSyntaxError as error:
-        raise ValueError(f"the chat template is broken ({error}): correct it") from error
-    except TemplateError:  # raise_exception() in the template, such as for two users in a row
+    except ChatTemplateError:  # it refuses them, such as for two users in a row
         return Rendered("template")
 
 

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import torch
 from tokenizers import pre_tokenizers, trainers
 from torch import Tensor
-from transformers import Qwen2Tokenizer
+from transformers import PreTrainedTokenizerFast, Qwen2Tokenizer
 
 from ..decoding.control_names import ControlNames
 from ..puzzles.held_out import unevaluated
@@ -110,7 +110,9 @@ def text_file(name: str) -> Path:
 class Corpus:
     """Batches of generated puzzles and of text."""
 
-    def __init__(self, config: CorpusConfig, stories: list[str], tokenizer: Qwen2Tokenizer) -> None:
+    def __init__(
+        self, config: CorpusConfig, stories: list[str], tokenizer: PreTrainedTokenizerFast
+    ) -> None:
         self.config = config
         self.tokenizer = tokenizer
         self.end = tokenizer.eos_token_id

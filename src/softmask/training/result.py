@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import Qwen2Tokenizer
+from transformers import PreTrainedTokenizerFast
 
 from ..config import SAMPLING_FILE, sampling_to_file
 from ..files import sync_folder, sync_tree
@@ -61,7 +61,7 @@ def _write_draft(trainer: SoftMaskTrainer, recipe: Recipe, made: Trainable, draf
 
 
 def save_model(
-    model: DreamModel, state: dict[str, Any], tokenizer: Qwen2Tokenizer, target: Path
+    model: DreamModel, state: dict[str, Any], tokenizer: PreTrainedTokenizerFast, target: Path
 ) -> None:
     """A folder that `softmask.load` reads: the layout of Dream's own, weights in bfloat16."""
     plain = DreamModel(model.config)

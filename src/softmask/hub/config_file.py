@@ -1,0 +1,235 @@
+"""config.json of a Dream model: which keys of it count, in which range, and what is refused.
+
+The file comes from elsewhere, and transformers sets whatever it names. So only the keys below are
+taken, each checked; what would make another model than Dream's is refused by its name.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..config import from_mapping, require, require_choice, shown
+from ..models import DreamConfig
+
+ARCHITECTURE = "DreamModel"
+# What other models that call themselves Dream have, and what that is.
+FOREIGN = {
+    "block_size": "is block-causal, as DreamReasoner",
+    "bd_size": "is block-causal",
+    "expand_token_id": "grows its canvas by <|expand|>, as DreamOn",
+}
+# Each with what it needs. Not "dynamic" and "longrope": their frequencies follow the longest
+# sequence of a forward, so an answer would depend on what is computed beside it.
+ROPE_TYPES: dict[str, tuple[str, ...]] = {
+    "default": (),
+    "linear": ("factor",),
+    "yarn": ("factor",),
+    "llama3": (
+        "factor",
+        "low_freq_factor",
+        "high_freq_factor",
+        "original_max_position_embeddings",
+    ),
+}
+ACTIVATIONS = ("silu", "swish", "gelu", "gelu_new", "gelu_pytorch_tanh", "relu")
+DTYPES = ("float32", "bfloat16", "float16", "float64")
+# More of each than any model has: a damaged number ends in a sentence, not in all of the memory.
+LARGEST = {
+    "vocab_size": 2**24,
+    "hidden_size": 2**17,
+    "intermediate_size": 2**19,
+    "num_hidden_layers": 2**10,
+    "num_attention_heads": 2**12,
+    "num_key_value_heads": 2**12,
+    "head_dim": 2**13,
+    "max_position_embeddings": 2**31 - 1,
+}
+
+
+@dataclass(frozen=True)
+class Rope:
+    """Rotary embedding; None: as transformers derives it."""
+
+    rope_type: str = "default"
+    rope_theta: float = DreamConfig.default_theta
+    factor: float | None = None
+    original_max_position_embeddings: int | None = None
+    low_freq_factor: float | None = None
+    high_freq_factor: float | None = None
+    attention_factor: float | None = None
+    beta_fast: float | None = None
+    beta_slow: float | None = None
+    mscale: float | None = None
+    mscale_all_dim: float | None = None
+    truncate: bool | None = None
+    partial_rotary_factor: float | None = None
+
+    def __post_init__(self) -> None:
+        require_choice("rope_type", self.rope_type, tuple(ROPE_TYPES))
+        require(
+            1 < self.rope_theta <= 1e12, f"rope_theta must be in (1, 1e12], not {self.rope_theta}"
+        )
+        require(
+            self.partial_rotary_factor in (None, 1.0),
+            "partial_rotary_factor must be 1: Dream rotates whole heads",
+        )
+        for name, value in vars(self).items():
+            if name in ("rope_type", "rope_theta", "truncate") or value is None:
+                continue
+            least = 1 if name in ("factor", "original_max_position_embeddings") else 1e-6
+            require(
+                least <= value <= 2**31, f"{name} must be in [{least}, 2^31], not {shown(value)}"
+            )
+        for name in ROPE_TYPES[self.rope_type]:
+            require(getattr(self, name) is not None, f"rope_type {self.rope_type} needs {name}")
+        for low, high in (("low_freq_factor", "high_freq_factor"), ("beta_slow", "beta_fast")):
+            below, above = getattr(self, low), getattr(self, high)
+            if below is not None and above is not None:
+                require(below < above, f"{low} must be below {high}")
+
+
+@dataclass(frozen=True)
+class ConfigFile:
+    """The keys of config.json that count; the defaults are DreamConfig's own."""
+
+    vocab_size: int = DreamConfig.vocab_size
+    hidden_size: int = DreamConfig.hidden_size
+    intermediate_size: int = DreamConfig.intermediate_size
+    num_hidden_layers: int = DreamConfig.num_hidden_layers
+    num_attention_heads: int = DreamConfig.num_attention_heads
+    num_key_value_heads: int | None = DreamConfig.num_key_value_heads
+    head_dim: int | None = None
+    hidden_act: str = DreamConfig.hidden_act
+    max_position_embeddings: int = DreamConfig.max_position_embeddings
+    initializer_range: float = DreamConfig.initializer_range
+    rms_norm_eps: float = DreamConfig.rms_norm_eps
+    attention_dropout: float = 0.0
+    tie_word_embeddings: bool = False
+    rope_parameters: Rope | None = None
+    mask_token_id: int | None = DreamConfig.mask_token_id
+    pad_token_id: int | None = DreamConfig.pad_token_id
+    bos_token_id: int | None = None
+    eos_token_id: int | tuple[int, ...] | None = None
+    logit_shift: bool = True
+    dtype: str | None = None
+    transparency_config: dict[str, Any] | None = None
+    quantization_config: dict[str, Any] | None = None
+    # Read to be refused where they say something else; without a meaning where they do not.
+    is_causal: bool = False
+    use_cache: bool = False
+    use_mrope: bool = False
+    use_sliding_window: bool = False
+    sliding_window: int | None = None
+    max_window_layers: int = DreamConfig.max_window_layers
+    layer_types: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        for name, largest in LARGEST.items():
+            value = getattr(self, name)
+            inside = value is None or 1 <= value <= largest
+            require(inside, f"{name} must be in [1, {largest}], not {shown(value)}")
+        for name in ("initializer_range", "rms_norm_eps", "attention_dropout"):
+            value = getattr(self, name)
+            require(0 <= value < 1, f"{name} must be in [0, 1), not {value}")
+        heads, pairs = self.num_attention_heads, self.num_key_value_heads or 1
+        require(heads % pairs == 0, f"{heads} attention heads cannot share {pairs} of keys")
+        whole = self.head_dim is not None or self.hidden_size % heads == 0
+        require(whole, f"hidden_size {self.hidden_size} is no multiple of {heads} heads")
+        width = self.head_dim or self.hidden_size // heads
+        require(width % 2 == 0, f"a head is {width} wide: rotary embedding needs pairs")
+        kinds, layers = self.layer_types, self.num_hidden_layers
+        whole = kinds is None or len(kinds) == layers
+        require(whole, f"layer_types must be null, or name the kind of each of {layers} layers")
+        require_choice("hidden_act", self.hidden_act, ACTIVATIONS)
+        if self.dtype is not None:
+            require_choice("dtype", self.dtype, DTYPES)
+        require(not self.use_mrope, "use_mrope is true: Dream has text alone")
+        for name in ("mask_token_id", "pad_token_id", "bos_token_id", "eos_token_id"):
+            self._check_ids(name)
+
+    def _check_ids(self, name: str) -> None:
+        value = getattr(self, name)
+        missing = value is None and name == "mask_token_id"
+        ids = value if isinstance(value, tuple) else () if value is None else (value,)
+        inside = all(0 <= i < self.vocab_size for i in ids)
+        require(
+            inside and not missing,
+            f"{name} {shown(value)} is not in the vocabulary of {self.vocab_size}: correct it",
+        )
+
+
+# What an exported config.json keeps: these, and names that say where the model comes from.
+CONFIG_KEYS = (
+    *(f.name for f in dataclasses.fields(ConfigFile)),
+    "architectures",
+    "auto_map",
+    "model_type",
+    "rope_scaling",
+    "rope_theta",
+    "torch_dtype",
+    "transformers_version",
+)
+
+
+def config_from_file(values: Mapping[str, Any], path: Path) -> DreamConfig:
+    """The config that the mapping in config.json stands for.
+
+    Args:
+        path: of the file, for errors.
+
+    Raises:
+        ValueError: the model is not Dream's, or a value has the wrong type or range.
+    """
+    family = values.get("model_type")
+    if family != DreamConfig.model_type:
+        what = f"a model of the family {shown(family)}"
+        raise ValueError(f"{path.parent} holds {what}: softmask loads Dream models")
+    architectures = values.get("architectures")
+    if architectures not in (None, [ARCHITECTURE]):
+        raise ValueError(
+            f"{path} says architectures {shown(architectures)}, which is another model under "
+            f"Dream's name (DreamReasoner is one): softmask loads {ARCHITECTURE}"
+        )
+    for key, what in FOREIGN.items():
+        if values.get(key) is not None:
+            raise ValueError(f"{path} has {key}: that model {what}, which softmask does not")
+    known = {f.name for f in dataclasses.fields(ConfigFile)}
+    given = {key: value for key, value in values.items() if key in known}
+    if given.get("dtype") is None and values.get("torch_dtype") is not None:
+        given["dtype"] = values["torch_dtype"]
+    if isinstance(given.get("dtype"), str):
+        given["dtype"] = given["dtype"].removeprefix("torch.")
+    given["rope_parameters"] = _rope(values, path)
+    read = from_mapping(ConfigFile, given, str(path))
+    settings = {key: getattr(read, key) for key in given}
+    settings |= {key: list(value) for key, value in settings.items() if isinstance(value, tuple)}
+    assert read.rope_parameters is not None
+    rope = {k: v for k, v in vars(read.rope_parameters).items() if v is not None}
+    rope.pop("partial_rotary_factor", None)
+    if settings.get("head_dim", 0) is None:
+        del settings["head_dim"]
+    try:
+        return DreamConfig(**settings | {"rope_parameters": rope, "architectures": [ARCHITECTURE]})
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def _rope(values: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """One mapping of what transformers 4 and 5 write in three places."""
+    places = [values.get(name) for name in ("rope_parameters", "rope_scaling")]
+    for place in places:
+        if place is not None and not isinstance(place, dict):
+            raise ValueError(f"{path}: rope_parameters must be a mapping, not {shown(place)}")
+    found = places[0] or places[1] or {}
+    rope = {key: value for key, value in found.items() if value is not None}
+    older = rope.pop("type", None)
+    if older is not None:
+        rope.setdefault("rope_type", older)
+    theta = values.get("rope_theta")
+    if theta is not None and rope.setdefault("rope_theta", theta) != theta:
+        raise ValueError(f"{path}: rope_theta is {theta}, and {rope['rope_theta']}: correct it")
+    return rope
