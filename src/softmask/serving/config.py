@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..config import require, require_positive, setting
+from ..config import check_numbers, require, require_positive, setting
 
 # Seconds in which answers reach their clients once the last request is over.
 DRAIN_SECONDS = 5.0
@@ -30,6 +30,7 @@ class ServeConfig:
     api_keys: tuple[str, ...] = setting((), "keys, one of which requests must bring")
 
     def __post_init__(self) -> None:
+        check_numbers("", self)
         require_positive(self, "max_tokens", "memory_mb", "running", "queue", "max_body")
         require(self.deadline > 0, f"deadline must be more than 0 seconds, not {self.deadline}")
         require(self.grace >= 0, f"grace must not be negative, but is {self.grace}")
