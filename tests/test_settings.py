@@ -52,17 +52,17 @@ def test_a_whole_number_of_more_than_64_bits_is_refused_by_name(cls, name, value
 def test_the_numbers_of_recipes_are_checked_to_any_depth() -> None:
     stage = {"name": "one", "steps": 10, "learning_rate": float("inf")}
     for train in ({"learning_rate": 1e39}, {"stages": [stage]}):
-        with pytest.raises(ValueError, match="learning_rate.* must be a finite number"):
+        with pytest.raises(ValueError, match=r"learning_rate.* must be a finite number"):
             from_mapping(Recipe, {"name": "run", "train": train}, "recipe.yaml")
 
 
 def test_files_are_checked_as_well(tmp_path) -> None:
     path = tmp_path / "settings.json"
     path.write_text('{"transparency_alg": "mixinputs_with_topk", "transparency_centre": -1e39}')
-    with pytest.raises(ValueError, match="settings.json: offset must be a finite number"):
+    with pytest.raises(ValueError, match=r"settings\.json: offset must be a finite number"):
         read_soft_mask_file(path)
     path.write_text('{"factor": 1e999}')
-    with pytest.raises(ValueError, match="settings.json: factor must be a finite number"):
+    with pytest.raises(ValueError, match=r"settings\.json: factor must be a finite number"):
         read_sampling_file(path)
 
 

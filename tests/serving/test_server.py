@@ -12,7 +12,6 @@ from contextlib import contextmanager
 import httpx2 as httpx
 import openai
 import pytest
-import uvicorn
 from openai.types import Completion
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from tiny import write_dream_folder
@@ -21,12 +20,14 @@ import softmask
 from softmask.config import SamplingConfig, SoftMaskConfig
 from softmask.decoding.prompts import encode_chat
 from softmask.serving.config import ServeConfig
-from softmask.serving.server import create_app
+from softmask.serving.http_server import HttpServer
+from softmask.serving.listener import bind
 from softmask.serving.service import Service
 
 SOFT = SoftMaskConfig(k=3, scale=0.8, offset=-3.0, steepness=1.0)
 HELLO = [{"role": "user", "content": "Hello"}]
 WAIT = 600.0  # seconds that no test needs
+SERVERS: dict[Service, HttpServer] = {}  # those that run now
 
 
 @pytest.fixture(scope="module")
@@ -39,11 +40,8 @@ def checkpoint(tmp_path_factory):
 def serving(checkpoint, *, start: bool = True, **config) -> Iterator[tuple[str, Service]]:
     """A server on a port of its own, in a thread; without `start` nothing is denoised yet."""
     service = Service(checkpoint, ServeConfig(**config))
-    listener = socket.socket()
-    listener.bind(("127.0.0.1", 0))
-    settings = uvicorn.Config(create_app(service), log_config=None, access_log=False)
-    server = uvicorn.Server(settings)
-    server.capture_signals = contextmanager(lambda: iter([None]))  # not in a thread
+    listener = bind("127.0.0.1", 0)
+    server = SERVERS[service] = HttpServer(service, listener)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     if start:
         service.engine.start()
@@ -56,6 +54,7 @@ def serving(checkpoint, *, start: bool = True, **config) -> Iterator[tuple[str, 
         server.should_exit = True
         thread.join(WAIT)
         listener.close()
+        del SERVERS[service]
 
 
 def until(condition) -> None:
