@@ -15,7 +15,7 @@ from test_server import SERVERS, WAIT, post, serving, until
 from tiny import write_dream_folder
 
 import softmask
-from softmask.serving.connections import Connection, room_for_connections
+from softmask.serving.connections import PORTION, Connection, room_for_connections
 
 QUESTION = {"prompt": "x", "max_tokens": 2}
 HEAD = b"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
@@ -102,16 +102,17 @@ def test_a_long_computation_is_not_a_slow_client(checkpoint) -> None:
 
 
 def test_a_connection_that_is_kept_has_its_whole_time_again_with_each_request(checkpoint) -> None:
-    with serving(checkpoint, arrival=0.4) as (url, _):
-        with closing(http.client.HTTPConnection(url.removeprefix("http://"))) as connection:
-            connection.connect()
-            connection.auto_open = 0
-            for _ in range(6):
-                time.sleep(0.1)
-                connection.putrequest("GET", "/health")
-                time.sleep(0.1)
-                connection.endheaders()
-                assert connection.getresponse().read() == b'{"status":"ok"}'
+    with serving(checkpoint, arrival=0.4) as (url, _), ExitStack() as stack:
+        connection = http.client.HTTPConnection(url.removeprefix("http://"))
+        stack.enter_context(closing(connection))
+        connection.connect()
+        connection.auto_open = 0
+        for _ in range(6):
+            time.sleep(0.1)
+            connection.putrequest("GET", "/health")
+            time.sleep(0.1)
+            connection.endheaders()
+            assert connection.getresponse().read() == b'{"status":"ok"}'
 
 
 @pytest.mark.parametrize("said", [b"", b"GET /he", HEAD + b"content-length: 9\r\n\r\n{"])
@@ -157,9 +158,8 @@ def test_the_limit_on_open_files_bounds_the_connections(monkeypatch) -> None:
     opened = len(os.listdir("/dev/fd"))
     for limit in (256, 1024, 10**6):
         monkeypatch.setattr(resource, "getrlimit", lambda _which, limit=limit: (limit, limit))
-        most, portion = room_for_connections(10**5)
-        assert 0 < most < limit - opened - 4 * portion
-        assert room_for_connections(10)[0] == 10
+        assert 0 < room_for_connections(10**7) < limit - opened - 4 * PORTION
+        assert room_for_connections(10) == 10
     monkeypatch.setattr(resource, "getrlimit", lambda _which: (40, 40))
     with pytest.raises(ValueError, match="ulimit -n"):
         room_for_connections(10)

@@ -12,16 +12,19 @@ from contextlib import contextmanager
 import httpx2 as httpx
 import openai
 import pytest
+import uvicorn
 from openai.types import Completion
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from tiny import write_dream_folder
 
 import softmask
+from softmask.cli.serve import config_of, make_parser
 from softmask.config import SamplingConfig, SoftMaskConfig
 from softmask.decoding.prompts import encode_chat
 from softmask.serving.config import ServeConfig
+from softmask.serving.engine import Engine
 from softmask.serving.http_server import HttpServer
-from softmask.serving.listener import bind
+from softmask.serving.listener import address_of, bind
 from softmask.serving.service import Service
 
 SOFT = SoftMaskConfig(k=3, scale=0.8, offset=-3.0, steepness=1.0)
@@ -350,6 +353,75 @@ def test_a_key_is_wanted_where_one_is_set(checkpoint) -> None:
             assert client.models.list().data[0].id == "chat"
 
 
+# Names and pages.
+
+
+def asked_as(url: str, headers: dict[str, str], path: str = "/v1/models") -> httpx.Response:
+    return httpx.get(f"{url}{path}", headers=headers, timeout=WAIT)
+
+
+def test_a_server_without_a_key_answers_to_its_own_names_and_pages_alone(checkpoint) -> None:
+    with serving(checkpoint, hosts=("localhost", "gpu.lan")) as (url, _service):
+        port = url.rpartition(":")[2]
+        own = ("localhost", f"localhost:{port}", "127.0.0.1:1", "[::1]:80", "10.1.2.3", "GPU.lan:9")
+        for host in (*own, "a.localhost"):
+            assert asked_as(url, {"host": host}).status_code == 200, host
+            page = {"host": host, "origin": f"http://{host}"}
+            assert asked_as(url, page).status_code == 200, host
+        for host in ("evil.example", "localhost.evil.example", "", "127.0.0.1.evil.example", "é"):
+            for path in ("/", "/health", "/metrics", "/v1/models", "/nothing"):
+                answer = httpx.get(
+                    f"{url}{path}", headers={"host": host.encode("latin-1")}, timeout=WAIT
+                )
+                assert answer.status_code == 403, (host, path)
+                assert "--allow-host" in answer.json()["error"]["message"]
+        for origin in ("http://evil.example", "null", f"http://127.0.0.1.evil:{port}", "file://"):
+            answer = asked_as(url, {"origin": origin})
+            assert answer.status_code == 403, origin
+            assert "--allow-origin" in answer.json()["error"]["message"]
+
+
+def test_pages_of_an_allowed_origin_may_read_the_answers(checkpoint) -> None:
+    page = "https://page.example"
+    config = {"hosts": ("localhost",), "origins": (page,), "api_keys": ("secret",)}
+    with serving(checkpoint, **config) as (url, _service):
+        asks = {
+            "origin": page,
+            "access-control-request-method": "POST",
+            "access-control-request-headers": "authorization,content-type",
+        }
+        preflight = httpx.options(f"{url}/v1/completions", headers=asks)
+        assert preflight.status_code == 200
+        assert preflight.headers["access-control-allow-origin"] == page
+        assert "authorization" in preflight.headers["access-control-allow-headers"]
+        answer = asked_as(url, {"origin": page, "authorization": "Bearer secret"})
+        assert answer.status_code == 200
+        assert answer.headers["access-control-allow-origin"] == page
+        assert asked_as(url, {"origin": page}).status_code == 401
+        other = asked_as(url, {"origin": "https://evil.example"})
+        assert other.status_code == 403
+        assert "access-control-allow-origin" not in other.headers
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hosts"),
+    [
+        ([], ("localhost",)),
+        (["--host", "::1", "--allow-host", "GPU.lan"], ("localhost", "gpu.lan")),
+        (["--host", "0.0.0.0"], ()),
+        (["--api-key", "secret"], ()),
+        (["--host", "0.0.0.0", "--allow-host", "gpu.lan"], ("gpu.lan",)),
+    ],
+)
+def test_names_are_checked_by_default_where_only_this_machine_is_served_without_a_key(
+    monkeypatch, arguments, hosts
+) -> None:
+    monkeypatch.delenv("SOFTMASK_API_KEY", raising=False)
+    args = make_parser().parse_args(arguments)
+    assert config_of(args, args.host).hosts == hosts
+    assert config_of(args, None).hosts == hosts[hosts[:1] == ("localhost",) :]
+
+
 # Load.
 
 TWO = {"prompt": "x", "max_tokens": 4, "n": 2}
@@ -460,6 +532,69 @@ def test_a_failing_request_tells_its_client_and_nothing_of_the_inside(
         assert "secret" not in answer.text
         assert "Traceback" not in answer.text
         assert post(url, "/v1/completions", {"prompt": "x", "max_tokens": 4}).status_code == 200
+
+
+@pytest.mark.parametrize("fault", [RuntimeError("secret detail"), SystemExit("secret detail")])
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_engine_that_breaks_down_ends_the_server_with_a_reason_in_the_log(
+    checkpoint, monkeypatch, caplog, fault, stream
+) -> None:
+    def fail(self) -> None:
+        raise fault
+
+    monkeypatch.setattr(Engine, "_end_early", fail)
+    caplog.set_level("INFO", logger="softmask.server")
+    codes = []
+    with bind("127.0.0.1", 0) as listener:
+        url = address_of(listener)
+        server = HttpServer(Service(checkpoint, ServeConfig()), listener)
+        thread = threading.Thread(target=lambda: codes.append(server.serve_to_the_end()))
+        thread.start()
+        answer = post(url, "/v1/completions", {"prompt": "x", "stream": stream})
+        thread.join(WAIT)
+    assert codes == [1]
+    assert answer.status_code == (200 if stream else 500)
+    assert "the model failed" in answer.text
+    assert "secret" not in answer.text
+    broken, asked = caplog.records
+    assert broken.getMessage() == "the engine broke down"
+    assert broken.exc_info[1] is fault
+    assert "secret detail" in asked.fields["error"]
+
+
+def test_a_broken_engine_is_told_from_a_shutdown(checkpoint, monkeypatch) -> None:
+    def fail(self) -> None:
+        raise RuntimeError("secret detail")
+
+    with serving(checkpoint) as (url, service):
+        # As long as requests are being answered, the server goes on.
+        monkeypatch.setattr(HttpServer, "on_tick", uvicorn.Server.on_tick)
+        monkeypatch.setattr(Engine, "_end_early", fail)
+        assert post(url, "/v1/completions", {"prompt": "x"}).status_code == 500
+        until(lambda: service.engine.broken)
+        health = httpx.get(f"{url}/health")
+        assert (health.status_code, health.json()) == (503, {"status": "broken"})
+        again = post(url, "/v1/completions", {"prompt": "x"})
+        assert again.status_code == 503
+        assert "broke down" in again.json()["error"]["message"]
+        assert "secret" not in again.text
+
+
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/denoise"])
+@pytest.mark.parametrize("stream", [False, True])
+def test_the_log_says_why_a_request_failed(checkpoint, monkeypatch, caplog, path, stream) -> None:
+    from softmask.decoding.batch import Batch
+
+    def fail(self, texts=None) -> None:
+        raise RuntimeError("secret detail")
+
+    caplog.set_level("INFO", logger="softmask.server")
+    with serving(checkpoint) as (url, _service):
+        monkeypatch.setattr(Batch, "step", fail)
+        body = {"prompt": "x", "max_tokens": 4, "stream": stream}
+        assert "secret" not in post(url, path, body).text
+    (record,) = [r for r in caplog.records if r.name == "softmask.server"]
+    assert record.fields["error"] == "RuntimeError: secret detail"
 
 
 def test_an_unexpected_error_is_answered_without_its_traceback(

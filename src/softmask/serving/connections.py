@@ -22,16 +22,15 @@ from .middleware import LOGGER, error_body
 
 # Descriptors for files that are opened while the server runs.
 SPARE_DESCRIPTORS = 32
-# Connections are accepted in portions. What is accepted and not yet counted, or counted and not
-# yet closed, is at most so many portions.
-PORTIONS = 4
-LARGEST_PORTION = 128
+# Connections are accepted in portions of so many. What is accepted and not yet counted, or counted
+# and not yet closed, is at most four of them.
+PORTION = 16
 # A warning at most every so many seconds: whoever opens connections must not fill the log.
 WARN_SECONDS = 60.0
 
 
-def room_for_connections(wanted: int) -> tuple[int, int]:
-    """How many connections may be open, and how many of them may be accepted at once.
+def room_for_connections(wanted: int) -> int:
+    """How many connections may be open.
 
     Args:
         wanted: the most that are of use; this process's limit on open files may allow fewer.
@@ -41,15 +40,14 @@ def room_for_connections(wanted: int) -> tuple[int, int]:
     """
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if limit == resource.RLIM_INFINITY:
-        return wanted, LARGEST_PORTION
-    portion = min(LARGEST_PORTION, max(4, limit // 16))
-    taken = len(os.listdir("/dev/fd")) + SPARE_DESCRIPTORS + PORTIONS * portion
+        return wanted
+    taken = len(os.listdir("/dev/fd")) + SPARE_DESCRIPTORS + 4 * PORTION
     require(
         limit > taken,
         f"only {limit} files may be open at once, which leaves none for connections: raise the "
         f"limit (ulimit -n {2 * taken})",
     )
-    return min(wanted, limit - taken), portion
+    return min(wanted, limit - taken)
 
 
 class Timer:

@@ -12,11 +12,13 @@ from types import FrameType
 import uvicorn
 
 from .config import DRAIN_SECONDS
-from .connections import limited, room_for_connections
+from .connections import PORTION, limited, room_for_connections
 from .listener import address_of
 from .server import create_app
 from .service import Service
 
+# Connections that wait in the system to be accepted: a crowd must not find the door shut.
+QUEUED = 1024
 # Seconds that answers have to reach their clients once they were told to end at once.
 HURRY_SECONDS = 1.0
 
@@ -33,14 +35,14 @@ class HttpServer(uvicorn.Server):
     """
 
     def __init__(self, service: Service, listener: socket.socket) -> None:
-        most, portion = room_for_connections(service.config.connections)
+        most = room_for_connections(service.config.connections)
         settings = uvicorn.Config(
             create_app(service),
             # Connections are counted by this loop and this protocol.
             loop="asyncio",
             http=limited(most, service.config.arrival),
             ws="none",
-            backlog=portion,
+            backlog=PORTION,
             log_config=None,
             access_log=False,
             server_header=False,
@@ -65,6 +67,7 @@ class HttpServer(uvicorn.Server):
         """Begins to accept, and says where."""
         self._loop = asyncio.get_running_loop()
         await super().startup(sockets)
+        self.listener.listen(QUEUED)
         address = address_of(self.listener)
         print(f"softmask: serving {self.service.name} at {address}", flush=True)
 
