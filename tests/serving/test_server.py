@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import httpx2 as httpx
+import numpy as np
 import openai
 import pytest
 import uvicorn
@@ -20,11 +21,14 @@ from tiny import write_dream_folder
 import softmask
 from softmask.cli.serve import config_of, make_parser
 from softmask.config import SamplingConfig, SoftMaskConfig
+from softmask.decoding.logprobs import Logprobs
 from softmask.decoding.prompts import encode_chat
 from softmask.serving.config import ServeConfig
-from softmask.serving.engine import Engine
+from softmask.serving.engine import Engine, Event, Request, Result
 from softmask.serving.http_server import HttpServer
 from softmask.serving.listener import address_of, bind
+from softmask.serving.openai_responses import Answer, CompletionResponse
+from softmask.serving.protocol import CompletionRequest
 from softmask.serving.service import Service
 
 SOFT = SoftMaskConfig(k=3, scale=0.8, offset=-3.0, steepness=1.0)
@@ -201,6 +205,65 @@ def test_logprobs_are_those_of_the_step_that_committed(client) -> None:
     assert [x for part in parts for x in part.token_logprobs] == told.token_logprobs
 
 
+def test_leading_tokens_of_one_text_keep_the_likelier_and_the_chosen_one_is_always_there(
+    checkpoint,
+) -> None:
+    """Legacy completions name tokens by their text, and parts of characters have the same."""
+    vocabulary = checkpoint.tokenizer.get_vocab()
+    other, a, b = (vocabulary[token] for token in "zab")
+    halves = [i for i in vocabulary.values() if checkpoint.decode([i]) == "\ufffd"][:2]
+    assert len(halves) == 2
+    mask = checkpoint.model.mask_id
+    request = Request((5, mask, mask), SamplingConfig(steps=2))
+    answer = Answer(checkpoint, request, infill=False, stops=(), top=2)
+    told = Logprobs(
+        logprob_N=np.array([-2.0, -7.0]),
+        entropy_N=np.array([1.0, 1.0]),
+        ids_NK=np.array([[halves[0], halves[1]], [a, b]]),
+        logprobs_NK=np.array([[-0.5, -2.0], [-1.0, -1.5]]),
+    )
+    answer.take(Event(1, 1, 1, 0, 3, (1, 2), (halves[1], other), told))
+    answer.finish(Result((), "done", None, 0, 1, 1, 0.0, 0.0))
+    (choice,) = CompletionResponse("m").whole([answer], 1)["choices"]
+    assert choice["logprobs"]["top_logprobs"] == [
+        {"\ufffd": -0.5},
+        {"a": -1.0, "b": -1.5, "z": -7.0},
+    ]
+    assert choice["logprobs"]["token_logprobs"] == [-2.0, -7.0]
+
+
+def test_the_sampled_token_is_among_the_leading_ones_of_completions(client) -> None:
+    answer = client.completions.create(
+        model="chat", prompt="One", max_tokens=24, temperature=2.0, seed=3, logprobs=1
+    )
+    told = answer.choices[0].logprobs
+    assert any(len(top) == 2 for top in told.top_logprobs)
+    for token, value, top in zip(told.tokens, told.token_logprobs, told.top_logprobs, strict=True):
+        assert top[token] >= value
+
+
+@pytest.mark.parametrize("off", [0, -1])
+@pytest.mark.parametrize("where", ["top", "softmask", "both"])
+def test_a_top_k_of_other_servers_that_is_off_is_off(tmp_path, off, where) -> None:
+    folder = write_dream_folder(tmp_path / "model", chat=True)
+    (folder / "sampling_config.json").write_text('{"top_k": 2}')
+    service = Service(softmask.load(folder, device="cpu"), ServeConfig())
+    body: dict[str, object] = {"prompt": "x", "max_tokens": 8}
+    if where != "softmask":
+        body["top_k"] = off
+    if where != "top":
+        body["softmask"] = {"top_k": off}
+    asked = CompletionRequest.model_validate(body)
+    assert service.jobs(asked)[0].request.sampling.top_k is None
+
+
+def test_a_top_k_in_the_wrong_place_or_out_of_range_is_refused_by_name(url) -> None:
+    for body in ({"top_k": 5}, {"top_k": False}, {"softmask": {"top_k": -2}}):
+        answer = post(url, "/v1/completions", {"prompt": "x", **body})
+        assert answer.status_code == 400
+        assert "top_k" in answer.json()["error"]["message"]
+
+
 def test_extensions_decide_how_it_is_decoded(client, checkpoint) -> None:
     settings = {"steps": 6, "alg": "topk_margin", "block_length": 4, "cache": "dual"}
     soft = {"k": 3, "scale": 0.8, "offset": -3.0, "steepness": 1.0}
@@ -215,6 +278,46 @@ def test_extensions_decide_how_it_is_decoded(client, checkpoint) -> None:
     )
     assert answer.choices[0].text == own.text
     assert answer.choices[0].softmask["forwards"] == own.forwards
+
+
+# What would take long and be refused anyway.
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "named"),
+    [
+        ("completions", {"prompt": "x" * 1000000}, "the prompt has 1000000 bytes"),
+        ("completions", {"prompt": "x", "suffix": "é" * 150000}, "the suffix has 300000 bytes"),
+        ("completions", {"prompt": ["x"] * 200000}, "200000 prompts"),
+        ("denoise", {"infill": "x" * 1000000 + "[[2]]"}, "the infill has 1000005 bytes"),
+        (
+            "chat/completions",
+            {"messages": [{"role": "user", "content": "x" * 100000}] * 9},
+            "the conversation has 900000 bytes",
+        ),
+    ],
+)
+def test_a_text_that_cannot_fit_is_refused_before_it_is_encoded(
+    url, monkeypatch, path, body, named
+) -> None:
+    def fail(*_args, **_more) -> None:
+        raise AssertionError("it was encoded")
+
+    for name in ("encode", "encode_chat", "encode_holes"):
+        monkeypatch.setattr(f"softmask.serving.service.{name}", fail)
+    error = post(url, f"/v1/{path}", body).json()["error"]
+    assert error["message"].startswith(named)
+
+
+@pytest.mark.parametrize("character", ["a", "the", "e\u0301", "\u1100\u1161\u11a8", "🙂"])
+def test_a_text_that_fits_is_not_refused_for_its_bytes(url, character) -> None:
+    """However the characters are written, and whichever tokens take most of them."""
+    ids = 0
+    for count in (1, 8, 64):
+        answer = post(url, "/v1/completions", {"prompt": character * count, "max_tokens": 1})
+        assert "bytes" not in answer.text or answer.status_code == 200
+        ids += answer.status_code == 200
+    assert ids
 
 
 # What somebody says is text.
@@ -745,7 +848,6 @@ def test_sampling_that_a_request_names_wins_over_the_checkpoints_own(tmp_path) -
     folder = write_dream_folder(tmp_path / "model", chat=True)
     (folder / "sampling_config.json").write_text('{"temperature": 0.7, "block_length": 4}')
     service = Service(softmask.load(folder, device="cpu"), ServeConfig())
-    from softmask.serving.protocol import CompletionRequest
 
     def sampling(**body) -> SamplingConfig:
         asked = CompletionRequest.model_validate({"prompt": "x", "max_tokens": 8, **body})
