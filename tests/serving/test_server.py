@@ -288,7 +288,8 @@ def test_extensions_decide_how_it_is_decoded(client, checkpoint) -> None:
     [
         ("completions", {"prompt": "x" * 1000000}, "the prompt has 1000000 bytes"),
         ("completions", {"prompt": "x", "suffix": "é" * 150000}, "the suffix has 300000 bytes"),
-        ("completions", {"prompt": ["x"] * 200000}, "200000 prompts"),
+        ("completions", {"prompt": ["x"] * 200000}, "prompt: 200000 prompts"),
+        ("completions", {"prompt": [[1]] * 150000}, "prompt: 150000 prompts"),
         ("denoise", {"infill": "x" * 1000000 + "[[2]]"}, "the infill has 1000005 bytes"),
         (
             "chat/completions",
@@ -410,6 +411,56 @@ def test_what_is_no_json_object_of_text_is_a_client_error(url, body) -> None:
     answer = post(url, "/v1/completions", body)
     assert answer.status_code == 400, answer.text
     assert answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b'{"prompt": ' + b"[" * 5000 + b"]" * 5000 + b"}", "the body is not valid JSON: "),
+        (b'{"prompt": "x", "seed": ' + b"9" * 5000 + b"}", "the body is not valid JSON: "),
+        (b'{"prompt": "x", "seed": ' + b"9" * 4000 + b"}", "seed: "),
+        (b'{"prompt": "x", "temperature": 1e999}', "temperature: "),
+        (b'{"prompt": "x", "softmask": {"factor": ' + b"9" * 4000 + b"}}", "softmask"),
+        (b'{"prompt": "x", "softmask": {"soft_mask": {"offset": -1e39}}}', "softmask.soft_mask: "),
+        (b'{"prompt": "x", "softmask": {"soft_mask": {"k": NaN}}}', "softmask.soft_mask: "),
+        (b'{"prompt": "x", "model": "\\ud800"}', "model: character 0 is half of one"),
+        (b'{"prompt": "x", "\\ud800": 1}', "\\ud800 is unknown"),
+        (b'{"prompt": "x", "stop": ["\\ud800"]}', "stop"),
+        (b'{"prompt": "x", "softmask": {"\\ud800": 1}}', "softmask"),
+        (b'{"prompt": "x", "softmask": {"soft_mask": {"\\ud800": 1}}}', "softmask.soft_mask: "),
+        (b'{"prompt": "x", "softmask": {"alg": "' + b"y" * 9000 + b'"}}', "softmask: alg"),
+        (b'{"prompt": "x", "' + b"y" * 9000 + b'": 1}', "yyyy"),
+    ],
+)
+def test_numbers_names_and_depths_without_measure_are_refused_in_a_short_sentence(
+    url, content, said
+) -> None:
+    answer = post(url, "/v1/completions", content)
+    assert answer.status_code == 400, answer.text
+    message = answer.json()["error"]["message"]
+    assert message.startswith(said)
+    assert len(message) < 600
+
+
+@pytest.mark.parametrize("kind", ["text/plain", "multipart/form-data", "", "application/xml", "é"])
+def test_a_body_of_another_kind_is_a_client_error(url, kind) -> None:
+    headers = {"content-type": kind.encode("latin-1")}
+    answer = post(url, "/v1/completions", {"prompt": "x"}, headers=headers)
+    assert answer.status_code == 400, answer.text
+    assert answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    "template",
+    ["{{ 1 / 0 }}", "{{ messages[0].content + 1 }}", "{% include 'x' %}", "{{ raise() }}"],
+)
+def test_a_template_that_fails_is_a_client_error(tmp_path, template, monkeypatch) -> None:
+    checkpoint = softmask.load(write_dream_folder(tmp_path / "m", chat=True), device="cpu")
+    checkpoint.tokenizer.chat_template = template
+    with serving(checkpoint) as (url, _service):
+        answer = post(url, "/v1/chat/completions", {"messages": HELLO})
+        assert answer.status_code == 400, answer.text
+        assert "template" in answer.json()["error"]["message"]
 
 
 def test_another_model_is_not_found(client) -> None:

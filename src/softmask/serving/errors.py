@@ -60,7 +60,11 @@ def handle_errors(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def other(_request: Request, error: HTTPException) -> JSONResponse:
-        body = error_body(str(error.detail), "invalid_request_error")
+        sentence = str(error.detail)
+        if error.__cause__ is not None and sentence.endswith("parsing the body"):
+            # Nested too deeply, endless numbers, no UTF-8: FastAPI keeps it to itself.
+            sentence = f"the body is not valid JSON: {error.__cause__}"
+        body = error_body(sentence, "invalid_request_error")
         return JSONResponse(body, error.status_code, error.headers)
 
 

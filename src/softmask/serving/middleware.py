@@ -196,6 +196,11 @@ class JsonLines(logging.Formatter):
 
 def log_as_json() -> None:
     """Everything that is logged goes to standard error, one JSON object a line."""
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_default_handler()
+    transformers_logging.enable_propagation()
+    logging.captureWarnings(True)
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines())
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)

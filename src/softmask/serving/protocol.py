@@ -17,6 +17,7 @@ from pydantic import (
     ConfigDict,
     Field,
     create_model,
+    field_validator,
     model_validator,
 )
 
@@ -237,6 +238,14 @@ class CompletionRequest(OpenAIRequest):
     suffix: Text | None = None
     max_tokens: int | None = Field(None, ge=1)
     logprobs: int | None = Field(None, ge=0, le=MOST_TOP)
+
+    @field_validator("prompt", mode="before")
+    @classmethod
+    def _few(cls, prompt: Any) -> Any:
+        """Counted before each is looked at."""
+        if isinstance(prompt, list) and len(prompt) > MOST_TEXTS and not isinstance(prompt[0], int):
+            raise ValueError(f"{len(prompt)} prompts are too many texts: at most {MOST_TEXTS}")
+        return prompt
 
     @property
     def prompts(self) -> list[str | list[int]]:
