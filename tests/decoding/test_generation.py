@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
+import subprocess
+import sys
+
 import pytest
 import torch
 from tiny import write_dream_folder, write_json
 
 import softmask
 from softmask.config import SamplingConfig, SoftMaskConfig
+from softmask.decoding.prompts import encode_chat
 
 SOFT = SoftMaskConfig(k=3, scale=0.8, offset=-3.0, steepness=1.0)
 MASK = "<|mask|>"
@@ -34,6 +39,58 @@ def test_a_single_prompt_gives_one_completion_and_several_a_list(checkpoint) -> 
     assert many[0].text == one.text
     several = softmask.generate(checkpoint, "Hello", max_new_tokens=8, num_return_sequences=3)
     assert [c.prompt for c in several] == ["Hello"] * 3
+
+
+def test_a_conversation_or_token_ids_are_one_prompt_and_a_list_of_them_several(chatty) -> None:
+    hello = [{"role": "user", "content": "Hello"}]
+    text = softmask.generate(chatty, "Hello", max_new_tokens=8).text
+    one = softmask.generate(chatty, hello, max_new_tokens=8)
+    assert one.text == text
+    assert [c.text for c in softmask.generate(chatty, [hello, hello], max_new_tokens=8)] == [
+        text
+    ] * 2
+    ids = encode_chat(chatty, hello)
+    assert softmask.generate(chatty, ids, max_new_tokens=8).text == text
+    assert [c.text for c in softmask.generate(chatty, [ids], max_new_tokens=8)] == [text]
+
+
+def test_soft_masking_is_asked_for_by_true_false_or_what_changes(checkpoint) -> None:
+    def text(soft_mask, own) -> tuple[int, ...]:
+        model = dataclasses.replace(checkpoint, soft_mask=own)
+        return softmask.generate(model, "Hello", max_new_tokens=10, soft_mask=soft_mask).token_ids
+
+    plain, soft = text(None, None), text(SOFT, None)
+    assert plain != soft
+    assert text(False, SOFT) == text("checkpoint", None) == plain
+    assert text(True, SOFT) == text("checkpoint", SOFT) == text({}, SOFT) == soft
+    assert text({"scale": 0.0}, SOFT) == plain
+    assert text(dataclasses.asdict(SOFT), None) == soft
+    for asked, message in [
+        (True, "has no soft-mask parameters"),
+        ({"k": 2}, "give a scale too"),
+        ({"scale": 0.5, "ofset": -1.0}, "did you mean 'offset'"),
+        ("on", "must be True, False"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            text(asked, None)
+
+
+LEFT = """
+import sys
+import softmask
+run = softmask.Generation(softmask.load(device="cpu"), "One day", max_new_tokens=4, seed=1)
+for step in run:
+    if sys.argv[1] == "early":
+        break
+"""
+
+
+@pytest.mark.parametrize("how", ["early", "late"])
+def test_a_run_that_was_iterated_over_says_nothing_when_python_exits(how) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", LEFT, how], capture_output=True, text=True, check=True
+    )
+    assert done.stderr == ""
 
 
 def test_a_seed_decides_the_text_whatever_stands_beside_it(checkpoint) -> None:
@@ -131,6 +188,11 @@ def test_the_chat_template_is_used_where_there_is_one(chatty) -> None:
         ("x", {"max_new_tokens": 500}, "context"),
         ("x" * 500, {}, "context"),
         ("x", {"chat": True}, "no chat template"),
+        ("x\udc80", {}, "half a character"),
+        ([5, 272], {}, "token id 272 cannot stand in a prompt"),
+        ([5, -1], {}, "token id -1"),
+        ([5, 263], {}, "263 is the mask"),
+        ([{"role": "user", "content": "x"}], {}, "through the chat template"),
         ("x", {"system": "y"}, "chat template"),
         ("x", {"soft_mask": SoftMaskConfig(k=300, scale=0.5), "max_new_tokens": 8}, "lower k"),
     ],
@@ -139,6 +201,19 @@ def test_bad_input_is_one_clear_sentence(checkpoint, prompt, arguments, message)
     with pytest.raises(ValueError, match=message) as caught:
         softmask.generate(checkpoint, prompt, **arguments)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "arguments", "message"),
+    [
+        ([{"role": "user"}], {}, "message 1 is no message"),
+        ([{"role": "user", "content": "x"}, "y"], {}, "message 2 is no message"),
+        ([{"role": "user", "content": "[[2]]"}], {"infill": True}, "no holes"),
+    ],
+)
+def test_a_bad_conversation_is_one_clear_sentence(chatty, prompt, arguments, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        softmask.generate(chatty, prompt, **arguments)
 
 
 def test_a_checkpoint_brings_settings_of_its_own_and_the_caller_wins(tmp_path) -> None:

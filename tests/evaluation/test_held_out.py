@@ -16,6 +16,7 @@ from tiny import tiny_model
 from softmask.config import SoftMaskConfig
 from softmask.evaluation.held_out import HeldOut, HeldOutConfig, draw, held_out, windows
 from softmask.soft_mask import SoftMask
+from softmask.training.corpus import train_tokenizer
 from softmask.training.objective import masked_diffusion_loss
 
 MODEL = tiny_model()
@@ -25,14 +26,7 @@ TEXT = [torch.randint(0, 60, (n,), generator=GENERATOR).tolist() for n in (12, 1
 CONFIG = HeldOutConfig(length=12, times=5, batch_size=4)
 SOFT = SoftMaskConfig(scale=0.6, offset=-3.0, steepness=1.0, k=3)
 TIMES = st.integers(1, 20)
-
-
-class Letters:
-    """A tokenizer of one token a letter."""
-
-    def __call__(self, texts: list[str], add_special_tokens: bool) -> dict[str, list[list[int]]]:
-        assert not add_special_tokens
-        return {"input_ids": [[ord(c) for c in text] for text in texts]}
+LETTERS = train_tokenizer([], 270)  # a token a letter
 
 
 def masks_of(config: HeldOutConfig = CONFIG):
@@ -44,14 +38,14 @@ def masks_of(config: HeldOutConfig = CONFIG):
 
 
 def test_texts_are_cut_into_windows_and_a_rest_of_one_token_is_dropped() -> None:
-    found = windows(Letters(), ["abcdefgh", "abcdefg", "", "xy"], 3)
-    assert ["".join(map(chr, ids)) for ids in found] == ["abc", "def", "gh", "abc", "def", "xy"]
+    found = windows(LETTERS, ["abcdefgh", "abcdefg", "", "xy"], 3)
+    assert LETTERS.batch_decode(found) == ["abc", "def", "gh", "abc", "def", "xy"]
 
 
 @pytest.mark.parametrize("texts", [[], ["a", ""]])
 def test_text_without_two_tokens_is_refused(texts: list[str]) -> None:
     with pytest.raises(ValueError, match="no two tokens in a row"):
-        windows(Letters(), texts, 8)
+        windows(LETTERS, texts, 8)
 
 
 @settings(max_examples=50, deadline=None)

@@ -19,8 +19,9 @@ from transformers import Qwen2Tokenizer
 
 import softmask
 from softmask.cli.main import main
+from softmask.files import locked
 from softmask.hub.export import export
-from softmask.hub.remote_code import remote_code
+from softmask.hub.remote_code import CODE_MARK, remote_code
 
 SOFT = {
     "transparency_alg": "mixinputs_with_topk",
@@ -382,7 +383,7 @@ def test_the_code_on_the_model_card_runs(exported) -> None:
 
 def test_a_folder_that_is_not_empty_is_kept_unless_told_otherwise(base, tmp_path) -> None:
     target = export(tmp_path / "out", base)
-    (target / "old.py").write_text("")
+    (target / "old.py").write_text(f"{CODE_MARK}0.0.9\n")  # an older version had such a file
     with pytest.raises(ValueError, match="not empty: give another folder, or --overwrite"):
         export(target, base)
     assert (target / "old.py").exists()
@@ -413,7 +414,7 @@ def test_an_export_that_fails_leaves_the_old_one_and_no_trace(
 
 def test_stopped_in_the_last_moment_the_old_one_is_still_there(base, tmp_path, monkeypatch) -> None:
     target = export(tmp_path / "out", base)
-    (target / "old.py").write_text("")
+    (target / "old.py").write_text(f"{CODE_MARK}0.0.9\n")
     rename = Path.rename
 
     def stop(path: Path, to: Path) -> Path:
@@ -429,15 +430,46 @@ def test_stopped_in_the_last_moment_the_old_one_is_still_there(base, tmp_path, m
 
 
 def test_what_is_exported_or_is_no_checkpoint_is_never_replaced(base, tmp_path) -> None:
-    source = shutil.copytree(base, tmp_path / "runs" / "dream")
-    write_json(tmp_path / "runs" / "config.json", {})
-    for target in (source, source.parent):
-        with pytest.raises(ValueError, match="holds what is to be exported"):
-            export(target, source, overwrite=True)
+    source = export(tmp_path / "runs" / "dream", base)
+    with pytest.raises(ValueError, match="holds what is to be exported"):
+        export(source, source, overwrite=True)
+    with pytest.raises(ValueError, match="holds dream, which no export wrote"):
+        export(source.parent, source, overwrite=True)
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "cat.png").write_text("")
-    with pytest.raises(ValueError, match="holds no checkpoint"):
+    with pytest.raises(ValueError, match=r"holds cat.png, which no export wrote"):
         export(tmp_path / "photos", source, overwrite=True)
+    trained = write_dream_folder(tmp_path / "trained")
+    with pytest.raises(ValueError, match="holds no export"):
+        export(trained, source, overwrite=True)
+    exported = export(tmp_path / "exported", source)
+    (exported / "notes.txt").write_text("mine")
+    with pytest.raises(ValueError, match=r"holds notes.txt, which no export wrote"):
+        export(exported, source, overwrite=True)
+    assert (exported / "notes.txt").read_text() == "mine"
+
+
+def test_what_a_kill_left_is_cleared_away_and_an_older_export_put_back(base, tmp_path) -> None:
+    target = export(tmp_path / "out", base)
+    before = (target / "config.json").read_bytes()
+    # Killed between the two renames.
+    (tmp_path / ".out.new").mkdir()
+    (tmp_path / ".out.new" / "config.json").write_text("{")
+    target.rename(tmp_path / ".out.old")
+    with pytest.raises(ValueError, match="there is no folder"):
+        export(target, tmp_path / "nothing", overwrite=True)
+    export(target, base, overwrite=True)
+    assert (target / "config.json").read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
+
+
+def test_two_exports_into_one_folder_are_one_and_a_sentence(base, tmp_path) -> None:
+    with (
+        locked(tmp_path / ".out.new", "exports"),
+        pytest.raises(ValueError, match="another process exports in"),
+    ):
+        export(tmp_path / "out", base)
+    assert not (tmp_path / "out").exists()
 
 
 def test_weights_that_are_not_those_of_the_config_are_refused(tmp_path) -> None:

@@ -151,6 +151,51 @@ def test_results_depend_on_no_order_of_arrival(order, gaps, allocator, running) 
     assert [handles[index].result().ids for index in range(len(MIXED))] == ALONE
 
 
+def with_equal_logits() -> DreamModel:
+    """A model in which each token has a twin of the same logit at every position."""
+    model = tiny_model(seed=2)
+    with torch.no_grad():
+        model.lm_head.weight[1:POISON:2] = model.lm_head.weight[0:POISON:2]
+    return model
+
+
+TWINS = with_equal_logits()
+# Nuclei of one token make positions equally sure, and twins make tokens equally likely. Requests
+# that differ in their steps and seeds alone are computed together.
+SAMPLING = st.fixed_dictionaries(
+    {
+        "temperature": st.sampled_from([0.0, 0.5]),
+        "top_p": st.sampled_from([None, 0.1]),
+        "top_k": st.sampled_from([None, 1, 3]),
+        "alg": st.sampled_from(["maskgit_plus", "topk_margin", "entropy"]),
+    }
+)
+OWN = st.tuples(st.integers(2, 12), st.integers(0, 9), st.sampled_from([0, 5]))
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(SAMPLING, st.sampled_from([None, SOFT]), st.lists(OWN, min_size=2, max_size=4))
+def test_equally_sure_positions_and_equal_logits_are_chosen_by_the_request_alone(
+    sampling, soft_mask, own
+) -> None:
+    requests = [
+        request(
+            5,
+            24,
+            canvas_seed=seed,
+            soft_mask=soft_mask,
+            seed=seed,
+            top_logprobs=reported,
+            sampling=sampling | {"steps": steps},
+        )
+        for steps, seed, reported in own
+    ]
+    engine = Engine(TWINS, positions=400)
+    handles = [engine.submit(one) for one in requests]
+    drain(engine)
+    assert [handle.result().ids for handle in handles] == [alone(one, TWINS) for one in requests]
+
+
 def test_many_threads_may_submit_to_a_running_engine() -> None:
     results: dict[int, tuple[int, ...]] = {}
     with fits(200) as engine:

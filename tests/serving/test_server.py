@@ -7,7 +7,9 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import Any
 
 import httpx2 as httpx
 import numpy as np
@@ -106,6 +108,21 @@ def test_a_conversation_is_answered_as_the_library_would(client, checkpoint) -> 
     assert answer.usage.prompt_tokens == len(prompt)
     assert answer.usage.completion_tokens == len(own.token_ids)
     assert answer.choices[0].softmask["forwards"] == own.forwards
+
+
+def test_a_seeded_answer_is_the_same_alone_and_beside_others(client) -> None:
+    # A nucleus of one token makes all positions equally sure; steps differ, so counts do.
+    asked = {"model": "chat", "prompt": "One", "max_tokens": 24, "seed": 3, "top_p": 0.01}
+
+    def ask(steps: int) -> Any:
+        settings = {"softmask": {"steps": steps}}
+        return client.completions.create(**asked, temperature=0.5, extra_body=settings)
+
+    counts = [10, 3, 12, 5, 7, 2]
+    with ThreadPoolExecutor(len(counts)) as pool:
+        together = list(pool.map(ask, counts))
+    for steps, answer in zip(counts, together, strict=True):
+        assert answer.choices[0].text == ask(steps).choices[0].text
 
 
 def test_several_texts_of_several_prompts_draw_from_seeds_of_their_own(client, checkpoint) -> None:

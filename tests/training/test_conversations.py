@@ -254,9 +254,15 @@ def test_tool_calls_are_known_by_the_tokenizer_s_own_ids(tmp_path, tokenizer) ->
     assert left_out(path, tokenizer, drop_tool_calls=False) == {}
 
 
-def test_a_text_with_the_mask_token_in_it_is_left_out(tmp_path, tokenizer) -> None:
+def test_the_name_of_the_mask_in_a_message_is_text_and_in_the_template_the_mask(
+    tmp_path, tokenizer
+) -> None:
     rows = [*chats(20), chat("hi", "the mask is <|mask|> here")]
-    assert left_out(write_lines(tmp_path / "a.jsonl", rows), tokenizer) == {"mask token": 1}
+    path = write_lines(tmp_path / "a.jsonl", rows)
+    assert left_out(path, tokenizer) == {}
+    tokenizer.chat_template += "{% if messages[1:] | length > 1 %}<|mask|>{% endif %}"
+    path = write_lines(path, [*rows, {"messages": [say("user", "a"), *rows[0]["messages"]]}])
+    assert left_out(path, tokenizer) == {"mask token": 1}
 
 
 def test_a_tokenizer_without_a_chat_template_is_one_sentence(tokenizer) -> None:

@@ -181,8 +181,8 @@ def soft_mask_of(args: argparse.Namespace, own: SoftMaskConfig | None) -> SoftMa
         if changes:
             raise ValueError("--no-soft-mask and a --soft-mask option contradict each other")
         return None
-    if not changes:
-        return own
-    if own is None and "scale" not in changes:
+    if own is None and changes and "scale" not in changes:
         raise ValueError("this checkpoint has no soft-mask parameters: give --soft-mask-scale too")
-    return dataclasses.replace(own or SoftMaskConfig(), **changes)
+    from ..decoding.generation import choose_soft_mask
+
+    return choose_soft_mask(changes or "checkpoint", own)

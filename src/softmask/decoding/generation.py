@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import secrets
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,7 +11,7 @@ from typing import Any, Literal, TypeGuard
 
 import torch
 
-from ..config import SamplingConfig, SoftMaskConfig, from_mapping
+from ..config import SamplingConfig, SoftMaskConfig, from_mapping, require
 from ..models.checkpoint import Checkpoint
 from .prompts import (
     Messages,
@@ -25,6 +26,45 @@ from .sampler import DenoiseStep, denoise
 
 TokenIds = Sequence[int]
 Prompt = str | Messages | TokenIds
+SoftMaskChoice = SoftMaskConfig | Mapping[str, Any] | Literal["checkpoint"] | bool | None
+
+
+def choose_soft_mask(asked: SoftMaskChoice, own: SoftMaskConfig | None) -> SoftMaskConfig | None:
+    """The soft-mask settings that are meant; None: plain decoding.
+
+    Args:
+        asked: "checkpoint": its own, where it has some; True: its own; False or None: plain; a
+            mapping: its own with these fields of SoftMaskConfig changed; or all settings.
+        own: the checkpoint's.
+
+    Raises:
+        ValueError: the checkpoint has none where some are needed, or an unknown or wrong setting.
+    """
+    if asked is None or asked is False:
+        return None
+    if isinstance(asked, SoftMaskConfig):
+        return asked
+    if isinstance(asked, Mapping):
+        if own is None and "scale" not in asked:
+            raise ValueError("this checkpoint has no soft-mask parameters: give a scale too")
+        base = {} if own is None else dataclasses.asdict(own)
+        return from_mapping(SoftMaskConfig, base | dict(asked), "soft_mask")
+    require(
+        asked is True or asked == "checkpoint",
+        f"soft_mask must be True, False, 'checkpoint', a mapping or SoftMaskConfig, not {asked!r}",
+    )
+    require(
+        own is not None or asked is not True,
+        "this checkpoint has no soft-mask parameters: give a mapping, or load an adapter with some",
+    )
+    return own
+
+
+def is_single(prompts: Any) -> bool:
+    """Whether this is one prompt: a text, a conversation, or token ids."""
+    return isinstance(prompts, str) or (
+        isinstance(prompts, Sequence) and bool(prompts) and isinstance(prompts[0], (Mapping, int))
+    )
 
 
 def is_token_ids(prompt: Prompt) -> TypeGuard[TokenIds]:
@@ -53,12 +93,13 @@ class Generation:
     """One call: iterate for the steps, then read `completions()`.
 
     Args:
-        prompts: a text, several, or with `chat` also conversations (lists of messages). A prompt
-            of token ids is taken as it is.
+        prompts: one prompt or a list of them. A prompt is a text, a conversation (a list of
+            messages `{"role": ..., "content": ...}`), or token ids, which are taken as they are.
         max_new_tokens: masks behind each prompt; the answer may end before. Unused by `infill`.
         sampling: a SamplingConfig, or some of its fields; the others are the checkpoint's own
             where it has some, and steps default to one per mask.
-        soft_mask: "checkpoint" takes the checkpoint's parameters; None decodes plainly.
+        soft_mask: "checkpoint" takes the checkpoint's parameters; False or None decodes plainly; a
+            mapping changes some of them. See `choose_soft_mask`.
         seed: row i draws from seed + i, whatever stands beside it; None picks one; several: one
             for each row.
         num_return_sequences: rows per prompt, next to each other.
@@ -74,11 +115,11 @@ class Generation:
     def __init__(
         self,
         checkpoint: Checkpoint,
-        prompts: str | Sequence[Prompt],
+        prompts: Prompt | Sequence[Prompt],
         *,
         max_new_tokens: int = 128,
         sampling: SamplingConfig | Mapping[str, Any] | None = None,
-        soft_mask: SoftMaskConfig | Literal["checkpoint"] | None = "checkpoint",
+        soft_mask: SoftMaskChoice = "checkpoint",
         seed: int | Sequence[int] | None = None,
         num_return_sequences: int = 1,
         chat: bool | None = None,
@@ -95,8 +136,8 @@ class Generation:
         self.tokenizer = checkpoint.tokenizer
         self.mask_id = checkpoint.model.mask_id
         self.infill = infill
-        prompts = [prompts] if isinstance(prompts, str) else list(prompts)
-        if not prompts or not all(prompts):
+        rows: Any = [prompts] if is_single(prompts) else list(prompts)
+        if not rows or not all(rows):
             raise ValueError("the prompt is empty: say something to go on from")
         has_template = has_chat_template(checkpoint)
         chat = has_template and not infill if chat is None else chat
@@ -104,12 +145,12 @@ class Generation:
             raise ValueError("this tokenizer has no chat template: pass the prompt as raw text")
         if system is not None and not chat:
             raise ValueError("a system message needs the chat template")
-        rows = [self._row(prompt, chat, system) for prompt in prompts]
+        self.prompts = [prompt for prompt in rows for _ in range(num_return_sequences)]
+        rows = [self._row(prompt, chat, system) for prompt in rows]
         if not infill:
             rows = [row + [self.mask_id] * max_new_tokens for row in rows]
-        self.prompts = [p for p in prompts for _ in range(num_return_sequences)]
         rows = [row for row in rows for _ in range(num_return_sequences)]
-        self.soft_mask = checkpoint.soft_mask if soft_mask == "checkpoint" else soft_mask
+        self.soft_mask = choose_soft_mask(soft_mask, checkpoint.soft_mask)
         most = max(row.count(self.mask_id) for row in rows)
         if not isinstance(sampling, SamplingConfig):
             settings = {"steps": most, **checkpoint.sampling, **(sampling or {})}
@@ -123,15 +164,29 @@ class Generation:
 
     def _row(self, prompt: Any, chat: bool, system: str | None) -> list[int]:
         if is_token_ids(prompt):
-            return list(prompt)
-        if self.infill:
+            return self._known(prompt)
+        if isinstance(prompt, str) and self.infill:
             return encode_holes(self.checkpoint, prompt)
-        if not chat:
+        if isinstance(prompt, str) and not chat:
             return encode(self.checkpoint, prompt)
+        require(
+            not self.infill and chat,
+            "a conversation is answered through the chat template: no holes, no raw text",
+        )
         messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
         if system is not None:
             messages = [{"role": "system", "content": system}, *messages]
         return encode_chat(self.checkpoint, messages)
+
+    def _known(self, ids: Sequence[int]) -> list[int]:
+        size = self.checkpoint.model.config.vocab_size
+        for index in ids:
+            if not 0 <= index < size or index == self.mask_id:
+                raise ValueError(
+                    f"token id {index} cannot stand in a prompt: ids lie between 0 and {size - 1}, "
+                    f"and {self.mask_id} is the mask, which `denoise` fills in"
+                )
+        return list(ids)
 
     def _make_canvas(self, rows: list[list[int]]) -> None:
         """Left-pads the rows, so that new tokens stand in the same columns."""
@@ -238,10 +293,10 @@ def _row_seeds(seed: int | Sequence[int] | None, rows: int) -> list[int]:
 
 def generate(
     checkpoint: Checkpoint,
-    prompts: str | Sequence[Prompt],
+    prompts: Prompt | Sequence[Prompt],
     *,
     max_new_tokens: int = 128,
-    soft_mask: SoftMaskConfig | Literal["checkpoint"] | None = "checkpoint",
+    soft_mask: SoftMaskChoice = "checkpoint",
     seed: int | Sequence[int] | None = None,
     num_return_sequences: int = 1,
     chat: bool | None = None,
@@ -249,7 +304,7 @@ def generate(
     infill: bool = False,
     **sampling: Any,
 ) -> Completion | list[Completion]:
-    """Generates and returns the completion of a single prompt, or the list of all of them.
+    """Generates and returns the completion of one prompt, or the list for a list of them.
 
     `sampling` are the fields of SamplingConfig; `steps` defaults to one per new token. The rest
     is explained at `Generation`.
@@ -270,5 +325,4 @@ def generate(
         infill=infill,
     )
     completions = run.completions()
-    single = isinstance(prompts, str) and num_return_sequences == 1
-    return completions[0] if single else completions
+    return completions[0] if is_single(prompts) and num_return_sequences == 1 else completions

@@ -1,16 +1,16 @@
 """From what people write to token ids, and back.
 
-The only place where text becomes control tokens: names such as `<|im_end|>` in a prompt
-are text, and masks come from holes alone.
+Names of control tokens such as `<|im_end|>` are text in whatever a conversation or a request
+says, and masks come from holes alone. A raw prompt in Python or on the command line may name them.
 """
 
 from __future__ import annotations
 
 import re
-import secrets
 from collections.abc import Mapping, Sequence
 
 from ..models.checkpoint import Checkpoint
+from .control_names import ControlNames, require_characters
 from .sampler import Rules
 
 HOLE = re.compile(r"\[\[(\d{1,6})\]\]")
@@ -26,19 +26,22 @@ def encode(checkpoint: Checkpoint, text: str, *, control: bool = True) -> list[i
     """Token ids of a text, where the mask token's own name is text: masks come from us alone.
 
     Args:
-        control: whether the names of the other control tokens stand for them, or are text too.
+        control: whether the names of other added tokens stand for them, as a tokenizer reads a
+            text of its own; else all of them are text.
 
     Raises:
-        ValueError: the tokenizer cannot write the mask token's name as plain text.
+        ValueError: the tokenizer cannot write the mask token's name as plain text, or the text is
+            no valid UTF-8.
     """
     tokenizer, mask_id = checkpoint.tokenizer, checkpoint.model.mask_id
     mask = str(tokenizer.convert_ids_to_tokens(mask_id))
+    names = ControlNames(tokenizer)
     ids: list[int] = []
     for piece in re.split(f"({re.escape(mask)})", text) if control else [text]:
-        if piece:
-            plain = piece == mask or not control
-            settings = {"add_special_tokens": False, "split_special_tokens": plain}
-            ids += tokenizer(piece, **settings)["input_ids"]
+        if piece == mask or not control:
+            ids += names.encode(piece)
+        elif piece:
+            ids += tokenizer(require_characters(piece), add_special_tokens=False)["input_ids"]
     if mask_id in ids:
         raise ValueError(f"the tokenizer cannot write {mask} as plain text: leave it out")
     return ids
@@ -48,33 +51,20 @@ def encode_chat(checkpoint: Checkpoint, messages: Messages) -> list[int]:
     """Token ids of a conversation in the model's template, up to where the answer begins.
 
     Raises:
-        ValueError: the model has no chat template, or the template refuses the messages.
+        ValueError: the model has no chat template, a message lacks its role or content, or the
+            template refuses the messages.
     """
     if not has_chat_template(checkpoint):
         raise ValueError("this tokenizer has no chat template: pass the prompt as raw text")
-    names = _control_names(checkpoint)
-    said = [str(message["content"]) for message in messages]
-    if not any(name in text for name in names for text in said):
-        return encode(checkpoint, _render(checkpoint, messages))
-    # Stand-ins show which parts of the rendered text are the template's.
-    marks = [secrets.token_hex(16) for _ in said]
-    marked = [{**m, "content": mark} for m, mark in zip(messages, marks, strict=True)]
-    contents = dict(zip(marks, said, strict=True))
-    ids, plain = [], ""
-    for piece in re.split(f"({'|'.join(marks)})", _render(checkpoint, marked)):
-        if piece in contents:
-            plain += contents[piece]
-            continue
-        for part in re.split(f"({'|'.join(map(re.escape, names))})", piece):
-            if part in names:
-                ids += encode(checkpoint, plain, control=False)
-                token = checkpoint.tokenizer.convert_tokens_to_ids(part)
-                assert isinstance(token, int)  # a list is for lists
-                ids.append(token)
-                plain = ""
-            else:
-                plain += part
-    return ids + encode(checkpoint, plain, control=False)
+    for number, message in enumerate(messages, start=1):
+        if not isinstance(message, Mapping) or not {"role", "content"} <= message.keys():
+            raise ValueError(
+                f"message {number} is no message: each is a mapping with 'role' and 'content'"
+            )
+    names = ControlNames(checkpoint.tokenizer)
+    hidden, any_name = names.hide(messages)
+    rendered = _render(checkpoint, hidden)
+    return names.encode_rendered(rendered).ids if any_name else encode(checkpoint, rendered)
 
 
 def _render(checkpoint: Checkpoint, messages: Messages) -> str:
@@ -88,12 +78,6 @@ def _render(checkpoint: Checkpoint, messages: Messages) -> str:
         raise ValueError(f"the model's chat template refuses these messages: {error}") from error
     assert isinstance(text, str)  # as tokenize is False
     return text
-
-
-def _control_names(checkpoint: Checkpoint) -> list[str]:
-    """Longest first: one may begin with another."""
-    added = checkpoint.tokenizer.added_tokens_decoder.values()
-    return sorted((token.content for token in added if token.special), key=len, reverse=True)
 
 
 def encode_holes(checkpoint: Checkpoint, text: str, *, control: bool = True) -> list[int]:

@@ -104,30 +104,37 @@ def denoise(
     return _steps(batch, canvas_BL.shape, config)
 
 
-@torch.no_grad()
 def _steps(batch: Batch, shape: torch.Size, config: SamplingConfig) -> Iterator[DenoiseStep]:
     for index in range(config.steps):
-        batch.step()
-        for sequence in batch.sequences:
-            if sequence.failure is not None:
-                raise ValueError(sequence.failure)
-        is_soft = any(sequence.is_soft and not sequence.is_done for sequence in batch.sequences)
-        logits_PV = batch.logits_PV
-        yield DenoiseStep(
-            index=index,
-            steps=config.steps,
-            # Copies: the batch goes on writing onto its own.
-            canvas_BL=batch.canvas_P.view(shape).clone(),
-            committed_BL=batch.committed_P.view(shape),
-            left_B=tuple(sequence.schedule.total_left for sequence in batch.sequences),
-            forwards=batch.forwards,
-            forwards_B=tuple(sequence.forwards for sequence in batch.sequences),
-            logits_BLV=None if logits_PV is None else logits_PV.view(*shape, -1),
-            lambda_BL=(batch.soft.lambda_P * batch.masked_P).view(shape) if is_soft else None,
-            candidate_BL=batch.candidate_P.view(shape).clone(),
-        )
+        # Around the step alone: a decorated generator that is left half-way turns gradients off
+        # and on again when it is collected, at exit in a half-removed torch.
+        with torch.no_grad():
+            batch.step()
+            for sequence in batch.sequences:
+                if sequence.failure is not None:
+                    raise ValueError(sequence.failure)
+            step = _describe(batch, shape, index, config.steps)
+        yield step
         if config.adaptive and all(sequence.is_done for sequence in batch.sequences):
             return
+
+
+def _describe(batch: Batch, shape: torch.Size, index: int, steps: int) -> DenoiseStep:
+    is_soft = any(sequence.is_soft and not sequence.is_done for sequence in batch.sequences)
+    logits_PV = batch.logits_PV
+    return DenoiseStep(
+        index=index,
+        steps=steps,
+        # Copies: the batch goes on writing onto its own.
+        canvas_BL=batch.canvas_P.view(shape).clone(),
+        committed_BL=batch.committed_P.view(shape),
+        left_B=tuple(sequence.schedule.total_left for sequence in batch.sequences),
+        forwards=batch.forwards,
+        forwards_B=tuple(sequence.forwards for sequence in batch.sequences),
+        logits_BLV=None if logits_PV is None else logits_PV.view(*shape, -1),
+        lambda_BL=(batch.soft.lambda_P * batch.masked_P).view(shape) if is_soft else None,
+        candidate_BL=batch.candidate_P.view(shape).clone(),
+    )
 
 
 def _spans(canvas_BL: Tensor, attention_mask_BL: Tensor | None) -> list[tuple[int, int]]:

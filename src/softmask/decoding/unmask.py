@@ -66,20 +66,19 @@ class Ragged:
     def top(self, table_RL: Tensor, counts_R: Sequence[int]) -> Tensor:
         """(R, L) bool: the `counts_R[r]` largest values of sequence r; never minus infinity.
 
-        Among equal ones the choice is torch.topk's over the sequence's own columns, as published.
-        So it does not depend on the other sequences. (Probabilities of exactly 1 are common.)
+        Among equal ones the choice is that of torch.topk(count) over the sequence's own columns, as
+        published (probabilities of exactly 1 are common). It depends on the count, so sequences of
+        one length are chosen together only where they want equally many.
         """
         chosen_RL = torch.zeros_like(table_RL, dtype=torch.bool)
-        wanted_R = torch.tensor(counts_R, device=table_RL.device)
-        for length in dict.fromkeys(self.lengths_R):
-            sequences = [r for r, own in enumerate(self.lengths_R) if own == length]
-            most = max(counts_R[r] for r in sequences)
-            if most:
-                rows = slice(None) if len(sequences) == len(self.lengths_R) else sequences
-                best_RK, place_RK = table_RL[rows, :length].topk(most, dim=1)
-                rank_K = torch.arange(most, device=table_RL.device)
-                allowed_RK = (rank_K < wanted_R[rows, None]) & (best_RK > -torch.inf)
-                chosen_RL[rows] = chosen_RL[rows].scatter(1, place_RK, allowed_RK)
+        alike: dict[tuple[int, int], list[int]] = {}
+        for r, (length, count) in enumerate(zip(self.lengths_R, counts_R, strict=True)):
+            if count:
+                alike.setdefault((length, count), []).append(r)
+        for (length, count), sequences in alike.items():
+            rows = slice(None) if len(sequences) == len(self.lengths_R) else sequences
+            best_RK, place_RK = table_RL[rows, :length].topk(count, dim=1)
+            chosen_RL[rows] = chosen_RL[rows].scatter(1, place_RK, best_RK > -torch.inf)
         return chosen_RL
 
 
@@ -134,7 +133,7 @@ def filter_logits(logits_NV: Tensor, top_p: float | None, top_k_count: int | Non
     first; top_k keeps ties with the k-th.
     """
     if top_p is not None and top_p < 1:
-        ordered_NV, ids_NV = logits_NV.sort(dim=-1, descending=True)
+        ordered_NV, ids_NV = logits_NV.sort(dim=-1, descending=True, stable=True)
         cumulative_NV = ordered_NV.softmax(-1).cumsum(-1)
         dropped_NV = torch.zeros_like(ids_NV, dtype=torch.bool)
         dropped_NV[:, 1:] = cumulative_NV[:, :-1] > top_p

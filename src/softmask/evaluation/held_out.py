@@ -26,6 +26,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from ..config import SoftMaskConfig, require, require_positive, setting
+from ..decoding.control_names import ControlNames
 from ..logits import CHUNK_ROWS, entropy
 from ..models import DreamModel
 from ..reporting.tables import light_table
@@ -114,7 +115,7 @@ def windows(
         ValueError: a length below 2, or no text that has two tokens.
     """
     require(length >= 2, f"length must be at least 2, not {length}")
-    encoded = tokenizer(list(texts), add_special_tokens=False)["input_ids"] if texts else []
+    encoded = ControlNames(tokenizer).encode_batch(texts)
     cut = [ids[i : i + length] for ids in encoded for i in range(0, len(ids), length)]
     kept = [window for window in cut if len(window) >= 2]
     if not kept:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -23,6 +22,7 @@ from torch import Tensor
 
 from .. import __version__
 from ..config import SAMPLING_FILE, SOFT_MASK_FILE, SoftMaskConfig, soft_mask_to_published
+from ..files import LOCK, locked, sync_tree
 from ..models.checkpoint import Source
 from .checkpoints import (
     ADAPTER_FILE,
@@ -34,7 +34,7 @@ from .checkpoints import (
     tensor_names,
 )
 from .load import choose_dtype, load
-from .remote_code import remote_code
+from .remote_code import CODE_MARK, CONFIGURATION, remote_code
 
 AUTO_MAP = {
     "AutoConfig": "configuration_dream.DreamConfig",
@@ -114,29 +114,52 @@ def _check_target(target: Path, overwrite: bool) -> None:
         return
     if not overwrite:
         raise ValueError(f"{target} is not empty: give another folder, or --overwrite")
-    if not (target / "config.json").is_file():
-        raise ValueError(f"{target} holds no checkpoint, so it is not replaced: empty it yourself")
+    # A model that was trained or downloaded has files of the same names, but not our code.
+    others = sorted(path.name for path in target.iterdir() if not _is_ours(path))
+    if others or not (target / Path(CONFIGURATION).name).is_file():
+        what = f"{others[0]}, which no export wrote" if others else "no export"
+        raise ValueError(f"{target} holds {what}, so it is not replaced: give another folder")
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether an export writes such a file: all code with its first line, and a model's files."""
+    if path.suffix == ".py" and path.is_file():
+        with path.open("rb") as file:
+            return file.readline().startswith(CODE_MARK.encode())
+    known = {"config.json", "README.md", WEIGHT_INDEX, SOFT_MASK_FILE, TOKENIZER_CONFIG}
+    return path.suffix == ".safetensors" or path.name in known | {*AS_THEY_ARE}
 
 
 @contextlib.contextmanager
 def _replacing(target: Path) -> Iterator[Path]:
-    """A new folder beside the target that takes its place in the end, or leaves no trace."""
-    fresh = target.with_name(f".{target.name}.{os.getpid()}.new")
-    old = target.with_name(f".{target.name}.{os.getpid()}.old")
+    """A new folder beside the target that takes its place in the end, or leaves no trace.
+
+    What a kill left of an earlier one is cleared away, or put back where it was.
+    """
+    fresh, old = (target.with_name(f".{target.name}.{state}") for state in ("new", "old"))
     try:
-        fresh.mkdir(parents=True)
-        yield fresh
-        if target.exists():
-            target.rename(old)
-        fresh.rename(target)
+        with locked(fresh, "exports"):
+            for left in fresh.iterdir():
+                if left.name != LOCK:  # links to weights are links
+                    left.unlink()
+            if old.exists() and not target.exists():  # killed between the two renames
+                old.rename(target)
+            shutil.rmtree(old, ignore_errors=True)
+            try:
+                yield fresh
+                (fresh / LOCK).unlink()
+                sync_tree(fresh)
+                if target.exists():
+                    target.rename(old)
+                fresh.rename(target)
+            finally:
+                if old.exists() and not target.exists():
+                    old.rename(target)
+                shutil.rmtree(fresh, ignore_errors=True)
+                shutil.rmtree(old, ignore_errors=True)
     except (OSError, SafetensorError) as error:
         why = getattr(error, "strerror", None) or error
         raise ValueError(f"{target} cannot be written: {why}") from error
-    finally:
-        if old.exists() and not target.exists():  # stopped between the two renames
-            old.rename(target)
-        shutil.rmtree(fresh, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
 
 
 def _write_weights(source: Source, folder: Path, dtype: torch.dtype | None, link: bool) -> None:

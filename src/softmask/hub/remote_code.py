@@ -18,6 +18,8 @@ CONFIGURATION = "models/configuration_dream.py"
 MODEL = "models/modeling_dream.py"
 # Imported behind the model, to which it gives its method.
 METHOD = "decoding/diffusion_generate.py"
+# How each file of it begins; by this an export is known again.
+CODE_MARK = "# Part of softmask "
 
 
 def remote_code() -> dict[str, str]:
@@ -32,7 +34,7 @@ def remote_code() -> dict[str, str]:
             continue
         text, needed = _flatten(path)
         code[path.name] = (
-            f"# Part of softmask {__version__} (Apache-2.0), written by `softmask export`.\n{text}"
+            f"{CODE_MARK}{__version__} (Apache-2.0), written by `softmask export`.\n{text}"
         )
         waiting += needed
     model, method = Path(MODEL).name, Path(METHOD).stem

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from ..logits import FLOOR, LogitStatistics, statistics
+from ..logits import FLOOR, LogitStatistics, statistics, top_k
 from .linear import PLAIN, multiply
 
 # Most logits that are computed at once where they are only read and not returned: 256 MB in
@@ -107,9 +107,10 @@ def _keep_best(z_NC: Tensor, start: int, best_NK: Tensor, ids_NK: Tensor) -> tup
     # in no order.
     rows = (z_NC.amax(dim=1) > best_NK[:, -1]).nonzero().squeeze(1)
     if len(rows):
-        value_MK, place_MK = z_NC[rows].topk(min(k, z_NC.shape[1]), dim=1)
+        value_MK, place_MK = top_k(z_NC[rows], min(k, z_NC.shape[1]))
+        # The lower ids on the left, as among equal logits they are to come first.
         values = torch.cat([best_NK[rows], value_MK], dim=1)
         ids = torch.cat([ids_NK[rows], place_MK + start], dim=1)
-        value_MK, order_MK = values.topk(k, dim=1)
+        value_MK, order_MK = top_k(values, k)
         best_NK[rows], ids_NK[rows] = value_MK, ids.gather(1, order_MK)
     return best_NK, ids_NK

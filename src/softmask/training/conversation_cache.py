@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 # Part of the key: raise it when conversation_rows.py or split.py makes other rows of one input.
-FORMAT = 1
+FORMAT = 2
 # Settings that do not decide the rows, but the batches made of them or where they are kept.
 NOT_OF_ROWS = ("cache", "extra_padding", "pad_multiple")
 PARTS = ("train", "validation")

@@ -10,8 +10,9 @@ import hashlib
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ..decoding.control_names import ControlNames
 from .config import ConversationConfig
 from .sources import Messages, SourceRow, in_batches
 
@@ -24,8 +25,8 @@ REASONS = {
     "template": "the template refuses the chat, or the prompt's text does not begin the whole's",
     "too long": "more than max_length tokens",
     "short answer": "an answer of fewer than min_response tokens",
-    "tool calls": "<tool_call> tokens; see drop_tool_calls",
-    "mask token": "the text holds the mask token itself",
+    "tool calls": "<tool_call> in the text; see drop_tool_calls",
+    "mask token": "the template writes the mask token itself",
     "in validation": "the same tokens as a row of the validation part",
 }
 
@@ -80,7 +81,7 @@ def tokenise(
 
     The chat template is rendered to text first and then tokenised, as `apply_chat_template` does,
     but a batch at a time in the tokenizer's threads. The template's own `tokenize=True` returns a
-    mapping since transformers 5.
+    mapping since transformers 5. Names of control tokens in a message are text, as in decoding.
 
     Args:
         counts: is added to.
@@ -88,28 +89,20 @@ def tokenise(
     """
     from datasets.utils import tqdm
 
-    vocabulary = tokenizer.get_vocab()
-    tools = {vocabulary[t] for t in TOOL_CALLS if config.drop_tool_calls and t in vocabulary}
+    names = ControlNames(tokenizer)
     with tqdm(desc="Tokenising", unit=" conversations", disable=None) as bar:
         for batch in in_batches(drawn):
             columns: dict[str, list[Any]] = {"input_ids": [], "prompt_length": [], "id": []}
-            rendered = [_rendered(messages, tokenizer) for _, messages in batch]
-            reasons, *texts = zip(*rendered, strict=True)
-            # Not verbose: no warning about model_max_length, as our max_length decides.
-            options = {"add_special_tokens": False, "return_attention_mask": False}
-            ids = tokenizer([*texts[0], *texts[1]], verbose=False, **options)["input_ids"]
-            prompts, wholes = ids[: len(batch)], ids[len(batch) :]
-            for (where, _), reason, texts_of, prompt, whole in zip(
-                batch, reasons, zip(*texts, strict=True), prompts, wholes, strict=True
-            ):
-                length = _prompt_length(texts_of, prompt, whole, tokenizer)
-                reason = reason or _reason(length, whole, config, tools, tokenizer.mask_token_id)
-                if reason is None and digest_of(whole) in held_out:
+            rendered = [_rendered(messages, tokenizer, names) for _, messages in batch]
+            rows = _encoded(rendered, tokenizer, names)
+            for (where, _), one, (ids, length) in zip(batch, rendered, rows, strict=True):
+                reason = one.reason or _reason(length, ids, names.show(one.whole), config, names)
+                if reason is None and digest_of(ids) in held_out:
                     reason = "in validation"
                 if reason is None:
-                    for name, value in zip(columns, (whole, length, where), strict=True):
+                    for name, value in zip(columns, (ids, length, where), strict=True):
                         columns[name].append(value)
-                counts.add(reason, length or 0, len(whole))
+                counts.add(reason, length or 0, len(ids))
             yield columns
             bar.update(len(batch))
 
@@ -119,59 +112,79 @@ def digest_of(ids: list[int]) -> bytes:
     return hashlib.sha256(array("i", ids).tobytes()).digest()
 
 
+class Rendered(NamedTuple):
+    """Texts of a conversation's prompt and of all of it; or the reason why it is left out."""
+
+    reason: str | None
+    prompt: str = ""
+    whole: str = ""
+    has_names: bool = False  # names of control tokens, of which marks stand in the texts
+
+
 def _rendered(
-    messages: Messages | None, tokenizer: PreTrainedTokenizerBase
-) -> tuple[str | None, str, str]:
-    """The reason why the chat is left out already, the prompt's text and the whole's."""
+    messages: Messages | None, tokenizer: PreTrainedTokenizerBase, names: ControlNames
+) -> Rendered:
     from jinja2.exceptions import TemplateError, TemplateSyntaxError
 
     if messages is None:
-        return "incomplete", "", ""
+        return Rendered("incomplete")
+    hidden, has_names = names.hide(messages)
     render: Any = functools.partial(tokenizer.apply_chat_template, tokenize=False)
     try:
-        return None, render(messages[:-1], add_generation_prompt=True), render(messages)
+        prompt = render(hidden[:-1], add_generation_prompt=True)
+        return Rendered(None, prompt, render(hidden), has_names)
     except TemplateSyntaxError as error:
         raise ValueError(f"the chat template is broken ({error}): correct it") from error
     except TemplateError:  # raise_exception() in the template, such as for two users in a row
-        return "template", "", ""
+        return Rendered("template")
 
 
-def _prompt_length(
-    texts: tuple[str, str],
-    prompt: list[int],
-    whole: list[int],
-    tokenizer: PreTrainedTokenizerBase,
-) -> int | None:
-    """Tokens of the whole row that touch the prompt's text; None: it does not begin with that.
+def _encoded(
+    rendered: list[Rendered], tokenizer: PreTrainedTokenizerBase, names: ControlNames
+) -> Iterator[tuple[list[int], int | None]]:
+    """Each conversation's ids, and how many are its prompt's; None: the prompt is no beginning."""
+    # Not verbose: no warning about model_max_length, as our max_length decides.
+    options = {"add_special_tokens": False, "return_attention_mask": False, "verbose": False}
+    texts = [one.prompt for one in rendered] + [one.whole for one in rendered]
+    ids = tokenizer(texts, **options)["input_ids"]
+    for one, prompt, whole in zip(rendered, ids, ids[len(rendered) :], strict=False):
+        if not one.whole.startswith(one.prompt):
+            yield whole, None
+        elif one.has_names:
+            encoded = names.encode_rendered(one.whole)
+            yield encoded.ids, _before(len(names.show(one.prompt)), encoded.starts)
+        elif whole[: len(prompt)] == prompt:
+            yield whole, len(prompt)
+        else:
+            options = {"add_special_tokens": False, "return_offsets_mapping": True}
+            offsets = tokenizer(one.whole, verbose=False, **options)["offset_mapping"]
+            yield whole, _before(len(one.prompt), [start for start, _ in offsets])
 
-    An answer that begins with a line break makes one token, "\\n\\n", across the border. It is the
+
+def _before(end: int, starts: list[int]) -> int:
+    """Tokens that begin before a border of the text.
+
+    An answer that begins with a line break makes one token, "\\n\\n", across it. It is the
     prompt's, as in the published count.
     """
-    prompt_text, whole_text = texts
-    if not whole_text.startswith(prompt_text):
-        return None
-    if whole[: len(prompt)] == prompt:
-        return len(prompt)
-    options = {"add_special_tokens": False, "return_offsets_mapping": True}
-    offsets = tokenizer(whole_text, verbose=False, **options)["offset_mapping"]
-    return sum(start < len(prompt_text) for start, _ in offsets)
+    return sum(start < end for start in starts)
 
 
 def _reason(
     prompt_length: int | None,
-    whole: list[int],
+    ids: list[int],
+    text: str,
     config: ConversationConfig,
-    tools: set[int],
-    mask_id: int | None,
+    names: ControlNames,
 ) -> str | None:
     """Why a row is left out; None: it is kept."""
     if prompt_length is None:
         return "template"
-    if len(whole) > config.max_length:
+    if len(ids) > config.max_length:
         return "too long"
-    if len(whole) - prompt_length < config.min_response:
+    if len(ids) - prompt_length < config.min_response:
         return "short answer"
-    if not tools.isdisjoint(whole):
+    if config.drop_tool_calls and any(name in text for name in TOOL_CALLS if name in names.ids):
         return "tool calls"
     # It would be a position to predict in the prompt, and a target that is never sampled.
-    return "mask token" if mask_id in whole else None
+    return "mask token" if names.mask_id in ids else None

@@ -21,6 +21,7 @@ from tokenizers import pre_tokenizers, trainers
 from torch import Tensor
 from transformers import Qwen2Tokenizer
 
+from ..decoding.control_names import ControlNames
 from ..puzzles.held_out import unevaluated
 from ..puzzles.puzzles import Puzzle, generate_puzzles, holed, prompt_of
 from ..puzzles.stories import split_stories
@@ -102,7 +103,7 @@ class Corpus:
         self.config = config
         self.tokenizer = tokenizer
         self.end = tokenizer.eos_token_id
-        encoded = tokenizer(stories)["input_ids"] if stories else []
+        encoded = ControlNames(tokenizer).encode_batch(stories)
         self.documents = [torch.tensor(ids, dtype=torch.int32) for ids in encoded]
         if config.packed and encoded:
             ended = [torch.cat([d, torch.tensor([self.end])]) for d in self.documents]

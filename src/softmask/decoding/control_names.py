@@ -1,0 +1,127 @@
+"""Names of control tokens in what people write are text, in training as in decoding.
+
+A tokenizer reads the name of an added token (`<|im_end|>`, `<tool_call>`) as that token wherever it
+stands. In the contents of a conversation that would let a text end its own turn. So the contents'
+names are hidden from the template and written as text afterwards; the template's own are tokens.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerBase
+
+Message = Mapping[str, Any]
+
+
+class Encoded(NamedTuple):
+    """Token ids, and for each the place in the text where it begins."""
+
+    ids: list[int]
+    starts: list[int]
+
+
+class ControlNames:
+    """The names of a tokenizer's added tokens, special or not, and text without them."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        added = tokenizer.added_tokens_decoder.items()
+        self.ids = {token.content: index for index, token in added if token.content}
+        self.mask_id: int | None = tokenizer.mask_token_id
+        # Longest first: one may begin with another.
+        self._names = "|".join(map(re.escape, sorted(self.ids, key=len, reverse=True))) or "(?!)"
+        self._plain = _without_added_tokens(tokenizer)
+        # Digits stay what they are in upper case, in JSON, in HTML.
+        self._mark = re.compile(f"9{secrets.randbelow(10**20):020}([0-9]{{4}})")
+
+    def hide(self, messages: Sequence[Message]) -> tuple[list[dict[str, Any]], bool]:
+        """The messages with a mark in place of each name, roles as they are; whether any was."""
+        hidden = [
+            {key: value if key == "role" else self._replace(value) for key, value in m.items()}
+            for m in messages
+        ]
+        return hidden, hidden != [dict(message) for message in messages]
+
+    def show(self, text: str) -> str:
+        """A text with the names again in place of their marks."""
+        names = list(self.ids)
+        return self._mark.sub(lambda found: names[int(found[1])], text)
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text in which no name stands for its token.
+
+        Raises:
+            ValueError: the text holds half a surrogate pair, which is no character.
+        """
+        return self._plain.encode(require_characters(text), add_special_tokens=False).ids
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """`encode` of several texts, in the tokenizer's threads."""
+        checked = [require_characters(text) for text in texts]
+        return [one.ids for one in self._plain.encode_batch(checked, add_special_tokens=False)]
+
+    def encode_rendered(self, rendered: str) -> Encoded:
+        """Token ids of a rendered conversation: names in it are tokens, marks are text.
+
+        Begins count in the shown text.
+
+        Raises:
+            ValueError: see `encode`.
+        """
+        ids, starts, place = [], [], 0
+        for part in re.split(f"({self._names})", rendered):
+            if part in self.ids:
+                ids.append(self.ids[part])
+                starts.append(place)
+            else:
+                part = self.show(part)
+                encoded = self._plain.encode(require_characters(part), add_special_tokens=False)
+                ids += encoded.ids
+                starts += [place + start for start, _ in encoded.offsets]
+            place += len(part)
+        return Encoded(ids, starts)
+
+    def _replace(self, value: Any) -> Any:
+        """A value of a message, which may hold texts at any depth."""
+        if isinstance(value, str):
+            names = list(self.ids)
+            mark = self._mark.pattern.partition("(")[0]
+            return re.sub(self._names, lambda found: f"{mark}{names.index(found[0]):04}", value)
+        if isinstance(value, Mapping):
+            return {key: self._replace(part) for key, part in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [self._replace(part) for part in value]
+        return value
+
+
+def require_characters(text: str) -> str:
+    """The text.
+
+    Raises:
+        ValueError: it holds half a surrogate pair, as bytes that are no UTF-8 leave behind.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"the text is no valid UTF-8: {error.object[error.start]!r} at character "
+            f"{error.start} is half a character"
+        ) from error
+    return text
+
+
+def _without_added_tokens(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
+    """The same model, normalizer and pre-tokenizer; nothing is copied."""
+    from tokenizers import Tokenizer
+
+    backend = tokenizer.backend_tokenizer
+    plain = Tokenizer(backend.model)
+    for part in ("normalizer", "pre_tokenizer"):
+        if (value := getattr(backend, part)) is not None:
+            setattr(plain, part, value)
+    return plain
