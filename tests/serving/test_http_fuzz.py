@@ -381,7 +381,8 @@ def flood(address: str, numbers: range, threads: int = 4) -> list[str]:
             fault = "a request that failed"
         if fault is not None:
             faults.append(
-                f"{number}: {method} {path[:80]} {content[:200]!r} -> {status}: {fault} {body[:200]!r}"
+                f"{number}: {method} {path[:80]} {content[:200]!r} -> {status}: {fault}, "
+                f"{body[:200]!r}"
             )
         if number % 20 == 0:
             which = number // 20 % len(GOOD)
@@ -394,7 +395,6 @@ def flood(address: str, numbers: range, threads: int = 4) -> list[str]:
     # The mutations must not all be refused at the door.
     assert statuses[200] > len(numbers) / 50, statuses
     assert statuses[400] > len(numbers) / 3, statuses
-    print(statuses)
     return faults
 
 

@@ -21,7 +21,7 @@ from pydantic import (
     model_validator,
 )
 
-from ..config import SamplingConfig, SoftMaskConfig, from_mapping
+from ..config import SamplingConfig, SoftMaskConfig, from_mapping, require
 
 # What OpenAI's parameters are when they change nothing.
 OFF = (0, -1)  # how clients of other servers say that top_k filters nothing
@@ -38,10 +38,16 @@ NEUTRAL: dict[str, Any] = {
 }
 MOST_TEXTS = 64  # n times prompts
 MOST_STOPS = 4
+MOST_FIELDS = 100  # of one object
 MOST_TOP = 20
 MOST_SEED = 2**63 - MOST_TEXTS  # text i draws from seed + i
 # Settings of the loop that have a field of OpenAI's.
 OPENAI_SAMPLING = ("temperature", "top_p")
+
+
+def _require_few(values: dict[str, Any]) -> None:
+    """One sentence on a hundred thousand unknown fields, not one on each."""
+    require(len(values) <= MOST_FIELDS, f"{len(values)} fields are too many: at most {MOST_FIELDS}")
 
 
 class Strict(BaseModel):
@@ -53,6 +59,7 @@ class Strict(BaseModel):
         """Leaves out what changes nothing; another value of the same field is refused by name."""
         if not isinstance(values, dict):
             return values
+        _require_few(values)
         return {
             name: value
             for name, value in values.items()
@@ -99,9 +106,10 @@ class _Extension(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _without_top_k(cls, values: Any) -> Any:
-        if isinstance(values, dict) and _is_off(values.get("top_k")):
-            return {**values, "top_k": None}
-        return values
+        if not isinstance(values, dict):
+            return values
+        _require_few(values)
+        return {**values, "top_k": None} if _is_off(values.get("top_k")) else values
 
 
 if TYPE_CHECKING:
