@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -157,6 +158,44 @@ def test_a_flood_of_silent_connections_and_two_interrupts_leave_no_trace(folder)
     assert len(log) < 20_000
     assert {answer.status_code for answer in answers} <= {200, 503}
     assert len(answers) == 40
+
+
+SLOW_STEPS = """
+import time
+from softmask.decoding.batch import Batch
+real = Batch.step
+def step(self, *args):
+    time.sleep(2)
+    return real(self, *args)
+Batch.step = step
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("interrupts", [1, 2, 3, 6])
+def test_any_number_of_interrupts_leaves_no_traceback(folder, interrupts) -> None:
+    with serving("--model", folder, "--grace", "1", before=SLOW_STEPS) as (process, url):
+
+        def ask(stream: bool) -> None:
+            body = {"prompt": "x", "max_tokens": 40, "stream": stream}
+            with suppress(httpx.TransportError):
+                httpx.post(f"{url}/v1/completions", json=body, timeout=WAIT)
+
+        asking = [threading.Thread(target=ask, args=(number % 2 == 0,)) for number in range(20)]
+        for one in asking:
+            one.start()
+        while "softmask_requests_accepted_total 20.0" not in httpx.get(f"{url}/metrics").text:
+            pass
+        for _ in range(interrupts):
+            process.send_signal(signal.SIGINT)
+            time.sleep(0.2)
+        out, log = process.communicate(timeout=WAIT)
+        for one in asking:
+            one.join(WAIT)
+    assert process.returncode in (130, -signal.SIGINT)
+    assert out == ""
+    assert "Traceback" not in log
+    assert all(json.loads(line)["status"] in (200, 499, 503) for line in log.splitlines())
 
 
 def failed(capsys, *arguments: str) -> str:

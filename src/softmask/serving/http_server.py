@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import signal
 import socket
 import threading
@@ -27,8 +26,8 @@ class HttpServer(uvicorn.Server):
     """Serves until a signal comes, or the engine breaks down.
 
     The first SIGTERM or Ctrl-C lets running requests come to their end, within the grace. A second
-    Ctrl-C tells them that the server ends, which takes a step of the engine. A third waits for
-    nothing.
+    Ctrl-C tells them that the server ends, which takes a step of the engine. A third ends the
+    process where it stands.
 
     Raises:
         ValueError: this process may have too few files open.
@@ -51,15 +50,14 @@ class HttpServer(uvicorn.Server):
         super().__init__(settings)
         self.service, self.listener = service, listener
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._is_hurried = False
 
     def serve_to_the_end(self) -> int:
         """Serves; returns the exit code: 1 where the engine broke down."""
-        logging.getLogger("uvicorn.error").addFilter(_is_news)
         engine = self.service.engine.start()
         try:
             self.run(sockets=[self.listener])
         finally:
+            _let_interrupts_kill()
             engine.close(finish="nothing")
         return 0 if engine.broken is None else 1
 
@@ -87,10 +85,10 @@ class HttpServer(uvicorn.Server):
         engine, grace = self.service.engine, self.service.config.grace
         settings = {"finish": "nothing"} if again else {"finish": "running", "grace": grace}
         threading.Thread(target=engine.close, kwargs=settings, daemon=True).start()
-        if not again or self._is_hurried:
+        if not again:
             super().handle_exit(sig, frame)
         elif self._loop is not None:
-            self._is_hurried = True
+            _let_interrupts_kill()
             loop = self._loop
             loop.call_soon_threadsafe(loop.call_later, HURRY_SECONDS, self._drop_connections)
 
@@ -100,6 +98,7 @@ class HttpServer(uvicorn.Server):
             connection.transport.abort()
 
 
-def _is_news(record: logging.LogRecord) -> bool:
-    """A request that was ended on purpose needs no traceback."""
-    return not (record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError))
+def _let_interrupts_kill() -> None:
+    """From here on there is nothing to save, and a traceback would say nothing."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
