@@ -74,6 +74,13 @@ def test_a_client_that_says_a_byte_now_and_then_gains_no_time(checkpoint) -> Non
         assert answer.startswith(b"HTTP/1.1 408 ")
 
 
+def test_a_request_to_become_a_websocket_is_answered_as_any_other(checkpoint, caplog) -> None:
+    with serving(checkpoint) as (url, _service):
+        headers = {"connection": "upgrade", "upgrade": "websocket"}
+        assert httpx.get(f"{url}/health", headers=headers).status_code == 200
+    assert not caplog.records
+
+
 def test_who_says_nothing_is_cut_off_without_a_word(checkpoint) -> None:
     with serving(checkpoint, arrival=0.2) as (url, _), closing(connect(url)) as connection:
         assert rest(connection) == b""

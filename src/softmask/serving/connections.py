@@ -146,6 +146,9 @@ class Connection(H11Protocol):
         self.connections.discard(self)
         self.transport.abort()
 
+    def _unsupported_upgrade_warning(self) -> None:
+        """A request to become a WebSocket is answered as any other: nothing to warn of."""
+
     def _watch(self) -> None:
         """Has the time run while the client is the one to do something."""
         if self._is_answering:
