@@ -18,21 +18,40 @@ from filelock import FileLock, Timeout
 LOCK = ".lock"
 
 
+def expand_home(path: str | Path) -> Path:
+    """A path in which `~` and `~user` are home folders.
+
+    Raises:
+        ValueError: there is no such user.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"{path}: there is no such user whose folder this would be") from error
+
+
 def write_atomically(path: Path, data: bytes | str) -> None:
     """Writes a file: the new content is there (fsync), or the old one as it was.
 
     Args:
-        path: its folder has to exist.
+        path: its folder has to exist. A link's target is written; a device or a pipe, which cannot
+            be replaced, is written to.
         data: text is written as UTF-8 with line feeds as they are.
 
     Raises:
         OSError: with the name of `path`; nothing is left beside it.
     """
-    partial = path.with_name(path.name + ".partial")
+    content = data.encode() if isinstance(data, str) else data
     with _named(path):
+        path = path.resolve()
+        if path.exists() and not path.is_file():
+            with path.open("wb") as file:
+                file.write(content)
+            return
+        partial = path.with_name(path.name + ".partial")
         try:
             with partial.open("wb") as file:
-                file.write(data.encode() if isinstance(data, str) else data)
+                file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
             partial.replace(path)

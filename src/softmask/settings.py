@@ -101,6 +101,11 @@ def from_mapping(cls: type[T], values: Any, where: str) -> T:
             raise ValueError(f"{where}: {key} must be {_type_name(annotation)}, not {shown}")
         check_numbers(f"{where}: {key}", value)
         parsed[key] = _convert(value, annotation, f"{where}: {key}")
+    unset = (dataclasses.MISSING, dataclasses.MISSING)
+    needed = [f.name for f in dataclasses.fields(cls) if (f.default, f.default_factory) == unset]
+    missing = [name for name in needed if name not in parsed]
+    if missing:
+        raise ValueError(f"{where}: {' and '.join(missing)} must be given")
     try:
         return cls(**parsed)
     except (TypeError, ValueError) as error:

@@ -108,6 +108,9 @@ def test_holes_are_filled_with_escapes_understood(folder, capsys) -> None:
         (["x", "--top-p", "1.5"], "top_p"),
         (["x", "--max-new-tokens", "0"], "max_new_tokens"),
         (["x", "--max-new-tokens", "1000"], "context"),
+        (["x", "--max-new-tokens", "9" * 20], "context"),
+        (["x", "-n", "9999999", "--max-new-tokens", "4"], "at most 4096 texts"),
+        (["x", "--threads", "100000"], "--threads must lie between 1 and 1024"),
         (["x", "--soft-mask-scale", "7"], "scale"),
         (["x", "--soft-mask-k", "2"], "--soft-mask-scale"),
         (
@@ -186,3 +189,68 @@ def test_a_recipe_that_does_not_exist_or_is_misspelt_is_one_line(capsys, tmp_pat
     assert "puzzle_share" in line
     assert "key=value" in failed(capsys, "train", "default", "--set", "seed", "--out", out)
     assert not (tmp_path / "run").exists()
+
+
+def on(stream: str, *arguments: str) -> subprocess.CompletedProcess[bytes]:
+    """A command with a shell's redirection."""
+    command = f'exec "{sys.executable}" -m softmask "$@" {stream}'
+    return subprocess.run(["sh", "-c", command, "sh", *arguments], capture_output=True, check=False)
+
+
+@pytest.mark.parametrize(
+    ("stream", "message"),
+    [
+        (">/dev/full", b"softmask: error: standard output"),
+        (">&-", b"softmask: error: standard output is closed: send it to a file"),
+    ],
+)
+def test_an_answer_that_cannot_be_printed_is_an_error(folder, stream, message) -> None:
+    done = on(stream, "generate", "--model", folder, "Hi", "--max-new-tokens", "4")
+    assert done.returncode == 2
+    assert done.stderr.startswith(message)
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_closed_standard_error_or_input_does_no_harm(folder) -> None:
+    for stream in ("2>&-", "<&-"):
+        done = on(stream, "generate", "--model", folder, "Hi", "--max-new-tokens", "4")
+        assert done.returncode == 0
+        assert done.stdout
+
+
+@pytest.mark.parametrize("device", ["meta", "cuda:99", "xla", "nonsense", "mps:3"])
+def test_a_device_that_is_not_there_is_one_sentence(folder, capsys, device) -> None:
+    assert "device" in failed(capsys, "generate", "--model", folder, "Hi", "--device", device)
+
+
+def test_a_misspelt_option_names_the_nearest_and_no_option_is_cut_short(capsys) -> None:
+    assert "no option --stepz: did you mean --steps?" in failed(
+        capsys, "generate", "Hi", "--stepz", "3"
+    )
+    assert "did you mean --soft-mask-scale?" in failed(
+        capsys, "generate", "Hi", "--soft-mask-scal=.5"
+    )
+
+
+@pytest.mark.parametrize("recording", ["--html", "--svg", "--trace"])
+@pytest.mark.parametrize("prompt", [["Hi"], ["--infill", "[[4]]"]], ids=["text", "hole"])
+def test_a_run_that_draws_its_tokens_is_recorded(folder, tmp_path, prompt, recording) -> None:
+    settings = ["--max-new-tokens", "4", "--temperature", "0.8", "--soft-mask-scale", "0.5"]
+    path = tmp_path / "run"
+    assert main(["generate", "--model", folder, *prompt, *settings, recording, str(path)]) == 0
+    assert path.stat().st_size > 500
+
+
+def test_a_negative_number_with_an_exponent_is_a_value(folder, capsys) -> None:
+    settings = ["--soft-mask-scale", "0.5", "--soft-mask-offset", "-1e-3", "--max-new-tokens", "4"]
+    assert main(["generate", "--model", folder, "Hi", *settings, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["settings"]["soft_mask"]["offset"] == -1e-3
+
+
+def test_what_cannot_be_written_is_named(folder, capsys, tmp_path) -> None:
+    command = ["generate", "--model", folder, "Hi", "--max-new-tokens", "4", "--html"]
+    assert f"{tmp_path}: Is a directory" in failed(capsys, *command, str(tmp_path))
+    assert "/dev/full: No space left on device" in failed(capsys, *command, "/dev/full")
+    assert "File name too long" in failed(capsys, *command, str(tmp_path / ("x" * 300)))
+    assert "no such user" in failed(capsys, "export", "--model", folder, "~nosuch/x")
+    assert list(tmp_path.iterdir()) == []

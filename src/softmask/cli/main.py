@@ -7,6 +7,7 @@ when it is called, so that `softmask --help` loads neither torch nor transformer
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
 import logging
 import os
@@ -57,8 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             return _run(argv)
         finally:
-            # Here, so that a full disk under the last lines is said, and not lost at exit.
-            sys.stdout.flush()
+            _flush_output()
     except BrokenPipeError:
         # The reader of our output has left: say nothing.
         _discard_output()
@@ -71,8 +71,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not _is_out_of_memory(error):
             raise
         return _refuse(
-            f"out of memory ({str(error).splitlines()[0]}): ask for fewer tokens or rows at once, "
-            "or for a smaller dtype"
+            f"out of memory ({str(error) or 'none is left'}): ask for fewer tokens or rows at "
+            "once, or for a smaller dtype"
         )
     except KeyboardInterrupt:
         return 130
@@ -100,16 +100,25 @@ def _check_streams() -> None:
                 raise ValueError("standard output is closed: send it to a file, or to /dev/null")
 
 
+def _flush_output() -> None:
+    """Here, so that a full disk under the last lines is said, and not lost at exit."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        _discard_output()
+        raise OSError(error.errno, error.strerror, "standard output") from error
+
+
 def _sentence(error: OSError) -> str:
     """What the system refused, and for which file."""
     reason = error.strerror or str(error) or type(error).__name__
     if error.filename is not None:
         return f"{os.fsdecode(error.filename)}: {reason}"
-    try:
-        sys.stdout.flush()
-    except OSError:
-        _discard_output()
-        return f"standard output: {reason}"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO):
+        # Our own files have names: what has none was printed, or a library's.
+        return f"standard output or a temporary file: {reason}"
     return reason
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import difflib
+import re
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -36,6 +37,11 @@ def new_parser(command: str, doc: str | None) -> argparse.ArgumentParser:
 
 class Parser(argparse.ArgumentParser):
     """Takes options by their whole names, and names the nearest one to a misspelt one."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        # Older argparse takes -1e-3 for an option.
+        self._negative_number_matcher = re.compile(r"-(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$")
 
     def error(self, message: str) -> NoReturn:
         """Prints the error and the way to help; ends with exit code 2."""

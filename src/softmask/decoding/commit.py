@@ -47,7 +47,8 @@ def _by_confidence(predictions: Predictions, positions: int) -> tuple[Tensor, Te
     rows_N, ragged = predictions.rows_N, predictions.ragged
     if config.alg_temp and any(counts_R):
         noise = predictions.noise(rows_N.device)
-        noise_N = noise.exponential_at(positions, rows_N, predictions.counts_R)
+        wanted_R = [count > 0 for count in counts_R]
+        noise_N = noise.exponential_at(positions, rows_N, predictions.counts_R, wanted_R)
     chosen_N = choose_positions(confidence_N, counts_R, ragged, config.alg_temp, noise_N)
     if config.adaptive:
         if open_N is None:

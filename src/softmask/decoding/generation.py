@@ -26,6 +26,8 @@ from .sampler import DenoiseStep, denoise
 
 TokenIds = Sequence[int]
 Prompt = str | Messages | TokenIds
+# Far more than one forward holds, and few enough for a list of each row's tokens.
+MOST_ROWS = 4096
 SoftMaskChoice = SoftMaskConfig | Mapping[str, Any] | Literal["checkpoint"] | bool | None
 
 
@@ -145,6 +147,17 @@ class Generation:
             raise ValueError("this tokenizer has no chat template: pass the prompt as raw text")
         if system is not None and not chat:
             raise ValueError("a system message needs the chat template")
+        # Before there are so many: what follows holds every token of every row.
+        context = checkpoint.model.config.max_position_embeddings
+        require(
+            infill or max_new_tokens <= context,
+            f"max_new_tokens is {max_new_tokens}, but the model's context is {context}",
+        )
+        require(
+            len(rows) * num_return_sequences <= MOST_ROWS,
+            f"at most {MOST_ROWS} texts at once, not {len(rows) * num_return_sequences}: ask again "
+            "for the others",
+        )
         self.prompts = [prompt for prompt in rows for _ in range(num_return_sequences)]
         rows = [self._row(prompt, chat, system) for prompt in rows]
         if not infill:

@@ -104,12 +104,22 @@ class RowNoise:
         """
         return self._fill(counts_B, width, lambda x, g: x.exponential_(generator=g))
 
-    def exponential_at(self, positions: int, rows_N: Tensor, counts_B: Sequence[int]) -> Tensor:
-        """(N,) exponential numbers at the flat positions `rows_N` of a canvas of so many."""
+    def exponential_at(
+        self, positions: int, rows_N: Tensor, counts_B: Sequence[int], wanted_B: Sequence[bool]
+    ) -> Tensor:
+        """(N,) exponential numbers at the flat positions `rows_N` of a canvas of so many.
+
+        A row that wants none gets ones: what its generator draws next does not depend on whether a
+        neighbour wanted some in this step.
+        """
         if self.generators is None:
             # The published call draws for the whole canvas and leaves most of it unused.
             return torch.empty(positions, device=self.device).exponential_()[rows_N]
-        return self.exponential(counts_B, 1).squeeze(1)
+        parts = []
+        for count, generator, wanted in zip(counts_B, self.generators, wanted_B, strict=True):
+            ones_N = torch.ones(count, device=self.device)
+            parts.append(ones_N.exponential_(generator=generator) if wanted else ones_N)
+        return torch.cat(parts)
 
     def _fill(
         self,

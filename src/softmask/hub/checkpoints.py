@@ -36,6 +36,7 @@ from ..config import (
     read_soft_mask_file,
     soft_mask_from_published,
 )
+from ..files import expand_home
 from ..models import DreamConfig, DreamModel
 from ..models.checkpoint import Source
 from ..soft_mask import check_k
@@ -108,7 +109,7 @@ def _tokenizer_folder(model: Path, adapter: Path | None) -> Path:
 
 def _folder(name: str | Path, revision: str | None, local_only: bool) -> Path:
     """The local folder, or a snapshot of the Hub repository."""
-    path = Path(name).expanduser()
+    path = expand_home(name)
     if path.is_dir():
         if revision is not None:
             raise ValueError(f"{path} is a local folder: a revision has no meaning there")

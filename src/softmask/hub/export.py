@@ -22,7 +22,7 @@ from torch import Tensor
 
 from .. import __version__
 from ..config import SAMPLING_FILE, SOFT_MASK_FILE, SoftMaskConfig, soft_mask_to_published
-from ..files import LOCK, locked, sync_tree
+from ..files import LOCK, expand_home, locked, sync_tree
 from ..models.checkpoint import Source
 from .checkpoints import (
     ADAPTER_FILE,
@@ -87,7 +87,7 @@ def export(
         ValueError: something is wrong with the checkpoint, the adapter, an argument or the
             place to write to.
     """
-    target = Path(target).expanduser().resolve()
+    target = expand_home(target).resolve()
     _check_target(target, overwrite)
     chosen = None if dtype in (None, "auto") else choose_dtype(dtype, torch.device("cpu"))
     assert not isinstance(chosen, str)  # which "auto" alone would be

@@ -57,14 +57,17 @@ class LoadConfig:
         return load(name, **settings)
 
 
+MOST_THREADS = 1024  # more than any machine's cores are worth
+
+
 def set_threads(count: int) -> None:
     """Sets the CPU threads of this process.
 
     Raises:
-        ValueError: a count below 1.
+        ValueError: a count below 1, or so many that the system might not start them.
     """
-    if count < 1:
-        raise ValueError("--threads must be at least 1")
+    if not 1 <= count <= MOST_THREADS:
+        raise ValueError(f"--threads must lie between 1 and {MOST_THREADS}, not be {count}")
     torch.set_num_threads(count)
 
 
@@ -131,15 +134,23 @@ def choose_device(device: str | torch.device | None) -> torch.device:
     Raises:
         ValueError: no such device, or none on this machine.
     """
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    cpu = torch.device("cpu")
     if device is None:
-        accelerator = "mps" if torch.backends.mps.is_available() else "cpu"
-        device = "cuda" if torch.cuda.is_available() else accelerator
+        return accelerator or cpu
     try:
         chosen = torch.device(device)
     except RuntimeError as error:
         raise ValueError(f"{device!r} is no device: give cpu, cuda, cuda:1 or mps") from error
-    if chosen.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError("this machine has no CUDA device: use --device cpu")
+    if chosen.type == "cpu":
+        return chosen
+    if accelerator is None or chosen.type != accelerator.type:
+        raise ValueError(f"this machine has no device {device}: use {accelerator or cpu}")
+    if (chosen.index or 0) >= torch.accelerator.device_count():
+        raise ValueError(
+            f"this machine has no device {device}: the last one is "
+            f"{chosen.type}:{torch.accelerator.device_count() - 1}"
+        )
     return chosen
 
 

@@ -18,6 +18,7 @@ from huggingface_hub.errors import (
 )
 
 from ..config import SAMPLING_FILE, SOFT_MASK_FILE, SOFT_MASK_WEIGHTS, read_soft_mask_file
+from ..files import expand_home
 from .checkpoints import (
     ADAPTER_FILE,
     ADAPTER_WEIGHTS,
@@ -87,7 +88,7 @@ def push(
     if (folder is None) == (model is None and adapter is None):
         raise ValueError("give either a folder to upload, or --model and --adapter to export")
     if folder is not None:
-        ready = Path(folder).expanduser()
+        ready = expand_home(folder)
         names = files_to_push(ready)
         if dry_run:
             _show(repo, ready, names)

@@ -23,6 +23,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ..files import expand_home
 from .config import ConversationConfig
 from .conversation_rows import Counts
 from .sources import ResolvedSource, file_digest
@@ -71,7 +72,7 @@ def folder_of(
     }
     key = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
     root = config.cache or os.environ.get("SOFTMASK_CACHE") or "~/.cache/softmask"
-    return Path(root).expanduser() / "conversations" / key
+    return expand_home(root) / "conversations" / key
 
 
 def _tokenizer_content(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:

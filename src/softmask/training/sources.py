@@ -26,6 +26,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
+from ..files import expand_home
 from .config import SourceConfig
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def resolve_source(source: SourceConfig, report: Callable[[str], None]) -> Resol
     Raises:
         ValueError: there is no such source, or its files are of no known kind.
     """
-    path = Path(source.path).expanduser()
+    path = expand_home(source.path)
     if not path.exists():
         if source.path.endswith(SUFFIXES) or not HUB_ID.fullmatch(source.path):
             raise ValueError(
