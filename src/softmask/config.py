@@ -20,6 +20,7 @@ from .settings import (
     require_choice,
     require_positive,
     setting,
+    shown,
 )
 
 COMMIT_RULES = ("threshold", "factor", "entropy_bound")
@@ -109,15 +110,16 @@ def soft_mask_from_published(values: Any, where: str) -> SoftMaskConfig | None:
     own: dict[str, Any] = {}
     for key, value in values.items():
         if key not in PUBLISHED_KEYS:
-            near = difflib.get_close_matches(str(key), list(PUBLISHED_KEYS), n=1)
+            near = difflib.get_close_matches(str(key)[:100], list(PUBLISHED_KEYS), n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(PUBLISHED_KEYS)}"
-            raise ValueError(f"{where}: unknown setting {key!r}; {hint}")
+            raise ValueError(f"{where}: unknown setting {shown(key)}; {hint}")
         if value is not None:
             own[PUBLISHED_KEYS[key]] = value
     alg = own.pop("mode", "none")
     if not isinstance(alg, str) or alg not in PUBLISHED_MODES:
         raise ValueError(
-            f"{where}: transparency_alg must be one of {', '.join(PUBLISHED_MODES)}, not {alg!r}"
+            f"{where}: transparency_alg must be one of {', '.join(PUBLISHED_MODES)}, "
+            f"not {shown(alg)}"
         )
     mode = PUBLISHED_MODES[alg]
     # The other values are checked even where the algorithm is "none": a typo is a typo.

@@ -71,6 +71,14 @@ def _convert(value: Any, annotation: Any, where: str) -> Any:
     return value
 
 
+def shown(value: Any, most: int = 100) -> str:
+    """A value as an error shows it: not all of a long one, or of one that is nested deeply."""
+    short = reprlib.Repr()
+    short.maxstring = short.maxother = short.maxlong = most
+    text = short.repr(value)
+    return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
 def _type_name(annotation: Any) -> str:
     if typing.get_origin(annotation) is None and isinstance(annotation, type):
         return annotation.__name__
@@ -94,11 +102,10 @@ def from_mapping(cls: type[T], values: Any, where: str) -> T:
         if key not in known:
             near = difflib.get_close_matches(str(key)[:100], sorted(known), n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(known))}"
-            raise ValueError(f"{where}: unknown setting {reprlib.repr(key)}; {hint}")
+            raise ValueError(f"{where}: unknown setting {shown(key)}; {hint}")
         annotation = hints[key]
         if not _matches(value, annotation):
-            shown = reprlib.repr(value)  # what stands there may be long, or nested without end
-            raise ValueError(f"{where}: {key} must be {_type_name(annotation)}, not {shown}")
+            raise ValueError(f"{where}: {key} must be {_type_name(annotation)}, not {shown(value)}")
         check_numbers(f"{where}: {key}", value)
         parsed[key] = _convert(value, annotation, f"{where}: {key}")
     unset = (dataclasses.MISSING, dataclasses.MISSING)
@@ -135,7 +142,7 @@ def check_numbers(name: str, value: Any) -> None:
             check_numbers(name, item)
     elif isinstance(value, dict):
         for key, item in value.items():
-            check_numbers(f"{name} {reprlib.repr(key)}", item)
+            check_numbers(f"{name} {shown(key)}", item)
     elif dataclasses.is_dataclass(value):
         for one in dataclasses.fields(value):
             check_numbers(f"{name} {one.name}".lstrip(), getattr(value, one.name))
@@ -149,5 +156,5 @@ def require_positive(config: Any, *names: str) -> None:
 
 
 def require_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    shown = reprlib.repr(value)
-    require(value in choices, f"{name} must be one of {', '.join(choices)}, not {shown}")
+    known = ", ".join(choices)
+    require(value in choices, f"{name} must be one of {known}, not {shown(value)}")
