@@ -9,7 +9,8 @@ import torch
 from safetensors.torch import save_file
 from tokenizers import pre_tokenizers
 
-from softmask.hub.load import load, quiet_peft
+from softmask.hub.adapters import quiet_peft
+from softmask.hub.load import load
 from softmask.models import DreamConfig, DreamModel
 
 SHAPE = {
@@ -119,23 +120,42 @@ def write_dream_folder(
 
 def write_dora_adapter(path: Path, base: Path):
     """A DoRA adapter with random weights for the checkpoint in `base`; returns it unmerged."""
+    targets = ["q_proj", "k_proj", "v_proj", "o_proj"]
+    return write_lora_adapter(path, base, use_dora=True, target_modules=targets)
+
+
+def write_lora_adapter(path: Path, base: Path, **settings):
+    """An adapter by peft's settings; whatever it trains is random. Returns it unmerged."""
     import peft
 
     model = load(base, device="cpu").model
-    settings = peft.LoraConfig(
-        r=4, lora_alpha=4, use_dora=True, target_modules=["q_proj", "k_proj", "v_proj", "o_proj"]
-    )
+    config = peft.LoraConfig(r=4, lora_alpha=4, **settings)
     with quiet_peft():
-        wrapped = peft.get_peft_model(model, settings)
+        wrapped = peft.get_peft_model(model, config)
     torch.manual_seed(3)
     with torch.no_grad():
-        for name, parameter in wrapped.named_parameters():
-            if "lora_" in name:
+        for parameter in wrapped.parameters():
+            if parameter.requires_grad:
                 parameter.add_(0.1 * torch.randn_like(parameter))
     wrapped.save_pretrained(path)
-    file = path / "adapter_config.json"
-    write_json(file, json.loads(file.read_text()) | {"base_model_name_or_path": str(base)})
+    change_json(path / "adapter_config.json", base_model_name_or_path=str(base))
     return wrapped.eval()
+
+
+def change_json(path: Path, **values) -> None:
+    """Sets keys of a JSON file."""
+    write_json(path, json.loads(path.read_text()) | values)
+
+
+def bytes_of(module) -> int:
+    """Bytes of its parameters and buffers, the scales of bitsandbytes' 4 bits included."""
+    tensors = [*module.parameters(), *module.buffers()]
+    states = [state for t in tensors if (state := getattr(t, "quant_state", None)) is not None]
+    while states:
+        state = states.pop()
+        tensors += [t for t in vars(state).values() if isinstance(t, torch.Tensor)]
+        states += [state.state2] if state.nested else []
+    return sum(tensor.nbytes for tensor in tensors)
 
 
 def write_json(path: Path, values) -> None:

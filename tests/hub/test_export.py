@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny import write_dora_adapter, write_dream_folder, write_json
+from tiny import change_json, write_dora_adapter, write_dream_folder, write_json
 from transformers import Qwen2Tokenizer
 
 import softmask
@@ -81,13 +81,13 @@ print(json.dumps({"tokens": answers, "ids": tokenizer("the<|mask|> \\u00e9").inp
 """
 
 
-def run_alone(name: str, tmp_path: Path, jobs: dict) -> dict:
+def run_alone(name: str, tmp_path: Path, jobs: dict, code: str = ALONE) -> dict:
     """Loads the model and runs the calls in a process that cannot import softmask."""
     home = {"HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "1"}
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | home
     environment.pop("HF_MODULES_CACHE", None)
     done = subprocess.run(
-        [sys.executable, "-c", ALONE, name],
+        [sys.executable, "-c", code, name],
         input=json.dumps(jobs),
         capture_output=True,
         text=True,
@@ -99,9 +99,9 @@ def run_alone(name: str, tmp_path: Path, jobs: dict) -> dict:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def run_here(folder: Path, jobs: dict) -> dict:
+def run_here(folder: Path, jobs: dict, adapter: Path | None = None) -> dict:
     """The same calls through this package."""
-    model = softmask.load(folder, device="cpu").model
+    model = softmask.load(folder, adapter, device="cpu").model
     answers = {}
     for key, job in jobs.items():
         torch.manual_seed(5)
@@ -190,6 +190,24 @@ def test_the_package_loads_the_exported_folder_with_its_soft_mask_parameters(
     assert loaded.soft_mask.scale == 0.8
     text = softmask.generate(loaded, "Hello", max_new_tokens=8).text
     assert text == softmask.generate(loaded, "Hello", max_new_tokens=8).text
+
+
+@pytest.mark.slow
+def test_peft_puts_an_adapter_of_the_published_trainer_onto_it_where_softmask_is_not_installed(
+    exported, adapter, tmp_path
+) -> None:
+    causal = shutil.copytree(adapter, tmp_path / "causal")
+    change_json(causal / "adapter_config.json", task_type="CAUSAL_LM")
+    code = ALONE.replace(".eval()\n", ".eval()\nmodel = adapt(model)\n").replace(
+        "name, jobs =",
+        "from peft import PeftModel\n"
+        f"adapt = lambda model: PeftModel.from_pretrained(model, {str(causal)!r}).eval()\n"
+        "name, jobs =",
+    )
+    jobs = {key: CALLS[key] for key in ("plain", "its own soft-masking")}
+    alone = run_alone(str(exported), tmp_path, jobs, code)
+    assert alone["tokens"] == run_here(exported, jobs, causal)
+    assert alone["tokens"] != run_here(exported, jobs)
 
 
 def test_an_adapter_is_merged_in_float32_and_written_in_the_dtype_of_the_base(
@@ -486,26 +504,17 @@ def test_weights_that_are_not_those_of_the_config_are_refused(tmp_path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`:UserWarning")
-@pytest.mark.filterwarnings("ignore:Input and output embeddings are no longer tied:UserWarning")
-def test_a_head_that_an_adapter_unties_is_refused(tmp_path) -> None:
-    source = write_dream_folder(tmp_path / "tied", tie_word_embeddings=True)
-    tensors = load_file(source / "model.safetensors")
-    del tensors["lm_head.weight"]
-    save_file(tensors, source / "model.safetensors", metadata={"format": "pt"})
-    adapter = write_adapter(tmp_path / "adapter", source)
-    folder = export(tmp_path / "out", source, adapter)
-    assert set(tensors_of(folder)) == set(tensors)
-    assert softmask.load(folder, device="cpu").model.lm_head.weight.dtype == torch.float32
-    names = {
-        "base_model.model.lm_head.weight": torch.ones_like(tensors["model.embed_tokens.weight"])
-    }
-    weights = load_file(adapter / "adapter_model.safetensors") | names
-    save_file(weights, adapter / "adapter_model.safetensors", metadata={"format": "pt"})
-    settings = read(adapter / "adapter_config.json")
-    write_json(adapter / "adapter_config.json", settings | {"modules_to_save": ["lm_head"]})
-    with pytest.raises(ValueError, match="changes the head, which the base ties to its table"):
-        export(tmp_path / "other", source, adapter)
+@pytest.mark.parametrize("arguments", [{}, {"dtype": "float32"}, {"link": True}])
+def test_weights_that_are_not_finite_are_refused(tmp_path, arguments) -> None:
+    source = write_dream_folder(tmp_path / "dream", shards=2)
+    file = source / "model-00002-of-00002.safetensors"
+    tensors = load_file(file)
+    name = min(tensors)
+    tensors[name].view(-1)[7] = float("nan")
+    save_file(tensors, file, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=rf"{file.name}: {re.escape(name)} holds NaN or infinity"):
+        export(tmp_path / "out", source, **arguments)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_dtype_that_cannot_hold_the_weights_is_refused(tmp_path) -> None:

@@ -14,6 +14,7 @@ from transformers import AutoConfig, AutoModel
 import softmask
 from softmask.config import SoftMaskConfig
 from softmask.models import DreamModel
+from softmask.models.checkpoint import first_not_finite
 
 PUBLISHED = {
     "transparency_alg": "mixinputs_with_topk",
@@ -161,6 +162,14 @@ FAULTS = {
         change_weights(lambda t: t.update({"model.norm.weight": torch.zeros(5)})),
         "config.json",
     ),
+    "NaN": (
+        change_weights(lambda t: t["model.norm.weight"][:1].fill_(float("nan"))),
+        r"model\.norm\.weight holds NaN or infinity",
+    ),
+    "infinity": (
+        change_weights(lambda t: t["lm_head.weight"][-1, -1:].fill_(float("-inf"))),
+        r"lm_head\.weight holds NaN or infinity",
+    ),
     "no tokenizer": (drop("merges.txt"), "has no tokenizer"),
     "small table": (
         change_config(vocab_size=260, mask_token_id=259),
@@ -178,6 +187,30 @@ def test_a_damaged_folder_is_one_clear_sentence(tmp_path, fault) -> None:
     with pytest.raises(ValueError, match=message) as caught:
         softmask.load(folder, device="cpu")
     assert "\n" not in str(caught.value)
+
+
+def test_weights_that_the_dtype_cannot_hold_are_one_sentence(tmp_path) -> None:
+    folder = write_dream_folder(tmp_path / "dream")
+    change_weights(lambda t: t["model.norm.weight"][:1].fill_(1e6))(folder)
+    softmask.load(folder, device="cpu")
+    with pytest.raises(ValueError, match=r"infinity in torch\.float16: .* do not fit this dtype"):
+        softmask.load(folder, device="cpu", dtype="float16")
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float8_e5m2, torch.float8_e4m3fn]
+)
+def test_one_number_that_is_not_finite_is_found_in_every_dtype(dtype) -> None:
+    good = [("numbers", torch.arange(9)), ("nothing", torch.zeros(0)), ("good", torch.ones(9, 9))]
+    good = [(name, tensor.to(dtype) if name != "numbers" else tensor) for name, tensor in good]
+    assert first_not_finite(good) is None
+    for value in ("nan", "inf", "-inf"):
+        bad = torch.ones(9, 9)
+        bad[4, 4] = float(value)
+        bad = bad.to(dtype)
+        found = first_not_finite([*good, ("bad", bad), ("worse", bad)])
+        # float8_e4m3fn has no infinity: the largest number stands for it.
+        assert found == (None if torch.isfinite(bad.float()).all() else "bad")
 
 
 def test_a_missing_shard_is_named(tmp_path) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
-from tiny import write_dream_folder, write_json
+from tiny import change_json, write_dream_folder, write_json
 
 from softmask.cli.main import main
 from softmask.hub.export import export
@@ -149,8 +149,10 @@ def adapter(tmp_path) -> Path:
     folder = tmp_path / "checkpoint-100"
     folder.mkdir()
     settings = {"peft_type": "LORA", "base_model_name_or_path": "Dream-org/Dream-v0-Instruct-7B"}
+    settings |= {"r": 2, "lora_alpha": 2, "target_modules": ["q_proj"]}
     write_json(folder / "adapter_config.json", settings)
-    save_file({"base_model.model.x": torch.ones(3)}, folder / "adapter_model.safetensors")
+    weights = {"base_model.model.q_proj.lora_A.weight": torch.ones(2, 3)}
+    save_file(weights, folder / "adapter_model.safetensors")
     save_file({"raw_scale": torch.ones(1)}, folder / "soft_mask.safetensors")
     write_json(folder / "transparency_config.json", SOFT)
     state = "optimizer.pt scheduler.pt rng_state.pth rng_state_0.pth trainer_state.json"
@@ -317,6 +319,15 @@ def damage(name: str, content: bytes | None):
     return break_it
 
 
+def setting(**values):
+    return lambda folder: change_json(folder / "adapter_config.json", **values)
+
+
+def put(value: float):
+    weights = {"base_model.model.q_proj.lora_A.weight": torch.full((2, 3), value)}
+    return lambda folder: save_file(weights, folder / "adapter_model.safetensors")
+
+
 @pytest.mark.parametrize(
     ("break_it", "message"),
     [
@@ -324,6 +335,8 @@ def damage(name: str, content: bytes | None):
         (damage("adapter_config.json", None), "neither adapter_config.json nor config.json"),
         (damage("adapter_model.safetensors", b"cut"), "truncated or damaged"),
         (damage("adapter_model.safetensors", None), "has no adapter_model.safetensors"),
+        (setting(peft_type="IA3"), "'LORA' (LoRA and DoRA), not 'IA3'"),
+        (put(float("nan")), "holds NaN or infinity: the adapter is damaged"),
         (damage("transparency_config.json", b'{"mixinputs_q": 1}'), "did you mean 'mixinputs_k'"),
     ],
 )
@@ -376,6 +389,6 @@ def read_config(folder: Path) -> dict:
 
 
 def test_an_adapter_whose_base_is_a_local_folder_gets_a_note(adapter, capsys) -> None:
-    write_json(adapter / "adapter_config.json", {"base_model_name_or_path": "/data/dream"})
+    change_json(adapter / "adapter_config.json", base_model_name_or_path="/data/dream")
     assert main(["push", "me/model", str(adapter), "--dry-run"]) == 0
     assert "others will have to give --model" in capsys.readouterr().err

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from softmask.hub.load import quiet_peft
+from softmask.hub.adapters import quiet_peft
 from softmask.models.linear import Linear, product, suits, torchs_own_products, use_faster_products
 
 sizes = st.integers(1, 40)

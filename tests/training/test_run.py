@@ -20,10 +20,11 @@ from kills import run_until_killed
 from packaging.version import Version
 from paths import DATA, SHARED
 from safetensors.torch import load_file
-from tiny import write_dream_folder
+from tiny import bytes_of, write_dream_folder
 
 import softmask
 from softmask.config import from_mapping
+from softmask.training.build import build, describe
 from softmask.training.config import Recipe
 from softmask.training.run import train
 from softmask.training.sweep import runs_of, sweep
@@ -241,13 +242,33 @@ def test_a_base_in_4_bits_is_trained_and_the_adapter_merges_into_the_whole_one(
     """nf4 wants rows of 64 weights and more."""
     shape = {"hidden_size": 128, "intermediate_size": 192}
     base = write_dream_folder(tmp_path / "base", chat=True, **shape)
-    settings["model"] = {"path": str(base), "dtype": "float32", "load_in_4bit": True}
+    sizes = {}
+    for small in (False, True):
+        settings["model"] = {"path": str(base), "dtype": "float32", "load_in_4bit": small}
+        made = build(recipe_of(settings), torch.device("cpu"))
+        sizes[small] = bytes_of(made.dream.model.layers)
+        counts = describe(made.dream)
+        assert counts == sizes.setdefault("counts", counts)
+    # An eighth, the tables of small layers, and the adapter.
+    assert sizes[True] < 0.3 * sizes[False]
     settings["train"] |= {"gradient_checkpointing": True, "learning_rate": 1e-2}
     result = train(recipe_of(settings), tmp_path / "run")
     values = [line["eval_plain"] for line in log_of(tmp_path / "run") if "eval_plain" in line]
     assert values[-1] < values[0] - 0.01
     checkpoint = softmask.load(base, adapter=result, device="cpu")
     assert softmask.generate(checkpoint, "Hello", max_new_tokens=4).forwards == 4
+
+
+def test_files_in_4_bits_are_trained_by_an_adapter_alone(settings, tmp_path) -> None:
+    shape = {"hidden_size": 128, "intermediate_size": 192}
+    base = write_dream_folder(tmp_path / "base", chat=True, **shape)
+    stored = shutil.copytree(base, tmp_path / "nf4")
+    softmask.load(base, device="cpu", load_in_4bit=True).model.save_pretrained(stored)
+    settings["model"] = {"path": str(stored), "dtype": "float32"}
+    build(recipe_of(settings), torch.device("cpu"))
+    settings["adapter"] = None
+    with pytest.raises(ValueError, match="is in 4 bits, which cannot be trained: add an adapter"):
+        build(recipe_of(settings), torch.device("cpu"))
 
 
 def test_other_logs_are_written_on_request(settings, tmp_path) -> None:

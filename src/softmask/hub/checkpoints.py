@@ -40,6 +40,7 @@ from ..files import expand_home
 from ..models import DreamConfig, DreamModel
 from ..models.checkpoint import Source
 from ..soft_mask import check_k
+from .four_bits import read_four_bits
 
 ADAPTER_FILE = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
@@ -69,12 +70,18 @@ def find(
     folder = None if name is None else _model_folder(name, revision, local_only)
     if folder is not None and adapter is None and _is_adapter(folder):
         folder, adapter_folder = None, folder
+    base_revision = None
     if folder is None and adapter_folder is not None:
-        name = read_mapping(adapter_folder / ADAPTER_FILE).get("base_model_name_or_path")
-        if not name:
+        name, base_revision = base_of(adapter_folder)
+        if name is None:
             raise ValueError(f"{adapter_folder} does not name its base model: give it as --model")
     if folder is None:
-        folder = _model_folder(name or BUNDLED, None, local_only)
+        folder = _model_folder(name or BUNDLED, base_revision, local_only)
+    if (folder / ADAPTER_FILE).is_file() and not _is_adapter(folder):
+        # transformers would put the adapter into the model's layers by itself, unchecked.
+        raise ValueError(
+            f"{folder} holds a model and an adapter: move one of them to a folder of its own"
+        )
     config = read_config(folder)
     tokenizer = _read_tokenizer(_tokenizer_folder(folder, adapter_folder), config)
     weights = weight_files(folder)
@@ -154,6 +161,10 @@ def read_mapping(path: Path) -> dict[str, Any]:
         ValueError: there is no such file, or it holds no mapping.
     """
     if not path.is_file():
+        adapters = [place.parent for place in sorted(path.parent.glob(f"*/{ADAPTER_FILE}"))]
+        if adapters:
+            names = ", ".join(str(folder) for folder in adapters)
+            raise ValueError(f"{path.parent} has no {path.name}, but adapters: give one of {names}")
         what = "an adapter" if path.name == ADAPTER_FILE else "a whole checkpoint"
         raise ValueError(f"{path.parent} has no {path.name}: give a folder with {what}")
     values = read_json(path)
@@ -174,6 +185,8 @@ def read_config(folder: Path) -> DreamConfig:
         raise ValueError(
             f"{folder} holds a model of the family {family!r}: softmask loads Dream models"
         )
+    if values.get("quantization_config") is not None:
+        read_four_bits(values["quantization_config"], str(folder / "config.json"))
     config = DreamConfig.from_pretrained(folder)
     if config.mask_token_id is None or not 0 <= config.mask_token_id < config.vocab_size:
         raise ValueError(
@@ -243,10 +256,31 @@ def adapter_tensor_names(folder: Path) -> set[str]:
         ValueError: the folder holds no adapter, or a damaged one.
     """
     read_mapping(folder / ADAPTER_FILE)
-    weights = folder / ADAPTER_WEIGHTS
-    if not weights.is_file():
-        raise ValueError(f"{folder} has no {ADAPTER_WEIGHTS}: copy the adapter again")
-    return tensor_names(weights)
+    weights, pickled = folder / ADAPTER_WEIGHTS, folder / "adapter_model.bin"
+    if weights.is_file():
+        return tensor_names(weights)
+    if pickled.is_file():
+        raise ValueError(
+            f"{folder} has its weights in {pickled.name} alone, which may run code when it is "
+            'read: if you trust it, convert it there by `python -c "import torch, '
+            "safetensors.torch as s; s.save_file(torch.load('adapter_model.bin', "
+            "weights_only=True), 'adapter_model.safetensors')\"`"
+        )
+    raise ValueError(f"{folder} has no {ADAPTER_WEIGHTS}: copy the adapter again")
+
+
+def base_of(adapter: Path) -> tuple[str | None, str | None]:
+    """The base model that an adapter names, and its revision on the Hub.
+
+    Raises:
+        ValueError: the folder holds no adapter, or one that names something else.
+    """
+    values = read_mapping(adapter / ADAPTER_FILE)
+    name, revision = values.get("base_model_name_or_path"), values.get("revision")
+    for key, value in (("base_model_name_or_path", name), ("revision", revision)):
+        if value is not None and not isinstance(value, str):
+            raise ValueError(f"{adapter / ADAPTER_FILE}: {key} must be a name, not {value!r}")
+    return name or None, (revision or None) if name and not Path(name).is_dir() else None
 
 
 def fingerprint(folder: Path) -> str:

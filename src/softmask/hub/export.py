@@ -23,7 +23,8 @@ from torch import Tensor
 from .. import __version__
 from ..config import SAMPLING_FILE, SOFT_MASK_FILE, SoftMaskConfig, soft_mask_to_published
 from ..files import LOCK, expand_home, locked, sync_tree
-from ..models.checkpoint import Source
+from ..models import DreamModel
+from ..models.checkpoint import Source, first_not_finite
 from .checkpoints import (
     ADAPTER_FILE,
     HUB_ID,
@@ -33,6 +34,7 @@ from .checkpoints import (
     read_mapping,
     tensor_names,
 )
+from .four_bits import is_stored_in_4_bits
 from .load import choose_dtype, load
 from .remote_code import CODE_MARK, CONFIGURATION, remote_code
 
@@ -40,6 +42,7 @@ AUTO_MAP = {
     "AutoConfig": "configuration_dream.DreamConfig",
     "AutoModel": "modeling_dream.DreamModel",
 }
+TABLE, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 TOKENIZER_CONFIG = "tokenizer_config.json"
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -95,10 +98,13 @@ def export(
     for folder in (source.folder, source.adapter):
         if folder is not None and folder.resolve().is_relative_to(target):
             raise ValueError(f"{target} holds what is to be exported: export to another folder")
+    if is_stored_in_4_bits(source.config):
+        raise ValueError(f"{source.name} is in 4 bits, which are not exported: give its whole base")
     check_weights(source)
     with _replacing(target) as folder:
-        _write_weights(source, folder, chosen, link)
-        _write_settings(source, folder, chosen)
+        merged = _merge(source)
+        _write_weights(source, merged, folder, chosen, link)
+        _write_settings(source, merged, folder, chosen)
         for file, text in remote_code().items():
             (folder / file).write_text(text, encoding="utf-8")
         (folder / "README.md").write_text(
@@ -162,11 +168,13 @@ def _replacing(target: Path) -> Iterator[Path]:
         raise ValueError(f"{target} cannot be written: {why}") from error
 
 
-def _write_weights(source: Source, folder: Path, dtype: torch.dtype | None, link: bool) -> None:
+def _write_weights(
+    source: Source, merged: DreamModel | None, folder: Path, dtype: torch.dtype | None, link: bool
+) -> None:
     index = source.folder / WEIGHT_INDEX
-    merged = None if source.adapter is None else _merge(source)
     if merged is None and dtype is None:
         for path in source.weights:
+            _check_finite(path)
             if link:
                 (folder / path.name).symlink_to(path.resolve())
             else:
@@ -174,31 +182,43 @@ def _write_weights(source: Source, folder: Path, dtype: torch.dtype | None, link
         if index.is_file():
             shutil.copyfile(index, folder / index.name)
         return
+    values = read_mapping(index) if index.is_file() else {"weight_map": {}}
+    state = {} if merged is None else merged.state_dict()
+    untied = merged is not None and merged.config.tie_word_embeddings != (
+        source.config.tie_word_embeddings
+    )
     size = 0
     for path in source.weights:
-        tensors, metadata = _rewrite(path, merged or {}, dtype)
+        _check_finite(path)
+        tensors, metadata = _rewrite(path, state, dtype)
+        if untied and TABLE in tensors:
+            tensors[HEAD] = state[HEAD].to(tensors[TABLE].dtype)
+            values["weight_map"][HEAD] = path.name
+        bad = first_not_finite(tensors.items())
+        if bad is not None:
+            kept = tensors[bad].dtype
+            raise ValueError(f"{bad} does not fit {kept}: choose float32 or bfloat16")
         save_file(tensors, folder / path.name, metadata=metadata)
         size += sum(tensor.nbytes for tensor in tensors.values())
     if index.is_file():
-        values = read_mapping(index)
         values["metadata"] = values.get("metadata", {}) | {"total_size": size}
         _write_json(folder / index.name, values)
 
 
-def _merge(source: Source) -> Mapping[str, Tensor]:
-    """The merged weights in float32, under the names that the base's files have."""
+def _merge(source: Source) -> DreamModel | None:
+    """The base with the adapter merged in, in float32; None: there is no adapter."""
+    if source.adapter is None:
+        return None
     # bfloat16 would round the merged sum (3e-3 against 2e-7 in the logits of a toy), and a GPU
     # that holds a 7B model in bfloat16 need not hold it in float32.
-    model = load(source.folder, source.adapter, device="cpu", dtype=torch.float32).model
-    merged = model.state_dict()
-    extra = set(merged).difference(*map(tensor_names, source.weights))
-    if source.config.tie_word_embeddings and "lm_head.weight" in extra:
-        if not torch.equal(merged["lm_head.weight"], merged["model.embed_tokens.weight"]):
-            raise ValueError(f"{source.adapter} changes the head, which the base ties to its table")
-        extra.discard("lm_head.weight")
-    if extra:
-        raise ValueError(f"{source.adapter} adds {min(extra)}, for which the base has no place")
-    return merged
+    return load(source.folder, source.adapter, device="cpu", dtype=torch.float32).model
+
+
+def _check_finite(path: Path) -> None:
+    with safe_open(path, framework="pt") as file:
+        bad = first_not_finite((name, file.get_tensor(name)) for name in file.keys())  # noqa: SIM118
+    if bad is not None:
+        raise ValueError(f"{path}: {bad} holds NaN or infinity: the weights are damaged")
 
 
 def _rewrite(
@@ -212,17 +232,17 @@ def _rewrite(
             value = merged.get(name, own)
             kept = dtype if dtype is not None and own.is_floating_point() else own.dtype
             tensors[name] = value.detach().to(kept).contiguous()
-            if kept != own.dtype and not bool(torch.isfinite(tensors[name]).all()):
-                raise ValueError(f"{name} does not fit {kept}: choose float32 or bfloat16")
         return tensors, file.metadata()
 
 
-def _write_settings(source: Source, folder: Path, dtype: torch.dtype | None) -> None:
+def _write_settings(
+    source: Source, merged: DreamModel | None, folder: Path, dtype: torch.dtype | None
+) -> None:
     """The JSON files and the tokenizer's, with what points at code that is not there removed."""
     for file in AS_THEY_ARE:
         if (source.folder / file).is_file():
             shutil.copyfile(source.folder / file, folder / file)
-    _write_json(folder / "config.json", _config(source, dtype))
+    _write_json(folder / "config.json", _config(source, merged, dtype))
     settings = source.folder / TOKENIZER_CONFIG
     values = read_mapping(settings) if settings.is_file() else {}
     values.pop("auto_map", None)
@@ -231,13 +251,16 @@ def _write_settings(source: Source, folder: Path, dtype: torch.dtype | None) -> 
         _write_json(folder / SOFT_MASK_FILE, soft_mask_to_published(source.soft_mask))
 
 
-def _config(source: Source, dtype: torch.dtype | None) -> dict[str, Any]:
+def _config(source: Source, merged: DreamModel | None, dtype: torch.dtype | None) -> dict[str, Any]:
     """The source's own config.json, every key of it, with what the remote code needs."""
     values = read_mapping(source.folder / "config.json")
     values |= {"architectures": ["DreamModel"], "auto_map": AUTO_MAP}
     # Also flat: transformers 4 reads nothing else, and would take 10000 without a word.
     assert source.config.rope_parameters is not None  # Qwen2's configuration makes them
     values["rope_theta"] = source.config.rope_parameters["rope_theta"]
+    if merged is not None and source.config.tie_word_embeddings:
+        # An adapter on one of them unties table and head.
+        values["tie_word_embeddings"] = bool(merged.config.tie_word_embeddings)
     values.pop("transparency_config", None)
     if source.soft_mask is not None:
         values["transparency_config"] = soft_mask_to_published(source.soft_mask)

@@ -6,11 +6,8 @@ Reads the original Dream repositories unchanged, through this package's own clas
 
 from __future__ import annotations
 
-import contextlib
+import copy
 import importlib.util
-import re
-import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,9 +18,11 @@ from transformers import BitsAndBytesConfig
 from ..config import SAMPLING_FILE, read_sampling_file, soft_mask_to_published
 from ..decoding import diffusion_generate  # noqa: F401, gives the model its method
 from ..models import DreamConfig, DreamModel
-from ..models.checkpoint import Checkpoint
+from ..models.checkpoint import Checkpoint, first_not_finite
 from ..models.quantize import check_quantize, quantize_layers
-from .checkpoints import adapter_tensor_names, check_report, find, quiet
+from .adapters import merge_adapter, read_adapter, require_peft
+from .checkpoints import check_report, find, quiet
+from .four_bits import QLORA, finish, is_stored_in_4_bits, read_four_bits, settings_for
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -96,7 +95,9 @@ def load(
         device_map: as in transformers; needs accelerate.
         revision: branch, tag or commit of the Hub repository.
         load_in_4bit: linear layers in 4 bits (nf4, bitsandbytes) from the start, as for training
-            an adapter on them; the head stays as it is.
+            an adapter on them; the head stays as it is. A checkpoint whose files are in 4 bits is
+            loaded so in any case; with an adapter, which 4 bits would round away, its weights
+            become whole again.
         quantize: "int8" or "int4": linear layers in fewer bits (bitsandbytes), for decoding, after
             the adapter was merged; embeddings and head stay as they are. The whole model is in
             the CPU's memory first.
@@ -113,9 +114,30 @@ def load(
             raise ValueError(f"give either quantize or {other}, not both")
         device, dtype = "cpu", choose_dtype(dtype, target)
     source = find(name, adapter, revision=revision)
-    model = _read_model(source.folder, source.config, device, dtype, device_map, load_in_4bit)
+    if load_in_4bit and source.adapter is not None:
+        raise ValueError(
+            "an adapter is merged before the weights are rounded: give quantize int4 in place of "
+            "load_in_4bit"
+        )
+    stored = is_stored_in_4_bits(source.config)
+    if stored and quantize is not None:
+        raise ValueError(f"{source.name} is in 4 bits already: leave out quantize")
+    adapting = None
     if source.adapter is not None:
-        model = _merge_adapter(model, source.adapter)
+        require_peft()
+        adapting = read_adapter(source.adapter)
+    model = _read_model(source.folder, source.config, device, dtype, device_map, load_in_4bit)
+    if adapting is not None:
+        if stored:
+            with quiet():
+                model.dequantize()
+        model = merge_adapter(model, adapting)
+    bad = first_not_finite(model.named_parameters())
+    if bad is not None:
+        raise ValueError(
+            f"{source.name}: {bad} holds NaN or infinity in {model.dtype}: the weights are "
+            "damaged, or do not fit this dtype"
+        )
     if source.config.transparency_config is not None:
         # What the model's own folder said; an adapter or an edited file may say something else.
         published = soft_mask_to_published(source.soft_mask) if source.soft_mask else None
@@ -183,8 +205,16 @@ def _read_model(
         if importlib.util.find_spec("accelerate") is None:
             raise ValueError("device_map needs accelerate: pip install 'softmask[train]'")
     chosen = choose_device(device)
-    quantization = _in_4bit() if load_in_4bit else None
-    if quantization is not None and device_map is None:
+    quantization = None
+    stored = is_stored_in_4_bits(config)
+    if stored:
+        config = copy.deepcopy(config)
+        bits = read_four_bits(config.quantization_config, str(folder / "config.json"))
+        config.quantization_config = settings_for(bits)
+    elif load_in_4bit:
+        quantization = BitsAndBytesConfig(**settings_for(QLORA))
+    in_4_bits = stored or load_in_4bit
+    if in_4_bits and device_map is None:
         device_map = {"": chosen}
     with quiet():
         try:
@@ -205,56 +235,6 @@ def _read_model(
             ) from error
     model, report = loaded
     check_report(folder, report, config)
+    if in_4_bits:
+        finish(model, folder)
     return model if device_map is not None else model.to(chosen)
-
-
-def _in_4bit() -> BitsAndBytesConfig:
-    """QLoRA's setting: normal floats, the scales quantised too, products in bfloat16."""
-    if importlib.util.find_spec("bitsandbytes") is None:
-        raise ValueError("weights in 4 bits need bitsandbytes: pip install 'softmask[quant]'")
-    return BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=torch.bfloat16,
-        llm_int8_skip_modules=["lm_head"],
-    )
-
-
-@contextlib.contextmanager
-def quiet_peft() -> Iterator[None]:
-    """Without the warning about a question that peft asks and transformers 5.24 deprecates."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
-        yield
-
-
-def _merge_adapter(model: DreamModel, folder: Path) -> DreamModel:
-    """The model with the adapter merged in: unmerged DoRA takes a weight norm at every forward."""
-    if importlib.util.find_spec("peft") is None:
-        raise ValueError("an adapter needs peft: pip install 'softmask[train]'")
-    from peft import PeftConfig, PeftModel
-
-    keys = adapter_tensor_names(folder)
-    settings: Any = PeftConfig.from_pretrained(str(folder))
-    if "modules_to_save" in vars(settings):
-        # An adapter that saves a module this model lacks would lose it without a word.
-        extra = [m for m in settings.modules_to_save or [] if not hasattr(model, m)]
-        if extra:
-            raise ValueError(f"{folder} brings the module {extra[0]!r}, which the model lacks")
-    other = f"{folder} is an adapter for another base model: give its own as --model"
-    try:
-        with quiet_peft():
-            merged = PeftModel.from_pretrained(model, folder, config=settings)
-    except (RuntimeError, ValueError) as error:
-        raise ValueError(f"{other} ({str(error).splitlines()[0]})") from error
-    if not keys or not _all_loaded(merged, keys):
-        raise ValueError(other)
-    return merged.merge_and_unload()
-
-
-def _all_loaded(merged: Any, keys: set[str]) -> bool:
-    """Whether every tensor of the adapter file has its place in the model."""
-    own = {re.sub(r"\.(default|modules_to_save)(?=\.|$)", "", key) for key in merged.state_dict()}
-    plain = {re.sub(r"\.weight$", "", key) for key in own}
-    return all(key in own or re.sub(r"\.weight$", "", key) in plain for key in keys)

@@ -19,12 +19,12 @@ from huggingface_hub.errors import (
 
 from ..config import SAMPLING_FILE, SOFT_MASK_FILE, SOFT_MASK_WEIGHTS, read_soft_mask_file
 from ..files import expand_home
+from .adapters import read_adapter
 from .checkpoints import (
     ADAPTER_FILE,
     ADAPTER_WEIGHTS,
     HUB_ID,
     WEIGHT_INDEX,
-    adapter_tensor_names,
     check_weights,
     find,
     read_mapping,
@@ -134,8 +134,7 @@ def files_to_push(folder: Path) -> list[str]:
 
 
 def _check_adapter(folder: Path) -> None:
-    if not adapter_tensor_names(folder):
-        raise ValueError(f"{folder / ADAPTER_WEIGHTS} is empty: save the adapter again")
+    read_adapter(folder)
     if (folder / SOFT_MASK_FILE).is_file():
         read_soft_mask_file(folder / SOFT_MASK_FILE)
     base = str(read_mapping(folder / ADAPTER_FILE).get("base_model_name_or_path"))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NoReturn
 
 import torch
 import torch.nn.functional as F
@@ -80,8 +80,23 @@ class DreamModel(Qwen2PreTrainedModel):
         self.model = DreamBaseModel(config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.soft_mask: SoftMask | None = None
-        use_faster_products(self)
+        # transformers makes plain layers alone into quantised ones, and passes by ours in silence.
+        if getattr(config, "quantization_config", None) is None:
+            use_faster_products(self)
         self.post_init()
+
+    @classmethod
+    def can_generate(cls) -> bool:
+        """Whether transformers' own `generate` works here: it writes left to right."""
+        return False
+
+    def prepare_inputs_for_generation(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """What peft asks of the base of an adapter whose task is CAUSAL_LM, for `generate` alone.
+
+        Raises:
+            NotImplementedError: always.
+        """
+        raise NotImplementedError("Dream has no generate(): call diffusion_generate()")
 
     @property
     def mask_id(self) -> int:

@@ -66,8 +66,7 @@ def quantize_layers(model: DreamModel, kind: str, device: torch.device) -> Dream
     names = [name for name, module in blocks.named_modules() if type(module) in PLAIN]
     if kind == "int4":
         _check_widths(blocks, names)
-    for logger in ADVICE:
-        logging.getLogger(logger).addFilter(_no_advice)
+    quiet_bitsandbytes()
     for name in names:
         blocks.set_submodule(name, make(blocks.get_submodule(name)).to(device))
     model.requires_grad_(False)
@@ -125,6 +124,12 @@ def _check_widths(blocks: nn.ModuleList, names: list[str]) -> None:
                 raise ValueError(
                     f"int4 needs widths that {BLOCK} divides, and {name} has {width}: use int8"
                 )
+
+
+def quiet_bitsandbytes() -> None:
+    """Without its advice."""
+    for logger in ADVICE:
+        logging.getLogger(logger).addFilter(_no_advice)
 
 
 def _no_advice(record: logging.LogRecord) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import random
 from itertools import islice
 from typing import Any, NamedTuple
@@ -13,7 +12,8 @@ from torch import nn
 from transformers import Qwen2Tokenizer
 
 from ..config import SoftMaskConfig
-from ..hub.load import load, quiet_peft
+from ..hub.adapters import quiet_peft, require_peft
+from ..hub.load import load
 from ..models import DreamConfig, DreamModel
 from ..puzzles.puzzles import generate_puzzles, prompt_of
 from ..soft_mask import SoftMask, check_k
@@ -100,6 +100,8 @@ def from_checkpoint(recipe: Recipe, device: torch.device) -> tuple[DreamModel, Q
         revision=settings.revision,
         load_in_4bit=settings.load_in_4bit,
     )
+    if recipe.adapter is None and getattr(checkpoint.model, "is_quantized", False):
+        raise ValueError(f"{settings.path} is in 4 bits, which cannot be trained: add an adapter")
     # The run has soft-mask parameters of its own, in place of an exported model's.
     checkpoint.model.config.transparency_config = None
     checkpoint.model.requires_grad_(recipe.adapter is None)
@@ -112,8 +114,7 @@ def add_adapter(dream: DreamModel, recipe: Recipe) -> nn.Module:
     Raises:
         ValueError: peft is missing, or a target module is in no layer.
     """
-    if importlib.util.find_spec("peft") is None:
-        raise ValueError("an adapter needs peft: pip install 'softmask[train]'")
+    require_peft()
     from peft import LoraConfig, get_peft_model
 
     settings = recipe.adapter
@@ -141,5 +142,7 @@ def add_adapter(dream: DreamModel, recipe: Recipe) -> nn.Module:
 
 def describe(dream: DreamModel) -> dict[str, Any]:
     """How many parameters there are, and how many are trained."""
-    sizes = [(p.numel(), p.requires_grad) for p in dream.parameters()]
-    return {"parameters": sum(n for n, _ in sizes), "trained": sum(n for n, t in sizes if t)}
+    return {
+        "parameters": dream.num_parameters(),
+        "trained": dream.num_parameters(only_trainable=True),
+    }
