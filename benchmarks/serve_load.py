@@ -101,7 +101,7 @@ class Outcome:
 
 def payload(path: str, body: Json | bytes | None, method: str = "POST") -> bytes:
     """A request as bytes; the connection is for it alone."""
-    head = f"{method} {path} HTTP/1.1\r\nhost: here\r\nconnection: close\r\n"
+    head = f"{method} {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n"
     if body is None:
         return f"{head}\r\n".encode()
     content = body if isinstance(body, bytes) else json.dumps(body).encode()

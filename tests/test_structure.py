@@ -14,6 +14,7 @@ PACKAGE = ROOT / "src" / "softmask"
 # Each may import those before it, never those behind it.
 ROOMS = [
     *(
+        "settings",
         "config",
         "files",
         "logits",

@@ -1,8 +1,7 @@
-"""Every setting a user can write down, as frozen dataclasses with strict parsing.
+"""Every setting of decoding that a user can write down, as frozen dataclasses.
 
-A setting that is unknown, of the wrong type or out of range is an error that names the
-nearest known one: at the command line, in YAML, in `transparency_config.json`.
-Imports neither torch nor transformers, so that `softmask --help` answers at once.
+`settings.py` parses them, as it does the settings of other rooms. Imports neither torch nor
+transformers, so that `softmask --help` answers at once.
 """
 
 from __future__ import annotations
@@ -10,15 +9,19 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
-import math
-import sys
-import types
-import typing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-T = TypeVar("T")
+from .settings import (
+    check_numbers,
+    from_mapping,
+    require,
+    require_choice,
+    require_positive,
+    setting,
+    shown,
+)
 
 COMMIT_RULES = ("threshold", "factor", "entropy_bound")
 CACHES = ("none", "prefix", "dual")
@@ -34,120 +37,6 @@ SOFT_MASK_FILE = "transparency_config.json"
 SAMPLING_FILE = "sampling_config.json"
 # Beside the published file where a run wrote it: the raw parameters, fp32, before their transforms.
 SOFT_MASK_WEIGHTS = "soft_mask.safetensors"
-
-
-def setting(default: Any, help: str) -> Any:
-    """A dataclass field with the sentence that explains it (command line help, docs)."""
-    if isinstance(default, dict):
-        return field(default_factory=lambda: dict(default), metadata={"help": help})
-    return field(default=default, metadata={"help": help})
-
-
-def _matches(value: Any, annotation: Any) -> bool:
-    origin = typing.get_origin(annotation)
-    if len(_options(annotation)) > 1:
-        return any(_matches(value, option) for option in _options(annotation))
-    if annotation is Any:
-        return True
-    if annotation is float:
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        return number and (isinstance(value, float) or abs(value) <= sys.float_info.max)
-    if annotation is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    if origin is tuple:
-        (item, _ellipsis) = typing.get_args(annotation)
-        return isinstance(value, list | tuple) and all(_matches(v, item) for v in value)
-    if origin is dict:
-        key, item = typing.get_args(annotation)
-        return isinstance(value, dict) and all(
-            _matches(k, key) and _matches(v, item) for k, v in value.items()
-        )
-    if dataclasses.is_dataclass(annotation):
-        return isinstance(value, dict | annotation)
-    return isinstance(value, annotation)
-
-
-def _options(annotation: Any) -> tuple[Any, ...]:
-    """The members of a union; anything else alone."""
-    if typing.get_origin(annotation) in (types.UnionType, typing.Union):
-        return typing.get_args(annotation)
-    return (annotation,)
-
-
-def _convert(value: Any, annotation: Any, where: str) -> Any:
-    """A value that matches its annotation, with nested mappings made into their dataclasses."""
-    annotation = next(a for a in _options(annotation) if _matches(value, a))
-    is_settings = isinstance(annotation, type) and dataclasses.is_dataclass(annotation)
-    if is_settings and isinstance(value, dict):
-        return from_mapping(annotation, value, where)
-    if annotation is float:
-        return float(value)
-    if typing.get_origin(annotation) is tuple:
-        item = typing.get_args(annotation)[0]
-        return tuple(_convert(v, item, f"{where}[{i}]") for i, v in enumerate(value))
-    return value
-
-
-def shown(value: Any, most: int = 100) -> str:
-    """A value as an error shows it: not all of a long one."""
-    text = repr(value)
-    return text if len(text) <= most else f"{text[: most - 3]}..."
-
-
-def _type_name(annotation: Any) -> str:
-    if typing.get_origin(annotation) is None and isinstance(annotation, type):
-        return annotation.__name__
-    return str(annotation).replace("NoneType", "null").replace("None", "null")
-
-
-def from_mapping(cls: type[T], values: Any, where: str) -> T:
-    """Builds the frozen dataclass `cls` from a mapping, nested dataclasses included.
-
-    Raises:
-        ValueError: not a mapping, an unknown key (the nearest known one is named), a value of
-            the wrong type, or one that the class itself refuses. `where` names the source.
-    """
-    if not isinstance(values, dict):
-        raise ValueError(f"{where}: expected a mapping of settings, found {type(values).__name__}")
-    assert dataclasses.is_dataclass(cls)
-    hints = typing.get_type_hints(cls)
-    known = {f.name for f in dataclasses.fields(cls)}
-    parsed: dict[str, Any] = {}
-    for key, value in values.items():
-        if key not in known:
-            near = difflib.get_close_matches(str(key), sorted(known), n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(known))}"
-            raise ValueError(f"{where}: unknown setting {key!r}; {hint}")
-        annotation = hints[key]
-        if not _matches(value, annotation):
-            raise ValueError(f"{where}: {key} must be {_type_name(annotation)}, not {shown(value)}")
-        parsed[key] = _convert(value, annotation, f"{where}: {key}")
-    unset = (dataclasses.MISSING, dataclasses.MISSING)
-    needed = [f.name for f in dataclasses.fields(cls) if (f.default, f.default_factory) == unset]
-    missing = [name for name in needed if name not in parsed]
-    if missing:
-        raise ValueError(f"{where}: {' and '.join(missing)} must be given")
-    try:
-        return cls(**parsed)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{where}: {error}") from error
-
-
-def require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ValueError(message)
-
-
-def require_positive(config: Any, *names: str) -> None:
-    """Raises ValueError unless each of these fields is unset or at least 1."""
-    for name in names:
-        value = getattr(config, name)
-        require(value is None or value >= 1, f"{name} must be at least 1, not {value}")
-
-
-def require_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    known = ", ".join(choices)
-    require(value in choices, f"{name} must be one of {known}, not {shown(value)}")
 
 
 @dataclass(frozen=True)
@@ -174,9 +63,7 @@ class SoftMaskConfig:
         require_choice("soft-mask mode", self.mode, SOFT_MASK_MODES)
         require_choice("soft-mask schedule", self.schedule, SOFT_MASK_SCHEDULES)
         require(self.k >= 1, f"soft-mask k must be at least 1, not {self.k}")
-        for name in ("scale", "offset", "steepness", "temperature"):
-            value = getattr(self, name)
-            require(math.isfinite(value), f"soft-mask {name} must be finite, not {value}")
+        check_numbers("soft-mask", self)
         require(0 <= self.scale <= 1, f"soft-mask scale must lie in [0, 1], not {self.scale}")
         require(self.offset <= 0, f"soft-mask offset must be <= 0, not {self.offset}")
         require(self.steepness >= 0, f"soft-mask steepness must be >= 0, not {self.steepness}")
@@ -223,15 +110,16 @@ def soft_mask_from_published(values: Any, where: str) -> SoftMaskConfig | None:
     own: dict[str, Any] = {}
     for key, value in values.items():
         if key not in PUBLISHED_KEYS:
-            near = difflib.get_close_matches(str(key), list(PUBLISHED_KEYS), n=1)
+            near = difflib.get_close_matches(str(key)[:100], list(PUBLISHED_KEYS), n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(PUBLISHED_KEYS)}"
-            raise ValueError(f"{where}: unknown setting {key!r}; {hint}")
+            raise ValueError(f"{where}: unknown setting {shown(key)}; {hint}")
         if value is not None:
             own[PUBLISHED_KEYS[key]] = value
     alg = own.pop("mode", "none")
     if not isinstance(alg, str) or alg not in PUBLISHED_MODES:
         raise ValueError(
-            f"{where}: transparency_alg must be one of {', '.join(PUBLISHED_MODES)}, not {alg!r}"
+            f"{where}: transparency_alg must be one of {', '.join(PUBLISHED_MODES)}, "
+            f"not {shown(alg)}"
         )
     mode = PUBLISHED_MODES[alg]
     # The other values are checked even where the algorithm is "none": a typo is a typo.
@@ -304,11 +192,12 @@ class SamplingConfig:
 
     def __post_init__(self) -> None:
         require_choice("alg", self.alg, UNMASK_RULES)
+        check_numbers("", self)
         self._check_rules()
         self._check_cache()
         require(self.steps >= 1, f"steps must be at least 1, not {self.steps}")
         require(
-            self.temperature == 0 or COLDEST <= self.temperature < math.inf,
+            self.temperature == 0 or self.temperature >= COLDEST,
             f"temperature must be 0 or at least {COLDEST}, not {self.temperature}",
         )
         self._switch_off_filters()
@@ -318,8 +207,8 @@ class SamplingConfig:
             require(self.top_k >= 1, f"top_k must be at least 1, not {self.top_k}")
         if self.alg_temp is not None:
             require(
-                math.isfinite(self.alg_temp) and self.alg_temp >= 0,
-                f"alg_temp must be >= 0, not {self.alg_temp}",
+                self.alg_temp == 0 or self.alg_temp >= COLDEST,
+                f"alg_temp must be 0 or at least {COLDEST}, not {self.alg_temp}",
             )
         require(0 < self.eps < 1, f"eps must lie between 0 and 1, not {self.eps}")
         if self.block_length is not None:
@@ -358,7 +247,7 @@ class SamplingConfig:
             require(value is None or 0 <= value <= 1, f"{name} must lie in [0, 1], not {value}")
         for name in ("factor", "entropy_bound"):
             value = getattr(self, name)
-            require(value is None or 0 <= value < math.inf, f"{name} must be >= 0, not {value}")
+            require(value is None or value >= 0, f"{name} must be >= 0, not {value}")
         require(
             self.threshold is not None or self.threshold_end is None,
             "threshold_end is where a threshold moves to: give threshold too",

@@ -10,8 +10,9 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import httpx2 as httpx
@@ -20,6 +21,7 @@ from tiny import write_dream_folder
 
 import softmask
 from softmask.cli.main import main
+from softmask.serving.listener import bind
 
 WAIT = 600.0  # seconds that no test needs
 
@@ -30,10 +32,13 @@ def folder(tmp_path_factory) -> str:
 
 
 @contextmanager
-def serving(*arguments: str, **environment: str) -> Iterator[tuple[subprocess.Popen, str]]:
-    """A server process, and its address once it says so."""
+def serving(
+    *arguments: str, before: str = "", **environment: str
+) -> Iterator[tuple[subprocess.Popen, str]]:
+    """A server process, and its address once it says so; `before` is a program that runs first."""
+    start = f"{before}\nimport sys, softmask.cli.main as cli\nsys.exit(cli.main(sys.argv[1:]))"
     process = subprocess.Popen(
-        [sys.executable, "-m", "softmask", "serve", "--port", "0", *arguments],
+        [sys.executable, "-c", start, "serve", "--port", "0", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -113,6 +118,86 @@ def test_what_takes_longer_than_the_grace_is_told(folder) -> None:
     assert "shutting down" in answers[0].json()["error"]["message"]
 
 
+# A run of a process that begins with few descriptors, is flooded, and is interrupted twice.
+FEW_FILES = "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))"
+
+
+def test_a_flood_of_silent_connections_and_two_interrupts_leave_no_trace(folder) -> None:
+    slow = {"prompt": "x", "max_tokens": 100}
+    slow["softmask"] = {"steps": 4000, "soft_mask": {"scale": 0.5}}
+    answers = []
+    with serving("--model", folder, before=FEW_FILES) as (process, url), ExitStack() as stack:
+        address = url.removeprefix("http://").split(":")
+        for number in range(400):
+            connection = stack.enter_context(socket.create_connection(address, timeout=WAIT))
+            connection.sendall(b"" if number % 2 else b"GET /health HTTP/1.1\r\nhost: ")
+            if number % 50 == 49:
+                assert httpx.get(f"{url}/health", timeout=WAIT).json() == {"status": "ok"}
+
+        def ask(stream: bool) -> None:
+            with suppress(httpx.TransportError):
+                asked = {**slow, "stream": stream}
+                answers.append(httpx.post(f"{url}/v1/completions", json=asked, timeout=WAIT))
+
+        asking = [threading.Thread(target=ask, args=(number % 2 == 0,)) for number in range(40)]
+        for one in asking:
+            one.start()
+        while "softmask_requests_accepted_total 40.0" not in httpx.get(f"{url}/metrics").text:
+            assert all(one.is_alive() for one in asking), answers
+        process.send_signal(signal.SIGINT)
+        with suppress(ConnectionError):
+            while True:  # until nobody is let in any more
+                socket.create_connection(address, timeout=WAIT).close()
+        process.send_signal(signal.SIGINT)
+        out, log = process.communicate(timeout=WAIT)
+        for one in asking:
+            one.join(WAIT)
+    assert process.returncode == 130
+    assert out == ""
+    assert "Traceback" not in log
+    assert len(log) < 20_000
+    assert {answer.status_code for answer in answers} <= {200, 503}
+    assert len(answers) == 40
+
+
+SLOW_STEPS = """
+import time
+from softmask.decoding.batch import Batch
+real = Batch.step
+def step(self, *args):
+    time.sleep(2)
+    return real(self, *args)
+Batch.step = step
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("interrupts", [1, 2, 3, 6])
+def test_any_number_of_interrupts_leaves_no_traceback(folder, interrupts) -> None:
+    with serving("--model", folder, "--grace", "1", before=SLOW_STEPS) as (process, url):
+
+        def ask(stream: bool) -> None:
+            body = {"prompt": "x", "max_tokens": 40, "stream": stream}
+            with suppress(httpx.TransportError):
+                httpx.post(f"{url}/v1/completions", json=body, timeout=WAIT)
+
+        asking = [threading.Thread(target=ask, args=(number % 2 == 0,)) for number in range(20)]
+        for one in asking:
+            one.start()
+        while "softmask_requests_accepted_total 20.0" not in httpx.get(f"{url}/metrics").text:
+            pass
+        for _ in range(interrupts):
+            process.send_signal(signal.SIGINT)
+            time.sleep(0.2)
+        out, log = process.communicate(timeout=WAIT)
+        for one in asking:
+            one.join(WAIT)
+    assert process.returncode in (130, -signal.SIGINT)
+    assert out == ""
+    assert "Traceback" not in log
+    assert all(json.loads(line)["status"] in (200, 499, 503) for line in log.splitlines())
+
+
 def failed(capsys, *arguments: str) -> str:
     assert main(list(arguments)) == 2
     captured = capsys.readouterr()
@@ -130,6 +215,12 @@ def test_a_port_that_is_taken_is_said_before_a_model_is_loaded(capsys) -> None:
     assert "--port" in error
 
 
+def test_of_two_servers_on_one_port_the_second_loads_no_model(capsys) -> None:
+    with bind("127.0.0.1", 0) as first:  # as a server that is still loading
+        port = str(first.getsockname()[1])
+        assert "cannot listen" in failed(capsys, "serve", "--port", port, "--model", "nowhere")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -138,6 +229,12 @@ def test_a_port_that_is_taken_is_said_before_a_model_is_loaded(capsys) -> None:
         (["--port", "70000"], "port"),
         (["--replicas", "3"], "--ray"),
         (["--api-key", ""], "API key"),
+        (["--arrival", "0"], "arrival"),
+        (["--connections", "0"], "connections"),
+        (["--grace", "inf"], "grace must be a finite number"),
+        (["--deadline", "1e39"], "deadline must be a finite number"),
+        (["--allow-host", "http://example.org"], "without port"),
+        (["--allow-origin", "example.org"], "https://example.org"),
     ],
 )
 def test_impossible_settings_are_refused(capsys, arguments, message) -> None:

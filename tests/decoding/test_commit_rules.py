@@ -188,7 +188,7 @@ def test_a_moving_threshold_lies_between_its_ends_by_the_share_left() -> None:
         ({"threshold": 1.5}, "threshold must lie in"),
         ({"threshold_end": 0.5}, "give threshold too"),
         ({"factor": -1.0}, "factor must be >= 0"),
-        ({"entropy_bound": float("inf")}, "entropy_bound must be >= 0"),
+        ({"entropy_bound": float("inf")}, "entropy_bound must be a finite number"),
         ({"threshold": 0.5, "alg": "origin"}, "by chance"),
         ({"threshold": 0.5, "alg_temp": 0.3}, "by chance"),
     ],

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import httpx2 as httpx
+import numpy as np
 import openai
 import pytest
 import uvicorn
@@ -20,15 +21,22 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from tiny import write_dream_folder
 
 import softmask
+from softmask.cli.serve import config_of, make_parser
 from softmask.config import SamplingConfig, SoftMaskConfig
+from softmask.decoding.logprobs import Logprobs
 from softmask.decoding.prompts import encode_chat
 from softmask.serving.config import ServeConfig
-from softmask.serving.server import create_app
+from softmask.serving.engine import Engine, Event, Request, Result
+from softmask.serving.http_server import HttpServer
+from softmask.serving.listener import address_of, bind
+from softmask.serving.openai_responses import Answer, CompletionResponse
+from softmask.serving.protocol import CompletionRequest
 from softmask.serving.service import Service
 
 SOFT = SoftMaskConfig(k=3, scale=0.8, offset=-3.0, steepness=1.0)
 HELLO = [{"role": "user", "content": "Hello"}]
 WAIT = 600.0  # seconds that no test needs
+SERVERS: dict[Service, HttpServer] = {}  # those that run now
 
 
 @pytest.fixture(scope="module")
@@ -41,11 +49,8 @@ def checkpoint(tmp_path_factory):
 def serving(checkpoint, *, start: bool = True, **config) -> Iterator[tuple[str, Service]]:
     """A server on a port of its own, in a thread; without `start` nothing is denoised yet."""
     service = Service(checkpoint, ServeConfig(**config))
-    listener = socket.socket()
-    listener.bind(("127.0.0.1", 0))
-    settings = uvicorn.Config(create_app(service), log_config=None, access_log=False)
-    server = uvicorn.Server(settings)
-    server.capture_signals = contextmanager(lambda: iter([None]))  # not in a thread
+    listener = bind("127.0.0.1", 0)
+    server = SERVERS[service] = HttpServer(service, listener)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     if start:
         service.engine.start()
@@ -58,6 +63,7 @@ def serving(checkpoint, *, start: bool = True, **config) -> Iterator[tuple[str, 
         server.should_exit = True
         thread.join(WAIT)
         listener.close()
+        del SERVERS[service]
 
 
 def until(condition) -> None:
@@ -216,6 +222,65 @@ def test_logprobs_are_those_of_the_step_that_committed(client) -> None:
     assert [x for part in parts for x in part.token_logprobs] == told.token_logprobs
 
 
+def test_leading_tokens_of_one_text_keep_the_likelier_and_the_chosen_one_is_always_there(
+    checkpoint,
+) -> None:
+    """Legacy completions name tokens by their text, and parts of characters have the same."""
+    vocabulary = checkpoint.tokenizer.get_vocab()
+    other, a, b = (vocabulary[token] for token in "zab")
+    halves = [i for i in vocabulary.values() if checkpoint.decode([i]) == "\ufffd"][:2]
+    assert len(halves) == 2
+    mask = checkpoint.model.mask_id
+    request = Request((5, mask, mask), SamplingConfig(steps=2))
+    answer = Answer(checkpoint, request, infill=False, stops=(), top=2)
+    told = Logprobs(
+        logprob_N=np.array([-2.0, -7.0]),
+        entropy_N=np.array([1.0, 1.0]),
+        ids_NK=np.array([[halves[0], halves[1]], [a, b]]),
+        logprobs_NK=np.array([[-0.5, -2.0], [-1.0, -1.5]]),
+    )
+    answer.take(Event(1, 1, 1, 0, 3, (1, 2), (halves[1], other), told))
+    answer.finish(Result((), "done", None, 0, 1, 1, 0.0, 0.0))
+    (choice,) = CompletionResponse("m").whole([answer], 1)["choices"]
+    assert choice["logprobs"]["top_logprobs"] == [
+        {"\ufffd": -0.5},
+        {"a": -1.0, "b": -1.5, "z": -7.0},
+    ]
+    assert choice["logprobs"]["token_logprobs"] == [-2.0, -7.0]
+
+
+def test_the_sampled_token_is_among_the_leading_ones_of_completions(client) -> None:
+    answer = client.completions.create(
+        model="chat", prompt="One", max_tokens=24, temperature=2.0, seed=3, logprobs=1
+    )
+    told = answer.choices[0].logprobs
+    assert any(len(top) == 2 for top in told.top_logprobs)
+    for token, value, top in zip(told.tokens, told.token_logprobs, told.top_logprobs, strict=True):
+        assert top[token] >= value
+
+
+@pytest.mark.parametrize("off", [0, -1])
+@pytest.mark.parametrize("where", ["top", "softmask", "both"])
+def test_a_top_k_of_other_servers_that_is_off_is_off(tmp_path, off, where) -> None:
+    folder = write_dream_folder(tmp_path / "model", chat=True)
+    (folder / "sampling_config.json").write_text('{"top_k": 2}')
+    service = Service(softmask.load(folder, device="cpu"), ServeConfig())
+    body: dict[str, object] = {"prompt": "x", "max_tokens": 8}
+    if where != "softmask":
+        body["top_k"] = off
+    if where != "top":
+        body["softmask"] = {"top_k": off}
+    asked = CompletionRequest.model_validate(body)
+    assert service.jobs(asked)[0].request.sampling.top_k is None
+
+
+def test_a_top_k_in_the_wrong_place_or_out_of_range_is_refused_by_name(url) -> None:
+    for body in ({"top_k": 5}, {"top_k": False}, {"softmask": {"top_k": -2}}):
+        answer = post(url, "/v1/completions", {"prompt": "x", **body})
+        assert answer.status_code == 400
+        assert "top_k" in answer.json()["error"]["message"]
+
+
 def test_extensions_decide_how_it_is_decoded(client, checkpoint) -> None:
     settings = {"steps": 6, "alg": "topk_margin", "block_length": 4, "cache": "dual"}
     soft = {"k": 3, "scale": 0.8, "offset": -3.0, "steepness": 1.0}
@@ -230,6 +295,47 @@ def test_extensions_decide_how_it_is_decoded(client, checkpoint) -> None:
     )
     assert answer.choices[0].text == own.text
     assert answer.choices[0].softmask["forwards"] == own.forwards
+
+
+# What would take long and be refused anyway.
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "named"),
+    [
+        ("completions", {"prompt": "x" * 1000000}, "the prompt has 1000000 bytes"),
+        ("completions", {"prompt": "x", "suffix": "é" * 150000}, "the suffix has 300000 bytes"),
+        ("completions", {"prompt": ["x"] * 200000}, "prompt: 200000 prompts"),
+        ("completions", {"prompt": [[1]] * 150000}, "prompt: 150000 prompts"),
+        ("denoise", {"infill": "x" * 1000000 + "[[2]]"}, "the infill has 1000005 bytes"),
+        (
+            "chat/completions",
+            {"messages": [{"role": "user", "content": "x" * 100000}] * 9},
+            "the conversation has 900000 bytes",
+        ),
+    ],
+)
+def test_a_text_that_cannot_fit_is_refused_before_it_is_encoded(
+    url, monkeypatch, path, body, named
+) -> None:
+    def fail(*_args, **_more) -> None:
+        raise AssertionError("it was encoded")
+
+    for name in ("encode", "encode_chat", "encode_holes"):
+        monkeypatch.setattr(f"softmask.serving.service.{name}", fail)
+    error = post(url, f"/v1/{path}", body).json()["error"]
+    assert error["message"].startswith(named)
+
+
+@pytest.mark.parametrize("character", ["a", "the", "e\u0301", "\u1100\u1161\u11a8", "🙂"])
+def test_a_text_that_fits_is_not_refused_for_its_bytes(url, character) -> None:
+    """However the characters are written, and whichever tokens take most of them."""
+    ids = 0
+    for count in (1, 8, 64):
+        answer = post(url, "/v1/completions", {"prompt": character * count, "max_tokens": 1})
+        assert "bytes" not in answer.text or answer.status_code == 200
+        ids += answer.status_code == 200
+    assert ids
 
 
 # What somebody says is text.
@@ -324,6 +430,56 @@ def test_what_is_no_json_object_of_text_is_a_client_error(url, body) -> None:
     assert answer.json()["error"]["message"]
 
 
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b'{"prompt": ' + b"[" * 5000 + b"]" * 5000 + b"}", "the body is not valid JSON: "),
+        (b'{"prompt": "x", "seed": ' + b"9" * 5000 + b"}", "the body is not valid JSON: "),
+        (b'{"prompt": "x", "seed": ' + b"9" * 4000 + b"}", "seed: "),
+        (b'{"prompt": "x", "temperature": 1e999}', "temperature: "),
+        (b'{"prompt": "x", "softmask": {"factor": ' + b"9" * 4000 + b"}}", "softmask"),
+        (b'{"prompt": "x", "softmask": {"soft_mask": {"offset": -1e39}}}', "softmask.soft_mask: "),
+        (b'{"prompt": "x", "softmask": {"soft_mask": {"k": NaN}}}', "softmask.soft_mask: "),
+        (b'{"prompt": "x", "model": "\\ud800"}', "model: character 0 is half of one"),
+        (b'{"prompt": "x", "\\ud800": 1}', "Input should be a valid string"),
+        (b'{"prompt": "x", "stop": ["\\ud800"]}', "stop"),
+        (b'{"prompt": "x", "softmask": {"\\ud800": 1}}', "softmask"),
+        (b'{"prompt": "x", "softmask": {"soft_mask": {"\\ud800": 1}}}', "softmask.soft_mask: "),
+        (b'{"prompt": "x", "softmask": {"alg": "' + b"y" * 9000 + b'"}}', "softmask: alg"),
+        (b'{"prompt": "x", "' + b"y" * 9000 + b'": 1}', "yyyy"),
+    ],
+)
+def test_numbers_names_and_depths_without_measure_are_refused_in_a_short_sentence(
+    url, content, said
+) -> None:
+    answer = post(url, "/v1/completions", content)
+    assert answer.status_code == 400, answer.text
+    message = answer.json()["error"]["message"]
+    assert message.startswith(said)
+    assert len(message) < 600
+
+
+@pytest.mark.parametrize("kind", ["text/plain", "multipart/form-data", "", "application/xml", "é"])
+def test_a_body_of_another_kind_is_a_client_error(url, kind) -> None:
+    headers = {"content-type": kind.encode("latin-1")}
+    answer = post(url, "/v1/completions", {"prompt": "x"}, headers=headers)
+    assert answer.status_code == 400, answer.text
+    assert answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    "template",
+    ["{{ 1 / 0 }}", "{{ messages[0].content + 1 }}", "{% include 'x' %}", "{{ raise() }}"],
+)
+def test_a_template_that_fails_is_a_client_error(tmp_path, template, monkeypatch) -> None:
+    checkpoint = softmask.load(write_dream_folder(tmp_path / "m", chat=True), device="cpu")
+    checkpoint.tokenizer.chat_template = template
+    with serving(checkpoint) as (url, _service):
+        answer = post(url, "/v1/chat/completions", {"messages": HELLO})
+        assert answer.status_code == 400, answer.text
+        assert "template" in answer.json()["error"]["message"]
+
+
 def test_another_model_is_not_found(client) -> None:
     with pytest.raises(openai.NotFoundError, match="no model 'gpt-4'"):
         client.chat.completions.create(model="gpt-4", messages=HELLO)
@@ -376,6 +532,75 @@ def test_a_key_is_wanted_where_one_is_set(checkpoint) -> None:
         assert post(url, "/v1/completions", body).status_code == 401
         with openai.OpenAI(base_url=f"{url}/v1", api_key="second", max_retries=0) as client:
             assert client.models.list().data[0].id == "chat"
+
+
+# Names and pages.
+
+
+def asked_as(url: str, headers: dict[str, str], path: str = "/v1/models") -> httpx.Response:
+    return httpx.get(f"{url}{path}", headers=headers, timeout=WAIT)
+
+
+def test_a_server_without_a_key_answers_to_its_own_names_and_pages_alone(checkpoint) -> None:
+    with serving(checkpoint, hosts=("localhost", "gpu.lan")) as (url, _service):
+        port = url.rpartition(":")[2]
+        own = ("localhost", f"localhost:{port}", "127.0.0.1:1", "[::1]:80", "10.1.2.3", "GPU.lan:9")
+        for host in (*own, "a.localhost"):
+            assert asked_as(url, {"host": host}).status_code == 200, host
+            page = {"host": host, "origin": f"http://{host}"}
+            assert asked_as(url, page).status_code == 200, host
+        for host in ("evil.example", "localhost.evil.example", "", "127.0.0.1.evil.example", "é"):
+            for path in ("/", "/health", "/metrics", "/v1/models", "/nothing"):
+                answer = httpx.get(
+                    f"{url}{path}", headers={"host": host.encode("latin-1")}, timeout=WAIT
+                )
+                assert answer.status_code == 403, (host, path)
+                assert "--allow-host" in answer.json()["error"]["message"]
+        for origin in ("http://evil.example", "null", f"http://127.0.0.1.evil:{port}", "file://"):
+            answer = asked_as(url, {"origin": origin})
+            assert answer.status_code == 403, origin
+            assert "--allow-origin" in answer.json()["error"]["message"]
+
+
+def test_pages_of_an_allowed_origin_may_read_the_answers(checkpoint) -> None:
+    page = "https://page.example"
+    config = {"hosts": ("localhost",), "origins": (page,), "api_keys": ("secret",)}
+    with serving(checkpoint, **config) as (url, _service):
+        asks = {
+            "origin": page,
+            "access-control-request-method": "POST",
+            "access-control-request-headers": "authorization,content-type",
+        }
+        preflight = httpx.options(f"{url}/v1/completions", headers=asks)
+        assert preflight.status_code == 200
+        assert preflight.headers["access-control-allow-origin"] == page
+        assert "authorization" in preflight.headers["access-control-allow-headers"]
+        answer = asked_as(url, {"origin": page, "authorization": "Bearer secret"})
+        assert answer.status_code == 200
+        assert answer.headers["access-control-allow-origin"] == page
+        assert asked_as(url, {"origin": page}).status_code == 401
+        other = asked_as(url, {"origin": "https://evil.example"})
+        assert other.status_code == 403
+        assert "access-control-allow-origin" not in other.headers
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hosts"),
+    [
+        ([], ("localhost",)),
+        (["--host", "::1", "--allow-host", "GPU.lan"], ("localhost", "gpu.lan")),
+        (["--host", "0.0.0.0"], ()),
+        (["--api-key", "secret"], ()),
+        (["--host", "0.0.0.0", "--allow-host", "gpu.lan"], ("gpu.lan",)),
+    ],
+)
+def test_names_are_checked_by_default_where_only_this_machine_is_served_without_a_key(
+    monkeypatch, arguments, hosts
+) -> None:
+    monkeypatch.delenv("SOFTMASK_API_KEY", raising=False)
+    args = make_parser().parse_args(arguments)
+    assert config_of(args, args.host).hosts == hosts
+    assert config_of(args, None).hosts == hosts[hosts[:1] == ("localhost",) :]
 
 
 # Load.
@@ -488,6 +713,69 @@ def test_a_failing_request_tells_its_client_and_nothing_of_the_inside(
         assert "secret" not in answer.text
         assert "Traceback" not in answer.text
         assert post(url, "/v1/completions", {"prompt": "x", "max_tokens": 4}).status_code == 200
+
+
+@pytest.mark.parametrize("fault", [RuntimeError("secret detail"), SystemExit("secret detail")])
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_engine_that_breaks_down_ends_the_server_with_a_reason_in_the_log(
+    checkpoint, monkeypatch, caplog, fault, stream
+) -> None:
+    def fail(self) -> None:
+        raise fault
+
+    monkeypatch.setattr(Engine, "_end_early", fail)
+    caplog.set_level("INFO", logger="softmask.server")
+    codes = []
+    with bind("127.0.0.1", 0) as listener:
+        url = address_of(listener)
+        server = HttpServer(Service(checkpoint, ServeConfig()), listener)
+        thread = threading.Thread(target=lambda: codes.append(server.serve_to_the_end()))
+        thread.start()
+        answer = post(url, "/v1/completions", {"prompt": "x", "stream": stream})
+        thread.join(WAIT)
+    assert codes == [1]
+    assert answer.status_code == (200 if stream else 500)
+    assert "the model failed" in answer.text
+    assert "secret" not in answer.text
+    broken, asked = caplog.records
+    assert broken.getMessage() == "the engine broke down"
+    assert broken.exc_info[1] is fault
+    assert "secret detail" in asked.fields["error"]
+
+
+def test_a_broken_engine_is_told_from_a_shutdown(checkpoint, monkeypatch) -> None:
+    def fail(self) -> None:
+        raise RuntimeError("secret detail")
+
+    with serving(checkpoint) as (url, service):
+        # As long as requests are being answered, the server goes on.
+        monkeypatch.setattr(HttpServer, "on_tick", uvicorn.Server.on_tick)
+        monkeypatch.setattr(Engine, "_end_early", fail)
+        assert post(url, "/v1/completions", {"prompt": "x"}).status_code == 500
+        until(lambda: service.engine.broken)
+        health = httpx.get(f"{url}/health")
+        assert (health.status_code, health.json()) == (503, {"status": "broken"})
+        again = post(url, "/v1/completions", {"prompt": "x"})
+        assert again.status_code == 503
+        assert "broke down" in again.json()["error"]["message"]
+        assert "secret" not in again.text
+
+
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/denoise"])
+@pytest.mark.parametrize("stream", [False, True])
+def test_the_log_says_why_a_request_failed(checkpoint, monkeypatch, caplog, path, stream) -> None:
+    from softmask.decoding.batch import Batch
+
+    def fail(self, texts=None) -> None:
+        raise RuntimeError("secret detail")
+
+    caplog.set_level("INFO", logger="softmask.server")
+    with serving(checkpoint) as (url, _service):
+        monkeypatch.setattr(Batch, "step", fail)
+        body = {"prompt": "x", "max_tokens": 4, "stream": stream}
+        assert "secret" not in post(url, path, body).text
+    (record,) = [r for r in caplog.records if r.name == "softmask.server"]
+    assert record.fields["error"] == "RuntimeError: secret detail"
 
 
 def test_an_unexpected_error_is_answered_without_its_traceback(
@@ -638,7 +926,6 @@ def test_sampling_that_a_request_names_wins_over_the_checkpoints_own(tmp_path) -
     folder = write_dream_folder(tmp_path / "model", chat=True)
     (folder / "sampling_config.json").write_text('{"temperature": 0.7, "block_length": 4}')
     service = Service(softmask.load(folder, device="cpu"), ServeConfig())
-    from softmask.serving.protocol import CompletionRequest
 
     def sampling(**body) -> SamplingConfig:
         asked = CompletionRequest.model_validate({"prompt": "x", "max_tokens": 8, **body})

@@ -12,19 +12,18 @@ import argparse
 import importlib.util
 import os
 import shlex
-import signal
 import socket
-import threading
 from collections.abc import Mapping
-from types import FrameType
 from typing import Any
 
 from ..config import require
-from ..serving.config import DRAIN_SECONDS, ServeConfig
-from ..serving.listener import address_of, bind
+from ..serving.config import ServeConfig
+from ..serving.listener import bind, is_loopback
 from .options import add_model_options, add_settings, given, load_config, load_model, new_parser
 
 KEY_VARIABLE = "SOFTMASK_API_KEY"
+# Settings that have options of their own.
+NO_OPTIONS = ("api_keys", "hosts", "origins")
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -35,11 +34,26 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--api-key", action="append", default=[], help="wanted of requests; may be repeated"
     )
+    parser.add_argument(
+        "--allow-host",
+        action="append",
+        default=[],
+        help="a name that clients call this server by, beside addresses and localhost; others are "
+        "refused where it is given, and by default where no key is set and --host is this machine "
+        "alone; may be repeated",
+    )
+    parser.add_argument(
+        "--allow-origin",
+        action="append",
+        default=[],
+        help="whose pages may use this server in a browser, such as https://example.org, or * for "
+        "all; may be repeated",
+    )
     parser.add_argument("--ray", action="store_true", help="as a Ray Serve application")
     parser.add_argument(
         "--replicas", default="1", help="with --ray: so many, or between two numbers: 1-4 (1)"
     )
-    add_settings(parser.add_argument_group("limits"), ServeConfig, "--", {}, ("api_keys",))
+    add_settings(parser.add_argument_group("limits"), ServeConfig, "--", {}, NO_OPTIONS)
     add_model_options(parser)
     return parser
 
@@ -49,7 +63,7 @@ def run(args: argparse.Namespace, _argv: list[str]) -> int:
     for package in ("fastapi", "uvicorn", "prometheus_client"):
         if importlib.util.find_spec(package) is None:
             raise ValueError(f"serving needs {package}: pip install 'softmask[serve]'")
-    config = config_of(args)
+    config = config_of(args, args.host)
     if args.ray:
         _check_ray(args)
         from ..serving import ray_serve
@@ -63,11 +77,20 @@ def run(args: argparse.Namespace, _argv: list[str]) -> int:
         return _serve(args, config, listener)
 
 
-def config_of(args: argparse.Namespace) -> ServeConfig:
-    """The limits that the command line and the environment name."""
+def config_of(args: argparse.Namespace, host: str | None) -> ServeConfig:
+    """The limits that the command line and the environment name.
+
+    Args:
+        host: the address to listen at; None: another program decides that.
+    """
     own = os.environ.get(KEY_VARIABLE)
     keys = (*args.api_key, *([own] if own else []))
-    return ServeConfig(**given(args, ServeConfig), api_keys=keys)
+    hosts = tuple(name.lower() for name in args.allow_host)
+    if not keys and host is not None and is_loopback(host):
+        # Whoever reaches it is on this machine; pages in a browser there are not to be let in.
+        hosts = ("localhost", *hosts)
+    origins = tuple(origin.lower() for origin in args.allow_origin)
+    return ServeConfig(**given(args, ServeConfig), api_keys=keys, hosts=hosts, origins=origins)
 
 
 def build(settings: Mapping[str, str]) -> Any:
@@ -85,7 +108,7 @@ def build(settings: Mapping[str, str]) -> Any:
     from ..serving import ray_serve
 
     replicas = ray_serve.replicas_of(args.replicas)
-    return ray_serve.application(load_config(args), config_of(args), replicas)
+    return ray_serve.application(load_config(args), config_of(args, None), replicas)
 
 
 def _check_ray(args: argparse.Namespace) -> None:
@@ -101,42 +124,10 @@ def _check_ray(args: argparse.Namespace) -> None:
 
 
 def _serve(args: argparse.Namespace, config: ServeConfig, listener: socket.socket) -> int:
-    import uvicorn
-
+    from ..serving.http_server import HttpServer
     from ..serving.middleware import log_as_json
-    from ..serving.server import create_app
     from ..serving.service import Service
 
     service = Service(load_model(args), config)
     log_as_json()
-
-    class Server(uvicorn.Server):
-        """Ends what runs, or tells it, before connections are closed."""
-
-        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-            await super().startup(sockets)
-            print(f"softmask: serving {service.name} at {address_of(listener)}", flush=True)
-
-        def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-            # A second Ctrl-C does not wait for what runs.
-            again = self.should_exit and sig == signal.SIGINT
-            finish, grace = ("nothing", None) if again else ("running", config.grace)
-            settings = {"finish": finish, "grace": grace}
-            threading.Thread(target=service.engine.close, kwargs=settings, daemon=True).start()
-            super().handle_exit(sig, frame)
-
-    settings = uvicorn.Config(
-        create_app(service),
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        # Idle connections are closed; running requests have their grace.
-        timeout_graceful_shutdown=int(config.grace + DRAIN_SECONDS) + 1,
-        timeout_keep_alive=30,
-    )
-    service.engine.start()
-    try:
-        Server(settings).run(sockets=[listener])
-    finally:
-        service.engine.close(finish="nothing")
-    return 0
+    return HttpServer(service, listener).serve_to_the_end()

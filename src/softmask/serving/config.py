@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
-from ..config import require, require_positive, setting
+from ..config import check_numbers, require, require_positive, setting
 
 # Seconds in which answers reach their clients once the last request is over.
 DRAIN_SECONDS = 5.0
+HOST = re.compile(r"[a-z0-9_][a-z0-9._-]*")
+ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[a-z0-9._\[\]:-]+")
 
 
 @dataclass(frozen=True)
@@ -26,11 +29,39 @@ class ServeConfig:
     deadline: float = setting(600.0, "seconds after which a request is given up")
     grace: float = setting(30.0, "seconds that running requests have at a shutdown")
     max_body: int = setting(1 << 20, "bytes that a request may have")
+    connections: int = setting(
+        512, "connections that may be open; beyond that those that wait for their client are closed"
+    )
+    arrival: float = setting(
+        30.0, "seconds in which a request has to arrive whole, and an answer to be taken"
+    )
     log_prompts: bool = setting(False, "write requests into the log as they are")
     api_keys: tuple[str, ...] = setting((), "keys, one of which requests must bring")
+    hosts: tuple[str, ...] = setting(
+        (),
+        "names by which clients may call the server, beside addresses; none: by any, from pages "
+        "of any origin",
+    )
+    origins: tuple[str, ...] = setting(
+        (), "whose pages may use the server, beside its own: https://example.org, or * for all"
+    )
 
     def __post_init__(self) -> None:
+        check_numbers("", self)
         require_positive(self, "max_tokens", "memory_mb", "running", "queue", "max_body")
+        require_positive(self, "connections")
         require(self.deadline > 0, f"deadline must be more than 0 seconds, not {self.deadline}")
         require(self.grace >= 0, f"grace must not be negative, but is {self.grace}")
+        require(self.arrival > 0, f"arrival must be more than 0 seconds, not {self.arrival}")
         require(all(self.api_keys), "an API key must not be empty")
+        for host in self.hosts:
+            require(
+                HOST.fullmatch(host) is not None,
+                f"an allowed host is a name without port, such as example.org, not {host!r}",
+            )
+        for origin in self.origins:
+            require(
+                origin in ("*", "null") or ORIGIN.fullmatch(origin) is not None,
+                "an allowed origin is a scheme and a host, such as https://example.org, not "
+                f"{origin!r}",
+            )

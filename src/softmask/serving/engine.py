@@ -121,7 +121,7 @@ class Engine:
         self._open: set[RequestHandle] = set()  # without a result
         self._closing: Finish | None = None
         self._grace_ends: float | None = None
-        self._broken: str | None = None
+        self.broken: str | None = None  # what ended the thread, if it was an error
         self._counts: Counter[str] = Counter()
         self._ended: Counter[FinishReason] = Counter()
         self._recent: deque[float] = deque(maxlen=RECENT)
@@ -142,7 +142,7 @@ class Engine:
         masks, reading = self.limits.check(request)
         with self._lock:
             if self._closing is not None:
-                raise EngineClosed(self._broken or "the engine is closed: it takes no requests")
+                raise EngineClosed(self.broken)
             if len(self._waiting) >= self.queue:
                 self._expire_waiting()
             if len(self._waiting) >= self.queue:
@@ -232,7 +232,7 @@ class Engine:
         try:
             while self._wait_for_work():
                 self.run_once()
-        except Exception as error:  # or every client would wait for ever
+        except BaseException as error:  # or every client would wait for ever
             logging.getLogger(__name__).exception("the engine broke down")
             self._break_down(f"the engine broke down: {describe(error)}")
 
@@ -244,7 +244,7 @@ class Engine:
 
     def _break_down(self, message: str) -> None:
         with self._lock:
-            self._closing, self._broken, self._waiting = "nothing", message, []
+            self._closing, self.broken, self._waiting = "nothing", message, []
             handles = list(self._open)
         for handle in handles:
             self._end(handle, "failed", error=message)

@@ -19,6 +19,7 @@ from .middleware import error_body
 ENDINGS = {
     "deadline": (504, "timeout", "the request was not done within its deadline"),
     "shutdown": (503, "shutdown", "the server is shutting down: try again"),
+    "broken": (503, "error", "the engine broke down; the server's log says more: try again"),
     "failed": (500, "error", "the model failed on this request; the server's log says more"),
     "cancelled": (499, "cancelled", "the request was cancelled"),
 }
@@ -49,8 +50,8 @@ def handle_errors(app: FastAPI) -> None:
         return JSONResponse(body, 429, headers)
 
     @app.exception_handler(EngineClosed)
-    async def closed(_request: Request, _error: EngineClosed) -> JSONResponse:
-        status, kind, sentence = ENDINGS["shutdown"]
+    async def closed(_request: Request, error: EngineClosed) -> JSONResponse:
+        status, kind, sentence = ENDINGS["broken" if error.is_broken else "shutdown"]
         return JSONResponse(error_body(sentence, kind), status, {"Retry-After": "5"})
 
     @app.exception_handler(Ended)
@@ -59,7 +60,11 @@ def handle_errors(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def other(_request: Request, error: HTTPException) -> JSONResponse:
-        body = error_body(str(error.detail), "invalid_request_error")
+        sentence = str(error.detail)
+        if error.__cause__ is not None and sentence.endswith("parsing the body"):
+            # Nested too deeply, endless numbers, no UTF-8: FastAPI keeps it to itself.
+            sentence = f"the body is not valid JSON: {error.__cause__}"
+        body = error_body(sentence, "invalid_request_error")
         return JSONResponse(body, error.status_code, error.headers)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import socket
 
 from ..config import require
@@ -19,6 +20,9 @@ def bind(host: str, port: int) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
+        # Two sockets may be bound to one port as long as neither listens. Clients that come while
+        # the model loads wait.
+        listener.listen()
     except OSError as error:
         listener.close()
         raise ValueError(
@@ -31,3 +35,11 @@ def address_of(listener: socket.socket) -> str:
     """http://127.0.0.1:8000"""
     host, port = listener.getsockname()[:2]
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches a server at this address or name."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,4 +1,4 @@
-"""Middleware around every HTTP request: its id, API key, size limit, log line and metrics.
+"""Middleware around every HTTP request: its id, host and origin, API key, size, log and metrics.
 
 Plain ASGI, so that streams pass through as they are and a client's leaving is noticed.
 """
@@ -6,12 +6,14 @@ Plain ASGI, so that streams pass through as they are and a client's leaving is n
 from __future__ import annotations
 
 import hmac
+import ipaddress
 import json
 import logging
+import re
 import secrets
 import sys
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from typing import Any
 
 from starlette.exceptions import HTTPException
@@ -27,13 +29,24 @@ Send = Callable[[Message], Awaitable[None]]
 
 LOGGER = logging.getLogger("softmask.server")
 GUARDED = "/v1/"
+LONGEST_SENTENCE = 500  # characters
 
 
 def error_body(
     message: str, kind: str, *, param: str | None = None, code: str | None = None
 ) -> dict[str, Any]:
-    """An error in OpenAI's format."""
-    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+    """An error in OpenAI's format; what it quotes of a request is cut short and made text."""
+    return {
+        "error": {"message": _text(message), "type": kind, "param": param and _text(param)}
+        | {"code": code}
+    }
+
+
+def _text(quoted: str) -> str:
+    if len(quoted) > LONGEST_SENTENCE:
+        quoted = f"{quoted[:LONGEST_SENTENCE]}..."
+    # JSON can name half a character (a lone surrogate), which cannot be sent.
+    return quoted.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 class RequestMiddleware:
@@ -49,16 +62,8 @@ class RequestMiddleware:
             return
         context = RequestContext(scope, receive, send, self.config.max_body)
         try:
-            if self._is_authorised(scope):
-                await self.app(scope, context.receive, context.send)
-            else:
-                refusal = error_body(
-                    "this server wants an API key, as Authorization: Bearer KEY",
-                    "authentication_error",
-                    code="invalid_api_key",
-                )
-                answer = JSONResponse(refusal, 401, {"WWW-Authenticate": "Bearer"})
-                await answer(scope, context.receive, context.send)
+            refusal = self._refusal(scope)
+            await (refusal or self.app)(scope, context.receive, context.send)
         except Exception:
             LOGGER.exception("unexpected error", extra={"fields": {"id": context.id}})
             if context.status is None:
@@ -67,10 +72,43 @@ class RequestMiddleware:
         finally:
             self._log_and_count(scope, context)
 
-    def _is_authorised(self, scope: Scope) -> bool:
-        if not self.config.api_keys or not scope["path"].startswith(GUARDED):
+    def _refusal(self, scope: Scope) -> JSONResponse | None:
+        """The answer to a request that must not come through."""
+        headers = dict(scope["headers"])
+        sentence = self._stranger(headers) if self.config.hosts else None
+        if sentence is not None:
+            return JSONResponse(error_body(sentence, "permission_error"), 403)
+        if self._is_authorised(scope["path"], headers):
+            return None
+        body = error_body(
+            "this server wants an API key, as Authorization: Bearer KEY",
+            "authentication_error",
+            code="invalid_api_key",
+        )
+        return JSONResponse(body, 401, {"WWW-Authenticate": "Bearer"})
+
+    def _stranger(self, headers: dict[bytes, bytes]) -> str | None:
+        """What keeps a page in a browser on this machine from using a server that wants no key.
+
+        A page says its origin. One that has its own name point to this machine (DNS rebinding)
+        says that name as the host.
+        """
+        host = headers.get(b"host", b"localhost").decode("latin-1").lower()
+        if not _is_own(name_of(host), self.config.hosts):
+            return (
+                f"this server does not go by the name {host!r}: call it by its address, or start "
+                "it with --allow-host"
+            )
+        origin = headers.get(b"origin", b"").decode("latin-1").lower()
+        own = origin.partition("://")[2] == host
+        if origin and not own and not {origin, "*"} & set(self.config.origins):
+            return f"pages of {origin!r} may not use this server: start it with --allow-origin"
+        return None
+
+    def _is_authorised(self, path: str, headers: dict[bytes, bytes]) -> bool:
+        if not self.config.api_keys or not path.startswith(GUARDED):
             return True
-        given = dict(scope["headers"]).get(b"authorization", b"")
+        given = headers.get(b"authorization", b"")
         # All keys are compared, each in constant time, so that the time taken gives nothing away.
         same = [hmac.compare_digest(given, b"Bearer " + k.encode()) for k in self.config.api_keys]
         return any(same)
@@ -125,6 +163,21 @@ class RequestContext:
         await self._send(message)
 
 
+def name_of(host: str) -> str:
+    """A Host header without its port, an address without brackets."""
+    name = re.sub(r":\d*$", "", host)
+    return name[1:-1] if name.startswith("[") and name.endswith("]") else name
+
+
+def _is_own(name: str, names: Sequence[str]) -> bool:
+    """Whether it is one of the names, below localhost, or an address: those point nowhere else."""
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return name in names or name.endswith(".localhost")
+    return True
+
+
 class JsonLines(logging.Formatter):
     """One JSON object a line."""
 
@@ -143,6 +196,11 @@ class JsonLines(logging.Formatter):
 
 def log_as_json() -> None:
     """Everything that is logged goes to standard error, one JSON object a line."""
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_default_handler()
+    transformers_logging.enable_propagation()
+    logging.captureWarnings(True)
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines())
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)

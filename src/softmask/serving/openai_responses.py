@@ -197,9 +197,7 @@ class CompletionResponse(ResponseFormat):
         return {
             "tokens": [answer.name(token.id) for token in tokens],
             "token_logprobs": [token.logprob for token in tokens],
-            "top_logprobs": [
-                {answer.name(i): value for i, value in token.top[: answer.top]} for token in tokens
-            ],
+            "top_logprobs": [_by_text(answer, token) for token in tokens],
             "text_offset": offsets,
         }
 
@@ -212,6 +210,17 @@ def usage(answers: Sequence[Answer], prompt_tokens: int) -> dict[str, int]:
         "completion_tokens": completion,
         "total_tokens": prompt_tokens + completion,
     }
+
+
+def _by_text(answer: Answer, token: Token) -> dict[str, float]:
+    """The leading tokens and the chosen one; of those with the same text the likelier."""
+    entries = list(token.top[: answer.top])
+    if token.logprob is not None:
+        entries.append((token.id, token.logprob))
+    named: dict[str, float] = {}
+    for i, logprob in entries:
+        named[answer.name(i)] = max(logprob, named.get(answer.name(i), logprob))
+    return named
 
 
 def _entry(text: str, logprob: float | None) -> dict[str, Any]:

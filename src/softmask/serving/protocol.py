@@ -17,12 +17,14 @@ from pydantic import (
     ConfigDict,
     Field,
     create_model,
+    field_validator,
     model_validator,
 )
 
-from ..config import SamplingConfig, SoftMaskConfig, from_mapping
+from ..config import SamplingConfig, SoftMaskConfig, from_mapping, require
 
 # What OpenAI's parameters are when they change nothing.
+OFF = (0, -1)  # how clients of other servers say that top_k filters nothing
 NEUTRAL: dict[str, Any] = {
     "frequency_penalty": 0,
     "presence_penalty": 0,
@@ -36,10 +38,16 @@ NEUTRAL: dict[str, Any] = {
 }
 MOST_TEXTS = 64  # n times prompts
 MOST_STOPS = 4
+MOST_FIELDS = 100  # of one object
 MOST_TOP = 20
 MOST_SEED = 2**63 - MOST_TEXTS  # text i draws from seed + i
 # Settings of the loop that have a field of OpenAI's.
 OPENAI_SAMPLING = ("temperature", "top_p")
+
+
+def _require_few(values: dict[str, Any]) -> None:
+    """One sentence on a hundred thousand unknown fields, not one on each."""
+    require(len(values) <= MOST_FIELDS, f"{len(values)} fields are too many: at most {MOST_FIELDS}")
 
 
 class Strict(BaseModel):
@@ -51,6 +59,7 @@ class Strict(BaseModel):
         """Leaves out what changes nothing; another value of the same field is refused by name."""
         if not isinstance(values, dict):
             return values
+        _require_few(values)
         return {
             name: value
             for name, value in values.items()
@@ -68,6 +77,12 @@ def _soft_mask(value: Any) -> Any:
 SoftMaskField = Annotated[
     Literal["checkpoint"] | SoftMaskConfig | None, BeforeValidator(_soft_mask)
 ]
+
+
+def _is_off(top_k: Any) -> bool:
+    return isinstance(top_k, int) and not isinstance(top_k, bool) and top_k in OFF
+
+
 _sampling_fields: Any = {
     field.name: (
         typing.get_type_hints(SamplingConfig)[field.name] | None,
@@ -87,6 +102,14 @@ class _Extension(BaseModel):
     deadline: float | None = Field(
         None, gt=0, le=86400, description="seconds after which the request is given up"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_top_k(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        _require_few(values)
+        return {**values, "top_k": None} if _is_off(values.get("top_k")) else values
 
 
 if TYPE_CHECKING:
@@ -118,11 +141,22 @@ Stop = Annotated[Text, Field(min_length=1, max_length=256)]
 class Shared(Strict):
     """What all requests have."""
 
-    model: str | None = None
+    model: Text | None = None
     temperature: float | None = Field(None, ge=0, le=2)
     top_p: float | None = Field(None, gt=0, le=1)
     seed: int | None = Field(None, ge=0, lt=MOST_SEED)
     softmask: Extension = Field(default_factory=Extension)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_top_k(cls, values: Any) -> Any:
+        """A top_k that is off, where other servers have it, turns off the checkpoint's too."""
+        if isinstance(values, dict) and _is_off(values.get("top_k")):
+            softmask = values.get("softmask") or {}
+            if isinstance(softmask, dict):
+                values = {**values, "softmask": {"top_k": None, **softmask}}
+            values = {name: value for name, value in values.items() if name != "top_k"}
+        return values
 
 
 class OpenAIRequest(Shared):
@@ -155,19 +189,24 @@ class TextPart(Strict):
 
 class Message(Strict):
     role: Literal["system", "developer", "user", "assistant"]
-    content: Text | list[TextPart]
+    content: Text | Annotated[list[TextPart], Field(fail_fast=True)]
+
+    @property
+    def text(self) -> str:
+        """All of the content."""
+        if isinstance(self.content, str):
+            return self.content
+        return "".join(part.text for part in self.content)
 
     def as_template(self) -> dict[str, str]:
         """As chat templates take it."""
-        content = self.content
-        if not isinstance(content, str):
-            content = "".join(part.text for part in content)
-        return {"role": "system" if self.role == "developer" else self.role, "content": content}
+        return {"role": "system" if self.role == "developer" else self.role, "content": self.text}
 
 
-Messages = Annotated[list[Message], Field(min_length=1)]
+# One fault is enough: of a long list there could be a hundred thousand.
+Messages = Annotated[list[Message], Field(min_length=1, fail_fast=True)]
 TokenId = Annotated[int, Field(ge=0)]
-TokenIds = Annotated[list[TokenId], Field(min_length=1)]
+TokenIds = Annotated[list[TokenId], Field(min_length=1, fail_fast=True)]
 
 
 class ChatRequest(OpenAIRequest):
@@ -197,13 +236,24 @@ class ChatRequest(OpenAIRequest):
         return (self.top_logprobs or 0) if self.logprobs else None
 
 
+Texts = Annotated[list[Text], Field(min_length=1, fail_fast=True)]
+
+
 class CompletionRequest(OpenAIRequest):
     """POST /v1/completions. With `suffix` the text between the two is filled in."""
 
-    prompt: Text | TokenIds | Annotated[list[Text] | list[TokenIds], Field(min_length=1)]
+    prompt: Text | TokenIds | Texts | Annotated[list[TokenIds], Field(min_length=1, fail_fast=True)]
     suffix: Text | None = None
     max_tokens: int | None = Field(None, ge=1)
     logprobs: int | None = Field(None, ge=0, le=MOST_TOP)
+
+    @field_validator("prompt", mode="before")
+    @classmethod
+    def _few(cls, prompt: Any) -> Any:
+        """Counted before each is looked at."""
+        if isinstance(prompt, list) and len(prompt) > MOST_TEXTS and not isinstance(prompt[0], int):
+            raise ValueError(f"{len(prompt)} prompts are too many texts: at most {MOST_TEXTS}")
+        return prompt
 
     @property
     def prompts(self) -> list[str | list[int]]:

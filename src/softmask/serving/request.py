@@ -42,7 +42,11 @@ class QueueFull(RuntimeError):
 
 
 class EngineClosed(RuntimeError):
-    """The engine takes no more requests."""
+    """The engine takes no more requests; `is_broken` where it was an error that ended it."""
+
+    def __init__(self, broken: str | None = None) -> None:
+        super().__init__(broken or "the engine is closed: it takes no requests")
+        self.is_broken = broken is not None
 
 
 @dataclass(frozen=True)

@@ -216,7 +216,7 @@ def _skip_idle(sequence: SequenceState) -> None:
         sequence.step += 1
 
 
-def describe(error: Exception) -> str:
+def describe(error: BaseException) -> str:
     """An error as one line."""
     first = (str(error).splitlines() or [""])[0]
     return f"{type(error).__name__}: {first}" if first else type(error).__name__

@@ -7,15 +7,17 @@ The routes. What a request means is in `service.py`, what an answer looks like i
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 
 from .. import __version__
+from .engine import Result
 from .errors import Ended, handle_errors, refusals
 from .metrics import Metrics
 from .middleware import RequestContext, RequestMiddleware
@@ -38,6 +40,15 @@ def create_app(service: Service) -> FastAPI:
     )
     metrics = Metrics(service.engine)
     app.add_middleware(RequestMiddleware, config=service.config, metrics=metrics)
+    if service.config.origins:
+        # Outermost: browsers ask without a key whether they may.
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=service.config.origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["*"],
+            expose_headers=["X-Request-Id", "Retry-After"],
+        )
     handle_errors(app)
     _add_information(app, service, metrics)
     _add_openai(app, service, metrics)
@@ -78,9 +89,11 @@ def _add_information(app: FastAPI, service: Service, metrics: Metrics) -> None:
 
     @app.get("/health")
     async def health() -> JSONResponse:
-        """200 while requests are taken, 503 from the beginning of a shutdown on."""
-        is_open = service.engine.is_open
-        return JSONResponse({"status": "ok" if is_open else "closing"}, 200 if is_open else 503)
+        """200 while requests are taken, 503 in a shutdown and where the engine broke down."""
+        if service.engine.is_open:
+            return JSONResponse({"status": "ok"})
+        broken = service.engine.broken is not None
+        return JSONResponse({"status": "broken" if broken else "closing"}, 503)
 
     @app.get("/metrics")
     async def prometheus() -> Response:
@@ -156,10 +169,12 @@ async def _answer(
         completion_tokens = sum(answer.tokens for answer in answers)
         metrics.tokens.labels("prompts").inc(prompt_tokens)
         metrics.tokens.labels("answers").inc(completion_tokens)
+        results = [answer.result for answer in answers if answer.result is not None]
         context.log_fields |= {
             "prompt_tokens": prompt_tokens,
             "completion_tokens": completion_tokens,
-            "forwards": sum(a.result.forwards for a in answers if a.result is not None),
+            "forwards": sum(result.forwards for result in results),
+            **_errors_of(results),
         }
 
     if asked.stream:
@@ -172,6 +187,12 @@ async def _answer(
     for handle, answer in zip(handles, answers, strict=True):
         check_end(handle, answer)
     return JSONResponse(response.whole(answers, prompt_tokens))
+
+
+def _errors_of(results: Sequence[Result]) -> dict[str, str]:
+    """What failed, for the log: clients are told nothing of the inside."""
+    errors = [result.error for result in results if result.error is not None]
+    return {"error": errors[0]} if errors else {}
 
 
 # Step by step.
@@ -194,11 +215,17 @@ def _add_denoise(app: FastAPI, service: Service, metrics: Metrics) -> None:
             id=f"run-{context.id}",
             name=service.name,
         )
+
+        def note_error() -> None:
+            if handle.is_over:
+                context.log_fields |= _errors_of([handle.result(0)])
+
         if asked.stream:
-            return event_stream(stream_steps(handle, tracer))
+            return event_stream(stream_steps(handle, tracer, note_error))
         async with cancelling(request, [handle]):
             start, steps = tracer.start(), [tracer.step(event) async for event in handle]
         result = await handle.finished()
+        note_error()
         if result.finish_reason != "done":
             raise Ended(result)
         return JSONResponse({"start": start, "steps": steps, "end": tracer.end(result)})

@@ -6,6 +6,7 @@ No HTTP here: `server.py` answers, `ray_serve.py` makes replicas.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import secrets
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -93,17 +94,14 @@ class Service:
         """
         suffix: list[int] = []
         if isinstance(asked, ChatRequest):
+            self._check_count(1, asked.n)
             prompts = [self._conversation(asked.messages)]
         else:
             assert isinstance(asked, CompletionRequest)
+            self._check_count(len(asked.prompts), asked.n)
             if asked.suffix:
-                suffix = encode(self.checkpoint, asked.suffix, control=False)
+                suffix = self._encode(asked.suffix, "suffix")
             prompts = [self._prompt(prompt, suffix) for prompt in asked.prompts]
-        most = min(MOST_TEXTS, self.engine.queue)  # more could never be accepted
-        require(
-            len(prompts) * asked.n <= most,
-            f"{len(prompts)} prompts times n = {asked.n} are too many texts: at most {most}",
-        )
         infill = bool(suffix)
         seed = self._seed(asked)
         top_logprobs = 0 if asked.top is None else max(1, asked.top)
@@ -124,6 +122,7 @@ class Service:
             ValueError: one sentence on what cannot be done.
         """
         if asked.infill:
+            self._check_size(len(asked.infill.encode()), "infill")
             ids = encode_holes(self.checkpoint, asked.infill, control=False)
         elif asked.messages:
             ids = self._conversation(asked.messages)
@@ -165,14 +164,42 @@ class Service:
             has_chat_template(self.checkpoint),
             f"{self.name} has no chat template: it goes on with texts, at /v1/completions",
         )
+        self._check_size(sum(len(m.text.encode()) for m in messages), "conversation")
         return encode_chat(self.checkpoint, [message.as_template() for message in messages])
 
     def _prompt(self, prompt: str | Sequence[int], suffix: Sequence[int] = ()) -> list[int]:
         mask_id = self.checkpoint.model.mask_id
-        ids = encode(self.checkpoint, prompt, control=False) if isinstance(prompt, str) else prompt
+        ids = self._encode(prompt, "prompt") if isinstance(prompt, str) else prompt
         require(bool(ids or suffix), "the prompt is empty: say something to go on from")
         require(mask_id not in ids, "prompt: holes come through the field infill of /v1/denoise")
         return list(ids)
+
+    def _encode(self, text: str, what: str) -> list[int]:
+        self._check_size(len(text.encode()), what)
+        return encode(self.checkpoint, text, control=False)
+
+    def _check_count(self, prompts: int, n: int) -> None:
+        """Looked at before anything is encoded: more could never be accepted."""
+        most = min(MOST_TEXTS, self.engine.queue)
+        require(
+            prompts * n <= most,
+            f"{prompts} prompts times n = {n} are too many texts: at most {most}",
+        )
+
+    def _check_size(self, size: int, what: str) -> None:
+        """Refuses a text that cannot fit, however it is encoded, before that takes seconds."""
+        most = self.context * self._longest
+        require(
+            size <= most,
+            f"the {what} has {size} bytes, more than the context of {self.context} tokens can hold "
+            f"({most} bytes at most)",
+        )
+
+    @functools.cached_property
+    def _longest(self) -> int:
+        """Bytes of text that a token may stand for: the normal form of a character has a quarter
+        of another form's bytes at the least."""
+        return 4 * max(len(token.encode()) for token in self.checkpoint.tokenizer.get_vocab())
 
     def _masks(self, asked: int | None, taken: int) -> int:
         """How many masks a request gets; looked at before there are so many."""

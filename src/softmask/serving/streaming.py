@@ -112,7 +112,9 @@ async def _parts(handle: RequestHandle, answer: Answer) -> AsyncIterator[tuple[l
     yield answer.finish(await handle.finished()), True
 
 
-async def stream_steps(handle: RequestHandle, tracer: Tracer) -> AsyncIterator[str]:
+async def stream_steps(
+    handle: RequestHandle, tracer: Tracer, at_end: Callable[[], None]
+) -> AsyncIterator[str]:
     """Server-sent events: every step of one text."""
     try:
         yield sse(tracer.start(), "start")
@@ -124,6 +126,7 @@ async def stream_steps(handle: RequestHandle, tracer: Tracer) -> AsyncIterator[s
         else:
             yield sse(Ended(result).body, "error")
     finally:
+        at_end()
         handle.cancel()
 
 

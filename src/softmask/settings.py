@@ -1,0 +1,160 @@
+"""What a settings class is: a frozen dataclass whose fields explain themselves, parsed strictly.
+
+A setting that is unknown, of the wrong type or out of range is an error that names the
+nearest known one: at the command line, in YAML, in JSON files and over HTTP.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import reprlib
+import types
+import typing
+from dataclasses import field
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+# Models compute in float32, where a larger number is infinite; torch counts in 64 bits.
+LARGEST_FLOAT, LARGEST_INT = 3.4028234e38, 2**63 - 1
+
+
+def setting(default: Any, help: str) -> Any:
+    """A dataclass field with the sentence that explains it (command line help, docs)."""
+    if isinstance(default, dict):
+        return field(default_factory=lambda: dict(default), metadata={"help": help})
+    return field(default=default, metadata={"help": help})
+
+
+def _matches(value: Any, annotation: Any) -> bool:
+    origin = typing.get_origin(annotation)
+    if len(_options(annotation)) > 1:
+        return any(_matches(value, option) for option in _options(annotation))
+    if annotation is Any:
+        return True
+    if annotation is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if annotation is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if origin is tuple:
+        (item, _ellipsis) = typing.get_args(annotation)
+        return isinstance(value, list | tuple) and all(_matches(v, item) for v in value)
+    if origin is dict:
+        key, item = typing.get_args(annotation)
+        return isinstance(value, dict) and all(
+            _matches(k, key) and _matches(v, item) for k, v in value.items()
+        )
+    if dataclasses.is_dataclass(annotation):
+        return isinstance(value, dict | annotation)
+    return isinstance(value, annotation)
+
+
+def _options(annotation: Any) -> tuple[Any, ...]:
+    """The members of a union; anything else alone."""
+    if typing.get_origin(annotation) in (types.UnionType, typing.Union):
+        return typing.get_args(annotation)
+    return (annotation,)
+
+
+def _convert(value: Any, annotation: Any, where: str) -> Any:
+    """A value that matches its annotation, with nested mappings made into their dataclasses."""
+    annotation = next(a for a in _options(annotation) if _matches(value, a))
+    is_settings = isinstance(annotation, type) and dataclasses.is_dataclass(annotation)
+    if is_settings and isinstance(value, dict):
+        return from_mapping(annotation, value, where)
+    if annotation is float:
+        return float(value)
+    if typing.get_origin(annotation) is tuple:
+        item = typing.get_args(annotation)[0]
+        return tuple(_convert(v, item, f"{where}[{i}]") for i, v in enumerate(value))
+    return value
+
+
+def shown(value: Any, most: int = 100) -> str:
+    """A value as an error shows it: not all of a long one, or of one that is nested deeply."""
+    short = reprlib.Repr()
+    short.maxstring = short.maxother = short.maxlong = most
+    text = short.repr(value)
+    return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
+def _type_name(annotation: Any) -> str:
+    if typing.get_origin(annotation) is None and isinstance(annotation, type):
+        return annotation.__name__
+    return str(annotation).replace("NoneType", "null").replace("None", "null")
+
+
+def from_mapping(cls: type[T], values: Any, where: str) -> T:
+    """Builds the frozen dataclass `cls` from a mapping, nested dataclasses included.
+
+    Raises:
+        ValueError: not a mapping, an unknown key (the nearest known one is named), a value of
+            the wrong type, or one that the class itself refuses. `where` names the source.
+    """
+    if not isinstance(values, dict):
+        raise ValueError(f"{where}: expected a mapping of settings, found {type(values).__name__}")
+    assert dataclasses.is_dataclass(cls)
+    hints = typing.get_type_hints(cls)
+    known = {f.name for f in dataclasses.fields(cls)}
+    parsed: dict[str, Any] = {}
+    for key, value in values.items():
+        if key not in known:
+            near = difflib.get_close_matches(str(key)[:100], sorted(known), n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(known))}"
+            raise ValueError(f"{where}: unknown setting {shown(key)}; {hint}")
+        annotation = hints[key]
+        if not _matches(value, annotation):
+            raise ValueError(f"{where}: {key} must be {_type_name(annotation)}, not {shown(value)}")
+        check_numbers(f"{where}: {key}", value)
+        parsed[key] = _convert(value, annotation, f"{where}: {key}")
+    unset = (dataclasses.MISSING, dataclasses.MISSING)
+    needed = [f.name for f in dataclasses.fields(cls) if (f.default, f.default_factory) == unset]
+    missing = [name for name in needed if name not in parsed]
+    if missing:
+        raise ValueError(f"{where}: {' and '.join(missing)} must be given")
+    try:
+        return cls(**parsed)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{where}: {error}") from error
+
+
+def require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)
+
+
+def check_numbers(name: str, value: Any) -> None:
+    """Raises ValueError unless every number in a setting's value is one that models compute with.
+
+    Args:
+        value: of any type; settings, lists and mappings are looked into.
+    """
+    if isinstance(value, float):  # NaN is not below anything
+        require(
+            abs(value) <= LARGEST_FLOAT,
+            f"{name} must be a finite number within {LARGEST_FLOAT:.2g} (float32), not {value}",
+        )
+    elif isinstance(value, int):
+        require(abs(value) <= LARGEST_INT, f"{name} is too large a number: at most {LARGEST_INT}")
+    elif isinstance(value, list | tuple):
+        for item in value:
+            check_numbers(name, item)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            check_numbers(f"{name} {shown(key)}", item)
+    elif dataclasses.is_dataclass(value):
+        for one in dataclasses.fields(value):
+            check_numbers(f"{name} {one.name}".lstrip(), getattr(value, one.name))
+
+
+def require_positive(config: Any, *names: str) -> None:
+    """Raises ValueError unless each of these fields is unset or at least 1."""
+    for name in names:
+        value = getattr(config, name)
+        require(value is None or value >= 1, f"{name} must be at least 1, not {value}")
+
+
+def require_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    known = ", ".join(choices)
+    require(value in choices, f"{name} must be one of {known}, not {shown(value)}")
