@@ -231,7 +231,7 @@ REFUSED = {
     "new tokens": (setting(trainable_token_indices=[3]), "does not know trainable_token_indices"),
     "a module that is not there": (setting(modules_to_save=["score"], r=3), "another shape"),
     "a rank for nothing": (setting(rank_pattern={"qq": 2}), "did not match any targeted module"),
-    "no number": (setting(lora_alpha=float("nan")), "lora_alpha must be finite"),
+    "no number": (setting(lora_alpha=float("nan")), "lora_alpha must be a finite number"),
     "no pattern": (setting(target_modules="(q_proj"), r"'\(q_proj' is no pattern"),
     "no bias": (setting(bias="some"), "bias must be one of none, all, lora_only"),
     "no base": (setting(base_model_name_or_path=["a"]), "must be a name"),

@@ -449,6 +449,19 @@ def test_the_time_to_come_back_is_that_of_the_steps_that_wait(monkeypatch) -> No
     assert caught.value.retry_after == 2.0 * (12 + 12 + 6)
 
 
+def test_a_crowd_before_the_first_of_it_runs_is_not_told_to_wait_one_by_one(monkeypatch) -> None:
+    clock = Clock()
+    clock.run_with_steps(monkeypatch, 2.0)
+    engine = fits(400, queue=4, running=4, clock=clock)
+    engine.submit(request(4, 12))
+    drain(engine)
+    for deadline in (None, None, None, 8.0):
+        engine.submit(request(4, 12, deadline=deadline))
+    with pytest.raises(QueueFull) as caught:
+        engine.submit(request(4, 12))
+    assert caught.value.retry_after == (3 * 2.0 * 12 + 8.0) / 4
+
+
 # Failing.
 
 

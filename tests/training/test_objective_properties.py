@@ -379,7 +379,7 @@ def test_the_model_is_found_inside_its_wrappers(with_adapters) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"labels": torch.zeros(3, dtype=torch.long)}, "give rows"),
+        ({"labels": torch.zeros(3, dtype=torch.long)}, "labels must have shape"),
         ({"observe": True}, "give rows"),
         ({"rows": torch.arange(2), "labels": torch.zeros(3, dtype=torch.long)}, "2 rows need"),
         ({"rows": torch.arange(2), "labels": torch.arange(2), "observe": True}, "not both"),

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from tokenizers import Tokenizer
+    from tokenizers import Encoding, Tokenizer
     from transformers import PreTrainedTokenizerBase
 
 Message = Mapping[str, Any]
@@ -58,12 +58,11 @@ class ControlNames:
         Raises:
             ValueError: the text holds half a surrogate pair, which is no character.
         """
-        return self._plain.encode(require_characters(text), add_special_tokens=False).ids
+        return self.encode_batch([text])[0]
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """`encode` of several texts, in the tokenizer's threads."""
-        checked = [require_characters(text) for text in texts]
-        return [one.ids for one in self._plain.encode_batch(checked, add_special_tokens=False)]
+        return [one.ids for one in self._encodings(texts)]
 
     def encode_rendered(self, rendered: str) -> Encoded:
         """Token ids of a rendered conversation: names in it are tokens, marks are text.
@@ -73,18 +72,25 @@ class ControlNames:
         Raises:
             ValueError: see `encode`.
         """
+        parts = [self.show(part) for part in re.split(f"({self._names})", rendered)]
+        # Every second part is a name of the template's own.
+        encodings = self._encodings(parts[::2])
         ids, starts, place = [], [], 0
-        for part in re.split(f"({self._names})", rendered):
-            if part in self.ids:
+        for index, part in enumerate(parts):
+            if index % 2:
                 ids.append(self.ids[part])
                 starts.append(place)
             else:
-                part = self.show(part)
-                encoded = self._plain.encode(require_characters(part), add_special_tokens=False)
+                encoded = encodings[index // 2]
                 ids += encoded.ids
                 starts += [place + start for start, _ in encoded.offsets]
             place += len(part)
         return Encoded(ids, starts)
+
+    def _encodings(self, texts: Sequence[str]) -> list[Encoding]:
+        # The call for one text keeps all of Python waiting for a long one, this one does not.
+        checked = [require_characters(text) for text in texts]
+        return self._plain.encode_batch(checked, add_special_tokens=False)
 
     def _replace(self, value: Any) -> Any:
         """A value of a message, which may hold texts at any depth."""

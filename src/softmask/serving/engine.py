@@ -182,12 +182,22 @@ class Engine:
             )
 
     def _retry_after(self) -> float:
-        """Seconds until those that wait now have started: their steps, shared among the slots."""
+        """Seconds until those that wait now have started: their steps, shared among the slots.
+
+        Slots are those that there is room for, not those that run: before the thread has started
+        the first of a crowd, none does.
+        """
         if not self._recent:
             return 1.0
-        steps = sum(min(h.request.sampling.steps, h.masks) for h in self._waiting)
-        step_seconds = sum(self._recent) / len(self._recent)
-        return step_seconds * max(1.0, steps / max(1, len(self._batch.running)))
+        step = sum(self._recent) / len(self._recent)
+        seconds, tokens = 0.0, 0
+        for handle in self._waiting:
+            request = handle.request
+            own = step * min(request.sampling.steps, handle.masks)
+            seconds += own if request.deadline is None else min(own, request.deadline)
+            tokens += len(request.ids)
+        fit = self.limits.positions * len(self._waiting) // tokens
+        return max(step, seconds / max(1, min(self.limits.running, fit)))
 
     # Start and shutdown.
 
