@@ -46,13 +46,14 @@ LINES = [
     "lm_eval --model nosuch",
 ]
 # What these begin would go on for long: their lines are broken for certain.
-ENDLESS = ("serve", "bench", "demo")
+ENDLESS = ("serve", "bench", "demo", "train default")
 RECIPES = ["", "{}", "[", "a: 1", "mode: finetune\nmodel: dream\n", "&a [*a]", "x: " + "9" * 5000]
 
 
 def broken(rng: random.Random, line: str) -> list[str]:
     """The words of a line with one to three mistakes."""
     command, *words = line.split()
+    endless = line.startswith(ENDLESS)
     for _ in range(rng.randint(1, 3)):
         place = rng.randrange(len(words) + 1)
         match rng.randrange(5):
@@ -66,7 +67,7 @@ def broken(rng: random.Random, line: str) -> list[str]:
                 words.insert(place, rng.choice(words))
             case _:
                 words.insert(place, rng.choice(["--stepz", "--seed", "--json", "-n", "--help"]))
-    if command in ENDLESS:
+    if endless:
         words.append("--no-such-option")
     return [command, *words]
 

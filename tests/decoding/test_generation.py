@@ -76,20 +76,19 @@ def test_soft_masking_is_asked_for_by_true_false_or_what_changes(checkpoint) -> 
 
 
 LEFT = """
-import sys
 import softmask
-run = softmask.Generation(softmask.load(device="cpu"), "One day", max_new_tokens=4, seed=1)
-for step in run:
-    if sys.argv[1] == "early":
-        break
+checkpoint = softmask.load(device="cpu")
+early = softmask.Generation(checkpoint, "One day", max_new_tokens=4, seed=1)
+for step in early:
+    break
+late = softmask.Generation(checkpoint, "One day", max_new_tokens=4, seed=1)
+for step in late:
+    pass
 """
 
 
-@pytest.mark.parametrize("how", ["early", "late"])
-def test_a_run_that_was_iterated_over_says_nothing_when_python_exits(how) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", LEFT, how], capture_output=True, text=True, check=True
-    )
+def test_runs_that_were_iterated_over_say_nothing_when_python_exits() -> None:
+    done = subprocess.run([sys.executable, "-c", LEFT], capture_output=True, text=True, check=True)
     assert done.stderr == ""
 
 

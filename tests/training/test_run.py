@@ -267,7 +267,7 @@ def test_a_sweep_goes_on_where_it_was_stopped(settings, tmp_path) -> None:
 # Several processes
 
 
-@pytest.mark.parametrize("way", ["ddp", "fsdp2"])
+@pytest.mark.parametrize("way", ["ddp", pytest.param("fsdp2", marks=pytest.mark.slow)])
 def test_two_processes_train_as_one_does_and_go_on(settings, base, tmp_path, way) -> None:
     """The same global batch: the same losses, and an adapter that loads.
 

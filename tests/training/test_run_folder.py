@@ -372,6 +372,7 @@ def test_a_damaged_line_within_the_log_is_named(finished, tmp_path) -> None:
 # Full disks
 
 
+@pytest.mark.slow  # three processes; places of a full disk are tried one by one below
 def test_a_full_disk_fails_the_run_and_leaves_the_last_good_checkpoint(
     settings, tmp_path, monkeypatch
 ) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import importlib.util
-import math
 import re
 import warnings
 from collections.abc import Iterator, Mapping
@@ -62,8 +61,6 @@ class LoraSettings:
         require_choice("bias", self.bias, ("none", "all", "lora_only"))
         for rank in (self.r, *(self.rank_pattern or {}).values()):
             require(rank >= 1, f"a rank must be at least 1, not {rank}")
-        for alpha in (self.lora_alpha, *(self.alpha_pattern or {}).values()):
-            require(math.isfinite(alpha), f"lora_alpha must be finite, not {alpha}")
         # PEFT reads names of modules as regular expressions too.
         for value in vars(self).values():
             for text in value if isinstance(value, tuple | dict) else (value,):
