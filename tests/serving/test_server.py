@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import socket
 import threading
@@ -295,6 +296,18 @@ def test_extensions_decide_how_it_is_decoded(client, checkpoint) -> None:
     )
     assert answer.choices[0].text == own.text
     assert answer.choices[0].softmask["forwards"] == own.forwards
+
+
+def test_soft_mask_parameters_change_the_checkpoints_own_as_in_python(checkpoint) -> None:
+    own = dataclasses.replace(checkpoint, soft_mask=SOFT)
+    with serving(own) as (url, _service):
+        for asked in ({"scale": 0.3}, {"k": 1}, True, False, None, "checkpoint"):
+            body = {"prompt": "One", "max_tokens": 12, "softmask": {"soft_mask": asked}}
+            text = post(url, "/v1/completions", body).json()["choices"][0]["text"]
+            settings = {"max_new_tokens": 12, "chat": False, "soft_mask": asked}
+            assert text == softmask.generate(own, "One", **settings).text
+        answer = post(url, "/v1/completions", {"prompt": "x", "softmask": {"soft_mask": "on"}})
+        assert answer.status_code == 400
 
 
 # What would take long and be refused anyway.

@@ -22,10 +22,15 @@ def base(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def chats(tmp_path_factory) -> Path:
-    """Real questions and answers, cut short."""
+    """Forty real questions and answers, cut short; the few of the fixture come several times."""
     source = GSM8K if GSM8K.is_file() else FIXTURE
-    rows = [json.loads(line) for line in source.read_text().splitlines()[:40]]
-    short = [{"question": r["question"][:60], "answer": r["answer"][:40]} for r in rows]
+    found = [json.loads(line) for line in source.read_text().splitlines()]
+    rows = [found[i % len(found)] for i in range(40)]
+    numbers = [f"{i} " if i >= len(found) else "" for i in range(40)]
+    short = [
+        {"question": (number + row["question"])[:60], "answer": row["answer"][:40]}
+        for number, row in zip(numbers, rows, strict=True)
+    ]
     path = tmp_path_factory.mktemp("chats") / "gsm8k.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in short))
     return path

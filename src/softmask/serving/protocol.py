@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import (
     AfterValidator,
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
+    PlainValidator,
     create_model,
     field_validator,
     model_validator,
@@ -69,13 +69,21 @@ class Strict(BaseModel):
 
 
 def _soft_mask(value: Any) -> Any:
-    if value is None or value == "checkpoint" or isinstance(value, SoftMaskConfig):
-        return value
-    return from_mapping(SoftMaskConfig, value, "softmask.soft_mask")
+    """As `choose_soft_mask` takes it; a mapping is checked here, where errors name the field."""
+    if isinstance(value, dict):
+        from_mapping(SoftMaskConfig, value, "softmask.soft_mask")
+    else:
+        plain = isinstance(value, bool | SoftMaskConfig)
+        known = value is None or plain or value == "checkpoint"
+        require(known, "soft_mask must be true, false, 'checkpoint', null or parameters")
+    return value
 
 
 SoftMaskField = Annotated[
-    Literal["checkpoint"] | SoftMaskConfig | None, BeforeValidator(_soft_mask)
+    Any,
+    PlainValidator(
+        _soft_mask, json_schema_input_type=Literal["checkpoint"] | bool | SoftMaskConfig | None
+    ),
 ]
 
 
@@ -97,7 +105,8 @@ class _Extension(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     soft_mask: SoftMaskField = Field(
-        "checkpoint", description="the checkpoint's parameters, others, or null: plain decoding"
+        "checkpoint",
+        description="the checkpoint's parameters, those that change, or null: plain decoding",
     )
     deadline: float | None = Field(
         None, gt=0, le=86400, description="seconds after which the request is given up"

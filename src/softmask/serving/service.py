@@ -13,7 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from ..config import BUNDLED, SamplingConfig, SoftMaskConfig, from_mapping, require
+from ..config import BUNDLED, SamplingConfig, from_mapping, require
+from ..decoding.generation import choose_soft_mask
 from ..decoding.prompts import (
     encode,
     encode_chat,
@@ -232,7 +233,7 @@ class Service:
         return Request(
             ids,
             self._sampling(asked, ids.count(self.checkpoint.model.mask_id)),
-            soft_mask=self._soft_mask(extension.soft_mask),
+            soft_mask=choose_soft_mask(extension.soft_mask, self.checkpoint.soft_mask),
             rules=rules_of(self.checkpoint, infill=infill),
             seed=seed,
             deadline=deadline,
@@ -248,9 +249,6 @@ class Service:
         given |= {name: value for name, value in openai.items() if value is not None}
         values = {"steps": masks, **self.checkpoint.sampling, **given}
         return from_mapping(SamplingConfig, values, "softmask")
-
-    def _soft_mask(self, asked: str | SoftMaskConfig | None) -> SoftMaskConfig | None:
-        return self.checkpoint.soft_mask if asked == "checkpoint" else asked  # type: ignore[return-value]
 
 
 def _name_of(checkpoint: Checkpoint) -> str:
