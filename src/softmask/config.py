@@ -7,7 +7,6 @@ transformers, so that `softmask --help` answers at once.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +20,11 @@ from .settings import (
     require_positive,
     setting,
     shown,
+    unknown_setting,
 )
 
+# How other programs say that top_k filters nothing: transformers by 0, vLLM by -1.
+TOP_K_OFF = (0, -1)
 COMMIT_RULES = ("threshold", "factor", "entropy_bound")
 CACHES = ("none", "prefix", "dual")
 # Logits over a lower temperature, or plus a larger penalty, would be infinite.
@@ -110,9 +112,7 @@ def soft_mask_from_published(values: Any, where: str) -> SoftMaskConfig | None:
     own: dict[str, Any] = {}
     for key, value in values.items():
         if key not in PUBLISHED_KEYS:
-            near = difflib.get_close_matches(str(key)[:100], list(PUBLISHED_KEYS), n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(PUBLISHED_KEYS)}"
-            raise ValueError(f"{where}: unknown setting {shown(key)}; {hint}")
+            raise unknown_setting(where, key, list(PUBLISHED_KEYS))
         if value is not None:
             own[PUBLISHED_KEYS[key]] = value
     alg = own.pop("mode", "none")
@@ -232,9 +232,9 @@ class SamplingConfig:
         return self.temperature > 0 or bool(self.alg_temp) or self.alg == "origin"
 
     def _switch_off_filters(self) -> None:
-        # Off is 0 to transformers, -1 to vLLM. top_p 0 is off beside temperature 0 alone: where
-        # tokens are drawn it may also mean the likeliest one.
-        if self.top_k in (0, -1):
+        # top_p 0 is off beside temperature 0 alone: where tokens are drawn it may also mean the
+        # likeliest one.
+        if self.top_k in TOP_K_OFF:
             object.__setattr__(self, "top_k", None)
         if self.top_p == 0 and self.temperature == 0:
             object.__setattr__(self, "top_p", None)

@@ -11,6 +11,7 @@ import difflib
 import reprlib
 import types
 import typing
+from collections.abc import Sequence
 from dataclasses import field
 from typing import Any, TypeVar
 
@@ -79,6 +80,13 @@ def shown(value: Any, most: int = 100) -> str:
     return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
+def unknown_setting(where: str, key: Any, known: Sequence[str]) -> ValueError:
+    """The error that a key is not among the `known` ones, with the nearest of them."""
+    near = difflib.get_close_matches(str(key)[:100], known, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
+    return ValueError(f"{where}: unknown setting {shown(key)}; {hint}")
+
+
 def _type_name(annotation: Any) -> str:
     if typing.get_origin(annotation) is None and isinstance(annotation, type):
         return annotation.__name__
@@ -100,9 +108,7 @@ def from_mapping(cls: type[T], values: Any, where: str) -> T:
     parsed: dict[str, Any] = {}
     for key, value in values.items():
         if key not in known:
-            near = difflib.get_close_matches(str(key)[:100], sorted(known), n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(known))}"
-            raise ValueError(f"{where}: unknown setting {shown(key)}; {hint}")
+            raise unknown_setting(where, key, sorted(known))
         annotation = hints[key]
         if not _matches(value, annotation):
             raise ValueError(f"{where}: {key} must be {_type_name(annotation)}, not {shown(value)}")

@@ -32,12 +32,14 @@ class ControlNames:
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         added = tokenizer.added_tokens_decoder.items()
         self.ids = {token.content: index for index, token in added if token.content}
+        self._order = list(self.ids)
         self.mask_id: int | None = tokenizer.mask_token_id
         # Longest first: one may begin with another.
         self._names = "|".join(map(re.escape, sorted(self.ids, key=len, reverse=True))) or "(?!)"
         self._plain = _without_added_tokens(tokenizer)
-        # Digits stay what they are in upper case, in JSON, in HTML.
-        self._mark = re.compile(f"9{secrets.randbelow(10**20):020}([0-9]{{4}})")
+        # Digits stay what they are in upper case, in JSON, in HTML. Behind them the name's place.
+        self._prefix = f"9{secrets.randbelow(10**20):020}"
+        self._mark = re.compile(f"{self._prefix}([0-9]{{8}})")
 
     def hide(self, messages: Sequence[Message]) -> tuple[list[dict[str, Any]], bool]:
         """The messages with a mark in place of each name, roles as they are; whether any was."""
@@ -49,8 +51,7 @@ class ControlNames:
 
     def show(self, text: str) -> str:
         """A text with the names again in place of their marks."""
-        names = list(self.ids)
-        return self._mark.sub(lambda found: names[int(found[1])], text)
+        return self._mark.sub(lambda found: self._order[int(found[1])], text)
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a text in which no name stands for its token.
@@ -92,12 +93,13 @@ class ControlNames:
         checked = [require_characters(text) for text in texts]
         return self._plain.encode_batch(checked, add_special_tokens=False)
 
+    def _marked(self, found: re.Match[str]) -> str:
+        return f"{self._prefix}{self._order.index(found[0]):08}"
+
     def _replace(self, value: Any) -> Any:
         """A value of a message, which may hold texts at any depth."""
         if isinstance(value, str):
-            names = list(self.ids)
-            mark = self._mark.pattern.partition("(")[0]
-            return re.sub(self._names, lambda found: f"{mark}{names.index(found[0]):04}", value)
+            return re.sub(self._names, self._marked, value)
         if isinstance(value, Mapping):
             return {key: self._replace(part) for key, part in value.items()}
         if isinstance(value, (list, tuple)):
@@ -111,14 +113,21 @@ def require_characters(text: str) -> str:
     Raises:
         ValueError: it holds half a surrogate pair, as bytes that are no UTF-8 leave behind.
     """
+    place = half_character(text)
+    if place is not None:
+        raise ValueError(
+            f"the text is no valid UTF-8: {text[place]!r} at character {place} is half a character"
+        )
+    return text
+
+
+def half_character(text: str) -> int | None:
+    """Where a text holds half a surrogate pair first; None: it is all characters."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise ValueError(
-            f"the text is no valid UTF-8: {error.object[error.start]!r} at character "
-            f"{error.start} is half a character"
-        ) from error
-    return text
+        return error.start
+    return None
 
 
 def _without_added_tokens(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:

@@ -42,7 +42,7 @@ from ..models import DreamConfig, DreamModel
 from ..models.checkpoint import Source
 from ..soft_mask import check_k
 from .config_file import config_from_file
-from .four_bits import read_four_bits
+from .four_bits import is_stored_in_4_bits, read_four_bits
 from .tokenizer_files import has_tokenizer, read_tokenizer
 
 ADAPTER_FILE = "adapter_config.json"
@@ -93,7 +93,7 @@ def find(
     config = read_config(folder)
     tokenizer = read_tokenizer(tokenizer_folder(folder, adapter_folder), config)
     weights = weight_files(folder)
-    if getattr(config, "quantization_config", None) is None:
+    if not is_stored_in_4_bits(config):
         _check_weights(folder, config, weights)
     soft_mask = _read_soft_mask(folder, adapter_folder, config)
     if soft_mask is not None:

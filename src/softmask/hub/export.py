@@ -189,7 +189,8 @@ def _write_weights(
     )
     size = 0
     for path in source.weights:
-        _check_finite(path)
+        if merged is None:  # else `load` has looked at every weight
+            _check_finite(path)
         tensors, metadata = _rewrite(path, state, dtype)
         if untied and TABLE in tensors:
             tensors[HEAD] = state[HEAD].to(tensors[TABLE].dtype)

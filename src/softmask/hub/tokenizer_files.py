@@ -61,8 +61,9 @@ def read_tokenizer(folder: Path, config: DreamConfig) -> PreTrainedTokenizerFast
     """
     if not has_tokenizer(folder):
         raise ValueError(f"{folder} has no tokenizer: add vocab.json and merges.txt")
-    settings = _settings(folder)
-    declared = _declared(folder, settings)
+    values = _mapping(folder / TOKENIZER_CONFIG)
+    settings = _settings(folder, values)
+    declared = _declared(folder, values, settings)
     make: Callable[..., PreTrainedTokenizerFast]
     if (folder / TOKENIZER).is_file():
         path = folder / TOKENIZER
@@ -70,16 +71,17 @@ def read_tokenizer(folder: Path, config: DreamConfig) -> PreTrainedTokenizerFast
         make = PreTrainedTokenizerFast
     else:
         path = folder / "vocab.json"
-        vocabulary = _vocabulary(path, config)
-        merges = _merges(folder / "merges.txt", vocabulary, declared)
-        given = {"vocab": vocabulary, "merges": merges}
+        words = _vocabulary(path, config)
+        merges = _merges(folder / "merges.txt", words, declared)
+        given = {"vocab": words, "merges": merges}
         make = Qwen2Tokenizer
     tokenizer = _explained(path, lambda: make(**given, **settings))
+    vocabulary = tokenizer.get_vocab()  # once: a tenth of a second
     for name in ("eos_token", "pad_token"):  # as Qwen2Tokenizer does
-        if name not in settings and END_OF_TEXT in tokenizer.get_vocab():
+        if name not in settings and END_OF_TEXT in vocabulary:
             setattr(tokenizer, name, END_OF_TEXT)
     _check_kind(path, tokenizer)
-    _check_ids(folder, tokenizer, declared, config)
+    _check_ids(folder, tokenizer, vocabulary, declared, config)
     return tokenizer
 
 
@@ -101,10 +103,9 @@ def _mapping(path: Path) -> dict[str, Any]:
     return values
 
 
-def _settings(folder: Path) -> dict[str, Any]:
+def _settings(folder: Path, values: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of the tokenizer's class that tokenizer_config.json gives, checked."""
     path = folder / TOKENIZER_CONFIG
-    values = _mapping(path)
     settings: dict[str, Any] = {}
     legacy = (
         {} if "added_tokens_decoder" in values else _mapping(folder / "special_tokens_map.json")
@@ -174,10 +175,10 @@ def _token(value: Any, where: str, **defaults: Any) -> AddedToken:
     return AddedToken(content, **{"normalized": False, **defaults, **fields})
 
 
-def _declared(folder: Path, settings: dict[str, Any]) -> dict[str, int]:
+def _declared(folder: Path, values: Mapping[str, Any], settings: dict[str, Any]) -> dict[str, int]:
     """The ids that the files give to added tokens; `settings` get the tokens."""
     path = folder / TOKENIZER_CONFIG
-    described = _mapping(path).get("added_tokens_decoder")
+    described = values.get("added_tokens_decoder")
     declared: dict[str, int] = {}
     tokens: dict[int, AddedToken] = {}
     if described is not None:
@@ -267,10 +268,10 @@ def _check_kind(path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
 def _check_ids(
     folder: Path,
     tokenizer: PreTrainedTokenizerFast,
+    vocabulary: Mapping[str, int],
     declared: Mapping[str, int],
     config: DreamConfig,
 ) -> None:
-    vocabulary = tokenizer.get_vocab()
     size = max(len(tokenizer), *(id_ + 1 for id_ in vocabulary.values()))
     if size > config.vocab_size:
         raise ValueError(

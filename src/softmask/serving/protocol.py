@@ -21,10 +21,10 @@ from pydantic import (
     model_validator,
 )
 
-from ..config import SamplingConfig, SoftMaskConfig, from_mapping, require
+from ..config import TOP_K_OFF, SamplingConfig, SoftMaskConfig, from_mapping, require
+from ..decoding.control_names import half_character
 
 # What OpenAI's parameters are when they change nothing.
-OFF = (0, -1)  # how clients of other servers say that top_k filters nothing
 NEUTRAL: dict[str, Any] = {
     "frequency_penalty": 0,
     "presence_penalty": 0,
@@ -87,10 +87,6 @@ SoftMaskField = Annotated[
 ]
 
 
-def _is_off(top_k: Any) -> bool:
-    return isinstance(top_k, int) and not isinstance(top_k, bool) and top_k in OFF
-
-
 _sampling_fields: Any = {
     field.name: (
         typing.get_type_hints(SamplingConfig)[field.name] | None,
@@ -114,11 +110,10 @@ class _Extension(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _without_top_k(cls, values: Any) -> Any:
-        if not isinstance(values, dict):
-            return values
-        _require_few(values)
-        return {**values, "top_k": None} if _is_off(values.get("top_k")) else values
+    def _few(cls, values: Any) -> Any:
+        if isinstance(values, dict):
+            _require_few(values)
+        return values
 
 
 if TYPE_CHECKING:
@@ -130,10 +125,8 @@ else:
 
 def _whole_characters(text: str) -> str:
     """JSON can name half a character (a lone surrogate), which is no text."""
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise ValueError(f"character {error.start} is half of one (a lone surrogate)") from error
+    place = half_character(text)
+    require(place is None, f"character {place} is half of one (a lone surrogate)")
     return text
 
 
@@ -160,7 +153,8 @@ class Shared(Strict):
     @classmethod
     def _without_top_k(cls, values: Any) -> Any:
         """A top_k that is off, where other servers have it, turns off the checkpoint's too."""
-        if isinstance(values, dict) and _is_off(values.get("top_k")):
+        top_k = values.get("top_k") if isinstance(values, dict) else None
+        if type(top_k) is int and top_k in TOP_K_OFF:
             softmask = values.get("softmask") or {}
             if isinstance(softmask, dict):
                 values = {**values, "softmask": {"top_k": None, **softmask}}
