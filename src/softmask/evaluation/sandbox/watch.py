@@ -29,10 +29,11 @@ class Watch:
             return f"started more than {self._threads} threads"
         if self._scratch:
             sizes = [*_sizes_in(self._scratch), *_sizes_of_unlinked(self._candidate)]
-            if len(sizes) > self._files:
-                return f"wrote more than {self._files} files"
+            # Bytes first: between two looks a program may have passed both.
             if sum(sizes) > self._bytes:
                 return f"wrote more than {self._bytes >> 20} MB"
+            if len(sizes) > self._files:
+                return f"wrote more than {self._files} files"
         return ""
 
 
