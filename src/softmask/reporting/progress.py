@@ -1,0 +1,111 @@
+"""What a command is doing and how far it is: one display on standard error, silent in pipes.
+
+with progress("loading the model"):
+    ...
+with progress("scoring", total=len(puzzles), unit="puzzles") as step:
+    for puzzle in puzzles:
+        ...
+        step.advance()
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+
+from rich.console import Console, RenderableType
+from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TaskID
+from rich.table import Column
+from rich.text import Text
+
+# The display that is on. A terminal has room for one: steps within a step share it.
+_display: Progress | None = None
+
+
+class Step:
+    """Something that is being done, for whoever does it to report on."""
+
+    def __init__(self, display: Progress, id: TaskID) -> None:
+        self._display, self._id = display, id
+
+    def advance(self, count: float = 1) -> None:
+        """So much more of the total is done."""
+        self._display.advance(self._id, count)
+
+    def update(self, what: str | None = None, total: float | None = None) -> None:
+        """Says in other words what is being done, or how much there is in all."""
+        if what is not None:
+            self._display.update(self._id, description=what)
+        if total is not None:
+            self._display.update(self._id, total=total)
+
+
+@contextmanager
+def progress(
+    what: str, total: float | None = None, unit: str = "", *, quiet: bool = False
+) -> Iterator[Step]:
+    """Shows `what` while the block runs, and takes it away after.
+
+    Args:
+        what: what is being done, in a few words: "loading the model".
+        total: how much there is to do; None: unknown, shown without a bar.
+        unit: of what `total` counts, shown behind the numbers.
+        quiet: show nothing; nor is anything shown where standard error is no terminal.
+    """
+    global _display
+    if _display is not None:
+        id = _display.add_task(what, total=total, unit=unit)
+        try:
+            yield Step(_display, id)
+        finally:
+            _display.remove_task(id)
+        return
+    console = Console(stderr=True)
+    hidden = quiet or not console.is_terminal
+    display = Progress(
+        SpinnerColumn(),
+        _Words(table_column=Column(no_wrap=True, overflow="ellipsis")),
+        _Bar(bar_width=20),
+        _Numbers(),
+        console=console,
+        transient=True,
+        disable=hidden,
+        redirect_stdout=False,
+        redirect_stderr=not hidden,
+    )
+    with display:
+        _display = display
+        try:
+            yield Step(display, display.add_task(what, total=total, unit=unit))
+        finally:
+            _display = None
+
+
+class _Words(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        return Text(task.description)
+
+
+class _Bar(BarColumn):
+    """A bar, where it is known how much there is."""
+
+    def __call__(self, task: Task) -> RenderableType:
+        return super().__call__(task) if task.total is not None else Text()
+
+
+class _Numbers(ProgressColumn):
+    """12/96 puzzles  00:07  00:51 left"""
+
+    def render(self, task: Task) -> Text:
+        parts = [_clock(task.elapsed or 0)]
+        if task.total is not None:
+            parts.insert(0, f"{task.completed:.0f}/{task.total:.0f} {task.fields['unit']}".strip())
+            if task.time_remaining is not None:
+                parts.append(f"{_clock(task.time_remaining)} left")
+        return Text("  ".join(parts), style="dim")
+
+
+def _clock(seconds: float) -> str:
+    """Minutes and seconds, with hours in front where there are any."""
+    return str(timedelta(seconds=int(seconds))).removeprefix("0:")
