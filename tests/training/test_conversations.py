@@ -546,7 +546,7 @@ def test_a_file_for_validation_is_all_of_it(tmp_path, tokenizer) -> None:
     found = load(ConversationConfig((source,)), tokenizer)
     assert len(found.train) == 9
     assert sorted(found.validation["id"]) == [f"{held_out}:{n}" for n in range(1, 5)]
-    with pytest.raises(ValueError, match="there is no file or folder none[.]jsonl for"):
+    with pytest.raises(ValueError, match=r"there is no file or folder none\.jsonl for"):
         load(ConversationConfig((SourceConfig(str(path), validation="none.jsonl"),)), tokenizer)
 
 
@@ -999,7 +999,7 @@ def test_what_is_wrong_with_a_set_on_the_hub_is_one_sentence(tmp_path, tokenizer
         assert "\n" not in str(error.value)
     turns = tulu(3).rename_column("messages", "turns")
     hub.there["a/b"] = stream_of(turns, tmp_path, "turns")
-    with pytest.raises(ValueError, match="a/b:train:streamed 1 has no columns of a known form but id"):
+    with pytest.raises(ValueError, match="a/b:train:streamed 1 has no columns of a known"):
         load(config("a/b", streaming=True), tokenizer)
 
 
