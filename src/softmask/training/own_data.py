@@ -43,6 +43,8 @@ SETTINGS: dict[str, Any] = {
 # A product of matrices alone is faster than what is around it: share of its speed in training, as
 # measured with the bundled model and a block of Dream-7B's shape.
 EFFICIENCY = 0.5
+# Beside the products: of a forward and its backward, in seconds, and of the libraries, in bytes.
+OVERHEAD, LIBRARIES = 0.05, 0.7e9
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
@@ -107,14 +109,12 @@ def preview(recipe: Recipe, device: torch.device, report: Callable[[str], None])
     source = find(recipe.model.path, revision=recipe.model.revision)
     forms = []
     for one in recipe.conversations.sources:
-        form = f"{one.path}: taken for {form_of_source(resolve_source(one, report))}"
-        forms.append(form)
-        report(form)
+        forms.append(f"{one.path}: taken for {form_of_source(resolve_source(one, report))}")
     found = load_conversations(recipe.conversations, source.tokenizer, recipe.seed, report)
     row = found.train[0]
     ids, start = row["input_ids"], row["prompt_length"]
-    example = Text(source.tokenizer.decode(ids[:start]), style="dim")
-    example.append(source.tokenizer.decode(ids[start:]), style="bold green")
+    example = Text(str(source.tokenizer.decode(ids[:start])), style="dim")
+    example.append(str(source.tokenizer.decode(ids[start:])), style="bold green")
     lengths = [len(ids) for ids in found.train["input_ids"][:1000]]
     with torch.device("meta"):
         dream = DreamModel(source.config)
@@ -139,6 +139,7 @@ def _estimate(
     length = sum(lengths) / len(lengths) + chats.extra_padding / 2 + chats.pad_multiple / 2
     flops = updates * size * length * _flops_of_a_token(recipe, dream)
     seconds = flops / (EFFICIENCY * _speed(device, train.precision, dream.config.hidden_size))
+    seconds += updates * train.accumulation * OVERHEAD
     longest = max(lengths) + chats.extra_padding
     memory = _bytes(recipe, dream, train.batch_size * longest, device) / 1e9
     return (
@@ -166,9 +167,9 @@ def _bytes(recipe: Recipe, dream: DreamModel, tokens: int, device: torch.device)
     if recipe.model.load_in_4bit:
         width = 1
     if recipe.adapter is None:
-        fixed = 16.0 * whole
+        fixed = LIBRARIES + 16.0 * whole
     else:
-        fixed = width * whole + 16.0 * _adapter_parameters(recipe, dream)
+        fixed = LIBRARIES + width * whole + 16.0 * _adapter_parameters(recipe, dream)
     kept = config.hidden_size
     if not recipe.train.gradient_checkpointing:
         kept = 8 * config.hidden_size + 3 * config.intermediate_size
