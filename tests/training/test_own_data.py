@@ -13,6 +13,7 @@ from runs import log_of, recipe_of
 from safetensors.torch import load_file
 
 import softmask
+from softmask.cli.evaluate import run_or_folder
 from softmask.cli.main import main
 from softmask.config import SoftMaskConfig
 from softmask.training import run as run_module
@@ -174,3 +175,11 @@ def test_another_recipe_is_named_by_what_differs(settings, tmp_path) -> None:
     other = recipe_of(settings | {"seed": 7}, steps=2, learning_rate=2e-3)
     with pytest.raises(ValueError, match=r"another recipe \(train.learning_rate 0.001 -> 0.002, s"):
         train(other, tmp_path / "run", **SILENT)
+
+
+def test_an_evaluation_is_named_after_the_run(settings, tmp_path, monkeypatch) -> None:
+    train(recipe_of(settings, steps=1), tmp_path / "mine-seed1", **SILENT)
+    assert run_or_folder(tmp_path / "mine-seed1" / "adapter") == "mine-seed1"
+    monkeypatch.chdir(tmp_path / "mine-seed1" / "adapter")
+    assert run_or_folder(Path(".")) == "mine-seed1"
+    assert run_or_folder(Path("Dream-org/Dream-v0-Instruct-7B")) == "Dream-v0-Instruct-7B"

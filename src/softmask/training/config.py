@@ -38,9 +38,11 @@ BIASES = ("none", "all", "lora_only")
 TRAINED_ON = ("last", "all")
 SUDOKUS = ("sudoku_4x4", "sudoku_9x9")
 DTYPES = ("float32", "bfloat16", "float16", "auto")
+MOST_PASSES = 64  # that make feedback for one update: as many as a short decoding has steps
 LARGEST = 1e30  # of a rate: what it is multiplied with stays finite
 # A BPE begins with all bytes and has a token for the end, the beginning and the mask.
 SMALLEST_VOCABULARY = 256 + 3
+RECIPE = "recipe.json"  # in the folder of a run: every setting
 REPORTERS = ("tensorboard", "wandb", "trackio")
 
 
@@ -63,6 +65,11 @@ def _require_not_negative(config: Any, *names: str) -> None:
         value = getattr(config, name)
         right = value is None or 0 <= value <= LARGEST
         require(right, f"{name} must be >= 0 and at most {LARGEST:g}, not {value}")
+
+
+def _require_few_passes(passes: int | None) -> None:
+    few = passes is None or passes <= MOST_PASSES
+    require(few, f"feedback_passes must be at most {MOST_PASSES}, not {passes}: each is a forward")
 
 
 @dataclass(frozen=True)
@@ -256,6 +263,7 @@ class StageConfig:
 
     def __post_init__(self) -> None:
         require_positive(self, "steps", "feedback_passes")
+        _require_few_passes(self.feedback_passes)
         _require_shares(self, "soft_probability", "left_to_right", "puzzle_share")
         _require_rates(self, "learning_rate")
         _require_not_negative(self, "final_learning_rate", "warmup")
@@ -317,6 +325,7 @@ class TrainConfig:
             require_choice("report_to", name, REPORTERS)
         require_positive(self, "steps", "batch_size", "accumulation", "log_every")
         require_positive(self, "feedback_passes")
+        _require_few_passes(self.feedback_passes)
         require_positive(self, "eval_every", "eval_batches", "save_every", "save_limit")
         _require_shares(self, "soft_probability", "left_to_right")
         _require_rates(self, "learning_rate", "soft_learning_rate", "epochs", "clip")
