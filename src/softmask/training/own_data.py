@@ -44,7 +44,7 @@ SETTINGS: dict[str, Any] = {
 # measured with the bundled model and a block of Dream-7B's shape.
 EFFICIENCY = 0.5
 # Beside the products: of a forward and its backward, in seconds, and of the libraries, in bytes.
-OVERHEAD, LIBRARIES = 0.05, 0.7e9
+OVERHEAD, LIBRARIES = 0.02, 0.7e9
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
