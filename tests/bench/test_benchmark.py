@@ -206,4 +206,5 @@ def test_without_a_number_of_rounds_the_clock_decides_and_no_json_is_printed(
     assert main(["bench", *RANDOM[:-2]]) == 0
     said = capsys.readouterr().out
     assert "median of 3 rounds" in said
+    assert "4 + 16 tokens, batch 1, 4 steps, entropy" in said
     assert "{" not in said

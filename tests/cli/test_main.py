@@ -156,6 +156,7 @@ def test_chat_answers_line_by_line_and_remembers(tmp_path) -> None:
     assert done.stderr == b""
 
 
+@pytest.mark.slow
 def test_bench_tells_people_tables_and_scripts_json(folder) -> None:
     arguments = "--prompt-tokens 4 --max-new-tokens 8 --steps 4 --repeat 2 --threads 1 --json"
     done = softmask("bench", "--model", folder, *arguments.split())

@@ -1,8 +1,8 @@
 """softmask bench: ms a step, tokens/s and memory, plain and soft-masked.
 
 Times every way of decoding in turns; each way's peak memory is read in a process of its own. It
-answers within a minute: rounds go on for a quarter of one, three of them at least, unless --repeat says
-how many. With --json the last line is for scripts.
+answers within a minute: rounds go on for a quarter of one, three of them at least, unless --repeat
+says how many. With --json the last line is for scripts.
 
     softmask bench                        the bundled model
     softmask bench --hidden 512 --threads 2 --twin --block-length 32 --cache dual --out DIR
