@@ -25,8 +25,7 @@ from transformers import TrainerState
 from ..config import read_json
 from ..files import LOCK, locked, write_atomically
 from .config import Recipe
-
-RECIPE, DONE = "recipe.json", "done.json"
+from .listing import DONE, RECIPE
 
 
 @contextlib.contextmanager
