@@ -105,7 +105,7 @@ class Answers(BaseHTTPRequestHandler):
 @pytest.fixture
 def hub() -> Iterator[StandIn]:
     server = StandIn()
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
     yield server
     server.shutdown()

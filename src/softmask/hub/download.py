@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import shutil
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,11 +30,14 @@ from rich.filesize import decimal
 
 from ..config import BUNDLED
 from ..files import expand_home
-from ..reporting.progress import progress
+from ..reporting.progress import Step, progress
 from .folder import ADAPTER_FILE, CONFIG_FILE, HUB_FILES, HUB_ID, check_family, read_mapping
 
 # What a disk refuses, and not the Hub.
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
+
+# The library's name of its bar of bytes on the disk.
+BYTES = "huggingface_hub.snapshot_download"
 
 
 def fetch(name: str, revision: str | None = None, *, local_only: bool = False) -> Path:
@@ -53,10 +57,14 @@ def fetch(name: str, revision: str | None = None, *, local_only: bool = False) -
         else f"{name} is not on this machine and the Hub cannot be reached: check the network, or "
         "give a local folder"
     )
-    with _explained(name, revision, absent):
+    with _explained(name, revision, absent), contextlib.ExitStack() as shown:
         return Path(
             snapshot_download(
-                name, revision=revision, allow_patterns=HUB_FILES, local_files_only=local_only
+                name,
+                revision=revision,
+                allow_patterns=HUB_FILES,
+                local_files_only=local_only,
+                tqdm_class=_bar(f"fetching {name.split("/")[-1]}", shown),
             )
         )
 
@@ -89,7 +97,7 @@ def pull(name: str, revision: str | None, say: Callable[[str], None]) -> Path:
     missing = [file for file in wanted if not _is_here(snapshot / file, files[file])]
     size = sum(files[file] for file in missing)
     if missing:
-        say(f"fetching {name}: {decimal(size)} in {len(missing)} files, to {cache}")
+        say(f"fetching {name}: {decimal(size)} to {cache}")
         _check_room(cache, size)
     else:
         say(f"{name} is here already, as it is on the Hub")
@@ -112,7 +120,29 @@ class _Hidden(tqdm):
     """No bar, for files of a few lines."""
 
     def __init__(self, *args: Any, **settings: Any) -> None:
+        self.name = settings.get("name")
         super().__init__(*args, **settings | {"disable": True})
+
+
+def _bar(what: str, shown: contextlib.ExitStack) -> type[tqdm]:
+    """In place of the library's three bars, which write over other lines: one of ours.
+
+    Args:
+        shown: has the display taken away; it comes with the first bytes, so not for what is here.
+    """
+    begin, steps = threading.Lock(), list[Step]()
+
+    class Bar(_Hidden):
+        def update(self, n: float | None = 1) -> bool | None:
+            if self.name == BYTES and n:
+                with begin:
+                    if not steps:
+                        steps.append(shown.enter_context(progress(what, 0, "MB")))
+                steps[0].update(total=(self.total or 0) / 1e6)
+                steps[0].advance(n / 1e6)
+            return None
+
+    return Bar
 
 
 def _is_here(path: Path, size: int) -> bool:
