@@ -64,7 +64,7 @@ def fetch(name: str, revision: str | None = None, *, local_only: bool = False) -
                 revision=revision,
                 allow_patterns=HUB_FILES,
                 local_files_only=local_only,
-                tqdm_class=_bar(f"fetching {name.split("/")[-1]}", shown),
+                tqdm_class=_bar(f"fetching {name.partition('/')[2]}", shown),
             )
         )
 

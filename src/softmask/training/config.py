@@ -40,6 +40,7 @@ DTYPES = ("float32", "bfloat16", "float16", "auto")
 LARGEST = 1e30  # of a rate: what it is multiplied with stays finite
 # A BPE begins with all bytes and has a token for the end, the beginning and the mask.
 SMALLEST_VOCABULARY = 256 + 3
+RECIPE = "recipe.json"  # in the folder of a run: every setting
 REPORTERS = ("tensorboard", "wandb", "trackio")
 
 

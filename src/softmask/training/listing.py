@@ -10,8 +10,10 @@ from pathlib import Path
 from ..config import read_json
 from ..files import LOCK
 from ..hub.local import Entry, look_at, size_of
+from .config import RECIPE
 
-RECIPE, DONE = "recipe.json", "done.json"
+# In the folder of a run that is finished; it names the result.
+DONE = "done.json"
 # In a checkpoint; one without it is incomplete.
 COMPLETE = "complete.json"
 
@@ -35,8 +37,8 @@ def _is_run(folder: Path) -> bool:
 
 
 def _run(folder: Path) -> Entry | None:
-    size, name = size_of(folder), shlex.quote(str(folder))
-    go_on = f"softmask train {name}/{RECIPE} --out {name}"
+    size = size_of(folder)
+    go_on = shlex.join(["softmask", "train", str(folder / RECIPE), "--out", str(folder)])
     try:
         if (folder / DONE).is_file():
             made = folder / read_json(folder / DONE)["result"]
@@ -44,12 +46,13 @@ def _run(folder: Path) -> Entry | None:
             if entry is not None:
                 return entry
             raise ValueError(f"{folder} is a finished run, but {made} is gone")
-        stages = read_json(folder / RECIPE)["train"]["stages"]
-        steps = sum(stage["steps"] for stage in stages)
+        train = read_json(folder / RECIPE)["train"]
+        steps = sum(stage["steps"] for stage in train["stages"]) or train["steps"]
     except (ValueError, TypeError, KeyError) as error:
         problem = str(error) if isinstance(error, ValueError) else f"{folder} holds no whole run"
         return Entry("run", str(folder), "run", size, str(folder), "", problem)
-    what = f"stopped or running, at update {_last_checkpoint(folder)} of {steps}"
+    of = f" of {steps}" if steps else ""
+    what = f"stopped or running, kept to update {_last_checkpoint(folder)}{of}"
     return Entry("run", str(folder), what, size, str(folder), go_on)
 
 

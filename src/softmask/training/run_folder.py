@@ -24,8 +24,8 @@ from transformers import TrainerState
 
 from ..config import read_json
 from ..files import LOCK, locked, write_atomically
-from .config import Recipe
-from .listing import DONE, RECIPE
+from .config import RECIPE, Recipe
+from .listing import DONE
 
 
 @contextlib.contextmanager
