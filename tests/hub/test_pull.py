@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -157,6 +159,23 @@ def test_bytes_are_counted_while_they_come(here, monkeypatch) -> None:
     size = sum(path.stat().st_size for path in folder.iterdir())
     # Without config.json, which was looked at before.
     assert sum(counted) * 1e6 == pytest.approx(size - (folder / "config.json").stat().st_size)
+
+
+def test_ctrl_c_keeps_what_is_whole_and_the_same_command_goes_on(
+    hub, here, capsys, monkeypatch, tmp_path
+) -> None:
+    with monkeypatch.context() as patch:
+        interrupt = lambda *_: os.kill(os.getpid(), signal.SIGINT)  # noqa: E731
+        patch.setattr("softmask.hub.download.Step.advance", interrupt)
+        assert main(["pull", "me/chat"]) == 130
+    assert "the same command goes on" in capsys.readouterr().err
+    assert not [*tmp_path.rglob("*.incomplete")]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    before = {*hub.sent}
+    hub.sent.clear()
+    here("pull", "me/chat")
+    assert hub.sent
+    assert not before & {*hub.sent}
 
 
 def test_an_adapter_brings_its_base_along(hub, here) -> None:

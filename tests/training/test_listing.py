@@ -46,7 +46,7 @@ def test_a_stopped_run_is_listed_with_the_command_that_finishes_it(
     recipe, folder = recipe_of(pretraining(tmp_path)), Path("runs", "my run")
     stop_after(3, recipe, folder, monkeypatch)
     entry = listed(capsys)["runs/my run"]
-    assert (entry["kind"], entry["what"]) == ("run", "stopped or running, kept to update 3 of 8")
+    assert (entry["kind"], entry["what"]) == ("run", "unfinished, kept up to update 3 of 8")
     assert entry["use"] == "softmask train 'runs/my run/recipe.json' --out 'runs/my run'"
     assert main([*shlex.split(entry["use"])[1:], "--device", "cpu"]) == 0
     found = listed(capsys)

@@ -21,12 +21,13 @@ if TYPE_CHECKING:
 
     from ..hub.local import Entry
 
-# Each kind with the commands that use it.
+# Each kind with its title and the command that uses it.
 TITLES = {
-    "model": "Models: softmask generate --model NAME",
-    "adapter": "Adapters: softmask generate --adapter NAME",
-    "run": "Unfinished runs: softmask train NAME/recipe.json --out NAME",
+    "model": ("Models", "softmask generate --model NAME"),
+    "adapter": ("Adapters", "softmask generate --adapter NAME"),
+    "run": ("Unfinished runs", "softmask train NAME/recipe.json --out NAME"),
 }
+WIDEST = 44  # of the names, in columns, before they wrap
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -61,11 +62,15 @@ def run(args: argparse.Namespace, _argv: list[str]) -> int:
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = 1000  # no name is cut
-    for kind, title in TITLES.items():
+    width = max((len(entry.name) for entry in entries), default=0)
+    if console.is_terminal:
+        width = min(width, WIDEST)
+    for kind, (title, command) in TITLES.items():
         of_kind = [entry for entry in entries if entry.kind == kind]
         if of_kind:
-            console.print(title, style="bold")
-            console.print(_table(of_kind))
+            console.print(f"[bold]{title}[/]  [dim]{command}[/]")
+            console.print(_table(of_kind, width))
+            console.print()
     for entry in entries:
         if entry.problem is not None:
             mend = f" (`{entry.use}`)" if entry.use else ""
@@ -74,17 +79,18 @@ def run(args: argparse.Namespace, _argv: list[str]) -> int:
     return 0
 
 
-def _table(entries: Sequence[Entry]) -> Table:
+def _table(entries: Sequence[Entry], width: int) -> Table:
+    """Names in so many columns, what they are, and their size."""
     from rich.filesize import decimal
     from rich.table import Table
     from rich.text import Text
 
     table = Table.grid(padding=(0, 2), pad_edge=False)
-    table.add_column(overflow="fold", ratio=3)
-    table.add_column(overflow="fold", ratio=3)
+    table.add_column(overflow="fold", width=width)
+    table.add_column(overflow="fold")
     table.add_column(justify="right", no_wrap=True)
     for entry in entries:
-        what = Text(entry.what)
+        what = Text(entry.what.removeprefix("adapter "))
         if entry.problem is not None:
             what.append(", not whole", style="red")
         table.add_row(Text(entry.name), what, decimal(entry.bytes))

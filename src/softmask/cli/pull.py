@@ -24,6 +24,16 @@ def make_parser() -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace, _argv: list[str]) -> int:
     """Runs the command with parsed arguments."""
+    try:
+        print(_pull(args))
+    except KeyboardInterrupt:
+        _say("stopped: files that are whole are kept, and the same command goes on")
+        raise
+    return 0
+
+
+def _pull(args: argparse.Namespace) -> Path:
+    """Fetches and checks what is asked for; returns its folder."""
     from ..config import BUNDLED
     from ..hub.download import pull
     from ..hub.folder import adapter_tensor_names, base_of, is_adapter
@@ -37,8 +47,7 @@ def run(args: argparse.Namespace, _argv: list[str]) -> int:
             adapter_tensor_names(folder)
             what = "it names no base" if base is None else f"its base {base} is not"
             _say(f"{args.repo} is here, but {what}: give one as --model beside --adapter")
-            print(folder)
-            return 0
+            return folder
         if base != BUNDLED and not Path(base).is_dir():
             _say(f"{args.repo} is an adapter of {base}")
             pull(base, revision, _say)
@@ -50,8 +59,7 @@ def run(args: argparse.Namespace, _argv: list[str]) -> int:
     entry = look_at(folder, args.repo, options)
     assert entry is not None
     _say(f"{args.repo} is ready: {entry.use}")
-    print(folder)
-    return 0
+    return folder
 
 
 def _say(sentence: str) -> None:

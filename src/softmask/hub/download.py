@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import shutil
+import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from huggingface_hub import HfApi, constants, hf_hub_download, snapshot_download
 from huggingface_hub.errors import (
@@ -26,6 +28,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 from huggingface_hub.utils import filter_repo_objects, tqdm
+from rich.console import Console
 from rich.filesize import decimal
 
 from ..config import BUNDLED
@@ -57,14 +60,14 @@ def fetch(name: str, revision: str | None = None, *, local_only: bool = False) -
         else f"{name} is not on this machine and the Hub cannot be reached: check the network, or "
         "give a local folder"
     )
-    with _explained(name, revision, absent), contextlib.ExitStack() as shown:
+    with _explained(name, revision, absent), _Bytes(f"fetching {name.partition('/')[2]}") as bar:
         return Path(
             snapshot_download(
                 name,
                 revision=revision,
                 allow_patterns=HUB_FILES,
                 local_files_only=local_only,
-                tqdm_class=_bar(f"fetching {name.partition('/')[2]}", shown),
+                tqdm_class=bar.kind(),
             )
         )
 
@@ -124,25 +127,58 @@ class _Hidden(tqdm):
         super().__init__(*args, **settings | {"disable": True})
 
 
-def _bar(what: str, shown: contextlib.ExitStack) -> type[tqdm]:
+class _Bytes:
     """In place of the library's three bars, which write over other lines: one of ours.
 
-    Args:
-        shown: has the display taken away; it comes with the first bytes, so not for what is here.
+    It comes with the first bytes, so not for what is here. Inside the block Ctrl-C ends a download
+    with the next bytes; the library alone goes on until the files that have begun are whole.
     """
-    begin, steps = threading.Lock(), list[Step]()
 
-    class Bar(_Hidden):
-        def update(self, n: float | None = 1) -> bool | None:
-            if self.name == BYTES and n:
-                with begin:
-                    if not steps:
-                        steps.append(shown.enter_context(progress(what, 0, "MB")))
-                steps[0].update(total=(self.total or 0) / 1e6)
-                steps[0].advance(n / 1e6)
-            return None
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._begin, self._stop = threading.Lock(), threading.Event()
+        self._shown = contextlib.ExitStack()
+        self._step: Step | None = None
 
-    return Bar
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            before = signal.signal(signal.SIGINT, self._interrupt)
+            self._shown.callback(signal.signal, signal.SIGINT, before)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._shown.close()
+
+    def kind(self) -> type[tqdm]:
+        """The class of the library's bars, of which one counts the bytes."""
+        add = self._add
+
+        class Bar(_Hidden):
+            def update(self, n: float | None = 1) -> bool | None:
+                if self.name == BYTES and n:
+                    add(n, self.total or 0)
+                return None
+
+        return Bar
+
+    def _add(self, count: float, total: float) -> None:
+        """So many bytes have come, of so many that are known to come; called by threads."""
+        if self._stop.is_set():
+            raise KeyboardInterrupt
+        with self._begin:
+            if self._step is None:
+                self._step = self._shown.enter_context(progress(self._what, 0, "MB"))
+        self._step.update(total=total / 1e6)
+        self._step.advance(count / 1e6)
+
+    def _interrupt(self, *_: object) -> None:
+        if self._stop.is_set():
+            Console(stderr=True).show_cursor()
+            os._exit(130)
+        self._stop.set()
+        if self._step is not None:
+            self._step.update("stopping (again: at once)")
+        raise KeyboardInterrupt
 
 
 def _is_here(path: Path, size: int) -> bool:

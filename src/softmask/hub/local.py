@@ -23,6 +23,8 @@ from .folder import (
     weight_files,
 )
 
+NOT_WHOLE = "{} is not whole in the Hub's cache: fetch it again"
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -59,10 +61,11 @@ def cached() -> Iterator[Entry]:
             found = [look_at(folder, name, mend=pull) for folder in place.glob("snapshots/*")]
             entry = next((entry for entry in found if entry is not None), None)
             if entry is not None or not any(place.glob(f"snapshots/*/{CONFIG_FILE}")):
-                problem = f"{name} is not whole in the Hub's cache: fetch it again"
                 what = "a download" if entry is None else entry.what
                 kind = "model" if entry is None else entry.kind
-                yield Entry(kind, name, what, size_of(place), str(place), pull, problem)
+                yield Entry(
+                    kind, name, what, size_of(place), str(place), pull, NOT_WHOLE.format(name)
+                )
             continue
         for revision in sorted(scanned[place].revisions, key=lambda found: found.commit_hash):
             ref = "main" if "main" in revision.refs else min(revision.refs, default=None)
@@ -107,7 +110,7 @@ def look_at(folder: Path, name: str, options: str = "", mend: str = "") -> Entry
     except ValueError as error:
         if not adapter and what == "model" and not any(folder.glob("*.safetensors")):
             return None  # another program's config.json
-        problem = str(error)
+        problem = NOT_WHOLE.format(name) if mend else str(error)
     use = f"softmask {command} {shlex.quote(name)}{options}"
     return Entry(
         kind,

@@ -52,7 +52,7 @@ def _run(folder: Path) -> Entry | None:
         problem = str(error) if isinstance(error, ValueError) else f"{folder} holds no whole run"
         return Entry("run", str(folder), "run", size, str(folder), "", problem)
     of = f" of {steps}" if steps else ""
-    what = f"stopped or running, kept to update {_last_checkpoint(folder)}{of}"
+    what = f"unfinished, kept up to update {_last_checkpoint(folder)}{of}"
     return Entry("run", str(folder), what, size, str(folder), go_on)
 
 
