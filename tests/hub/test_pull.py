@@ -181,7 +181,7 @@ def test_ctrl_c_keeps_what_is_whole_and_the_same_command_goes_on(
 def test_an_adapter_brings_its_base_along(hub, here) -> None:
     _, notes = here("pull", "me/adapter")
     assert "me/adapter is an adapter of me/dream" in notes
-    assert notes.splitlines()[-1].endswith("softmask generate --adapter me/adapter")
+    assert notes.splitlines()[-1].endswith("softmask generate --model me/adapter")
     assert {"me/dream/model.safetensors", f"me/adapter/{PART}"} < {*hub.sent}
     found = listed(here)
     assert found["me/adapter"]["what"] == "adapter of me/dream"

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 # Each kind with its title and the command that uses it.
 TITLES = {
     "model": ("Models", "softmask generate --model NAME"),
-    "adapter": ("Adapters", "softmask generate --adapter NAME"),
+    "adapter": ("Adapters", "softmask generate --model NAME"),
     "run": ("Unfinished runs", "softmask train NAME/recipe.json --out NAME"),
 }
 WIDEST = 44  # of the names, in columns, before they wrap

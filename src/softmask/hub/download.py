@@ -43,11 +43,14 @@ DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 BYTES = "huggingface_hub.snapshot_download"
 
 
-def fetch(name: str, revision: str | None = None, *, local_only: bool = False) -> Path:
+def fetch(
+    name: str, revision: str | None = None, *, local_only: bool = False, size: int = 0
+) -> Path:
     """The folder in the cache with what softmask reads of a repository.
 
     Args:
         local_only: without a request.
+        size: bytes that will come, where it is known; else the total grows file by file.
 
     Raises:
         ValueError: there is no such repository or revision, it may not be read, or the Hub cannot
@@ -60,7 +63,10 @@ def fetch(name: str, revision: str | None = None, *, local_only: bool = False) -
         else f"{name} is not on this machine and the Hub cannot be reached: check the network, or "
         "give a local folder"
     )
-    with _explained(name, revision, absent), _Bytes(f"fetching {name.partition('/')[2]}") as bar:
+    with (
+        _explained(name, revision, absent),
+        _Bytes(f"fetching {name.partition('/')[2]}", size) as bar,
+    ):
         return Path(
             snapshot_download(
                 name,
@@ -104,7 +110,7 @@ def pull(name: str, revision: str | None, say: Callable[[str], None]) -> Path:
         _check_room(cache, size)
     else:
         say(f"{name} is here already, as it is on the Hub")
-    return fetch(name, revision)
+    return fetch(name, revision, size=size)
 
 
 def _check_kind(name: str, files: Sequence[str], commit: str) -> None:
@@ -134,8 +140,8 @@ class _Bytes:
     with the next bytes; the library alone goes on until the files that have begun are whole.
     """
 
-    def __init__(self, what: str) -> None:
-        self._what = what
+    def __init__(self, what: str, size: int) -> None:
+        self._what, self._size = what, size
         self._begin, self._stop = threading.Lock(), threading.Event()
         self._shown = contextlib.ExitStack()
         self._step: Step | None = None
@@ -168,12 +174,14 @@ class _Bytes:
         with self._begin:
             if self._step is None:
                 self._step = self._shown.enter_context(progress(self._what, 0, "MB"))
-        self._step.update(total=total / 1e6)
+        self._step.update(total=max(total, self._size) / 1e6)
         self._step.advance(count / 1e6)
 
     def _interrupt(self, *_: object) -> None:
         if self._stop.is_set():
-            Console(stderr=True).show_cursor()
+            console = Console(stderr=True)
+            console.show_cursor()
+            console.print()
             os._exit(130)
         self._stop.set()
         if self._step is not None:

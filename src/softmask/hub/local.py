@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -31,7 +33,7 @@ class Entry:
     """Something that is on this machine, and what is typed to use it."""
 
     kind: str  # model, adapter or run
-    name: str  # as it is given to --model or --adapter; of a run its folder
+    name: str  # as it is given to --model; of a run its folder
     what: str  # in words
     bytes: int
     folder: str
@@ -80,7 +82,7 @@ def look_at(folder: Path, name: str, options: str = "", mend: str = "") -> Entry
     """The model or adapter in a folder; None where it is neither, or of another family.
 
     Args:
-        name: as it is given to --model or --adapter.
+        name: as it is given to --model.
         options: that are given beside it, with a space in front.
         mend: the command that makes it whole where it is not.
     """
@@ -88,8 +90,6 @@ def look_at(folder: Path, name: str, options: str = "", mend: str = "") -> Entry
         return None
     adapter, problem = is_adapter(folder), None
     kind = what = "adapter" if adapter else "model"
-    # A revision is that of --model, which takes an adapter's name too.
-    command = "generate --adapter" if adapter and not options else "generate --model"
     try:
         if adapter:
             base, _ = base_of(folder)
@@ -103,15 +103,16 @@ def look_at(folder: Path, name: str, options: str = "", mend: str = "") -> Entry
                 return None
             what = "Dream model"
             weight_files(folder)
-            if _chats(folder):
-                what, command = f"{what} for chat", "chat --model"
+            what += " for chat" if _chats(folder) else ""
         if (folder / SOFT_MASK_FILE).is_file():
             what += ", soft-masked"
     except ValueError as error:
         if not adapter and what == "model" and not any(folder.glob("*.safetensors")):
             return None  # another program's config.json
         problem = NOT_WHOLE.format(name) if mend else str(error)
-    use = f"softmask {command} {shlex.quote(name)}{options}"
+    command = "chat" if problem is None and _chats(folder) else "generate"
+    # --model takes an adapter too, with the revision that is meant.
+    use = f"softmask {command} --model {shlex.quote(name)}{options}"
     return Entry(
         kind,
         name + options,
@@ -125,7 +126,13 @@ def look_at(folder: Path, name: str, options: str = "", mend: str = "") -> Entry
 
 def size_of(folder: Path) -> int:
     """Bytes of all files below a folder, those that links lead to included."""
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    total = 0
+    for place, _, names in os.walk(folder):
+        for name in names:
+            # A run deletes old checkpoints while we look, and a link may lead to nothing.
+            with contextlib.suppress(FileNotFoundError):
+                total += os.stat(os.path.join(place, name)).st_size
+    return total
 
 
 def may_be_found(base: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 from collections.abc import Iterator
@@ -28,7 +29,8 @@ def below(root: Path, levels: int = 2) -> Iterator[Entry]:
         yield entry
     elif levels > 0:
         for folder in sorted(root.iterdir()):
-            if folder.is_dir() and not folder.name.startswith("."):
+            readable = folder.is_dir() and os.access(folder, os.R_OK | os.X_OK)
+            if readable and not folder.name.startswith("."):
                 yield from below(folder, levels - 1)
 
 
