@@ -164,18 +164,22 @@ def test_bytes_are_counted_while_they_come(here, monkeypatch) -> None:
 def test_ctrl_c_keeps_what_is_whole_and_the_same_command_goes_on(
     hub, here, capsys, monkeypatch, tmp_path
 ) -> None:
+    once = iter([signal.SIGINT])
+
+    def interrupt(*_: object) -> None:
+        for number in once:
+            os.kill(os.getpid(), number)
+
     with monkeypatch.context() as patch:
-        interrupt = lambda *_: os.kill(os.getpid(), signal.SIGINT)  # noqa: E731
         patch.setattr("softmask.hub.download.Step.advance", interrupt)
         assert main(["pull", "me/chat"]) == 130
     assert "the same command goes on" in capsys.readouterr().err
-    assert not [*tmp_path.rglob("*.incomplete")]
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    before = {*hub.sent}
+    kept = {f"me/chat/{path.name}" for path in tmp_path.rglob("snapshots/*/*")}
     hub.sent.clear()
     here("pull", "me/chat")
-    assert hub.sent
-    assert not before & {*hub.sent}
+    assert not kept & {*hub.sent}
+    assert listed(here)["me/chat"]["problem"] is None
 
 
 def test_an_adapter_brings_its_base_along(hub, here) -> None:

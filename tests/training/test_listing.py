@@ -25,16 +25,16 @@ class Stopped(Exception):
 
 
 def stop_after(step: int, recipe, folder: Path, monkeypatch) -> None:
-    """A run that ends by an error once the checkpoint after `step` is marked."""
+    """A run that ends by an error at the checkpoint behind that after `step`."""
     mark = trainer.mark_complete
 
-    def mark_and_stop(checkpoint: Path, at: int, processes: int) -> None:
-        mark(checkpoint, at, processes)
-        if at == step:
+    def mark_or_stop(checkpoint: Path, at: int, processes: int) -> None:
+        if at > step:
             raise Stopped
+        mark(checkpoint, at, processes)
 
     with monkeypatch.context() as patch:
-        patch.setattr(trainer, "mark_complete", mark_and_stop)
+        patch.setattr(trainer, "mark_complete", mark_or_stop)
         with pytest.raises(Stopped):
             train(recipe, folder, device="cpu")
 
