@@ -7,6 +7,8 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -284,3 +286,16 @@ def test_folders_are_listed_by_what_they_hold(hub, here, repositories, tmp_path,
     assert "truncated or damaged" in found["made/adapter"]["problem"]
     assert "made/dream" in here("models", "made")[0]
     assert "there is no folder nowhere" in failed(capsys, "models", "nowhere")
+
+
+def test_the_list_comes_without_torch() -> None:
+    script = (
+        "import sys; from softmask.cli.main import main\n"
+        "main(['models'])\n"
+        "print('torch' in sys.modules or 'transformers' in sys.modules)"
+    )
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith("Models")
+    assert lines[-1] == "False"
