@@ -26,6 +26,8 @@ COMMANDS = {
     "train": "fine-tune or pretrain a model by a recipe",
     "eval": "score a model on benchmarks, with a record that can be trusted",
     "lm_eval": "lm-evaluation-harness' own command line, which then knows --model softmask",
+    "models": "what is on this machine, and what to type to use it",
+    "pull": "fetch a model or an adapter from the Hub",
     "bench": "ms per step, tokens/s and memory, plain and soft-masked",
     "serve": "an OpenAI-compatible server, and a page that shows the denoising",
     "view": "look at a recorded run in a browser",

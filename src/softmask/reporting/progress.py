@@ -69,7 +69,7 @@ def progress(
         SpinnerColumn(),
         _Words(table_column=Column(no_wrap=True, overflow="ellipsis")),
         _Bar(bar_width=20),
-        _Numbers(),
+        _Numbers(table_column=Column(no_wrap=True)),
         console=console,
         transient=True,
         disable=hidden,
