@@ -1,0 +1,95 @@
+// A selected stretch of a text, and the bar that has it refilled: what stands before and behind it
+// stays, and the model fills in between. Selected by pointer, or in a field by keyboard.
+
+class Refill {
+  /** `isFree`: whether something may be run now. */
+  constructor(isFree) {
+    this.isFree = isFree;
+    this.bar = byId("refill");
+    this.quote = this.bar.querySelector("q");
+    this.count = this.bar.querySelector("input");
+    this.hosts = new Map();
+    document.addEventListener("selectionchange", () => this.look());
+    // Older browsers tell of a field's selection in other ways.
+    for (const type of ["select", "keyup", "pointerup"]) document.addEventListener(type, () => this.look());
+    this.bar.addEventListener("submit", (event) => {
+      event.preventDefault();
+      this.go();
+    });
+    this.bar.addEventListener("keydown", (event) => event.key === "Escape" && this.hide());
+  }
+
+  /**
+   * Watches an element or a field. `read()` gives its text, `act(text, { from, to }, count)` refills
+   * a stretch of it.
+   */
+  watch(host, read, act) {
+    this.hosts.set(host, { host, read, act });
+  }
+
+  forget(host) {
+    this.hosts.delete(host);
+    if (this.subject?.host === host) this.hide();
+  }
+
+  look() {
+    if (this.bar.contains(document.activeElement)) return;
+    const [subject, stretch] = this.find();
+    if (!stretch || !this.isFree()) return this.hide();
+    if (this.subject === subject && this.stretch.from === stretch.from && this.stretch.to === stretch.to) return;
+    Object.assign(this, { subject, stretch });
+    const text = subject.read().slice(stretch.from, stretch.to);
+    this.quote.textContent = text.length > 40 ? `${text.slice(0, 38)}\u2026` : text;
+    this.count.value = tokensIn(text);
+    if (this.bar.previousElementSibling !== subject.host) subject.host.after(this.bar);
+    this.bar.hidden = false;
+  }
+
+  find() {
+    const field = this.hosts.get(document.activeElement);
+    if (field && "selectionStart" in field.host) {
+      const { selectionStart: from, selectionEnd: to } = field.host;
+      return [field, from < to ? { from, to } : null];
+    }
+    const selection = getSelection();
+    if (!selection.rangeCount || selection.isCollapsed) return [null, null];
+    const range = selection.getRangeAt(0);
+    for (const subject of this.hosts.values()) {
+      if (!subject.host.contains(range.commonAncestorContainer)) continue;
+      return [subject, stretchOf(subject.host, range)];
+    }
+    return [null, null];
+  }
+
+  go() {
+    const count = Number(this.count.value);
+    if (!this.count.validity.valid || count < 1) return this.count.focus();
+    const { subject, stretch } = this;
+    this.hide();
+    getSelection().removeAllRanges();
+    subject.act(subject.read(), stretch, count);
+  }
+
+  hide() {
+    this.bar.hidden = true;
+    this.subject = null;
+    // Its host may go away with it.
+    document.body.append(this.bar);
+  }
+}
+
+/** Where a range lies in the text of an element; null where it is empty. */
+function stretchOf(host, range) {
+  const before = document.createRange();
+  before.selectNodeContents(host);
+  before.setEnd(range.startContainer, range.startOffset);
+  const from = before.toString().length;
+  const to = from + range.toString().length;
+  return from < to ? { from, to } : null;
+}
+
+/** About how many tokens a text has: digits and line breaks are tokens, words one in four letters. */
+function tokensIn(text) {
+  const parts = text.match(/\d|\n|[^\s\d]+/g) ?? [" "];
+  return parts.reduce((sum, part) => sum + Math.ceil(part.length / 4), 0);
+}
