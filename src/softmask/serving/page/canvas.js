@@ -75,8 +75,8 @@ class Canvas {
 
   /** Draws the state after an event; `settled`: nothing is fresh any more. */
   draw(index, settled, differs) {
-    for (const position of this.shown) {
-      const place = this.places[position];
+    for (const [position, place] of this.places.entries()) {
+      if (this.layout === "grid" && place.root.hidden) continue;
       let state = this.run.stateAt(index, position);
       if (settled && state === "fresh") state = "done";
       if (state !== "masked") this.drawToken(place, state, position, differs?.has(position));
@@ -108,7 +108,9 @@ class Canvas {
     const core = place.ghosts[0].textContent;
     if (place.lean.textContent !== core) place.lean.textContent = core;
     fit(place.root, core, this.layout === "prose" ? place.own.textContent.length : this.width);
-    place.root.style.setProperty("--lambda", sight?.lambda ?? 0);
+    // The wash says which positions hear most: of the largest feedback that there can be.
+    const most = this.run.start.settings.soft_mask?.scale || 1;
+    place.root.style.setProperty("--lambda", (sight?.lambda ?? 0) / most);
   }
 
   write(place, text, state, more) {

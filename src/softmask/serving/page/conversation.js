@@ -189,7 +189,9 @@ class Conversation {
 /** What an answer cost, and how it ended where that was not by itself. */
 function costOf(run) {
   const { finish_reason: reason, forwards, seconds } = run.end;
-  const written = run.slots.filter((position) => run.end.pieces[position]).length;
+  const written = run.slots.filter((position) => {
+    return run.commits.has(position) && !SPECIAL.test(run.textAt(position));
+  }).length;
   const lambdas = run.steps.map((step) => step.lambda).filter((lambda) => lambda !== null);
   const mean = lambdas.reduce((a, b) => a + b, 0) / lambdas.length;
   const ends = { ...ENDINGS, length: "cut off at max tokens" };

@@ -54,11 +54,8 @@ class Refill {
     const selection = getSelection();
     if (!selection.rangeCount || selection.isCollapsed) return [null, null];
     const range = selection.getRangeAt(0);
-    for (const subject of this.hosts.values()) {
-      if (!subject.host.contains(range.commonAncestorContainer)) continue;
-      return [subject, stretchOf(subject.host, range)];
-    }
-    return [null, null];
+    const subject = [...this.hosts.values()].find(({ host }) => host.contains(range.startContainer));
+    return subject ? [subject, stretchOf(subject.host, range)] : [null, null];
   }
 
   go() {
@@ -78,13 +75,16 @@ class Refill {
   }
 }
 
-/** Where a range lies in the text of an element; null where it is empty. */
+/** What a range that begins in an element takes of its text; null where that is nothing. */
 function stretchOf(host, range) {
+  const part = range.cloneRange();
+  // Three clicks select up to the next element.
+  if (!host.contains(range.endContainer)) part.setEnd(host, host.childNodes.length);
   const before = document.createRange();
   before.selectNodeContents(host);
-  before.setEnd(range.startContainer, range.startOffset);
+  before.setEnd(part.startContainer, part.startOffset);
   const from = before.toString().length;
-  const to = from + range.toString().length;
+  const to = from + part.toString().length;
   return from < to ? { from, to } : null;
 }
 
