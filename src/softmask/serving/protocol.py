@@ -276,7 +276,7 @@ class CompletionRequest(OpenAIRequest):
 class DenoiseRequest(Shared):
     """POST /v1/denoise: every step of one text; one of the first three fields.
 
-    `messages` and `infill` together are a conversation whose next answer is there but for its holes.
+    `messages` and `infill` together are a conversation, and its next answer but for the holes.
     """
 
     prompt: Text | None = None

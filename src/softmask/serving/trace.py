@@ -53,7 +53,8 @@ class Tracer:
         """The canvas, and how it is going to be denoised."""
         request = self.request
         texts = pieces(self.checkpoint, request.ids)
-        special = set(self.checkpoint.tokenizer.all_special_ids)
+        added = self.checkpoint.tokenizer.added_tokens_decoder.items()
+        special = {index for index, token in added if token.special}
         tokens = []
         for token, text in zip(request.ids, texts, strict=True):
             masked = token == self._mask_id

@@ -63,8 +63,9 @@ class Canvas {
   fold() {
     const { run } = this;
     const endAt = (position) => {
-      const text = run.stateAt(Infinity, position) === "masked" ? "" : run.textAt(position);
-      return isEnd(text) && run.start.tokens[position].masked ? text : null;
+      if (!run.commits.has(position)) return null;
+      const text = run.textAt(position);
+      return isEnd(text) ? text : null;
     };
     for (let first = 0, next; first < this.places.length; first = next) {
       const text = endAt(first);

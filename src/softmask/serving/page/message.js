@@ -39,8 +39,9 @@ class Message {
   write() {
     const { content, fresh, note } = this.turn;
     const { from, to } = fresh ?? { from: 0, to: 0 };
-    const stretch = to > from ? [element("mark", "", content.slice(from, to))] : [];
-    this.said.replaceChildren(content.slice(0, from), ...stretch, content.slice(to));
+    const stretch = to > from ? element("mark", "", content.slice(from, to)) : "";
+    const parts = [content.slice(0, from), stretch, content.slice(to)];
+    this.said.replaceChildren(...parts.filter((part) => part));
     this.note.textContent = note ?? "";
   }
 

@@ -10,8 +10,10 @@ class Refill {
     this.count = this.bar.querySelector("input");
     this.hosts = new Map();
     document.addEventListener("selectionchange", () => this.look());
-    // Older browsers tell of a field's selection in other ways.
-    for (const type of ["select", "keyup", "pointerup"]) document.addEventListener(type, () => this.look());
+    // A field that is entered again still has its selection; older browsers tell of it otherwise.
+    for (const type of ["focusin", "select", "keyup", "pointerup"]) {
+      document.addEventListener(type, () => this.look());
+    }
     this.bar.addEventListener("submit", (event) => {
       event.preventDefault();
       this.go();

@@ -24,6 +24,7 @@ class Texts {
     byId("stop").addEventListener("click", () => page.abort.abort());
     byId("share").addEventListener("click", () => this.share());
     byId("use").addEventListener("click", () => this.use());
+    byId("text").addEventListener("input", () => (byId("about-example").textContent = ""));
     byId("text").addEventListener("keydown", (event) => {
       if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) this.run();
     });
@@ -31,8 +32,7 @@ class Texts {
 
   load({ text, settings, about }) {
     this.page.settings.fill(settings);
-    byId("text").value = text;
-    byId("about-example").textContent = about ?? "";
+    this.write(text, about);
   }
 
   async run() {
@@ -113,15 +113,20 @@ class Texts {
   /** The first run's whole text as the one to work on. */
   use() {
     const [run] = this.page.view.runs;
-    byId("text").value = run.start.infill ? run.end.text : promptOf(run) + run.end.text;
+    this.write(run.start.infill ? run.end.text : promptOf(run) + run.end.text);
     byId("text").focus();
     byId("text").setSelectionRange(0, 0);
   }
 
   /** Runs the text with a hole in place of a stretch of it. */
   refill(text, { from, to }, count) {
-    byId("text").value = `${text.slice(0, from)}[[${count}]]${text.slice(to)}`;
+    this.write(`${text.slice(0, from)}[[${count}]]${text.slice(to)}`);
     return this.run();
+  }
+
+  write(text, about = "") {
+    byId("text").value = text;
+    byId("about-example").textContent = about;
   }
 
   // The link: only what differs from the defaults, behind the #, which no server is sent.
@@ -139,8 +144,7 @@ class Texts {
     const values = new URLSearchParams(hash.slice(1));
     if (!values.has("text") || this.page.view.isRunning) return false;
     this.page.settings.fill(Object.fromEntries(values));
-    byId("text").value = values.get("text");
-    byId("about-example").textContent = "";
+    this.write(values.get("text"));
     byId("compare").checked = values.get("compare") === "1";
     const holes = [...values.get("text").matchAll(/\[\[(\d+)\]\]/g)].map(([, size]) => Number(size));
     const asked = holes.length ? holes.reduce((a, b) => a + b) : Number(values.get("max_tokens") ?? 0);
