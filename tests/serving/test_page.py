@@ -129,9 +129,11 @@ def test_the_first_example_is_a_sudoku_that_is_filled_in_where_it_stands(page) -
     assert page.locator(".token.given:visible").count() == 28
     assert page.locator(".summary").inner_text() == "solved"
     digits = "".join(page.locator(".token:visible .own").all_inner_texts())
-    puzzle = re.sub(
-        r"\[\[(\d)\]\]", lambda hole: "0" * int(hole[1]), page.input_value("#text")
-    ).removeprefix("Sudoku\n").strip()
+    puzzle = (
+        re.sub(r"\[\[(\d)\]\]", lambda hole: "0" * int(hole[1]), page.input_value("#text"))
+        .removeprefix("Sudoku\n")
+        .strip()
+    )
     answer = "\n".join(digits[row : row + 9] for row in range(0, 81, 9))
     assert is_solved("sudoku", puzzle, answer)
     assert page.locator(".token.masked").count() == 0

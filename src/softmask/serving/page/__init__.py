@@ -120,8 +120,8 @@ def _field(path: str) -> dict[str, Any]:
     field: dict[str, Any] = {"name": path, "kind": kinds[0], "help": found.metadata["help"]}
     if name in CHOICES:
         # The values stand in the list beside the sentence.
-        listed = ": " + ", ".join(CHOICES[name])
-        field |= {"choices": list(CHOICES[name]), "help": field["help"].removesuffix(listed)}
+        sentence = field["help"].replace(": " + ", ".join(CHOICES[name]), "")
+        field |= {"choices": list(CHOICES[name]), "help": sentence}
     return field
 
 

@@ -69,7 +69,9 @@ class Canvas {
     };
     for (let first = 0, next; first < this.places.length; first = next) {
       const text = endAt(first);
-      for (next = first + 1; text && endAt(next) === text; next++) this.places[next].root.hidden = true;
+      for (next = first + 1; text && endAt(next) === text; next++) {
+        this.places[next].root.hidden = true;
+      }
       if (next > first + 1) this.places[first].root.dataset.count = ` \u00d7 ${next - first}`;
     }
   }

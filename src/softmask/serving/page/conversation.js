@@ -2,11 +2,13 @@
 // this tab, until it is cleared or the tab is closed.
 
 const KEPT = "softmask-conversation";
+const SAME = "the same as before: nothing is left to chance at temperature 0, or with this seed";
 
 class Conversation {
   constructor(page) {
     this.page = page;
     this.turns = [];
+    this.messages = [];
     byId("composer").addEventListener("submit", (event) => {
       event.preventDefault();
       this.send(byId("say").value);
@@ -26,7 +28,8 @@ class Conversation {
   // What is kept.
 
   restore() {
-    const { system, turns } = JSON.parse(recall("sessionStorage", KEPT) ?? '{"system":"","turns":[]}');
+    const kept = recall("sessionStorage", KEPT);
+    const { system, turns } = kept ? JSON.parse(kept) : { system: "", turns: [] };
     byId("system-text").value = system;
     byId("system").open = Boolean(system);
     this.turns = turns;
@@ -48,7 +51,7 @@ class Conversation {
 
   show() {
     const { refill } = this.page;
-    for (const message of this.messages ?? []) for (const host of [message.said, message.field]) refill.forget(host);
+    for (const { said, field } of this.messages) [said, field].map((host) => refill.forget(host));
     this.messages = this.turns.map((turn, i) => this.message(turn, i));
     byId("messages").replaceChildren(...this.messages.map((message) => message.root));
     byId("clear").hidden = !this.turns.length;
@@ -64,12 +67,12 @@ class Conversation {
     if (!isUser && isLast) acts.Regenerate = () => this.regenerate();
     if (turn.run) acts.Steps = () => this.showSteps(turn);
     const save = (text) => (isUser ? this.resend(i, text) : this.change(i, text));
-    const watch = (message) => {
-      const act = (text, stretch, count) => this.refill(i, text, stretch, count);
-      this.page.refill.watch(message.said, () => turn.content, act);
-      this.page.refill.watch(message.field, () => message.field.value, act);
-    };
-    return new Message(turn, isUser ? "You" : this.page.data.model.name, acts, save, isUser ? null : watch);
+    const message = new Message(turn, isUser ? "You" : this.page.data.model.name, acts, save);
+    if (isUser) return message;
+    const act = (text, stretch, count) => this.refill(i, text, stretch, count);
+    this.page.refill.watch(message.said, () => turn.content, act);
+    this.page.refill.watch(message.field, () => message.field.value, act);
+    return message;
   }
 
   showSteps({ run }) {
@@ -121,7 +124,7 @@ class Conversation {
       return this.show();
     }
     turn.content = run.end.text;
-    if (before === turn.content) turn.note += " \u00b7 the same as before: there is no chance in it at temperature 0, or with this seed";
+    if (before === turn.content) turn.note += ` \u00b7 ${SAME}`;
     this.show();
     this.page.say(turn.content);
   }
@@ -133,7 +136,7 @@ class Conversation {
     const turn = Object.assign(this.turns[i], { content: text, fresh: null });
     const run = await this.run(turn, { messages: this.messagesOf(this.turns.slice(0, i)), infill });
     if (run && run.end.finish_reason !== "cancelled") {
-      const { text: content, stretch } = fillIn(run, infill.split(/\[\[(\d+)\]\]/));
+      const { text: content, stretch } = fillIn(run, partsOf(infill));
       Object.assign(turn, { content, fresh: stretch });
       this.page.say(content);
     }
@@ -165,7 +168,7 @@ class Conversation {
     const on = {
       start: (start) => {
         run = new Run(start);
-        draft = new Draft(said, run, asked.infill?.split(/\[\[(\d+)\]\]/) ?? ["", run.slots.length, ""]);
+        draft = new Draft(said, run, partsOf(asked.infill) ?? ["", run.slots.length, ""]);
       },
       step: (step) => {
         run.add(step);
@@ -177,7 +180,8 @@ class Conversation {
       },
       end: (end) => (run.end = end),
     };
-    const error = await denoise({ ...asked, ...more }, page.key, page.abort.signal, on).catch((one) => one);
+    const running = denoise({ ...asked, ...more }, page.key, page.abort.signal, on);
+    const error = await running.catch((one) => one);
     if (run && !run.end) run.close(error?.ending ?? "cancelled");
     page.over(error && !isAbort(error) ? error : null);
     if (!run || (error && !run.steps.length)) return null;

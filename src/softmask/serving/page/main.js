@@ -18,7 +18,8 @@ class Page {
   startLive() {
     const { name, context, soft_mask: soft, chat, keyed } = this.data.model;
     const mixed = soft && `soft-masking k ${soft.k}, scale ${fixed(soft.scale)}`;
-    byId("model").textContent = [name, `context ${context}`, mixed].filter(Boolean).join(" \u00b7 ");
+    const facts = [name, `context ${context}`, mixed].filter(Boolean);
+    byId("model").textContent = facts.join(" \u00b7 ");
     document.title = `${name} - softmask`;
     byId("settings").hidden = byId("runs").hidden = false;
     byId("key").hidden = !keyed;
@@ -27,7 +28,6 @@ class Page {
     this.refill = new Refill(() => !this.view.isRunning);
     this.texts = new Texts(this);
     this.conversation = chat ? new Conversation(this) : null;
-    this.refill.watch(byId("text"), () => byId("text").value, (...stretch) => this.texts.refill(...stretch));
     byId("conversation-view").addEventListener("click", () => this.setView("conversation"));
     byId("text-view").addEventListener("click", () => this.setView("text"));
     addEventListener("hashchange", () => this.follow(location.hash));

@@ -2,10 +2,10 @@
 
 class Message {
   /**
-   * `turn`: { role, content, note, fresh }; `acts`: names of buttons and what they do;
-   * `save(text)`: takes an edited text over; `refill(text, stretch, count)` or null.
+   * `turn`: { role, content, note, fresh }, where `fresh` is the stretch that was refilled; `acts`:
+   * names of buttons and what they do; `save(text)` takes an edited text over.
    */
-  constructor(turn, name, acts, save, watch) {
+  constructor(turn, name, acts, save) {
     this.root = byId("message").content.firstElementChild.cloneNode(true);
     this.root.classList.add(turn.role);
     const part = (selector) => this.root.querySelector(selector);
@@ -33,7 +33,6 @@ class Message {
       if (event.key === "Escape") this.edit(false);
       if (turn.role === "user" && isSending(event)) this.form.requestSubmit();
     });
-    watch?.(this);
   }
 
   write() {

@@ -46,8 +46,8 @@ class Panel {
     const layout = isThere[wanted] ? wanted : "cells";
     // A run's text is there once: as the canvas, as a puzzle, or below the cells.
     this.outcome.hidden = layout !== "cells";
-    if (canvas.run === run && canvas.layout === layout && canvas.isOver === (run.end !== null)) return;
-    canvas.show(run, layout, this.puzzle);
+    const isShown = canvas.run === run && canvas.layout === layout;
+    if (!isShown || canvas.isOver !== (run.end !== null)) canvas.show(run, layout, this.puzzle);
   }
 
   draw(step, isLive) {
@@ -145,7 +145,8 @@ function tellDifference(panels) {
     if (!words) return panel.tell([asCommon(texts[i])]);
     const parting = partingOf(panel.run, runs[1 - i]);
     panel.differs = panel.puzzle ? parting?.positions : positionsOf(panel.run, words[i]);
-    panel.tell(words[i], parting ? apart(panel, parting, words[i], runs[1 - i]) : `the same text as ${runs[1 - i].name}`);
+    const same = `the same text as ${runs[1 - i].name}`;
+    panel.tell(words[i], parting ? apart(panel, parting, words[i], runs[1 - i]) : same);
   });
 }
 

@@ -22,8 +22,8 @@ class Refill {
   }
 
   /**
-   * Watches an element or a field. `read()` gives its text, `act(text, { from, to }, count)` refills
-   * a stretch of it.
+   * Watches an element or a field. `read()` gives its text, `act(text, { from, to }, count)`
+   * refills a stretch of it.
    */
   watch(host, read, act) {
     this.hosts.set(host, { host, read, act });
@@ -38,7 +38,8 @@ class Refill {
     if (this.bar.contains(document.activeElement)) return;
     const [subject, stretch] = this.find();
     if (!stretch || !this.isFree()) return this.hide();
-    if (this.subject === subject && this.stretch.from === stretch.from && this.stretch.to === stretch.to) return;
+    const { from, to } = this.stretch ?? {};
+    if (this.subject === subject && from === stretch.from && to === stretch.to) return;
     Object.assign(this, { subject, stretch });
     const text = subject.read().slice(stretch.from, stretch.to);
     this.quote.textContent = text.length > 40 ? `${text.slice(0, 38)}\u2026` : text;
@@ -56,7 +57,8 @@ class Refill {
     const selection = getSelection();
     if (!selection.rangeCount || selection.isCollapsed) return [null, null];
     const range = selection.getRangeAt(0);
-    const subject = [...this.hosts.values()].find(({ host }) => host.contains(range.startContainer));
+    const begins = ({ host }) => host.contains(range.startContainer);
+    const subject = [...this.hosts.values()].find(begins);
     return subject ? [subject, stretchOf(subject.host, range)] : [null, null];
   }
 
@@ -77,6 +79,9 @@ class Refill {
   }
 }
 
+/** What is written in a text with holes and, in every second place, how large a hole is. */
+const partsOf = (text) => text?.split(/\[\[(\d+)\]\]/);
+
 /** What a range that begins in an element takes of its text; null where that is nothing. */
 function stretchOf(host, range) {
   const part = range.cloneRange();
@@ -90,7 +95,7 @@ function stretchOf(host, range) {
   return from < to ? { from, to } : null;
 }
 
-/** About how many tokens a text has: digits and line breaks are tokens, words one in four letters. */
+/** About how many tokens a text has: a digit or a line break is one, and four letters of a word. */
 function tokensIn(text) {
   const parts = text.match(/\d|\n|[^\s\d]+/g) ?? [" "];
   return parts.reduce((sum, part) => sum + Math.ceil(part.length / 4), 0);

@@ -6,7 +6,7 @@ const TYPICAL = { seed: "new each time", "softmask.steps": "= masks" };
 class Settings {
   constructor({ model, settings }) {
     this.model = model;
-    this.defaults = this.readDefaults();
+    this.defaults = this.readDefaults("");
     this.fields = [];
     const groups = settings.map(({ name, fields }) => {
       const group = element("fieldset");
@@ -22,18 +22,16 @@ class Settings {
     const row = element("label");
     const title = element("span", "name", name.split(".").at(-1).replaceAll("_", " "));
     const field = choices ? element("select") : element("input");
-    const value = this.defaults.get(name);
-    const isSoft = name.startsWith(SOFT);
     if (choices) {
-      const usual = element("option", "", isSoft || value === undefined ? "default" : `default: ${value}`);
-      usual.value = "";
-      field.append(usual, ...choices.map((choice) => element("option", "", choice)));
+      const options = ["", ...choices].map((choice) => element("option", "", choice));
+      options[0].value = "";
+      field.append(...options);
     } else {
       field.type = "number";
       field.step = kind === "int" ? 1 : "any";
-      field.placeholder = isSoft ? "" : (value ?? TYPICAL[name] ?? "");
     }
     field.name = name;
+    this.hint(field);
     const sentence = element("small", "", help);
     sentence.id = `help-${name}`;
     field.setAttribute("aria-describedby", sentence.id);
@@ -44,10 +42,26 @@ class Settings {
     return all;
   }
 
+  /** Shows the defaults for a text: a model may bring others for texts that begin in some way. */
+  suit(text) {
+    this.defaults = this.readDefaults(text);
+    for (const field of this.fields) this.hint(field);
+  }
+
+  hint(field) {
+    const isSoft = field.name.startsWith(SOFT);
+    const value = isSoft ? undefined : this.defaults.get(field.name);
+    if (field instanceof HTMLSelectElement) {
+      field.options[0].textContent = value === undefined ? "default" : `default: ${value}`;
+    } else field.placeholder = isSoft ? "" : (value ?? TYPICAL[field.name] ?? "");
+  }
+
   /** What the model takes where a field is empty, by the field's name. */
-  readDefaults() {
-    const { sampling, soft_mask: soft, max_tokens: tokens } = this.model;
-    const values = new Map([["max_tokens", tokens]]);
+  readDefaults(text) {
+    const { prompt_kinds: kinds = [], soft_mask: soft, max_tokens: usual } = this.model;
+    const isOf = (kind) => kind.prompt_starts_with.some((start) => text.startsWith(start));
+    const { sampling, max_new_tokens: tokens } = kinds.find(isOf) ?? this.model;
+    const values = new Map([["max_tokens", tokens ?? usual]]);
     for (const [name, value] of Object.entries(sampling)) {
       values.set(["temperature", "top_p"].includes(name) ? name : `softmask.${name}`, value);
     }
@@ -84,7 +98,8 @@ class Settings {
     if (!wrong) return;
     this.point(wrong);
     const kind = wrong.step === "1" ? "a whole number" : "a number";
-    throw new Refusal(`${wrong.name.split(".").at(-1)} must be ${kind}`, "Change it, and run again.");
+    const name = wrong.name.split(".").at(-1);
+    throw new Refusal(`${name} must be ${kind}`, "Change it, and run again.");
   }
 
   /** Leads to the field that an error names first. */

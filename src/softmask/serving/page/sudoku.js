@@ -51,7 +51,8 @@ function sudokuVerdict(run, puzzle) {
 function faultOf({ side, box, cells }, digits) {
   const isDigit = (text) => /^[1-9]$/.test(text) && Number(text) <= side;
   if (!digits.every(isDigit)) return `not ${side * side} digits`;
-  if (cells.some(({ given }, i) => given && given !== digits[i])) return "a given digit was changed";
+  const isChanged = ({ given }, i) => given && given !== digits[i];
+  if (cells.some(isChanged)) return "a given digit was changed";
   const groups = {
     row: (i) => Math.floor(i / side),
     column: (i) => i % side,

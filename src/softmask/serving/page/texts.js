@@ -22,9 +22,11 @@ class Texts {
       this.run();
     });
     byId("stop").addEventListener("click", () => page.abort.abort());
+    const refill = (text, stretch, count) => this.refill(text, stretch, count);
+    page.refill.watch(byId("text"), () => byId("text").value, refill);
     byId("share").addEventListener("click", () => this.share());
     byId("use").addEventListener("click", () => this.use());
-    byId("text").addEventListener("input", () => (byId("about-example").textContent = ""));
+    byId("text").addEventListener("input", () => this.write(byId("text").value));
     byId("text").addEventListener("keydown", (event) => {
       if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) this.run();
     });
@@ -104,9 +106,9 @@ class Texts {
     const token = (text) => ({ id: -1, text, masked: text === "" });
     const given = (text) => (text.match(/\d|\n|[^\d\n]+/g) ?? []).map(token);
     const masks = (count) => Array(Math.min(count, this.model.context)).fill("").map(token);
-    const tokens = body.infill
-      ? body.infill.split(/\[\[(\d+)\]\]/).flatMap((part, i) => (i % 2 ? masks(part) : given(part)))
-      : [...given(byId("text").value), ...masks(body.max_tokens ?? this.model.max_tokens)];
+    const count = body.max_tokens ?? this.page.settings.defaults.get("max_tokens");
+    const parts = partsOf(body.infill) ?? [body.prompt, count];
+    const tokens = parts.flatMap((part, i) => (i % 2 ? masks(part) : given(part)));
     return new Run({ name, tokens, infill: Boolean(body.infill), settings: {} });
   }
 
@@ -125,8 +127,9 @@ class Texts {
   }
 
   write(text, about = "") {
-    byId("text").value = text;
+    if (byId("text").value !== text) byId("text").value = text;
     byId("about-example").textContent = about;
+    this.page.settings.suit(text);
   }
 
   // The link: only what differs from the defaults, behind the #, which no server is sent.
@@ -146,10 +149,9 @@ class Texts {
     this.page.settings.fill(Object.fromEntries(values));
     this.write(values.get("text"));
     byId("compare").checked = values.get("compare") === "1";
-    const holes = [...values.get("text").matchAll(/\[\[(\d+)\]\]/g)].map(([, size]) => Number(size));
-    const asked = holes.length ? holes.reduce((a, b) => a + b) : Number(values.get("max_tokens") ?? 0);
-    const steps = Number(values.get("softmask.steps") ?? 0);
-    if (Math.max(asked, steps) > MOST_OF_LINK) {
+    const holes = partsOf(values.get("text")).filter((_, i) => i % 2).map(Number);
+    const steps = ["max_tokens", "softmask.steps"].map((name) => Number(values.get(name) ?? 0));
+    if (Math.max(...steps, holes.reduce((a, b) => a + b, 0)) > MOST_OF_LINK) {
       this.page.say(`This link asks for more than ${MOST_OF_LINK} tokens: look at it, and run it.`);
     } else if (!this.model.keyed) this.run();
     return true;

@@ -15,7 +15,9 @@ class View {
       const text = JSON.stringify(traceOf(this.runs));
       save(new Blob([text], { type: "application/json" }), "softmask-trace.json");
     });
-    byId("png").addEventListener("click", async () => save(await pictureOf(byId("panels")), "softmask.png"));
+    byId("png").addEventListener("click", async () => {
+      save(await pictureOf(byId("panels")), "softmask.png");
+    });
     listenToTokens(this, byId("panels"));
     listenToStrips(this, byId("panels"));
   }
@@ -102,7 +104,9 @@ class View {
     this.layout = layout;
     const isPuzzle = !byId("grid").hidden;
     const pressed = layout === "grid" && !isPuzzle ? "cells" : layout;
-    for (const name of ["grid", "cells", "prose"]) byId(name).ariaPressed = String(name === pressed);
+    for (const name of ["grid", "cells", "prose"]) {
+      byId(name).ariaPressed = String(name === pressed);
+    }
     for (const panel of this.panels) panel.setLayout(layout);
     this.draw();
   }
