@@ -688,7 +688,7 @@ def test_a_screen_reader_is_told_how_far_it_is_and_the_final_text(page) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_accessibility_has_nothing_serious_in_any_state(page, scheme: str) -> None:
+def test_accessibility_has_nothing_serious_in_any_state(page, chat, scheme: str) -> None:
     axe_playwright = pytest.importorskip("axe_playwright_python.sync_playwright")
     # The checker is put into the page as a script, which the page's own policy forbids.
     source = Path(axe_playwright.__file__).with_name("axe.min.js").read_text(encoding="utf-8")
@@ -705,21 +705,26 @@ def test_accessibility_has_nothing_serious_in_any_state(page, scheme: str) -> No
         ]
         assert not serious
 
-    check("loaded")
     page.evaluate("document.getElementById('settings').open = true")
-    check("settings")
+    check("opening")
     run(page)
-    check("finished")
     scrub(page, 3)
-    check("scrubbed")
     page.locator(".token.masked").first.focus()
-    check("focus")
-    page.click("#prose")
-    check("prose")
+    check("focus in a run")
     put(page, "softmask.alg", "origin")
     put(page, "softmask.threshold", "0.9")
+    page.click("#prose")
     run(page)
-    check("error")
+    check("prose and an error")
+    page = chat
+    page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
+    page.fill("#say", "Hello")
+    page.press("#say", "Enter")
+    ended(page)
+    page.get_by_role("button", name="Edit").last.click()
+    page.keyboard.press("Control+a")
+    page.wait_for_selector("#refill:not([hidden])")
+    check("refill")
 
 
 @pytest.mark.parametrize("name", ["Sudoku", "Story"])
