@@ -127,6 +127,8 @@ class Conversation {
     if (before === turn.content) turn.note += ` \u00b7 ${SAME}`;
     this.show();
     this.page.say(turn.content);
+    // What was pressed for it is gone.
+    if (document.activeElement === document.body) byId("say").focus({ preventScroll: true });
   }
 
   /** Refills a stretch of an answer; a stop leaves it as it was. */
@@ -141,6 +143,7 @@ class Conversation {
       this.page.say(content);
     }
     this.show();
+    this.messages[i].root.querySelector(".acts button").focus();
   }
 
   messagesOf(turns) {

@@ -33,7 +33,8 @@ class Draft {
     if (place.drawn === drawn) return;
     place.drawn = drawn;
     place.root.className = state;
-    place.root.textContent = text;
+    // Of a character that takes several tokens each is half a one.
+    place.root.textContent = text.replaceAll("\ufffd", SIGNS["\ufffd"]);
     place.root.style.setProperty("--share", share);
   }
 }

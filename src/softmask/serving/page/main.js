@@ -21,7 +21,7 @@ class Page {
     const facts = [name, `context ${context}`, mixed].filter(Boolean);
     byId("model").textContent = facts.join(" \u00b7 ");
     document.title = `${name} - softmask`;
-    byId("settings").hidden = byId("runs").hidden = false;
+    byId("settings").hidden = byId("refills").hidden = false;
     byId("key").hidden = !keyed;
     byId("views").hidden = !chat;
     this.settings = new Settings(this.data);
@@ -60,6 +60,7 @@ class Page {
     const isText = name === "text";
     byId("form").hidden = !isText;
     byId("conversation").hidden = isText;
+    byId("runs").hidden = !isText;
     byId("text-view").ariaPressed = String(isText);
     byId("conversation-view").ariaPressed = String(!isText);
     keep("sessionStorage", VIEW, name);

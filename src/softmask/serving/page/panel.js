@@ -59,7 +59,6 @@ class Panel {
     this.count(index, settled);
     if (!run.end) this.tellDecided();
     if (!isLive) this.alternative.textContent = this.canvas.words(index);
-    this.summary.classList.toggle("later", run.end !== null && !settled);
     return index;
   }
 

@@ -123,7 +123,7 @@ class Texts {
   /** Runs the text with a hole in place of a stretch of it. */
   refill(text, { from, to }, count) {
     this.write(`${text.slice(0, from)}[[${count}]]${text.slice(to)}`);
-    return this.run();
+    return this.run().then(() => byId("use").focus());
   }
 
   write(text, about = "") {
