@@ -419,13 +419,18 @@ def test_what_is_empty_is_not_sent_and_defaults_are_shown(new_page, address) -> 
     soft = {"mode": "topk", "k": 2, "scale": 0.5, "offset": -1.0, "steepness": 2.0}
     soft |= {"temperature": 1.0, "schedule": "linear"}
     sampling = {"temperature": 0.7, "block_length": 16, "alg": "entropy"}
-    bodies = live_page(page, address, soft_mask=soft, sampling=sampling)
+    kind = {"prompt_starts_with": ["Sum\n"], "sampling": {"alg": "origin"}, "max_new_tokens": 3}
+    bodies = live_page(page, address, soft_mask=soft, sampling=sampling, prompt_kinds=[kind])
     assert page.locator("#examples").is_hidden()
     page.evaluate("document.getElementById('settings').open = true")
     for name, value in (("temperature", "0.7"), ("softmask.block_length", "16")):
         assert page.get_attribute(f"[name='{name}']", "placeholder") == value
     assert page.locator("[name='softmask.alg'] option").first.inner_text() == "default: entropy"
     assert page.input_value("[name='softmask.soft_mask.schedule']") == "linear"
+    page.fill("#text", "Sum\n1+1=")  # a text of a kind that has defaults of its own
+    assert page.get_attribute("[name='max_tokens']", "placeholder") == "3"
+    assert page.get_attribute("[name='temperature']", "placeholder") == ""
+    assert page.locator("[name='softmask.alg'] option").first.inner_text() == "default: origin"
     page.fill("#text", "Hello")
     page.set_checked("#compare", False)
     run(page)
@@ -635,6 +640,7 @@ def test_the_picture_is_a_png_of_what_is_shown(new_page, trace, tmp_path) -> Non
 
 
 def test_a_keyboard_alone_runs_scrubs_and_reads(page) -> None:
+    put(page, "max_tokens", "24")
     page.focus("#text")
     page.keyboard.press("Control+a")
     page.keyboard.type("One day, Tom")

@@ -145,10 +145,23 @@ def test_a_stretch_of_any_text_is_refilled(page) -> None:
     page.wait_for_selector(".outcome:has-text('to the park')")
     ended(page)
     assert bodies[0]["infill"] == "One day,[[2]] to the park."
+    page.locator(".outcome").evaluate(
+        """(outcome) => {
+          const range = document.createRange();
+          range.selectNodeContents(outcome);
+          range.setStart(outcome.lastChild, outcome.lastChild.data.length - 5);
+          getSelection().removeAllRanges();
+          getSelection().addRange(range);
+        }"""
+    )
+    page.click("#refill button")
+    page.wait_for_function("() => document.querySelectorAll('.token.slot.done').length === 2")
+    assert bodies[1]["infill"].endswith(" to the [[2]]")
+    assert bodies[1]["infill"].startswith("One day,")
     page.click("#use")
     text = page.input_value("#text")
     assert text.startswith("One day,")
-    assert text.endswith(" to the park.")
+    assert " to the " in text
     assert "[[" not in text
     put(page, "max_tokens", "6")
     run(page)

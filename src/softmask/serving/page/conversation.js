@@ -50,10 +50,10 @@ class Conversation {
   // What is seen.
 
   show() {
-    const { refill } = this.page;
-    for (const { said, field } of this.messages) [said, field].map((host) => refill.forget(host));
+    this.page.refill.hide();
     this.messages = this.turns.map((turn, i) => this.message(turn, i));
     byId("messages").replaceChildren(...this.messages.map((message) => message.root));
+    this.turns.forEach((turn, i) => turn.role === "assistant" && this.watch(turn, i));
     byId("clear").hidden = !this.turns.length;
     this.keep();
   }
@@ -67,12 +67,14 @@ class Conversation {
     if (!isUser && isLast) acts.Regenerate = () => this.regenerate();
     if (turn.run) acts.Steps = () => this.showSteps(turn);
     const save = (text) => (isUser ? this.resend(i, text) : this.change(i, text));
-    const message = new Message(turn, isUser ? "You" : this.page.data.model.name, acts, save);
-    if (isUser) return message;
+    return new Message(turn, isUser ? "You" : this.page.data.model.name, acts, save);
+  }
+
+  watch(turn, i) {
+    const { said, field } = this.messages[i];
     const act = (text, stretch, count) => this.refill(i, text, stretch, count);
-    this.page.refill.watch(message.said, () => turn.content, act);
-    this.page.refill.watch(message.field, () => message.field.value, act);
-    return message;
+    this.page.refill.watch(said, () => turn.content, act);
+    this.page.refill.watch(field, () => field.value, act);
   }
 
   showSteps({ run }) {

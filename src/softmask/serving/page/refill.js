@@ -26,12 +26,8 @@ class Refill {
    * refills a stretch of it.
    */
   watch(host, read, act) {
+    for (const known of this.hosts.keys()) if (!known.isConnected) this.hosts.delete(known);
     this.hosts.set(host, { host, read, act });
-  }
-
-  forget(host) {
-    this.hosts.delete(host);
-    if (this.subject?.host === host) this.hide();
   }
 
   look() {

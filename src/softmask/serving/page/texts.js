@@ -82,6 +82,7 @@ class Texts {
     else if (begun.length < view.panels.length) view.show(begun);
     else view.settle();
     byId("use").hidden = !begun.length;
+    if (begun.length) for (const panel of view.panels) this.watch(panel);
     this.page.say(begun.map((run) => `${run.name}: ${run.end.text}`).join("\n"));
   }
 
@@ -112,10 +113,19 @@ class Texts {
     return new Run({ name, tokens, infill: Boolean(body.infill), settings: {} });
   }
 
+  /** What a run wrote can be refilled where it stands: its last lines are what is shown there. */
+  watch({ run, outcome }) {
+    const act = (shown, { from, to }, count) => {
+      const text = textOf(run);
+      const before = text.length - shown.length;
+      this.refill(text, { from: before + from, to: before + to }, count);
+    };
+    this.page.refill.watch(outcome, () => outcome.textContent, act);
+  }
+
   /** The first run's whole text as the one to work on. */
   use() {
-    const [run] = this.page.view.runs;
-    this.write(run.start.infill ? run.end.text : promptOf(run) + run.end.text);
+    this.write(textOf(this.page.view.runs[0]));
     byId("text").focus();
     byId("text").setSelectionRange(0, 0);
   }
@@ -165,3 +175,7 @@ class Texts {
     setTimeout(() => (byId("share").textContent = "Copy link"), 2000);
   }
 }
+
+/** What was given and what was written, as one text. */
+const textOf = ({ start, slots, end }) =>
+  start.infill ? end.text : promptOf({ start, slots }) + end.text;
