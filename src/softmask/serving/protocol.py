@@ -291,7 +291,8 @@ class DenoiseRequest(Shared):
         given = [name for name in ("prompt", "messages", "infill") if getattr(self, name)]
         if len(given) != 1 and given != ["messages", "infill"]:
             raise ValueError(
-                "give one of prompt, messages and infill, or messages and their answer as infill"
+                "give exactly one of prompt, messages and infill, or messages and their answer as "
+                "infill"
             )
         if self.infill and self.max_tokens is not None:
             raise ValueError("the holes of infill say how long they are: leave out max_tokens")
