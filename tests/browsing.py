@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import json
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+
+from processes import ENVIRONMENT, python
 
 from softmask.serving.config import ServeConfig
 from softmask.serving.http_server import HttpServer
@@ -54,9 +55,14 @@ def serving(checkpoint) -> Iterator[str]:
 @contextlib.contextmanager
 def serving_alone(*options: str) -> Iterator[tuple[str, subprocess.Popen]]:
     """The address of a server of the bundled model, and its process."""
-    command = [str(Path(sys.executable).parent / "softmask"), "serve", "--port", "0", *options]
+    command = [*python(), "-m", "softmask", "serve", "--port", "0", *options]
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, bufsize=1
+        command,
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        bufsize=1,
     )
     try:
         yield process.stdout.readline().split()[-1], process
