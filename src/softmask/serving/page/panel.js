@@ -58,6 +58,7 @@ class Panel {
     this.strip.draw(Math.min(step, run.total), this.chosen ?? null);
     this.count(index, settled);
     if (!run.end) this.tellDecided();
+    this.summary.classList.toggle("later", run.end !== null && !settled);
     if (!isLive) this.alternative.textContent = this.canvas.words(index);
     return index;
   }
