@@ -1,11 +1,11 @@
 """Makes what the page opens on, and its examples, from today's bundled model.
 
     python benchmarks/page_opening.py                writes opening.json and examples.json
-    python benchmarks/page_opening.py --seeds 100    over more seeds than 20
+    python benchmarks/page_opening.py --puzzles 50   quicker, over fewer puzzles than 250
 
 An example is kept where the soft-masked and the plain run differ more often than not: over new
-puzzles of its kind, or over seeds of its text. What it says of itself are these rates. The opening
-is a recorded run of the first example, cut down to what the page draws.
+puzzles of its kind, or over 20 seeds of its text. What it says of itself are these rates. The
+opening is a recorded run of the first example, cut down to what the page draws.
 """
 
 from __future__ import annotations
@@ -30,30 +30,36 @@ from softmask.serving.trace import record, trace_file
 PAGE = Path(softmask.__file__).parent / "serving" / "page"
 # The hardest grids, each with one solution, in as few forwards as still solve half of them.
 GIVENS, STEPS = 28, 8
-STORY, STORY_TOKENS = "One day, Tom", 64
+STORY, STORY_TOKENS, SEEDS = "One day, Tom", 64, 20
 HOLES = "One day,[[5]] went to the park. He was very happy because[[8]]."
 # Of a position, all but those of next to no probability; of a number; bytes.
 CANDIDATES, SMALLEST, DIGITS, LARGEST = 3, 0.02, 2, 36_000
+BATCH = 50
 Texts = tuple[list[str], list[str]]  # soft-masked, plain
 
 
 def answers(checkpoint: Checkpoint, puzzles: list[Puzzle], fewer: float) -> Texts:
     """What is written behind or into puzzles of one kind."""
+    batches = [puzzles[start : start + BATCH] for start in range(0, len(puzzles), BATCH)]
     both = [
-        [done.text for done in solve(checkpoint, puzzles, fewer, soft).completions()]
+        [
+            done.text
+            for batch in batches
+            for done in solve(checkpoint, batch, fewer, soft).completions()
+        ]
         for soft in (checkpoint.soft_mask, None)
     ]
     return both[0], both[1]
 
 
-def stories(checkpoint: Checkpoint, text: str, seeds: int, **more: Any) -> Texts:
+def stories(checkpoint: Checkpoint, text: str, **more: Any) -> Texts:
     """A text gone on with, or its holes filled in, seed by seed; as the checkpoint samples."""
     both = [
         [
             Generation(checkpoint, text, soft_mask=soft, seed=seed, chat=False, **more)
             .completions()[0]
             .text
-            for seed in range(seeds)
+            for seed in range(SEEDS)
         ]
         for soft in (checkpoint.soft_mask, None)
     ]
@@ -84,7 +90,7 @@ def of_puzzles(
     return (alone or puzzles)[0], sum(differ) / seeds if alone else 0.0, sentence
 
 
-def make_examples(checkpoint: Checkpoint, seeds: int) -> list[dict[str, Any]]:
+def make_examples(checkpoint: Checkpoint, count: int) -> list[dict[str, Any]]:
     """All that are worth showing, with what they say of themselves."""
     greedy = {"alg": ALG, "temperature": 0, "top_p": 1, "block_length": 0}
     blanks = 81 - GIVENS
@@ -97,18 +103,18 @@ def make_examples(checkpoint: Checkpoint, seeds: int) -> list[dict[str, Any]]:
 
     puzzle, rate, about = of_puzzles(
         checkpoint,
-        seeds,
+        count,
         lambda rng: new_sudoku_9x9(rng, GIVENS),
         blanks / STEPS,
         f"A 9x9 Sudoku of {GIVENS} givens, its {blanks} blanks filled in where they stand, in "
         f"{STEPS} forwards",
     )
     add("Sudoku", holed(puzzle), {**greedy, "steps": STEPS}, rate, about)
-    for numbers, fewer in ((3, 1), (4, 4), (5, 4)):
+    for numbers, fewer in ((4, 4), (5, 4)):
         masks = NEW_TOKENS[f"countdown_{numbers}"]
         puzzle, rate, about = of_puzzles(
             checkpoint,
-            seeds,
+            count,
             lambda rng, n=numbers: generate_countdown(rng, n),  # type: ignore[misc]
             fewer,
             f"{numbers} numbers and a target, joined step by step, in {masks // fewer} forwards",
@@ -117,7 +123,7 @@ def make_examples(checkpoint: Checkpoint, seeds: int) -> list[dict[str, Any]]:
         add(f"Countdown, {numbers} numbers", puzzle.prompt, settings, rate, about)
     told = (
         "A 6 M-parameter model's story: words by habit, no plot. In stories it is seldom sure of a "
-        "word it leaves open, so little is fed back (see mean lambda)"
+        "word it leaves open, so lambda is near 0 and little is fed back"
     )
     for name, text, more, settings in (
         ("Story", STORY, {"max_new_tokens": STORY_TOKENS}, {"max_tokens": STORY_TOKENS}),
@@ -128,10 +134,10 @@ def make_examples(checkpoint: Checkpoint, seeds: int) -> list[dict[str, Any]]:
             {"steps": 4, **greedy},
         ),
     ):
-        differ = differing(stories(checkpoint, text, seeds, **more))
-        about = f"{told}. Over {seeds} seeds soft-masked and plain differ in {sum(differ)}."
+        differ = differing(stories(checkpoint, text, **more))
+        about = f"{told}. Over {SEEDS} seeds soft-masked and plain differ in {sum(differ)}."
         seed = differ.index(True) if any(differ) else 0
-        add(name, text, {**settings, "seed": seed}, sum(differ) / seeds, about)
+        add(name, text, {**settings, "seed": seed}, sum(differ) / SEEDS, about)
     return found
 
 
@@ -185,10 +191,10 @@ def shortened(value: Any) -> Any:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--puzzles", type=int, default=250, help="of each kind (default 250)")
     args = parser.parse_args()
     checkpoint = softmask.load(device="cpu")
-    examples = make_examples(checkpoint, args.seeds)
+    examples = make_examples(checkpoint, args.puzzles)
     lines = ",\n ".join(json.dumps(example) for example in examples)
     (PAGE / "examples.json").write_text(f"[\n {lines}\n]\n", encoding="utf-8")
     write_opening(checkpoint, examples[0])
