@@ -87,6 +87,13 @@ def encode_holes(checkpoint: Checkpoint, text: str, *, control: bool = True) -> 
     return ids
 
 
+def encode_turn_end(checkpoint: Checkpoint) -> list[int]:
+    """The token by which the chat template ends an answer, alone in a list; empty: it has none."""
+    turn = [{"role": "user", "content": "."}, {"role": "assistant", "content": "."}]
+    ids = encode(checkpoint, render_chat(checkpoint.tokenizer, turn))
+    return [token for token in ids if token in checkpoint.end_ids][-1:]
+
+
 class DecodeStream:
     """What tokens add to a text, one by one; a character of several comes with the last."""
 
