@@ -17,8 +17,7 @@ class Screen(io.StringIO):
         return True
 
 
-@pytest.fixture
-def screen(monkeypatch) -> Screen:
+def terminal(monkeypatch) -> Screen:
     monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.setenv("COLUMNS", "80")
     for name in ("NO_COLOR", "FORCE_COLOR"):
@@ -28,7 +27,10 @@ def screen(monkeypatch) -> Screen:
     return shown
 
 
-def test_a_terminal_shows_what_is_done_how_far_it_is_and_then_nothing_of_it(screen) -> None:
+def test_a_terminal_shows_what_is_done_how_far_it_is_and_then_nothing_of_it(
+    monkeypatch,
+) -> None:
+    screen = terminal(monkeypatch)
     with progress("scoring [all]", total=3, unit="puzzles") as step:
         step.advance(2)
         step.update("scoring the rest", total=4)
@@ -42,7 +44,8 @@ def test_a_terminal_shows_what_is_done_how_far_it_is_and_then_nothing_of_it(scre
     assert said.rstrip().endswith("\x1b[2K")  # the line is gone
 
 
-def test_a_pipe_or_a_quiet_command_shows_nothing(screen, monkeypatch) -> None:
+def test_a_pipe_or_a_quiet_command_shows_nothing(monkeypatch) -> None:
+    screen = terminal(monkeypatch)
     with progress("scoring", total=3, quiet=True) as step:
         step.advance()
     assert screen.getvalue() == ""
