@@ -78,7 +78,8 @@ def is_token_ids(prompt: Prompt) -> TypeGuard[TokenIds]:
 class Completion:
     """One finished row. `text` ends before the end token; of an infilling it is the whole text.
 
-    `forwards` are those that the row took part in: what it would have cost alone.
+    `forwards` are those that the row took part in: what it would have cost alone. `mean_lambda` is
+    the weight of the feedback over its steps and the masks that took part; None: plain decoding.
     """
 
     text: str
@@ -89,6 +90,7 @@ class Completion:
     steps: int
     forwards: int
     seconds: float
+    mean_lambda: float | None
 
 
 class Generation:
@@ -173,6 +175,7 @@ class Generation:
         self._make_canvas(rows)
         self.last: DenoiseStep | None = None
         self.seconds = 0.0
+        self._fed_B2 = torch.zeros(len(rows), 2, device=self.canvas_BL.device)
         self._steps = self._denoise()
 
     def _row(self, prompt: Any, chat: bool, system: str | None) -> list[int]:
@@ -236,10 +239,20 @@ class Generation:
         started = time.perf_counter()
         for step in self._steps:
             self.last = step
+            self._add_lambda(step)
             self.seconds = time.perf_counter() - started
             yield step
             if not any(step.left_B):
                 break
+
+    def _add_lambda(self, step: DenoiseStep) -> None:
+        """Sums lambda and counts the masks that it was read at, on the device: nothing waits."""
+        if step.lambda_BL is None:
+            return
+        columns_L = torch.arange(self.canvas_BL.shape[1], device=self.canvas_BL.device)
+        reach_B1 = torch.tensor(step.reach_B, device=columns_L.device)[:, None]
+        masked_BL = (step.canvas_BL == self.mask_id) & (columns_L < reach_B1)
+        self._fed_B2 += torch.stack([step.lambda_BL.sum(1), masked_BL.sum(1)], 1)
 
     def decided(self, step: DenoiseStep, row: int = 0) -> str:
         """The row's text as far as everything before it is decided; it only ever grows.
@@ -273,6 +286,7 @@ class Generation:
         text, chosen = self._text(ids)
         stopped = self.infill or len(chosen) < len(ids)
         prompt = self.prompts[row]
+        lambda_sum, masks = self._fed_B2[row].tolist()
         return Completion(
             text=text,
             prompt=self._prompt_text(prompt),
@@ -282,6 +296,7 @@ class Generation:
             steps=self.last.index + 1,
             forwards=self.last.forwards_B[row],
             seconds=self.seconds,
+            mean_lambda=lambda_sum / masks if masks else None,
         )
 
     def _prompt_text(self, prompt: Any) -> str:
