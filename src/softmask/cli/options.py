@@ -14,7 +14,8 @@ import typing
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
-from ..config import PUBLISHED_KEYS, SamplingConfig, SoftMaskConfig
+from ..config import BUNDLED, PUBLISHED_KEYS, SamplingConfig, SoftMaskConfig
+from ..reporting.progress import progress
 
 
 def new_parser(command: str, doc: str | None) -> argparse.ArgumentParser:
@@ -98,10 +99,15 @@ def load_config(args: argparse.Namespace) -> Any:
 def load_model(args: argparse.Namespace) -> Any:
     """The checkpoint that `add_model_options` describe, on as many threads as they say.
 
+    Says so before it imports torch, which alone takes seconds.
+
     Raises:
         ValueError: see `hub.load`.
     """
-    return load_config(args).load()
+    name = args.model or args.adapter or BUNDLED
+    shown = "the bundled model" if name == BUNDLED else name
+    with progress(f"loading {shown}", quiet=getattr(args, "quiet", False)):
+        return load_config(args).load()
 
 
 def add_settings(
@@ -168,6 +174,9 @@ def add_decoding_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--seed", type=int, help="of the random choices (default: a new one)")
     group.add_argument("--system", help="system message of the chat template")
     group.add_argument("--no-live", action="store_true", help="no live view in a terminal")
+    group.add_argument(
+        "--quiet", action="store_true", help="no progress and no closing line on standard error"
+    )
     own = {"steps": "one per mask"}
     add_settings(group, SamplingConfig, "--", own, names={"steps": ["steps", "diffusion_steps"]})
     group = parser.add_argument_group("soft-masking (default: what the checkpoint brings)")

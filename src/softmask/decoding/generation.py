@@ -175,7 +175,8 @@ class Generation:
         self._make_canvas(rows)
         self.last: DenoiseStep | None = None
         self.seconds = 0.0
-        self._fed_B2 = torch.zeros(len(rows), 2, device=self.canvas_BL.device)
+        self._lambda_B = torch.zeros(len(rows), device=self.canvas_BL.device)
+        self._fed_B = [0] * len(rows)
         self._steps = self._denoise()
 
     def _row(self, prompt: Any, chat: bool, system: str | None) -> list[int]:
@@ -246,13 +247,10 @@ class Generation:
                 break
 
     def _add_lambda(self, step: DenoiseStep) -> None:
-        """Sums lambda and counts the masks that it was read at, on the device: nothing waits."""
-        if step.lambda_BL is None:
-            return
-        columns_L = torch.arange(self.canvas_BL.shape[1], device=self.canvas_BL.device)
-        reach_B1 = torch.tensor(step.reach_B, device=columns_L.device)[:, None]
-        masked_BL = (step.canvas_BL == self.mask_id) & (columns_L < reach_B1)
-        self._fed_B2 += torch.stack([step.lambda_BL.sum(1), masked_BL.sum(1)], 1)
+        """Sums lambda, on the device, where nothing waits for it, and counts its masks."""
+        if step.lambda_BL is not None:
+            self._lambda_B += step.lambda_BL.sum(1)
+            self._fed_B = [fed + more for fed, more in zip(self._fed_B, step.open_B, strict=True)]
 
     def decided(self, step: DenoiseStep, row: int = 0) -> str:
         """The row's text as far as everything before it is decided; it only ever grows.
@@ -286,7 +284,7 @@ class Generation:
         text, chosen = self._text(ids)
         stopped = self.infill or len(chosen) < len(ids)
         prompt = self.prompts[row]
-        lambda_sum, masks = self._fed_B2[row].tolist()
+        fed = self._fed_B[row]
         return Completion(
             text=text,
             prompt=self._prompt_text(prompt),
@@ -296,7 +294,7 @@ class Generation:
             steps=self.last.index + 1,
             forwards=self.last.forwards_B[row],
             seconds=self.seconds,
-            mean_lambda=lambda_sum / masks if masks else None,
+            mean_lambda=self._lambda_B[row].item() / fed if fed else None,
         )
 
     def _prompt_text(self, prompt: Any) -> str:

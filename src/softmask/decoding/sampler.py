@@ -30,7 +30,8 @@ class DenoiseStep:
     `lambda_BL` and `candidate_BL` (0 and the canvas' token elsewhere) describe the positions
     that stay masked: the weight of the feedback, and the token that leads there. `forwards_B`
     counts those that each row took part in, `forwards` those of the batch. `reach_B` is the column
-    up to which each row took part: with `lookahead`, masks behind it are still to come.
+    up to which each row took part: with `lookahead`, masks behind it are still to come. Of the
+    masks that are left in a row, `left_B`, `open_B` took part.
     """
 
     index: int
@@ -44,6 +45,7 @@ class DenoiseStep:
     lambda_BL: Tensor | None
     candidate_BL: Tensor
     reach_B: tuple[int, ...]
+    open_B: tuple[int, ...]
 
 
 def denoise(
@@ -139,6 +141,7 @@ def _describe(batch: Batch, shape: torch.Size, index: int, steps: int) -> Denois
         candidate_BL=batch.candidate_P.view(shape).clone(),
         # Sequences keep the order of the rows, and have no columns for padding on the left.
         reach_B=tuple(s.start % shape[1] + s.reach for s in batch.sequences),
+        open_B=tuple(s.open for s in batch.sequences),
     )
 
 

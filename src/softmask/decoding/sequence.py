@@ -132,6 +132,11 @@ class SequenceState:
         """How many columns took part in the last step; those behind are masks not looked at yet."""
         return self.schedule.reach(self.block)
 
+    @property
+    def open(self) -> int:
+        """How many of the masks that are left took part in the last step."""
+        return max(self.schedule.total_left - (self.length - self.reach), 0)
+
     def masks_before(self, column: int, scheduled: ScheduledStep) -> int:
         """How many masks lie before a column that lies behind the current block."""
         if self.is_planned:
