@@ -11,6 +11,7 @@ import argparse
 import dataclasses
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -119,11 +120,13 @@ def start_generation(
     *,
     infill: bool = False,
     raw: bool = False,
+    defaults: Mapping[str, Any] | None = None,
 ) -> Any:
     """The Generation that the options describe, not yet run.
 
     Args:
         prompt: a text, or a conversation as a list of messages.
+        defaults: settings of SamplingConfig that hold where the options say nothing.
 
     Raises:
         ValueError: see `Generation`, and contradictory soft-mask options.
@@ -135,7 +138,7 @@ def start_generation(
         checkpoint,
         prompts,
         max_new_tokens=args.max_new_tokens,
-        sampling=given(args, SamplingConfig),
+        sampling={**(defaults or {}), **given(args, SamplingConfig)},
         soft_mask=soft_mask_of(args, checkpoint.soft_mask),
         seed=args.seed,
         num_return_sequences=getattr(args, "num_return_sequences", 1),
