@@ -134,21 +134,12 @@ class _Chat:
 
     def _answer(self, run: Any) -> None:
         """Writes an answer and keeps the turn; of one that was stopped, what was decided."""
-        stopped = False
         try:
             show_steps(run, self.args, run.text_start(0))
         except KeyboardInterrupt:
             if not self.is_terminal:
                 raise
-            stopped = True
-        if stopped:
-            text = "" if run.last is None else run.decided(run.last)
-            if not text.strip():
-                say(["stopped before anything was decided: the turn is taken back"], self.args)
-                return
-            self.session.keep(run, text)
-            print_text(text)
-            say(["stopped: what was decided is kept; /retry answers again"], self.args)
+            self._keep_decided(run)
             return
         done = run.completions()[0]
         self.session.keep(run, done.text)
@@ -160,17 +151,32 @@ class _Chat:
             parts.append("cut off at max_new_tokens")
         say([", ".join(parts)], self.args)
 
+    def _keep_decided(self, run: Any) -> None:
+        """Of an answer that was stopped, what was decided from the left stays, if anything was."""
+        text = "" if run.last is None else run.decided(run.last)
+        if not text.strip():
+            say(["stopped before anything was decided: the turn is taken back"], self.args)
+            return
+        self.session.keep(run, text)
+        print_text(text)
+        forwards = run.last.forwards
+        say([f"stopped after {forwards} forwards: this much is kept, or /retry"], self.args)
+
     def _help(self, _rest: str) -> None:
         self._table(list(COMMANDS.items()))
 
     def _set(self, rest: str) -> None:
         if not rest:
-            self._table(self.session.rows())
+            rows = self.session.rows()
+            self._table([row for row in rows if row[1] != "off"])
+            print_text(f"off: {', '.join(name for name, value, _ in rows if value == 'off')}")
             return
         name, _, value = rest.replace("=", " ", 1).partition(" ")
         if not value.strip():
             raise ValueError(f"give a value: /set {name} VALUE")
         self.session.set(name, value.strip())
+        values = {row[0]: row[1] for row in self.session.rows()}
+        say([f"{name} {values.get(name.replace('-', '_'), value.strip())}"], self.args)
 
     def _system(self, rest: str) -> None:
         if rest:
@@ -198,6 +204,7 @@ class _Chat:
         from rich.table import Table
 
         table = Table.grid(padding=(0, 2))
+        table.add_column(no_wrap=True)
         for row in rows:
             table.add_row(*row)
         Console(highlight=False).print(table)
