@@ -22,8 +22,8 @@ from ..reporting.progress import progress
 ON_OFF = {"on": True, "off": False}
 # What `--help` shows of the commands with many options; `--help-all` shows all, by group.
 FIRST = {
-    "generate": "prompt --file --infill --model --adapter --max-new-tokens --steps --temperature "
-    "--seed --block-length --no-soft-mask --html --json",
+    "generate": "prompt --infill --model --adapter --max-new-tokens --temperature --seed --steps "
+    "--block-length --no-soft-mask --html --json",
     "chat": "--model --adapter --device --dtype --system --max-new-tokens --temperature --top-p "
     "--seed --no-soft-mask",
     "serve": "--model --adapter --name --host --port --api-key --max-tokens --running --memory-mb "
