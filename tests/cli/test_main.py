@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import subprocess
 import sys
 
 import pytest
 from commands import failed
+from processes import ENVIRONMENT, python
 from tiny import write_dream_folder
 
 from softmask.cli.main import main
@@ -21,9 +21,8 @@ def folder(tmp_path_factory) -> str:
 
 
 def softmask(*arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
-    environment = os.environ | {"HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-m", "softmask", *arguments]
-    return subprocess.run(command, input=stdin, capture_output=True, env=environment, check=False)
+    command = [*python(), "-m", "softmask", *arguments]
+    return subprocess.run(command, input=stdin, capture_output=True, env=ENVIRONMENT, check=False)
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["generate", "--help"], ["train", "--help"]])
