@@ -11,6 +11,7 @@ turns, and ratios are of one round. People read the table; the last line is JSON
 from __future__ import annotations
 
 import argparse
+import functools
 import itertools
 import json
 import math
@@ -53,7 +54,11 @@ def make_model(args: argparse.Namespace) -> DreamModel:
 
 
 def answer(
-    model: DreamModel, args: argparse.Namespace, lookahead: int | None, **settings: object
+    model: DreamModel,
+    args: argparse.Namespace,
+    soft_mask: SoftMaskConfig | None,
+    cache: str,
+    lookahead: int | None,
 ) -> None:
     """The forwards of an answer of `--length` tokens."""
     canvas_1L = torch.full((1, PROMPT + args.max_new_tokens), model.mask_id, device=args.device)
@@ -62,12 +67,10 @@ def answer(
         steps=args.max_new_tokens,
         block_length=BLOCK,
         lookahead=lookahead,
-        cache=settings["cache"],
+        cache=cache,
         threshold=1.0,  # one token a forward, from the first one on
     )
-    steps = denoise(
-        model, canvas_1L, config, soft_mask=settings["soft"], rules=Rules((model.mask_id,))
-    )
+    steps = denoise(model, canvas_1L, config, soft_mask=soft_mask, rules=Rules((model.mask_id,)))
     forwards = math.ceil(args.length / BLOCK) * BLOCK
     for _ in itertools.islice(steps, forwards):
         pass
@@ -101,10 +104,8 @@ def main() -> None:
             whole, grown = [], []
             for number in range(args.rounds + 1):
                 for lookahead, seconds in ((None, whole), (args.lookahead, grown)):
-                    took = timed(
-                        lambda: answer(model, args, lookahead, soft=ways[name], cache=cache),
-                        device,
-                    )
+                    call = functools.partial(answer, model, args, ways[name], cache, lookahead)
+                    took = timed(call, device)
                     if number:  # the first warms up
                         seconds.append(took)
                 shown.advance()

@@ -134,7 +134,7 @@ def test_an_answer_has_the_room_that_the_conversation_leaves(checkpoint) -> None
     one = session(checkpoint)
     context = checkpoint.model.config.max_position_embeddings
     assert one.ask("hi").canvas_BL.shape[1] == context
-    with pytest.raises(ValueError, match="leaves no room"):
+    with pytest.raises(ValueError, match="no room is left"):
         one.ask("x" * context)
     assert one.messages == []
 
@@ -184,7 +184,7 @@ def test_keys_send_begin_a_line_take_back_and_leave(typed, monkeypatch) -> None:
     said = typed(f"{keys}/set temperature 0.9{ENTER}/he\t{ENTER}{CTRL_D}")
     assert asked == ["one\ntwo\nthree", "x" * 200]
     assert "8 forwards" in said
-    assert "error: the conversation leaves no room in the model's context" in said
+    assert "error: no room is left in the model's context" in said
     assert "error: there is no command /hlep: did you mean /help?" in said
     assert "temperature 0.9" in said
     assert "/system" in said  # from /he and Tab

@@ -77,9 +77,7 @@ def test_rows_that_grow_are_decoded_as_if_alone_in_a_batch_and_on_an_engine(more
     config, rules = of(**more, lookahead=3), only_mask(model)
     settings = {"soft_mask": SOFT, "rules": rules}
     seeds = generators(0, 1, 2)
-    batch = drain(
-        model, canvas, config, attention_mask_BL=attention, generators=seeds, **settings
-    )
+    batch = drain(model, canvas, config, attention_mask_BL=attention, generators=seeds, **settings)
     engine = Engine(model, positions=80, k=SOFT.k)
     handles = []
     for row, length in enumerate(lengths):
@@ -151,9 +149,10 @@ def test_an_engine_counts_only_the_masks_that_are_read_at_once() -> None:
     engine = Engine(model, positions=120, k=3)
     ids = (1,) * 20 + (model.mask_id,) * 80
 
-    def reading(lookahead: int | None, rules: Rules = only_mask(model), **more) -> int:
+    def reading(lookahead: int | None, rules: Rules | None = None) -> int:
         config = SamplingConfig(steps=80, block_length=8, lookahead=lookahead)
-        request = Request(ids, config, soft_mask=SOFT, rules=rules, **more)
+        rules = rules or only_mask(model)
+        request = Request(ids, config, soft_mask=SOFT, rules=rules)
         return engine.limits.check(request)[1]
 
     assert reading(None) == reading(72) == reading(500) == 5 * reading(8)

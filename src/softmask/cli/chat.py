@@ -59,6 +59,8 @@ def run(args: argparse.Namespace, _argv: list[str]) -> int:
         try:
             if text.strip() and not chat.take(text.rstrip()):
                 break
+        except KeyboardInterrupt:  # before an answer had begun, or twice
+            say(["stopped"], args)
         except (ValueError, OSError, MemoryError, RuntimeError) as error:
             # The turn that failed never became part of the conversation.
             reason = sentence(error)

@@ -6,7 +6,6 @@ import argparse
 import copy
 import json
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 from ..config import SamplingConfig, SoftMaskConfig, from_mapping, require
@@ -75,7 +74,8 @@ class Session:
         room = context - len(encode_chat(self.checkpoint, self._with_system(messages)))
         require(
             room > 0,
-            f"the conversation leaves no room in the model's context of {context} tokens: /clear it",
+            f"no room is left in the model's context of {context} tokens: /clear the conversation, "
+            "or say less",
         )
         args = copy.copy(self.args)
         args.seed, args.max_new_tokens = seed, min(args.max_new_tokens, room)

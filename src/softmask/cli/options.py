@@ -17,7 +17,6 @@ from typing import Any, NoReturn
 from ..config import BUNDLED, PUBLISHED_KEYS, SamplingConfig, SoftMaskConfig
 from ..reporting.progress import progress
 
-
 # How a switch is written where options are typed one by one.
 ON_OFF = {"on": True, "off": False}
 # What `--help` shows of the commands with many options; `--help-all` shows all, by group.

@@ -7,25 +7,25 @@ import secrets
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeGuard
+from typing import Any, Literal
 
 import torch
 
 from ..config import SamplingConfig, SoftMaskConfig, from_mapping, require
 from ..models.checkpoint import Checkpoint
 from .prompts import (
-    Messages,
+    Prompt,
     decode_answer,
     encode,
     encode_chat,
     encode_holes,
     has_chat_template,
+    is_token_ids,
+    read_prompts,
     rules_of,
 )
 from .sampler import DenoiseStep, denoise
 
-TokenIds = Sequence[int]
-Prompt = str | Messages | TokenIds
 # Far more than one forward holds, and few enough for a list of each row's tokens.
 MOST_ROWS = 4096
 SoftMaskChoice = SoftMaskConfig | Mapping[str, Any] | Literal["checkpoint"] | bool | None
@@ -62,18 +62,6 @@ def choose_soft_mask(asked: SoftMaskChoice, own: SoftMaskConfig | None) -> SoftM
     return own
 
 
-def is_single(prompts: Any) -> bool:
-    """Whether this is one prompt: a text, a conversation, or token ids."""
-    return isinstance(prompts, str) or (
-        isinstance(prompts, Sequence) and bool(prompts) and isinstance(prompts[0], (Mapping, int))
-    )
-
-
-def is_token_ids(prompt: Prompt) -> TypeGuard[TokenIds]:
-    """Whether a prompt is token ids already."""
-    return not isinstance(prompt, str) and isinstance(prompt[0], int)
-
-
 @dataclass(frozen=True)
 class Completion:
     """One finished row. `text` ends before the end token; of an infilling it is the whole text.
@@ -98,7 +86,8 @@ class Generation:
 
     Args:
         prompts: one prompt or a list of them. A prompt is a text, a conversation (a list of
-            messages `{"role": ..., "content": ...}`), or token ids, which are taken as they are.
+            messages `{"role": ..., "content": ...}`, or one message), or token ids (a list, an
+            array or a tensor), which are taken as they are.
         max_new_tokens: masks behind each prompt; the answer may end before. Unused by `infill`.
         sampling: a SamplingConfig, or some of its fields; the others are the checkpoint's own
             where it has some, and steps default to one per mask.
@@ -140,9 +129,9 @@ class Generation:
         self.tokenizer = checkpoint.tokenizer
         self.mask_id = checkpoint.model.mask_id
         self.infill = infill
-        rows: Any = [prompts] if is_single(prompts) else list(prompts)
-        if not rows or not all(rows):
-            raise ValueError("the prompt is empty: say something to go on from")
+        rows: Any
+        rows, is_single = read_prompts(prompts)
+        self.is_single = is_single and num_return_sequences == 1
         has_template = has_chat_template(checkpoint)
         chat = has_template and not infill if chat is None else chat
         if chat and not has_template:
@@ -351,4 +340,4 @@ def generate(
         infill=infill,
     )
     completions = run.completions()
-    return completions[0] if is_single(prompts) and num_return_sequences == 1 else completions
+    return completions[0] if run.is_single else completions

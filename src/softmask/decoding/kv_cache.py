@@ -9,9 +9,9 @@ window of columns, whose own enter the store in place, and reads the rest as it 
     refresh    every so many steps more than that: the block's neighbourhood, or the whole sequence
 
 The first step of a block always computes the whole text, as far as it takes part: where
-`lookahead` is set, a text grows with its blocks, and nothing reads what lies behind. By then the tokens before it are
-committed, and enter the store as what they are: never as the soft mixtures that the step which
-committed them still read.
+`lookahead` is set, a text grows with its blocks, and nothing reads what lies behind. By then the
+tokens before it are committed, and enter the store as what they are: never as the soft mixtures
+that the step which committed them still read.
 """
 
 from __future__ import annotations

@@ -117,7 +117,9 @@ class StepSchedule:
         """The most masks that take part in one forward."""
         size = self.config.block_length or 0
         hidden = (self.length - self.reach(block) for block in range(len(self.blocks)))
-        return max((self.masks - block * size - more for block, more in enumerate(hidden)), default=0)
+        return max(
+            (self.masks - block * size - more for block, more in enumerate(hidden)), default=0
+        )
 
     def left_before(self, column: int, block: int) -> int:
         """Masks left before a column that lies behind this block; later blocks are untouched."""

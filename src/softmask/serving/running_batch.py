@@ -186,7 +186,11 @@ class RunningBatch:
         return self.batch.logprobs.at(rows).leading(slot.handle.request.top_logprobs)
 
     def _trace(self, slot: Slot, masked_L: np.ndarray) -> Trace:
-        batch, sequence, columns_M = self.batch, slot.sequence, masked_L[: slot.sequence.reach].nonzero()[0]
+        batch, sequence, columns_M = (
+            self.batch,
+            slot.sequence,
+            masked_L[: slot.sequence.reach].nonzero()[0],
+        )
         rows_M = torch.from_numpy(columns_M + sequence.start).to(batch.device)
         soft, k = sequence.soft_mask, 0
         if soft is not None and sequence.is_soft and soft.mode == "topk":
