@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import sys
 
 import pytest
@@ -11,7 +12,7 @@ from commands import failed
 from prompt_toolkit.application import create_app_session
 from prompt_toolkit.input import create_pipe_input
 from prompt_toolkit.output import DummyOutput
-from tiny import write_dream_folder, write_json
+from tiny import change_json, write_dream_folder, write_json
 
 from softmask.cli import chat
 from softmask.cli.chat_session import DEFAULTS, MAX_NEW_TOKENS, Session
@@ -220,3 +221,29 @@ def test_what_was_typed_is_there_in_the_next_session(typed, tmp_path) -> None:
 def test_a_mistake_in_a_pipe_ends_with_one_line_and_exit_code_2(folder, capsys, monkeypatch):
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"/set top_p 7\nhi\n")))
     assert "top_p must lie in" in failed(capsys, "chat", "--model", folder)
+
+
+@pytest.mark.slow
+def test_a_chat_in_a_terminal_from_the_first_line_to_the_last(tmp_path) -> None:
+    from terminal import CTRL_C, CTRL_D, Terminal
+
+    folder = write_dream_folder(tmp_path / "dream", chat=True, max_position_embeddings=2048)
+    change_json(folder / "config.json", eos_token_id=0)
+    command = ["softmask", "chat", "--model", str(folder), "--threads", "1"]
+    settings = ["--temperature", "1.5", "--end-penalty", "1000"]
+    environment = os.environ | {"XDG_STATE_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+    with Terminal([*command, *settings], size=(60, 24), env=environment) as terminal:
+        terminal.wait_for("loading")
+        terminal.wait_for("/help lists the commands")
+        terminal.write("Hello" + ENTER)
+        terminal.wait_for(r"step \d+/1024 +forwards \d+ +masks left \d+")
+        terminal.write(CTRL_C)
+        terminal.wait_for(r"stopped after \d+ forwards|the turn is taken back")
+        terminal.write("/set max_new_tokens 8" + ENTER)
+        terminal.wait_for("max_new_tokens 8")
+        terminal.write("Hello" + ENTER)
+        terminal.wait_for(r"8 forwards, .* seed \d+")
+        terminal.write("/retry 5" + ENTER)
+        terminal.wait_for("seed 5")
+        terminal.write(CTRL_D)
+        assert terminal.finish() == 0

@@ -60,7 +60,7 @@ def _prompt(given: Any) -> Prompt | None:
         return [given]
     if isinstance(given, Sequence) and not isinstance(given, str | bytes) and given:
         items = [item.tolist() if hasattr(item, "tolist") else item for item in given]
-        # With one message among them they are meant as a conversation: `_message` checks the others.
+        # What begins with a message is meant as a conversation: `_message` checks the others.
         if all(isinstance(item, int) for item in items) or isinstance(items[0], Mapping):
             return items
     return None
@@ -129,7 +129,9 @@ def _message(number: int, message: Any) -> Mapping[str, Any]:
         )
     content = message["content"]
     if isinstance(content, Sequence) and not isinstance(content, str):
-        texts = [part.get("text") if isinstance(part, Mapping) else None for part in content]
+        texts: list[Any] = [
+            part.get("text") if isinstance(part, Mapping) else None for part in content
+        ]
         content = "".join(texts) if all(isinstance(text, str) for text in texts) else None
     if not isinstance(content, str):
         raise ValueError(f"the content of message {number} is no text")
