@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from ..config import is_on
-from .chat_session import MAX_NEW_TOKENS, Session
+from .chat_session import DEFAULTS, MAX_NEW_TOKENS, Session
 from .closing_line import Cost, print_text, say
 from .generate import show_steps
 from .mistakes import sentence
@@ -34,7 +34,8 @@ def make_parser() -> Parser:
     """The command's options."""
     parser = new_parser("chat", __doc__)
     add_model_options(parser)
-    add_decoding_options(parser, MAX_NEW_TOKENS)
+    own = {name: value for group in DEFAULTS for name, value in group.items()}
+    add_decoding_options(parser, MAX_NEW_TOKENS, own)
     return parser
 
 

@@ -27,6 +27,8 @@ FIRST = {
     "--seed --no-soft-mask",
     "serve": "--model --adapter --name --host --port --api-key --max-tokens --running --memory-mb "
     "--device",
+    "train": "recipe --data --valid --model --iters --batch-size --learning-rate --train-on "
+    "--no-soft-mask --seed --out --dry-run",
     "eval": "--tasks --model --adapter --limit --num-fewshot --max-new-tokens --steps "
     "--no-soft-mask --batch-size --device --out",
     "eval suite": "suite --tasks --model --adapter --modes --fractions --limit --batch-size "
@@ -240,8 +242,17 @@ def given(args: argparse.Namespace, cls: type) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def add_decoding_options(parser: argparse.ArgumentParser, max_new_tokens: int = 128) -> None:
-    """How a text is decoded, and how soft-masking takes part."""
+def add_decoding_options(
+    parser: argparse.ArgumentParser,
+    max_new_tokens: int = 128,
+    defaults: Mapping[str, Any] | None = None,
+) -> None:
+    """How a text is decoded, and how soft-masking takes part.
+
+    Args:
+        max_new_tokens: the default.
+        defaults: what the help says of a setting's default, where the command has its own.
+    """
     group = parser.add_argument_group("decoding (a checkpoint may bring other defaults)")
     group.add_argument(
         "--max-new-tokens",
@@ -255,7 +266,7 @@ def add_decoding_options(parser: argparse.ArgumentParser, max_new_tokens: int = 
     group.add_argument(
         "--quiet", action="store_true", help="no progress and no closing line on standard error"
     )
-    own = {"steps": "one per mask"}
+    own = {"steps": "one per mask", **{k: str(v) for k, v in (defaults or {}).items()}}
     add_settings(group, SamplingConfig, "--", own, names={"steps": ["steps", "diffusion_steps"]})
     group = parser.add_argument_group("soft-masking (default: what the checkpoint brings)")
     group.add_argument("--no-soft-mask", action="store_true", help="decode plainly")
