@@ -137,8 +137,11 @@ class _Chat:
 
     def _answer(self, run: Any) -> None:
         """Writes an answer and keeps the turn; of one that was stopped, what was decided."""
+        from .chat_prompt import no_echo
+
         try:
-            show_steps(run, self.args, run.text_start(0))
+            with no_echo():
+                show_steps(run, self.args, run.text_start(0))
         except KeyboardInterrupt:
             if not self.is_terminal:
                 raise

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+import sys
+import termios
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from prompt_toolkit import PromptSession
@@ -34,6 +37,24 @@ def make_prompt(words: Mapping[str, Sequence[str]]) -> PromptSession[str]:
         complete_while_typing=False,
         key_bindings=_keys(),
     )
+
+
+@contextmanager
+def no_echo() -> Iterator[None]:
+    """What is typed meanwhile does not disturb what is drawn: it stands at the next prompt."""
+    try:
+        terminal = sys.stdin.fileno()
+        before = termios.tcgetattr(terminal)
+    except (OSError, termios.error):  # standard input is no terminal
+        yield
+        return
+    quiet = list(before)
+    quiet[3] &= ~termios.ECHO
+    termios.tcsetattr(terminal, termios.TCSADRAIN, quiet)
+    try:
+        yield
+    finally:
+        termios.tcsetattr(terminal, termios.TCSADRAIN, before)
 
 
 def state_folder() -> Path:
