@@ -156,11 +156,15 @@ def test_chat_answers_line_by_line_and_remembers(tmp_path) -> None:
     assert done.stderr == b""
 
 
-def test_bench_ends_with_json(folder) -> None:
-    arguments = "--prompt-tokens 4 --max-new-tokens 8 --steps 4 --repeat 2 --threads 1"
+@pytest.mark.slow
+def test_bench_tells_people_tables_and_scripts_json(folder) -> None:
+    arguments = "--prompt-tokens 4 --max-new-tokens 8 --steps 4 --repeat 2 --threads 1 --json"
     done = softmask("bench", "--model", folder, *arguments.split())
     assert done.returncode == 0, done.stderr
-    result = json.loads(done.stdout.splitlines()[-1])
+    *tables, last = done.stdout.decode().splitlines()
+    assert any("soft / plain" in line for line in tables)
+    assert any("4 + 8 tokens, batch 1, 4 steps, entropy" in line for line in tables)
+    result = json.loads(last)
     assert result["plain"]["forwards"] == result["soft"]["forwards"] == 4
     assert result["plain"]["peak_mb"] > 0
 
