@@ -48,8 +48,8 @@ def is_recording(args: argparse.Namespace) -> bool:
     return wanted
 
 
-def record_run(args: argparse.Namespace, run: Any) -> str:
-    """Denoises what `run` (a Generation that has not begun) is about; returns its text.
+def record_run(args: argparse.Namespace, run: Any) -> dict[str, Any]:
+    """Denoises what `run` (a Generation that has not begun) is about; returns the recorded run.
 
     Raises:
         ValueError: there is no soft-masking to compare, or the run failed.
@@ -84,7 +84,7 @@ def record_run(args: argparse.Namespace, run: Any) -> str:
         from .svg import picture
 
         write_atomically(args.svg, picture(trace))
-    return runs[0]["end"]["text"]
+    return runs[0]
 
 
 def page_of(trace: dict[str, Any]) -> str:

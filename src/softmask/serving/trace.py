@@ -110,6 +110,7 @@ class Tracer:
         reason = "stop" if cut or self.infill else "length"
         return {
             "text": text,
+            "tokens": len(chosen),
             "finish_reason": reason if result.finish_reason == "done" else result.finish_reason,
             **result.cost(),
             "pieces": pieces(self.checkpoint, result.ids),
