@@ -67,6 +67,8 @@ class Terminal:
         columns, lines = size
         self._screen = pyte.HistoryScreen(columns, lines, history=10_000)
         self._stream = pyte.Stream(self._screen)
+        # What a program asks a terminal, such as where its cursor is, is answered as if typed.
+        self._screen.write_process_input = self.write
         self._decode = codecs.getincrementaldecoder("utf-8")("replace").decode
         # When something was last drawn, and the longest time between two drawings, in seconds.
         self.started = self._drawn = time.monotonic()

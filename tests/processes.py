@@ -27,7 +27,10 @@ ENVIRONMENT = os.environ | {
     "PYTHONWARNINGS": "error",
 }
 # No import reads these.
-FREE = ("PYTEST_", "SOFTMASK_", "PYTHONWARNINGS", "COLUMNS", "LINES", "TERM", "NO_COLOR")
+FREE = (
+    *("PYTEST_", "SOFTMASK_", "PYTHONWARNINGS", "XDG_STATE_HOME"),
+    *("COLUMNS", "LINES", "TERM", "COLORTERM", "NO_COLOR"),
+)
 SERVER = "SOFTMASK_TESTS_FORK_SERVER"  # its address, in the environment of all workers
 HERE = Path(__file__).parent
 
