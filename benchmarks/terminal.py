@@ -130,7 +130,7 @@ class Terminal:
             AssertionError: it does not end in this time.
         """
         self._watch(lambda: False, seconds)
-        assert self._process.poll() is not None or self._process.wait(5) is not None
+        assert self._process.poll() is not None or self._process.wait(60) is not None
         return self._process.returncode
 
     def _watch(self, is_done: Callable[[], bool], seconds: float) -> bool:
