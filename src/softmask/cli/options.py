@@ -163,8 +163,15 @@ def given(args: argparse.Namespace, cls: type) -> dict[str, Any]:
 
 def add_decoding_options(parser: argparse.ArgumentParser) -> None:
     """How a text is decoded, and how soft-masking takes part."""
-    group = parser.add_argument_group("decoding (a checkpoint may bring other defaults)")
-    group.add_argument("--max-new-tokens", type=int, default=128, help="masks to fill (128)")
+    group = parser.add_argument_group(
+        "decoding (a checkpoint may bring other defaults, for some kinds of prompts their own: "
+        "sampling_config.json)"
+    )
+    group.add_argument(
+        "--max-new-tokens",
+        type=int,
+        help="masks to fill (default: what suits the prompt by the checkpoint's file, else 128)",
+    )
     group.add_argument("--seed", type=int, help="of the random choices (default: a new one)")
     group.add_argument("--system", help="system message of the chat template")
     group.add_argument("--no-live", action="store_true", help="no live view in a terminal")
