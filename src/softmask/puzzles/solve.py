@@ -72,7 +72,7 @@ def solve(
 
     Args:
         fewer: 1 takes as many steps as there are masks, 2 half of them, and so on.
-        sampling: further fields of SamplingConfig.
+        sampling: further fields of SamplingConfig, or `steps` in place of `fewer`.
     """
     name, in_place = name_of(puzzles[0]), is_in_place(puzzles[0])
     if in_place:
@@ -86,7 +86,7 @@ def solve(
         prompts,
         infill=in_place,
         max_new_tokens=masks,
-        sampling=SamplingConfig(steps=math.ceil(masks / fewer), alg=ALG, **sampling),
+        sampling=SamplingConfig(**{"steps": math.ceil(masks / fewer), "alg": ALG, **sampling}),
         soft_mask=soft,
         seed=0,
         chat=False,

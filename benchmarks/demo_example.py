@@ -1,0 +1,104 @@
+"""Finds the 9x9 Sudoku that `softmask demo` shows, and how often what it shows happens.
+
+    python benchmarks/demo_example.py --out benchmarks/results/DATE_demo_example
+
+Puts fresh Sudokus to the bundled model, soft-masked and plainly in few forwards. One that is solved
+soft-masked alone is looked at more closely: a symmetric twin of it (digits renamed, rows and
+columns permuted) is the same puzzle to a player and another one to the model, as another seed is to
+a story. The puzzle that most twins tell apart is shown, with its rates over twins that had no part
+in the choice.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from softmask import load
+from softmask.models.checkpoint import Checkpoint
+from softmask.puzzles.puzzles import Puzzle, new_sudoku_9x9, twin_of
+from softmask.puzzles.solve import is_right, solve
+from softmask.reporting.result_folder import claim, write
+from softmask.reporting.tables import light_table
+
+BATCH = 50
+
+
+def answers(
+    checkpoint: Checkpoint, puzzles: Sequence[Puzzle], forwards: int, soft: bool
+) -> list[str]:
+    """What the model writes."""
+    texts = []
+    for start in range(0, len(puzzles), BATCH):
+        batch = puzzles[start : start + BATCH]
+        run = solve(checkpoint, batch, 1, checkpoint.soft_mask if soft else None, steps=forwards)
+        texts += [done.text for done in run.completions()]
+    return texts
+
+
+def compare(
+    checkpoint: Checkpoint, puzzles: Sequence[Puzzle], forwards: int
+) -> tuple[dict[str, int], list[Puzzle]]:
+    """How many are solved each way and how many answers differ; those solved soft-masked alone."""
+    ways = [answers(checkpoint, puzzles, forwards, soft) for soft in (True, False)]
+    right = [[is_right(p, t) for p, t in zip(puzzles, way, strict=True)] for way in ways]
+    counts = {
+        "n": len(puzzles),
+        "soft": sum(right[0]),
+        "plain": sum(right[1]),
+        "differ": sum(a != b for a, b in zip(*ways, strict=True)),
+    }
+    alone = [p for p, soft, plain in zip(puzzles, *right, strict=True) if soft and not plain]
+    return counts, alone
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--out", type=Path, help="folder of the result")
+    parser.add_argument("--givens", type=int, default=28, help="of each Sudoku (28)")
+    parser.add_argument("--forwards", type=int, default=8, help="for all of its blanks (8)")
+    parser.add_argument("--puzzles", type=int, default=200, help="fresh Sudokus (200)")
+    parser.add_argument("--few", type=int, default=8, help="twins of each that may be shown (8)")
+    parser.add_argument("--twins", type=int, default=100, help="twins of the one that is shown")
+    args = parser.parse_args()
+    if args.out is not None:
+        claim(args.out)
+    rng = random.Random(f"demo example/{args.givens}")
+    checkpoint = load(device="cpu")
+    puzzles = [new_sudoku_9x9(rng, args.givens) for _ in range(args.puzzles)]
+    fresh, alone = compare(checkpoint, puzzles, args.forwards)
+    print(fresh, flush=True)
+    tried = []
+    for puzzle in alone:
+        twins = [twin_of(rng, puzzle) for _ in range(args.few)]
+        counts, _ = compare(checkpoint, twins, args.forwards)
+        tried.append((counts["soft"] - counts["plain"], counts["differ"], puzzle, counts))
+        print(puzzle.input.replace("\n", ""), counts, flush=True)
+    _, _, shown, _ = max(tried, key=lambda one: one[:2])
+    twins = [twin_of(rng, shown) for _ in range(args.twins)]
+    counts, _ = compare(checkpoint, twins, args.forwards)
+    print(shown.input, counts)
+    found: dict[str, Any] = {
+        "forwards": args.forwards,
+        "givens": args.givens,
+        "input": shown.input,
+        "output": shown.output,
+        "twins": counts,
+        "fresh": fresh,
+    }
+    if args.out is not None:
+        table = light_table(f"{args.forwards} forwards, {args.givens} givens")
+        for name in ("puzzles", *counts):
+            table.add_column(name)
+        for name in ("fresh", "twins"):
+            table.add_row(name, *map(str, found[name].values()))
+        tries = [{"input": puzzle.input, "first_twins": few} for _, _, puzzle, few in tried]
+        write(args.out, ["python", *sys.argv], found | {"tried": tries}, [table])
+
+
+if __name__ == "__main__":
+    main()
