@@ -7,23 +7,30 @@ soft-masked alone is looked at more closely: a symmetric twin of it (digits rena
 columns permuted) is the same puzzle to a player and another one to the model, as another seed is to
 a story. The puzzle that most twins tell apart is shown, with its rates over twins that had no part
 in the choice.
+
+Beside that, what is fed back: mean lambda and entropy at masked positions, over all steps, of that
+Sudoku's twins and of 20 seeds of the story that the demo shows.
 """
 
 from __future__ import annotations
 
 import argparse
 import random
+import statistics
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from softmask import load
+from softmask import Generation, load
+from softmask.decoding.prompts import rules_of
 from softmask.models.checkpoint import Checkpoint
 from softmask.puzzles.puzzles import Puzzle, new_sudoku_9x9, twin_of
-from softmask.puzzles.solve import is_right, solve
+from softmask.puzzles.solve import STORY, STORY_TOKENS, is_right, solve
 from softmask.reporting.result_folder import claim, write
 from softmask.reporting.tables import light_table
+from softmask.serving.engine import Request
+from softmask.serving.trace import record
 
 BATCH = 50
 
@@ -56,6 +63,30 @@ def compare(
     return counts, alone
 
 
+def feedback(checkpoint: Checkpoint, runs: Sequence[Generation]) -> dict[str, float]:
+    """Mean lambda and entropy (nats) of the masked positions of soft-masked runs of one row."""
+    lambdas, entropies = [], []
+    for run in runs:
+        request = Request(
+            tuple(run.canvas_BL[0].tolist()),
+            run.sampling,
+            soft_mask=run.soft_mask,
+            rules=rules_of(checkpoint, infill=run.infill),
+            seed=run.seeds[0],
+            top_logprobs=1,
+            trace=True,
+        )
+        trace = record(checkpoint, request, infill=run.infill, id="run")
+        for step in trace["steps"]:
+            lambdas += step["masked"]["lambda"]
+            entropies += [value for value in step["masked"]["entropy"] if value is not None]
+    return {
+        "runs": len(runs),
+        "mean_lambda": round(statistics.fmean(lambdas), 3),
+        "mean_entropy": round(statistics.fmean(entropies), 2),
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=Path, help="folder of the result")
@@ -82,6 +113,12 @@ def main() -> None:
     twins = [twin_of(rng, shown) for _ in range(args.twins)]
     counts, _ = compare(checkpoint, twins, args.forwards)
     print(shown.input, counts)
+    steps, seeds = args.forwards, range(20)
+    soft = checkpoint.soft_mask
+    grids = [solve(checkpoint, [twin], 1, soft, steps=steps) for twin in twins[: len(seeds)]]
+    stories = [
+        Generation(checkpoint, STORY, max_new_tokens=STORY_TOKENS, seed=seed) for seed in seeds
+    ]
     found: dict[str, Any] = {
         "forwards": args.forwards,
         "givens": args.givens,
@@ -89,6 +126,10 @@ def main() -> None:
         "output": shown.output,
         "twins": counts,
         "fresh": fresh,
+        "fed_back": {
+            "sudoku": feedback(checkpoint, grids),
+            "story": feedback(checkpoint, stories),
+        },
     }
     if args.out is not None:
         table = light_table(f"{args.forwards} forwards, {args.givens} givens")

@@ -29,6 +29,8 @@ from ..puzzles.puzzles import (
 )
 from ..puzzles.solve import (
     ALG,
+    STORY,
+    STORY_TOKENS,
     DEMO_KINDS,
     GIVENS,
     answer_in,
@@ -46,8 +48,6 @@ from .options import new_parser
 
 PUZZLES = 24  # of each kind, in the table
 FRACTIONS = {"full": 1, "half": 2, "quarter": 4}
-# A beginning to go on from, and a story with holes; the seeds are two of many.
-STORY, STORY_TOKENS = "One day, Tom", 64
 HOLED_STORY = "One day,[[6]] went to the park. He was very happy because[[8]]."
 STORY_SEED, HOLES_SEED = 14, 0
 

@@ -38,6 +38,8 @@ NEW_TOKENS = {
 }
 DEMO_KINDS = ("sudoku_9x9", "sudoku_4x4", "countdown_3", "countdown_4")
 GIVENS = 32  # of the 9x9 Sudokus that the demo makes: the bundled model solves nine in ten
+# A beginning to go on from.
+STORY, STORY_TOKENS = "One day, Tom", 64
 # The rule that commits what the model cannot confuse with a second candidate.
 ALG = "topk_margin"
 FEW_SHOT_POOL = 8  # first lines of each Sudoku file, prompts of the original evaluation
