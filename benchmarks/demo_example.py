@@ -5,8 +5,8 @@
 Puts fresh Sudokus to the bundled model, soft-masked and plainly in few forwards. One that is solved
 soft-masked alone is looked at more closely: a symmetric twin of it (digits renamed, rows and
 columns permuted) is the same puzzle to a player and another one to the model, as another seed is to
-a story. The puzzle that most twins tell apart is shown, with its rates over twins that had no part
-in the choice.
+a story. The puzzle that its twins tell apart best is shown, in the symmetry in which the plain
+answer is wrong in most cells, with its rates over twins that had no part in the choice.
 
 Beside that, what is fed back: mean lambda and entropy at masked positions, over all steps, of that
 Sudoku's twins and of 20 seeds of the story that the demo shows.
@@ -26,7 +26,7 @@ from softmask import Generation, load
 from softmask.decoding.prompts import rules_of
 from softmask.models.checkpoint import Checkpoint
 from softmask.puzzles.puzzles import Puzzle, new_sudoku_9x9, twin_of
-from softmask.puzzles.solve import STORY, STORY_TOKENS, is_right, solve
+from softmask.puzzles.solve import STORY, STORY_TOKENS, answer_in, is_right, solve
 from softmask.reporting.result_folder import claim, write
 from softmask.reporting.tables import light_table
 from softmask.serving.engine import Request
@@ -50,7 +50,10 @@ def answers(
 def compare(
     checkpoint: Checkpoint, puzzles: Sequence[Puzzle], forwards: int
 ) -> tuple[dict[str, int], list[Puzzle]]:
-    """How many are solved each way and how many answers differ; those solved soft-masked alone."""
+    """How many are solved each way and how many answers differ; those solved soft-masked alone.
+
+    The latter in order, with the most wrong cells of the plain answer first.
+    """
     ways = [answers(checkpoint, puzzles, forwards, soft) for soft in (True, False)]
     right = [[is_right(p, t) for p, t in zip(puzzles, way, strict=True)] for way in ways]
     counts = {
@@ -59,8 +62,13 @@ def compare(
         "plain": sum(right[1]),
         "differ": sum(a != b for a, b in zip(*ways, strict=True)),
     }
-    alone = [p for p, soft, plain in zip(puzzles, *right, strict=True) if soft and not plain]
-    return counts, alone
+    alone = []
+    for puzzle, soft, plain, text in zip(puzzles, *right, ways[1], strict=True):
+        if soft and not plain:
+            digits = answer_in(puzzle, text).strip()
+            wrong = sum(a != b for a, b in zip(digits, puzzle.output, strict=False))
+            alone.append((wrong, puzzle))
+    return counts, [puzzle for _, puzzle in sorted(alone, key=lambda one: -one[0])]
 
 
 def feedback(checkpoint: Checkpoint, runs: Sequence[Generation]) -> dict[str, float]:
@@ -92,7 +100,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="folder of the result")
     parser.add_argument("--givens", type=int, default=28, help="of each Sudoku (28)")
     parser.add_argument("--forwards", type=int, default=8, help="for all of its blanks (8)")
-    parser.add_argument("--puzzles", type=int, default=200, help="fresh Sudokus (200)")
+    parser.add_argument("--puzzles", type=int, default=250, help="fresh Sudokus (250)")
     parser.add_argument("--few", type=int, default=8, help="twins of each that may be shown (8)")
     parser.add_argument("--twins", type=int, default=100, help="twins of the one that is shown")
     args = parser.parse_args()
@@ -106,10 +114,11 @@ def main() -> None:
     tried = []
     for puzzle in alone:
         twins = [twin_of(rng, puzzle) for _ in range(args.few)]
-        counts, _ = compare(checkpoint, twins, args.forwards)
-        tried.append((counts["soft"] - counts["plain"], counts["differ"], puzzle, counts))
+        counts, clear = compare(checkpoint, twins, args.forwards)
+        tried.append((counts["soft"] - counts["plain"], counts["differ"], clear, counts))
         print(puzzle.input.replace("\n", ""), counts, flush=True)
-    _, _, shown, _ = max(tried, key=lambda one: one[:2])
+    _, _, clear, _ = max(tried, key=lambda one: one[:2])
+    shown = clear[0]
     twins = [twin_of(rng, shown) for _ in range(args.twins)]
     counts, _ = compare(checkpoint, twins, args.forwards)
     print(shown.input, counts)
@@ -137,7 +146,7 @@ def main() -> None:
             table.add_column(name)
         for name in ("fresh", "twins"):
             table.add_row(name, *map(str, found[name].values()))
-        tries = [{"input": puzzle.input, "first_twins": few} for _, _, puzzle, few in tried]
+        tries = [few for *_, few in tried]
         write(args.out, ["python", *sys.argv], found | {"tried": tries}, [table])
 
 
