@@ -5,8 +5,9 @@
 Puts fresh Sudokus to the bundled model, soft-masked and plainly in few forwards. One that is solved
 soft-masked alone is looked at more closely: a symmetric twin of it (digits renamed, rows and
 columns permuted) is the same puzzle to a player and another one to the model, as another seed is to
-a story. The puzzle that its twins tell apart best is shown, in the symmetry in which the plain
-answer is wrong in most cells, with its rates over twins that had no part in the choice.
+a story. Of the puzzles that their twins tell apart best one is shown where soft-masking is right more
+often than not and the answers differ more often than not, in a symmetry in which the plain answer
+is wrong in many cells. Its rates are over twins that had no part in the choice.
 
 Beside that, what is fed back: mean lambda and entropy at masked positions, over all steps, of that
 Sudoku's twins and of 20 seeds of the story that the demo shows.
@@ -33,6 +34,7 @@ from softmask.serving.engine import Request
 from softmask.serving.trace import record
 
 BATCH = 50
+FINALISTS = 6
 
 
 def answers(
@@ -69,6 +71,13 @@ def compare(
             wrong = sum(a != b for a, b in zip(digits, puzzle.output, strict=False))
             alone.append((wrong, puzzle))
     return counts, [puzzle for _, puzzle in sorted(alone, key=lambda one: -one[0])]
+
+
+def twins_of(
+    checkpoint: Checkpoint, rng: random.Random, puzzle: Puzzle, count: int, forwards: int
+) -> tuple[dict[str, int], list[Puzzle]]:
+    """What `compare` says of new twins."""
+    return compare(checkpoint, [twin_of(rng, puzzle) for _ in range(count)], forwards)
 
 
 def feedback(checkpoint: Checkpoint, runs: Sequence[Generation]) -> dict[str, float]:
@@ -113,12 +122,16 @@ def main() -> None:
     print(fresh, flush=True)
     tried = []
     for puzzle in alone:
-        twins = [twin_of(rng, puzzle) for _ in range(args.few)]
-        counts, clear = compare(checkpoint, twins, args.forwards)
-        tried.append((counts["soft"] - counts["plain"], counts["differ"], clear, counts))
+        counts, clear = twins_of(checkpoint, rng, puzzle, args.few, args.forwards)
+        tried.append((counts["soft"] - counts["plain"], counts["differ"], [*clear, puzzle]))
         print(puzzle.input.replace("\n", ""), counts, flush=True)
-    _, _, clear, _ = max(tried, key=lambda one: one[:2])
-    shown = clear[0]
+    again = []
+    for _, _, (clear, *_others) in sorted(tried, key=lambda one: one[:2])[-FINALISTS:]:
+        counts, _ = twins_of(checkpoint, rng, clear, args.twins // 2, args.forwards)
+        usual = min(counts["soft"], counts["differ"]) > counts["n"] / 2
+        again.append((usual, counts["soft"] - counts["plain"], clear))
+        print(clear.input.replace("\n", ""), counts, flush=True)
+    *_, shown = max(again, key=lambda one: one[:2])
     twins = [twin_of(rng, shown) for _ in range(args.twins)]
     counts, _ = compare(checkpoint, twins, args.forwards)
     print(shown.input, counts)
@@ -146,8 +159,7 @@ def main() -> None:
             table.add_column(name)
         for name in ("fresh", "twins"):
             table.add_row(name, *map(str, found[name].values()))
-        tries = [few for *_, few in tried]
-        write(args.out, ["python", *sys.argv], found | {"tried": tries}, [table])
+        write(args.out, ["python", *sys.argv], found | {"tried": len(tried)}, [table])
 
 
 if __name__ == "__main__":

@@ -110,7 +110,7 @@ def scores(checkpoint: Checkpoint, cells: Sequence[Cell]) -> list[dict[str, Any]
 
 def table_of(rows: Sequence[dict[str, Any]]) -> Table:
     """The rows of `scores` for people: per cent with standard errors."""
-    table = light_table("fresh puzzles solved, % (standard error)")
+    table = light_table("puzzles solved, % (standard error)")
     for column in ("puzzles", "n", "steps", "plain", "forwards", "soft-masked", "forwards"):
         left = column in ("puzzles", "steps")
         table.add_column(column, justify="left" if left else "right", no_wrap=True)
@@ -130,8 +130,7 @@ def show(checkpoint: Checkpoint, console: Console) -> None:
     blanks = example.puzzle.input.count("0")
     console.print(
         f"\nA Sudoku with {blanks} blanks in {example.forwards} forwards, twice from the same "
-        "weights.\nPlain decoding feeds a bare mask back at every blank, soft-masking what it "
-        "leans to.\n",
+        "weights.\nA cell that stays masked is fed back as what it leans to, or as a bare mask.\n",
         highlight=False,
     )
     _show_sudoku(checkpoint, example, console)
@@ -143,9 +142,9 @@ def rates_of(example: Example) -> str:
     """How often it comes out as it is shown."""
     twins, fresh = example.twins, example.fresh
     return (
-        f"That is the rule, not a law: of {twins['n']} symmetric twins of this puzzle soft-masking "
+        f"One puzzle proves nothing. Of {twins['n']} symmetric twins of this one soft-masking "
         f"solves {twins['soft']}, plain decoding {twins['plain']}, and {twins['differ']} answers "
-        f"differ. Of {fresh['n']} other puzzles as hard: {_share(fresh, 'soft')}, "
+        f"differ; of {fresh['n']} other puzzles as hard {_share(fresh, 'soft')}, "
         f"{_share(fresh, 'plain')}, and {_share(fresh, 'differ')} differ."
     )
 
@@ -163,7 +162,7 @@ def _show_sudoku(checkpoint: Checkpoint, example: Example, console: Console) -> 
         for steps in _in_step(runs):
             if console.is_terminal:
                 frame = side_by_side(boards, steps, NAMES)
-                live.update(Group(frame, legend(compared=True)), refresh=True)
+                live.update(Group(frame, legend(boards[0], compared=True)), refresh=True)
                 time.sleep(PAUSE)
         live.update(side_by_side(boards, steps, NAMES))
 
@@ -214,4 +213,8 @@ def _show_story(checkpoint: Checkpoint, example: Example, console: Console) -> N
 
 def what_next() -> str:
     """A few commands to go on with."""
-    return '\nGo on:  softmask generate "Once upon a time"    softmask serve    softmask --help'
+    return (
+        'Next:  softmask generate "Once upon a time"    a story of your own\n'
+        "       softmask serve                          every step, on a page in your browser\n"
+        "       softmask --help                         everything else"
+    )

@@ -1,9 +1,10 @@
 """A Sudoku being filled in, drawn as a grid in a terminal: one run, or soft-masked beside plain.
 
 Givens are dim, what is decided stands as it is and green where that was this step. A masked cell
-shows the digit that leads there, on a shade from grey to amber by lambda: how strongly it is fed
-back. Where two runs have decided differently both cells are magenta; in the end what is wrong is
-red. Marks say the same without colours: `*` for what differs, `!` for what is wrong.
+shows the digit that leads there, on a shade from grey to amber by lambda, how strongly it is fed
+back: amber is the largest lambda that the settings allow. Where two runs have decided differently
+both cells are magenta; in the end what is wrong is red. Marks say the same without colours: `*` for
+what differs, `!` for what is wrong.
 """
 
 from __future__ import annotations
@@ -46,6 +47,12 @@ class Board:
     grid: Grid
     row: int = 0
 
+    @property
+    def strongest(self) -> float:
+        """The largest lambda that this run's settings allow: the full shade."""
+        soft_mask = self.run.soft_mask
+        return soft_mask.scale if soft_mask is not None and soft_mask.scale > 0 else 1.0
+
     @classmethod
     def of(cls, run: Any, row: int = 0) -> Board | None:
         """The board of a run; None where it is about something else."""
@@ -85,7 +92,7 @@ class Board:
             elif digit is None:
                 lead = self.run.mask_id if leads[i] is None else leads[i]
                 digit = UNKNOWN if lead == self.run.mask_id else self._text(lead)
-                style = shade(weights[i])
+                style = shade(weights[i] / self.strongest)
             elif i in wrong:
                 mark, style = "!", WRONG
             elif i in differing:
@@ -166,13 +173,17 @@ def side_by_side(
     return table
 
 
-def legend(*, compared: bool = False) -> Text:
-    """What the looks of a cell mean, in two lines of 80 columns."""
+def legend(board: Board, *, compared: bool = False) -> Text:
+    """What the looks of a cell mean, in two lines."""
     text = Text(no_wrap=True, overflow="ellipsis")
-    text.append(" 7 ", PROMPT).append("given  ").append(" 7 ", NEW).append("just decided  ")
     for weight in (0.0, 0.5, 1.0):
         text.append(" 7 ", shade(weight))
-    text.append(" masked: its leading digit, and how much is fed back\n")
+    text.append(" a masked cell leans to 7, which is fed back: ")
+    if board.run.soft_mask is None:
+        text.append("not at all\n")
+    else:
+        text.append(f"lambda 0 to {board.strongest:.2f}\n")
+    text.append(" 7 ", NEW).append(" just decided  ")
     if compared:
         text.append(" 7*", DIFFERENT).append(" the two differ  ")
     text.append(" 7!", WRONG).append(" wrong in the end")

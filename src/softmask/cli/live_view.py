@@ -115,7 +115,7 @@ class LiveView:
         """Draws a step; a canvas taller than the screen shows the lines being decided."""
         if self.board is not None:
             grid = self.board.draw(step)
-            parts = [counters(step), grid, self.board.verdict(step), legend()]
+            parts = [counters(step), grid, self.board.verdict(step), legend(self.board)]
             self.live.update(Group(*parts), refresh=True)
             return
         console = self.live.console

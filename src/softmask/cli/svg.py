@@ -72,8 +72,8 @@ def picture(trace: dict[str, Any], seconds: float = 0.7) -> str:
         left += width + GAP
         height = max(height, tall)
     if svg_grid.grid_of(runs[0]) is not None:
-        height += LINE
-        parts += _legend(runs, height)
+        parts += _legend(runs, height + LINE)
+        height += LINE + 18
     width, height = round(left - GAP + MARGIN), round(height + MARGIN)
     title = escape(runs[0]["end"]["text"].strip())
     return (
@@ -120,7 +120,7 @@ def _draw_grid(
     parts = list(_captions(run, left, total, seconds, f", {said}"))
     parts += svg_grid.shades(grid, run, left, top, seconds, total)
     parts += svg_grid.lines(grid, left, top)
-    cells, _ = _cells(run)
+    cells, _ = _cells(run, svg_grid.strongest(run))
     for number, position in enumerate(grid.positions):
         cell = cells[position]
         step, text, look, opacity = cell.looks[-1]
@@ -139,14 +139,20 @@ def _draw_grid(
 
 def _legend(runs: Sequence[dict[str, Any]], y: float) -> Iterator[str]:
     """What the looks of a grid's cells mean."""
-    told = "blue: the digit that a masked cell is fed back; shade: how strongly"
+    most = svg_grid.strongest(runs[0])
+    told = [f"blue on a shade: what a masked cell is fed back, lambda 0 to {most:.2f}"]
     if len(runs) == 2:
-        told += "; frame: the two differ"
-    yield f'<text class="caption" x="{MARGIN}" y="{y:.0f}">{told}</text>'
+        told.append("frame: the two differ; red: wrong")
+    for line, said in enumerate(told):
+        yield f'<text class="caption" x="{MARGIN}" y="{y + 18 * line:.0f}">{said}</text>'
 
 
-def _cells(run: dict[str, Any]) -> tuple[list[_Cell], int]:
-    """Every position's looks, and how many positions hold what was answered."""
+def _cells(run: dict[str, Any], most: float = 1.0) -> tuple[list[_Cell], int]:
+    """Every position's looks, and how many positions hold what was answered.
+
+    Args:
+        most: the lambda at which a ghost is as strong as what is decided.
+    """
     cells, texts = [], {}
     for token in run["start"]["tokens"]:
         cells.append(_Cell())
@@ -159,7 +165,9 @@ def _cells(run: dict[str, Any]) -> tuple[list[_Cell], int]:
         for i, position in enumerate(masked["position"]):
             ids, shares = masked["candidates"][i], masked["w"][i]
             if ids:
-                opacity = max(FAINT, (masked["lambda"][i] or 0) * (shares[0] if shares else 0))
+                opacity = max(
+                    FAINT, (masked["lambda"][i] or 0) / most * (shares[0] if shares else 0)
+                )
                 text = _shown(texts.get(str(ids[0]), "")).strip(" ") or "·"
                 cells[position].set(number, text, "ghost", round(opacity, 2))
         for position, token in zip(

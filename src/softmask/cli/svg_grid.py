@@ -1,8 +1,8 @@
 """A recorded run on a Sudoku, drawn as a grid in an animated picture (SVG).
 
 A masked cell shows the digit that leads there, as strong as its share of the next input, on a shade
-by lambda. Cells that two runs decide differently get a frame from then on; wrong digits are red in
-the end.
+by lambda, both against the largest lambda that the settings allow. Cells that two runs decide
+differently get a frame from then on; wrong digits are red in the end.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from ..puzzles.grid import BLANK, Grid, find_grid
 
 # Pixels of a cell's side.
 SIDE = 30
-SHADE = 0.55  # opacity of the shade at lambda 1
+SHADE = 0.6  # opacity of the shade at the largest lambda
 
 
 def grid_of(run: dict[str, Any]) -> Grid | None:
@@ -50,13 +50,14 @@ def shades(
     grid: Grid, run: dict[str, Any], x: float, y: float, seconds: float, total: float
 ) -> Iterator[str]:
     """A square behind each cell that was masked, its opacity lambda's."""
+    most = strongest(run)
     weights = [[0.0] * (len(run["steps"]) + 1) for _ in grid.positions]
     cell_of = {position: i for i, position in enumerate(grid.positions)}
     for number, step in enumerate(run["steps"], start=1):
         masked = step["masked"]
         for position, weight in zip(masked["position"], masked["lambda"], strict=True):
             if position in cell_of:
-                weights[cell_of[position]][number] = weight or 0.0
+                weights[cell_of[position]][number] = (weight or 0.0) / most
     times = ";".join(f"{n * seconds / total:.4f}" for n in range(len(run["steps"]) + 1))
     for i, values in enumerate(weights):
         if not any(values):
@@ -69,6 +70,12 @@ def shades(
             f'dur="{total:g}s" repeatCount="indefinite" values="{shown}" '
             f'keyTimes="{times}"/></rect>'
         )
+
+
+def strongest(run: dict[str, Any]) -> float:
+    """The largest lambda that a run's settings allow."""
+    soft_mask = run["start"]["settings"]["soft_mask"]
+    return soft_mask["scale"] if soft_mask and soft_mask["scale"] > 0 else 1.0
 
 
 def frames(
