@@ -5,9 +5,10 @@
 Puts fresh Sudokus to the bundled model, soft-masked and plainly in few forwards. One that is solved
 soft-masked alone is looked at more closely: a symmetric twin of it (digits renamed, rows and
 columns permuted) is the same puzzle to a player and another one to the model, as another seed is to
-a story. Of the puzzles that their twins tell apart best one is shown where soft-masking is right more
-often than not and the answers differ more often than not, in a symmetry in which the plain answer
-is wrong in many cells. Its rates are over twins that had no part in the choice.
+a story. Of the puzzles that their twins tell apart best one is shown, where there is one with
+soft-masking right more often than not and answers that differ more often than not, in a symmetry in
+which the plain answer is wrong in many cells. Its rates are over twins that had no part in the
+choice, and come out lower.
 
 Beside that, what is fed back: mean lambda and entropy at masked positions, over all steps, of that
 Sudoku's twins and of 20 seeds of the story that the demo shows.

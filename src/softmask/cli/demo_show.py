@@ -14,6 +14,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from ..config import BUNDLED, require
 from ..decoding.generation import Generation
 from ..decoding.sampler import DenoiseStep
 from ..files import write_atomically
@@ -134,7 +135,9 @@ def show(checkpoint: Checkpoint, console: Console) -> None:
         highlight=False,
     )
     _show_sudoku(checkpoint, example, console)
-    console.print(f"\n{rates_of(example)}\n", highlight=False)
+    console.print()
+    if checkpoint.name == BUNDLED:
+        console.print(f"{rates_of(example)}\n", highlight=False)
     _show_story(checkpoint, example, console)
 
 
@@ -156,7 +159,10 @@ def _share(counts: dict[str, int], name: str) -> str:
 def _show_sudoku(checkpoint: Checkpoint, example: Example, console: Console) -> None:
     runs = _example_runs(checkpoint, example)
     boards = [board for board in map(Board.of, runs) if board is not None]
-    assert len(boards) == len(runs), "the tokenizer has a token for each digit"
+    require(
+        len(boards) == len(runs),
+        f"{checkpoint.name} has no token for each digit of a Sudoku: leave out --model",
+    )
     steps: Sequence[DenoiseStep] = ()
     with Live(console=console, auto_refresh=False) as live:
         for steps in _in_step(runs):
@@ -199,8 +205,10 @@ def _show_story(checkpoint: Checkpoint, example: Example, console: Console) -> N
                 time.sleep(STORY_PAUSE)
     text = STORY + run.completions()[0].text
     console.print(Padding(Text(text), (0, 2)))
+    if checkpoint.name != BUNDLED or checkpoint.soft_mask is None:
+        return
     grid, story = example.fed_back["sudoku"], example.fed_back["story"]
-    offset = -checkpoint.soft_mask.offset if checkpoint.soft_mask is not None else 0.0
+    offset = -checkpoint.soft_mask.offset
     console.print(
         f"\nA story of 6.4 M parameters: right for a sentence, forgetful over several. "
         f"Soft-masking is all but off here: mean lambda is {story['mean_lambda']:.2f}, on Sudokus "
