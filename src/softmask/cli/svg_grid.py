@@ -60,7 +60,7 @@ def shades(
                 weights[cell_of[position]][number] = (weight or 0.0) / most
     times = ";".join(f"{n * seconds / total:.4f}" for n in range(len(run["steps"]) + 1))
     for i, values in enumerate(weights):
-        if not any(values):
+        if is_given(grid, i) or not any(values):
             continue
         shown = ";".join(f"{value * SHADE:.2f}".rstrip("0").rstrip(".") for value in values)
         left, top = corner(grid, i, x, y)
