@@ -70,7 +70,8 @@ class Checkpoint:
             text = str(prompt[-1].get("content"))
         else:  # not checked yet
             known = range(self.model.config.vocab_size)
-            text = self.decode([index for index in prompt if index in known])
+            ids = [index for index in prompt if isinstance(index, int) and index in known]
+            text = self.decode(ids)
         return kind_of(text, self.prompt_kinds, self.sampling)
 
     def decode(self, ids: int | Sequence[int], *, skip_special_tokens: bool = False) -> str:
