@@ -16,11 +16,12 @@ from rich.console import Console
 import softmask
 from softmask.cli.demo_show import table_of
 from softmask.cli.main import main
-from softmask.config import SamplingConfig
+from softmask.config import SamplingConfig, sampling_to_file
 from softmask.decoding.generation import Generation
 from softmask.puzzles.held_out import held_out_digest, read_held_out
 from softmask.puzzles.puzzles import is_solved, new_sudoku_9x9, prompt_of
 from softmask.puzzles.solve import answer_in, fresh_puzzles, score, solve, the_example
+from softmask.training.recipe import read_recipe
 
 RESULTS = ROOT / "benchmarks" / "results"
 PICTURE = ROOT / "docs" / "pictures" / "sudoku.svg"
@@ -136,6 +137,7 @@ def test_the_demo_shows_a_sudoku_both_ways_with_rates_and_ends_with_a_table(caps
     rows = json.loads(out.splitlines()[-1])["rows"]
     assert [row["plain_forwards"] for row in rows] == [8, 12]
     assert err == ""
+    assert "7* the two differ   7! wrong" in out
 
 
 def test_the_hero_picture_is_what_its_command_draws(tmp_path, capsys) -> None:
@@ -143,6 +145,12 @@ def test_the_hero_picture_is_what_its_command_draws(tmp_path, capsys) -> None:
     assert f"the picture is {tmp_path}" in capsys.readouterr().out
     assert (tmp_path / "sudoku.svg").read_bytes() == PICTURE.read_bytes()
     assert "softmask demo --svg sudoku.svg" in (ROOT / "README.md").read_text()
+
+
+def test_its_recipe_writes_the_sampling_file_that_it_has() -> None:
+    recipe = read_recipe("default")
+    written = sampling_to_file(recipe.sampling, recipe.prompt_kinds)
+    assert written == json.loads((DEFAULT / "sampling_config.json").read_text())
 
 
 def test_a_puzzle_is_decoded_greedily_with_the_masks_it_needs_and_a_story_as_before(

@@ -302,6 +302,15 @@ def kind_of(
     return PromptKind(sampling=dict(general or {}))
 
 
+def check_kinds(kinds: Sequence[PromptKind], where: str = "") -> None:
+    """Raises ValueError for a kind that no prompt, or every one, would belong to."""
+    for kind in kinds:
+        named = bool(kind.prompt_starts_with) and all(kind.prompt_starts_with)
+        require(
+            named, f"{where}a kind of prompts is known by how they begin: give prompt_starts_with"
+        )
+
+
 def sampling_to_file(config: SamplingConfig, kinds: Sequence[PromptKind] = ()) -> dict[str, Any]:
     """The mapping to write as `sampling_config.json`: what differs from the defaults."""
     default = dataclasses.asdict(SamplingConfig())
@@ -341,9 +350,5 @@ def read_sampling_file(path: Path) -> tuple[dict[str, Any], tuple[PromptKind, ..
             raise unknown_setting(str(path), key, known)
     from_mapping(SamplingConfig, values, str(path))
     kinds = tuple(from_mapping(PromptKind, kind, f"{path}: {PROMPT_KINDS}") for kind in found)
-    for kind in kinds:
-        named = bool(kind.prompt_starts_with) and all(kind.prompt_starts_with)
-        require(
-            named, f"{path}: a kind of prompts is known by how they begin: give prompt_starts_with"
-        )
+    check_kinds(kinds, f"{path}: ")
     return values, kinds

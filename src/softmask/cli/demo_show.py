@@ -32,7 +32,7 @@ from ..puzzles.solve import (
 )
 from ..reporting.progress import progress
 from ..reporting.tables import light_table
-from .grid_view import Board, legend, side_by_side
+from .grid_view import Board, ended, legend, side_by_side
 from .live_view import LiveView
 from .recording import record_ways
 from .svg import picture
@@ -169,10 +169,10 @@ def _show_sudoku(checkpoint: Checkpoint, example: Example, console: Console) -> 
                 frame = side_by_side(boards, steps, NAMES)
                 live.update(Group(frame, legend(boards[0], compared=True)), refresh=True)
                 time.sleep(PAUSE)
-            live.update(frame)
+            live.update(Group(frame, ended(compared=True)))
         return
     *_, last = _in_step(runs)
-    console.print(side_by_side(boards, last, NAMES))
+    console.print(side_by_side(boards, last, NAMES), ended(compared=True))
 
 
 def _in_step(runs: Sequence[Generation]) -> Iterator[Sequence[DenoiseStep]]:
@@ -225,6 +225,6 @@ def what_next() -> str:
     """A few commands to go on with."""
     return (
         'Next:  softmask generate "Once upon a time"    a story of your own\n'
-        "       softmask serve                          every step, on a page in your browser\n"
+        "       softmask serve                          every step, in your browser\n"
         "       softmask --help                         everything else"
     )

@@ -173,6 +173,14 @@ def side_by_side(
     return table
 
 
+def ended(*, compared: bool = False) -> Text:
+    """What marks mean once nothing is masked."""
+    text = Text()
+    if compared:
+        text.append(" 7*", DIFFERENT).append(" the two differ  ")
+    return text.append(" 7!", WRONG).append(" wrong")
+
+
 def legend(board: Board, *, compared: bool = False) -> Text:
     """What the looks of a cell mean, in two lines."""
     text = Text(no_wrap=True, overflow="ellipsis")
@@ -184,7 +192,4 @@ def legend(board: Board, *, compared: bool = False) -> Text:
     else:
         text.append(f"lambda 0 to {board.strongest:.2f}\n")
     text.append(" 7 ", NEW).append(" just decided  ")
-    if compared:
-        text.append(" 7*", DIFFERENT).append(" the two differ  ")
-    text.append(" 7!", WRONG).append(" wrong in the end")
-    return text
+    return text.append_text(ended(compared=compared)).append(" in the end")
