@@ -166,13 +166,13 @@ def _show_sudoku(checkpoint: Checkpoint, example: Example, console: Console) -> 
     if console.is_terminal:
         with Live(console=console, auto_refresh=False) as live:
             for steps in _in_step(runs):
-                frame = side_by_side(boards, steps, NAMES)
+                frame = side_by_side(boards, steps, NAMES, console.width)
                 live.update(Group(frame, legend(boards[0], compared=True)), refresh=True)
                 time.sleep(PAUSE)
             live.update(Group(frame, ended(compared=True)))
         return
     *_, last = _in_step(runs)
-    console.print(side_by_side(boards, last, NAMES), ended(compared=True))
+    console.print(side_by_side(boards, last, NAMES, console.width), ended(compared=True))
 
 
 def _in_step(runs: Sequence[Generation]) -> Iterator[Sequence[DenoiseStep]]:

@@ -150,9 +150,12 @@ def differing(boards: Sequence[Board], steps: Sequence[DenoiseStep]) -> frozense
 
 
 def side_by_side(
-    boards: Sequence[Board], steps: Sequence[DenoiseStep], names: Sequence[str]
-) -> Table:
-    """Two runs of one Sudoku, each after its own step, with their names above."""
+    boards: Sequence[Board], steps: Sequence[DenoiseStep], names: Sequence[str], width: int = 80
+) -> RenderableType:
+    """Two runs of one Sudoku, each after its own step, with their names above.
+
+    Where so many columns do not hold them side by side they stand one below the other.
+    """
     parted = differing(boards, steps)
     table = Table.grid(padding=(0, GAP, 0, 0))
     columns = []
@@ -169,6 +172,8 @@ def side_by_side(
             board.verdict(step),
         ]
         columns.append(Group(*parts))
+    if sum(width_of(board.grid) + GAP for board in boards) - GAP > width:
+        return Group(*columns)
     table.add_row(*columns)
     return table
 

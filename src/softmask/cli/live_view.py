@@ -115,7 +115,9 @@ class LiveView:
         """Draws a step; a canvas taller than the screen shows the lines being decided."""
         if self.board is not None:
             grid = self.board.draw(step)
-            parts = [counters(step), grid, self.board.verdict(step), legend(self.board)]
+            parts = [counters(step), grid, self.board.verdict(step)]
+            if not self.board.is_done(step):
+                parts.append(legend(self.board))
             self.live.update(Group(*parts), refresh=True)
             return
         console = self.live.console
