@@ -3,8 +3,8 @@
     python benchmarks/pictures.py                 all of them, into docs/
     python benchmarks/pictures.py light sudoku    these screenshots alone
 
-docs/pictures/sudoku.svg is `softmask demo --svg`; docs/page/*.png are states of the page, with fixed
-seeds. The screenshots need Chromium and Pillow.
+docs/pictures/sudoku.svg is `softmask demo --svg`; docs/page/*.png are states of the page, with
+fixed seeds. The screenshots need Chromium and Pillow.
 """
 
 from __future__ import annotations
