@@ -12,6 +12,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 import pytest
 from evaluation_files import write_evaluation_files
 from hypothesis import settings
+from processes import start_fork_server
 from tiny import write_dream_folder, write_json
 
 from softmask.config import SoftMaskConfig, soft_mask_to_published
@@ -23,6 +24,13 @@ settings.load_profile("softmask")
 SOFT = SoftMaskConfig(k=2, scale=0.8, offset=-4.0, steepness=1.0)
 # The first eight lines of a file are its shots.
 LINES = 8 + 5
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # Coverage is measured from the start of an interpreter.
+    is_measured = bool(config.getoption("cov_source", None))
+    if "PYTEST_XDIST_WORKER" not in os.environ and not is_measured:
+        start_fork_server()
 
 
 @pytest.fixture(scope="session")

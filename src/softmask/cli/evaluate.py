@@ -20,6 +20,8 @@ from typing import Any
 
 from ..config import BUNDLED
 from ..evaluation.config import ModelArgs
+from ..reporting.progress import progress
+from ..training.config import RECIPE
 from .eval_options import (
     add_eval_model,
     add_task_options,
@@ -60,9 +62,10 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
     from rich.console import Console
 
     need_lm_eval()
-    from ..evaluation.evaluate import check_tasks, evaluate, table_of
+    with progress("reading the tasks"):
+        from ..evaluation.evaluate import check_tasks, evaluate, table_of
 
-    check_tasks(config)
+        check_tasks(config)
     lm = load_lm(model)
     rows = evaluate(
         lm,
@@ -82,9 +85,15 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
 
 def _name(model: ModelArgs, tasks: tuple[str, ...]) -> str:
     """model-tasks, and -soft or -plain where that is said."""
-    subject = Path(model.adapter or model.pretrained or BUNDLED).name
+    subject = run_or_folder(Path(model.adapter or model.pretrained or BUNDLED))
     how = {None: "", True: "-soft", False: "-plain"}[model.softmasking]
     return f"{subject}-{'+'.join(tasks)[:80]}{how}"
+
+
+def run_or_folder(path: Path) -> str:
+    """The name of a model in a result: of the run that made it, as all runs' are called alike."""
+    run = path.resolve().parent
+    return run.name if path.is_dir() and (run / RECIPE).is_file() else path.name
 
 
 def _title(lm: Any) -> str:

@@ -235,10 +235,10 @@ class Batch:
         return found
 
     def _layout_of(self, busy: list[SequenceState], windows: list[tuple[int, int]]) -> Layout:
-        key = tuple((s.start, s.length, *w) for s, w in zip(busy, windows, strict=True))
+        key = tuple((s.start, s.reach, *w) for s, w in zip(busy, windows, strict=True))
         if self._layout is None or self._layout[0] != key:
             pieces = [
-                (Span(b - a, s.start, s.length), s.flat_L[a:b])
+                (Span(b - a, s.start, s.reach), s.flat_L[a:b])
                 for s, (a, b) in zip(busy, windows, strict=True)
             ]
             # Windows of like shape side by side: attention takes them in one call.
@@ -285,7 +285,7 @@ class Batch:
         place_N = torch.nonzero_static(self.masked_P[flat], size=sum(counts_R)).squeeze(1)
         sequences, scheduled_R, _ = zip(*group, strict=True)
         starts = [sequence.start for sequence in sequences]
-        lengths = [sequence.length for sequence in sequences]
+        lengths = [sequence.reach for sequence in sequences]
         rows_N = flat[place_N]
         return Rows(
             sequences, scheduled_R, counts_R, rows_N, Ragged(counts_R, starts, lengths, rows_N)

@@ -17,10 +17,8 @@ from transformers.trainer import TRAINER_STATE_NAME
 
 from ..config import read_json
 from ..files import sync_tree, write_atomically
+from .listing import COMPLETE
 from .sources import file_digest
-
-# One without it is incomplete.
-COMPLETE = "complete.json"
 
 
 def checkpoint_of(folder: Path, step: int) -> Path:
@@ -73,6 +71,13 @@ def settle_checkpoints(folder: Path, keep_best: bool, report: Callable[[str], No
         # The mark first: a kill in between must not leave half of a checkpoint that has one.
         (checkpoint / COMPLETE).unlink()
         shutil.rmtree(checkpoint)
+
+
+def newest_step(folder: Path) -> int | None:
+    """The update of the newest whole checkpoint; None: there is none."""
+    marked = (path for path in _by_age(folder) if (path / COMPLETE).is_file())
+    newest = next(marked, None)
+    return None if newest is None else int(newest.name.rpartition("-")[2])
 
 
 def newest_checkpoint(folder: Path, processes: int) -> Path | None:
