@@ -63,13 +63,18 @@ format: .venv/.installed
 # After a change of PYTHON, TORCH or PIP_ARGS, `make clean` first.
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 .venv/.installed: pyproject.toml
-	$(PYTHON) -m venv .venv
+	@echo "Installing into .venv, once: 3 GB; two minutes, more where the network is slow."
+	@echo "1/3 a virtual environment of $(PYTHON)"
+	@$(PYTHON) -m venv .venv
 	@if [ -n "$(CPU_INDEX)" ] && [ "$$(uname)" = Linux ] && ! command -v nvidia-smi >/dev/null; then \
+		echo "2/3 PyTorch for CPUs"; \
 		$(PIP) $(PIP_ARGS) --no-deps --retries 0 --timeout 10 \
 			--extra-index-url "$(CPU_INDEX)" "$(TORCH)"; \
 	fi
-	$(PIP) $(PIP_ARGS) "$(TORCH)" -e ".[dev]"
+	@echo "3/3 softmask, what else it needs, tests and tools: most of the time"
+	@$(PIP) $(PIP_ARGS) "$(TORCH)" -e ".[dev]"
 	@touch $@
+	@echo "Installed: .venv/bin/softmask"
 
 clean:
 	rm -rf .venv build dist site .coverage* .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -3,9 +3,8 @@
     python benchmarks/pictures.py                 all of them, into docs/
     python benchmarks/pictures.py opening phone   these screenshots alone
 
-docs/pictures/sudoku.svg is a recorded run; docs/page/*.png are states of the page
-(`page_pictures.py`). Seeds are fixed.
-The screenshots need Chromium and Pillow.
+docs/pictures/sudoku.svg is `softmask demo --svg`; docs/page/*.png are states of the page
+(`page_pictures.py`), with fixed seeds. The screenshots need Chromium and Pillow.
 """
 
 from __future__ import annotations
@@ -13,37 +12,17 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 from page_pictures import STATES, photograph
 
 DOCS = Path(__file__).parents[1] / "docs"
-# A Sudoku of 32 givens: `[[n]]` are n cells to fill in.
-GRID = """\
-Sudoku
-1[[1]]69[[1]]3[[1]]72
-4[[1]]7[[2]]8[[1]]1[[1]]
-[[4]]6[[4]]
-[[6]]2[[2]]
-5[[3]]91[[3]]
-9[[2]]82[[2]]67
-3[[1]]96[[4]]5
-[[1]]8[[2]]197[[1]]3
-7[[4]]46[[2]]
-"""
-# Eight forwards for 49 cells: soft-masked it is right, plain it is not.
-SETTINGS = "--steps 8 --block-length 128 --alg topk_margin --temperature 0 --top-p 1"
 
 
 def animate(path: Path) -> None:
-    """Writes the run of README's picture, soft-masked beside plain."""
-    with tempfile.NamedTemporaryFile("w", suffix=".txt") as grid:
-        grid.write(GRID)
-        grid.flush()
-        words = ["--infill", "--file", grid.name, *SETTINGS.split(), "--against-plain"]
-        command = [sys.executable, "-m", "softmask", "generate", *words, "--svg", str(path)]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    """Writes README's picture: the demo's Sudoku, soft-masked beside plain."""
+    command = [sys.executable, "-m", "softmask", "demo", "--svg", str(path)]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
 
 def main() -> None:

@@ -32,7 +32,11 @@ PUBLIC = {
         "softmask.decoding.generation.Completion",
         "softmask.models.checkpoint.Checkpoint",
     ],
-    "Settings of decoding": ["softmask.config.SamplingConfig", "softmask.config.SoftMaskConfig"],
+    "Settings of decoding": [
+        "softmask.config.SamplingConfig",
+        "softmask.config.SoftMaskConfig",
+        "softmask.config.PromptKind",
+    ],
     "The loop": ["softmask.decoding.sampler.denoise", "softmask.decoding.sampler.DenoiseStep"],
     "The model": [
         "softmask.models.modeling_dream.DreamModel",

@@ -42,7 +42,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return wheel
 
 
-def test_the_wheel_contains_the_bundled_model_the_recipes_and_the_demo_puzzles(
+def test_the_wheel_contains_the_bundled_model_the_recipes_and_the_demo_example(
     wheel: Path,
 ) -> None:
     with zipfile.ZipFile(wheel) as archive:
@@ -52,7 +52,7 @@ def test_the_wheel_contains_the_bundled_model_the_recipes_and_the_demo_puzzles(
         default + "model.safetensors",
         default + "config.json",
         default + "README.md",
-        "softmask/puzzles/demo_puzzles.json",
+        "softmask/puzzles/demo_example.json",
         "softmask/py.typed",
     }
     assert any(name.startswith(default + "tokenizer") for name in names)

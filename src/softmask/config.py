@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ BUNDLED = "default"
 # Settings that a checkpoint brings: the published file, and ours.
 SOFT_MASK_FILE = "transparency_config.json"
 SAMPLING_FILE = "sampling_config.json"
+PROMPT_KINDS = "prompt_kinds"  # the key there of settings for some prompts alone
 # Beside the published file where a run wrote it: the raw parameters, fp32, before their transforms.
 SOFT_MASK_WEIGHTS = "soft_mask.safetensors"
 
@@ -290,21 +292,76 @@ class SamplingConfig:
             )
 
 
-def sampling_to_file(config: SamplingConfig) -> dict[str, Any]:
+@dataclass(frozen=True)
+class PromptKind:
+    """What suits prompts of one kind, which is known by how they begin."""
+
+    prompt_starts_with: tuple[str, ...] = setting((), "beginnings of this kind's prompts")
+    sampling: dict[str, Any] = setting({}, "settings of decoding, in place of all general ones")
+    max_new_tokens: int | None = setting(None, "masks behind such a prompt; null: as for any other")
+
+    def __post_init__(self) -> None:
+        from_mapping(SamplingConfig, self.sampling, "sampling")
+        require_positive(self, "max_new_tokens")
+
+
+def kind_of(
+    prompt: str, kinds: Sequence[PromptKind], general: Mapping[str, Any] | None = None
+) -> PromptKind:
+    """What suits this prompt: the first of the kinds that it belongs to, else what is general."""
+    for kind in kinds:
+        if prompt.startswith(kind.prompt_starts_with):
+            return kind
+    return PromptKind(sampling=dict(general or {}))
+
+
+def check_kinds(kinds: Sequence[PromptKind], where: str = "") -> None:
+    """Raises ValueError for a kind that no prompt, or every one, would belong to."""
+    for kind in kinds:
+        named = bool(kind.prompt_starts_with) and all(kind.prompt_starts_with)
+        require(
+            named, f"{where}a kind of prompts is known by how they begin: give prompt_starts_with"
+        )
+
+
+def sampling_to_file(config: SamplingConfig, kinds: Sequence[PromptKind] = ()) -> dict[str, Any]:
     """The mapping to write as `sampling_config.json`: what differs from the defaults."""
     default = dataclasses.asdict(SamplingConfig())
-    return {k: v for k, v in dataclasses.asdict(config).items() if v != default[k]}
+    values = {k: v for k, v in dataclasses.asdict(config).items() if v != default[k]}
+    return values | ({PROMPT_KINDS: kinds_to_json(kinds)} if kinds else {})
 
 
-def read_sampling_file(path: Path) -> dict[str, Any]:
-    """Reads `sampling_config.json`: fields of SamplingConfig that suit the checkpoint beside it.
+def kinds_to_json(kinds: Sequence[PromptKind]) -> list[dict[str, Any]]:
+    """Kinds of prompts as a file and the server's description of a model have them."""
+    return [
+        dataclasses.asdict(kind) | {"prompt_starts_with": [*kind.prompt_starts_with]}
+        for kind in kinds
+    ]
 
-    `generate` takes them where the caller says nothing else. Not `generation_config.json`: what
-    older transformers left there (top_k=50) was never meant for this model (finding B2).
+
+def read_sampling_file(path: Path) -> tuple[dict[str, Any], tuple[PromptKind, ...]]:
+    """Reads `sampling_config.json`: what suits the checkpoint beside it, where nothing is said.
+
+    Returns:
+        Fields of SamplingConfig for any prompt, and the kinds of prompts that have others. Not
+        `generation_config.json`: what older transformers left there (top_k=50) was never meant for
+        this model (finding B2).
 
     Raises:
         ValueError: the file is not valid JSON or holds anything but settings in their range.
     """
     values = read_json(path)
+    require(
+        isinstance(values, dict),
+        f"{path}: expected a mapping of settings, found {type(values).__name__}",
+    )
+    found = values.pop(PROMPT_KINDS, [])
+    require(isinstance(found, list), f"{path}: {PROMPT_KINDS} must be a list of kinds")
+    known = [PROMPT_KINDS, *(field.name for field in dataclasses.fields(SamplingConfig))]
+    for key in values:
+        if key not in known:
+            raise unknown_setting(str(path), key, known)
     from_mapping(SamplingConfig, values, str(path))
-    return values
+    kinds = tuple(from_mapping(PromptKind, kind, f"{path}: {PROMPT_KINDS}") for kind in found)
+    check_kinds(kinds, f"{path}: ")
+    return values, kinds

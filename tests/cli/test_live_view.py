@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import io
+import itertools
 
 import pytest
 from rich.console import Console
+from rich.style import Style
+from rich.text import Text
 from tiny import write_dream_folder
 
 import softmask
-from softmask.cli.live_view import AMBER, GREY, LiveView, render, shade
+from softmask.cli.grid_view import WRONG, Board, differing, side_by_side
+from softmask.cli.live_view import LiveView, render
+from softmask.cli.shades import AMBER, GREY, shade
 from softmask.decoding.generation import Generation
 
 
@@ -85,6 +90,74 @@ def test_a_canvas_taller_than_the_screen_shows_the_lines_being_decided(checkpoin
             assert len(view.live.renderable.renderables) <= height - 1
             if step.left_B[0]:
                 assert "48;2;" in frame
+
+
+SUDOKU = "Sudoku\n[[2]]34\n3412\n2[[2]]3\n43[[2]]\n"
+
+
+def grid_run(checkpoint, **more) -> Generation:
+    return run_of(checkpoint, infill=True, prompt=SUDOKU, sampling={"steps": 3}, **more)
+
+
+def test_a_sudoku_is_drawn_as_a_grid_with_boxes_and_stays(checkpoint) -> None:
+    console = console_of(80, 24)
+    run = grid_run(checkpoint)
+    with LiveView(run, console) as view:
+        for step in run:
+            view.show(step)
+    before, *_, last = console.file.getvalue().split("step 3/3")
+    plain = Text.from_ansi(last).plain
+    assert "\u250c\u2500\u2500\u2500\u2500\u2500\u2500\u252c" in plain
+    assert "not solved: " in plain  # random weights
+    assert "fed back: lambda 0 to 0.90" in Text.from_ansi(before).plain
+    assert not console.file.getvalue().endswith("\x1b[2K")
+
+
+def test_a_terminal_too_small_for_the_grid_gets_the_text(checkpoint) -> None:
+    for size in ((80, 11), (12, 24)):
+        assert LiveView(grid_run(checkpoint), console_of(*size)).board is None
+
+
+def test_masked_cells_are_shaded_by_lambda_and_wrong_ones_end_red(checkpoint) -> None:
+    run = grid_run(checkpoint)
+    board = Board.of(run)
+    first, *_, last = run
+    masked = [i for i, digit in enumerate(board.digits(first)) if digit is None]
+    assert masked
+    for i, look in enumerate(looks_of(board.draw(first))):
+        weight = first.lambda_BL[0, board.grid.positions[i]].item() / 0.9
+        assert look.bgcolor == (shade(weight).bgcolor if i in masked else None)
+    wrong = board.wrong(last)
+    assert wrong
+    ends = looks_of(board.draw(last))
+    assert {i for i, look in enumerate(ends) if look == WRONG} == wrong
+
+
+def test_two_runs_stand_side_by_side_and_part_where_they_differ(checkpoint) -> None:
+    runs = [grid_run(checkpoint), grid_run(checkpoint)]
+    boards, steps = [Board.of(run) for run in runs], [next(iter(run)) for run in runs]
+    assert differing(boards, steps) == frozenset()
+    steps[1].canvas_BL[0, boards[1].grid.positions[2]] += 1  # another digit than the given one
+    assert differing(boards, steps) == {2}
+    console = Console(file=io.StringIO(), width=80, color_system=None)
+    frame = drawn(console, side_by_side(boards, steps, ("soft-masked", "plain"))).splitlines()
+    assert frame[0].split() == ["soft-masked", "plain"]
+    assert sum(line.count("*") for line in frame) == 2
+    assert max(len(line.rstrip()) for line in frame) <= 80
+
+
+def looks_of(text: Text) -> list[Style]:
+    """The looks of each cell of a drawn grid, row after row."""
+    spans = {span.start: span.style for span in text.spans}
+    places = itertools.accumulate(len(line) + 1 for line in text.plain.split("\n"))
+    starts = [0, *places]
+    rows = [
+        (start, line)
+        for start, line in zip(starts, text.plain.split("\n"), strict=False)
+        if line.startswith("\u2502")
+    ]
+    cells = [start + i for start, line in rows for i in (1, 4, 8, 11)]
+    return [Style.parse(str(spans.get(cell, ""))) for cell in cells]
 
 
 def test_the_view_leaves_nothing_behind(checkpoint) -> None:

@@ -40,6 +40,16 @@ def test_help_comes_without_importing_torch(arguments) -> None:
     assert done.stdout.splitlines()[-1] == "False"
 
 
+def test_without_a_word_it_says_what_it_is_and_what_to_type_first(capsys) -> None:
+    assert main([]) == 2
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert "diffusion language models" in out
+    assert all(len(line) <= 82 for line in out.splitlines())
+    shown = [line.split()[1] for line in out.splitlines() if line.startswith("  softmask")]
+    assert shown == ["demo", "generate", "serve", "--help"]
+
+
 def test_in_a_pipe_there_is_the_text_and_nothing_else(folder) -> None:
     done = softmask("generate", "--model", folder, "Hello", "--max-new-tokens", "8")
     assert done.returncode == 0

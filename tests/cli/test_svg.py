@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from xml.etree import ElementTree
 
 import pytest
+from paths import ROOT
 
 from softmask.cli.main import main
+from softmask.puzzles.puzzles import is_solved
 
 SVG = "{http://www.w3.org/2000/svg}"
 PUZZLE = "Sudoku\n0102\n4201\n0003\n2300\nSolution\n"
-DECODING = "--max-new-tokens 24 --alg topk_margin --temperature 0 --top-p 1 --block-length 24"
 
 
 def drawn(element, seconds: float) -> float:
@@ -41,36 +41,70 @@ def picture(tmp_path_factory):
     """The bundled model on an easy Sudoku in 6 steps, and what it wrote."""
     folder = tmp_path_factory.mktemp("picture")
     (folder / "p.txt").write_text(PUZZLE)
-    arguments = ["--file", str(folder / "p.txt"), *DECODING.split(), "--steps", "6"]
+    arguments = ["--file", str(folder / "p.txt"), "--steps", "6"]
     assert main(["generate", *arguments, "--svg", str(folder / "p.svg"), "--against-plain"]) == 0
     return ElementTree.parse(folder / "p.svg").getroot()
 
 
-def test_the_last_picture_is_the_text_with_and_without_animation(picture, capsys) -> None:
-    texts = picture.findall(f"{SVG}text")
+def halves(picture):
+    """The elements of the soft-masked run, and of the plain one."""
     half = float(picture.get("width")) / 2
+    elements = [e for e in picture if e.get("x") is not None]
+    return [[e for e in elements if (float(e.get("x")) > half) is side] for side in (False, True)]
+
+
+def shown(elements, tag: str, opacity) -> list:
+    return [e for e in elements if e.tag == f"{SVG}{tag}" and opacity(e) > 0]
+
+
+def resting(element) -> float:
+    return float(element.get("opacity", 1))
+
+
+def test_a_sudoku_ends_as_a_solved_grid_with_and_without_animation(picture) -> None:
     solution = picture.find(f"{SVG}title").text.splitlines()
-    for moment in (lambda text: float(text.get("opacity", 1)), lambda text: drawn(text, 6.2)):
-        left = seen([t for t in texts if float(t.get("x")) < half], moment)
-        assert left[:2] == ["soft-masked", "6 forwards"]
-        assert left[2:8] == PUZZLE.strip().split("\n")
-        assert left[8:] == solution
-        right = seen([t for t in texts if float(t.get("x")) > half], moment)
-        assert right[0] == "plain"
+    assert is_solved("sudoku", PUZZLE.removeprefix("Sudoku\n")[:19], "\n".join(solution))
+    for moment in (resting, lambda element: drawn(element, 5.0)):
+        soft, plain = halves(picture)
+        left = seen(shown(soft, "text", moment), moment)
+        assert left[:2] == ["soft-masked", "6 forwards, solved"]
+        assert left[2:6] == solution
+        assert not any("wrong" in (e.get("class") or "") for e in shown(soft, "text", moment))
+        assert seen(shown(plain, "text", moment), moment)[0] == "plain"
+    boxes = [path.get("d") for path in picture if path.get("class") == "boxes"]
+    assert [path.count("v") for path in boxes] == [3, 3]  # of each run: two boxes side by side
 
 
-def test_the_first_picture_has_masks_and_each_step_one_caption(picture) -> None:
-    texts = picture.findall(f"{SVG}text")
-    left = [t for t in texts if float(t.get("x")) < float(picture.get("width")) / 2]
-    first = seen(left, lambda text: drawn(text, 0.1))
+def test_the_first_picture_has_givens_and_masks_and_each_step_one_caption(picture) -> None:
+    left, _ = halves(picture)
+    first = seen(shown(left, "text", lambda e: drawn(e, 0.1)), lambda e: drawn(e, 0.1))
     assert first[1] == "0 forwards"
-    assert all(re.fullmatch("·+", line) for line in first[8:])
-    for step in range(7):
-        now = seen(left, lambda text, step=step: drawn(text, 0.7 * step + 0.1))
+    assert first[2:6] == PUZZLE.replace("0", "·").split("\n")[1:5]
+    for step in range(6):
+        opacity = lambda e, step=step: drawn(e, 0.7 * step + 0.1)  # noqa: E731
+        now = seen(shown(left, "text", opacity), opacity)
         assert now[1] == f"{step} forward{'' if step == 1 else 's'}"
-    ghosts = [t for t in left if t.get("class") == "ghost"]
+
+
+def test_masked_cells_have_ghosts_and_a_shade_where_something_is_fed_back(picture) -> None:
+    soft, plain = halves(picture)
+    after = lambda e: drawn(e, 0.8)  # noqa: E731
+    ghosts = [e for e in shown(soft, "text", after) if e.get("class") == "ghost"]
+    shades = [e for e in shown(soft, "rect", after) if e.get("class") == "shade"]
     assert ghosts
-    assert max(drawn(t, 0.8) for t in ghosts) < 1
+    assert len(shades) == len(ghosts)
+    assert 0 < max(map(after, shades)) < 1
+    assert not [e for e in plain if e.get("class") == "shade"]
+
+
+def test_cells_where_two_runs_part_are_framed_and_wrong_ones_red() -> None:
+    drawing = ElementTree.parse(ROOT / "docs" / "pictures" / "sudoku.svg").getroot()
+    soft, plain = halves(drawing)
+    framed = [[e for e in side if e.get("class") == "parted"] for side in (soft, plain)]
+    red = [e for e in shown(plain, "text", resting) if e.get("class") == "wrong"]
+    assert len(framed[0]) == len(framed[1]) == len(red) > 0
+    assert not [e for e in soft if e.get("class") == "wrong"]
+    assert all(drawn(e, 0.1) == 0 for e in framed[0])
 
 
 def test_what_a_text_says_is_no_markup(tmp_path, capsys) -> None:

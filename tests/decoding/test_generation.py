@@ -255,6 +255,31 @@ def test_a_checkpoint_brings_settings_of_its_own_and_the_caller_wins(tmp_path) -
     assert whole.sampling == SamplingConfig(steps=8)
 
 
+def test_a_kind_of_prompts_has_settings_and_a_length_of_its_own(tmp_path) -> None:
+    folder = write_dream_folder(tmp_path / "dream")
+    puzzles = {"prompt_starts_with": ["Puzzle"], "sampling": {"alg": "topk_margin"}}
+    general = {"temperature": 0.7, "block_length": 4}
+    kinds = [puzzles | {"max_new_tokens": 3}]
+    write_json(folder / "sampling_config.json", general | {"prompt_kinds": kinds})
+    checkpoint = softmask.load(folder, device="cpu")
+    story = softmask.Generation(checkpoint, "A Puzzle", max_new_tokens=8)
+    assert (story.sampling.temperature, story.sampling.steps) == (0.7, 8)
+    puzzle = softmask.Generation(checkpoint, "Puzzle")
+    assert puzzle.sampling == SamplingConfig(steps=3, alg="topk_margin")
+    ids = checkpoint.tokenizer("Puzzle")["input_ids"]
+    assert softmask.Generation(checkpoint, [ids, ids]).sampling == puzzle.sampling
+    holed = softmask.Generation(checkpoint, "Puzzle[[5]]", infill=True)
+    assert holed.sampling == SamplingConfig(steps=5, alg="topk_margin")
+    own = softmask.Generation(checkpoint, "Puzzle", max_new_tokens=6, sampling={"alg": "entropy"})
+    assert own.sampling == SamplingConfig(steps=6)
+    with pytest.raises(ValueError, match="ask for each kind by itself"):
+        softmask.Generation(checkpoint, ["Puzzle", "A story"])
+    both = softmask.Generation(
+        checkpoint, ["Puzzle", "A story"], max_new_tokens=6, sampling=SamplingConfig(steps=6)
+    )
+    assert len(both.completions()) == 2
+
+
 def test_what_is_decided_from_the_left_only_grows_and_ends_as_the_text(checkpoint) -> None:
     run = softmask.Generation(checkpoint, "Hello", max_new_tokens=16, soft_mask=SOFT)
     seen = ""

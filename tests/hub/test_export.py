@@ -337,7 +337,8 @@ def test_a_checkpoint_saved_by_transformers_5_gets_its_flat_rope_theta_back(tmp_
 
 def test_settings_travel_and_training_state_does_not(tmp_path) -> None:
     source = write_dream_folder(tmp_path / "dream")
-    write_json(source / "sampling_config.json", {"steps": 7})
+    kind = {"prompt_starts_with": ["Sudoku"], "sampling": {"alg": "entropy"}, "max_new_tokens": 2}
+    write_json(source / "sampling_config.json", {"steps": 7, "prompt_kinds": [kind]})
     write_json(source / "generation_config.json", {"eos_token_id": 259})
     for stray in ("optimizer.pt", "trainer_state.json", "tokenization_dream.py", "secrets.txt"):
         (source / stray).write_text("{}")
@@ -346,7 +347,9 @@ def test_settings_travel_and_training_state_does_not(tmp_path) -> None:
     assert {"sampling_config.json", "generation_config.json", "README.md"} <= names
     assert names.isdisjoint({"optimizer.pt", "trainer_state.json", "secrets.txt"})
     assert {n for n in names if n.endswith(".py")} == set(remote_code())
-    assert softmask.load(folder, device="cpu").sampling == {"steps": 7}
+    loaded = softmask.load(folder, device="cpu")
+    assert loaded.sampling == {"steps": 7}
+    assert loaded.prompt_kinds[0].max_new_tokens == 2
 
 
 def test_an_export_of_an_export_is_the_same(exported, tmp_path) -> None:

@@ -297,6 +297,15 @@ def test_a_soft_mask_file_that_is_no_mapping_is_refused(tmp_path, text) -> None:
         ('{"block_length": 0}', "block_length"),
         ("[]", "mapping"),
         ('{"alg":', "sampling_config.json is damaged"),
+        ('{"prompt_kind": []}', "did you mean 'prompt_kinds'"),
+        ('{"prompt_kinds": {}}', "prompt_kinds must be a list"),
+        ('{"prompt_kinds": [{"prompt_starts_with": []}]}', "give prompt_starts_with"),
+        ('{"prompt_kinds": [{"prompt_starts_with": [""]}]}', "give prompt_starts_with"),
+        ('{"prompt_kinds": [{"prompt_starts_with": ["a"], "alg": "x"}]}', "unknown setting 'alg'"),
+        (
+            '{"prompt_kinds": [{"prompt_starts_with": ["a"], "sampling": {"algo": "x"}}]}',
+            "did you mean 'alg'",
+        ),
     ],
 )
 def test_a_hostile_sampling_file_is_refused(tmp_path, text, message) -> None:

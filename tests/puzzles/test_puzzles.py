@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import random
 from collections import Counter
-from importlib.resources import files
 from itertools import islice, permutations
 from pathlib import Path
 
@@ -306,23 +304,3 @@ def test_held_out_evaluation_puzzles_do_not_reach_a_training_stream() -> None:
     assert held_out & {p.input for p in free}  # without holding out, they do come
     kept = islice(generate_puzzles(1, {"sudoku_4x4": 1.0}, held_out), 20_000)
     assert not held_out & {p.input for p in kept}
-
-
-def demo_puzzles() -> list[dict[str, str | int]]:
-    return json.loads(files("softmask.puzzles").joinpath("demo_puzzles.json").read_text())[
-        "puzzles"
-    ]
-
-
-def test_the_demo_puzzles_are_solved_by_their_outputs() -> None:
-    puzzles = demo_puzzles()
-    assert Counter(puzzle["kind"] for puzzle in puzzles) == {"sudoku": 4, "countdown": 6}
-    assert all(is_solved(p["kind"], p["input"], p["output"]) for p in puzzles)
-
-
-@needs_evaluation_files
-def test_the_demo_puzzles_stand_where_they_say_and_not_among_the_few_shot_examples() -> None:
-    for puzzle in demo_puzzles():
-        line = (PLANNING / puzzle["file"]).read_text().splitlines()[puzzle["line"] - 1]
-        assert json.loads(line) == {key: puzzle[key] for key in ("input", "output")}
-        assert puzzle["line"] > 8

@@ -31,7 +31,7 @@ from softmask.serving.engine import Engine, Event, Request, Result
 from softmask.serving.http_server import HttpServer
 from softmask.serving.listener import address_of, bind
 from softmask.serving.openai_responses import Answer, CompletionResponse
-from softmask.serving.protocol import CompletionRequest
+from softmask.serving.protocol import CompletionRequest, DenoiseRequest
 from softmask.serving.service import Service
 
 SOFT = SoftMaskConfig(k=3, scale=0.8, offset=-3.0, steepness=1.0)
@@ -937,7 +937,9 @@ def test_the_log_holds_no_prompts_unless_asked(checkpoint, caplog) -> None:
 
 def test_sampling_that_a_request_names_wins_over_the_checkpoints_own(tmp_path) -> None:
     folder = write_dream_folder(tmp_path / "model", chat=True)
-    (folder / "sampling_config.json").write_text('{"temperature": 0.7, "block_length": 4}')
+    kind = {"prompt_starts_with": ["Grid"], "sampling": {"top_k": 3}, "max_new_tokens": 5}
+    settings = {"temperature": 0.7, "block_length": 4, "prompt_kinds": [kind]}
+    (folder / "sampling_config.json").write_text(json.dumps(settings))
     service = Service(softmask.load(folder, device="cpu"), ServeConfig())
 
     def sampling(**body) -> SamplingConfig:
@@ -948,3 +950,11 @@ def test_sampling_that_a_request_names_wins_over_the_checkpoints_own(tmp_path) -
     assert sampling(temperature=0).temperature == 0
     assert sampling(softmask={"block_length": None}).block_length is None
     assert sampling(softmask={"steps": 3}).steps == 3
+    grid = SamplingConfig(steps=5, top_k=3)
+    assert sampling(prompt="Grid", max_tokens=None) == grid
+    assert (
+        sampling(prompt=service.checkpoint.tokenizer("Grid")["input_ids"], max_tokens=None) == grid
+    )
+    infill = DenoiseRequest.model_validate({"infill": "Grid[[5]]"})
+    assert service.trace_job(infill).request.sampling == grid
+    assert service.description["prompt_kinds"] == [kind]

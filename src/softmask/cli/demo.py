@@ -1,64 +1,35 @@
-"""softmask demo: puzzles and stories being denoised, then how often plain and soft solve puzzles.
+"""softmask demo: a hard Sudoku soft-masked beside plain, a story, and how often puzzles are solved.
 
-Shows the bundled model solving Sudoku and Countdown puzzles, going on with a story and filling
-the holes of another, and prints its accuracy on puzzles, plain against soft-masked, at full, half
-and quarter steps. The puzzles that are scored are in no training run.
+Without options: fills in a hard 9x9 Sudoku in few forwards, soft-masked beside plain, goes on with
+a story, and counts over fresh puzzles, in under a minute. With --kinds or --files it counts alone,
+in as many forwards as there are masks, half and a quarter of them.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import sys
-import time
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
-from rich.padding import Padding
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
-from rich.text import Text
 
-from ..decoding.generation import Generation
-from ..hub.load import load
-from ..models.checkpoint import Checkpoint
-from ..puzzles.puzzles import (
-    Puzzle,
-)
-from ..puzzles.solve import (
-    ALG,
-    DEMO_KINDS,
-    GIVENS,
-    answer_in,
-    file_puzzles,
-    fresh_puzzles,
-    is_right,
-    name_of,
-    score,
-    shown_puzzles,
-    solve,
-)
-from ..reporting.tables import light_table
-from .live_view import LiveView
+from ..config import require
+from ..reporting.progress import progress
 from .options import new_parser
 
-PUZZLES = 24  # of each kind, in the table
-FRACTIONS = {"full": 1, "half": 2, "quarter": 4}
-# A beginning to go on from, and a story with holes; the seeds are two of many.
-STORY, STORY_TOKENS = "One day, Tom", 64
-HOLED_STORY = "One day,[[6]] went to the park. He was very happy because[[8]]."
-STORY_SEED, HOLES_SEED = 14, 0
+PUZZLES = 16  # of each kind, in the table: what two slow cores solve in half a minute
 
 
 def make_parser() -> argparse.ArgumentParser:
     """The command's options."""
     parser = new_parser("demo", __doc__)
     parser.add_argument("--model", help="another folder or Hub id than the bundled model")
-    parser.add_argument("--puzzles", type=int, help="fresh puzzles of each kind for the table (24)")
-    parser.add_argument("--kinds", help="sudoku_9x9,countdown_3,...: these alone (default: all)")
-    parser.add_argument("--givens", type=int, help="of the 9x9 Sudokus, 28 (hard) to 80 (32)")
+    parser.add_argument(
+        "--svg", type=Path, help="write the Sudoku as one animated picture, and do nothing else"
+    )
+    parser.add_argument("--puzzles", type=int, help=f"fresh puzzles a row of the table ({PUZZLES})")
+    parser.add_argument("--kinds", help="sudoku_9x9,countdown_3,...: count these alone")
+    parser.add_argument("--givens", type=int, help="of the 9x9 Sudokus, 28 to 80 (28: hard)")
     parser.add_argument("--files", type=Path, help="score Dream's evaluation files in this folder")
     parser.add_argument("--limit", type=int, help="with --files: at most this many of each file")
     parser.add_argument("--json", action="store_true", help="the last line is JSON")
@@ -67,121 +38,49 @@ def make_parser() -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace, _argv: list[str]) -> int:
     """Runs the command with parsed arguments."""
-    idle: tuple[str, ...] = ("limit",)
-    where = "only with --files"
-    if args.files is not None:
-        idle, where = ("givens", "kinds", "puzzles"), "not with --files"
-    for name in idle:
-        if getattr(args, name) is not None:
-            raise ValueError(f"--{name} has a meaning {where}: leave it out")
-    count = PUZZLES if args.puzzles is None else args.puzzles
-    if count < 1 or (args.limit is not None and args.limit < 1):
-        raise ValueError("--puzzles and --limit must be at least 1")
+    _check(args)
     console = Console()
-    checkpoint = load(args.model)
+    if args.svg is None:
+        name = args.model or "a model of 6.4 million parameters, which comes with the package"
+        console.print(f"softmask demo: {name}", highlight=False, markup=False)
+    with progress("loading torch and the model (5 to 15 s)"):
+        from ..hub.load import load
+        from ..puzzles.solve import ALG
+        from . import demo_show
+
+        checkpoint = load(args.model)
+    if args.svg is not None:
+        with progress("denoising"):
+            demo_show.write_picture(checkpoint, args.svg)
+        print(f"the picture is {args.svg}")
+        return 0
+    count = PUZZLES if args.puzzles is None else args.puzzles
     if args.files is not None:
-        groups = file_puzzles(args.files, args.limit)
+        cells = demo_show.file_cells(args.files, args.limit)
+    elif args.kinds is not None:
+        cells = demo_show.kind_cells(args.kinds.split(","), count, args.givens)
     else:
-        kinds = DEMO_KINDS if args.kinds is None else tuple(args.kinds.split(","))
-        givens = GIVENS if args.givens is None else args.givens
-        fresh = fresh_puzzles(1, kinds, givens)
-        listed = [puzzle for puzzle in shown_puzzles() if name_of(puzzle) in kinds]
-        for puzzle in [*fresh.get("sudoku_9x9", ()), *listed]:
-            _show(checkpoint, puzzle, console)
-        if args.kinds is None:
-            _show_stories(checkpoint, console)
-        console.print(
-            f"Now {count} fresh puzzles of each kind beside these, plain and soft-masked."
-        )
-        groups = fresh_puzzles(count, kinds, givens)
-        for puzzle in listed:
-            groups[name_of(puzzle)].append(puzzle)
-    rows = scores(checkpoint, groups, console)
-    console.print(table_of(rows))
+        demo_show.show(checkpoint, console)
+        cells = demo_show.few_cells(count, args.givens)
+    rows = demo_show.scores(checkpoint, cells)
+    console.print(demo_show.table_of(rows))
     if args.json:
-        print(json.dumps({"model": checkpoint.name, "alg": ALG, "rows": rows}), file=sys.stdout)
+        print(json.dumps({"model": checkpoint.name, "alg": ALG, "rows": rows}))
+    elif args.files is None and args.kinds is None:
+        console.print(demo_show.what_next(), highlight=False)
     return 0
 
 
-def scores(
-    checkpoint: Checkpoint, groups: dict[str, list[Puzzle]], console: Console
-) -> list[dict[str, Any]]:
-    """Plain and soft-masked accuracy of each group at full, half and quarter steps.
-
-    A terminal shows how far it is; elsewhere the console stays silent.
-    """
-    rows: list[dict[str, Any]] = []
-    cells = [(name, label) for name in groups for label in FRACTIONS]
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task("", total=sum(len(groups[name]) for name, _ in cells))
-        for name, label in cells:
-            puzzles, fraction = groups[name], FRACTIONS[label]
-            progress.update(task, description=f"{name}, {label} steps")
-            plain = score(checkpoint, puzzles, fraction, None)
-            soft = score(checkpoint, puzzles, fraction, checkpoint.soft_mask)
-            rows.append(
-                {
-                    "puzzles": name,
-                    "n": len(puzzles),
-                    "steps": label,
-                    "plain": plain.accuracy,
-                    "plain_error": plain.error,
-                    "plain_forwards": plain.forwards,
-                    "soft": soft.accuracy,
-                    "soft_error": soft.error,
-                    "soft_forwards": soft.forwards,
-                }
-            )
-            progress.advance(task, len(puzzles))
-    return rows
-
-
-def table_of(rows: Sequence[dict]) -> Table:
-    """The rows of `scores` for people: per cent with standard errors."""
-    table = light_table("solved, % (standard error)")
-    for column in ("puzzles", "n", "steps", "plain", "forwards", "soft-masked", "forwards"):
-        left = column in ("puzzles", "steps")
-        table.add_column(column, justify="left" if left else "right", no_wrap=True)
-    for row in rows:
-        cells = [row["puzzles"], str(row["n"]), row["steps"]]
-        for mode in ("plain", "soft"):
-            cells.append(f"{100 * row[mode]:.1f} ({100 * row[mode + '_error']:.1f})")
-            cells.append(f"{row[mode + '_forwards']:.1f}")
-        table.add_row(*cells, end_section=row["steps"] == "quarter")
-    return table
-
-
-def _watch(run: Generation, console: Console) -> str:
-    """The text of a run of one row, shown live in a terminal."""
-    if console.is_terminal:
-        with LiveView(run, console) as view:
-            for step in run:
-                view.show(step)
-                time.sleep(0.05)  # else it is over before it can be seen
-    return run.completions()[0].text
-
-
-def _show_stories(checkpoint: Checkpoint, console: Console) -> None:
-    """Goes on with a story, and fills the holes of another."""
-    story = Generation(checkpoint, STORY, max_new_tokens=STORY_TOKENS, seed=STORY_SEED, chat=False)
-    holed = Generation(checkpoint, HOLED_STORY, infill=True, seed=HOLES_SEED)
-    for start, run in (STORY, story), ("", holed):
-        text = start + _watch(run, console)
-        console.print(Padding(Text(f"{text}\n"), (0, 2)))
-
-
-def _show(checkpoint: Checkpoint, puzzle: Puzzle, console: Console) -> bool:
-    """Solves one puzzle soft-masked, live in a terminal; returns whether it is solved."""
-    run = solve(checkpoint, [puzzle], 1, checkpoint.soft_mask)
-    written = _watch(run, console)
-    answer, solved = answer_in(puzzle, written), is_right(puzzle, written)
-    verdict = "[green]solved[/]" if solved else "[red]not solved[/]"
-    lines = zip(puzzle.input.split("\n"), answer.strip().split("\n"), strict=False)
-    if puzzle.kind == "sudoku":
-        for given, filled in lines:
-            console.print(f"  {given}  ->  {filled}", highlight=False)
-    else:
-        console.print(f"  {puzzle.input}  ->  {answer.strip()}", highlight=False, markup=False)
-    console.print(f"  {name_of(puzzle)}: {verdict}\n", highlight=False)
-    return solved
+def _check(args: argparse.Namespace) -> None:
+    idle: tuple[str, ...] = ("limit",)
+    where = "only with --files"
+    if args.svg is not None:
+        idle, where = ("files", "givens", "kinds", "limit", "puzzles", "json"), "not with --svg"
+        require(args.svg.parent.is_dir(), f"there is no folder for {args.svg}")
+    elif args.files is not None:
+        idle, where = ("givens", "kinds", "puzzles"), "not with --files"
+    for name in idle:
+        if getattr(args, name) not in (None, False):
+            raise ValueError(f"--{name} has a meaning {where}: leave it out")
+    least = min(1 if n is None else n for n in (args.puzzles, args.limit))
+    require(least >= 1, "--puzzles and --limit must be at least 1")

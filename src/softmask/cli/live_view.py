@@ -2,6 +2,7 @@
 
 Decided text stands as it is, what was just decided in green, masks are shaded by lambda (grey:
 nothing fed back yet; amber: fed back at full weight) and show their leading candidate as ghost.
+A Sudoku is drawn as a grid (`grid_view.py`) where the terminal has room for it.
 """
 
 from __future__ import annotations
@@ -14,19 +15,8 @@ from rich.style import Style
 from rich.text import Text
 
 from ..decoding.sampler import DenoiseStep
-
-PROMPT = Style(dim=True)
-NEW = Style(color="green", bold=True)
-# Endpoints of the shade of a mask, by lambda 0..1.
-GREY, AMBER = (48, 48, 56), (176, 112, 16)
-
-
-def shade(weight: float) -> Style:
-    """Background between grey and amber for a mask fed back with this weight."""
-    mixed = [
-        round(a + (b - a) * min(max(weight, 0.0), 1.0)) for a, b in zip(GREY, AMBER, strict=True)
-    ]
-    return Style(italic=True, dim=True, bgcolor="#{:02x}{:02x}{:02x}".format(*mixed))
+from .grid_view import Board, height_of, legend, width_of
+from .shades import NEW, PROMPT, shade
 
 
 def render(run: Any, step: DenoiseStep, row: int = 0) -> Group:
@@ -99,14 +89,25 @@ def _ghost(run: Any, token: int, mask_id: int) -> str:
 class LiveView:
     """A context in which `show(step)` redraws; the last frame gives way to the text.
 
+    A grid stays, as the text does not say which cells are wrong.
+
     Args:
         start: the column to show the canvas from; default: the whole of it.
     """
 
     def __init__(self, run: Any, console: Console, start: int | None = None) -> None:
         self.run, self.start = run, start
+        self.board = Board.of(run) if start is None else None
+        if self.board is not None:
+            grid = self.board.grid
+            # Above and below it: a line of counters, the verdict, two of the legend, the cursor.
+            if width_of(grid) > console.width or height_of(grid) + 5 > console.height:
+                self.board = None
         self.live = Live(
-            console=console, auto_refresh=False, transient=True, vertical_overflow="crop"
+            console=console,
+            auto_refresh=False,
+            transient=self.board is None,
+            vertical_overflow="crop",
         )
 
     def __enter__(self) -> LiveView:
@@ -118,6 +119,13 @@ class LiveView:
 
     def show(self, step: DenoiseStep) -> None:
         """Draws a step; a canvas taller than the screen shows the lines being decided."""
+        if self.board is not None:
+            grid = self.board.draw(step)
+            parts = [counters(step), grid, self.board.verdict(step)]
+            if not self.board.is_done(step):
+                parts.append(legend(self.board))
+            self.live.update(Group(*parts), refresh=True)
+            return
         console = self.live.console
         text = canvas_text(self.run, step, start=self.start)
         lines = list(text.wrap(console, console.width))

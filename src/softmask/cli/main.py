@@ -18,12 +18,13 @@ from types import ModuleType
 from .. import __version__
 from . import threads
 from .mistakes import sentence
+from .welcome import WELCOME
 
 # The commands in the order of `--help`, each with its line there.
 COMMANDS = {
     "generate": "write a text from a prompt, or fill holes in one",
     "chat": "talk with an Instruct model",
-    "demo": "the bundled model solves puzzles, and how often, and writes stories",
+    "demo": "the bundled model on a Sudoku, soft-masked beside plain, and how often it is right",
     "train": "fine-tune or pretrain a model by a recipe",
     "eval": "score a model on benchmarks, with a record that can be trusted",
     "lm_eval": "lm-evaluation-harness' own command line, which then knows --model softmask",
@@ -79,6 +80,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(argv: list[str]) -> int:
+    if not argv:
+        # Someone who looks around gets an answer; a script whose command got lost, an error code.
+        print(WELCOME, end="")
+        return 2
     _check_names(argv)
     make_parser().parse_args(argv[:1])
     command, rest = find_command(argv)

@@ -244,21 +244,24 @@ def given(args: argparse.Namespace, cls: type) -> dict[str, Any]:
 
 def add_decoding_options(
     parser: argparse.ArgumentParser,
-    max_new_tokens: int = 128,
+    max_new_tokens: int | None = None,
     defaults: Mapping[str, Any] | None = None,
 ) -> None:
     """How a text is decoded, and how soft-masking takes part.
 
     Args:
-        max_new_tokens: the default.
+        max_new_tokens: the default; None: what suits the prompt.
         defaults: what the help says of a setting's default, where the command has its own.
     """
-    group = parser.add_argument_group("decoding (a checkpoint may bring other defaults)")
+    group = parser.add_argument_group(
+        "decoding (a checkpoint may bring other defaults, also for some kinds of prompts)"
+    )
+    usual = "what suits the prompt by the checkpoint's file, else 128"
     group.add_argument(
         "--max-new-tokens",
         type=int,
         default=max_new_tokens,
-        help=f"masks to fill ({max_new_tokens})",
+        help=f"masks to fill (default: {max_new_tokens or usual})",
     )
     group.add_argument("--seed", type=int, help="of the random choices (default: a new one)")
     group.add_argument("--system", help="system message of the chat template")

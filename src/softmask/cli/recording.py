@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..config import require
+from ..config import SoftMaskConfig, require
 from ..files import write_atomically
 
 # Leading tokens that a file tells of each position.
@@ -54,28 +55,11 @@ def record_run(args: argparse.Namespace, run: Any) -> dict[str, Any]:
     Raises:
         ValueError: there is no soft-masking to compare, or the run failed.
     """
-    from ..decoding.prompts import rules_of
-    from ..serving.engine import Request
-    from ..serving.trace import record, trace_file
-
-    request = Request(
-        tuple(run.canvas_BL[0].tolist()),
-        run.sampling,
-        soft_mask=run.soft_mask,
-        rules=rules_of(run.checkpoint, infill=run.infill),
-        seed=run.seeds[0],
-        top_logprobs=CANDIDATES,
-        trace=True,
-    )
-    requests = [request]
+    ways = [run.soft_mask]
     if args.against_plain:
         require(run.soft_mask is not None, "this run is plain already: leave out --against-plain")
-        requests.append(dataclasses.replace(request, soft_mask=None))
-    runs = [
-        record(run.checkpoint, one, infill=run.infill, id=f"run-{index}")
-        for index, one in enumerate(requests, start=1)
-    ]
-    trace = trace_file(runs)
+        ways.append(None)
+    trace = record_ways(run, ways)
     if args.trace is not None:
         write_atomically(args.trace, json.dumps(trace, ensure_ascii=False))
     if args.html is not None:
@@ -84,7 +68,29 @@ def record_run(args: argparse.Namespace, run: Any) -> dict[str, Any]:
         from .svg import picture
 
         write_atomically(args.svg, picture(trace))
-    return runs[0]
+    first: dict[str, Any] = trace["runs"][0]
+    return first
+
+
+def record_ways(run: Any, ways: Sequence[SoftMaskConfig | None]) -> dict[str, Any]:
+    """The trace of a run (a Generation of one row that has not begun), once for each way."""
+    from ..decoding.prompts import rules_of
+    from ..serving.engine import Request
+    from ..serving.trace import record, trace_file
+
+    request = Request(
+        tuple(run.canvas_BL[0].tolist()),
+        run.sampling,
+        rules=rules_of(run.checkpoint, infill=run.infill),
+        seed=run.seeds[0],
+        top_logprobs=CANDIDATES,
+        trace=True,
+    )
+    requests = [dataclasses.replace(request, soft_mask=soft_mask) for soft_mask in ways]
+    return trace_file(
+        record(run.checkpoint, one, infill=run.infill, id=f"run-{index}")
+        for index, one in enumerate(requests, start=1)
+    )
 
 
 def page_of(trace: dict[str, Any]) -> str:

@@ -3,15 +3,18 @@
 Every position is a cell of fixed width: what it was given stands in grey, the leading candidate
 of a mask is a ghost as strong as its share of the next input (lambda times weight, never quite
 invisible), and what is committed is solid. Where animations do not run the last step is shown.
-Several runs of a trace stand side by side.
+Several runs of a trace stand side by side. A Sudoku is drawn as a grid (`svg_grid.py`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from xml.sax.saxutils import escape
+
+from ..puzzles.grid import Grid
+from . import svg_grid
 
 CELL, LINE, SIZE = 9.6, 24, 16  # width of a character, height of a line and of the type, pixels
 MARGIN, GAP, COLUMNS = 20, 48, 56  # around everything, between runs, characters of a line
@@ -21,10 +24,13 @@ HOLD = 3  # steps for which the last one stays
 STYLE = """
 text { font: 16px ui-monospace, Menlo, Consolas, monospace; white-space: pre; fill: #1b1f24 }
 .given { fill: #6e7781 } .ghost { fill: #0969da } .caption { font-size: 13px; fill: #6e7781 }
-.paper { fill: #ffffff }
+.paper { fill: #ffffff } .wrong { fill: #cf222e; font-weight: bold } .shade { fill: #d4a72c }
+.parted { fill: none; stroke: #8250df; stroke-width: 2 }
+.cells { fill: none; stroke: #d0d7de } .boxes { fill: none; stroke: #6e7781; stroke-width: 1.5 }
 @media (prefers-color-scheme: dark) {
   text { fill: #e6edf3 } .given, .caption { fill: #8d96a0 } .ghost { fill: #58a6ff }
-  .paper { fill: #0d1117 }
+  .paper { fill: #0d1117 } .wrong { fill: #ff7b72 } .shade { fill: #9e6a03 }
+  .parted { stroke: #bc8cff } .cells { stroke: #30363d } .boxes { stroke: #8d96a0 }
 }"""
 
 
@@ -56,10 +62,18 @@ def picture(trace: dict[str, Any], seconds: float = 0.7) -> str:
     total = (steps + HOLD) * seconds
     parts, left, height = [], float(MARGIN), 0.0
     for run in runs:
-        drawn, width, tall = _draw(run, left, steps, total, seconds)
+        grid = svg_grid.grid_of(run)
+        if grid is None:
+            drawn, width, tall = _draw(run, left, steps, total, seconds)
+        else:
+            parted = svg_grid.parted(grid, runs)
+            drawn, width, tall = _draw_grid(run, grid, parted, left, steps, total, seconds)
         parts += drawn
         left += width + GAP
         height = max(height, tall)
+    if svg_grid.grid_of(runs[0]) is not None:
+        parts += _legend(runs, height + LINE)
+        height += LINE + 18
     width, height = round(left - GAP + MARGIN), round(height + MARGIN)
     title = escape(runs[0]["end"]["text"].strip())
     return (
@@ -90,8 +104,55 @@ def _draw(
     return parts, widest, y + (0 if x == 0 else LINE / 2)
 
 
-def _cells(run: dict[str, Any]) -> tuple[list[_Cell], int]:
-    """Every position's looks, and how many positions hold what was answered."""
+def _draw_grid(
+    run: dict[str, Any],
+    grid: Grid,
+    parted: dict[int, int],
+    left: float,
+    steps: int,
+    total: float,
+    seconds: float,
+) -> tuple[list[str], float, float]:
+    """The elements of a run on a Sudoku, its width, and where it ends."""
+    top = float(MARGIN + 2 * LINE - 12)
+    wrong = svg_grid.wrong(grid, run)
+    said = f"{len(wrong)} cell{'' if len(wrong) == 1 else 's'} wrong" if wrong else "solved"
+    parts = list(_captions(run, left, total, seconds, f", {said}"))
+    parts += svg_grid.shades(grid, run, left, top, seconds, total)
+    parts += svg_grid.lines(grid, left, top)
+    cells, _ = _cells(run, svg_grid.strongest(run))
+    for number, position in enumerate(grid.positions):
+        cell = cells[position]
+        step, text, look, opacity = cell.looks[-1]
+        if svg_grid.is_given(grid, number):  # an answer repeats it
+            cell.looks = [(0, grid.givens[number], "given", 1.0)]
+            look = "given"
+        else:
+            cell.looks.pop()
+        cell.set(step, text, "wrong" if number in wrong else look, opacity)
+        x, y = svg_grid.corner(grid, number, left, top)
+        x, y = x + (svg_grid.SIDE - CELL) / 2, y + svg_grid.SIDE / 2 + 0.35 * SIZE
+        parts += _elements(cell, x, y, steps, total, seconds)
+    parts += svg_grid.frames(grid, parted, left, top, seconds, total)
+    return parts, svg_grid.width_of(grid), top + svg_grid.width_of(grid)
+
+
+def _legend(runs: Sequence[dict[str, Any]], y: float) -> Iterator[str]:
+    """What the looks of a grid's cells mean."""
+    most = svg_grid.strongest(runs[0])
+    told = [f"blue on a shade: what a masked cell is fed back, lambda 0 to {most:.2f}"]
+    if len(runs) == 2:
+        told.append("frame: the two differ; red: wrong")
+    for line, said in enumerate(told):
+        yield f'<text class="caption" x="{MARGIN}" y="{y + 18 * line:.0f}">{said}</text>'
+
+
+def _cells(run: dict[str, Any], most: float = 1.0) -> tuple[list[_Cell], int]:
+    """Every position's looks, and how many positions hold what was answered.
+
+    Args:
+        most: the lambda at which a ghost is as strong as what is decided.
+    """
     cells, texts = [], {}
     for token in run["start"]["tokens"]:
         cells.append(_Cell())
@@ -104,7 +165,9 @@ def _cells(run: dict[str, Any]) -> tuple[list[_Cell], int]:
         for i, position in enumerate(masked["position"]):
             ids, shares = masked["candidates"][i], masked["w"][i]
             if ids:
-                opacity = max(FAINT, (masked["lambda"][i] or 0) * (shares[0] if shares else 0))
+                opacity = max(
+                    FAINT, (masked["lambda"][i] or 0) / most * (shares[0] if shares else 0)
+                )
                 text = _shown(texts.get(str(ids[0]), "")).strip(" ") or "·"
                 cells[position].set(number, text, "ghost", round(opacity, 2))
         for position, token in zip(
@@ -145,8 +208,10 @@ def _elements(
         yield f'<text{named} opacity="{rest:g}" x="{x:.1f}" y="{y:.0f}">{shown}{moving}</text>'
 
 
-def _captions(run: dict[str, Any], left: float, total: float, seconds: float) -> Iterator[str]:
-    """The run's name, and below it the forward that is being shown."""
+def _captions(
+    run: dict[str, Any], left: float, total: float, seconds: float, verdict: str = ""
+) -> Iterator[str]:
+    """The run's name, and below it the forward that is being shown, in the end with a verdict."""
     x = f"{left:.1f}"
     yield f'<text x="{x}" y="{MARGIN + 4}">{escape(run["start"]["name"])}</text>'
     steps = run["steps"]
@@ -154,7 +219,7 @@ def _captions(run: dict[str, Any], left: float, total: float, seconds: float) ->
         is_last = number == len(steps)
         end = None if is_last else number + 1
         forwards = steps[number - 1]["forwards"] if number else 0
-        said = f"{forwards} forward{'' if forwards == 1 else 's'}"
+        said = f"{forwards} forward{'' if forwards == 1 else 's'}{verdict if is_last else ''}"
         moving = _animation(number, end, 1.0, total, seconds)
         yield (
             f'<text class="caption" opacity="{int(is_last)}" x="{x}" y="{MARGIN + 22}">'

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import torch
 
-from ..config import SamplingConfig, SoftMaskConfig, from_mapping, require
+from ..config import PromptKind, SamplingConfig, SoftMaskConfig, from_mapping, require
 from ..models.checkpoint import Checkpoint
 from .prompts import (
     Prompt,
@@ -28,6 +28,7 @@ from .sampler import DenoiseStep, denoise
 
 # Far more than one forward holds, and few enough for a list of each row's tokens.
 MOST_ROWS = 4096
+NEW_TOKENS = 128  # masks behind a prompt where nothing is said
 SoftMaskChoice = SoftMaskConfig | Mapping[str, Any] | Literal["checkpoint"] | bool | None
 
 
@@ -88,9 +89,10 @@ class Generation:
         prompts: one prompt or a list of them. A prompt is a text, a conversation (a list of
             messages `{"role": ..., "content": ...}`, or one message), or token ids (a list, an
             array or a tensor), which are taken as they are.
-        max_new_tokens: masks behind each prompt; the answer may end before. Unused by `infill`.
+        max_new_tokens: masks behind each prompt; the answer may end before. None: what suits the
+            kind of prompt by the checkpoint's file, else 128. Unused by `infill`.
         sampling: a SamplingConfig, or some of its fields; the others are the checkpoint's own
-            where it has some, and steps default to one per mask.
+            for this kind of prompt (`Checkpoint.kind_of`), and steps default to one per mask.
         soft_mask: "checkpoint" takes the checkpoint's parameters; False or None decodes plainly; a
             mapping changes some of them. See `choose_soft_mask`.
         seed: row i draws from seed + i, whatever stands beside it; None picks one; several: one
@@ -101,8 +103,9 @@ class Generation:
         infill: the prompts are whole texts with holes `[[n]]` of n tokens.
 
     Raises:
-        ValueError: an empty prompt, no hole to fill, a system message without a chat template, a
-            count below 1, a seed out of range, or what `denoise` refuses.
+        ValueError: an empty prompt, no hole to fill, a system message without a chat template,
+            prompts of kinds that want different settings, a count below 1, a seed out of range,
+            or what `denoise` refuses.
     """
 
     def __init__(
@@ -110,7 +113,7 @@ class Generation:
         checkpoint: Checkpoint,
         prompts: Prompt | Sequence[Prompt],
         *,
-        max_new_tokens: int = 128,
+        max_new_tokens: int | None = None,
         sampling: SamplingConfig | Mapping[str, Any] | None = None,
         soft_mask: SoftMaskChoice = "checkpoint",
         seed: int | Sequence[int] | None = None,
@@ -119,12 +122,10 @@ class Generation:
         system: str | None = None,
         infill: bool = False,
     ) -> None:
-        for name, value in (
-            ("max_new_tokens", max_new_tokens),
-            ("num_return_sequences", num_return_sequences),
-        ):
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, not {value}")
+        require(
+            num_return_sequences >= 1,
+            f"num_return_sequences must be at least 1, not {num_return_sequences}",
+        )
         self.checkpoint = checkpoint
         self.tokenizer = checkpoint.tokenizer
         self.mask_id = checkpoint.model.mask_id
@@ -138,6 +139,12 @@ class Generation:
             raise ValueError("this tokenizer has no chat template: pass the prompt as raw text")
         if system is not None and not chat:
             raise ValueError("a system message needs the chat template")
+        kind = PromptKind()
+        if not isinstance(sampling, SamplingConfig) or max_new_tokens is None:
+            kind = self._kind(rows)
+        if max_new_tokens is None:
+            max_new_tokens = kind.max_new_tokens or NEW_TOKENS
+        require(max_new_tokens >= 1, f"max_new_tokens must be at least 1, not {max_new_tokens}")
         # Before there are so many: what follows holds every token of every row.
         context = checkpoint.model.config.max_position_embeddings
         require(
@@ -157,7 +164,7 @@ class Generation:
         self.soft_mask = choose_soft_mask(soft_mask, checkpoint.soft_mask)
         most = max(row.count(self.mask_id) for row in rows)
         if not isinstance(sampling, SamplingConfig):
-            settings = {"steps": most, **checkpoint.sampling, **(sampling or {})}
+            settings = {"steps": most, **kind.sampling, **(sampling or {})}
             sampling = from_mapping(SamplingConfig, settings, "sampling")
         self.sampling = sampling
         self.seeds = _row_seeds(seed, len(rows))
@@ -167,6 +174,16 @@ class Generation:
         self._lambda_B = torch.zeros(len(rows), device=self.canvas_BL.device)
         self._fed_B = [0] * len(rows)
         self._steps = self._denoise()
+
+    def _kind(self, prompts: Sequence[Prompt]) -> PromptKind:
+        """What suits all these prompts."""
+        first, *others = [self.checkpoint.kind_of(prompt) for prompt in prompts]
+        require(
+            all(other == first for other in others),
+            "this checkpoint decodes these kinds of prompts differently: ask for each kind by "
+            "itself, or give max_new_tokens and sampling as a SamplingConfig",
+        )
+        return first
 
     def _row(self, prompt: Any, chat: bool, system: str | None) -> list[int]:
         if is_token_ids(prompt):
@@ -310,7 +327,7 @@ def generate(
     checkpoint: Checkpoint,
     prompts: Prompt | Sequence[Prompt],
     *,
-    max_new_tokens: int = 128,
+    max_new_tokens: int | None = None,
     soft_mask: SoftMaskChoice = "checkpoint",
     seed: int | Sequence[int] | None = None,
     num_return_sequences: int = 1,

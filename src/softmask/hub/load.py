@@ -143,11 +143,13 @@ def load(
         published = soft_mask_to_published(source.soft_mask) if source.soft_mask else None
         model.config.transparency_config = published
     suits = source.folder / SAMPLING_FILE
-    sampling = read_sampling_file(suits) if suits.is_file() else {}
+    sampling, kinds = read_sampling_file(suits) if suits.is_file() else ({}, ())
     model.eval()
     if quantize is not None and target is not None:
         model = quantize_layers(model, quantize, target)
-    return Checkpoint(model, source.tokenizer, source.soft_mask, source.name, sampling, source)
+    return Checkpoint(
+        model, source.tokenizer, source.soft_mask, source.name, sampling, source, kinds
+    )
 
 
 def choose_device(device: str | torch.device | None) -> torch.device:

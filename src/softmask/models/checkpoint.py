@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from ..config import SoftMaskConfig
+from ..config import PromptKind, SoftMaskConfig, kind_of
 from .configuration_dream import DreamConfig
 from .modeling_dream import DreamModel
 
@@ -44,8 +44,8 @@ class Source:
 class Checkpoint:
     """What generation needs: model, tokenizer, and the soft-mask parameters where there are any.
 
-    `sampling` are settings of SamplingConfig that suit this model, where its folder names some;
-    `source` is where everything came from.
+    `sampling` are settings of SamplingConfig that suit this model, where its folder names some,
+    `prompt_kinds` those of prompts that want others; `source` is where everything came from.
     """
 
     model: DreamModel
@@ -54,6 +54,25 @@ class Checkpoint:
     name: str
     sampling: Mapping[str, Any] = field(default_factory=dict)
     source: Source | None = None
+    prompt_kinds: tuple[PromptKind, ...] = ()
+
+    def kind_of(self, prompt: str | Sequence[int] | Sequence[Mapping[str, Any]]) -> PromptKind:
+        """What suits a prompt: a text, its ids, or a conversation, which its last message decides.
+
+        Everything that decodes asks this, so that a prompt has the same defaults wherever it is
+        put to the model.
+        """
+        if not self.prompt_kinds:
+            text = ""
+        elif isinstance(prompt, str):
+            text = prompt
+        elif isinstance(prompt[-1], Mapping):
+            text = str(prompt[-1].get("content"))
+        else:  # not checked yet
+            known = range(self.model.config.vocab_size)
+            ids = [index for index in prompt if isinstance(index, int) and index in known]
+            text = self.decode(ids)
+        return kind_of(text, self.prompt_kinds, self.sampling)
 
     def decode(self, ids: int | Sequence[int], *, skip_special_tokens: bool = False) -> str:
         """The text of token ids."""

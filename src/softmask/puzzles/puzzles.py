@@ -35,6 +35,7 @@ __all__ = [
     "new_sudoku_9x9",
     "prompt_of",
     "read_puzzles",
+    "twin_of",
 ]
 
 KINDS = ("sudoku", "countdown")
@@ -113,6 +114,16 @@ def new_sudoku_9x9(rng: random.Random, givens: int) -> Puzzle:
     """Return a 9x9 Sudoku that is no twin of one that is trained on: it is dug out anew (0.1 s)."""
     base, _ = sudoku_9x9.dig(rng)
     return generate_sudoku_9x9(rng, givens, base)
+
+
+def twin_of(rng: random.Random, puzzle: Puzzle) -> Puzzle:
+    """Return a 9x9 Sudoku as a random symmetry shows it: the same puzzle in other digits, places.
+
+    Raises ValueError for any other puzzle.
+    """
+    if puzzle.kind != "sudoku" or len(sudoku.cells_of(puzzle.input)) != 81:
+        raise ValueError("twins are made of 9x9 Sudokus")
+    return Puzzle("sudoku", *sudoku.twin_9x9(rng, puzzle.input, puzzle.output))
 
 
 def generate_countdown(rng: random.Random, numbers: int) -> Puzzle:

@@ -1,7 +1,6 @@
 """Puzzles put to a model: the generation that answers them, and how many it solves.
 
-Fresh puzzles are in no evaluation file; the few that are shown are (`demo_puzzles.json` names where
-they are from).
+Fresh puzzles are in no evaluation file.
 """
 
 from __future__ import annotations
@@ -9,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib import resources
 from itertools import islice
 from pathlib import Path
@@ -38,6 +37,8 @@ NEW_TOKENS = {
 }
 DEMO_KINDS = ("sudoku_9x9", "sudoku_4x4", "countdown_3", "countdown_4")
 GIVENS = 32  # of the 9x9 Sudokus that the demo makes: the bundled model solves nine in ten
+# A beginning to go on from.
+STORY, STORY_TOKENS = "One day, Tom", 64
 # The rule that commits what the model cannot confuse with a second candidate.
 ALG = "topk_margin"
 FEW_SHOT_POOL = 8  # first lines of each Sudoku file, prompts of the original evaluation
@@ -72,7 +73,7 @@ def solve(
 
     Args:
         fewer: 1 takes as many steps as there are masks, 2 half of them, and so on.
-        sampling: further fields of SamplingConfig.
+        sampling: further fields of SamplingConfig, or `steps` in place of `fewer`.
     """
     name, in_place = name_of(puzzles[0]), is_in_place(puzzles[0])
     if in_place:
@@ -86,7 +87,7 @@ def solve(
         prompts,
         infill=in_place,
         max_new_tokens=masks,
-        sampling=SamplingConfig(steps=math.ceil(masks / fewer), alg=ALG, **sampling),
+        sampling=SamplingConfig(**{"steps": math.ceil(masks / fewer), "alg": ALG, **sampling}),
         soft_mask=soft,
         seed=0,
         chat=False,
@@ -109,24 +110,58 @@ def is_right(puzzle: Puzzle, written: str) -> bool:
 
 
 def score(
-    checkpoint: Checkpoint, puzzles: Sequence[Puzzle], fraction: int, soft: SoftMaskConfig | None
+    checkpoint: Checkpoint,
+    puzzles: Sequence[Puzzle],
+    fewer: int,
+    soft: SoftMaskConfig | None,
+    steps: int | None = None,
+    done: Callable[[float], None] | None = None,
 ) -> Score:
-    """How many of the puzzles (of one kind) are solved by the rules of the puzzle."""
+    """How many of the puzzles (of one kind) are solved by the rules of the puzzle.
+
+    Args:
+        fewer: see `solve`.
+        steps: this many, in place of `fewer`.
+        done: is told of so many puzzles that are answered, as it goes on.
+    """
     solved, forwards = 0, 0
+    fixed = {} if steps is None else {"steps": steps}
     for start in range(0, len(puzzles), BATCH):
         batch = puzzles[start : start + BATCH]
-        done = solve(checkpoint, batch, fraction, soft).completions()
-        solved += sum(is_right(p, c.text) for p, c in zip(batch, done, strict=True))
-        forwards += sum(completion.forwards for completion in done)
+        run = solve(checkpoint, batch, fewer, soft, **fixed)
+        for step in run:
+            if done is not None:
+                done(len(batch) / step.steps)
+        answered = run.completions()
+        solved += sum(is_right(p, c.text) for p, c in zip(batch, answered, strict=True))
+        forwards += sum(completion.forwards for completion in answered)
     n = len(puzzles)
     accuracy = solved / n
     return Score(accuracy, math.sqrt(accuracy * (1 - accuracy) / n), forwards / n)
 
 
-def shown_puzzles() -> list[Puzzle]:
-    """The bundled handful from Dream's evaluation files."""
-    text = (resources.files(__package__) / "demo_puzzles.json").read_text(encoding="utf-8")
-    return [Puzzle(p["kind"], p["input"], p["output"]) for p in json.loads(text)["puzzles"]]
+class Example(NamedTuple):
+    """The Sudoku that is shown soft-masked beside plain, and how often it comes out so.
+
+    Of `twins` (the same puzzle in other symmetries) and of `fresh` puzzles: how many there were
+    (n), how many each way solves, and how many answers differ. `fed_back`: mean lambda and entropy
+    on Sudokus and stories. `benchmarks/demo_example.py` finds all of it.
+    """
+
+    puzzle: Puzzle
+    forwards: int
+    givens: int
+    twins: dict[str, int]
+    fresh: dict[str, int]
+    fed_back: dict[str, dict[str, float]]
+
+
+def the_example() -> Example:
+    """The one that comes with the package."""
+    text = (resources.files(__package__) / "demo_example.json").read_text(encoding="utf-8")
+    found = json.loads(text)
+    puzzle = Puzzle("sudoku", found.pop("input"), found.pop("output"))
+    return Example(puzzle, **found)
 
 
 def fresh_puzzles(

@@ -90,6 +90,12 @@ def generate_9x9(rng: random.Random, givens: int, base: str | None = None) -> tu
     return _as_rows(cells), _as_rows(grid)
 
 
+def twin_9x9(rng: random.Random, *grids: str) -> list[str]:
+    """The same random symmetry of each of these 9x9 grids."""
+    twins = sudoku_9x9.twin(rng, *(grid.replace("\n", "") for grid in grids))
+    return [_as_rows(cells) for cells in twins]
+
+
 def cells_of(input: str) -> str:
     """The 16 or 81 digits of an input.
 
@@ -102,6 +108,30 @@ def cells_of(input: str) -> str:
             f"not {input!r:.60}."
         )
     return input.replace("\n", "")
+
+
+@lru_cache(maxsize=64)
+def solution_of(cells: str) -> str | None:
+    """The one solution of 16 or 81 digits with 0 for blanks; None: there is none, or several."""
+    if len(cells) == 16:
+        found = [
+            grid
+            for grid in _grids()[0]
+            if all(c in ("0", g) for c, g in zip(cells, grid, strict=True))
+        ]
+    else:
+        found = list(sudoku_9x9.solve(cells).grids)
+    return found[0] if len(found) == 1 else None
+
+
+def units(side: int) -> list[list[int]]:
+    """The cells of each row, column and box of a grid of side 4 or 9."""
+    box = math.isqrt(side)
+    cells = range(side * side)
+    places = [(i // side, i % side, i // (side * box) * box + i % side // box) for i in cells]
+    return [
+        [i for i in cells if places[i][way] == unit] for way in range(3) for unit in range(side)
+    ]
 
 
 def is_solved(input: str, answer: str) -> bool:

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from ..config import BUNDLED, SamplingConfig, from_mapping, require
+from ..config import BUNDLED, PromptKind, SamplingConfig, from_mapping, kinds_to_json, require
 from ..decoding.generation import choose_soft_mask
 from ..decoding.prompts import (
     encode,
@@ -84,6 +84,7 @@ class Service:
             "chat": has_chat_template(self.checkpoint),
             "soft_mask": None if soft_mask is None else dataclasses.asdict(soft_mask),
             "sampling": dict(self.checkpoint.sampling),
+            "prompt_kinds": kinds_to_json(self.checkpoint.prompt_kinds),
             "max_tokens": self.config.max_tokens,
             "bundled": self.checkpoint.name == BUNDLED,
             "keyed": bool(self.config.api_keys),
@@ -99,21 +100,24 @@ class Service:
         if isinstance(asked, ChatRequest):
             self._check_count(1, asked.n)
             prompts = [self._conversation(asked.messages)]
+            kinds = [self.checkpoint.kind_of(asked.messages[-1].text)]
         else:
             assert isinstance(asked, CompletionRequest)
             self._check_count(len(asked.prompts), asked.n)
             if asked.suffix:
                 suffix = self._encode(asked.suffix, "suffix")
             prompts = [self._prompt(prompt, suffix) for prompt in asked.prompts]
+            kinds = [self.checkpoint.kind_of(prompt) for prompt in asked.prompts]
         infill = bool(suffix)
         seed = self._seed(asked)
         top_logprobs = 0 if asked.top is None else max(1, asked.top)
         jobs = []
-        for index, prompt in enumerate(p for p in prompts for _ in range(asked.n)):
-            masks = self._masks(asked.new_tokens, len(prompt) + len(suffix))
+        alike = zip(prompts, kinds, strict=True)
+        for index, (prompt, kind) in enumerate(one for one in alike for _ in range(asked.n)):
+            masks = self._masks(asked.new_tokens, len(prompt) + len(suffix), kind)
             ids = (*prompt, *[self.checkpoint.model.mask_id] * masks, *suffix)
             request = self._request(
-                asked, ids, seed + index, infill=infill, top_logprobs=top_logprobs
+                asked, ids, kind, seed + index, infill=infill, top_logprobs=top_logprobs
             )
             jobs.append(Job(request, infill, len(prompt) + len(suffix)))
         return jobs
@@ -133,13 +137,16 @@ class Service:
         elif not asked.messages:
             assert asked.prompt is not None  # one of the three is there
             ids = self._prompt(asked.prompt)
+        said = asked.messages[-1].text if asked.messages else asked.infill or asked.prompt
+        kind = self.checkpoint.kind_of(said or "")
         if not asked.infill:
-            masks = self._masks(asked.max_tokens, len(ids))
+            masks = self._masks(asked.max_tokens, len(ids), kind)
             ids = [*ids, *[self.checkpoint.model.mask_id] * masks]
         infill, top_logprobs = bool(asked.infill), asked.candidates
         request = self._request(
             asked,
             tuple(ids),
+            kind,
             self._seed(asked),
             infill=infill,
             top_logprobs=top_logprobs,
@@ -206,12 +213,12 @@ class Service:
         of another form's bytes at the least."""
         return 4 * max(len(token.encode()) for token in self.checkpoint.tokenizer.get_vocab())
 
-    def _masks(self, asked: int | None, taken: int) -> int:
+    def _masks(self, asked: int | None, taken: int, kind: PromptKind) -> int:
         """How many masks a request gets; looked at before there are so many."""
         room = self.context - taken
         require(room > 0, f"the prompt has {taken} tokens and fills the context of {self.context}")
         if asked is None:
-            return min(self.config.max_tokens, room)
+            return min(kind.max_new_tokens or self.config.max_tokens, room)
         require(
             asked <= room,
             f"the prompt has {taken} tokens and max_tokens is {asked}, but the context is "
@@ -226,6 +233,7 @@ class Service:
         self,
         asked: Shared,
         ids: tuple[int, ...],
+        kind: PromptKind,
         seed: int,
         *,
         infill: bool,
@@ -236,7 +244,7 @@ class Service:
         deadline = min(extension.deadline or self.config.deadline, self.config.deadline)
         return Request(
             ids,
-            self._sampling(asked, ids.count(self.checkpoint.model.mask_id)),
+            self._sampling(asked, kind, ids.count(self.checkpoint.model.mask_id)),
             soft_mask=choose_soft_mask(extension.soft_mask, self.checkpoint.soft_mask),
             rules=rules_of(self.checkpoint, infill=infill),
             seed=seed,
@@ -245,13 +253,13 @@ class Service:
             trace=trace,
         )
 
-    def _sampling(self, asked: Shared, masks: int) -> SamplingConfig:
+    def _sampling(self, asked: Shared, kind: PromptKind, masks: int) -> SamplingConfig:
         given = asked.softmask.model_dump(exclude_unset=True, exclude={"soft_mask", "deadline"})
         # A null turns off what the checkpoint brings, where it can be off.
         given = {n: value for n, value in given.items() if value is not None or n in OPTIONAL}
         openai = {name: getattr(asked, name) for name in OPENAI_SAMPLING}
         given |= {name: value for name, value in openai.items() if value is not None}
-        values = {"steps": masks, **self.checkpoint.sampling, **given}
+        values = {"steps": masks, **kind.sampling, **given}
         return from_mapping(SamplingConfig, values, "softmask")
 
 

@@ -9,6 +9,7 @@
     noise          how much is masked
     train          everything about the optimisation
     sampling       what `generate` takes by default with the finished model
+    prompt_kinds   the same for prompts of some kinds
 
 Imports neither torch nor transformers.
 """
@@ -20,8 +21,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..config import (
+    PromptKind,
     SamplingConfig,
     SoftMaskConfig,
+    check_kinds,
     require,
     require_choice,
     require_positive,
@@ -352,8 +355,10 @@ class Recipe:
     corpus: CorpusConfig | None = setting(None, "text and puzzles to pretrain on")
     noise: NoiseConfig = NoiseConfig()
     sampling: SamplingConfig = SamplingConfig()
+    prompt_kinds: tuple[PromptKind, ...] = ()
 
     def __post_init__(self) -> None:
+        check_kinds(self.prompt_kinds)
         one = (self.conversations is None) != (self.corpus is None)
         require(one, "give one of conversations and corpus")
         require(0 <= self.seed < 2**32, f"seed must lie in [0, 2**32), not {self.seed}")

@@ -54,7 +54,7 @@ def _write_draft(trainer: SoftMaskTrainer, recipe: Recipe, made: Trainable, draf
     if not trainer.args.should_save:
         return
     (draft / EMA_WEIGHTS).unlink(missing_ok=True)
-    sampling = sampling_to_file(recipe.sampling)
+    sampling = sampling_to_file(recipe.sampling, recipe.prompt_kinds)
     if recipe.adapter is None:
         (draft / SAMPLING_FILE).write_text(json.dumps(sampling, indent=2) + "\n")
     (draft / "README.md").write_text(model_card(recipe, trainer))
