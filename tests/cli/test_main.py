@@ -47,7 +47,7 @@ def test_without_a_word_it_says_what_it_is_and_what_to_type_first(capsys) -> Non
     assert "diffusion language models" in out
     assert all(len(line) <= 82 for line in out.splitlines())
     shown = [line.split()[1] for line in out.splitlines() if line.startswith("  softmask")]
-    assert shown == ["demo", "generate", "serve", "--help"]
+    assert shown == ["demo", "generate", "serve", "--help", "chat"]
 
 
 def test_in_a_pipe_there_is_the_text_and_nothing_else(folder) -> None:

@@ -107,9 +107,13 @@ def say(lines: Iterable[str | None], args: argparse.Namespace) -> None:
             console.print(Text(line, style="dim"))
 
 
-def print_text(text: str) -> None:
-    """Prints a finished text: wrapped at words in a terminal, as it is in a pipe."""
+def print_text(text: str, before: str = "") -> None:
+    """Prints a finished text: wrapped at words in a terminal, as it is in a pipe.
+
+    Args:
+        before: what the text goes on from, which a terminal shows in front of it.
+    """
     if sys.stdout.isatty():
-        Console().print(Text(text))
+        Console().print(Text.assemble((before, "dim"), text))
     else:
         print(text, flush=True)

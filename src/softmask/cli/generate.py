@@ -74,7 +74,7 @@ def run(args: argparse.Namespace, _argv: list[str]) -> int:
     if recording:
         with progress("writing, and recording every step", quiet=args.quiet):
             recorded = record_run(args, generation)
-        print_text(recorded["end"]["text"])
+        print_text(recorded["end"]["text"], _before(generation))
         say(_closing_lines(args, generation, Cost.of_recorded(recorded)), args)
         return 0
     if args.stream:
@@ -97,13 +97,19 @@ def _print_completions(generation: Any, args: argparse.Namespace) -> None:
         if args.json:
             print(json.dumps(dataclasses.asdict(completion) | {"settings": settings}))
         else:
-            print_text(completion.text)
+            print_text(completion.text, _before(generation))
+
+
+def _before(run: Any) -> str:
+    """The prompt that a text goes on from; nothing where it answers one, or holds it."""
+    prompt = run.prompts[0]
+    return prompt if run.continues and isinstance(prompt, str) else ""
 
 
 def _closing_lines(args: argparse.Namespace, run: Any, cost: Cost) -> list[str | None]:
     """What the text cost, its seed, the settings that are not defaults, and files written."""
     yours = given(args, SamplingConfig) | soft_mask_given(given(args, SoftMaskConfig))
-    sources = [("from the checkpoint", run.checkpoint.sampling), ("from you", yours)]
+    sources = [("from the checkpoint", run.suited), ("from you", yours)]
     files = [str(path) for path in (args.html, args.svg, args.trace) if path is not None]
     return [
         str(cost),

@@ -10,5 +10,6 @@ likeliest tokens, not a bare mask.
   softmask serve                     a page that shows every step; OpenAI's API
   softmask --help                    all commands
 
-A chat (15 GB, wants a GPU):  softmask chat --model Dream-org/Dream-v0-Instruct-7B
+A chat, 15 GB to download and best on a GPU:
+  softmask chat --model Dream-org/Dream-v0-Instruct-7B
 """

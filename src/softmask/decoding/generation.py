@@ -139,6 +139,8 @@ class Generation:
             raise ValueError("this tokenizer has no chat template: pass the prompt as raw text")
         if system is not None and not chat:
             raise ValueError("a system message needs the chat template")
+        # Whether a text goes on where its prompt ends, in place of answering it.
+        self.continues = not chat and not infill
         kind = PromptKind()
         if not isinstance(sampling, SamplingConfig) or max_new_tokens is None:
             kind = self._kind(rows)
@@ -166,7 +168,7 @@ class Generation:
         if not isinstance(sampling, SamplingConfig):
             settings = {"steps": most, **kind.sampling, **(sampling or {})}
             sampling = from_mapping(SamplingConfig, settings, "sampling")
-        self.sampling = sampling
+        self.sampling, self.suited = sampling, kind.sampling
         self.seeds = _row_seeds(seed, len(rows))
         self._make_canvas(rows)
         self.last: DenoiseStep | None = None
