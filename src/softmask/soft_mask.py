@@ -332,7 +332,9 @@ class SoftMask(nn.Module):
         if seen.logits_NV is None:
             assert seen.ids_NK is not None
             assert seen.logits_NK is not None
-            q_NK = torch.softmax(seen.logits_NK[:, : self.k], dim=-1) if shares is None else shares
+            # What the rule reads beyond k tokens is not mixed in by itself.
+            mixed = self.k if self.reads > self.k else None
+            q_NK = torch.softmax(seen.logits_NK[:, :mixed], dim=-1) if shares is None else shares
             ids_NK = torch.cat([own_N[:, None], seen.ids_NK[:, : q_NK.shape[1]]], dim=1)
             weights_NK = torch.cat([1 - lambda_N[:, None], lambda_N[:, None] * q_NK], dim=1)
             if self.keep_norm:

@@ -8,13 +8,25 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import difflib
+import importlib
+import json
 import re
+import sys
 import types
 import typing
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 from ..config import PUBLISHED_KEYS, SamplingConfig, SoftMaskConfig
+from ..rules import Kind, added, import_rule
+
+# Settings that name a rule.
+RULE_FIELDS: dict[str, Kind] = {
+    "alg": "commit",
+    "mode": "feedback",
+    "transparency_alg": "feedback",
+    "stop_rule": "stopping",
+}
 
 
 def new_parser(command: str, doc: str | None) -> argparse.ArgumentParser:
@@ -73,6 +85,71 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         "--quantize", help="linear layers in int8 or int4 (needs bitsandbytes; lossy; default: off)"
     )
     group.add_argument("--threads", type=int, help="CPU threads (default: all)")
+    group.add_argument(
+        "--rules",
+        type=import_modules,
+        metavar="MODULE,...",
+        help="import these modules, which register rules of decoding (docs/guides/research.md)",
+    )
+
+
+def import_modules(text: str) -> str:
+    """Imports the modules of a list; the folder that the command runs in is looked into too.
+
+    Raises:
+        argparse.ArgumentTypeError: there is no such module.
+    """
+    _look_here()
+    for name in text.split(","):
+        try:
+            importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            raise argparse.ArgumentTypeError(f"there is no module {error.name}") from error
+    return text
+
+
+def rule_name(text: str) -> str:
+    """A rule's name; of MODULE:NAME the module is imported first.
+
+    Raises:
+        argparse.ArgumentTypeError: there is no such module, or no rule in it.
+    """
+    if ":" not in text:
+        return text
+    _look_here()
+    try:
+        return import_rule(text).name
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _look_here() -> None:
+    """The installed command does not look for modules where it is run, as `python -m` does."""
+    if "" not in sys.path:
+        sys.path.insert(0, "")
+
+
+def rule_options(text: str) -> dict[str, Any]:
+    """A rule's options, written NAME=VALUE,... or as a JSON object.
+
+    Raises:
+        argparse.ArgumentTypeError: it is neither.
+    """
+    try:
+        if text.startswith("{"):
+            return dict(json.loads(text))
+        pairs = [part.split("=", 1) for part in text.split(",")]
+        return {name.strip(): _value(word) for name, word in pairs}
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"write NAME=VALUE,... and not {text!r}") from error
+
+
+def _value(word: str) -> Any:
+    """A number or a truth value where it is one, else the word."""
+    try:
+        return json.loads(word)
+    except ValueError:
+        return word
 
 
 def set_threads(count: int | None) -> None:
@@ -123,13 +200,22 @@ def add_settings(
     for field in dataclasses.fields(cls):
         if field.name in leave_out:
             continue
-        default = defaults.get(field.name, "off" if field.default is None else field.default)
+        own_default = field.default
+        if own_default in (None, dataclasses.MISSING):
+            own_default = "off" if own_default is None else ""
+        default = defaults.get(field.name, own_default)
         note = f" (default: {default})" if default != "" else ""
         values: dict[str, Any] = {"action": "store_true"}
         scalar = _scalar(hints[field.name])
         shown, *hidden = (names or {}).get(field.name, [field.name])
         if scalar is not bool:
             values = {"type": scalar, "metavar": shown.split("_")[-1].upper()}
+        if field.name in RULE_FIELDS:
+            values["type"] = rule_name
+            own = [rule.name for rule in added(RULE_FIELDS[field.name])]
+            note += f"; installed: {', '.join(own)}" if own else ""
+        elif scalar is dict:
+            values |= {"type": rule_options, "metavar": "NAME=VALUE,..."}
         values |= {"dest": _dest(cls, field.name), "default": None}
         help = f"{field.metadata['help']}{note}".replace("%", "%%")
         group.add_argument(prefix + shown.replace("_", "-"), help=help, **values)
@@ -151,7 +237,7 @@ def _scalar(annotation: Any) -> type:
     if isinstance(annotation, types.UnionType):
         options = [a for a in typing.get_args(annotation) if a is not type(None)]
         annotation = str if str in options else options[0]
-    return annotation
+    return typing.get_origin(annotation) or annotation
 
 
 def given(args: argparse.Namespace, cls: type) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -54,28 +53,9 @@ def record_run(args: argparse.Namespace, run: Any) -> str:
     Raises:
         ValueError: there is no soft-masking to compare, or the run failed.
     """
-    from ..decoding.prompts import rules_of
-    from ..serving.engine import Request
-    from ..serving.trace import record, trace_file
+    from ..serving.trace import record_generation
 
-    request = Request(
-        tuple(run.canvas_BL[0].tolist()),
-        run.sampling,
-        soft_mask=run.soft_mask,
-        rules=rules_of(run.checkpoint, infill=run.infill),
-        seed=run.seeds[0],
-        top_logprobs=CANDIDATES,
-        trace=True,
-    )
-    requests = [request]
-    if args.against_plain:
-        require(run.soft_mask is not None, "this run is plain already: leave out --against-plain")
-        requests.append(dataclasses.replace(request, soft_mask=None))
-    runs = [
-        record(run.checkpoint, one, infill=run.infill, id=f"run-{index}")
-        for index, one in enumerate(requests, start=1)
-    ]
-    trace = trace_file(runs)
+    (trace,) = record_generation(run, CANDIDATES, against_plain=args.against_plain)
     if args.trace is not None:
         write_atomically(args.trace, json.dumps(trace, ensure_ascii=False))
     if args.html is not None:
@@ -84,7 +64,7 @@ def record_run(args: argparse.Namespace, run: Any) -> str:
         from .svg import picture
 
         write_atomically(args.svg, picture(trace))
-    return runs[0]["end"]["text"]
+    return trace["runs"][0]["end"]["text"]
 
 
 def page_of(trace: dict[str, Any]) -> str:

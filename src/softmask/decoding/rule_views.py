@@ -19,7 +19,7 @@ from .predictions import Predictions, Rows
 from .rule_state import RuleState, ask
 from .sequence import SequenceState
 from .soft_state import SoftState
-from .unmask import choose_likeliest
+from .unmask import Choice, choose_likeliest
 
 EVERY = slice(None)
 
@@ -30,16 +30,23 @@ def commit_rows(predictions: Predictions, open_N: Tensor | None, soft: SoftState
     every_N = predictions.rows_N
     return MaskedRows(
         {
-            "tokens_N": lambda: choice.tokens_N,
-            "probability_N": lambda: choice.chance_N,
-            "entropy_N": lambda: choice.entropy_N,
-            "margin_N": lambda: choice.chances_NK[:, 0] - choice.chances_NK[:, 1],
-            "top_ids_NK": lambda: choice.ids_NK,
-            "top_probability_NK": lambda: choice.chances_NK,
+            **statistics_of(choice),
             "open_N": lambda: every_N >= 0 if open_N is None else open_N,
             **_facts(predictions, soft, EVERY),
         }
     )
+
+
+def statistics_of(choice: Choice) -> dict[str, Callable[[], Any]]:
+    """What the model says of the rows of a commit rule."""
+    return {
+        "tokens_N": lambda: choice.tokens_N,
+        "probability_N": lambda: choice.chance_N,
+        "entropy_N": lambda: choice.entropy_N,
+        "margin_N": lambda: choice.chances_NK[:, 0] - choice.chances_NK[:, 1],
+        "top_ids_NK": lambda: choice.ids_NK,
+        "top_probability_NK": lambda: choice.chances_NK,
+    }
 
 
 def _facts(rows: Rows, soft: SoftState, stays_M: slice | Tensor) -> dict[str, Callable[[], Any]]:

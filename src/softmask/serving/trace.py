@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from ..config import from_mapping, is_on, require
-from ..decoding.prompts import DecodeStream, decode_answer
+from ..decoding.generation import Generation
+from ..decoding.prompts import DecodeStream, decode_answer, rules_of
 from ..models.checkpoint import Checkpoint
 from .engine import Engine, Event, Request, Result
 from .request import Trace
@@ -192,13 +193,51 @@ def check_trace(values: Any, where: str) -> dict[str, Any]:
     return values
 
 
+def record_generation(
+    run: Generation, candidates: int, *, against_plain: bool = False
+) -> list[dict[str, Any]]:
+    """Denoises what a Generation that has not begun is about: a trace file's content for each row.
+
+    Args:
+        candidates: leading tokens that are told of each position.
+        against_plain: also the plain run of the same seed.
+
+    Raises:
+        ValueError: there is no soft-masking to compare, or a run failed.
+    """
+    soft = run.soft_mask is not None
+    require(soft or not against_plain, "this run is plain already: leave out --against-plain")
+    files = []
+    for row, (start, seed) in enumerate(zip(run.starts, run.seeds, strict=True)):
+        request = Request(
+            tuple(run.canvas_BL[row, start:].tolist()),
+            run.sampling,
+            soft_mask=run.soft_mask,
+            rules=rules_of(run.checkpoint, infill=run.infill),
+            seed=seed,
+            top_logprobs=candidates,
+            trace=True,
+        )
+        requests = [request]
+        if against_plain:
+            requests.append(dataclasses.replace(request, soft_mask=None))
+        runs = [
+            record(run.checkpoint, one, infill=run.infill, id=f"run-{index}")
+            for index, one in enumerate(requests, start=1)
+        ]
+        files.append(trace_file(runs))
+    return files
+
+
 def record(checkpoint: Checkpoint, request: Request, *, infill: bool, id: str) -> dict[str, Any]:
     """Denoises a request here and now, and returns its run.
 
     Raises:
         ValueError: the request cannot be run, or it failed.
     """
-    k = max(request.top_logprobs, request.soft_mask.k if request.soft_mask else 1)
+    soft_mask, k = request.soft_mask, request.top_logprobs
+    if soft_mask is not None:
+        k = max(k, soft_mask.k, soft_mask.feedback.rule.top)
     engine = Engine(checkpoint.model, positions=len(request.ids), k=k)
     tracer = Tracer(checkpoint, request, infill=infill, id=id)
     handle, start, steps, left = engine.submit(request), tracer.start(), [], True
