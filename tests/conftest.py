@@ -14,6 +14,7 @@ from evaluation_files import write_evaluation_files
 from hypothesis import settings
 from tiny import write_dream_folder, write_json
 
+from softmask import rules
 from softmask.config import SoftMaskConfig, soft_mask_to_published
 
 # How long an example takes says something of the machine, not of the property.
@@ -23,6 +24,13 @@ settings.load_profile("softmask")
 SOFT = SoftMaskConfig(k=2, scale=0.8, offset=-4.0, steepness=1.0)
 # The first eight lines of a file are its shots.
 LINES = 8 + 5
+
+
+@pytest.fixture
+def own_rules(monkeypatch):
+    """Rules of decoding that a test registers are gone after it."""
+    for kind, known in rules._rules.items():
+        monkeypatch.setitem(rules._rules, kind, dict(known))
 
 
 @pytest.fixture(scope="session")

@@ -88,6 +88,11 @@ class MaskedRows(_Lazy):
     table: Callable[[Tensor, float], Tensor]
     flat: Callable[[Tensor], Tensor]
 
+    @classmethod
+    def of(cls, state: dict[str, Any] | None = None, **values: Any) -> MaskedRows:
+        """Rows with these values: a rule's test needs no model."""
+        return cls({name: lambda value=value: value for name, value in values.items()}, state)  # type: ignore[misc]
+
     def at(self, index: slice | Tensor, state: dict[str, Any]) -> MaskedRows:
         """Rows of one text, or all of them, with the state that is kept there."""
 

@@ -25,7 +25,7 @@ import inspect
 import json
 import re
 import typing
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any, Literal, NamedTuple
@@ -33,6 +33,7 @@ from typing import Any, Literal, NamedTuple
 from .settings import from_mapping, require, shown
 
 Kind = Literal["commit", "feedback", "stopping"]
+KINDS: tuple[Kind, ...] = ("commit", "feedback", "stopping")
 Returns = Literal["scores", "rows", "chances"]
 # The setting that names a rule of each kind.
 SETTINGS: dict[str, str] = {"commit": "alg", "feedback": "soft-mask mode", "stopping": "stop_rule"}
@@ -257,10 +258,10 @@ def added(kind: Kind) -> list[Rule]:
     return [rule for rule in _rules[kind].values() if not rule.is_shipped]
 
 
-def every(kinds: Iterable[Kind] = ("commit", "feedback", "stopping")) -> list[Rule]:
+def every() -> list[Rule]:
     """All rules, kind by kind."""
     load_installed()
-    return [rule for kind in kinds for rule in _rules[kind].values()]
+    return [rule for kind in KINDS for rule in _rules[kind].values()]
 
 
 def by_name(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -170,6 +170,8 @@ class SoftMask(nn.Module):
         super().__init__()
         self.mode, self.k, self.keep_norm, self.exact = mode, k, keep_norm, exact
         self.options = options or {}
+        if not exact:
+            self._check_trains()
         if exact:
             values = {"scale": scale, "offset": offset, "steepness": steepness}
             for name, value in (values | {"temperature": temperature}).items():
@@ -269,18 +271,22 @@ class SoftMask(nn.Module):
             sources["logits_NV"] = lambda: seen.logits_NV
         return MaskedRows(sources | dict(more or {}))
 
-    def judge(self, seen: Feedback) -> Judged:
-        """What the rule says of the rows of several texts.
-
-        Raises:
-            ValueError: it is a rule that sees one text at a time, or keeps a state.
-        """
+    def _check_trains(self) -> None:
+        """Raises ValueError for a rule that sees one text at a time, or keeps a state."""
         rule = self.rule.rule
         if not rule.batched or rule.state:
             raise ValueError(
                 f"the feedback rule {rule.name} needs the steps of one text, so it is for decoding "
                 "alone: training and likelihoods take batched rules without state"
             )
+
+    def judge(self, seen: Feedback) -> Judged:
+        """What the rule says of the rows of several texts.
+
+        Raises:
+            ValueError: it is a rule that sees one text at a time, or keeps a state.
+        """
+        self._check_trains()
         return self.checked(self.rule.run(self.view(seen)), seen)
 
     def checked(self, result: Any, seen: Feedback) -> Judged:

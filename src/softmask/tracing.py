@@ -190,7 +190,7 @@ def trace(
     infill: bool = False,
     **sampling: Any,
 ) -> Trace | list[Trace]:
-    """Generates as `generate` does, and returns the recorded run, or the list for a list of prompts.
+    """Generates as `generate` does, and returns the recorded run; of a list of prompts a list.
 
     Args:
         against_plain: also run each text plainly, with the same seed: `Trace.plain`.
@@ -243,13 +243,23 @@ def _draw(runs: Sequence[Trace], target: Path) -> None:
     axes = figure.subplots(len(runs), len(maps), squeeze=False)
     for run, row in zip(runs, axes, strict=True):
         soft = run.settings["soft_mask"] is not None
+        done = run.committed_P >= 0
         for axis, (title, (name, colours, most)) in zip(row, maps.items(), strict=True):
+            if name == "lambda_PS" and not soft:
+                axis.axis("off")
+                continue
+            # One scale for both runs.
+            seen = np.concatenate([getattr(one, name).ravel() for one in runs])
             image = axis.imshow(
-                getattr(run, name), cmap=colours, vmin=0, vmax=most, aspect="auto", origin="upper"
+                getattr(run, name),
+                cmap=colours,
+                vmin=0,
+                vmax=most or max(np.nanmax(seen, initial=0.0), 1e-6),
+                aspect="auto",
+                extent=(0.5, run.steps + 0.5, len(run.position_P) - 0.5, -0.5),
             )
-            done = run.committed_P >= 0
             axis.plot(
-                run.committed_P[done],
+                run.committed_P[done] + 1,
                 np.flatnonzero(done),
                 linestyle="",
                 marker="s",
@@ -257,7 +267,8 @@ def _draw(runs: Sequence[Trace], target: Path) -> None:
                 color="black",
             )
             axis.set_title(f"{'soft-masked' if soft else 'plain'}: {title}", fontsize=10)
-            axis.set_xlabel("step (black: committed)")
+            axis.set_xlabel("step that computes (black: committed)")
+            axis.xaxis.get_major_locator().set_params(integer=True)
             figure.colorbar(image, ax=axis)
         every = max(1, height // 60)
         ticks = range(0, len(run.position_P), every)

@@ -12,8 +12,8 @@ from test_sampler import SOFT, canvas_of, drain, holed_canvas, only_mask
 from tiny import tiny_model
 
 from softmask.config import SamplingConfig
-from softmask.decoding.sampler import denoise
 from softmask.decoding.rule_views import statistics_of
+from softmask.decoding.sampler import denoise
 from softmask.decoding.unmask import Ragged, choose_likeliest
 from softmask.logits import statistics
 from softmask.rule_inputs import MaskedRows
@@ -81,8 +81,7 @@ def test_a_rule_commits_what_its_definition_says_text_by_text(seed, counts, name
         "flat": texts.flat,
         "spread": lambda values_R: torch.tensor(values_R, dtype=torch.float64)[texts.sequence_N],
     }
-    view = MaskedRows({key: lambda value=value: value for key, value in seen.items()})
-    found = find("commit", name)(view, **{name: value}) & opened
+    found = find("commit", name)(MaskedRows.of(**seen), **{name: value}) & opened
     at = 0
     for n in counts:
         own = [i for i in range(at, at + n) if opened[i]]
@@ -185,8 +184,7 @@ def test_a_moving_threshold_lies_between_its_ends_by_the_share_left() -> None:
         limits: list[float] = []
         seen = {"left_R": [left], "masks_R": [10], "probability_N": torch.ones(1)}
         seen["spread"] = lambda values_R, limits=limits: limits.extend(values_R) or torch.zeros(1)
-        view = MaskedRows({key: lambda value=value: value for key, value in seen.items()})
-        find("commit", "threshold")(view, threshold=0.9, threshold_end=0.4)
+        find("commit", "threshold")(MaskedRows.of(**seen), threshold=0.9, threshold_end=0.4)
         assert limits == [pytest.approx(limit)]
 
 

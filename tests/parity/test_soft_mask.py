@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from softmask.config import SamplingConfig, SoftMaskConfig, soft_mask_from_published
-from softmask.decoding.sampler import denoise
 from softmask.decoding.rule_views import statistics_of
+from softmask.decoding.sampler import denoise
 from softmask.decoding.unmask import RowNoise, choose_tokens, filter_logits, transfer_count
 from softmask.logits import entropy
 from softmask.rule_inputs import MaskedRows

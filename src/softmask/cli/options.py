@@ -85,6 +85,11 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         "--quantize", help="linear layers in int8 or int4 (needs bitsandbytes; lossy; default: off)"
     )
     group.add_argument("--threads", type=int, help="CPU threads (default: all)")
+    add_rules_option(group)
+
+
+def add_rules_option(group: Any) -> None:
+    """Modules with rules of decoding."""
     group.add_argument(
         "--rules",
         type=import_modules,

@@ -86,7 +86,7 @@ def solve(
         prompts,
         infill=in_place,
         max_new_tokens=masks,
-        sampling=SamplingConfig(steps=math.ceil(masks / fewer), alg=ALG, **sampling),
+        sampling=SamplingConfig(**{"steps": math.ceil(masks / fewer), "alg": ALG, **sampling}),
         soft_mask=soft,
         seed=0,
         chat=False,
