@@ -26,7 +26,7 @@ SOFT = SoftMaskConfig(k=2, scale=0.8, offset=-4.0, steepness=1.0)
 LINES = 8 + 5
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def own_rules(monkeypatch):
     """Rules of decoding that a test registers are gone after it."""
     for kind, known in rules._rules.items():

@@ -15,7 +15,7 @@ EXAMPLES = ROOT / "examples"
 
 
 @pytest.fixture(autouse=True)
-def in_the_folder(monkeypatch, own_rules):
+def in_the_folder(monkeypatch):
     monkeypatch.chdir(EXAMPLES)
     monkeypatch.syspath_prepend(EXAMPLES)
     yield

@@ -282,6 +282,7 @@ def import_rule(text: str) -> Rule:
         raise ValueError(f"{text}: there is no module {error.name}") from error
     require(isinstance(found, Rule), f"{text}: {name} in {module} is no rule: decorate it as one")
     assert isinstance(found, Rule)
+    _rules[found.kind].setdefault(found.name, found)
     return found
 
 

@@ -27,7 +27,6 @@ from softmask.serving.engine import Engine, Request
 from softmask.soft_mask import SoftMask
 from softmask.training.objective import masked_diffusion_loss
 
-pytestmark = pytest.mark.usefixtures("own_rules")
 SOURCE = '''
 import softmask
 
