@@ -14,7 +14,7 @@ import steady  # noqa: F401, registers a commit rule
 from rich.console import Console
 
 import softmask
-from softmask.bench.frontier import measure, puzzles_of, tables_of
+from softmask.bench.frontier import MADE, measure, puzzles_of, tables_of
 from softmask.bench.frontier_cells import choose_cells
 from softmask.bench.frontier_plot import draw
 
@@ -24,14 +24,18 @@ CELLS = "full,quarter,eighth,threshold-.7,threshold-.9,factor-1,steady"
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--puzzles", type=int, default=10, help="of each kind (default 10)")
+    parser.add_argument("--kind", choices=MADE, help="of puzzles (default: all)")
     parser.add_argument("--cells", default=CELLS, help="ways of decoding, shipped and your own")
     parser.add_argument("--out", type=Path, default=Path("frontier.png"))
     args = parser.parse_args(argv)
+    groups = puzzles_of(None, args.puzzles)
+    if args.kind is not None:
+        groups = {args.kind: groups[args.kind]}
     console, checkpoint = Console(), softmask.load(device="cpu")
     with console.status("loading") as status:
         rows = measure(
             lambda _loading: checkpoint,
-            puzzles_of(None, args.puzzles),
+            groups,
             choose_cells(args.cells),
             batch=10,
             tick=lambda what, _done: status.update(what),

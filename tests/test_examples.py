@@ -34,7 +34,8 @@ def test_the_rule_has_twenty_lines_and_passes_its_test() -> None:
 def test_the_plot_shows_both_rules_beside_shipped_ones(tmp_path, capsys) -> None:
     plot = importlib.import_module("plot_frontier")
     target = tmp_path / "frontier.png"
-    plot.main(["--puzzles", "1", "--cells", "eighth,steady", "--out", str(target)])
+    words = ["--puzzles", "1", "--kind", "sudoku_4x4_8", "--cells", "eighth,steady-1-0.5"]
+    plot.main([*words, "--out", str(target)])
     out = capsys.readouterr().out
     assert all(word in out for word in ("eighth", "steady-1-0.5", "eager", "soft", "plain"))
     assert target.read_bytes().startswith(b"\x89PNG")
