@@ -12,6 +12,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 import pytest
 from evaluation_files import write_evaluation_files
 from hypothesis import settings
+from processes import start_fork_server
 from tiny import write_dream_folder, write_json
 
 from softmask import rules
@@ -31,6 +32,13 @@ def own_rules(monkeypatch):
     """Rules of decoding that a test registers are gone after it."""
     for kind, known in rules._rules.items():
         monkeypatch.setitem(rules._rules, kind, dict(known))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # Coverage is measured from the start of an interpreter.
+    is_measured = bool(config.getoption("cov_source", None))
+    if "PYTEST_XDIST_WORKER" not in os.environ and not is_measured:
+        start_fork_server()
 
 
 @pytest.fixture(scope="session")

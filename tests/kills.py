@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import resource
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+
+from processes import ENVIRONMENT, python
 
 # The process kills itself. A signal from outside would come when the machine has time for it.
 _SCRIPT = """
@@ -39,10 +40,10 @@ def run_until_killed(
     path: Path,
     text: str,
     times: int = 1,
-    environment: Mapping[str, str] = os.environ,
+    environment: Mapping[str, str] = ENVIRONMENT,
 ) -> None:
     """Runs `softmask` until it opens a file that holds a text so often; there SIGKILL ends it."""
-    command = [sys.executable, "-c", _SCRIPT, str(path), text, str(times), *arguments]
+    command = [*python(environment), "-c", _SCRIPT, str(path), text, str(times), *arguments]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == -signal.SIGKILL, done.stderr
 

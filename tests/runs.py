@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,16 +10,12 @@ from pathlib import Path
 import torch
 import yaml
 from kills import run_until_killed
+from processes import ENVIRONMENT, python
 from safetensors.torch import load_file
 
 from softmask.config import from_mapping
 from softmask.training.config import Recipe
 
-ENVIRONMENT = os.environ | {
-    "HF_HUB_OFFLINE": "1",
-    "OMP_NUM_THREADS": "1",
-    "PYTHONWARNINGS": "error",
-}
 STORIES = [
     f"Once upon a time there was a cat number {i}. It sat on a mat. The end." for i in range(9)
 ]
@@ -82,8 +77,10 @@ def write_recipe(settings: dict, path: Path) -> Path:
 
 
 def command(*words, cwd: Path, **more) -> subprocess.CompletedProcess:
+    # What a process sets up before it starts reaches an interpreter of its own alone.
+    start = [sys.executable] if "preexec_fn" in more else python()
     return subprocess.run(
-        [sys.executable, "-m", "softmask", *map(str, words)],
+        [*start, "-m", "softmask", *map(str, words)],
         cwd=cwd,
         env=ENVIRONMENT,
         capture_output=True,

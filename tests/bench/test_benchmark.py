@@ -34,7 +34,7 @@ def quick(monkeypatch) -> None:
 
 def bench(capsys, *arguments: str) -> tuple[str, dict]:
     """The tables and the last line."""
-    assert main(["bench", *RANDOM, *arguments]) == 0
+    assert main(["bench", *RANDOM, "--json", *arguments]) == 0
     *lines, last = capsys.readouterr().out.splitlines()
     return "\n".join(lines), json.loads(last)
 
@@ -126,7 +126,7 @@ def test_ratios_are_those_of_pairs() -> None:
 
 
 def test_twin_blocks_and_cache_are_rows_with_ratios(capsys, quick) -> None:
-    options = "--twin --block-length 8 --block-steps 2 --cache dual --refresh-every 2"
+    options = "--json --twin --block-length 8 --block-steps 2 --cache dual --refresh-every 2"
     table, result = bench(capsys, *options.split(), "--refresh-window", "0")
     ways = ("", "published_", "_blocks", "_dual")
     names = [way + mode if way.endswith("_") else mode + way for way in ways for mode in MODES]
@@ -196,3 +196,15 @@ def test_a_bench_runs_on_a_gpu(capsys) -> None:
     assert main(["bench", *sizes, *options.split()]) == 0
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert result["soft_dual"]["peak_mb"] > 0
+
+
+def test_without_a_number_of_rounds_the_clock_decides_and_no_json_is_printed(
+    capsys, quick, monkeypatch
+) -> None:
+    monkeypatch.setattr("softmask.bench.benchmark.SECONDS", 0.0)
+    assert RANDOM[-2] == "--repeat"
+    assert main(["bench", *RANDOM[:-2]]) == 0
+    said = capsys.readouterr().out
+    assert "median of 3 rounds" in said
+    assert "4 + 16 tokens, batch 1, 4 steps, entropy" in said
+    assert "{" not in said

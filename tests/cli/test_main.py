@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import subprocess
 import sys
 
 import pytest
 from commands import failed
+from processes import ENVIRONMENT, python
 from tiny import write_dream_folder
 
 from softmask.cli.main import main
@@ -21,9 +21,8 @@ def folder(tmp_path_factory) -> str:
 
 
 def softmask(*arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
-    environment = os.environ | {"HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-m", "softmask", *arguments]
-    return subprocess.run(command, input=stdin, capture_output=True, env=environment, check=False)
+    command = [*python(), "-m", "softmask", *arguments]
+    return subprocess.run(command, input=stdin, capture_output=True, env=ENVIRONMENT, check=False)
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["generate", "--help"], ["train", "--help"]])
@@ -157,11 +156,15 @@ def test_chat_answers_line_by_line_and_remembers(tmp_path) -> None:
     assert done.stderr == b""
 
 
-def test_bench_ends_with_json(folder) -> None:
-    arguments = "--prompt-tokens 4 --max-new-tokens 8 --steps 4 --repeat 2 --threads 1"
+@pytest.mark.slow
+def test_bench_tells_people_tables_and_scripts_json(folder) -> None:
+    arguments = "--prompt-tokens 4 --max-new-tokens 8 --steps 4 --repeat 2 --threads 1 --json"
     done = softmask("bench", "--model", folder, *arguments.split())
     assert done.returncode == 0, done.stderr
-    result = json.loads(done.stdout.splitlines()[-1])
+    *tables, last = done.stdout.decode().splitlines()
+    assert any("soft / plain" in line for line in tables)
+    assert any("4 + 8 tokens, batch 1, 4 steps, entropy" in line for line in tables)
+    result = json.loads(last)
     assert result["plain"]["forwards"] == result["soft"]["forwards"] == 4
     assert result["plain"]["peak_mb"] > 0
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -17,6 +15,7 @@ from pathlib import Path
 
 import httpx2 as httpx
 import pytest
+from processes import ENVIRONMENT, python
 from tiny import write_dream_folder
 
 import softmask
@@ -37,12 +36,13 @@ def serving(
 ) -> Iterator[tuple[subprocess.Popen, str]]:
     """A server process, and its address once it says so; `before` is a program that runs first."""
     start = f"{before}\nimport sys, softmask.cli.main as cli\nsys.exit(cli.main(sys.argv[1:]))"
+    environment = ENVIRONMENT | environment
     process = subprocess.Popen(
-        [sys.executable, "-c", start, "serve", "--port", "0", *arguments],
+        [*python(environment), "-c", start, "serve", "--port", "0", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"} | environment,
+        env=environment,
     )
     try:
         line = process.stdout.readline()

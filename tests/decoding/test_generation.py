@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import subprocess
-import sys
 
 import pytest
 import torch
+from processes import ENVIRONMENT, python
 from tiny import write_dream_folder, write_json
 
 import softmask
@@ -88,7 +88,8 @@ for step in late:
 
 
 def test_runs_that_were_iterated_over_say_nothing_when_python_exits() -> None:
-    done = subprocess.run([sys.executable, "-c", LEFT], capture_output=True, text=True, check=True)
+    command = [*python(), "-c", LEFT]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=ENVIRONMENT)
     assert done.stderr == ""
 
 

@@ -12,6 +12,7 @@ import pytest
 from conftest import SOFT
 from kills import run_until_killed
 from lm_eval.__main__ import HarnessCLI
+from processes import ENVIRONMENT, python
 from tiny import write_json
 
 from softmask.cli.lm_eval import complete
@@ -181,7 +182,8 @@ def test_tasks_are_checked_before_a_model_is_loaded_and_without_noise(tmp_path) 
         (["--tasks", "gsm8k_cot", "--data-dir", str(tmp_path)], "gsm8k_test.jsonl"),
     ):
         done = subprocess.run(
-            [sys.executable, "-m", "softmask", "eval", *words, "--model", str(tmp_path / "none")],
+            [*python(), "-m", "softmask", "eval", *words, "--model", str(tmp_path / "none")],
+            env=ENVIRONMENT,
             capture_output=True,
             text=True,
             timeout=600,
@@ -262,7 +264,7 @@ metric_list: [{{metric: exact_match, aggregation: mean, higher_is_better: true}}
     )
     done = subprocess.run(
         [
-            *(sys.executable, "-m", "softmask", "lm_eval", "run", "--model", "softmask"),
+            *(*python(), "-m", "softmask", "lm_eval", "run", "--model", "softmask"),
             "--model_args",
             f"pretrained={model},softmasking=True,max_new_tokens=8,diffusion_steps=4,"
             "temperature=0.1,top_p=0.9,alg=entropy,mixinputs_k=3",
@@ -273,7 +275,7 @@ metric_list: [{{metric: exact_match, aggregation: mean, higher_is_better: true}}
         capture_output=True,
         text=True,
         timeout=600,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        env=ENVIRONMENT | {"PYTHONWARNINGS": "default"},
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert "tiny_words" in done.stdout

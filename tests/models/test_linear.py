@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from processes import ENVIRONMENT, python
 from torch import nn
 
 from softmask.hub.adapters import quiet_peft
@@ -117,6 +117,6 @@ def test_products_of_many_shapes_do_not_pile_up_in_memory() -> None:
         "print(peak_mb('cpu') - before)\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+        [*python(), "-c", script], capture_output=True, text=True, check=True, env=ENVIRONMENT
     )
     assert float(done.stdout) < 80  # 230 where all are kept

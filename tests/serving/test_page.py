@@ -6,13 +6,13 @@ import contextlib
 import json
 import re
 import subprocess
-import sys
 import urllib.request
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from processes import ENVIRONMENT, python
 
 from softmask.config import CACHES, SOFT_MASK_SCHEDULES, UNMASK_RULES
 from softmask.puzzles.puzzles import is_solved
@@ -39,9 +39,14 @@ addEventListener("securitypolicyviolation", (e) => window.violations.push(e.viol
 @contextlib.contextmanager
 def serving(*options: str) -> Iterator[tuple[str, subprocess.Popen]]:
     """The address of a server of the bundled model, and its process."""
-    command = [str(Path(sys.executable).parent / "softmask"), "serve", "--port", "0", *options]
+    command = [*python(), "-m", "softmask", "serve", "--port", "0", *options]
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, bufsize=1
+        command,
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        bufsize=1,
     )
     try:
         yield process.stdout.readline().split()[-1], process

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import csv
 import dataclasses
 import gzip
 import importlib.util
@@ -27,6 +29,7 @@ from softmask.training.config import ConversationConfig, SourceConfig
 from softmask.training.conversation_cache import Conversations
 from softmask.training.conversations import load_conversations
 from softmask.training.corpus import train_tokenizer
+from softmask.training.sources import form_of_source, resolve_source
 
 datasets = pytest.importorskip("datasets", reason="pip install 'softmask[train]'")
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError  # noqa: E402
@@ -163,7 +166,7 @@ def test_an_unknown_role_is_an_error_that_names_it_and_the_row(tmp_path, tokeniz
         ({"messages": [{"from": "human", "text": "hi"}]}, "must have the keys role and content "),
         ({"messages": "hi"}, "expected a list of messages, found str"),
         ({"messages": [say("user", 5)]}, "content must be text, not int"),
-        ({"text": "hi", "n": 1}, "has no column 'messages' but text, n"),
+        ({"text": "hi", "n": 1}, "has the columns text, n: a file holds"),
         (["hi"], "expected an object, found list"),
     ],
 )
@@ -465,6 +468,88 @@ def test_whatever_the_chats_every_drawn_one_is_kept_or_counted_and_what_is_kept_
 # Files.
 
 
+@pytest.mark.parametrize(
+    ("columns", "form"),
+    [
+        (("prompt", "completion"), "pairs (prompt and completion"),
+        (("prompt", "response"), "pairs"),
+        (("question", "answer"), "pairs (question ask, answer is the answer)"),
+        (("instruction", "output"), "pairs"),
+    ],
+)
+@pytest.mark.parametrize("suffix", ["jsonl", "csv", "tsv", "parquet"])
+def test_pairs_are_known_by_the_names_of_their_columns(
+    tmp_path, tokenizer, columns, form, suffix
+) -> None:
+    pairs = [(f"question, {i}?", f"the answer\n{i}") for i in range(9)]
+    rows = [dict(zip(columns, pair, strict=True)) | {"n": i} for i, pair in enumerate(pairs)]
+    path = tmp_path / f"a.{suffix}"
+    if suffix == "jsonl":
+        write_lines(path, rows)
+    elif suffix == "parquet":
+        datasets.Dataset.from_list(rows).to_parquet(path)
+    else:
+        with path.open("w", newline="", encoding="utf-8-sig") as file:
+            writer = csv.DictWriter(file, rows[0], delimiter="," if suffix == "csv" else "\t")
+            writer.writeheader()
+            writer.writerows(rows)
+    same = write_lines(tmp_path / "same" / "a.jsonl", [chat(*pair) for pair in pairs])
+    found, expected = load(config(path), tokenizer), load(config(same), tokenizer)
+    assert texts(found.train, tokenizer) == texts(expected.train, tokenizer)
+    assert form_of_source(resolve_source(SourceConfig(str(path)), print)).startswith(form[:5])
+
+
+def test_an_instruction_and_its_input_are_one_question(tmp_path, tokenizer) -> None:
+    rows = [{"instruction": f"add {i}", "input": "", "output": "yes, done"} for i in range(8)]
+    rows += [{"instruction": f"sum {i}", "input": "1 and 2", "output": "three it is"} for i in "ab"]
+    found = load(config(write_lines(tmp_path / "a.jsonl", rows)), tokenizer)
+    said = "".join(texts([*found.train, *found.validation], tokenizer))
+    assert "add 3<|im_end|>" in said
+    assert "sum a\n\n1 and 2<|im_end|>" in said
+
+
+def test_plain_text_is_trained_on_as_a_whole_and_needs_no_template(tmp_path, tokenizer) -> None:
+    rows = [{"text": f"Once there was a cat, number {i}."} for i in range(9)]
+    plain = copy.deepcopy(tokenizer)
+    plain.chat_template = None
+    found = load(config(write_lines(tmp_path / "a.jsonl", rows)), plain)
+    assert set(found.train["prompt_length"]) == {1}  # nothing precedes the first token
+    end = tokenizer.eos_token
+    assert all(text.startswith("Once") and text.endswith(end) for text in texts(found.train, plain))
+    mixed = write_lines(tmp_path / "b.jsonl", [*rows, *chats(2)])
+    with pytest.raises(ValueError, match="a file holds conversations or plain text"):
+        load(config(mixed), tokenizer)
+
+
+def test_every_answer_is_trained_on_as_the_last_one_of_its_own_row(tmp_path, tokenizer) -> None:
+    turns = [[say("user", f"q{i}{j}?"), say("assistant", f"answer {i}{j}")] for i in range(8)
+             for j in range(2)]  # fmt: skip
+    rows = [{"messages": [*turns[2 * i], *turns[2 * i + 1]]} for i in range(8)]
+    path = write_lines(tmp_path / "a.jsonl", rows)
+    found = load(config(path, train_on="all"), tokenizer)
+    alone = load(config(path), tokenizer)
+    assert len(found.train) == 2 * len(alone.train)
+    said = texts(found.train, tokenizer)
+    assert set(texts(alone.train, tokenizer)) < set(said)
+    assert sum("1?" in text for text in said) == len(alone.train)
+
+
+def test_a_prompt_is_trained_on_too_where_that_is_asked_for(tmp_path, tokenizer) -> None:
+    path = write_lines(tmp_path / "a.jsonl", chats(9))
+    assert set(load(config(path, mask_prompt=False), tokenizer).train["prompt_length"]) == {1}
+
+
+def test_a_file_for_validation_is_all_of_it(tmp_path, tokenizer) -> None:
+    path = write_lines(tmp_path / "a.jsonl", chats(9))
+    held_out = write_lines(tmp_path / "b.jsonl", chats(4, first=100))
+    source = SourceConfig(str(path), validation=str(held_out))
+    found = load(ConversationConfig((source,)), tokenizer)
+    assert len(found.train) == 9
+    assert sorted(found.validation["id"]) == [f"{held_out}:{n}" for n in range(1, 5)]
+    with pytest.raises(ValueError, match=r"there is no file or folder none\.jsonl for"):
+        load(ConversationConfig((SourceConfig(str(path), validation="none.jsonl"),)), tokenizer)
+
+
 def test_every_kind_of_file_gives_the_same_rows(tmp_path, tokenizer) -> None:
     rows = chats(1200)  # more than a batch
     write_lines(tmp_path / "a.jsonl", rows)
@@ -517,7 +602,8 @@ def test_what_is_wrong_with_a_local_source_is_one_sentence(tmp_path, tokenizer) 
         "object.json": b'{"rows": []}',
         "cut.jsonl.gz": gzip.compress(good.read_bytes())[:-20],
         "no.parquet": b"PAR1 but not really",
-        "a.csv": b"messages\n",
+        "a.txt": b"hello",
+        "latin.csv": b"prompt,response\ncaf\xe9,yes\n",
         "empty.jsonl": b"",
         "latin.jsonl": b'{"messages": "\xe9"}\n',
     }
@@ -534,7 +620,8 @@ def test_what_is_wrong_with_a_local_source_is_one_sentence(tmp_path, tokenizer) 
         (config(tmp_path / "cut.jsonl.gz"), "is damaged .*copy it again"),
         (config(tmp_path / "no.parquet"), "is damaged .*copy it again"),
         (config(tmp_path / "latin.jsonl"), r"latin\.jsonl:1 is no JSON"),
-        (config(tmp_path / "a.csv"), "is of no known kind: give .json"),
+        (config(tmp_path / "a.txt"), "is of no known kind: give .json"),
+        (config(tmp_path / "latin.csv"), "latin.csv is no table in UTF-8"),
         (config(tmp_path / "empty.jsonl"), "holds no conversations: give another"),
         (config(tmp_path / "nothing"), "holds no .json, .*give the folder that does"),
         (config(tmp_path / "held_out"), "has no split 'train' but test"),
@@ -594,6 +681,8 @@ CHANGES = {
     "validation_samples": 400,
     "validation_share": 0.2,
     "drop_tool_calls": False,
+    "train_on": "all",
+    "mask_prompt": False,
     "streaming": True,
     "shuffle_buffer": 99,
     "seed": 7,
@@ -901,7 +990,7 @@ def test_what_is_wrong_with_a_set_on_the_hub_is_one_sentence(tmp_path, tokenizer
         (datasets.DatasetDict(train=tulu(0)), "a/b holds no conversations"),
         (
             datasets.DatasetDict(train=tulu(3).rename_column("messages", "turns")),
-            "a/b:train has no column 'messages' but id, turns, source",
+            "a/b:train has no columns of a known form but id, turns, source",
         ),
     ]:
         hub.there["a/b"] = answer
@@ -910,7 +999,7 @@ def test_what_is_wrong_with_a_set_on_the_hub_is_one_sentence(tmp_path, tokenizer
         assert "\n" not in str(error.value)
     turns = tulu(3).rename_column("messages", "turns")
     hub.there["a/b"] = stream_of(turns, tmp_path, "turns")
-    with pytest.raises(ValueError, match="a/b:train:streamed 1 has no column 'messages' but id"):
+    with pytest.raises(ValueError, match="a/b:train:streamed 1 has no columns of a known"):
         load(config("a/b", streaming=True), tokenizer)
 
 

@@ -235,7 +235,7 @@ def test_a_run_whose_feedback_was_hardly_let_in_says_so(settings, start, noted, 
     recipe = recipe_of(settings, steps=2, soft_probability=1.0)
     train(recipe, tmp_path / "run", report=said.append)
     # Random weights over 60 tokens know nothing: the entropy is about ln 60.
-    hint = [line for line in said if "hardly let in. Begin with soft_mask.scale near 0.5" in line]
+    hint = [line for line in said if "hardly let in. Begin with train.fit_soft_mask" in line]
     assert bool(hint) is noted
     assert not noted or "soft_mask.offset near -" in hint[0]
 
@@ -366,7 +366,8 @@ def test_what_cannot_be_trained_is_one_clear_sentence(settings, tmp_path, change
 
 def test_the_command_line_says_what_is_wrong(tmp_path) -> None:
     for words, message in (
-        (("train",), "give a recipe"),
+        (("train",), "give one of --data with your chats, a recipe"),
+        (("train", "mix", "--rank", "4"), "--rank is for --data"),
         (("train", "mixx"), "there is no recipe 'mixx'"),
         (("train", "mix", "--seed", "1", "--seeds", "1-2"), "not both"),
         (("train", "tiny-text", "--set", "train.ema=2"), "ema must lie"),

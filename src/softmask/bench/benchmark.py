@@ -7,8 +7,9 @@ machine's own rates (`roofline.py`). `softmask bench` runs it.
 from __future__ import annotations
 
 import argparse
+import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -20,6 +21,7 @@ from ..decoding.sampler import Rules, denoise
 from ..hub.load import choose_device, choose_dtype, load
 from ..models import DreamConfig, DreamModel
 from ..reporting.measure import timed
+from ..reporting.progress import Step
 from .dense_twin import denoise_densely
 from .roofline import Work, counted, probes
 from .summary import MODES, PUBLISHED, Measured, block_wise, label
@@ -27,6 +29,9 @@ from .summary import MODES, PUBLISHED, Measured, block_wise, label
 # Strong enough that a random model's flat distributions are really mixed in.
 SOFT: dict[str, Any] = {"scale": 0.8, "offset": -3.0, "steepness": 1.0}
 BLOCK_STEPS = 8
+# Rounds where the clock decides how many: timing takes a quarter of a minute, loading and memory
+# about as long.
+SECONDS, FEWEST, MOST = 15.0, 3, 15
 BLOCK_OPTIONS = ("block_steps", "cache", "refresh_every", "refresh_window")
 
 
@@ -60,6 +65,7 @@ def decodings(args: argparse.Namespace) -> dict[str, Decoding]:
         if unused:
             raise ValueError(f"--{unused[0].replace('_', '-')} needs --block-length")
         return found
+
     blocks = -(-args.max_new_tokens // args.block_length)
     rules |= {
         "steps": blocks * (args.block_steps or BLOCK_STEPS),
@@ -143,24 +149,39 @@ class Bench:
                 last = step
         return work.per(last.forwards)
 
-    def measure(self, tick: Callable[[str], None]) -> Measured:
-        """All decodings and the probes, in turns."""
+    def measure(self, shown: Step) -> Measured:
+        """All decodings and the probes, in turns: as often as is asked for, or by the clock.
+
+        Args:
+            shown: is told what is done, and of each run that is done.
+        """
         work = {}
+        asked = self.args.repeat
         for name in self.decodings:
-            tick(f"{label(name)}, warm-up")
+            shown.update(f"{label(name)}: warm-up")
             work[name] = self.warm_up(name)
         calls = probes(self.model, self.canvas_BL, round(work["soft"].rows), self.args.soft_mask_k)
         for call in calls.values():
             call()
         found = Measured({name: [] for name in (*self.decodings, *calls)}, work)
-        for number in range(self.args.repeat):
+        begun, rounds = time.monotonic(), 0
+        while rounds < (asked or FEWEST) or (
+            asked is None and rounds < MOST and time.monotonic() - begun < SECONDS
+        ):
+            rounds += 1
             for name in self.decodings:
-                tick(f"{label(name)}, {number + 1} of {self.args.repeat}")
+                last = f" of {asked}" if asked else ""
+                shown.update(f"{label(name)}: round {rounds}{last}", total=self._runs(asked))
                 seconds, found.forwards[name] = self.once(name)
                 found.ms[name].append(1000 * seconds / found.forwards[name])
+                shown.advance()
             for name, call in calls.items():
                 found.ms[name].append(1000 * timed(call, self.model.device))
         for mode in MODES:
             counts = {found.forwards[name] for name in block_wise(self.decodings, mode)}
             assert len(counts) <= 1, f"{mode}: a cache changed the number of forwards: {counts}"
         return found
+
+    def _runs(self, rounds: int | None) -> float | None:
+        """What a bar counts, the runs that read memory among it; None: the clock decides."""
+        return None if rounds is None else len(self.decodings) * (rounds + 1)

@@ -1,7 +1,8 @@
 """softmask bench: ms a step, tokens/s and memory, plain and soft-masked.
 
-Times every way of decoding in turns; each way's peak memory is read in a process of its own.
-People read the tables; the last line is JSON for scripts.
+Times every way of decoding in turns; each way's peak memory is read in a process of its own. It
+answers within a minute: rounds go on for a quarter of one, three of them at least, unless --repeat
+says how many. With --json the last line is for scripts.
 
     softmask bench                        the bundled model
     softmask bench --hidden 512 --threads 2 --twin --block-length 32 --cache dual --out DIR
@@ -13,16 +14,17 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ..bench.benchmark import BLOCK_STEPS, Bench, decodings
 from ..bench.summary import label, summarise, tables_of
 from ..config import CACHES
 from ..hub.load import choose_device
 from ..reporting.measure import peak_mb, peak_of
+from ..reporting.progress import progress
 from ..reporting.result_folder import claim, write
 from .options import add_hidden, new_parser
 
@@ -44,7 +46,7 @@ def make_parser() -> argparse.ArgumentParser:
     add_hidden(parser, "--new-tokens", dest="max_new_tokens", type=int, default=192)
     parser.add_argument("--batch", type=int, default=1, help="rows (default 1)")
     parser.add_argument("--steps", type=int, default=8, help="denoising steps a run (default 8)")
-    parser.add_argument("--repeat", type=int, default=5, help="runs of each decoding (default 5)")
+    parser.add_argument("--repeat", type=int, help="runs of each decoding (default: by the clock)")
     parser.add_argument("--alg", default="entropy", help="unmasking rule (default entropy)")
     parser.add_argument("--temperature", type=float, default=0.0, help="sampling temperature (0)")
     parser.add_argument("--top-p", type=float, default=None, help="nucleus (default: off)")
@@ -62,6 +64,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--refresh-every", type=int, help="its refresh, in steps (default: none)")
     parser.add_argument("--refresh-window", type=int, help="tokens around the block (default: all)")
     parser.add_argument("--out", type=Path, help="write result.json and table.txt to this folder")
+    parser.add_argument("--json", action="store_true", help="the last line is JSON, for scripts")
     parser.add_argument("--only", help=argparse.SUPPRESS)
     return parser
 
@@ -82,30 +85,36 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
     if args.out is not None:
         claim(args.out)
     console = Console()
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
-    with Progress(
-        *columns, console=console, transient=True, disable=not console.is_terminal
-    ) as progress:
-        task = progress.add_task("loading", total=len(names) * (args.repeat + 2))
-
-        def tick(what: str) -> None:
-            progress.update(task, advance=1, description=what)
-
+    with progress("loading the model", unit="runs") as shown:
         bench = Bench(args)
-        found = bench.measure(tick)
+        found = bench.measure(shown)
         for name in names:
-            tick(f"{label(name)}, memory")
+            shown.update(f"{label(name)}: memory, in a process of its own")
             found.peaks[name] = peak_of("softmask", [*argv, "--only", name])
+            shown.advance()
     result = summarise(bench.model, args.batch, args.max_new_tokens, found)
     result["threads"] = torch.get_num_threads()
     settings = {k: str(v) if k == "out" else v for k, v in vars(args).items() if v is not None}
-    tables = tables_of(
-        result, f"{args.prompt_tokens} + {args.max_new_tokens} tokens, batch {args.batch}"
-    )
+    settings["repeat"] = rounds = len(found.ms["plain"])
+    tables = tables_of(result, _title(args, bench.model, rounds))
     for table in tables:
         console.print(table)
     if args.out is not None:
         raw = {"settings": settings, "raw_ms": found.ms, "summary": result}
         write(args.out, ["softmask", *argv], raw, tables)
-    print(json.dumps(result | {"settings": settings}))
+    if args.json:
+        print(json.dumps(result | {"settings": settings}))
     return 0
+
+
+def _title(args: argparse.Namespace, model: Any, rounds: int) -> str:
+    """Which settings applied, in two lines."""
+    what = "a random model" if args.hidden else args.model or "the bundled model"
+    where = f"{model.device.type}, {str(model.dtype).removeprefix('torch.')}"
+    if model.device.type == "cpu":
+        where += f", {torch.get_num_threads()} threads"
+    how = f"{args.alg}, temperature {args.temperature:g}, k {args.soft_mask_k}"
+    return (
+        f"{what}: {where}\n{args.prompt_tokens} + {args.max_new_tokens} tokens, batch "
+        f"{args.batch}, {args.steps} steps, {how}; median of {rounds} rounds"
+    )

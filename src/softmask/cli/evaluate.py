@@ -20,6 +20,7 @@ from typing import Any
 
 from ..config import BUNDLED
 from ..evaluation.config import ModelArgs
+from ..training.config import RECIPE
 from .eval_options import (
     add_eval_model,
     add_task_options,
@@ -82,9 +83,15 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
 
 def _name(model: ModelArgs, tasks: tuple[str, ...]) -> str:
     """model-tasks, and -soft or -plain where that is said."""
-    subject = Path(model.adapter or model.pretrained or BUNDLED).name
+    subject = run_or_folder(Path(model.adapter or model.pretrained or BUNDLED))
     how = {None: "", True: "-soft", False: "-plain"}[model.softmasking]
     return f"{subject}-{'+'.join(tasks)[:80]}{how}"
+
+
+def run_or_folder(path: Path) -> str:
+    """The name of a model in a result: of the run that made it, as all runs' are called alike."""
+    run = path.resolve().parent
+    return run.name if path.is_dir() and (run / RECIPE).is_file() else path.name
 
 
 def _title(lm: Any) -> str:

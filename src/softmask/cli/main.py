@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from types import ModuleType
 
 from .. import __version__
+from . import threads
 
 # The commands in the order of `--help`, each with its line there.
 COMMANDS = {
@@ -51,6 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Anything else is a fault of this program and keeps its traceback.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
+    threads.prepare()
     # Where it is installed, it advises on every import to install kernels of its own.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     try:

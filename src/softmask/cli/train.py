@@ -1,18 +1,26 @@
-"""softmask train: one run by a recipe, or several (seeds, each with its plain twin).
+"""softmask train: on your own chats, or by a recipe; one run, or several.
 
-Trains by a recipe: mix and coding are the published fine-tunings of Dream and Dream-Coder, the
-others pretrain small models from nothing. A run that was stopped goes on where it was; what is
-finished is not run again. On several GPUs: torchrun --nproc_per_node 4 -m softmask train mix.
+Fine-tunes a model on your own chats (--data), or trains by a recipe: mix and coding are the
+published fine-tunings of Dream and Dream-Coder, the others pretrain small models from nothing. A
+run that was stopped goes on where it was, and a finished one goes on when it is asked for more
+updates. On several GPUs: torchrun --nproc_per_node 4 -m softmask train mix.
+
+    softmask train --model Dream-org/Dream-v0-Instruct-7B --data chats.jsonl --dry-run
+    softmask train --model Dream-org/Dream-v0-Instruct-7B --data chats.jsonl --iters 300
+    softmask train mix
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
 
+from ..training.config import TRAINED_ON
 from .options import new_parser, set_threads
 
 
@@ -20,6 +28,12 @@ def make_parser() -> argparse.ArgumentParser:
     """The command's options."""
     parser = new_parser("train", __doc__)
     parser.add_argument("recipe", nargs="?", help="name of a bundled recipe, or a YAML file")
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="say what the chats were taken for, show one, estimate time and memory; train nothing",
+    )
+    _add_data_options(parser.add_argument_group("your own chats"))
     parser.add_argument(
         "--published",
         nargs=2,
@@ -51,12 +65,64 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def run(args: argparse.Namespace, _argv: list[str]) -> int:
+def _add_data_options(group: Any) -> None:
+    """What stands in a recipe for whoever writes none; names as in other trainers."""
+    group.add_argument(
+        "--data",
+        metavar="DATA",
+        help="json, jsonl, csv or parquet file, a folder of them, or a Hub id: conversations, "
+        "pairs of columns such as prompt and completion, or plain text",
+    )
+    group.add_argument(
+        "--valid", metavar="DATA", help="for validation (default: 10 %% of the rows)"
+    )
+    group.add_argument("--model", help="folder or Hub id to fine-tune (default: the bundled one)")
+    group.add_argument("--iters", type=int, help="updates (default: three passes over the data)")
+    group.add_argument("--batch-size", type=int, help="rows an update, one at a time (8)")
+    group.add_argument("--learning-rate", type=float, help="after the warm-up (1e-4)")
+    group.add_argument("--rank", type=int, help="of the DoRA adapter (16)")
+    group.add_argument("--max-length", type=int, help="longer rows are left out, in tokens (2048)")
+    group.add_argument(
+        "--train-on", choices=TRAINED_ON, help="the last answer of a conversation, or all (last)"
+    )
+    group.add_argument(
+        "--mask-prompt",
+        action=argparse.BooleanOptionalAction,
+        help="train on answers alone, or on what precedes them too (on)",
+    )
+
+
+# Options that make a recipe: the part of it that each belongs to, and the setting.
+OF_DATA = {
+    "batch_size": ("train", "accumulation"),
+    "learning_rate": ("train", "learning_rate"),
+    "rank": ("adapter", "r"),
+    "max_length": ("conversations", "max_length"),
+    "train_on": ("conversations", "train_on"),
+    "mask_prompt": ("conversations", "mask_prompt"),
+}
+
+
+def run(args: argparse.Namespace, argv: list[str]) -> int:
     """Runs the command with parsed arguments."""
+    try:
+        return _run(args)
+    except KeyboardInterrupt:
+        print(f"go on with: {shlex.join(['softmask', *argv])}", file=sys.stderr)
+        raise
+
+
+def _run(args: argparse.Namespace) -> int:
     from ..training.sweep import parse_seeds, run_name, runs_of, sweep
 
-    if (args.recipe is None) == (args.published is None):
-        raise ValueError("give a recipe, or --published with two files")
+    given = [value is not None for value in (args.recipe, args.published, args.data)]
+    if sum(given) != 1:
+        raise ValueError("give one of --data with your chats, a recipe, or --published")
+    if args.data is None:
+        for name in ("valid", "model", *OF_DATA):
+            if getattr(args, name) is not None:
+                option = f"--{name.replace('_', '-')}"
+                raise ValueError(f"{option} is for --data: a recipe is changed by --set")
     if args.seeds is not None and args.seed is not None:
         raise ValueError("give --seed or --seeds, not both")
     if args.twins and args.no_soft_mask:
@@ -64,11 +130,15 @@ def run(args: argparse.Namespace, _argv: list[str]) -> int:
     recipe = _recipe(args)
     seeds = [recipe.seed] if args.seeds is None else parse_seeds(args.seeds)
     runs = runs_of(recipe.twin() if args.no_soft_mask else recipe, seeds, args.twins)
+    set_threads(args.threads)
     import torch
 
     from ..training.run import train
 
-    set_threads(args.threads)
+    if args.dry_run or (args.data is not None and int(os.environ.get("RANK", 0)) == 0):
+        _preview(runs[0], args.device, is_all=args.dry_run)
+    if args.dry_run:
+        return 0
 
     def one(recipe: Any, folder: Path) -> Path:
         return train(recipe, folder, device=args.device, overwrite=args.overwrite)
@@ -89,7 +159,9 @@ def _recipe(args: argparse.Namespace) -> Any:
     """The recipe that the command line describes."""
     from ..training.recipe import override, read_recipe
 
-    if args.published is None:
+    if args.data is not None:
+        recipe = override(_recipe_for_data(args), args.set)
+    elif args.published is None:
         recipe = read_recipe(args.recipe, args.set)
     else:
         from ..training.published_recipe import read_published_pair
@@ -98,4 +170,57 @@ def _recipe(args: argparse.Namespace) -> Any:
         for note in notes:
             print(f"softmask: {note}", file=sys.stderr)
         recipe = override(recipe, args.set)
+    if args.data is None and args.iters is not None:
+        recipe = override(recipe, [f"train.steps={args.iters}"])
     return recipe if args.seed is None else dataclasses.replace(recipe, seed=args.seed)
+
+
+def _recipe_for_data(args: argparse.Namespace) -> Any:
+    import torch
+
+    from ..training.own_data import recipe_for
+    from ..training.training_arguments import chosen_cpu
+
+    changes: dict[str, dict[str, Any]] = {}
+    for option, (part, name) in OF_DATA.items():
+        changes.setdefault(part, {})[name] = getattr(args, option)
+    return recipe_for(
+        args.data,
+        model=args.model,
+        valid=args.valid,
+        iters=args.iters,
+        changes=changes,
+        bfloat16=torch.cuda.is_available() and not chosen_cpu(args.device),
+    )
+
+
+def _preview(recipe: Any, device: str | None, *, is_all: bool) -> None:
+    """Says what the data was taken for, shows a row, and estimates time and memory.
+
+    Args:
+        is_all: no run follows, which would say itself what is kept and what is left out.
+    """
+    import torch
+    from rich.console import Console
+
+    from ..training.own_data import in_brackets, preview
+    from ..training.training_arguments import chosen_cpu
+
+    console = Console(highlight=False)
+    where = torch.device(
+        "cpu" if chosen_cpu(device) else "cuda" if torch.cuda.is_available() else "mps"
+    )
+    seen = preview(recipe, where, print if is_all else _silent)
+    for line in seen.forms:
+        print(line)
+    print("a row as the model sees it; what is trained is", end=" ")
+    if console.is_terminal:
+        console.print("[bold green]green[/]:")
+        console.print(seen.example, soft_wrap=False)
+    else:
+        print(f"in double brackets:\n{in_brackets(seen.example)}")
+    print(seen.estimate)
+
+
+def _silent(_line: str) -> None:
+    pass

@@ -75,6 +75,13 @@ def settle_checkpoints(folder: Path, keep_best: bool, report: Callable[[str], No
         shutil.rmtree(checkpoint)
 
 
+def newest_step(folder: Path) -> int | None:
+    """The update of the newest whole checkpoint; None: there is none."""
+    marked = (path for path in _by_age(folder) if (path / COMPLETE).is_file())
+    newest = next(marked, None)
+    return None if newest is None else int(newest.name.rpartition("-")[2])
+
+
 def newest_checkpoint(folder: Path, processes: int) -> Path | None:
     """The newest checkpoint; `settle_checkpoints` was there before.
 

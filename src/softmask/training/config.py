@@ -35,11 +35,14 @@ WEIGHTINGS = ("mean", "elbo", "published")
 ACCUMULATIONS = ("mean", "sum")
 COINS = ("batch", "step")
 BIASES = ("none", "all", "lora_only")
+TRAINED_ON = ("last", "all")
 SUDOKUS = ("sudoku_4x4", "sudoku_9x9")
 DTYPES = ("float32", "bfloat16", "float16", "auto")
+MOST_PASSES = 64  # that make feedback for one update: as many as a short decoding has steps
 LARGEST = 1e30  # of a rate: what it is multiplied with stays finite
 # A BPE begins with all bytes and has a token for the end, the beginning and the mask.
 SMALLEST_VOCABULARY = 256 + 3
+RECIPE = "recipe.json"  # in the folder of a run: every setting
 REPORTERS = ("tensorboard", "wandb", "trackio")
 
 
@@ -62,6 +65,11 @@ def _require_not_negative(config: Any, *names: str) -> None:
         value = getattr(config, name)
         right = value is None or 0 <= value <= LARGEST
         require(right, f"{name} must be >= 0 and at most {LARGEST:g}, not {value}")
+
+
+def _require_few_passes(passes: int | None) -> None:
+    few = passes is None or passes <= MOST_PASSES
+    require(few, f"feedback_passes must be at most {MOST_PASSES}, not {passes}: each is a forward")
 
 
 @dataclass(frozen=True)
@@ -138,9 +146,10 @@ class AdapterConfig:
 
 @dataclass(frozen=True)
 class SourceConfig:
-    """One set of conversations: a Hub id, a json, jsonl or parquet file, or a folder.
+    """One set of conversations: a Hub id, a json, jsonl, csv or parquet file, or a folder.
 
-    A folder holds such files, or a data set that `save_to_disk` wrote.
+    A folder holds such files, or a data set that `save_to_disk` wrote. What a row is, the names of
+    its columns say, see `messages.py`.
     """
 
     path: str = field(metadata={"help": "Hub id, file or folder"})
@@ -151,6 +160,9 @@ class SourceConfig:
     )
     prompt_column: str | None = setting(None, "with response_column: instead of messages")
     response_column: str | None = setting(None, "with prompt_column: instead of messages")
+    validation: str | None = setting(
+        None, "file or folder for validation; null: a split of that name, or a share of the rows"
+    )
 
     def __post_init__(self) -> None:
         both = (self.prompt_column is None) == (self.response_column is None)
@@ -167,6 +179,10 @@ class ConversationConfig:
     max_samples: int | None = setting(300_000, "at most this many conversations are drawn")
     validation_samples: int = setting(500, "at most this many conversations for validation")
     validation_share: float = setting(0.1, "share held out where a source has no split of its own")
+    train_on: str = setting(
+        "last", "a row for the last answer of a conversation, or for 'all', each with what precedes"
+    )
+    mask_prompt: bool = setting(True, "train on answers alone; false: on what precedes them too")
     drop_tool_calls: bool = setting(True, "leave out conversations with tool-call tokens")
     streaming: bool = setting(False, "read only as much of a Hub data set as is drawn")
     shuffle_buffer: int = setting(100_000, "streaming: conversations shuffled at a time")
@@ -179,6 +195,7 @@ class ConversationConfig:
 
     def __post_init__(self) -> None:
         require(bool(self.sources), "sources is empty: name data sets or files")
+        require_choice("train_on", self.train_on, TRAINED_ON)
         require_positive(self, "max_length", "min_response", "max_samples", "validation_samples")
         require_positive(self, "shuffle_buffer", "extra_padding", "pad_multiple")
         share = self.validation_share
@@ -246,6 +263,7 @@ class StageConfig:
 
     def __post_init__(self) -> None:
         require_positive(self, "steps", "feedback_passes")
+        _require_few_passes(self.feedback_passes)
         _require_shares(self, "soft_probability", "left_to_right", "puzzle_share")
         _require_rates(self, "learning_rate")
         _require_not_negative(self, "final_learning_rate", "warmup")
@@ -266,6 +284,9 @@ class TrainConfig:
     soft_probability: float = setting(0.5, "share of batches with the two-pass soft-mask loss")
     feedback_passes: int = setting(
         1, "passes that make feedback: 1 as published; else a soft batch draws 1 to this many"
+    )
+    fit_soft_mask: bool = setting(
+        False, "begin with the offset and steepness that the entropy of masked positions asks for"
     )
     soft_learning_rate: float = setting(1e-2, "learning rate of the soft-mask parameters")
     soft_coin: str = setting("batch", "soft or plain is drawn for each 'batch' or each 'step'")
@@ -304,6 +325,7 @@ class TrainConfig:
             require_choice("report_to", name, REPORTERS)
         require_positive(self, "steps", "batch_size", "accumulation", "log_every")
         require_positive(self, "feedback_passes")
+        _require_few_passes(self.feedback_passes)
         require_positive(self, "eval_every", "eval_batches", "save_every", "save_limit")
         _require_shares(self, "soft_probability", "left_to_right")
         _require_rates(self, "learning_rate", "soft_learning_rate", "epochs", "clip")

@@ -1,6 +1,9 @@
 """A conversation becomes a row of tokens, or is left out for one of `REASONS`.
 
-A row trains on its last message, the answer; everything before it is the prompt.
+A row trains on its last message, the answer; everything before it is the prompt. With `train_on:
+all` every answer is the last one of a row of its own: a masked model sees both sides of a position,
+and must not see the turns behind an answer that it will have to write without them. A row of plain
+text has no prompt but its first token, which nothing precedes that could predict it.
 """
 
 from __future__ import annotations
@@ -15,12 +18,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ..decoding.chat_template import ChatTemplateError, render_chat
 from ..decoding.control_names import ControlNames
 from .config import ConversationConfig
-from .messages import INCOMPLETE, NO_TEXT, TOOL_TURNS, Messages
+from .messages import INCOMPLETE, NO_TEXT, TEXT_ROLE, TOOL_TURNS, Messages
 from .sources import SourceRow, in_batches
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+NO_TEMPLATE = (
+    "the tokenizer has no chat template: take the checkpoint of an instruct model, put a "
+    "chat_template.jinja into its folder, or give plain text (a column text)"
+)
 TOOL_CALLS = ("<tool_call>", "</tool_call>")
 REASONS = {
     INCOMPLETE: "fewer than two messages, null or broken text, or no answer at the end",
@@ -94,6 +101,8 @@ def tokenise(
     from datasets.utils import tqdm
 
     names = ControlNames(tokenizer)
+    if config.train_on == "all":
+        drawn = _each_answer(drawn)
     with tqdm(desc="Tokenising", unit=" conversations", disable=None) as bar:
         for batch in in_batches(drawn):
             columns: dict[str, list[Any]] = {"input_ids": [], "prompt_length": [], "id": []}
@@ -104,11 +113,24 @@ def tokenise(
                 if reason is None and digest_of(ids) in held_out:
                     reason = "in validation"
                 if reason is None:
+                    length = length if config.mask_prompt and length else 1
                     for name, value in zip(columns, (ids, length, where), strict=True):
                         columns[name].append(value)
                 counts.add(reason, length or 0, len(ids))
             yield columns
             bar.update(len(batch))
+
+
+def _each_answer(drawn: Iterator[SourceRow]) -> Iterator[SourceRow]:
+    """A row for each answer of a conversation, with all that precedes it."""
+    for where, messages in drawn:
+        if isinstance(messages, str) or len(messages) == 1:
+            yield where, messages
+            continue
+        roles = [message["role"] for message in messages]
+        ends = [i for i in range(1, len(roles)) if roles[i] == "assistant"]
+        for number, end in enumerate(ends, 1):
+            yield f"{where}, answer {number}", messages[: end + 1]
 
 
 def digest_of(ids: list[int]) -> bytes:
@@ -131,6 +153,11 @@ def _rendered(
     if isinstance(messages, str):
         return Rendered(messages)
     hidden, has_names = names.hide(messages)
+    if messages[0]["role"] == TEXT_ROLE:
+        whole = hidden[0]["content"] + (str(tokenizer.eos_token) if tokenizer.eos_token else "")
+        return Rendered(None, "", whole, has_names)
+    if not tokenizer.chat_template:
+        raise ValueError(NO_TEMPLATE)
     render = functools.partial(render_chat, tokenizer)
     try:
         prompt = render(hidden[:-1], add_generation_prompt=True)

@@ -47,11 +47,6 @@ def load_conversations(
     """
     if importlib.util.find_spec("datasets") is None:
         raise ValueError("conversations need datasets: pip install 'softmask[train]'")
-    if not tokenizer.chat_template:
-        raise ValueError(
-            "the tokenizer has no chat template: take the checkpoint of an instruct model, or put "
-            "a chat_template.jinja into its folder"
-        )
     seed = seed if config.seed is None else config.seed
     require(seed >= 0, f"seed must be at least 0, not {seed}")
     sources = [resolve_source(source, report) for source in config.sources]

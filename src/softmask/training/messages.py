@@ -1,7 +1,8 @@
 """A row of a source becomes a chat under our names, or the reason why it is left out.
 
-Forms that are read: two columns, a prompt and a response; a list of {role, content}, the content a
-text or OpenAI's list of parts; ShareGPT's list of {from, value}.
+Forms that are read, found by the names of the columns: a list of {role, content}, the content a
+text or OpenAI's list of parts; ShareGPT's list of {from, value}; two columns, a prompt and a
+response, under the names in `PAIRS`; Alpaca's instruction, input and output; and plain text.
 """
 
 from __future__ import annotations
@@ -23,8 +24,17 @@ TOOL_ROLES = (
     "observation", "ipython", "environment",
 )  # fmt: skip
 FORMS = (("role", "content"), ("from", "value"))
-# The column by default, and that of files in ShareGPT's form.
-MESSAGES, SHAREGPT = "messages", "conversations"
+# The column by default, that of files in ShareGPT's form, and that of plain text.
+MESSAGES, SHAREGPT, TEXT = "messages", "conversations", "text"
+# Columns of a prompt and its response, as data sets and other trainers name them.
+PAIRS = (
+    ("prompt", "completion"), ("prompt", "response"), ("prompt", "chosen"), ("question", "answer"),
+    ("instruction", "output"), ("instruction", "response"), ("query", "response"),
+    ("input", "output"),
+)  # fmt: skip
+MORE = "input"  # beside an instruction: what it is about; may be empty
+# The one message of a row of plain text, which no template is put around.
+TEXT_ROLE = "softmask:text"
 TEXT_PARTS = ("text", "input_text", "output_text")
 SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -37,17 +47,18 @@ Messages = list[dict[str, str]]
 
 
 def columns_of(source: SourceConfig, where: str, there: Iterable[str]) -> tuple[str, ...]:
-    """The columns of a source that hold the chat: one with messages, or prompt and response.
+    """The columns of a source that hold the chat, the response last where they are several.
 
     Raises:
-        ValueError: one is not there.
+        ValueError: one is not there, or none has a name that is known.
     """
     there = list(there)
-    wanted: tuple[str, ...] = (source.messages_column,)
     if source.prompt_column is not None and source.response_column is not None:
-        wanted = (source.prompt_column, source.response_column)
-    elif wanted == (MESSAGES,) and MESSAGES not in there and SHAREGPT in there:
-        wanted = (SHAREGPT,)
+        wanted: tuple[str, ...] = (source.prompt_column, source.response_column)
+    elif source.messages_column != MESSAGES:
+        wanted = (source.messages_column,)
+    else:
+        return _known_columns(where, there)
     for name in wanted:
         if name not in there:
             raise ValueError(
@@ -55,6 +66,34 @@ def columns_of(source: SourceConfig, where: str, there: Iterable[str]) -> tuple[
                 "prompt_column and response_column"
             )
     return wanted
+
+
+def _known_columns(where: str, there: list[str]) -> tuple[str, ...]:
+    for name in (MESSAGES, SHAREGPT):
+        if name in there:
+            return (name,)
+    for prompt, response in PAIRS:
+        if prompt in there and response in there:
+            more = (MORE,) if prompt == "instruction" and MORE in there else ()
+            return (prompt, *more, response)
+    if TEXT in there:
+        return (TEXT,)
+    pairs = ", ".join(f"{prompt} and {response}" for prompt, response in PAIRS)
+    raise ValueError(
+        f"{where} has no columns of a known form but {', '.join(there) or 'none'}: give one "
+        f"named {MESSAGES}, {SHAREGPT} or {TEXT}, or two ({pairs}), or set messages_column, or "
+        "prompt_column and response_column"
+    )
+
+
+def form_of(columns: tuple[str, ...]) -> str:
+    """What rows with these columns (of `columns_of`) are taken for, in words."""
+    if columns == (TEXT,):
+        return "plain text (a column text), trained on as a whole"
+    if len(columns) == 1:
+        return f"conversations (a column {columns[0]})"
+    *prompts, response = columns
+    return f"pairs ({' and '.join(prompts)} ask, {response} is the answer)"
 
 
 def messages_of(source: SourceConfig, where: str, row: Any) -> Messages | str:
@@ -65,14 +104,24 @@ def messages_of(source: SourceConfig, where: str, row: Any) -> Messages | str:
     """
     if not isinstance(row, dict):
         raise ValueError(f"{where}: expected an object, found {type(row).__name__}")
-    values = [row[name] for name in columns_of(source, where, row)]
-    if len(values) == 2:
-        roles = ("user", "assistant")
-        chat = [{"role": r, "content": c} for r, c in zip(roles, values, strict=True)]
+    columns = columns_of(source, where, row)
+    values = [row[name] for name in columns]
+    if columns == (TEXT,) and source.messages_column != TEXT:
+        return _text(where, values[0])
+    if len(values) > 1:
+        asked: Any = values[0]
+        if len(values) == 3 and isinstance(asked, str) and isinstance(values[1], str):
+            asked = f"{asked}\n\n{values[1]}" if values[1].strip() else asked
+        chat: Any = [
+            {"role": "user", "content": asked},
+            {"role": "assistant", "content": values[-1]},
+        ]
     else:
         chat = [] if values[0] is None else values[0]
     if not isinstance(chat, list):
         raise ValueError(f"{where}: expected a list of messages, found {type(chat).__name__}")
+    if [each.get("role") for each in chat if isinstance(each, dict)] == [TEXT_ROLE]:
+        return chat  # read from a file before
     messages = []
     for each in chat:
         message = _message(where, each)
@@ -81,6 +130,13 @@ def messages_of(source: SourceConfig, where: str, row: Any) -> Messages | str:
         messages.append(message)
     whole = len(messages) > 1 and messages[-1]["role"] == "assistant"
     return messages if whole and messages[-1]["content"].strip() else INCOMPLETE
+
+
+def _text(where: str, text: Any) -> Messages | str:
+    if not isinstance(text, str | None):
+        raise ValueError(f"{where}: text must be text, not {type(text).__name__}")
+    whole = text is not None and text.strip() and not SURROGATE.search(text)
+    return [{"role": TEXT_ROLE, "content": text or ""}] if whole else INCOMPLETE
 
 
 def _message(where: str, message: Any) -> dict[str, str] | str:

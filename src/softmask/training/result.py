@@ -79,9 +79,10 @@ library_name: {library}
 ---
 # {name}
 
-Trained by `softmask train {recipe}` (seed {seed}, {steps} updates{best}).
+Trained by `softmask train` (recipe {recipe}, seed {seed}, {steps} updates{best}). From the folder
+that holds this file:
 
-    softmask generate {option} "..."
+    softmask generate {option} . "What is a mask?"
 
 `transparency_config.json` holds the soft-mask parameters in the published layout,
 `soft_mask.safetensors` the same in full precision, before their transforms.
@@ -102,5 +103,5 @@ def model_card(recipe: Recipe, trainer: SoftMaskTrainer) -> str:
         seed=recipe.seed,
         steps=trainer.state.global_step,
         best=best,
-        option=f"--model {base} --adapter DIR" if adapter else "--model DIR",
+        option="--adapter" if adapter else "--model",
     )

@@ -7,31 +7,43 @@ from its newest complete checkpoint.
 from __future__ import annotations
 
 import contextlib
+import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from transformers import TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
+from ..config import SoftMaskConfig
+from ..files import write_atomically
 from .batches import Collator, ConversationOrder, CorpusOrder, Validation
-from .build import Trainable, build, describe
-from .callbacks import BestCheckpoint, LogFile, ProgressBar, StageEnds
-from .checkpoints import newest_checkpoint, settle_checkpoints
+from .build import Trainable, build, describe, learnable
+from .callbacks import (
+    BestCheckpoint,
+    FeedbackNote,
+    Interrupt,
+    LogFile,
+    NewLength,
+    ProgressBar,
+    StageEnds,
+)
+from .checkpoints import checkpoint_of, newest_checkpoint, settle_checkpoints
 from .config import Recipe
 from .conversations import load_conversations
 from .corpus import Corpus
 from .curves import draw_curves
 from .inputs import pin_inputs, pinned
 from .result import write_result
-from .run_folder import is_finished, run_folder, write_done
+from .run_folder import LOG, is_finished, run_folder, write_done
 from .schedule import GlobalBatch, TrainingSchedule
+from .soft_mask_start import FORWARDS, fitted_start
 from .trainer import SoftMaskTrainer
 from .training_arguments import rows_per_forward, training_arguments
 
-# A mean lambda below this gave half or less of the gain at 0.3 (docs/EVIDENCE.md, text).
-LITTLE_LAMBDA = 0.1
+# The parameters that a run began with, where they were fitted to its data.
+START = "soft_mask_start.json"
 
 
 def train(
@@ -68,7 +80,7 @@ def train(
     with contextlib.ExitStack() as held:
         with args.main_process_first(desc="folder of the run"):
             if main:
-                held.enter_context(run_folder(folder, recipe, overwrite))
+                held.enter_context(run_folder(folder, recipe, overwrite, report))
                 if not is_finished(folder):
                     pin_inputs(folder, recipe)
                     settle_checkpoints(folder, recipe.train.keep_best, report)
@@ -96,7 +108,9 @@ def _train(
     args.max_steps = data.schedule.steps
     checkpoint = newest_checkpoint(folder, args.world_size)
     args.eval_on_start &= checkpoint is None
-    log = LogFile(folder / "log.jsonl", report)
+    if checkpoint is None and recipe.train.fit_soft_mask and recipe.soft_mask is not None:
+        fit_soft_mask(recipe.soft_mask, made, data, folder, report if main else None)
+    log = LogFile(folder / LOG, report)
     if main:
         step = 0 if checkpoint is None else int(checkpoint.name.rpartition("-")[2])
         log.forget_after(step)
@@ -111,21 +125,56 @@ def _train(
         data.collator,
         data.rows,
         data.validation,
-        callbacks=[log, StageEnds(data.schedule), BestCheckpoint(folder)],
+        callbacks=[
+            log,
+            StageEnds(data.schedule),
+            BestCheckpoint(folder),
+            NewLength(),
+            FeedbackNote(report),
+        ],
     )
+    stop = Interrupt()
+    trainer.add_callback(stop)
     trainer.remove_callback(PrinterCallback if args.disable_tqdm else ProgressCallback)
     if not args.disable_tqdm:
         trainer.add_callback(ProgressBar)
-    trainer.train(None if checkpoint is None else str(checkpoint))
+    with stop.on_signal(args.world_size == 1):
+        trainer.train(None if checkpoint is None else str(checkpoint))
+    if stop.was_asked and trainer.state.global_step < data.schedule.steps:
+        at = trainer.state.global_step
+        report(f"stopped after update {at} of {data.schedule.steps}: {checkpoint_of(folder, at)}")
+        raise KeyboardInterrupt
     write_result(trainer, recipe, made, result)
     if main:
-        draw_curves(folder / "log.jsonl", folder / "curves.png", recipe.name)
+        draw_curves(folder / LOG, folder / "curves.png", recipe.name)
         write_done(folder, trainer.state, result)
     trainer.accelerator.wait_for_everyone()
-    note = note_on_feedback(trainer.state.log_history)
-    if note is not None:
-        report(note)
     report(f"{result} is finished: softmask generate --{result.name} {result}")
+
+
+def fit_soft_mask(
+    config: SoftMaskConfig,
+    made: Trainable,
+    data: Data,
+    folder: Path,
+    report: Callable[[str], None] | None,
+) -> None:
+    """Gives the model the soft-mask parameters that the first rows ask for, and writes them down.
+
+    Args:
+        report: callback for a line; None: another process says and writes it.
+    """
+    draws = range(0, min(FORWARDS, len(data.rows)) * data.collator.global_batch.per_device)
+    size = data.collator.global_batch.per_device
+    batches = (
+        data.collator([data.rows[draw] for draw in draws[start : start + size]])
+        for start in range(0, len(draws), size)
+    )
+    start = fitted_start(made.model, made.dream, batches, config)
+    made.dream.soft_mask = learnable(start.soft_mask, made.dream)
+    if report is not None:
+        write_atomically(folder / START, json.dumps(start.as_json(), indent=1) + "\n")
+        report(str(start))
 
 
 def _ignore(_line: str) -> None:
@@ -171,16 +220,3 @@ def make_data(
         two_passes=recipe.soft_mask is not None,
     )
     return Data(schedule, collator, rows, Validation(collator, held_out, train.eval_batches))
-
-
-def note_on_feedback(history: Sequence[Mapping[str, float]]) -> str | None:
-    """A note if the mean lambda is so small at the end that soft-masking has hardly an effect."""
-    soft = [line for line in history if "lambda" in line]
-    if not soft or soft[-1]["lambda"] >= LITTLE_LAMBDA:
-        return None
-    mixed, entropy = soft[-1]["lambda"], soft[-1]["entropy"]
-    return (
-        f"note: mean lambda is {mixed:.2g} at an entropy of {entropy:.2g} nats: the feedback is "
-        f"hardly let in. Begin with soft_mask.scale near 0.5, soft_mask.offset near {-entropy:.2g} "
-        "and soft_mask.steepness near 1 (docs/guides/fine-tune.md)"
-    )

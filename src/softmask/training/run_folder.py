@@ -16,22 +16,36 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from transformers import TrainerState
 
-from ..config import read_json
-from ..files import LOCK, locked, write_atomically
-from .config import Recipe
+from ..config import from_mapping, read_json, shown
+from ..files import LOCK, locked, read_json_lines, write_atomically
+from .checkpoints import newest_step
+from .config import RECIPE, Recipe
 
-RECIPE, DONE = "recipe.json", "done.json"
+DONE, LOG = "done.json", "log.jsonl"
+# What may grow in a run that goes on: how long it is, by whichever setting says so.
+LENGTHS = ("train.steps", "train.epochs")
+SHOWN = 3  # settings that an error names
 
 
 @contextlib.contextmanager
-def run_folder(folder: Path, recipe: Recipe, overwrite: bool) -> Iterator[None]:
+def run_folder(
+    folder: Path, recipe: Recipe, overwrite: bool, report: Callable[[str], None]
+) -> Iterator[None]:
     """Has the folder for this process alone, and for this recipe, which it writes there.
+
+    A start that failed before its first update is forgotten: the corrected one begins anew. The
+    same recipe with more updates goes on with the run.
+
+    Args:
+        report: callback for a line, where the run is made longer.
 
     Raises:
         ValueError: another process trains there, the folder holds another run, or no run at all.
@@ -40,18 +54,96 @@ def run_folder(folder: Path, recipe: Recipe, overwrite: bool) -> Iterator[None]:
         _refuse_others(folder)
     with locked(folder, "trains"):
         _refuse_others(folder)
-        if overwrite:
+        if overwrite or ((folder / RECIPE).is_file() and not _has_trained(folder)):
             _clear(folder)
         wanted = json.loads(json.dumps(dataclasses.asdict(recipe)))
         written = folder / RECIPE
-        if not written.is_file():
+        if written.is_file():
+            differing = _differences(_as_written(read_json(written)), wanted)
+            if any(not _is_length(name) for name in differing):
+                raise ValueError(
+                    f"{folder} holds a run of another recipe ({_shown(differing)}): name a new "
+                    "folder with --out, or delete that run with --overwrite"
+                )
+            if differing:
+                _lengthen(folder, recipe, differing, report)
+        if not written.is_file() or differing:
             write_atomically(written, json.dumps(wanted, indent=2) + "\n")
-        elif read_json(written) != wanted:
-            raise ValueError(
-                f"{folder} holds a run of another recipe: name a new folder with --out, or delete "
-                "that run with --overwrite"
-            )
         yield
+
+
+def _has_trained(folder: Path) -> bool:
+    """Whether there is anything of a run to lose: a checkpoint, a result or an update's line."""
+    if newest_step(folder) or is_finished(folder):
+        return True
+    log = folder / LOG
+    return log.is_file() and any(line.get("step", 0) > 0 for line in read_json_lines(log))
+
+
+def _as_written(values: Any) -> Any:
+    """A recipe of an earlier version, with the settings that have come since."""
+    try:
+        recipe = from_mapping(Recipe, values, RECIPE)
+    except ValueError:
+        return values  # a setting has gone: it differs
+    return json.loads(json.dumps(dataclasses.asdict(recipe)))
+
+
+def _differences(before: Any, now: Any, name: str = "") -> dict[str, tuple[Any, Any]]:
+    """Settings by dotted name that differ: what they were, and what they are to be."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        pairs = {key: (before.get(key), now.get(key)) for key in {**before, **now}}
+    elif isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
+        pairs = {str(i): pair for i, pair in enumerate(zip(before, now, strict=True))}
+    else:
+        return {} if before == now else {name: (before, now)}
+    found: dict[str, tuple[Any, Any]] = {}
+    for key, pair in pairs.items():
+        found |= _differences(*pair, f"{name}.{key}" if name else key)
+    return found
+
+
+def _shown(differing: dict[str, tuple[Any, Any]]) -> str:
+    parts = [f"{name} {shown(old)} -> {shown(new)}" for name, (old, new) in differing.items()]
+    more = len(parts) - SHOWN
+    return ", ".join(parts[:SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
+def _is_length(name: str) -> bool:
+    return name in LENGTHS or bool(re.fullmatch(r"train\.stages\.\d+\.steps", name))
+
+
+def _lengthen(
+    folder: Path,
+    recipe: Recipe,
+    differing: dict[str, tuple[Any, Any]],
+    report: Callable[[str], None],
+) -> None:
+    """Lets a run go on beyond its end.
+
+    Raises:
+        ValueError: it has gone further already, or a stage before its last one would change.
+    """
+    stages = recipe.train.stages
+    last = f"train.stages.{len(stages) - 1}.steps"
+    earlier = [name for name in differing if name not in (*LENGTHS, last)]
+    if earlier:
+        raise ValueError(
+            f"{folder} holds a run whose stages before the last one have other lengths "
+            f"({_shown({name: differing[name] for name in earlier})}): change the last one alone"
+        )
+    done = newest_step(folder) or 0
+    steps = sum(stage.steps for stage in stages) if stages else recipe.train.steps
+    if steps is not None and steps < done:
+        raise ValueError(
+            f"the run in {folder} has made {done} updates already, more than {steps}: ask for "
+            "more, or name a new folder with --out"
+        )
+    (folder / DONE).unlink(missing_ok=True)
+    report(
+        f"the run in {folder} goes on ({_shown(differing)}); from here the learning rate is that "
+        "of a run of the new length"
+    )
 
 
 def _refuse_others(folder: Path) -> None:

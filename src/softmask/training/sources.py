@@ -1,4 +1,4 @@
-"""Sources of chats: json, jsonl and parquet files, folders of them, and data sets on the Hub.
+"""Sources of chats: json, jsonl, csv and parquet files, folders of them, and data sets on the Hub.
 
 Every source becomes a `SourceSplit` for each of its splits, which yields `SourceRow`s: the id of a
 row, and its chat, or why it is left out. What is wrong with a source is one sentence.
@@ -7,6 +7,8 @@ row, and its chat, or why it is left out. What is wrong with a source is one sen
 from __future__ import annotations
 
 import contextlib
+import csv
+import functools
 import gzip
 import hashlib
 import itertools
@@ -29,14 +31,15 @@ from huggingface_hub.errors import (
 from ..config import read_json
 from ..files import expand_home
 from .config import SourceConfig
-from .messages import Messages, columns_of, messages_of
+from .messages import TEXT_ROLE, Messages, columns_of, form_of, messages_of
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from pyarrow import RecordBatch
 
 BATCH = 1000
-SUFFIXES = (".json", ".jsonl", ".json.gz", ".jsonl.gz", ".parquet")
+LONGEST_FIELD = 2**31 - 1  # of a csv file, in characters
+SUFFIXES = (".json", ".jsonl", ".json.gz", ".jsonl.gz", ".csv", ".tsv", ".parquet")
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 COMMIT = re.compile(r"[0-9a-f]{40}")
 # Columns of our own files, which no data set has: a row's id, and why it is left out, or null.
@@ -71,6 +74,11 @@ def resolve_source(source: SourceConfig, report: Callable[[str], None]) -> Resol
     """
     path = expand_home(source.path)
     if not path.exists():
+        if source.validation is not None:
+            raise ValueError(
+                f"{path} is no local source, beside which the file {source.validation} could be "
+                "for validation: leave that out"
+            )
         if source.path.endswith(SUFFIXES) or not HUB_ID.fullmatch(source.path):
             raise ValueError(
                 f"there is no file or folder {path}, and it is no Hub id (owner/name) either"
@@ -79,11 +87,23 @@ def resolve_source(source: SourceConfig, report: Callable[[str], None]) -> Resol
     for name in ("subset", "revision"):
         if getattr(source, name) is not None:
             raise ValueError(f"{path} is a local source: a {name} has no meaning there")
-    files = _folder_files(path, report) if path.is_dir() else {"train": [path]}
-    if not path.is_dir() and not path.name.endswith(SUFFIXES):
-        raise ValueError(f"{path} is of no known kind: give {', '.join(SUFFIXES)}")
-    identity = {f"{split}/{f.name}": file_digest(f) for split in files for f in files[split]}
+    files = _files(path, report)
+    if source.validation is not None:
+        held_out = expand_home(source.validation)
+        if not held_out.exists():
+            raise ValueError(f"there is no file or folder {held_out} for validation")
+        files = {"train": files["train"], "validation": _files(held_out, report)["train"]}
+    identity = {f"{split}/{f.name}": _known_digest(f) for split in files for f in files[split]}
     return ResolvedSource(source, files, identity)
+
+
+def _files(path: Path, report: Callable[[str], None]) -> dict[str, list[Path]]:
+    """The files of a local source, by split."""
+    if path.is_dir():
+        return _folder_files(path, report)
+    if not path.name.endswith(SUFFIXES):
+        raise ValueError(f"{path} is of no known kind: give {', '.join(SUFFIXES)}")
+    return {"train": [path]}
 
 
 def _folder_files(folder: Path, report: Callable[[str], None]) -> dict[str, list[Path]]:
@@ -176,6 +196,17 @@ def _first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
+def _known_digest(path: Path) -> str:
+    """The digest of a file that a run looks at more than once before it begins."""
+    state = path.stat()
+    return _digest(path, state.st_ino, state.st_size, state.st_mtime_ns)
+
+
+@functools.lru_cache
+def _digest(path: Path, *_state: int) -> str:
+    return file_digest(path)
+
+
 def file_digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
@@ -231,11 +262,53 @@ def open_source(
 
 
 def _read_file(path: Path, source: SourceConfig) -> Iterator[SourceRow]:
-    tables = {".parquet": _read_parquet, ".arrow": _read_arrow}
-    read = tables.get(path.suffix)
-    for number, row in _read_json(path) if read is None else _read_table(path, source, read):
+    is_text = None
+    for number, row in _rows_of(path, source):
         where = f"{path}:{number}"
-        yield where, messages_of(source, where, row)
+        chat = messages_of(source, where, row)
+        if not isinstance(chat, str):
+            is_text, before = chat[0]["role"] == TEXT_ROLE, is_text
+            if before is not None and is_text != before:
+                raise ValueError(
+                    f"{where} has the columns {', '.join(row)}: a file holds conversations or "
+                    "plain text (a column text), not both; make two of it"
+                )
+        yield where, chat
+
+
+def _rows_of(path: Path, source: SourceConfig) -> Iterator[tuple[int, Any]]:
+    """Numbered rows of a file as they stand there."""
+    tables = {".parquet": _read_parquet, ".arrow": _read_arrow}
+    if path.suffix in tables:
+        return _read_table(path, source, tables[path.suffix])
+    return _read_csv(path) if path.suffix in (".csv", ".tsv") else _read_json(path)
+
+
+def form_of_source(resolved: ResolvedSource) -> str:
+    """What a source's rows are taken for, in words; of the Hub nothing is read for it.
+
+    Raises:
+        ValueError: as `open_source`, of the first row.
+    """
+    for path in resolved.files.get("train", []):
+        for number, row in _rows_of(path, resolved.source):
+            messages_of(resolved.source, f"{path}:{number}", row)
+            return form_of(columns_of(resolved.source, str(path), row))
+    return "a data set on the Hub" if not resolved.files else "no rows"
+
+
+def _read_csv(path: Path) -> Iterator[tuple[int, Any]]:
+    """Numbered rows of text, by the names in the first line."""
+    csv.field_size_limit(LONGEST_FIELD)
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            delimiter = "\t" if path.suffix == ".tsv" else ","
+            rows = csv.DictReader(file, delimiter=delimiter, restkey="(beyond)", strict=True)
+            yield from enumerate(rows, 1)
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise ValueError(
+            f"{path} is no table in UTF-8 ({error}): correct it, or save it as jsonl"
+        ) from error
 
 
 def _read_json(path: Path) -> Iterator[tuple[int, Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ NOT_HERE = (
     "include_for_metrics", "label_names", "label_smoothing_factor", "length_column_name",
     "logging_strategy", "lr_scheduler_kwargs", "optim_args", "optim_target_modules",
     "prediction_loss_only", "restore_callback_states_from_checkpoint", "resume_from_checkpoint",
-    "save_only_model",
+    "save_only_model", "torch_compile", "torch_compile_backend", "torch_compile_mode",
 )  # fmt: skip
 
 
@@ -95,8 +96,13 @@ def training_arguments(recipe: Recipe, folder: Path, device: str | None) -> Trai
             raise ValueError(f"train.arguments: transformers has no training argument {name!r}")
         if name in ours:
             raise ValueError(f"train.arguments: {name} is set by a setting of the recipe: use that")
+    more = dict(train.arguments)
+    workers = more.get("dataloader_num_workers")
+    if isinstance(workers, int):
+        # More of them than processors only wait for each other; the rows are the same.
+        more["dataloader_num_workers"] = min(workers, os.cpu_count() or 1)
     try:
-        args = TrainingArguments(**ours | train.arguments)
+        args = TrainingArguments(**ours | more)
     except (TypeError, ImportError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"train.arguments are refused by transformers ({reason})") from error

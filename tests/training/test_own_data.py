@@ -1,0 +1,185 @@
+"""A run on somebody's own chats: from a file to an adapter, longer, stopped, begun wrongly."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from runs import log_of, recipe_of
+from safetensors.torch import load_file
+
+import softmask
+from softmask.cli.evaluate import run_or_folder
+from softmask.cli.main import main
+from softmask.config import SoftMaskConfig
+from softmask.training import run as run_module
+from softmask.training.run import train
+from softmask.training.soft_mask_start import start_for
+
+pytest.importorskip("datasets", reason="pip install 'softmask[train]'")
+
+SILENT = {"report": lambda _line: None}
+
+
+@pytest.fixture(autouse=True)
+def _undrawn(monkeypatch, tmp_path) -> None:
+    """No curves, which take as long as all the rest, and a cache of the test's own."""
+    monkeypatch.setattr(run_module, "draw_curves", lambda *_: None)
+    monkeypatch.setenv("SOFTMASK_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def own(tmp_path) -> Path:
+    path = tmp_path / "support.jsonl"
+    rows = [
+        {
+            "messages": [
+                {"role": "user", "content": f"q{i}"},
+                {"role": "assistant", "content": answer},
+            ]
+        }
+        for i in range(12)
+        for answer in ["open it again"]
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in [*rows, {"messages": []}]))
+    return path
+
+
+def words_for(base: Path, own: Path, out: Path, *more: str) -> list[str]:
+    short = ["--set", "conversations.extra_padding=2", "--rank", "2", "--batch-size", "2"]
+    given = ["--model", str(base), "--data", str(own), "--out", str(out), "--device", "cpu"]
+    return ["train", *given, *short, *more]
+
+
+def result_of(folder: Path) -> dict[str, torch.Tensor]:
+    files = ("adapter_model.safetensors", "soft_mask.safetensors")
+    return {k: v for name in files for k, v in load_file(folder / "adapter" / name).items()}
+
+
+def test_a_dry_run_says_what_the_chats_are_and_loads_no_weights(
+    base, own, tmp_path, capsys, monkeypatch
+) -> None:
+    monkeypatch.setattr(run_module, "build", lambda *_: pytest.fail("a model was built"))
+    assert main(words_for(base, own, tmp_path / "run", "--dry-run")) == 0
+    said = capsys.readouterr().out
+    assert f"{own}: taken for conversations (a column messages)" in said
+    assert re.search(r"1 left out \(incomplete 1\)", said)
+    assert "<|im_start|>assistant\n[[open it again<|im_end|>" in said
+    assert re.search(r"\d+ updates of 2 rows, .* passes over \d+; about \d+ s and 0\.\d GB", said)
+    assert not (tmp_path / "run").exists()
+
+
+def test_one_command_trains_on_chats_and_its_card_says_how_to_use_the_adapter(
+    base, own, tmp_path, capsys, monkeypatch
+) -> None:
+    out = tmp_path / "run"
+    assert main(words_for(base, own, out, "--iters", "2", "--no-mask-prompt")) == 0
+    said = capsys.readouterr().out
+    start = json.loads((out / "soft_mask_start.json").read_text())
+    assert "soft-masking begins with offset" in said
+    assert start["soft_mask"]["offset"] == pytest.approx(-start["median"])
+    assert log_of(out)[0]["step"] == 0
+    card = (out / "adapter" / "README.md").read_text()
+    (command,) = re.findall(r"^    softmask (.*)$", card, re.MULTILINE)
+    monkeypatch.chdir(out / "adapter")
+    words = [word.strip('"') for word in re.findall(r'"[^"]*"|\S+', command)]
+    assert main([*words, "--max-new-tokens", "4"]) == 0
+
+
+def test_the_start_lets_half_of_the_scale_in_at_the_median_and_more_where_it_is_surer() -> None:
+    entropy_N = torch.linspace(1.0, 7.0, 401)
+    start = start_for(entropy_N, SoftMaskConfig(k=3, scale=0.6))
+    mask = softmask.soft_mask.SoftMask(
+        *(getattr(start.soft_mask, name) for name in ("scale", "offset", "steepness")),
+        mode="topk",
+        k=3,
+        exact=True,
+    )
+    lambda_N = mask.weight(entropy_N)
+    assert lambda_N[200].item() == pytest.approx(0.3, abs=1e-3)
+    assert lambda_N[100].item() == pytest.approx(0.45, abs=1e-3)
+    alike = start_for(torch.full((9,), 3.0), SoftMaskConfig(k=3, scale=0.6))
+    assert alike.soft_mask.steepness == pytest.approx(6.66)
+
+
+def test_a_finished_run_goes_on_to_what_a_longer_one_would_have_been(settings, tmp_path) -> None:
+    constant = {"schedule": "constant", "warmup": 0.0}
+    train(recipe_of(settings, steps=3, **constant), tmp_path / "run", **SILENT)
+    said: list[str] = []
+    longer = recipe_of(settings, steps=6, **constant)
+    train(longer, tmp_path / "run", report=said.append)
+    assert any("train.steps 3 -> 6" in line for line in said)
+    train(longer, tmp_path / "whole", **SILENT)
+    one, two = result_of(tmp_path / "run"), result_of(tmp_path / "whole")
+    assert all(torch.equal(one[name], two[name]) for name in two)
+    with pytest.raises(ValueError, match="has made 6 updates already, more than 4"):
+        train(recipe_of(settings, steps=4, **constant), tmp_path / "run", **SILENT)
+    assert (tmp_path / "run" / "done.json").is_file()
+
+
+def test_a_longer_run_takes_the_rates_of_its_new_length(settings, tmp_path) -> None:
+    train(recipe_of(settings, steps=3), tmp_path / "run", **SILENT)
+    train(recipe_of(settings, steps=6), tmp_path / "run", **SILENT)
+    train(recipe_of(settings, steps=6), tmp_path / "whole", **SILENT)
+
+    def rates(run: str) -> dict[int, float]:
+        log = log_of(tmp_path / run)
+        return {line["step"]: line["learning_rate"] for line in log if "learning_rate" in line}
+
+    assert {k: v for k, v in rates("run").items() if k > 3} == {
+        k: v for k, v in rates("whole").items() if k > 3
+    }
+
+
+def test_ctrl_c_keeps_every_update_and_says_how_to_go_on(
+    base, own, tmp_path, capsys, monkeypatch
+) -> None:
+    """The signal comes while the log of update 2 is written."""
+    out = tmp_path / "run"
+    words = words_for(base, own, out, "--iters", "4", "--set", "train.log_every=1")
+    write = run_module.LogFile.on_log
+
+    def interrupted(self, args, state, control, logs=None, **more):
+        write(self, args, state, control, logs, **more)
+        if state.global_step == 2 and "loss" in logs:
+            signal.raise_signal(signal.SIGINT)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(run_module.LogFile, "on_log", interrupted)
+        assert main(words) == 130
+    said = capsys.readouterr()
+    (kept,) = out.glob("checkpoint-*")
+    assert f"of 4: {kept}" in said.out
+    assert said.err.endswith(f"go on with: softmask {' '.join(words)}\n")
+    assert main(words) == 0
+    assert f"from update {kept.name.rpartition('-')[2]} of 4" in capsys.readouterr().out
+    assert main(words_for(base, own, tmp_path / "whole", *words[-4:])) == 0
+    one, two = result_of(out), result_of(tmp_path / "whole")
+    assert all(torch.equal(one[name], two[name]) for name in two)
+
+
+def test_a_start_that_failed_does_not_block_the_corrected_one(base, own, tmp_path, capsys) -> None:
+    out = tmp_path / "run"
+    wrong = words_for(base, own, out, "--iters", "1", "--set", "adapter.target_modules=[q_prj]")
+    assert main(wrong) == 2
+    assert "q_prj" in capsys.readouterr().err
+    assert main(words_for(base, own, out, "--iters", "1")) == 0
+
+
+def test_another_recipe_is_named_by_what_differs(settings, tmp_path) -> None:
+    train(recipe_of(settings, steps=2), tmp_path / "run", **SILENT)
+    other = recipe_of(settings | {"seed": 7}, steps=2, learning_rate=2e-3)
+    with pytest.raises(ValueError, match=r"another recipe \(train.learning_rate 0.001 -> 0.002, s"):
+        train(other, tmp_path / "run", **SILENT)
+
+
+def test_an_evaluation_is_named_after_the_run(settings, tmp_path, monkeypatch) -> None:
+    train(recipe_of(settings, steps=1), tmp_path / "mine-seed1", **SILENT)
+    assert run_or_folder(tmp_path / "mine-seed1" / "adapter") == "mine-seed1"
+    monkeypatch.chdir(tmp_path / "mine-seed1" / "adapter")
+    assert run_or_folder(Path(".")) == "mine-seed1"
+    assert run_or_folder(Path("Dream-org/Dream-v0-Instruct-7B")) == "Dream-v0-Instruct-7B"
