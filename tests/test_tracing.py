@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import json
 
 import numpy as np
@@ -43,6 +44,15 @@ def test_its_arrays_tell_the_run_that_generate_does(checkpoint, run) -> None:
     assert run.plain.text == softmask.generate(checkpoint, PROMPT, soft_mask=False, **SETTINGS).text
     assert not np.nan_to_num(run.plain.lambda_PS).any()
     assert run.plain.plain is None
+
+
+def test_it_takes_the_arguments_of_generate() -> None:
+    theirs, own = (
+        {one.name: one.default for one in inspect.signature(function).parameters.values()}
+        for function in (softmask.generate, softmask.trace)
+    )
+    assert theirs.items() <= own.items()
+    assert own.keys() - theirs.keys() == {"against_plain", "candidates"}
 
 
 def test_it_is_the_run_that_the_command_records(run, tmp_path, capsys) -> None:

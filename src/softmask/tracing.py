@@ -23,7 +23,7 @@ from .config import read_json, require
 from .decoding.generation import Generation, Prompt, SoftMaskChoice, is_single
 from .files import write_atomically
 from .models.checkpoint import Checkpoint
-from .serving.trace import check_trace, record_generation
+from .serving.trace import CANDIDATES, check_trace, record_ways, ways_of
 
 SUFFIXES = (".json", ".html", ".svg", ".png")
 
@@ -180,7 +180,7 @@ def trace(
     prompts: Prompt | Sequence[Prompt],
     *,
     against_plain: bool = False,
-    candidates: int = 5,
+    candidates: int = CANDIDATES,
     max_new_tokens: int = 128,
     soft_mask: SoftMaskChoice = "checkpoint",
     seed: int | Sequence[int] | None = None,
@@ -212,7 +212,9 @@ def trace(
         system=system,
         infill=infill,
     )
-    found = [Trace(one) for one in record_generation(run, candidates, against_plain=against_plain)]
+    ways = ways_of(run, against_plain=against_plain)
+    rows = range(len(run.seeds))
+    found = [Trace(record_ways(run, ways, candidates=candidates, row=row)) for row in rows]
     return found[0] if is_single(prompts) and num_return_sequences == 1 else found
 
 

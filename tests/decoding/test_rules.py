@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
+import json
+import shutil
 import sys
 
 import pytest
@@ -23,6 +25,7 @@ from softmask.config import (
     soft_mask_to_published,
 )
 from softmask.decoding.sampler import denoise
+from softmask.hub.export import export
 from softmask.serving.engine import Engine, Request
 from softmask.soft_mask import SoftMask
 from softmask.training.objective import masked_diffusion_loss
@@ -302,6 +305,18 @@ def test_commands_take_a_rule_by_its_place_and_list_it(mine, capsys, model) -> N
     assert "unknown setting 'x'" in failed(
         capsys, "generate", "a", "--model", str(model), "--alg", "patient", "--alg-options", "x=1"
     )
+
+
+def test_an_export_refuses_a_rule_that_it_cannot_bring(mine, tmp_path, model) -> None:
+    imported(mine)
+    folder = tmp_path / "model"
+    shutil.copytree(model, folder)
+    soft = SoftMaskConfig(mode="trust", scale=0.5)
+    (folder / "transparency_config.json").write_text(json.dumps(soft_mask_to_published(soft)))
+    assert softmask.load(folder, device="cpu").soft_mask == soft
+    with pytest.raises(ValueError, match="feeds back by the rule trust"):
+        export(tmp_path / "out", folder)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_name_imports_nothing(mine) -> None:

@@ -10,9 +10,6 @@ from typing import Any
 from ..config import require
 from ..files import write_atomically
 
-# Leading tokens that a file tells of each position.
-CANDIDATES = 5
-
 
 def add_recording_options(parser: argparse.ArgumentParser) -> None:
     """What `generate` can keep of a run."""
@@ -53,9 +50,9 @@ def record_run(args: argparse.Namespace, run: Any) -> str:
     Raises:
         ValueError: there is no soft-masking to compare, or the run failed.
     """
-    from ..serving.trace import record_generation
+    from ..serving.trace import record_ways, ways_of
 
-    (trace,) = record_generation(run, CANDIDATES, against_plain=args.against_plain)
+    trace = record_ways(run, ways_of(run, against_plain=args.against_plain))
     if args.trace is not None:
         write_atomically(args.trace, json.dumps(trace, ensure_ascii=False))
     if args.html is not None:

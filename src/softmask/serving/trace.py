@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ..config import from_mapping, is_on, require
+from ..config import SoftMaskConfig, from_mapping, is_on, require
 from ..decoding.generation import Generation
 from ..decoding.prompts import DecodeStream, decode_answer, rules_of
 from ..models.checkpoint import Checkpoint
@@ -23,6 +23,8 @@ from .request import Trace
 
 FORMAT, VERSION = "softmask-trace", 1
 DIGITS = 4
+# Leading tokens that a recording tells of each position.
+CANDIDATES = 5
 
 
 class Tracer:
@@ -193,40 +195,48 @@ def check_trace(values: Any, where: str) -> dict[str, Any]:
     return values
 
 
-def record_generation(
-    run: Generation, candidates: int, *, against_plain: bool = False
-) -> list[dict[str, Any]]:
-    """Denoises what a Generation that has not begun is about: a trace file's content for each row.
+def record_ways(
+    run: Generation,
+    ways: Sequence[SoftMaskConfig | None],
+    *,
+    candidates: int = CANDIDATES,
+    row: int = 0,
+) -> dict[str, Any]:
+    """What a trace file holds of a row of a Generation that has not begun, run once for each way.
 
     Args:
+        ways: the soft-mask settings of each run; None: plain.
         candidates: leading tokens that are told of each position.
-        against_plain: also the plain run of the same seed.
 
     Raises:
-        ValueError: there is no soft-masking to compare, or a run failed.
+        ValueError: a run failed.
     """
-    soft = run.soft_mask is not None
-    require(soft or not against_plain, "this run is plain already: leave out --against-plain")
-    files = []
-    for row, (start, seed) in enumerate(zip(run.starts, run.seeds, strict=True)):
-        request = Request(
-            tuple(run.canvas_BL[row, start:].tolist()),
-            run.sampling,
-            soft_mask=run.soft_mask,
-            rules=rules_of(run.checkpoint, infill=run.infill),
-            seed=seed,
-            top_logprobs=candidates,
-            trace=True,
-        )
-        requests = [request]
-        if against_plain:
-            requests.append(dataclasses.replace(request, soft_mask=None))
-        runs = [
-            record(run.checkpoint, one, infill=run.infill, id=f"run-{index}")
-            for index, one in enumerate(requests, start=1)
-        ]
-        files.append(trace_file(runs))
-    return files
+    request = Request(
+        tuple(run.canvas_BL[row, run.starts[row] :].tolist()),
+        run.sampling,
+        rules=rules_of(run.checkpoint, infill=run.infill),
+        seed=run.seeds[row],
+        top_logprobs=candidates,
+        trace=True,
+    )
+    requests = [dataclasses.replace(request, soft_mask=soft_mask) for soft_mask in ways]
+    return trace_file(
+        record(run.checkpoint, one, infill=run.infill, id=f"run-{index}")
+        for index, one in enumerate(requests, start=1)
+    )
+
+
+def ways_of(run: Generation, *, against_plain: bool) -> list[SoftMaskConfig | None]:
+    """How a Generation is to be recorded: as it is, and plainly too.
+
+    Raises:
+        ValueError: it is plain already.
+    """
+    require(
+        run.soft_mask is not None or not against_plain,
+        "this run is plain already: leave out --against-plain",
+    )
+    return [run.soft_mask, None] if against_plain else [run.soft_mask]
 
 
 def record(checkpoint: Checkpoint, request: Request, *, infill: bool, id: str) -> dict[str, Any]:
