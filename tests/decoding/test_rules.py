@@ -291,8 +291,8 @@ def test_commands_take_a_rule_by_its_place_and_list_it(mine, capsys, model) -> N
     assert '"alg": "patient", "alg_options": {"patience": 1}' in out
     assert '"mode": "trust"' in out
     with pytest.raises(SystemExit):
-        main(["generate", "--help"])
-    assert "installed: patient" in " ".join(capsys.readouterr().out.split())
+        main(["generate", "--rules", mine, "--help"])
+    assert "also patient" in " ".join(capsys.readouterr().out.split())
     for words, message in (
         (["--alg", f"{mine}:patience"], f"patience in {mine} is no rule"),
         (["--alg", "nothing_here:x"], "there is no module nothing_here"),

@@ -55,6 +55,19 @@ class Parser(argparse.ArgumentParser):
         # Older argparse takes -1e-3 for an option.
         self._negative_number_matcher = re.compile(r"-(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$")
 
+    def format_help(self) -> str:
+        """What --help prints."""
+        self._name_rules()
+        return super().format_help()
+
+    def _name_rules(self) -> None:
+        """Adds the rules that are known by now to the options: --rules may have brought some."""
+        for action in self._actions:
+            if kind := getattr(action, "rules_of", None):
+                own = ", ".join(rule.name for rule in added(kind))
+                base = (action.help or "").partition("; also ")[0]
+                action.help = f"{base}; also {own}" if own else base
+
     def error(self, message: str) -> NoReturn:
         """Prints the error and the way to help; ends with exit code 2."""
         unknown = message.removeprefix("unrecognized arguments: ").split()
@@ -217,13 +230,13 @@ def add_settings(
             values = {"type": scalar, "metavar": shown.split("_")[-1].upper()}
         if field.name in RULE_FIELDS:
             values["type"] = rule_name
-            own = [rule.name for rule in added(RULE_FIELDS[field.name])]
-            note += f"; installed: {', '.join(own)}" if own else ""
         elif scalar is dict:
             values |= {"type": rule_options, "metavar": "NAME=VALUE,..."}
         values |= {"dest": _dest(cls, field.name), "default": None}
         help = f"{field.metadata['help']}{note}".replace("%", "%%")
-        group.add_argument(prefix + shown.replace("_", "-"), help=help, **values)
+        action = group.add_argument(prefix + shown.replace("_", "-"), help=help, **values)
+        if field.name in RULE_FIELDS:
+            action.rules_of = RULE_FIELDS[field.name]
         for name in hidden:
             add_hidden(group, "--" + name.replace("_", "-"), **values)
 
