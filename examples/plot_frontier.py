@@ -23,14 +23,12 @@ CELLS = "full,quarter,eighth,threshold-.7,threshold-.9,factor-1,steady"
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--puzzles", type=int, default=10, help="of each kind (default 10)")
-    parser.add_argument("--kind", choices=MADE, help="of puzzles (default: all)")
+    parser.add_argument("--puzzles", type=int, default=20, help="how many (default 20)")
+    parser.add_argument("--kind", choices=MADE, default="sudoku_4x4_4", help="of puzzles")
     parser.add_argument("--cells", default=CELLS, help="ways of decoding, shipped and your own")
     parser.add_argument("--out", type=Path, default=Path("frontier.png"))
     args = parser.parse_args(argv)
-    groups = puzzles_of(None, args.puzzles)
-    if args.kind is not None:
-        groups = {args.kind: groups[args.kind]}
+    groups = {args.kind: puzzles_of(None, args.puzzles)[args.kind]}
     console, checkpoint = Console(), softmask.load(device="cpu")
     with console.status("loading") as status:
         rows = measure(
