@@ -129,8 +129,9 @@ def command_line() -> str:
     lines = [
         "# Command line",
         "",
-        "Every command and its options, read off the parsers; `softmask COMMAND --help` prints the",
-        "same. [Get started](../get-started.md) and the guides show them in use.",
+        "Every command and its options, read off the parsers; `softmask COMMAND --help-all` prints",
+        "the same, and `--help` what is used most. [Get started](../get-started.md) and the guides",
+        "show them in use.",
         "",
         *table("command", "what it does")(
             (f"[softmask {name}](#softmask-{name})", help) for name, help in COMMANDS.items()

@@ -202,6 +202,11 @@ class SamplingConfig:
     alg_temp: float | None = setting(None, "randomness of the choice of positions; 0 or null: none")
     eps: float = setting(1e-3, "last time of the published schedule linspace(1, eps, steps + 1)")
     block_length: int | None = setting(None, "decode left to right in blocks of this many tokens")
+    lookahead: int | None = setting(
+        None,
+        "with blocks: how many masks behind the current block take part in a forward, of those "
+        "that end the text; null: all, as published",
+    )
     end_penalty: float = setting(0.0, "subtracted from the logits of the end tokens, before mixing")
     threshold: float | None = setting(
         None, "commit every token that is likelier than this, at least one a forward"
@@ -254,6 +259,14 @@ class SamplingConfig:
                 self.block_length >= 1,
                 f"block_length must be at least 1, not {self.block_length}",
             )
+        require(
+            self.lookahead is None or self.lookahead >= 0,
+            f"lookahead must be >= 0, not {self.lookahead}",
+        )
+        require(
+            self.lookahead is None or self.block_length is not None,
+            "lookahead counts masks behind a block: give block_length too",
+        )
         require(
             abs(self.end_penalty) <= LARGEST_PENALTY,
             f"end_penalty must lie within {LARGEST_PENALTY:g}, not be {self.end_penalty}",

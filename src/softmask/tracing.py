@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from .config import read_json, require
-from .decoding.generation import Generation, Prompt, SoftMaskChoice, is_single
+from .decoding.generation import Generation, Prompt, SoftMaskChoice
 from .files import write_atomically
 from .models.checkpoint import Checkpoint
 from .serving.trace import CANDIDATES, check_trace, record_ways, ways_of
@@ -215,7 +215,7 @@ def trace(
     ways = ways_of(run, against_plain=against_plain)
     rows = range(len(run.seeds))
     found = [Trace(record_ways(run, ways, candidates=candidates, row=row)) for row in rows]
-    return found[0] if is_single(prompts) and num_return_sequences == 1 else found
+    return found[0] if run.is_single else found
 
 
 def _numbers(values: Sequence[float | None]) -> list[float]:

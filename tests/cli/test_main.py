@@ -234,6 +234,18 @@ def test_a_misspelt_option_names_the_nearest_and_no_option_is_cut_short(capsys) 
     )
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("genrate x", "there is no command genrate: did you mean generate?"),
+        ("eval sute", "there is no command eval sute: did you mean eval suite?"),
+        ("frobnicate", "there is no command frobnicate: `softmask --help` lists them"),
+    ],
+)
+def test_a_misspelt_command_names_the_nearest(capsys, words, message) -> None:
+    assert message in failed(capsys, *words.split())
+
+
 @pytest.mark.parametrize("recording", ["--html", "--svg", "--trace"])
 @pytest.mark.parametrize("prompt", [["Hi"], ["--infill", "[[4]]"]], ids=["text", "hole"])
 def test_a_run_that_draws_its_tokens_is_recorded(folder, tmp_path, prompt, recording) -> None:

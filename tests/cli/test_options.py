@@ -8,6 +8,7 @@ import pytest
 
 from softmask.cli.eval_options import read_model_args
 from softmask.cli.main import COMMANDS, SUBCOMMANDS, find_command
+from softmask.cli.options import FIRST
 from softmask.evaluation.config import model_args
 
 # Command, our words, other words for the same.
@@ -63,3 +64,29 @@ def test_eval_takes_our_modes_and_the_harness_takes_our_names() -> None:
 def test_a_setting_under_both_of_its_names_is_refused() -> None:
     with pytest.raises(ValueError, match="give steps or diffusion_steps, not both"):
         model_args({"steps": 4, "diffusion_steps": 5})
+
+
+@pytest.mark.parametrize("command", FIRST)
+def test_help_shows_a_dozen_options_and_help_all_the_others_by_group(command, capsys) -> None:
+    module, _ = find_command(command.split())
+    parser, names = module.make_parser(), FIRST[command].split()
+    known = {name for action in parser._actions for name in (action.dest, *action.option_strings)}
+    assert set(names) <= known
+    assert 8 <= len(names) <= 12
+    outputs = []
+    for option in ("--help", "--help-all"):
+        with pytest.raises(SystemExit):
+            parser.parse_args([option])
+        outputs.append(capsys.readouterr().out)
+    short, whole = outputs
+    assert all(f"{name}" in short for name in names)
+    assert f"`softmask {command} --help-all` lists all" in " ".join(short.split())
+    assert whole == parser.format_help()
+    assert len(short.splitlines()) < 48 < len(whole.splitlines())
+
+
+def test_commands_of_few_options_have_one_help(capsys) -> None:
+    parser = find_command(["export"])[0].make_parser()
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--help"])
+    assert capsys.readouterr().out == parser.format_help()

@@ -52,6 +52,33 @@ def test_a_conversation_or_token_ids_are_one_prompt_and_a_list_of_them_several(c
     ids = encode_chat(chatty, hello)
     assert softmask.generate(chatty, ids, max_new_tokens=8).text == text
     assert [c.text for c in softmask.generate(chatty, [ids], max_new_tokens=8)] == [text]
+    parts = [{"role": "user", "content": [{"type": "text", "text": "Hel"}, {"text": "lo"}]}]
+    array = torch.tensor(ids)
+    for one in (hello[0], tuple(hello), parts, tuple(ids), array, array.numpy(), list(array)):
+        assert softmask.generate(chatty, one, max_new_tokens=8).text == text
+    several = (word for word in ("Hello", hello, ids))
+    assert [c.text for c in softmask.generate(chatty, several, max_new_tokens=8)] == [text] * 3
+    assert len(softmask.generate(chatty, torch.tensor([ids, ids]), max_new_tokens=8)) == 2
+
+
+@pytest.mark.parametrize(
+    ("prompt", "message"),
+    [
+        ([], "prompt is empty"),
+        (["Hello", ""], "prompt is empty"),
+        ([[]], "prompt is empty"),
+        (None, "not of type NoneType"),
+        (b"Hello", "not of type bytes"),
+        ({"input_ids": [1]}, "not of type dict"),
+        (["Hello", 3], "not of type int"),
+        ([{"role": "user"}], "message 1 is no message"),
+        ([{"role": "user", "content": None}], "content of message 1 is no text"),
+    ],
+    ids=str,
+)
+def test_what_is_no_prompt_is_refused_by_its_type(chatty, prompt, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        softmask.generate(chatty, prompt, max_new_tokens=4)
 
 
 def test_soft_masking_is_asked_for_by_true_false_or_what_changes(checkpoint) -> None:

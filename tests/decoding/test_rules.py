@@ -16,8 +16,10 @@ from tiny import tiny_model
 
 import softmask
 from softmask import rules
+from softmask.bench.frontier_cells import choose_cells
 from softmask.cli.main import main
 from softmask.config import (
+    UNMASK_RULES,
     SamplingConfig,
     SoftMaskConfig,
     sampling_to_file,
@@ -26,6 +28,7 @@ from softmask.config import (
 )
 from softmask.decoding.sampler import denoise
 from softmask.hub.export import export
+from softmask.serving import page
 from softmask.serving.engine import Engine, Request
 from softmask.soft_mask import SoftMask
 from softmask.training.objective import masked_diffusion_loss
@@ -291,7 +294,7 @@ def test_commands_take_a_rule_by_its_place_and_list_it(mine, capsys, model) -> N
     assert '"alg": "patient", "alg_options": {"patience": 1}' in out
     assert '"mode": "trust"' in out
     with pytest.raises(SystemExit):
-        main(["generate", "--rules", mine, "--help"])
+        main(["generate", "--rules", mine, "--help-all"])
     assert "also patient" in " ".join(capsys.readouterr().out.split())
     for words, message in (
         (["--alg", f"{mine}:patience"], f"patience in {mine} is no rule"),
@@ -324,6 +327,15 @@ def test_a_name_imports_nothing(mine) -> None:
         with pytest.raises(ValueError, match="alg must be one of"):
             SamplingConfig(alg=name)
     assert mine not in sys.modules
+
+
+def test_the_page_and_the_frontier_list_rules_by_themselves(mine) -> None:
+    imported(mine)
+    fields = [field for group in page.settings() for field in group["fields"]]
+    (alg,) = [field for field in fields if field["name"] == "softmask.alg"]
+    assert alg["choices"] == [*UNMASK_RULES, "patient"]
+    assert [cell.name for cell in choose_cells("full,patient")] == ["full", "patient"]
+    assert "patient" in [cell.name for cell in choose_cells(None)]
 
 
 def test_installed_packages_bring_rules(mine, monkeypatch) -> None:

@@ -101,7 +101,7 @@ def check_softmask(name: str, *words: str) -> None:
         return
     command, rest = find_command([name, *words])
     args = command.make_parser().parse_args(rest)
-    if name == "train" and args.recipe is not None and not args.recipe.endswith(".yaml"):
+    if name == "train" and args.recipe is not None and not args.recipe.endswith((".yaml", ".json")):
         read_recipe(args.recipe, args.set)
     if [name, *words][:2] == ["eval", "suite"] and args.tasks is not None:
         known = {part.task for part in SUITES[args.suite].parts}

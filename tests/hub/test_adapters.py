@@ -159,7 +159,7 @@ def test_the_base_is_taken_at_the_revision_that_the_adapter_names(
         asked.append((name, revision))
         return str(base)
 
-    monkeypatch.setattr("softmask.hub.checkpoints.snapshot_download", download)
+    monkeypatch.setattr("softmask.hub.download.snapshot_download", download)
     change_json(adapter / CONFIG, base_model_name_or_path="me/dream", revision="v2")
     softmask.load(adapter=adapter, device="cpu")
     assert asked == [("me/dream", "v2")]

@@ -105,7 +105,7 @@ class Answers(BaseHTTPRequestHandler):
 @pytest.fixture
 def hub() -> Iterator[StandIn]:
     server = StandIn()
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
     yield server
     server.shutdown()
@@ -254,7 +254,7 @@ def test_a_dry_run_prints_what_would_go_up_and_contacts_nobody(
     assert rows["adapter_model.safetensors"] == f"{size:,}"
     assert "optimizer.pt" in shown.splitlines()[-1]
     error = here("me/model", "--model", "you/dream", "--dry-run", code=2)
-    assert "hf download you/dream" in error
+    assert "softmask pull you/dream" in error
     assert hub.requests == []
 
 

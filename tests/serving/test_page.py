@@ -1,105 +1,36 @@
-"""The page in a headless Chromium, against the real server with the bundled model."""
+"""The page of texts in a headless Chromium, against the real server with the bundled model."""
 
 from __future__ import annotations
 
-import contextlib
 import json
 import re
-import subprocess
 import urllib.request
-from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from processes import ENVIRONMENT, python
+from browsing import (
+    counter,
+    ended,
+    example,
+    frames,
+    load_trace,
+    posted,
+    put,
+    run,
+    scrub,
+    serving_alone,
+    view,
+)
 
-from softmask.config import CACHES, SOFT_MASK_SCHEDULES, UNMASK_RULES
+from softmask.config import CACHES, SOFT_MASK_SCHEDULES, UNMASK_RULES, SamplingConfig
 from softmask.puzzles.puzzles import is_solved
-from softmask.serving.page import page_csp, page_html
+from softmask.serving.page import live_data, page_csp, page_html
 
-CHROMIUM = Path("/usr/bin/chromium")
-FLAGS = (
-    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync"
-).split()
 SUDOKU = "Sudoku\n0102\n4201\n0003\n2300\nSolution\n"
 COUNTDOWN = "Countdown\n74,59,82,67\nSolution\n"
 HOLED = "One day,[[5]] went to the park. He was very happy because[[8]]."
 SIGNS = {"\n": "\u21b5", "<|endoftext|>": "\u220e"}
-# Layout shifts, all of them: a shift after an input counts here, though browsers forgive it.
-WATCH = """
-window.shifts = 0; window.violations = [];
-new PerformanceObserver((list) => list.getEntries().forEach((e) => (window.shifts += e.value)))
-  .observe({ type: "layout-shift", buffered: true });
-addEventListener("securitypolicyviolation", (e) => window.violations.push(e.violatedDirective));
-"""
-
-
-@contextlib.contextmanager
-def serving(*options: str) -> Iterator[tuple[str, subprocess.Popen]]:
-    """The address of a server of the bundled model, and its process."""
-    command = [*python(), "-m", "softmask", "serve", "--port", "0", *options]
-    process = subprocess.Popen(
-        command,
-        env=ENVIRONMENT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        bufsize=1,
-    )
-    try:
-        yield process.stdout.readline().split()[-1], process
-    finally:
-        process.kill()
-        process.wait()
-        process.stdout.close()
-
-
-@pytest.fixture(scope="module")
-def address() -> Iterator[str]:
-    with serving() as (address, _process):
-        yield address
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    if not CHROMIUM.exists():
-        pytest.skip(f"there is no {CHROMIUM}")
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=str(CHROMIUM), args=FLAGS)
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def new_page(chromium):
-    """Makes pages; none of them may have thrown an error or met its own policy."""
-    contexts, errors = [], []
-
-    def make(width: int = 1200, height: int = 900, **more):
-        context = chromium.new_context(viewport={"width": width, "height": height}, **more)
-        contexts.append(context)
-        page = context.new_page()
-        page.set_default_timeout(60_000)  # against hanging
-        page.on("pageerror", lambda error: errors.append(str(error)))
-        page.add_init_script(WATCH)
-        return page
-
-    yield make
-    violations = [page.evaluate("window.violations") for c in contexts for page in c.pages]
-    for context in contexts:
-        context.close()
-    assert not errors
-    assert not any(violations)
-
-
-@pytest.fixture
-def page(new_page, address):
-    page = new_page()
-    page.goto(address)
-    return page
 
 
 @pytest.fixture(scope="module")
@@ -117,71 +48,6 @@ def trace(address):
         with urllib.request.urlopen(request) as response:
             runs.append(json.load(response))
     return {"format": "softmask-trace", "version": 1, "runs": runs}
-
-
-def load_trace(page, trace, tmp_path) -> None:
-    """The page of a trace, from a file."""
-    path = tmp_path / "trace.html"
-    path.write_text(page_html({"mode": "trace", "trace": trace}), encoding="utf-8")
-    page.goto(path.as_uri())
-
-
-def example(page, name: str) -> None:
-    page.get_by_role("button", name=name, exact=True).click()
-
-
-def put(page, name: str, value: str) -> None:
-    """Fills in a setting, whether it can be seen or not."""
-    page.eval_on_selector(f"[name='{name}']", "(field, value) => (field.value = value)", value)
-
-
-def run(page, *, compare: bool | None = None) -> None:
-    """Runs what the form says, to the end."""
-    if compare is not None:
-        page.set_checked("#compare", compare)
-    page.click("#run")
-    page.wait_for_selector("#run:not([hidden])")
-
-
-def scrub(page, step: int) -> None:
-    """Moves the slider to a step and waits for the next frame."""
-    page.evaluate(
-        """async (step) => {
-          const range = document.getElementById("scrub");
-          range.value = step;
-          range.dispatchEvent(new Event("input"));
-          for (let i = 0; i < 2; i++) await new Promise(requestAnimationFrame);
-        }""",
-        step,
-    )
-
-
-def view(page) -> dict[str, object]:
-    """What is seen of the first run: its tokens, what they are, its counters."""
-    return page.evaluate(
-        """() => {
-          const panel = document.querySelector(".panel");
-          const tokens = [...panel.querySelectorAll(".token")];
-          return {
-            texts: tokens.map((t) => t.textContent),
-            masked: tokens.map((t) => t.classList.contains("masked")),
-            fresh: tokens.map((t) => t.classList.contains("fresh")),
-            counters: [...panel.querySelectorAll("dd")].map((d) => d.textContent),
-          };
-        }"""
-    )
-
-
-def counter(page, name: str, panel: int = 0) -> str:
-    pairs = page.locator(".panel").nth(panel).locator(".counters > div")
-    return pairs.filter(has_text=name).locator("dd").inner_text()
-
-
-def frames(page, count: int = 2) -> None:
-    """Waits until so many frames are drawn."""
-    page.evaluate(
-        "async (n) => { for (; n > 0; n--) await new Promise(requestAnimationFrame); }", count
-    )
 
 
 # What it is.
@@ -229,17 +95,51 @@ def test_data_cannot_break_out_of_its_element(new_page, trace, tmp_path) -> None
 # A run.
 
 
-def test_the_first_example_runs_at_once_and_solves_a_sudoku_as_a_grid(page) -> None:
+def test_it_opens_on_a_sudoku_that_plays_where_soft_and_plain_part(page, new_page) -> None:
+    page.wait_for_function("() => Number(document.getElementById('scrub').value) > 0")
+    assert page.locator("#play").inner_text() == "Pause"
+    page.click("#play")
+    scrub(page, 3)
+    assert page.locator(".panel h2").all_inner_texts() == ["soft-masked", "plain"]
+    assert page.locator(".grid .token:visible").count() == 2 * 81
+    strongest = "(ghosts) => Math.max(...ghosts.map((g) => Number(g.style.opacity)))"
+    soft, plain = (
+        page.locator(".panel").nth(i).locator(".ghost").evaluate_all(strongest) for i in (0, 1)
+    )
+    assert soft > 0.1
+    assert plain == 0
+    scrub(page, 8)
+    assert page.locator(".summary .right").inner_text() == "solved"
+    assert re.search(
+        r"parts from plain at step \d \(row \d, column \d: \d, not \d\); "
+        r"\d+ of 53 cells differ",
+        page.locator(".summary").first.inner_text(),
+    )
+    assert page.locator(".differs .own").count() > 1
+    still = new_page(reduced_motion="reduce")
+    still.goto(page.url)
+    frames(still, 10)
+    assert still.locator("#at").inner_text() == "step 2 of 8"
+    assert still.locator("#play").inner_text() == "Play"
+
+
+def test_the_first_example_is_a_sudoku_that_is_filled_in_where_it_stands(page) -> None:
     run(page, compare=False)
-    grid = page.locator(".digit")
-    assert page.locator(".digit.given").count() == 4
-    assert page.locator(".verdict").inner_text() == "solved"
-    written = page.locator(".outcome").inner_text().strip()
-    assert "".join(grid.locator(".own").all_inner_texts()) == written.replace("\n", "")
-    puzzle = page.locator("#text").input_value().split("\n", 1)[1].removesuffix("\nSolution\n")
-    assert is_solved("sudoku", puzzle, written)
-    assert page.locator(".canvas").is_visible()
+    assert page.locator("#about-run").is_hidden()
+    assert page.locator(".token.given:visible").count() == 28
+    assert page.locator(".summary").inner_text() == "solved"
+    digits = "".join(page.locator(".token:visible .own").all_inner_texts())
+    puzzle = (
+        re.sub(r"\[\[(\d)\]\]", lambda hole: "0" * int(hole[1]), page.input_value("#text"))
+        .removeprefix("Sudoku\n")
+        .strip()
+    )
+    answer = "\n".join(digits[row : row + 9] for row in range(0, 81, 9))
+    assert is_solved("sudoku", puzzle, answer)
     assert page.locator(".token.masked").count() == 0
+    assert page.locator(".outcome").is_hidden()
+    page.click("#cells")
+    assert page.locator(".outcome").inner_text().strip() == f"Sudoku\n{answer}"
 
 
 def test_a_grid_that_breaks_the_rules_is_not_called_solved(new_page, trace, tmp_path) -> None:
@@ -263,7 +163,7 @@ def test_a_grid_that_breaks_the_rules_is_not_called_solved(new_page, trace, tmp_
         (4, "1", "the rows are not lines of their own"),
     ):
         load_trace(page, with_answer(position, text), tmp_path)
-        assert page.locator(".verdict").inner_text() == f"not solved: {verdict}"
+        assert page.locator(".summary").inner_text() == f"not solved: {verdict}"
 
 
 def test_a_countdown_is_judged_by_its_rules(new_page, tmp_path) -> None:
@@ -290,8 +190,7 @@ def test_a_countdown_is_judged_by_its_rules(new_page, tmp_path) -> None:
 
 
 def test_holes_are_filled_in_and_what_was_given_stays(page) -> None:
-    example(page, "Story with holes")
-    assert page.input_value("#text") == HOLED
+    page.fill("#text", HOLED)
     run(page, compare=False)
     assert page.locator(".token.slot").count() == 13
     text = page.locator(".outcome").inner_text()
@@ -303,12 +202,11 @@ def test_holes_are_filled_in_and_what_was_given_stays(page) -> None:
 def test_soft_and_plain_run_side_by_side_on_one_seed_with_differences_marked(page) -> None:
     example(page, "Story")
     put(page, "max_tokens", "40")
-    bodies = []
-    page.on("request", lambda request: bodies.append(request.post_data_json))
+    bodies = posted(page)
     run(page)
     assert page.locator(".panel h2").all_inner_texts() == ["soft-masked", "plain"]
-    soft, plain = (body for body in bodies if body)
-    assert soft["seed"] == plain["seed"] == 5
+    soft, plain = bodies
+    assert soft["seed"] == plain["seed"] == 0
     assert "soft_mask" not in soft["softmask"]
     assert plain["softmask"]["soft_mask"] is None
     for panel in (0, 1):
@@ -381,14 +279,14 @@ def test_a_run_is_played_back_and_can_be_paused(new_page, trace, tmp_path) -> No
     page.clock.pause_at(10_000)
     page.locator("#scrub").fill("14")
     page.click("#play")
-    page.clock.run_for(400)  # of 120 ms a step
+    page.clock.run_for(1000)  # of 333 ms a step
     page.click("#play")
     assert 16 <= int(page.input_value("#scrub")) <= 17
     step = page.input_value("#scrub")
     page.clock.run_for(1000)
     assert page.input_value("#scrub") == step
     page.click("#play")
-    page.clock.run_for(2000)
+    page.clock.run_for(4000)
     assert page.input_value("#scrub") == "24"
     assert page.locator("#play").inner_text() == "Play"
 
@@ -448,8 +346,11 @@ def test_nothing_moves_while_tokens_come(page) -> None:
     """The answer is held back until the stand-in for its canvas is there."""
     holding = []
     page.route("**/v1/denoise", lambda route: holding.append(route))
-    for name in ("Sudoku", "Story", "Story with holes"):
-        example(page, name)
+    for name in ("Sudoku", "Story", HOLED):
+        if name == HOLED:
+            page.fill("#text", HOLED)
+        else:
+            example(page, name)
         put(page, "max_tokens", "24")
         page.click("#run")
         while len(holding) < 2:
@@ -458,7 +359,7 @@ def test_nothing_moves_while_tokens_come(page) -> None:
         page.evaluate("window.shifts = 0")
         for route in holding:
             route.continue_()
-        page.wait_for_selector("#run:not([hidden])")
+        ended(page)
         frames(page, 3)
         holding.clear()
         assert page.evaluate("window.shifts") < 0.001, name
@@ -482,7 +383,7 @@ def test_a_run_is_stopped_and_what_came_stays_and_can_be_kept(page, address) -> 
     page.click("#play")
     page.wait_for_function("() => Number(document.getElementById('scrub').value) > 3")
     page.click("#stop")
-    page.wait_for_selector("#run:not([hidden])")
+    ended(page)
     assert "stopped" in page.locator(".summary").inner_text()
     assert 0 < page.locator(".token.masked").count() < 230
     assert page.locator("#alert").inner_text() == ""
@@ -499,9 +400,9 @@ def live_page(page, address: str, **model) -> list[dict]:
     bodies: list[dict] = []
     described = {
         **{"name": "other", "context": 64, "chat": False, "soft_mask": None, "sampling": {}},
-        **{"max_tokens": 16, "bundled": False, **model},
+        **{"max_tokens": 16, "bundled": False, "keyed": False, **model},
     }
-    html = page_html({"mode": "live", "model": described, "examples": []})
+    html = page_html(live_data(described))
 
     def refuse(route) -> None:
         bodies.append(route.request.post_data_json)
@@ -513,30 +414,23 @@ def live_page(page, address: str, **model) -> list[dict]:
     return bodies
 
 
-def test_a_conversation_is_posted_for_a_chat_model_and_holes_as_holes(new_page, address) -> None:
-    page = new_page()
-    bodies = live_page(page, address, chat=True)
-    assert page.locator("#examples").is_hidden()
-    for text in ("Hello", "Hello [[3]]"):
-        page.fill("#text", text)
-        run(page)
-    assert [{k: v for k, v in body.items() if k != "seed"} for body in bodies] == [
-        {"messages": [{"role": "user", "content": "Hello"}], "softmask": {}},
-        {"infill": "Hello [[3]]", "softmask": {}},
-    ]
-
-
 def test_what_is_empty_is_not_sent_and_defaults_are_shown(new_page, address) -> None:
     page = new_page()
     soft = {"mode": "topk", "k": 2, "scale": 0.5, "offset": -1.0, "steepness": 2.0}
     soft |= {"temperature": 1.0, "schedule": "linear"}
     sampling = {"temperature": 0.7, "block_length": 16, "alg": "entropy"}
-    bodies = live_page(page, address, soft_mask=soft, sampling=sampling)
+    kind = {"prompt_starts_with": ["Sum\n"], "sampling": {"alg": "origin"}, "max_new_tokens": 3}
+    bodies = live_page(page, address, soft_mask=soft, sampling=sampling, prompt_kinds=[kind])
+    assert page.locator("#examples").is_hidden()
     page.evaluate("document.getElementById('settings').open = true")
     for name, value in (("temperature", "0.7"), ("softmask.block_length", "16")):
         assert page.get_attribute(f"[name='{name}']", "placeholder") == value
     assert page.locator("[name='softmask.alg'] option").first.inner_text() == "default: entropy"
     assert page.input_value("[name='softmask.soft_mask.schedule']") == "linear"
+    page.fill("#text", "Sum\n1+1=")  # a text of a kind that has defaults of its own
+    assert page.get_attribute("[name='max_tokens']", "placeholder") == "3"
+    assert page.get_attribute("[name='temperature']", "placeholder") == ""
+    assert page.locator("[name='softmask.alg'] option").first.inner_text() == "default: origin"
     page.fill("#text", "Hello")
     page.set_checked("#compare", False)
     run(page)
@@ -548,14 +442,19 @@ def test_what_is_empty_is_not_sent_and_defaults_are_shown(new_page, address) -> 
     assert plain == {"prompt": "Hello", "softmask": {}}
     settings = {"block_length": None, "soft_mask": {**soft, "scale": 0.25}}
     assert changed == {"prompt": "Hello", "max_tokens": 5, "softmask": settings}
-    put(page, "softmask.threshold", "2")  # out of range: nothing is posted
+    put(page, "max_tokens", "1.5")  # no number of its kind: nothing is posted
     page.evaluate("document.getElementById('settings').open = false")
     page.click("#run")
+    assert "max_tokens must be a whole number" in page.get_by_role("alert").inner_text()
     assert page.get_attribute("#settings", "open") is not None
     assert len(bodies) == 2
 
 
-def test_the_choices_are_those_of_the_library(page) -> None:
+def test_the_choices_and_what_settings_mean_are_the_librarys(page) -> None:
+    field = page.locator("[name='softmask.threshold']")
+    sentence = page.locator(f"[id='{field.get_attribute('aria-describedby')}']").text_content()
+    assert sentence == SamplingConfig.__dataclass_fields__["threshold"].metadata["help"]
+    assert page.locator("#settings [name]").count() == page.locator("#settings small").count()
     for name, values in (
         ("softmask.alg", UNMASK_RULES),
         ("softmask.cache", CACHES),
@@ -578,6 +477,10 @@ def test_a_refusal_says_what_to_do_and_leaves_the_last_run_there(page) -> None:
     assert "threshold commits by confidence" in alert
     assert "Change the text or the settings" in alert
     assert view(page) == before
+    assert page.evaluate("document.activeElement.name") == "softmask.threshold"
+    put(page, "softmask.threshold", "7")
+    run(page)
+    assert page.get_by_role("alert").inner_text().count("threshold") == 1
 
 
 def test_a_busy_server_says_when_to_come_back(page) -> None:
@@ -589,12 +492,12 @@ def test_a_busy_server_says_when_to_come_back(page) -> None:
     run(page, compare=False)
     alert = page.get_by_role("alert").inner_text()
     assert alert == "The server is busy: 64 requests are waiting. Run again in 7 seconds."
-    assert page.locator("#view").is_hidden()
+    assert page.locator("#about-run").is_visible()  # the recorded run is there again
 
 
 def test_an_error_is_shown_when_the_server_goes_away_and_what_came_stays(new_page) -> None:
     page = new_page()
-    with serving("--api-key", "secret") as (address, process):
+    with serving_alone("--api-key", "secret") as (address, process):
         page.goto(address)
         run(page, compare=False)
         assert "wants an API key" in page.get_by_role("alert").inner_text()
@@ -605,7 +508,7 @@ def test_an_error_is_shown_when_the_server_goes_away_and_what_came_stays(new_pag
         page.click("#run")
         page.wait_for_function("() => document.querySelectorAll('.token.done').length > 2")
         process.kill()
-        page.wait_for_selector("#run:not([hidden])")
+        ended(page)
     assert "went away in mid-run" in page.get_by_role("alert").inner_text()
     assert page.locator(".token.done").count() > 2
     run(page)
@@ -627,8 +530,7 @@ def test_a_script_in_a_prompt_is_text(page) -> None:
 # Keeping and sharing.
 
 
-def test_a_link_brings_back_prompt_and_settings_and_is_sent_to_no_server(page, new_page) -> None:
-    example(page, "Story")
+def test_a_link_runs_with_its_text_and_settings_and_is_sent_to_no_server(page, new_page) -> None:
     page.fill("#text", "Lily & Tom #1, [[3]] 100%\nwent")
     put(page, "seed", "7")
     put(page, "softmask.soft_mask.k", "2")
@@ -637,25 +539,33 @@ def test_a_link_brings_back_prompt_and_settings_and_is_sent_to_no_server(page, n
     page.click("#share")
     link = page.url
     other = new_page()
-    requests = []
-    other.on("request", lambda request: requests.append(request))
+    urls, bodies = [], posted(other)
+    other.on("request", lambda request: urls.append(request.url))
     other.goto(link)
-    fields = "(form) => [...form.elements].filter((f) => f.name).map((f) => [f.value, f.checked])"
-    assert other.eval_on_selector("#form", fields) == page.eval_on_selector("#form", fields)
-    run(other)
-    body = next(request.post_data_json for request in requests if request.post_data)
+    other.wait_for_selector(".outcome mark, .token.done")
+    ended(other)
+    fields = """() => [...document.querySelectorAll("#settings [name], #text, #compare")].map(
+        (field) => [field.value, field.checked])"""
+    assert other.evaluate(fields) == page.evaluate(fields)
+    (body,) = bodies
     assert body["infill"] == "Lily & Tom #1, [[3]] 100%\nwent"
     assert body["softmask"]["soft_mask"]["k"] == 2
     assert body["softmask"]["soft_mask"]["scale"] > 0.1
     assert body["seed"] == 7
     assert "max_tokens" not in body
     assert other.locator(".token.slot").count() == 3
+    assert not any("Lily" in url for url in urls[1:])
+    # One that would keep the server busy is only shown.
+    other.evaluate("location.hash = '#text=Tom&max_tokens=4000'")
+    other.wait_for_function("() => document.getElementById('text').value === 'Tom'")
+    assert "look at it" in other.locator("#status").inner_text()
+    assert len(bodies) == 1
 
 
 def test_an_exported_trace_gives_the_same_view_when_opened_again(page, new_page, tmp_path) -> None:
     run(page)
-    page.click("#prose")
-    scrub(page, 9)
+    page.click("#cells")
+    scrub(page, 4)
     seen = view(page)
     with page.expect_download() as download:
         page.click("#json")
@@ -665,13 +575,14 @@ def test_an_exported_trace_gives_the_same_view_when_opened_again(page, new_page,
     other = new_page()
     load_trace(other, trace, tmp_path)
     assert other.locator("#form").is_hidden()
-    scrub(other, 9)
+    scrub(other, 4)
     assert view(other) == seen
-    example(page, "Countdown")
+    page.fill("#text", HOLED)
     run(page, compare=False)
     page.set_input_files("#file", path)
     page.wait_for_function("() => document.querySelectorAll('.panel').length === 2")
-    scrub(page, 9)
+    page.click("#cells")
+    scrub(page, 4)
     assert view(page) == seen
 
 
@@ -706,8 +617,8 @@ def test_a_trace_is_opened_by_dropping_it(page, trace) -> None:
         }""",
         json.dumps(trace),
     )
-    page.wait_for_selector(".panel")
-    assert page.locator(".verdict").first.inner_text() == "solved"
+    page.wait_for_selector(".grid:has(.token:nth-child(30))")
+    assert page.locator(".token:visible").count() == 2 * 16
 
 
 def test_the_picture_is_a_png_of_what_is_shown(new_page, trace, tmp_path) -> None:
@@ -729,20 +640,21 @@ def test_the_picture_is_a_png_of_what_is_shown(new_page, trace, tmp_path) -> Non
 
 
 def test_a_keyboard_alone_runs_scrubs_and_reads(page) -> None:
+    put(page, "max_tokens", "24")
     page.focus("#text")
     page.keyboard.press("Control+a")
     page.keyboard.type("One day, Tom")
     page.keyboard.press("Control+Enter")
-    page.wait_for_selector("#run:not([hidden])")
+    ended(page)
     reached = []
-    for _ in range(20):
+    for _ in range(24):
         page.keyboard.press("Tab")
         focused = page.evaluate("document.activeElement.id || document.activeElement.className")
         reached.append(focused)
         if focused == "scrub":
             page.keyboard.press("ArrowLeft")
             frames(page)
-            assert page.locator("#at").inner_text() == "step 5 of 6"
+            assert page.locator("#at").inner_text() == "step 7 of 8"
         if "token" in focused:
             break
     assert {"run", "compare", "play", "scrub", "cells", "json"} <= set(reached)
@@ -782,7 +694,7 @@ def test_a_screen_reader_is_told_how_far_it_is_and_the_final_text(page) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_accessibility_has_nothing_serious_in_any_state(page, scheme: str) -> None:
+def test_accessibility_has_nothing_serious_in_any_state(page, chat, scheme: str) -> None:
     axe_playwright = pytest.importorskip("axe_playwright_python.sync_playwright")
     # The checker is put into the page as a script, which the page's own policy forbids.
     source = Path(axe_playwright.__file__).with_name("axe.min.js").read_text(encoding="utf-8")
@@ -799,21 +711,26 @@ def test_accessibility_has_nothing_serious_in_any_state(page, scheme: str) -> No
         ]
         assert not serious
 
-    check("loaded")
     page.evaluate("document.getElementById('settings').open = true")
-    check("settings")
+    check("opening")
     run(page)
-    check("finished")
     scrub(page, 3)
-    check("scrubbed")
     page.locator(".token.masked").first.focus()
-    check("focus")
-    page.click("#prose")
-    check("prose")
+    check("focus in a run")
     put(page, "softmask.alg", "origin")
     put(page, "softmask.threshold", "0.9")
+    page.click("#prose")
     run(page)
-    check("error")
+    check("prose and an error")
+    page = chat
+    page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
+    page.fill("#say", "Hello")
+    page.press("#say", "Enter")
+    ended(page)
+    page.get_by_role("button", name="Edit").last.click()
+    page.keyboard.press("Control+a")
+    page.wait_for_selector("#refill:not([hidden])")
+    check("refill")
 
 
 @pytest.mark.parametrize("name", ["Sudoku", "Story"])
@@ -831,7 +748,6 @@ def test_a_phone_has_no_horizontal_scroll(new_page, address, name: str) -> None:
     put(page, "max_tokens", "24")
     run(page)
     fits()
-    page.click("#prose")
     scrub(page, 5)
     page.locator(".token.masked").first.tap()
     assert page.locator("#popover").is_visible()
@@ -853,6 +769,16 @@ def test_the_theme_follows_the_system_until_it_is_chosen_and_is_remembered(page)
     page.reload()
     assert page.evaluate(background) == dark
     assert page.locator("#theme").inner_text() == "Light"
+
+
+def test_end_tokens_behind_a_text_are_one_sign(new_page, trace, tmp_path) -> None:
+    page = new_page()
+    load_trace(page, trace, tmp_path)
+    signs = page.locator(".panel").first.locator(".token.special:visible")
+    assert signs.evaluate_all("(all) => all.map((t) => t.dataset.count)") == [" \u00d7 5"]
+    page.locator(".panel").first.locator(".token:visible").first.focus()
+    page.keyboard.press("End")
+    assert page.evaluate("document.activeElement.dataset.count") == " \u00d7 5"
 
 
 def test_reduced_motion_is_respected(page) -> None:

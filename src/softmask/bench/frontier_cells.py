@@ -46,6 +46,8 @@ CELLS = (
     Cell("entropy-.5", "entropy bound", {"entropy_bound": 0.5}),
     Cell("entropy-1", "entropy bound", {"entropy_bound": 1.0}),
     Cell("blocks", "cache", BLOCKS),
+    Cell("ahead-8", "cache", {**BLOCKS, "lookahead": 8}),
+    Cell("ahead-0", "cache", {**BLOCKS, "lookahead": 0}),
     Cell("prefix", "cache", {**BLOCKS, "cache": "prefix"}),
     Cell("dual", "cache", {**BLOCKS, "cache": "dual"}),
     Cell(

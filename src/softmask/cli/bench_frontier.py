@@ -24,7 +24,8 @@ from ..hub.load import load
 from ..models.checkpoint import Checkpoint
 from ..puzzles.puzzles import Puzzle
 from ..reporting.result_folder import claim, write
-from .options import add_rules_option, new_parser, rule_name
+from .options import new_parser
+from .rule_options import add_rules_option, rule_name
 
 
 def make_parser() -> argparse.ArgumentParser:

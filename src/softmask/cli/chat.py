@@ -1,49 +1,216 @@
 """softmask chat: a conversation with an Instruct model.
 
-/clear forgets the conversation, /exit leaves.
+A line is a turn, in a terminal and in a pipe; /help lists the commands. Ctrl-C ends an answer,
+Ctrl-D the session. Answers are decoded block by block, as long as they turn out to be.
 """
 
 from __future__ import annotations
 
 import argparse
+import difflib
 import sys
+from collections.abc import Callable, Iterator
+from typing import Any
 
-from .generate import show_steps, start_generation
-from .options import add_decoding_options, add_model_options, load_model, new_parser
+from ..config import is_on
+from .chat_session import DEFAULTS, MAX_NEW_TOKENS, Session
+from .closing_line import Cost, print_text, say
+from .generate import show_steps
+from .mistakes import sentence
+from .options import Parser, add_decoding_options, add_model_options, load_model, new_parser
+
+COMMANDS = {
+    "/help": "this list",
+    "/set": "NAME VALUE changes a setting (the value default takes it back); alone: what applies",
+    "/system": "TEXT is the system message from now on; alone: the one that is set; - removes it",
+    "/retry": "another answer to the last question; with a number, by that seed",
+    "/save": "FILE.jsonl appends the conversation as a line that `softmask train` reads",
+    "/clear": "forget the conversation",
+    "/exit": "leave, as Ctrl-D does",
+}
 
 
-def make_parser() -> argparse.ArgumentParser:
+def make_parser() -> Parser:
     """The command's options."""
     parser = new_parser("chat", __doc__)
     add_model_options(parser)
-    add_decoding_options(parser)
+    own = {name: value for group in DEFAULTS for name, value in group.items()}
+    add_decoding_options(parser, MAX_NEW_TOKENS, own)
     return parser
 
 
 def run(args: argparse.Namespace, _argv: list[str]) -> int:
     """Runs the command with parsed arguments."""
+    checkpoint = load_model(args)
     from ..decoding.prompts import has_chat_template
 
-    checkpoint = load_model(args)
     if not has_chat_template(checkpoint):
         raise ValueError(
             "this model has no chat template: use `softmask generate`, or --model with an "
             "Instruct model"
         )
-    messages: list[dict[str, str]] = []
+    chat = _Chat(Session(checkpoint, args, make_parser()), args)
+    if not chat.is_terminal:
+        for line in sys.stdin:
+            if line.strip() and not chat.take(line.strip()):
+                break
+        return 0
+    chat.banner()
+    for text in _typed(chat.session):
+        try:
+            if text.strip() and not chat.take(text.rstrip()):
+                break
+        except KeyboardInterrupt:  # before an answer had begun, or twice
+            say(["stopped"], args)
+        except (ValueError, OSError, MemoryError, RuntimeError) as error:
+            # The turn that failed never became part of the conversation.
+            reason = sentence(error)
+            if reason is None:
+                raise
+            print(f"error: {reason}", file=sys.stderr)
+    return 0
+
+
+def _typed(session: Session) -> Iterator[str]:
+    """What is typed, until Ctrl-D."""
+    from .chat_prompt import make_prompt
+
+    words = {name: list(session.settable) if name == "/set" else [] for name in COMMANDS}
+    prompt = make_prompt(words)
     while True:
         try:
-            line = input("> " if sys.stdin.isatty() else "").strip()
+            yield prompt.prompt()
+        except KeyboardInterrupt:  # an empty line again
+            continue
         except EOFError:
-            return 0
-        if line == "/exit":
-            return 0
-        if line == "/clear":
-            messages = []
-        elif line:
-            messages.append({"role": "user", "content": line})
-            generation = start_generation(args, checkpoint, messages)
-            show_steps(generation, args)
-            answer = generation.completions()[0].text
-            print(answer, flush=True)
-            messages.append({"role": "assistant", "content": answer})
+            return
+
+
+class _Chat:
+    """What a turn does, on the screen and to the session."""
+
+    def __init__(self, session: Session, args: argparse.Namespace) -> None:
+        self.session, self.args = session, args
+        self.is_terminal = sys.stdin.isatty() and sys.stdout.isatty()
+
+    def banner(self) -> None:
+        """Which model this is, and what can be typed."""
+        checkpoint, soft = self.session.checkpoint, self.session.checkpoint.soft_mask
+        feedback = "soft-masked" if is_on(soft) and not self.args.no_soft_mask else "plain"
+        device = checkpoint.model.device
+        say(
+            [
+                f"{checkpoint.name}, {feedback}, on {device}",
+                "/help lists the commands. Alt-Enter or a backslash at the end begins a new line; "
+                "Ctrl-C ends an answer, Ctrl-D the session.",
+            ],
+            self.args,
+        )
+
+    def take(self, text: str) -> bool:
+        """Does what was typed; False: that was all.
+
+        Raises:
+            ValueError: an unknown command, or what `Session` refuses; the conversation is as it
+                was.
+        """
+        if not text.startswith("/"):
+            self._answer(self.session.ask(text))
+            return True
+        name, _, rest = text.partition(" ")
+        if name not in COMMANDS:
+            near = difflib.get_close_matches(name, COMMANDS, n=1)
+            hint = f"did you mean {near[0]}?" if near else "/help lists them"
+            raise ValueError(f"there is no command {name}: {hint}")
+        does: dict[str, Callable[[str], None]] = {
+            "/help": self._help,
+            "/set": self._set,
+            "/system": self._system,
+            "/retry": self._retry,
+            "/save": self._save,
+            "/clear": lambda _: self.session.clear(),
+        }
+        if name == "/exit":
+            return False
+        does[name](rest.strip())
+        return True
+
+    def _answer(self, run: Any) -> None:
+        """Writes an answer and keeps the turn; of one that was stopped, what was decided."""
+        from .chat_prompt import no_echo
+
+        try:
+            with no_echo():
+                show_steps(run, self.args, run.text_start(0))
+        except KeyboardInterrupt:
+            if not self.is_terminal:
+                raise
+            self._keep_decided(run)
+            return
+        done = run.completions()[0]
+        self.session.keep(run, done.text)
+        print_text(done.text)
+        parts = [str(Cost.of(run))]
+        if run.sampling.is_random:
+            parts.append(f"seed {done.seed}")
+        if done.finish_reason == "length":
+            parts.append("cut off at max_new_tokens")
+        say([", ".join(parts)], self.args)
+
+    def _keep_decided(self, run: Any) -> None:
+        """Of an answer that was stopped, what was decided from the left stays, if anything was."""
+        text = "" if run.last is None else run.decided(run.last)
+        if not text.strip():
+            say(["stopped before anything was decided: the turn is taken back"], self.args)
+            return
+        self.session.keep(run, text)
+        print_text(text)
+        forwards = run.last.forwards
+        say([f"stopped after {forwards} forwards: this much is kept, or /retry"], self.args)
+
+    def _help(self, _rest: str) -> None:
+        self._table(list(COMMANDS.items()))
+
+    def _set(self, rest: str) -> None:
+        if not rest:
+            rows = self.session.rows()
+            self._table([row for row in rows if row[1] != "off"])
+            print_text(f"off: {', '.join(name for name, value, _ in rows if value == 'off')}")
+            return
+        name, _, value = rest.replace("=", " ", 1).partition(" ")
+        if not value.strip():
+            raise ValueError(f"give a value: /set {name} VALUE")
+        self.session.set(name, value.strip())
+        values = {row[0]: row[1] for row in self.session.rows()}
+        say([f"{name} {values.get(name.replace('-', '_'), value.strip())}"], self.args)
+
+    def _system(self, rest: str) -> None:
+        if rest:
+            self.session.args.system = None if rest == "-" else rest
+        else:
+            print_text(self.session.args.system or "no system message is set")
+
+    def _retry(self, rest: str) -> None:
+        if rest and not rest.isdecimal():
+            raise ValueError(f"a seed is a whole number, not {rest!r}")
+        self._answer(self.session.again(int(rest) if rest else None))
+
+    def _save(self, rest: str) -> None:
+        if not rest:
+            raise ValueError("give a file: /save chats.jsonl")
+        say([f"line {self.session.save(rest)} of {rest}"], self.args)
+
+    def _table(self, rows: list[tuple[str, ...]]) -> None:
+        """Rows side by side, in a pipe as they are."""
+        if not self.is_terminal:
+            for row in rows:
+                print("\t".join(row), flush=True)
+            return
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table.grid(padding=(0, 2))
+        table.add_column(no_wrap=True)
+        for row in rows:
+            table.add_row(*row)
+        Console(highlight=False).print(table)

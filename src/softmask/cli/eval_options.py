@@ -12,6 +12,7 @@ from typing import Any
 
 from ..config import from_mapping
 from ..evaluation.config import OWN_NAMES, EvalConfig, ModelArgs, model_args
+from ..reporting.progress import progress
 from .options import add_model_options, add_settings, given
 
 # Fields of ModelArgs that have options of their own here.
@@ -123,9 +124,10 @@ def need_lm_eval() -> None:
 
 def load_lm(args: ModelArgs) -> Any:
     """The harness' model of these settings, loaded."""
-    from ..evaluation.harness import SoftMaskLM
+    with progress("loading the model"):
+        from ..evaluation.harness import SoftMaskLM
 
-    return SoftMaskLM(**dataclasses.asdict(args))
+        return SoftMaskLM(**dataclasses.asdict(args))
 
 
 def logger_of(lm: Any) -> Callable[[str], None]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..evaluation.suites import MODES, SUITES
+from ..reporting.progress import progress
 from .eval_options import (
     add_eval_model,
     add_task_options,
@@ -63,9 +64,10 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
     )
     out = args.out or Path("evals") / args.suite
     need_lm_eval()
-    from ..evaluation.evaluate import check_tasks, evaluate
+    with progress("reading the tasks"):
+        from ..evaluation.evaluate import check_tasks, evaluate
 
-    check_tasks(dataclasses.replace(config, tasks=tuple(cell.part.task for cell in work)))
+        check_tasks(dataclasses.replace(config, tasks=tuple(cell.part.task for cell in work)))
     found, loaded = [], None
     lm: Any = None
     work.sort(key=lambda cell: MODES.index(cell.mode))

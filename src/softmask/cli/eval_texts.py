@@ -15,6 +15,7 @@ from rich.console import Console
 from ..evaluation import record
 from ..evaluation.config import ModelArgs
 from ..hub.load import load
+from ..reporting.progress import progress
 from .eval_options import read_model_args
 
 
@@ -40,7 +41,8 @@ def measure_and_record(
         raise ValueError(
             "eval ppl and eval samples run in one process: start them without a launcher"
         )
-    checkpoint = load(**model.to_load)
+    with progress("loading the model"):
+        checkpoint = load(**model.to_load)
     folder = args.out or Path("evals") / name
     settings = record.settings_of(checkpoint, model, **{name.split("-")[0]: what})
     with record.claimed(folder, settings, args.overwrite) as found:

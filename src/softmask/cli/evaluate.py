@@ -20,6 +20,7 @@ from typing import Any
 
 from ..config import BUNDLED
 from ..evaluation.config import ModelArgs
+from ..reporting.progress import progress
 from ..training.config import RECIPE
 from .eval_options import (
     add_eval_model,
@@ -61,9 +62,10 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
     from rich.console import Console
 
     need_lm_eval()
-    from ..evaluation.evaluate import check_tasks, evaluate, table_of
+    with progress("reading the tasks"):
+        from ..evaluation.evaluate import check_tasks, evaluate, table_of
 
-    check_tasks(config)
+        check_tasks(config)
     lm = load_lm(model)
     rows = evaluate(
         lm,

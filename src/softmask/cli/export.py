@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from ..reporting.progress import progress
 from .options import new_parser
 
 
@@ -28,15 +29,16 @@ def make_parser() -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace, _argv: list[str]) -> int:
     """Runs the command with parsed arguments."""
-    from ..hub.export import export
+    with progress(f"exporting to {args.target}"):
+        from ..hub.export import export
 
-    folder = export(
-        args.target,
-        args.model,
-        args.adapter,
-        revision=args.revision,
-        dtype=args.dtype,
-        overwrite=args.overwrite,
-    )
+        folder = export(
+            args.target,
+            args.model,
+            args.adapter,
+            revision=args.revision,
+            dtype=args.dtype,
+            overwrite=args.overwrite,
+        )
     print(f"the model is in {folder}")
     return 0

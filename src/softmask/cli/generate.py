@@ -1,7 +1,8 @@
 """softmask generate: a text from a prompt, or the holes of one filled in.
 
 Writes a text from a prompt (an argument, --file or standard input), or fills the holes of
---infill. In a terminal it shows the canvas being denoised; in a pipe it prints the text alone.
+--infill. In a terminal it shows the canvas being denoised, and in the end what the text cost and
+its seed; in a pipe it prints the text alone.
 """
 
 from __future__ import annotations
@@ -10,10 +11,13 @@ import argparse
 import dataclasses
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..config import SamplingConfig
+from ..config import SamplingConfig, SoftMaskConfig
+from ..reporting.progress import progress
+from .closing_line import Cost, print_text, say, seed_line, settings_line, soft_mask_given
 from .options import (
     add_decoding_options,
     add_model_options,
@@ -68,12 +72,22 @@ def run(args: argparse.Namespace, _argv: list[str]) -> int:
         args, checkpoint, prompt, infill=args.infill is not None, raw=args.raw
     )
     if recording:
-        print(record_run(args, generation))
+        with progress("writing, and recording every step", quiet=args.quiet):
+            recorded = record_run(args, generation)
+        print_text(recorded["end"]["text"])
+        say(_closing_lines(args, generation, Cost.of_recorded(recorded)), args)
         return 0
     if args.stream:
         _stream(generation)
-        return 0
-    show_steps(generation, args)
+    else:
+        show_steps(generation, args)
+        _print_completions(generation, args)
+    say(_closing_lines(args, generation, Cost.of(generation)), args)
+    return 0
+
+
+def _print_completions(generation: Any, args: argparse.Namespace) -> None:
+    """The finished texts, for people or as JSON."""
     soft = generation.soft_mask
     settings = {
         "sampling": dataclasses.asdict(generation.sampling),
@@ -83,8 +97,20 @@ def run(args: argparse.Namespace, _argv: list[str]) -> int:
         if args.json:
             print(json.dumps(dataclasses.asdict(completion) | {"settings": settings}))
         else:
-            print(completion.text)
-    return 0
+            print_text(completion.text)
+
+
+def _closing_lines(args: argparse.Namespace, run: Any, cost: Cost) -> list[str | None]:
+    """What the text cost, its seed, the settings that are not defaults, and files written."""
+    yours = given(args, SamplingConfig) | soft_mask_given(given(args, SoftMaskConfig))
+    sources = [("from the checkpoint", run.checkpoint.sampling), ("from you", yours)]
+    files = [str(path) for path in (args.html, args.svg, args.trace) if path is not None]
+    return [
+        str(cost),
+        seed_line(run, drawn=args.seed is None),
+        settings_line(run.sampling, sources),
+        f"written: {', '.join(files)}" if files else None,
+    ]
 
 
 def start_generation(
@@ -94,11 +120,13 @@ def start_generation(
     *,
     infill: bool = False,
     raw: bool = False,
+    defaults: Mapping[str, Any] | None = None,
 ) -> Any:
     """The Generation that the options describe, not yet run.
 
     Args:
         prompt: a text, or a conversation as a list of messages.
+        defaults: settings of SamplingConfig that hold where the options say nothing.
 
     Raises:
         ValueError: see `Generation`, and contradictory soft-mask options.
@@ -110,7 +138,7 @@ def start_generation(
         checkpoint,
         prompts,
         max_new_tokens=args.max_new_tokens,
-        sampling=given(args, SamplingConfig),
+        sampling={**(defaults or {}), **given(args, SamplingConfig)},
         soft_mask=soft_mask_of(args, checkpoint.soft_mask),
         seed=args.seed,
         num_return_sequences=getattr(args, "num_return_sequences", 1),
@@ -120,16 +148,24 @@ def start_generation(
     )
 
 
-def show_steps(generation: Any, args: argparse.Namespace) -> None:
-    """Runs the steps; in a terminal with the live view."""
+def show_steps(generation: Any, args: argparse.Namespace, start: int | None = None) -> None:
+    """Runs the steps; in a terminal with the live view, from the column `start` on.
+
+    Without that view standard error says how far it is, if it is a terminal.
+    """
     if sys.stdout.isatty() and not args.no_live and not getattr(args, "json", False):
         from rich.console import Console
 
         from .live_view import LiveView
 
-        with LiveView(generation, Console()) as view:
+        with LiveView(generation, Console(), start) as view:
             for step in generation:
                 view.show(step)
+        return
+    steps = generation.sampling.steps
+    with progress("writing", total=steps, unit="steps", quiet=args.quiet) as shown:
+        for _step in generation:
+            shown.advance()
 
 
 def _stream(generation: Any) -> None:

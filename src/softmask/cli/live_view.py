@@ -45,16 +45,19 @@ def counters(step: DenoiseStep, row: int = 0) -> Text:
         f"forwards {step.forwards}",
         f"masks left {step.left_B[row]}",
     ]
-    if step.lambda_BL is not None and step.left_B[row]:
-        mean = step.lambda_BL[row].sum().item() / step.left_B[row]
+    if step.lambda_BL is not None and step.open_B[row]:
+        mean = step.lambda_BL[row].sum().item() / step.open_B[row]
         parts.append(f"mean lambda {mean:.2f}")
     return Text("  ".join(parts), style="cyan", no_wrap=True, overflow="ellipsis")
 
 
-def canvas_text(run: Any, step: DenoiseStep, row: int = 0) -> Text:
-    """The row's canvas; runs of the same style are decoded together, as bytes may span tokens."""
+def canvas_text(run: Any, step: DenoiseStep, row: int = 0, start: int | None = None) -> Text:
+    """The row's canvas as far as it takes part, from `start` on (default: its prompt).
+
+    Runs of the same style are decoded together, as bytes may span tokens.
+    """
     mask_id = run.checkpoint.model.config.mask_token_id
-    start = run.starts[row]
+    start = run.starts[row] if start is None else start
     generated = (run.canvas_BL[row] == mask_id).tolist()
     masked = (step.canvas_BL[row] == mask_id).tolist()
     fresh = step.committed_BL[row].tolist()
@@ -69,7 +72,7 @@ def canvas_text(run: Any, step: DenoiseStep, row: int = 0) -> Text:
             text.append(run.tokenizer.decode(pending, skip_special_tokens=True), style)
             pending.clear()
 
-    for i in range(start, len(shown)):
+    for i in range(start, step.reach_B[row]):
         if masked[i]:
             flush()
             text.append(_ghost(run, shown[i], mask_id), shade(weights[i]))
@@ -94,10 +97,14 @@ def _ghost(run: Any, token: int, mask_id: int) -> str:
 
 
 class LiveView:
-    """A context in which `show(step)` redraws; the last frame gives way to the text."""
+    """A context in which `show(step)` redraws; the last frame gives way to the text.
 
-    def __init__(self, run: Any, console: Console) -> None:
-        self.run = run
+    Args:
+        start: the column to show the canvas from; default: the whole of it.
+    """
+
+    def __init__(self, run: Any, console: Console, start: int | None = None) -> None:
+        self.run, self.start = run, start
         self.live = Live(
             console=console, auto_refresh=False, transient=True, vertical_overflow="crop"
         )
@@ -112,7 +119,7 @@ class LiveView:
     def show(self, step: DenoiseStep) -> None:
         """Draws a step; a canvas taller than the screen shows the lines being decided."""
         console = self.live.console
-        text = canvas_text(self.run, step)
+        text = canvas_text(self.run, step, start=self.start)
         lines = list(text.wrap(console, console.width))
         room = max(console.height - 2, 1)
         if len(lines) > room:

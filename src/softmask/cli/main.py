@@ -7,7 +7,7 @@ when it is called, so that `softmask --help` loads neither torch nor transformer
 from __future__ import annotations
 
 import argparse
-import errno
+import difflib
 import importlib
 import logging
 import os
@@ -17,6 +17,7 @@ from types import ModuleType
 
 from .. import __version__
 from . import threads
+from .mistakes import sentence
 
 # The commands in the order of `--help`, each with its line there.
 COMMANDS = {
@@ -26,6 +27,8 @@ COMMANDS = {
     "train": "fine-tune or pretrain a model by a recipe",
     "eval": "score a model on benchmarks, with a record that can be trusted",
     "lm_eval": "lm-evaluation-harness' own command line, which then knows --model softmask",
+    "models": "what is on this machine, and what to type to use it",
+    "pull": "fetch a model or an adapter from the Hub",
     "bench": "ms per step, tokens/s and memory, plain and soft-masked",
     "serve": "an OpenAI-compatible server, and a page that shows the denoising",
     "view": "look at a recorded run in a browser",
@@ -65,22 +68,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader of our output has left: say nothing.
         _discard_output()
         return 0
-    except OSError as error:
-        return _refuse(_sentence(error))
-    except ValueError as error:
-        return _refuse(str(error))
-    except (MemoryError, RuntimeError) as error:
-        if not _is_out_of_memory(error):
+    except (OSError, ValueError, MemoryError, RuntimeError) as error:
+        reason = sentence(error)
+        if reason is None:
             raise
-        return _refuse(
-            f"out of memory ({str(error) or 'none is left'}): ask for fewer tokens or rows at "
-            "once, or for a smaller dtype"
-        )
+        print(f"softmask: error: {reason}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         return 130
 
 
 def _run(argv: list[str]) -> int:
+    _check_names(argv)
     make_parser().parse_args(argv[:1])
     command, rest = find_command(argv)
     code: int = command.run(command.make_parser().parse_args(rest), argv)
@@ -113,33 +112,26 @@ def _flush_output() -> None:
         raise OSError(error.errno, error.strerror, "standard output") from error
 
 
-def _sentence(error: OSError) -> str:
-    """What the system refused, and for which file."""
-    reason = error.strerror or str(error) or type(error).__name__
-    if error.filename is not None:
-        return f"{os.fsdecode(error.filename)}: {reason}"
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO):
-        # Our own files have names: what has none was printed, or a library's.
-        return f"standard output or a temporary file: {reason}"
-    return reason
-
-
 def _discard_output() -> None:
     """Keeps Python from writing to our output once more when it exits."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _is_out_of_memory(error: Exception) -> bool:
-    """torch's error on a GPU is a class of its own; on a CPU it is known by its words alone."""
-    names = [cls.__name__ for cls in type(error).__mro__]
-    return bool({"MemoryError", "OutOfMemoryError"} & {*names}) or "can't allocate memory" in str(
-        error
-    )
+def _check_names(argv: Sequence[str]) -> None:
+    """Names the nearest command to a misspelt one, or the nearest one below a command.
 
-
-def _refuse(reason: str) -> int:
-    print(f"softmask: error: {' '.join(reason.split())}", file=sys.stderr)
-    return 2
+    Raises:
+        ValueError: the first word is no command, or the second no command of it but nearly.
+    """
+    name, below = (*argv, "", "")[:2]
+    if name and not name.startswith("-") and name not in COMMANDS:
+        near = difflib.get_close_matches(name, COMMANDS, n=1)
+        hint = f"did you mean {near[0]}?" if near else "`softmask --help` lists them"
+        raise ValueError(f"there is no command {name}: {hint}")
+    known = SUBCOMMANDS.get(name, {})
+    near = difflib.get_close_matches(below, known, n=1)
+    if near and below not in known and not below.startswith("-"):
+        raise ValueError(f"there is no command {name} {below}: did you mean {name} {near[0]}?")
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -8,28 +8,42 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import difflib
-import importlib
-import json
 import re
-import sys
 import types
 import typing
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
-from ..config import PUBLISHED_KEYS, SamplingConfig, SoftMaskConfig
-from ..rules import Kind, added, import_rule
+from ..config import BUNDLED, PUBLISHED_KEYS, SamplingConfig, SoftMaskConfig
+from ..reporting.progress import progress
+from .rule_options import RULE_FIELDS, add_rules_option, name_rules, rule_name, rule_options
 
-# Settings that name a rule.
-RULE_FIELDS: dict[str, Kind] = {
-    "alg": "commit",
-    "mode": "feedback",
-    "transparency_alg": "feedback",
-    "stop_rule": "stopping",
+# How a switch is written where options are typed one by one.
+ON_OFF = {"on": True, "off": False}
+# What `--help` shows of the commands with many options; `--help-all` shows all, by group.
+FIRST = {
+    "generate": "prompt --infill --model --adapter --max-new-tokens --temperature --seed --steps "
+    "--block-length --no-soft-mask --html --json",
+    "chat": "--model --adapter --device --dtype --system --max-new-tokens --temperature --top-p "
+    "--seed --no-soft-mask",
+    "serve": "--model --adapter --name --host --port --api-key --max-tokens --running --memory-mb "
+    "--device",
+    "train": "recipe --data --valid --model --iters --batch-size --learning-rate --train-on "
+    "--no-soft-mask --seed --out --dry-run",
+    "eval": "--tasks --model --adapter --limit --num-fewshot --max-new-tokens --steps "
+    "--no-soft-mask --batch-size --device --out",
+    "eval suite": "suite --tasks --model --adapter --modes --fractions --limit --batch-size "
+    "--device --out",
+    "eval samples": "--texts --count --prompt --model --adapter --max-new-tokens --steps "
+    "--temperature --no-soft-mask --out",
+    "eval ppl": "--data --limit --length --times --model --adapter --no-soft-mask --batch-size "
+    "--device --out",
+    "bench": "--model --batch --prompt-tokens --max-new-tokens --steps --block-length --cache "
+    "--repeat --device --dtype --out",
 }
 
 
-def new_parser(command: str, doc: str | None) -> argparse.ArgumentParser:
+def new_parser(command: str, doc: str | None) -> Parser:
     """The parser of a command.
 
     Args:
@@ -44,29 +58,60 @@ def new_parser(command: str, doc: str | None) -> argparse.ArgumentParser:
         description=description,
         formatter_class=formatter,
         allow_abbrev=False,
+        first=FIRST.get(command, "").split(),
     )
 
 
 class Parser(argparse.ArgumentParser):
-    """Takes options by their whole names, and names the nearest one to a misspelt one."""
+    """Takes options by their whole names, and names the nearest one to a misspelt one.
 
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(**settings)
+    Args:
+        first: the options that `--help` shows, where there are too many for one look.
+    """
+
+    def __init__(self, *, first: Sequence[str] = (), **settings: Any) -> None:
+        super().__init__(**settings, add_help=False)
+        self._first = first
+        shown = "the options used most, and no more" if first else "this list, and no more"
+        self.add_argument("-h", "--help", action=_Help, help=shown)
+        if first:
+            self.add_argument("--help-all", action=_Help, help="all options, and no more")
         # Older argparse takes -1e-3 for an option.
         self._negative_number_matcher = re.compile(r"-(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$")
 
     def format_help(self) -> str:
-        """What --help prints."""
-        self._name_rules()
+        """What --help-all prints, or --help where options are few."""
+        name_rules(self)
         return super().format_help()
 
-    def _name_rules(self) -> None:
-        """Adds the rules that are known by now to the options: --rules may have brought some."""
+    def settings(self) -> dict[str, argparse.Action]:
+        """The options that decide an answer, by the names of the settings."""
+        found = {}
         for action in self._actions:
-            if kind := getattr(action, "rules_of", None):
-                own = ", ".join(rule.name for rule in added(kind))
-                base = (action.help or "").partition("; also ")[0]
-                action.help = f"{base}; also {own}" if own else base
+            if action.help == argparse.SUPPRESS:
+                continue
+            name = (action.option_strings or [action.dest])[0].lstrip("-").replace("-", "_")
+            if "." in action.dest or name in ("max_new_tokens", "seed"):
+                found[name] = action
+            elif name == "no_soft_mask":
+                found["soft_mask"] = action
+        return found
+
+    def format_short_help(self) -> str:
+        """The help that shows the options used most; all of them where they are few."""
+        if not self._first:
+            return self.format_help()
+        name_rules(self)
+        formatter = self.formatter_class(prog=f"{self.prog} [options]")
+        formatter.add_usage(None, self._get_positional_actions(), [])
+        formatter.add_text(self.description)
+        formatter.start_section("most used")
+        by_name = {name: a for a in self._actions for name in (a.dest, *a.option_strings)}
+        formatter.add_arguments([by_name[name] for name in self._first if name in by_name])
+        formatter.end_section()
+        count = sum(action.help != argparse.SUPPRESS for action in self._actions)
+        formatter.add_text(f"`{self.prog} --help-all` lists all {count} options by group.")
+        return formatter.format_help()
 
     def error(self, message: str) -> NoReturn:
         """Prints the error and the way to help; ends with exit code 2."""
@@ -76,7 +121,20 @@ class Parser(argparse.ArgumentParser):
             shown = [option for action in self._actions for option in action.option_strings]
             near = difflib.get_close_matches(name, shown, n=1)
             message = f"there is no option {name}" + (f": did you mean {near[0]}?" if near else "")
-        self.exit(2, f"{self.prog}: error: {message} (`{self.prog} --help` lists all options)\n")
+        help = "--help-all" if self._first else "--help"
+        self.exit(2, f"{self.prog}: error: {message} (`{self.prog} {help}` lists all options)\n")
+
+
+class _Help(argparse.Action):
+    """Prints the help that its option names, and ends the command."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, help: str | None = None) -> None:
+        super().__init__(option_strings, "help", nargs=0, default=argparse.SUPPRESS, help=help)
+
+    def __call__(self, parser: Any, *_given: Any) -> None:
+        whole = "--help-all" in self.option_strings
+        print(parser.format_help() if whole else parser.format_short_help(), end="")
+        parser.exit()
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
@@ -99,75 +157,6 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--threads", type=int, help="CPU threads (default: all)")
     add_rules_option(group)
-
-
-def add_rules_option(group: Any) -> None:
-    """Modules with rules of decoding."""
-    group.add_argument(
-        "--rules",
-        type=import_modules,
-        metavar="MODULE,...",
-        help="import these modules, which register rules of decoding (docs/guides/research.md)",
-    )
-
-
-def import_modules(text: str) -> str:
-    """Imports the modules of a list; the folder that the command runs in is looked into too.
-
-    Raises:
-        argparse.ArgumentTypeError: there is no such module.
-    """
-    _look_here()
-    for name in text.split(","):
-        try:
-            importlib.import_module(name)
-        except ModuleNotFoundError as error:
-            raise argparse.ArgumentTypeError(f"there is no module {error.name}") from error
-    return text
-
-
-def rule_name(text: str) -> str:
-    """A rule's name; of MODULE:NAME the module is imported first.
-
-    Raises:
-        argparse.ArgumentTypeError: there is no such module, or no rule in it.
-    """
-    if ":" not in text:
-        return text
-    _look_here()
-    try:
-        return import_rule(text).name
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
-
-
-def _look_here() -> None:
-    """The installed command does not look for modules where it is run, as `python -m` does."""
-    if "" not in sys.path:
-        sys.path.insert(0, "")
-
-
-def rule_options(text: str) -> dict[str, Any]:
-    """A rule's options, written NAME=VALUE,... or as a JSON object.
-
-    Raises:
-        argparse.ArgumentTypeError: it is neither.
-    """
-    try:
-        if text.startswith("{"):
-            return dict(json.loads(text))
-        pairs = [part.split("=", 1) for part in text.split(",")]
-        return {name.strip(): _value(word) for name, word in pairs}
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"write NAME=VALUE,... and not {text!r}") from error
-
-
-def _value(word: str) -> Any:
-    """A number or a truth value where it is one, else the word."""
-    try:
-        return json.loads(word)
-    except ValueError:
-        return word
 
 
 def set_threads(count: int | None) -> None:
@@ -193,10 +182,15 @@ def load_config(args: argparse.Namespace) -> Any:
 def load_model(args: argparse.Namespace) -> Any:
     """The checkpoint that `add_model_options` describe, on as many threads as they say.
 
+    Says so before it imports torch, which alone takes seconds.
+
     Raises:
         ValueError: see `hub.load`.
     """
-    return load_config(args).load()
+    name = args.model or args.adapter or BUNDLED
+    shown = "the bundled model" if name == BUNDLED else name
+    with progress(f"loading {shown}", quiet=getattr(args, "quiet", False)):
+        return load_config(args).load()
 
 
 def add_settings(
@@ -265,14 +259,31 @@ def given(args: argparse.Namespace, cls: type) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def add_decoding_options(parser: argparse.ArgumentParser) -> None:
-    """How a text is decoded, and how soft-masking takes part."""
+def add_decoding_options(
+    parser: argparse.ArgumentParser,
+    max_new_tokens: int = 128,
+    defaults: Mapping[str, Any] | None = None,
+) -> None:
+    """How a text is decoded, and how soft-masking takes part.
+
+    Args:
+        max_new_tokens: the default.
+        defaults: what the help says of a setting's default, where the command has its own.
+    """
     group = parser.add_argument_group("decoding (a checkpoint may bring other defaults)")
-    group.add_argument("--max-new-tokens", type=int, default=128, help="masks to fill (128)")
+    group.add_argument(
+        "--max-new-tokens",
+        type=int,
+        default=max_new_tokens,
+        help=f"masks to fill ({max_new_tokens})",
+    )
     group.add_argument("--seed", type=int, help="of the random choices (default: a new one)")
     group.add_argument("--system", help="system message of the chat template")
     group.add_argument("--no-live", action="store_true", help="no live view in a terminal")
-    own = {"steps": "one per mask"}
+    group.add_argument(
+        "--quiet", action="store_true", help="no progress and no closing line on standard error"
+    )
+    own = {"steps": "one per mask", **{k: str(v) for k, v in (defaults or {}).items()}}
     add_settings(group, SamplingConfig, "--", own, names={"steps": ["steps", "diffusion_steps"]})
     group = parser.add_argument_group("soft-masking (default: what the checkpoint brings)")
     group.add_argument("--no-soft-mask", action="store_true", help="decode plainly")

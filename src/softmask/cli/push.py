@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from ..reporting.progress import progress
 from .options import new_parser
 
 
@@ -30,7 +31,8 @@ def make_parser() -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace, _argv: list[str]) -> int:
     """Runs the command with parsed arguments."""
-    from ..hub.push import push
+    with progress("reading what is to go up"):
+        from ..hub.push import push
 
     address = push(
         args.repo,

@@ -44,8 +44,8 @@ def is_recording(args: argparse.Namespace) -> bool:
     return wanted
 
 
-def record_run(args: argparse.Namespace, run: Any) -> str:
-    """Denoises what `run` (a Generation that has not begun) is about; returns its text.
+def record_run(args: argparse.Namespace, run: Any) -> dict[str, Any]:
+    """Denoises what `run` (a Generation that has not begun) is about; returns the recorded run.
 
     Raises:
         ValueError: there is no soft-masking to compare, or the run failed.
@@ -61,7 +61,8 @@ def record_run(args: argparse.Namespace, run: Any) -> str:
         from .svg import picture
 
         write_atomically(args.svg, picture(trace))
-    return trace["runs"][0]["end"]["text"]
+    recorded: dict[str, Any] = trace["runs"][0]
+    return recorded
 
 
 def page_of(trace: dict[str, Any]) -> str:

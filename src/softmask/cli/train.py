@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from ..training.config import TRAINED_ON
-from .options import add_rules_option, new_parser, set_threads
+from .options import new_parser, set_threads
+from .rule_options import add_rules_option
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -19,17 +19,16 @@ import torch
 from torch import Tensor
 
 from ..config import SamplingConfig, SoftMaskConfig
-from ..logits import LogitStatistics
 from ..models import DreamModel
 from ..models.packing import Layout, Span
-from ..soft_mask import Feedback, SoftMask, SoftTokens, feedback_of, make_mixer, rate
+from ..soft_mask import SoftMask, SoftTokens, make_mixer, rate
 from .commit import choose_commits
 from .cuda_graphs import Graphs, suits_graphs
 from .kv_cache import KeyValueStore
 from .logprobs import LogprobStore
 from .predictions import LogitReader, Predictions, Rows, fail_where_nan
 from .rule_state import RuleState
-from .rule_views import given_up, judge_feedback
+from .rule_views import feedback_at, given_up, judge_feedback
 from .schedule import ScheduledStep, StepSchedule
 from .sequence import Rules, SequenceState, Settings
 from .soft_state import SoftState
@@ -241,10 +240,10 @@ class Batch:
         return found
 
     def _layout_of(self, busy: list[SequenceState], windows: list[tuple[int, int]]) -> Layout:
-        key = tuple((s.start, s.length, *w) for s, w in zip(busy, windows, strict=True))
+        key = tuple((s.start, s.reach, *w) for s, w in zip(busy, windows, strict=True))
         if self._layout is None or self._layout[0] != key:
             pieces = [
-                (Span(b - a, s.start, s.length), s.flat_L[a:b])
+                (Span(b - a, s.start, s.reach), s.flat_L[a:b])
                 for s, (a, b) in zip(busy, windows, strict=True)
             ]
             # Windows of like shape side by side: attention takes them in one call.
@@ -291,7 +290,7 @@ class Batch:
         place_N = torch.nonzero_static(self.masked_P[flat], size=sum(counts_R)).squeeze(1)
         sequences, scheduled_R, _ = zip(*group, strict=True)
         starts = [sequence.start for sequence in sequences]
-        lengths = [sequence.length for sequence in sequences]
+        lengths = [sequence.reach for sequence in sequences]
         rows_N = flat[place_N]
         return Rows(
             sequences, scheduled_R, counts_R, rows_N, Ragged(counts_R, starts, lengths, rows_N)
@@ -383,16 +382,11 @@ class Batch:
         start = torch.tensor([schedule.masks for schedule in schedules], device=self.device)
         rate_R = rate(config.schedule, torch.tensor(left).to(start), start)
         rows_M = predictions.rows_N[stays_M]
-        if mixer.is_dense:
-            assert predictions.logits_NV is not None
-            feedback = Feedback(rows_M, logits_NV=predictions.logits_NV[stays_M])
-        else:
-            kept = LogitStatistics(*(values[stays_M] for values in predictions.seen))
-            feedback = feedback_of(kept, rows_M, mixer.reads)
-        judged = judge_feedback(mixer, feedback, predictions, stays_M, self.memory, self.soft)
+        seen = feedback_at(mixer, predictions, stays_M)
+        judged = judge_feedback(mixer, seen, predictions, stays_M, self.memory, self.soft)
         rate_M = rate_R[predictions.ragged.sequence_N[stays_M]]
         with self.model.input_table() as table_VD:
-            mixture = mixer.mix(self.canvas_P[rows_M], feedback, table_VD, rate_M, judged)
+            mixture = mixer.mix(self.canvas_P[rows_M], seen, table_VD, rate_M, judged)
         self.soft.put(rows_M, mixture)
 
     def _mixer(self, config: SoftMaskConfig | None) -> SoftMask | None:

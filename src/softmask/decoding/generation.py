@@ -7,7 +7,7 @@ import secrets
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeGuard
+from typing import Any, Literal
 
 import torch
 
@@ -15,18 +15,18 @@ from ..config import SamplingConfig, SoftMaskConfig, from_mapping, require
 from ..models.checkpoint import Checkpoint
 from ..rules import by_name
 from .prompts import (
-    Messages,
+    Prompt,
     decode_answer,
     encode,
     encode_chat,
     encode_holes,
     has_chat_template,
+    is_token_ids,
+    read_prompts,
     rules_of,
 )
 from .sampler import DenoiseStep, denoise
 
-TokenIds = Sequence[int]
-Prompt = str | Messages | TokenIds
 # Far more than one forward holds, and few enough for a list of each row's tokens.
 MOST_ROWS = 4096
 SoftMaskChoice = SoftMaskConfig | Mapping[str, Any] | Literal["checkpoint"] | bool | None
@@ -63,23 +63,12 @@ def choose_soft_mask(asked: SoftMaskChoice, own: SoftMaskConfig | None) -> SoftM
     return own
 
 
-def is_single(prompts: Any) -> bool:
-    """Whether this is one prompt: a text, a conversation, or token ids."""
-    return isinstance(prompts, str) or (
-        isinstance(prompts, Sequence) and bool(prompts) and isinstance(prompts[0], (Mapping, int))
-    )
-
-
-def is_token_ids(prompt: Prompt) -> TypeGuard[TokenIds]:
-    """Whether a prompt is token ids already."""
-    return not isinstance(prompt, str) and isinstance(prompt[0], int)
-
-
 @dataclass(frozen=True)
 class Completion:
     """One finished row. `text` ends before the end token; of an infilling it is the whole text.
 
-    `forwards` are those that the row took part in: what it would have cost alone.
+    `forwards` are those that the row took part in: what it would have cost alone. `mean_lambda` is
+    the weight of the feedback over its steps and the masks that took part; None: plain decoding.
     """
 
     text: str
@@ -90,6 +79,7 @@ class Completion:
     steps: int
     forwards: int
     seconds: float
+    mean_lambda: float | None
 
 
 class Generation:
@@ -97,7 +87,8 @@ class Generation:
 
     Args:
         prompts: one prompt or a list of them. A prompt is a text, a conversation (a list of
-            messages `{"role": ..., "content": ...}`), or token ids, which are taken as they are.
+            messages `{"role": ..., "content": ...}`, or one message), or token ids (a list, an
+            array or a tensor), which are taken as they are.
         max_new_tokens: masks behind each prompt; the answer may end before. Unused by `infill`.
         sampling: a SamplingConfig, or some of its fields; the others are the checkpoint's own
             where it has some, and steps default to one per mask.
@@ -139,9 +130,9 @@ class Generation:
         self.tokenizer = checkpoint.tokenizer
         self.mask_id = checkpoint.model.mask_id
         self.infill = infill
-        rows: Any = [prompts] if is_single(prompts) else list(prompts)
-        if not rows or not all(rows):
-            raise ValueError("the prompt is empty: say something to go on from")
+        rows: Any
+        rows, is_single = read_prompts(prompts)
+        self.is_single = is_single and num_return_sequences == 1
         has_template = has_chat_template(checkpoint)
         chat = has_template and not infill if chat is None else chat
         if chat and not has_template:
@@ -174,6 +165,8 @@ class Generation:
         self._make_canvas(rows)
         self.last: DenoiseStep | None = None
         self.seconds = 0.0
+        self._lambda_B = torch.zeros(len(rows), device=self.canvas_BL.device)
+        self._fed_B = [0] * len(rows)
         self._steps = self._denoise()
 
     def _row(self, prompt: Any, chat: bool, system: str | None) -> list[int]:
@@ -237,10 +230,17 @@ class Generation:
         started = time.perf_counter()
         for step in self._steps:
             self.last = step
+            self._add_lambda(step)
             self.seconds = time.perf_counter() - started
             yield step
             if not any(step.left_B):
                 break
+
+    def _add_lambda(self, step: DenoiseStep) -> None:
+        """Sums lambda, on the device, where nothing waits for it, and counts its masks."""
+        if step.lambda_BL is not None:
+            self._lambda_B += step.lambda_BL.sum(1)
+            self._fed_B = [fed + more for fed, more in zip(self._fed_B, step.open_B, strict=True)]
 
     def decided(self, step: DenoiseStep, row: int = 0) -> str:
         """The row's text as far as everything before it is decided; it only ever grows.
@@ -274,6 +274,7 @@ class Generation:
         text, chosen = self._text(ids)
         stopped = self.infill or len(chosen) < len(ids)
         prompt = self.prompts[row]
+        fed = self._fed_B[row]
         return Completion(
             text=text,
             prompt=self._prompt_text(prompt),
@@ -283,6 +284,7 @@ class Generation:
             steps=self.last.index + 1,
             forwards=self.last.forwards_B[row],
             seconds=self.seconds,
+            mean_lambda=self._lambda_B[row].item() / fed if fed else None,
         )
 
     def _prompt_text(self, prompt: Any) -> str:
@@ -339,4 +341,4 @@ def generate(
         infill=infill,
     )
     completions = run.completions()
-    return completions[0] if is_single(prompts) and num_return_sequences == 1 else completions
+    return completions[0] if run.is_single else completions

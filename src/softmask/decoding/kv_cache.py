@@ -8,9 +8,10 @@ window of columns, whose own enter the store in place, and reads the rest as it 
     dual       the block alone
     refresh    every so many steps more than that: the block's neighbourhood, or the whole sequence
 
-The first step of a block always computes the whole text. By then the tokens before it are
-committed, and enter the store as what they are: never as the soft mixtures that the step which
-committed them still read.
+The first step of a block always computes the whole text, as far as it takes part: where
+`lookahead` is set, a text grows with its blocks, and nothing reads what lies behind. By then the
+tokens before it are committed, and enter the store as what they are: never as the soft mixtures
+that the step which committed them still read.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ def window(
 
     Args:
         first, last: columns of the block's first and last mask, as it began.
-        length: columns of the text.
+        length: columns of the text that take part.
         age: forwards since the block began.
         shift: whether a column is predicted from the one before it, which then has to be computed
             too. (Without it the block's first column would have no prediction of this step.)

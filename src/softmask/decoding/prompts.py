@@ -7,7 +7,8 @@ says, and masks come from holes alone. A raw prompt in Python or on the command 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeGuard
 
 from ..models.checkpoint import Checkpoint
 from .chat_template import render_chat
@@ -15,7 +16,63 @@ from .control_names import ControlNames, require_characters
 from .sampler import Rules
 
 HOLE = re.compile(r"\[\[(\d{1,6})\]\]")
-Messages = Sequence[Mapping[str, str]]
+Messages = Sequence[Mapping[str, Any]]
+TokenIds = Sequence[int]
+Prompt = str | Messages | TokenIds
+
+
+def is_token_ids(prompt: Prompt) -> TypeGuard[TokenIds]:
+    """Whether a prompt is token ids already."""
+    return not isinstance(prompt, str) and isinstance(prompt[0], int)
+
+
+def read_prompts(given: Any) -> tuple[list[Prompt], bool]:
+    """The prompts in whatever form somebody has them, and whether it is one alone.
+
+    A prompt is a text, a message or a list of messages, or token ids: a list, an array or a tensor.
+
+    Raises:
+        ValueError: one is empty, or something else.
+    """
+    one = _prompt(given)
+    if one is not None:
+        return [one], True
+    if isinstance(given, str | bytes | Mapping) or not isinstance(given, Iterable):
+        raise _no_prompt(given)
+    prompts: list[Prompt] = []
+    for each in given:
+        one = _prompt(each)
+        if one is None:
+            raise _no_prompt(each)
+        prompts.append(one)
+    if not prompts:
+        raise _no_prompt(())
+    return prompts, False
+
+
+def _prompt(given: Any) -> Prompt | None:
+    """What is one prompt, as text, messages or ids; None: it is something else, or several."""
+    if hasattr(given, "tolist"):  # an array, or a tensor
+        given = given.tolist()
+    if isinstance(given, str) and given:
+        return given
+    if isinstance(given, Mapping) and {"role", "content"} <= given.keys():
+        return [given]
+    if isinstance(given, Sequence) and not isinstance(given, str | bytes) and given:
+        items = [item.tolist() if hasattr(item, "tolist") else item for item in given]
+        # What begins with a message is meant as a conversation: `_message` checks the others.
+        if all(isinstance(item, int) for item in items) or isinstance(items[0], Mapping):
+            return items
+    return None
+
+
+def _no_prompt(given: Any) -> ValueError:
+    if isinstance(given, Sequence) and not given:
+        return ValueError("the prompt is empty: say something to go on from")
+    kind = type(given).__name__
+    return ValueError(
+        f"a prompt is a text, a list of messages or a list of token ids, not of type {kind}"
+    )
 
 
 def has_chat_template(checkpoint: Checkpoint) -> bool:
@@ -57,15 +114,28 @@ def encode_chat(checkpoint: Checkpoint, messages: Messages) -> list[int]:
     """
     if not has_chat_template(checkpoint):
         raise ValueError("this tokenizer has no chat template: pass the prompt as raw text")
-    for number, message in enumerate(messages, start=1):
-        if not isinstance(message, Mapping) or not {"role", "content"} <= message.keys():
-            raise ValueError(
-                f"message {number} is no message: each is a mapping with 'role' and 'content'"
-            )
+    messages = [_message(number, each) for number, each in enumerate(messages, start=1)]
     names = ControlNames(checkpoint.tokenizer)
     hidden, any_name = names.hide(messages)
     rendered = render_chat(checkpoint.tokenizer, hidden, add_generation_prompt=True)
     return names.encode_rendered(rendered).ids if any_name else encode(checkpoint, rendered)
+
+
+def _message(number: int, message: Any) -> Mapping[str, Any]:
+    """A message whose content is text; OpenAI's list of parts is joined."""
+    if not isinstance(message, Mapping) or not {"role", "content"} <= message.keys():
+        raise ValueError(
+            f"message {number} is no message: each is a mapping with 'role' and 'content'"
+        )
+    content = message["content"]
+    if isinstance(content, Sequence) and not isinstance(content, str):
+        texts: list[Any] = [
+            part.get("text") if isinstance(part, Mapping) else None for part in content
+        ]
+        content = "".join(texts) if all(isinstance(text, str) for text in texts) else None
+    if not isinstance(content, str):
+        raise ValueError(f"the content of message {number} is no text")
+    return {**message, "content": content}
 
 
 def encode_holes(checkpoint: Checkpoint, text: str, *, control: bool = True) -> list[int]:
@@ -85,6 +155,13 @@ def encode_holes(checkpoint: Checkpoint, text: str, *, control: bool = True) -> 
     for size, piece in zip(sizes, pieces[2::2], strict=True):
         ids += [checkpoint.model.mask_id] * size + encode(checkpoint, piece, control=control)
     return ids
+
+
+def encode_turn_end(checkpoint: Checkpoint) -> list[int]:
+    """The token by which the chat template ends an answer, alone in a list; empty: it has none."""
+    turn = [{"role": "user", "content": "."}, {"role": "assistant", "content": "."}]
+    ids = encode(checkpoint, render_chat(checkpoint.tokenizer, turn))
+    return [token for token in ids if token in checkpoint.end_ids][-1:]
 
 
 class DecodeStream:

@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..logits import LogitStatistics
 from ..rule_inputs import MaskedRows, TextSoFar
-from ..soft_mask import Feedback, Judged, SoftMask
+from ..soft_mask import Feedback, Judged, SoftMask, feedback_of
 from .predictions import Predictions, Rows
 from .rule_state import RuleState, ask
 from .sequence import SequenceState
@@ -85,6 +86,16 @@ def texts_of(rows: Rows, wanted_N: Tensor | None) -> list[Tensor]:
     return [
         (own_N if wanted_N is None else own_N & wanted_N).nonzero().squeeze(1) for own_N in texts
     ]
+
+
+def feedback_at(mixer: SoftMask, predictions: Predictions, stays_M: Tensor) -> Feedback:
+    """What was read at the rows that stay masked, as far as the feedback rule needs it."""
+    rows_M = predictions.rows_N[stays_M]
+    if mixer.is_dense:
+        assert predictions.logits_NV is not None
+        return Feedback(rows_M, logits_NV=predictions.logits_NV[stays_M])
+    kept = LogitStatistics(*(values[stays_M] for values in predictions.seen))
+    return feedback_of(kept, rows_M, mixer.reads)
 
 
 def judge_feedback(

@@ -29,7 +29,9 @@ class DenoiseStep:
 
     `lambda_BL` and `candidate_BL` (0 and the canvas' token elsewhere) describe the positions
     that stay masked: the weight of the feedback, and the token that leads there. `forwards_B`
-    counts those that each row took part in, `forwards` those of the batch.
+    counts those that each row took part in, `forwards` those of the batch. `reach_B` is the column
+    up to which each row took part: with `lookahead`, masks behind it are still to come. Of the
+    masks that are left in a row, `left_B`, `open_B` took part.
     """
 
     index: int
@@ -42,6 +44,8 @@ class DenoiseStep:
     logits_BLV: Tensor | None
     lambda_BL: Tensor | None
     candidate_BL: Tensor
+    reach_B: tuple[int, ...]
+    open_B: tuple[int, ...]
 
 
 def denoise(
@@ -72,8 +76,8 @@ def denoise(
 
     Raises:
         ValueError: the canvas is empty or longer than the model's context, it has no mask token,
-            k is larger than the vocabulary, a row's attention mask has a gap, a cache is asked
-            for together with hooks, too few steps for the blocks, the model's logits are
+            k is larger than the vocabulary, a row's attention mask has a gap, a cache or lookahead
+            is asked for together with hooks, too few steps for the blocks, the model's logits are
             NaN, or graphs are asked for where there can be none.
     """
     check_canvas(model, canvas_BL)
@@ -82,8 +86,9 @@ def denoise(
     spans = _spans(canvas_BL, attention_mask_BL)
     hooks = None
     if logits_hook is not None or tokens_hook is not None:
-        if config.cache != "none":
-            raise ValueError("hooks see the logits of the whole canvas: leave out the cache")
+        for name, off in (("cache", "none"), ("lookahead", None)):
+            if getattr(config, name) != off:
+                raise ValueError(f"hooks see the logits of the whole canvas: leave out the {name}")
         rows, columns = canvas_BL.shape
         hooks = Hooks((rows, columns), logits_hook, tokens_hook)
     if tokens_hook is not None:
@@ -134,6 +139,9 @@ def _describe(batch: Batch, shape: torch.Size, index: int, steps: int) -> Denois
         logits_BLV=None if logits_PV is None else logits_PV.view(*shape, -1),
         lambda_BL=(batch.soft.lambda_P * batch.masked_P).view(shape) if is_soft else None,
         candidate_BL=batch.candidate_P.view(shape).clone(),
+        # Sequences keep the order of the rows, and have no columns for padding on the left.
+        reach_B=tuple(s.start % shape[1] + s.reach for s in batch.sequences),
+        open_B=tuple(s.open for s in batch.sequences),
     )
 
 

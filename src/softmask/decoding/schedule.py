@@ -39,6 +39,9 @@ class StepSchedule:
         size = config.block_length or max(len(columns), 1)
         # Blocks count masks, not columns: what lies between two holes takes no step.
         self.blocks = [columns[i : i + size] for i in range(0, len(columns), size)]
+        self.length = len(masked_L)
+        given = (~masked_L).nonzero()[0]
+        self._tail = int(given[-1]) + 1 if len(given) else 0
         self.masks = len(columns)
         self.left = [len(block) for block in self.blocks]
         if len(self.blocks) > config.steps:
@@ -87,6 +90,28 @@ class StepSchedule:
     def bounds(self, block: int) -> tuple[int, int]:
         """Columns of a block's first and last mask, as it began."""
         return int(self.blocks[block][0]), int(self.blocks[block][-1])
+
+    def reach(self, block: int) -> int:
+        """How many columns take part while this block is decoded.
+
+        Later masks that end the text join `lookahead` masks ahead of the block. What stands before
+        a given token always takes part: that token is context.
+        """
+        ahead = self.config.lookahead
+        if ahead is None or not self.blocks:
+            return self.length
+        size = self.config.block_length or 0
+        hidden = self.masks - (block + 1) * size - ahead
+        return self.length if hidden <= 0 else max(self.length - hidden, self._tail)
+
+    @property
+    def most_open(self) -> int:
+        """The most masks that take part in one forward."""
+        size = self.config.block_length or 0
+        hidden = (self.length - self.reach(block) for block in range(len(self.blocks)))
+        return max(
+            (self.masks - block * size - more for block, more in enumerate(hidden)), default=0
+        )
 
     def left_before(self, column: int, block: int) -> int:
         """Masks left before a column that lies behind this block; later blocks are untouched."""

@@ -48,6 +48,7 @@ class Settings:
             refresh_every=None,
             refresh_window=None,
             block_length=None,
+            lookahead=None,
         )
         soft_mask = sequence.soft_mask if sequence.is_soft else None
         return cls(config, soft_mask, sequence.rules, sequence.generator is not None)
@@ -127,10 +128,21 @@ class SequenceState:
 
     def window(self, scheduled: ScheduledStep, *, shift: bool) -> tuple[int, int]:
         """The columns that a step computes."""
+        reach = self.schedule.reach(scheduled.block)
         if self.config.cache == "none":
-            return 0, self.length
+            return 0, reach
         first, last = self.schedule.bounds(scheduled.block)
-        return window(self.config, first, last, self.length, self.age, shift=shift)
+        return window(self.config, first, last, reach, self.age, shift=shift)
+
+    @property
+    def reach(self) -> int:
+        """How many columns took part in the last step; those behind are masks not looked at yet."""
+        return self.schedule.reach(self.block)
+
+    @property
+    def open(self) -> int:
+        """How many of the masks that are left took part in the last step."""
+        return max(self.schedule.total_left - (self.length - self.reach), 0)
 
     def masks_before(self, column: int, scheduled: ScheduledStep) -> int:
         """How many masks lie before a column that lies behind the current block."""

@@ -75,6 +75,7 @@ class ModelArgs:
     alg_temp: float | None = setting(None, "randomness of the choice of positions")
     eps: float | None = setting(None, "last time of the schedule")
     block_length: int | None = setting(None, "block-wise decoding")
+    lookahead: int | None = setting(None, "masks behind a block that take part; default: all")
     end_penalty: float | None = setting(None, "subtracted from the end tokens' logits")
     threshold: float | None = setting(None, "commit every token likelier than this")
     threshold_end: float | None = setting(None, "where the threshold moves to")

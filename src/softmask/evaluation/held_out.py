@@ -29,6 +29,7 @@ from ..config import SoftMaskConfig, require, require_positive, setting
 from ..decoding.control_names import ControlNames
 from ..logits import CHUNK_ROWS, entropy
 from ..models import DreamModel
+from ..reporting.progress import progress
 from ..reporting.tables import light_table
 from ..soft_mask import SoftMask, make_mixer
 from ..training.objective import BUCKETS
@@ -159,9 +160,11 @@ def held_out(
     tally = _Tally(windows, config, soft_mask is not None)
     mixer = make_mixer(soft_mask, model.device)
     schedule = "none" if soft_mask is None else soft_mask.schedule
-    for batch in batched(_rows(windows, config), config.batch_size):
-        readings = _predict(model, batch, mixer, schedule, tally.ways)
-        tally.add(batch, readings)
+    with progress("predicting masked tokens", len(windows) * config.times, "rows") as shown:
+        for batch in batched(_rows(windows, config), config.batch_size):
+            readings = _predict(model, batch, mixer, schedule, tally.ways)
+            tally.add(batch, readings)
+            shown.advance(len(batch))
     passes = 1 if mixer is None else 4
     return tally.result(passes)
 

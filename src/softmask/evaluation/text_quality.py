@@ -23,6 +23,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ..hub.checkpoints import quiet
 from ..hub.load import choose_device, choose_dtype
+from ..reporting.progress import progress
 from ..reporting.tables import light_table
 from .batching import batched, pad
 from .standard_errors import clustered_ratio
@@ -160,7 +161,11 @@ class Scorer:
     def _batches(self, rows: list[Tensor], least: int) -> Iterator[list[int]]:
         """Indices of the rows with at least so many tokens, longest first."""
         order = sorted(range(len(rows)), key=lambda i: -len(rows[i]))
-        return batched((i for i in order if len(rows[i]) >= least), self.batch_size)
+        kept = [i for i in order if len(rows[i]) >= least]
+        with progress("reading texts with the scorer", len(kept), "texts") as shown:
+            for batch in batched(kept, self.batch_size):
+                yield batch
+                shown.advance(len(batch))
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from ..config import from_mapping, require, require_choice, shown
 from ..models import DreamModel
 from ..models.checkpoint import first_not_finite
-from .checkpoints import ADAPTER_FILE, ADAPTER_WEIGHTS, adapter_tensor_names, read_mapping
+from .folder import ADAPTER_FILE, ADAPTER_WEIGHTS, adapter_tensor_names, read_mapping
 
 # Settings that change nothing of what is merged: where the adapter comes from, and its training.
 INERT = {

@@ -9,32 +9,20 @@ from __future__ import annotations
 import contextlib
 import fnmatch
 import hashlib
-import re
 from collections.abc import Iterator, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HfHubHTTPError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from transformers.utils import logging as transformers_logging
 
 from ..config import (
     BUNDLED,
     SOFT_MASK_FILE,
     SoftMaskConfig,
-    read_json,
     read_soft_mask_file,
-    shown,
     soft_mask_from_published,
 )
 from ..files import expand_home
@@ -42,17 +30,23 @@ from ..models import DreamConfig, DreamModel
 from ..models.checkpoint import Source
 from ..soft_mask import check_k
 from .config_file import config_from_file
+from .download import fetch
+from .folder import (
+    ADAPTER_FILE,
+    CONFIG_FILE,
+    HUB_FILES,
+    HUB_ID,
+    base_of,
+    is_adapter,
+    read_mapping,
+    tensor_names,
+    weight_files,
+)
 from .four_bits import is_stored_in_4_bits, read_four_bits
 from .tokenizer_files import has_tokenizer, read_tokenizer
 
-ADAPTER_FILE = "adapter_config.json"
-ADAPTER_WEIGHTS = "adapter_model.safetensors"
-WEIGHT_INDEX = "model.safetensors.index.json"
 # As safetensors names them.
 FLOATS = ("F64", "F32", "F16", "BF16")
-HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-# What a checkpoint consists of; original PyTorch files and remote code stay where they are.
-HUB_FILES = ["*.json", "*.safetensors", "merges.txt", "*.jinja", "LICENSE*"]
 
 
 def find(
@@ -73,7 +67,7 @@ def find(
     """
     adapter_folder = None if adapter is None else _folder(adapter, None, local_only)
     folder = None if name is None else _model_folder(name, revision, local_only)
-    if folder is not None and adapter is None and _is_adapter(folder):
+    if folder is not None and adapter is None and is_adapter(folder):
         folder, adapter_folder = None, folder
     base_revision = None
     if folder is None and adapter_folder is not None:
@@ -82,7 +76,7 @@ def find(
             raise ValueError(f"{adapter_folder} does not name its base model: give it as --model")
     if folder is None:
         folder = _model_folder(name or BUNDLED, base_revision, local_only)
-    if (folder / ADAPTER_FILE).is_file() and not _is_adapter(folder):
+    if (folder / ADAPTER_FILE).is_file() and not is_adapter(folder):
         # transformers would put the adapter into the model's layers by itself, unchecked.
         raise ValueError(
             f"{folder} holds a model and an adapter: move one of them to a folder of its own"
@@ -117,10 +111,6 @@ def _model_folder(name: str | Path, revision: str | None, local_only: bool) -> P
     return _folder(name, revision, local_only)
 
 
-def _is_adapter(folder: Path) -> bool:
-    return (folder / ADAPTER_FILE).is_file() and not (folder / "config.json").is_file()
-
-
 def tokenizer_folder(model: Path, adapter: Path | None) -> Path:
     """The adapter's where it brings a tokenizer: a fine-tuning may have changed the template."""
     return adapter if adapter is not None and has_tokenizer(adapter) else model
@@ -137,52 +127,7 @@ def _folder(name: str | Path, revision: str | None, local_only: bool) -> Path:
         raise ValueError(f"{path} is a file: give the folder that holds config.json")
     if not HUB_ID.fullmatch(str(name)):
         raise ValueError(f"there is no folder {name}, and it is no Hub id (owner/name) either")
-    try:
-        return Path(
-            snapshot_download(
-                str(name),
-                revision=revision,
-                allow_patterns=HUB_FILES,
-                local_files_only=local_only,
-            )
-        )
-    except GatedRepoError as error:
-        raise ValueError(
-            f"{name} is gated: accept its terms on its Hub page, then run `hf auth login`"
-        ) from error
-    except RevisionNotFoundError as error:
-        raise ValueError(f"{name} has no revision {revision!r}: check the branch or tag") from error
-    except RepositoryNotFoundError as error:
-        raise ValueError(f"the Hub has no repository {name}: check the spelling") from error
-    except (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, OSError) as error:
-        if local_only:
-            raise ValueError(
-                f"{name} is not on this machine, and a dry run sends no request: download it first "
-                f"(`hf download {name}`), or give a local folder"
-            ) from error
-        raise ValueError(
-            f"{name} is not on this machine and the Hub cannot be reached: check the network, or "
-            "give a local folder"
-        ) from error
-
-
-def read_mapping(path: Path) -> dict[str, Any]:
-    """The mapping in one of a folder's JSON files.
-
-    Raises:
-        ValueError: there is no such file, or it holds no mapping.
-    """
-    if not path.is_file():
-        adapters = [place.parent for place in sorted(path.parent.glob(f"*/{ADAPTER_FILE}"))]
-        if adapters:
-            names = ", ".join(str(folder) for folder in adapters)
-            raise ValueError(f"{path.parent} has no {path.name}, but adapters: give one of {names}")
-        what = "an adapter" if path.name == ADAPTER_FILE else "a whole checkpoint"
-        raise ValueError(f"{path.parent} has no {path.name}: give a folder with {what}")
-    values = read_json(path)
-    if not isinstance(values, dict):
-        raise ValueError(f"{path} is damaged (no mapping): copy it again")
-    return values
+    return fetch(str(name), revision, local_only=local_only)
 
 
 def read_config(folder: Path) -> DreamConfig:
@@ -191,103 +136,12 @@ def read_config(folder: Path) -> DreamConfig:
     Raises:
         ValueError: there is none, it is not Dream's, or a value in it has no meaning.
     """
-    path = folder / "config.json"
+    path = folder / CONFIG_FILE
     values = read_mapping(path)
     config = config_from_file(values, path)
     if values.get("quantization_config") is not None:
         read_four_bits(values["quantization_config"], str(path))
     return config
-
-
-def weight_files(folder: Path) -> tuple[Path, ...]:
-    """The folder's weight files: every one that the index names is there and whole.
-
-    Raises:
-        ValueError: there are no weights, or a file is missing or damaged.
-    """
-    index, single = folder / WEIGHT_INDEX, folder / "model.safetensors"
-    if index.is_file() and single.is_file():
-        raise ValueError(
-            f"{folder} has {single.name} and {index.name}: remove that which is not of this model"
-        )
-    if index.is_file():
-        placed = _read_index(index)
-    elif single.is_file():
-        placed = {single.name: tensor_names(single)}
-    else:
-        placed = {}
-    if not placed:
-        raise ValueError(f"{folder} has no weights: add model.safetensors or its shards")
-    for file, names in placed.items():
-        if not (folder / file).is_file():
-            raise ValueError(f"{folder} lacks the weight file {file}: copy it again")
-        if names != tensor_names(folder / file):
-            raise ValueError(f"{index} is not the index of {file}: copy both again")
-    return tuple(folder / file for file in sorted(placed))
-
-
-def _read_index(path: Path) -> dict[str, set[str]]:
-    """The weight files that an index names, each with the tensors that it is said to hold."""
-    values = read_mapping(path)
-    mapping = values.get("weight_map")
-    if not isinstance(mapping, dict) or not isinstance(values.get("metadata"), dict):
-        raise ValueError(f"{path} is damaged (no weight_map, or no metadata): copy it again")
-    placed: dict[str, set[str]] = {}
-    for name, file in mapping.items():
-        # A path could lead to any file of this machine.
-        plain = isinstance(file, str) and Path(file).name == file
-        if not plain or not file.endswith(".safetensors"):
-            raise ValueError(f"{path} names the weight file {shown(file)}: it must lie beside it")
-        placed.setdefault(file, set()).add(name)
-    return placed
-
-
-def tensor_names(path: Path) -> set[str]:
-    """The names in a safetensors file.
-
-    Raises:
-        ValueError: the file is truncated or damaged.
-    """
-    try:
-        with safe_open(path, framework="pt") as file:
-            return set(file.keys())
-    except SafetensorError as error:
-        what = shown(str(error))
-        raise ValueError(f"{path} is truncated or damaged ({what}): copy it again") from error
-
-
-def adapter_tensor_names(folder: Path) -> set[str]:
-    """The names of an adapter's tensors.
-
-    Raises:
-        ValueError: the folder holds no adapter, or a damaged one.
-    """
-    read_mapping(folder / ADAPTER_FILE)
-    weights, pickled = folder / ADAPTER_WEIGHTS, folder / "adapter_model.bin"
-    if weights.is_file():
-        return tensor_names(weights)
-    if pickled.is_file():
-        raise ValueError(
-            f"{folder} has its weights in {pickled.name} alone, which may run code when it is "
-            'read: if you trust it, convert it there by `python -c "import torch, '
-            "safetensors.torch as s; s.save_file(torch.load('adapter_model.bin', "
-            "weights_only=True), 'adapter_model.safetensors')\"`"
-        )
-    raise ValueError(f"{folder} has no {ADAPTER_WEIGHTS}: copy the adapter again")
-
-
-def base_of(adapter: Path) -> tuple[str | None, str | None]:
-    """The base model that an adapter names, and its revision on the Hub.
-
-    Raises:
-        ValueError: the folder holds no adapter, or one that names something else.
-    """
-    values = read_mapping(adapter / ADAPTER_FILE)
-    name, revision = values.get("base_model_name_or_path"), values.get("revision")
-    for key, value in (("base_model_name_or_path", name), ("revision", revision)):
-        if value is not None and not isinstance(value, str):
-            raise ValueError(f"{adapter / ADAPTER_FILE}: {key} must be a name, not {value!r}")
-    return name or None, (revision or None) if name and not Path(name).is_dir() else None
 
 
 def check_link(path: Path) -> None:
@@ -306,7 +160,7 @@ def fingerprint(folder: Path) -> str:
 
     A whole hash of 15 GB would take longer than loading them; what fits in the ends is whole.
     """
-    config = ADAPTER_FILE if _is_adapter(folder) else "config.json"
+    config = ADAPTER_FILE if is_adapter(folder) else CONFIG_FILE
     digest = hashlib.sha256((folder / config).read_bytes())
     for path in sorted(folder.glob("*.safetensors")):
         size = path.stat().st_size
@@ -374,7 +228,7 @@ def _read_soft_mask(
             return read_soft_mask_file(place / SOFT_MASK_FILE)
     if config.transparency_config is None:
         return None
-    return soft_mask_from_published(config.transparency_config, str(folder / "config.json"))
+    return soft_mask_from_published(config.transparency_config, str(folder / CONFIG_FILE))
 
 
 @contextlib.contextmanager

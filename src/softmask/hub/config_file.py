@@ -14,6 +14,7 @@ from typing import Any
 
 from ..config import from_mapping, require, require_choice, shown
 from ..models import DreamConfig
+from .folder import check_family
 
 ARCHITECTURE = "DreamModel"
 # What other models that call themselves Dream have, and what that is.
@@ -184,10 +185,7 @@ def config_from_file(values: Mapping[str, Any], path: Path) -> DreamConfig:
     Raises:
         ValueError: the model is not Dream's, or a value has the wrong type or range.
     """
-    family = values.get("model_type")
-    if family != DreamConfig.model_type:
-        what = f"a model of the family {shown(family)}"
-        raise ValueError(f"{path.parent} holds {what}: softmask loads Dream models")
+    check_family(values, str(path.parent))
     architectures = values.get("architectures")
     if architectures not in (None, [ARCHITECTURE]):
         raise ValueError(

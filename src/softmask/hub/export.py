@@ -31,17 +31,9 @@ from ..config import (
 from ..files import LOCK, expand_home, locked, sync_tree
 from ..models import DreamModel
 from ..models.checkpoint import Source, first_not_finite
-from .checkpoints import (
-    ADAPTER_FILE,
-    HUB_ID,
-    WEIGHT_INDEX,
-    check_link,
-    find,
-    read_mapping,
-    tensor_names,
-    tokenizer_folder,
-)
+from .checkpoints import check_link, find, tokenizer_folder
 from .config_file import CONFIG_KEYS
+from .folder import ADAPTER_FILE, HUB_ID, WEIGHT_INDEX, read_mapping, tensor_names
 from .four_bits import is_stored_in_4_bits
 from .load import choose_dtype, load
 from .remote_code import CODE_MARK, CONFIGURATION, remote_code

@@ -20,16 +20,9 @@ from huggingface_hub.errors import (
 from ..config import SAMPLING_FILE, SOFT_MASK_FILE, SOFT_MASK_WEIGHTS, read_soft_mask_file
 from ..files import expand_home
 from .adapters import read_adapter
-from .checkpoints import (
-    ADAPTER_FILE,
-    ADAPTER_WEIGHTS,
-    HUB_ID,
-    WEIGHT_INDEX,
-    check_link,
-    find,
-    read_mapping,
-)
+from .checkpoints import check_link, find
 from .export import TOKENIZER_FILES, export
+from .folder import ADAPTER_FILE, ADAPTER_WEIGHTS, HUB_ID, WEIGHT_INDEX, read_mapping
 from .tokenizer_files import TOKENIZER_CONFIG
 
 # What goes up, by name: nothing that a run or an editor leaves in the folder slips in.

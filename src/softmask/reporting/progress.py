@@ -39,6 +39,7 @@ class Step:
             self._display.update(self._id, description=what)
         if total is not None:
             self._display.update(self._id, total=total)
+        self._display.refresh()
 
 
 @contextmanager
@@ -56,6 +57,7 @@ def progress(
     global _display
     if _display is not None:
         id = _display.add_task(what, total=total, unit=unit)
+        _display.refresh()
         try:
             yield Step(_display, id)
         finally:
@@ -67,7 +69,7 @@ def progress(
         SpinnerColumn(),
         _Words(table_column=Column(no_wrap=True, overflow="ellipsis")),
         _Bar(bar_width=20),
-        _Numbers(),
+        _Numbers(table_column=Column(no_wrap=True)),
         console=console,
         transient=True,
         disable=hidden,
@@ -76,8 +78,10 @@ def progress(
     )
     with display:
         _display = display
+        id = display.add_task(what, total=total, unit=unit)
+        display.refresh()
         try:
-            yield Step(display, display.add_task(what, total=total, unit=unit))
+            yield Step(display, id)
         finally:
             _display = None
 

@@ -70,9 +70,11 @@ class Limits:
         masked_L = ids_1L[0].numpy() == self.model.mask_id
         require(bool(masked_L.any()), "nothing is to be written: the canvas has no mask")
         self._check_settings(request)
-        StepSchedule(masked_L, request.sampling)
-        masks = int(masked_L.sum())
-        return masks, self._check_room(request, masks)
+        schedule = StepSchedule(masked_L, request.sampling)
+        # A text that may write masks has them in blocks that are past.
+        may_return = self.model.mask_id not in request.rules.suppressed
+        most = schedule.masks if may_return else schedule.most_open
+        return schedule.masks, self._check_room(request, most)
 
     def _check_ids(self, request: Request) -> None:
         vocabulary, rules = self.model.config.vocab_size, request.rules

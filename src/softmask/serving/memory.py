@@ -88,7 +88,7 @@ class Footprint:
     def reading(
         self, masks: int, sampling: SamplingConfig, soft_mask: SoftMaskConfig | None
     ) -> int:
-        """On top, while the rows of one sequence are read, of which `masks` are masked."""
+        """On top, while the rows of one sequence are read, of which `masks` take part at once."""
         soft = is_on(soft_mask)
         if sampling.block_length is not None and not soft:
             masks = min(masks, sampling.block_length)  # plain decoding reads what it may commit

@@ -274,7 +274,10 @@ class CompletionRequest(OpenAIRequest):
 
 
 class DenoiseRequest(Shared):
-    """POST /v1/denoise: every step of one text; exactly one of the first three fields."""
+    """POST /v1/denoise: every step of one text; one of the first three fields.
+
+    `messages` and `infill` together are a conversation, and its next answer but for the holes.
+    """
 
     prompt: Text | None = None
     messages: Messages | None = None
@@ -286,8 +289,11 @@ class DenoiseRequest(Shared):
     @model_validator(mode="after")
     def _one_text(self) -> DenoiseRequest:
         given = [name for name in ("prompt", "messages", "infill") if getattr(self, name)]
-        if len(given) != 1:
-            raise ValueError("give exactly one of prompt, messages and infill")
+        if len(given) != 1 and given != ["messages", "infill"]:
+            raise ValueError(
+                "give exactly one of prompt, messages and infill, or messages and their answer as "
+                "infill"
+            )
         if self.infill and self.max_tokens is not None:
             raise ValueError("the holes of infill say how long they are: leave out max_tokens")
         return self

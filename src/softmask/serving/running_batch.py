@@ -186,7 +186,11 @@ class RunningBatch:
         return self.batch.logprobs.at(rows).leading(slot.handle.request.top_logprobs)
 
     def _trace(self, slot: Slot, masked_L: np.ndarray) -> Trace:
-        batch, sequence, columns_M = self.batch, slot.sequence, masked_L.nonzero()[0]
+        batch, sequence, columns_M = (
+            self.batch,
+            slot.sequence,
+            masked_L[: slot.sequence.reach].nonzero()[0],
+        )
         rows_M = torch.from_numpy(columns_M + sequence.start).to(batch.device)
         soft, k = sequence.soft_mask, 0
         if soft is not None and sequence.is_soft and not soft.feedback.rule.dense:
@@ -200,9 +204,7 @@ class RunningBatch:
         return Trace(columns_M, self._logprobs(slot, columns_M), *mixture)
 
     def _measure_lambda(self) -> None:
-        left = sum(
-            slot.sequence.schedule.total_left for slot in self.running if slot.sequence.is_soft
-        )
+        left = sum(slot.sequence.open for slot in self.running if slot.sequence.is_soft)
         if left:
             batch = self.batch
             self.mean_lambda = (batch.soft.lambda_P * batch.masked_P).sum().item() / left

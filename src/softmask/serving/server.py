@@ -22,7 +22,7 @@ from .errors import Ended, handle_errors, refusals
 from .metrics import Metrics
 from .middleware import RequestContext, RequestMiddleware
 from .openai_responses import Answer, ChatResponse, CompletionResponse
-from .page import examples, page_csp, page_html
+from .page import live_data, page_csp, page_html
 from .protocol import ChatRequest, CompletionRequest, DenoiseRequest, Shared
 from .service import Service
 from .streaming import cancelling, check_end, event_stream, merged, stream_answers, stream_steps
@@ -113,9 +113,7 @@ def _add_information(app: FastAPI, service: Service, metrics: Metrics) -> None:
 
 
 def _page(service: Service) -> str:
-    description = {"name": service.name, **service.description}
-    shown = examples() if description["bundled"] else []
-    return page_html({"mode": "live", "model": description, "examples": shown})
+    return page_html(live_data({"name": service.name, **service.description}))
 
 
 def page_headers(page: str) -> dict[str, str]:
@@ -212,6 +210,7 @@ def _add_denoise(app: FastAPI, service: Service, metrics: Metrics) -> None:
             service.checkpoint,
             job.request,
             infill=job.infill,
+            start=job.start,
             id=f"run-{context.id}",
             name=service.name,
         )

@@ -19,6 +19,7 @@ from ..decoding.prompts import (
     encode,
     encode_chat,
     encode_holes,
+    encode_turn_end,
     has_chat_template,
     rules_of,
 )
@@ -43,11 +44,12 @@ OPTIONAL = {f.name for f in dataclasses.fields(SamplingConfig) if f.default is N
 
 @dataclass(frozen=True)
 class Job:
-    """A request of the engine, and what its text is."""
+    """A request of the engine, and what its text is; `start`: where one with holes begins."""
 
     request: Request
     infill: bool
     prompt_tokens: int
+    start: int = 0
 
 
 class Service:
@@ -124,12 +126,13 @@ class Service:
         Raises:
             ValueError: one sentence on what cannot be done.
         """
+        ids = self._conversation(asked.messages) if asked.messages else []
+        start = len(ids)
         if asked.infill:
             self._check_size(len(asked.infill.encode()), "infill")
-            ids = encode_holes(self.checkpoint, asked.infill, control=False)
-        elif asked.messages:
-            ids = self._conversation(asked.messages)
-        else:
+            ids += encode_holes(self.checkpoint, asked.infill, control=False)
+            ids += encode_turn_end(self.checkpoint) if asked.messages else []
+        elif not asked.messages:
             assert asked.prompt is not None  # one of the three is there
             ids = self._prompt(asked.prompt)
         if not asked.infill:
@@ -144,7 +147,8 @@ class Service:
             top_logprobs=top_logprobs,
             trace=True,
         )
-        return Job(request, infill, len(ids) - ids.count(self.checkpoint.model.mask_id))
+        masks = ids.count(self.checkpoint.model.mask_id)
+        return Job(request, infill, len(ids) - masks, start)
 
     def submit(self, jobs: Sequence[Job]) -> list[RequestHandle]:
         """Puts all of them into the engine's waiting queue, or none.

@@ -32,6 +32,7 @@ class Tracer:
 
     Args:
         infill: whether the text is what was between holes too; else it is what follows a prompt.
+        start: the position where a text with holes begins: behind a conversation.
         name: of the model, for readers; default: the checkpoint's own.
     """
 
@@ -42,10 +43,11 @@ class Tracer:
         *,
         infill: bool,
         id: str,
+        start: int = 0,
         name: str | None = None,
     ) -> None:
         self.checkpoint, self.request, self.infill, self.id = checkpoint, request, infill, id
-        self.name = name or checkpoint.name
+        self.name, self.begins = name or checkpoint.name, start
         self._mask_id = checkpoint.model.mask_id
         self._named: set[int] = set()
         self._started = time.monotonic()
@@ -54,7 +56,8 @@ class Tracer:
         """The canvas, and how it is going to be denoised."""
         request = self.request
         texts = pieces(self.checkpoint, request.ids)
-        special = set(self.checkpoint.tokenizer.all_special_ids)
+        added = self.checkpoint.tokenizer.added_tokens_decoder.items()
+        special = {index for index, token in added if token.special}
         tokens = []
         for token, text in zip(request.ids, texts, strict=True):
             masked = token == self._mask_id
@@ -104,12 +107,13 @@ class Tracer:
 
     def end(self, result: Result) -> dict[str, Any]:
         """How it came out."""
-        first = 0 if self.infill else self.request.ids.index(self._mask_id)
+        first = self.begins if self.infill else self.request.ids.index(self._mask_id)
         text, chosen = decode_answer(self.checkpoint, result.ids[first:], infill=self.infill)
         cut = len(chosen) < len(result.ids) - first
         reason = "stop" if cut or self.infill else "length"
         return {
             "text": text,
+            "tokens": len(chosen),
             "finish_reason": reason if result.finish_reason == "done" else result.finish_reason,
             **result.cost(),
             "pieces": pieces(self.checkpoint, result.ids),

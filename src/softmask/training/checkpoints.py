@@ -17,10 +17,8 @@ from transformers.trainer import TRAINER_STATE_NAME
 
 from ..config import read_json
 from ..files import sync_tree, write_atomically
+from .listing import COMPLETE
 from .sources import file_digest
-
-# One without it is incomplete.
-COMPLETE = "complete.json"
 
 
 def checkpoint_of(folder: Path, step: int) -> Path:

@@ -51,7 +51,7 @@ def read_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
     """
     path = Path(name)
     bundled = resources.files(__package__) / "recipes" / f"{name}.yaml"
-    if path.suffix in (".yaml", ".yml"):
+    if path.suffix in (".yaml", ".yml", ".json"):
         if not path.is_file():
             raise ValueError(f"there is no recipe file {path}")
         try:

@@ -28,8 +28,9 @@ from ..config import from_mapping, read_json, shown
 from ..files import LOCK, locked, read_json_lines, write_atomically
 from .checkpoints import newest_step
 from .config import RECIPE, Recipe
+from .listing import DONE
 
-DONE, LOG = "done.json", "log.jsonl"
+LOG = "log.jsonl"
 # What may grow in a run that goes on: how long it is, by whichever setting says so.
 LENGTHS = ("train.steps", "train.epochs")
 SHOWN = 3  # settings that an error names

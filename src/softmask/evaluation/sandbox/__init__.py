@@ -38,6 +38,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ...reporting.progress import progress
 from .sandbox_kernel import FLAGS
 from .watch import Watch, kill, processor_seconds
 
@@ -117,8 +118,12 @@ def judge_all(
             return Verdict(False, str(error), 0.0, fair=False)
 
     pool = ThreadPoolExecutor(workers or os.cpu_count())
+    found = []
     try:
-        found = list(pool.map(first, pairs))
+        with progress("running programs in the sandbox", len(pairs), "programs") as shown:
+            for verdict in pool.map(first, pairs):
+                found.append(verdict)
+                shown.advance()
     finally:
         pool.shutdown(cancel_futures=True)
     return [

@@ -37,3 +37,38 @@ function commonLengths(a, b, wide) {
   }
   return lengths;
 }
+
+/**
+ * Where two runs on one canvas came apart: the positions that hold another token in the end, and
+ * the first step (of this run) that decided one of them.
+ */
+function partingOf(run, other) {
+  const positions = run.slots.filter((position) => {
+    const [own, theirs] = [run, other].map(({ commits }) => commits.get(position)?.id);
+    return own !== theirs;
+  });
+  const decided = positions.filter((position) => run.commits.has(position));
+  const steps = decided.map((position) => run.commits.get(position).step);
+  const step = Math.min(...steps);
+  const position = decided[steps.indexOf(step)];
+  return positions.length ? { positions: new Set(positions), step, position } : null;
+}
+
+/** The positions of a finished run whose tokens have a part in words that are not common. */
+function positionsOf(run, words) {
+  const first = run.start.infill ? 0 : run.slots[0];
+  const found = new Set();
+  let [end, at] = [0, 0];
+  const ends = words.map(({ text }) => (end += text.length));
+  let word = 0;
+  for (let position = first; position < run.start.tokens.length; position++) {
+    const { length } = run.end.pieces?.[position] ?? "";
+    if (!length) continue;
+    while (word < words.length && ends[word] <= at) word++;
+    for (let i = word; i < words.length && (i === word || ends[i - 1] < at + length); i++) {
+      if (!words[i].common && run.start.tokens[position].masked) found.add(position);
+    }
+    at += length;
+  }
+  return found;
+}

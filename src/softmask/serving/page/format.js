@@ -15,10 +15,12 @@ function element(name, className = "", text = "") {
   return made;
 }
 
+const isEnd = (text) => SPECIAL.test(text) && /end|\/s|eot/.test(text);
+
 /** A token as it is drawn: the space before it apart, white space as signs. */
 function face(text) {
   if (SPECIAL.test(text)) {
-    const core = /end|\/s|eot/.test(text) ? END : text.replace(/^<\|?|\|?>$/g, "");
+    const core = isEnd(text) ? END : text.replace(/^<\|?|\|?>$/g, "");
     return { spaced: false, core, breaks: false, special: true };
   }
   const spaced = text.length > 1 && text.startsWith(" ") && text[1] !== " ";
@@ -39,3 +41,29 @@ const plural = (count, noun) => `${count} ${noun}${count === 1 ? "" : "s"}`;
 const isDark = () =>
   (document.documentElement.dataset.theme ??
     (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light")) === "dark";
+
+const isAbort = (error) => error.name === "AbortError";
+
+/** Whether a text came into the clipboard: not on a page over plain HTTP from another machine. */
+function copy(text) {
+  const copying = navigator.clipboard?.writeText(text) ?? Promise.reject();
+  return copying.then(() => true, () => false);
+}
+
+// Storage can be forbidden, for a page from a file too: then what is kept is kept for this visit.
+
+function recall(storage, name) {
+  try {
+    return window[storage].getItem(name);
+  } catch {
+    return null;
+  }
+}
+
+function keep(storage, name, value) {
+  try {
+    window[storage].setItem(name, value);
+  } catch {
+    // It is full or forbidden.
+  }
+}

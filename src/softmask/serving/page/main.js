@@ -1,204 +1,105 @@
-// The page: runs, panels, and everything that changes what they show.
+// The page: what it opens on, which view is seen, one run at a time, and what is said of it.
 
 const TOLD_EVERY = 2000;
+const THEME = "softmask-theme";
+const VIEW = "softmask-view";
 
 class Page {
   constructor(data) {
     this.data = data;
-    this.panels = [];
-    this.layout = "cells";
-    this.chosen = null;
-    this.isRunning = false;
     this.toldAt = 0;
-    this.popover = new Popover(byId("popover"));
-    this.timeline = new Timeline(() => this.redraw());
+    this.view = new View();
     this.listen();
-    this.setTheme(remembered());
+    this.setTheme(recall("localStorage", THEME));
     if (data.mode === "live") this.startLive();
     else this.tryTo(() => this.open(data.trace));
   }
 
   startLive() {
-    const { name, context, soft_mask: soft } = this.data.model;
+    const { name, context, soft_mask: soft, chat, keyed } = this.data.model;
     const mixed = soft && `soft-masking k ${soft.k}, scale ${fixed(soft.scale)}`;
     const facts = [name, `context ${context}`, mixed].filter(Boolean);
     byId("model").textContent = facts.join(" \u00b7 ");
     document.title = `${name} - softmask`;
-    byId("form").hidden = byId("runs").hidden = false;
-    this.controls = new Controls(this.data);
-    if (!this.controls.follow(location.hash) && this.data.examples.length) {
-      this.controls.load(this.data.examples[0]);
-    }
-    byId("form").addEventListener("submit", (event) => this.submit(event));
-    byId("stop").addEventListener("click", () => this.abort.abort());
-    byId("share").addEventListener("click", () => this.share());
-    addEventListener("hashchange", () => this.controls.follow(location.hash));
-    byId("text").addEventListener("keydown", (event) => {
-      if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) byId("form").requestSubmit();
-    });
+    byId("settings").hidden = byId("refills").hidden = false;
+    byId("key").hidden = !keyed;
+    byId("views").hidden = !chat;
+    this.settings = new Settings(this.data);
+    this.refill = new Refill(() => !this.view.isRunning);
+    this.texts = new Texts(this);
+    this.conversation = chat ? new Conversation(this) : null;
+    byId("conversation-view").addEventListener("click", () => this.setView("conversation"));
+    byId("text-view").addEventListener("click", () => this.setView("text"));
+    addEventListener("hashchange", () => this.follow(location.hash));
+    const kept = recall("sessionStorage", VIEW);
+    this.setView(chat && kept !== "text" ? "conversation" : "text");
+    if (this.follow(location.hash)) return;
+    if (this.data.examples.length) this.texts.load(this.data.examples[0]);
+    if (this.data.opening && !this.conversation?.turns.length) this.showOpening();
   }
 
-  // Runs.
+  /** A recorded run that plays, where nobody minds that something moves. */
+  showOpening() {
+    const { trace, about } = this.data.opening;
+    const sentence = this.data.examples.length
+      ? "A recorded run of this text. Run has it run here and now."
+      : `A recorded run of the small model that comes with softmask. ${about}`;
+    this.view.show(readTrace(trace), sentence);
+    const isStill = matchMedia("(prefers-reduced-motion: reduce)").matches;
+    if (isStill) this.view.timeline.scrub(2);
+    else this.view.timeline.play(true);
+  }
 
-  async submit(event) {
-    event.preventDefault();
-    if (this.isRunning || !this.controls.check()) return;
+  follow(hash) {
+    const isText = this.texts.openLink(hash);
+    if (isText) this.setView("text");
+    return isText;
+  }
+
+  setView(name) {
+    const isText = name === "text";
+    byId("form").hidden = !isText;
+    byId("conversation").hidden = isText;
+    byId("runs").hidden = !isText;
+    byId("text-view").ariaPressed = String(isText);
+    byId("conversation-view").ariaPressed = String(!isText);
+    keep("sessionStorage", VIEW, name);
+  }
+
+  // Runs: one at a time.
+
+  begin() {
     performance.clearMarks();
     performance.mark("softmask-run");
     this.warn(null);
-    const bodies = this.controls.requests();
-    const isSoft = bodies.length > 1 || this.data.model.soft_mask;
-    const names = isSoft ? ["soft-masked", "plain"] : ["plain"];
-    const before = { runs: this.runs, layout: this.layout };
-    this.layout = "cells";
-    this.isRunning = true;
     this.abort = new AbortController();
-    this.show(bodies.map((body, i) => this.controls.expect(body, names[i])));
-    const ends = await Promise.allSettled(bodies.map((body, i) => this.follow(body, i)));
-    const errors = ends.map((end) => end.reason).filter((error) => error && !isAbort(error));
-    this.finish(errors[0], before);
-  }
-
-  follow(body, i) {
-    const panel = this.panels[i];
-    return denoise(body, byId("key").lastElementChild.value, this.abort.signal, {
-      start: (start) => {
-        panel.show(new Run(start), this.layout, this.scale);
-        this.draw();
-      },
-      step: (step) => {
-        panel.run.add(step);
-        this.advance();
-      },
-      end: (end) => {
-        panel.run.end = end;
-        this.advance();
-      },
-    });
-  }
-
-  advance() {
-    const most = (name) => Math.max(...this.runs.map((run) => run[name]));
-    this.timeline.show(most("total"), most("reached"), this.isRunning);
-    this.tellProgress();
-    this.redraw();
-  }
-
-  /** `before`: what to go back to where nothing began. */
-  finish(error, before) {
-    this.isRunning = false;
-    const begun = this.runs.filter((run) => run.start.id);
-    for (const run of begun) if (!run.end) run.close(error?.ending ?? "cancelled");
-    if (error) this.warn(error);
-    if (!begun.length) this.layout = before.layout;
-    if (begun.length < this.panels.length) this.show(begun.length ? begun : before.runs);
-    this.settle();
-    this.say(begun.map((run) => `${run.name}: ${run.end.text}`).join("\n"));
-  }
-
-  get runs() {
-    return this.panels.map((panel) => panel.run);
-  }
-
-  // What is seen.
-
-  show(runs) {
-    this.popover.hide();
-    this.chosen = null;
-    this.panels = runs.map(() => new Panel());
-    byId("panels").replaceChildren(...this.panels.map((panel) => panel.root));
-    byId("panels").classList.toggle("pair", runs.length > 1);
-    byId("view").hidden = !runs.length;
-    if (!runs.length) return;
-    this.rescale(runs);
-    this.panels.forEach((panel, i) => panel.show(runs[i], this.layout, this.scale));
-    this.timeline.follows = true;
     this.toldAt = performance.now();
-    this.settle();
+    this.setRunning(true);
   }
 
-  /** Brings buttons, texts and the slider up to what there is. */
-  settle() {
-    byId("run").hidden = this.isRunning;
-    byId("stop").hidden = !this.isRunning;
-    for (const name of ["json", "png", "prose"]) byId(name).disabled = this.isRunning;
-    if (!this.panels.length) return;
-    if (!this.isRunning) {
-      tellDifference(this.panels);
-      if (byId("metric").value === "entropy") this.recolour();
-    }
-    this.setLayout(this.layout);
-    this.advance();
+  over(error) {
+    this.setRunning(false);
+    if (error) this.warn(error);
   }
 
-  /** Soon: once for all that happens within a frame. */
-  redraw() {
-    this.frame ??= requestAnimationFrame(() => {
-      this.frame = null;
-      this.draw();
-    });
+  setRunning(isRunning) {
+    this.view.isRunning = isRunning;
+    document.body.classList.toggle("busy", isRunning);
+    for (const name of ["run", "send"]) byId(name).hidden = isRunning;
+    for (const name of ["stop", "stop-answer"]) byId(name).hidden = !isRunning;
+    for (const name of ["text-view", "conversation-view", "clear"]) byId(name).disabled = isRunning;
   }
 
-  /** Now: new elements are empty until they are drawn, and nothing may see them so. */
-  draw() {
-    for (const panel of this.panels) {
-      const index = panel.draw(this.timeline.step, this.chosen, this.isRunning);
-      this.popover.update(panel.run, index);
-    }
-    const isFirst = !performance.getEntriesByName("softmask-step").length;
-    if (isFirst && this.runs.some((run) => run.steps.length)) performance.mark("softmask-step");
-  }
-
-  look(panel, position) {
-    const { root } = panel.canvas.places[position];
-    this.popover.show(root, panel.run, panel.run.indexAt(this.timeline.step), position);
-    this.choose(position);
-  }
-
-  choose(position) {
-    this.chosen = position;
-    for (const panel of this.panels) panel.canvas.mark(position);
-    this.redraw();
-  }
-
-  setLayout(layout) {
-    this.layout = layout;
-    for (const name of ["cells", "prose"]) byId(name).ariaPressed = String(name === layout);
-    for (const panel of this.panels) {
-      const isProse = layout === "prose" && panel.run.end !== null;
-      if (panel.canvas.prose !== isProse) panel.canvas.show(panel.run, layout);
-    }
-    this.draw();
-  }
-
-  rescale(runs) {
-    const metric = byId("metric").value;
-    const colours = palette();
-    this.scale = { metric, most: largest(runs, metric), colours };
-    byId("high").textContent = metric === "entropy" ? `${this.scale.most} nats` : "1";
-    const image = new ImageData(LEVELS, 1);
-    new Int32Array(image.data.buffer).set(colours.ramp);
-    byId("scale").getContext("2d").putImageData(image, 0, 0);
-  }
-
-  recolour() {
-    this.rescale(this.runs);
-    for (const panel of this.panels) panel.strip.recolour(this.scale);
-    this.redraw();
-  }
-
-  setTheme(theme) {
-    if (theme) document.documentElement.dataset.theme = theme;
-    byId("theme").textContent = isDark() ? "Light" : "Dark";
-    if (this.panels.length) this.recolour();
+  get key() {
+    return byId("key").lastElementChild.value;
   }
 
   // What is said.
 
-  tellProgress() {
+  tellProgress(run) {
     const now = performance.now();
-    const last = this.runs[0]?.steps.at(-1);
-    if (!this.isRunning || !last || now - this.toldAt < TOLD_EVERY) return;
+    const last = run?.steps.at(-1);
+    if (!last || now - this.toldAt < TOLD_EVERY) return;
     this.toldAt = now;
     this.say(`step ${last.step} of ${last.steps}, ${plural(last.left, "mask")} left`);
   }
@@ -207,6 +108,7 @@ class Page {
     byId("status").textContent = text;
   }
 
+  /** One error, in place of the one before; null: none. */
   warn(error) {
     const alert = byId("alert");
     alert.replaceChildren();
@@ -214,35 +116,32 @@ class Page {
     const message = element("strong", "", `${error.message.replace(/\.$/, "")}.`);
     alert.append(message, ` ${error.advice ?? ""}`);
     if (error.status === 401) byId("key").hidden = false;
+    if (error.status === 400) this.settings.pointAt(error.message);
   }
 
-  // What people do.
+  /** What `act` returns; where it refuses, null, and the reason is shown. */
+  tryTo(act) {
+    try {
+      return act();
+    } catch (error) {
+      this.warn(error instanceof SyntaxError ? new Error("This file is no JSON.") : error);
+      return null;
+    }
+  }
+
+  // Theme, and files of traces.
 
   listen() {
-    const onClick = (name, act) => byId(name).addEventListener("click", act);
-    onClick("theme", () => {
+    byId("theme").addEventListener("click", () => {
       this.setTheme(isDark() ? "light" : "dark");
-      remember(document.documentElement.dataset.theme);
+      keep("localStorage", THEME, document.documentElement.dataset.theme);
     });
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.setTheme());
-    byId("metric").addEventListener("change", () => this.recolour());
-    for (const name of ["cells", "prose"]) onClick(name, () => this.setLayout(name));
-    onClick("json", () => {
-      const text = JSON.stringify(traceOf(this.runs));
-      save(new Blob([text], { type: "application/json" }), "softmask-trace.json");
-    });
-    onClick("png", async () => save(await pictureOf(byId("panels")), "softmask.png"));
-    onClick("open", () => byId("file").click());
+    byId("open").addEventListener("click", () => byId("file").click());
     byId("file").addEventListener("change", ({ target }) => {
       if (target.files.length) this.openFile(target.files[0]);
       target.value = "";
     });
-    this.listenForDrops();
-    listenToTokens(this, byId("panels"));
-    listenToStrips(this, byId("panels"));
-  }
-
-  listenForDrops() {
     const show = (isOver) => (event) => {
       if (!event.dataTransfer?.types.includes("Files")) return;
       event.preventDefault();
@@ -257,55 +156,24 @@ class Page {
     });
   }
 
-  async openFile(file) {
-    if (this.isRunning) return;
-    const text = await file.text();
-    this.tryTo(() => this.open(JSON.parse(text)));
+  setTheme(theme) {
+    if (theme) document.documentElement.dataset.theme = theme;
+    byId("theme").textContent = isDark() ? "Light" : "Dark";
+    this.view.recolour();
   }
 
-  tryTo(act) {
-    try {
-      act();
-    } catch (error) {
-      this.warn(error instanceof SyntaxError ? new Error("This file is no JSON.") : error);
-    }
+  async openFile(file) {
+    if (this.view.isRunning) return;
+    const text = await file.text();
+    this.tryTo(() => this.open(JSON.parse(text)));
   }
 
   open(trace) {
     const runs = readTrace(trace);
     this.warn(null);
-    this.layout = "prose";
+    this.view.layout = runs.some(puzzleOf) ? "grid" : "prose";
     if (this.data.mode === "trace") byId("model").textContent = runs[0].start.model;
-    this.show(runs);
-  }
-
-  async share() {
-    const { link } = this.controls;
-    history.replaceState(null, "", link);
-    // A page that is not from this machine or over HTTPS has no clipboard.
-    const copying = navigator.clipboard?.writeText(link) ?? Promise.reject();
-    const told = copying.then(() => "Copied", () => "It is in the address bar");
-    byId("share").textContent = await told;
-    setTimeout(() => (byId("share").textContent = "Copy link"), 2000);
-  }
-}
-
-const isAbort = (error) => error.name === "AbortError";
-
-// Storage can be forbidden, for a page from a file too.
-function remembered() {
-  try {
-    return localStorage.getItem("softmask-theme");
-  } catch {
-    return null;
-  }
-}
-
-function remember(theme) {
-  try {
-    localStorage.setItem("softmask-theme", theme);
-  } catch {
-    // It holds for this visit.
+    this.view.show(runs);
   }
 }
 

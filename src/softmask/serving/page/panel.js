@@ -1,4 +1,4 @@
-// One run as a figure: counters, puzzle, tokens, strip, text.
+// One run as a figure: counters, tokens or puzzle, text, strip.
 
 const COUNTERS = ["step", "forwards", "tokens / forward", "masks left", "mean lambda", "time"];
 const LETTER = 8; // pixels
@@ -13,7 +13,6 @@ class Panel {
     this.outcome = part(".outcome");
     this.summary = part(".summary");
     this.canvas = new Canvas(part(".canvas"));
-    this.sudoku = new Sudoku(part(".sudoku"));
     this.strip = new Strip(part(".strip canvas"));
     this.counters = new Map();
     for (const name of COUNTERS) {
@@ -27,11 +26,12 @@ class Panel {
 
   show(run, layout, scale) {
     this.run = run;
+    this.puzzle = puzzleOf(run);
+    this.differs = null;
     this.title.textContent = run.name;
-    this.canvas.host.ariaLabel = `${run.name}: tokens`;
+    this.canvas.host.ariaLabel = `${run.name}: ${this.puzzle ? "Sudoku" : "tokens"}`;
     this.strip.canvas.ariaLabel = `${run.name}: heat map of positions over steps; see the slider`;
-    this.canvas.show(run, layout);
-    this.sudoku.show(run);
+    this.setLayout(layout);
     this.strip.scale = scale;
     this.strip.show(run);
     this.outcome.style.minHeight = `${this.lines()}lh`;
@@ -39,17 +39,33 @@ class Panel {
     this.tell([asCommon(run.end?.text ?? "")]);
   }
 
-  draw(step, chosen, isLive) {
+  /** The layout that was asked for, or the nearest that this run has. */
+  setLayout(wanted) {
+    const { run, canvas } = this;
+    const isThere = { grid: this.puzzle !== null, prose: run.end !== null, cells: true };
+    const layout = isThere[wanted] ? wanted : "cells";
+    // A run's text is there once: as the canvas, as a puzzle, or below the cells.
+    this.outcome.hidden = layout !== "cells";
+    const isShown = canvas.run === run && canvas.layout === layout;
+    if (!isShown || canvas.isOver !== (run.end !== null)) canvas.show(run, layout, this.puzzle);
+  }
+
+  draw(step, isLive) {
     const { run } = this;
     const index = run.indexAt(step);
     const settled = run.end !== null && step >= run.total;
-    this.canvas.draw(index, settled);
-    this.sudoku.draw(index, settled);
-    this.strip.draw(Math.min(step, run.total), chosen);
+    this.canvas.draw(index, settled, this.differs);
+    this.strip.draw(Math.min(step, run.total), this.chosen ?? null);
     this.count(index, settled);
     if (!run.end) this.tellDecided();
+    this.summary.classList.toggle("later", run.end !== null && !settled);
     if (!isLive) this.alternative.textContent = this.canvas.words(index);
     return index;
+  }
+
+  choose(position) {
+    this.chosen = position;
+    this.canvas.mark(position);
   }
 
   count(index, settled) {
@@ -77,12 +93,16 @@ class Panel {
     const opening = element("span", "opening", start.infill ? "" : openingOf(this.run));
     const nodes = words.map(({ text, common }) => (common ? text : element("mark", "", text)));
     this.outcome.replaceChildren(opening, ...nodes);
-    const verdict = end && countdownVerdict(this.run);
+    const verdict = end && this.verdict();
     const told = [ENDINGS[end?.finish_reason], summary].filter(Boolean).join("; ");
     this.summary.replaceChildren(verdict && told ? `; ${told}` : told);
     if (verdict) {
       this.summary.prepend(element("strong", verdict.right ? "right" : "wrong", verdict.text));
     }
+  }
+
+  verdict() {
+    return this.puzzle ? sudokuVerdict(this.run, this.puzzle) : countdownVerdict(this.run);
   }
 
   /** While it runs: the text up to the first mask, which does not change any more. */
@@ -103,8 +123,9 @@ class Panel {
     const { tokens, infill } = this.run.start;
     const given = infill ? tokens.map((token) => token.text).join("") : openingOf(this.run);
     const masks = this.run.slots.length * (cellWidth(tokens) > 2 ? 4.8 : 1);
-    const lines = Math.ceil(((given.length + masks) * LETTER) / this.outcome.clientWidth);
-    return Math.max(lines + given.split("\n").length - 1, this.sudoku.givens ? SIDE : 1);
+    const width = this.outcome.clientWidth || this.root.clientWidth || 300;
+    const lines = Math.ceil(((given.length + masks) * LETTER) / width);
+    return Math.max(lines + given.split("\n").length - 1, this.puzzle?.side ?? 1);
   }
 }
 
@@ -115,16 +136,29 @@ function openingOf(run) {
   return promptOf(run).split("\n").at(-1);
 }
 
-/** Marks in each of two finished runs what the other has not. */
+/** Tells of two finished runs where they came apart, and marks what each has of its own. */
 function tellDifference(panels) {
-  const texts = panels.map((panel) => panel.run.end.text);
-  const marked = panels.length === 2 && compareTexts(...texts);
+  const runs = panels.map((panel) => panel.run);
+  const texts = runs.map((run) => run.end.text);
+  const words = panels.length === 2 && compareTexts(...texts);
   panels.forEach((panel, i) => {
-    if (!marked) return panel.tell([asCommon(texts[i])]);
-    const words = marked[i].filter(({ text }) => /[\p{L}\p{N}]/u.test(text));
-    const own = words.filter((word) => !word.common).length;
-    const other = panels[1 - i].run.name;
-    const differs = `${own} of ${plural(words.length, "word")} not in ${other}`;
-    panel.tell(marked[i], texts[0] === texts[1] ? `the same text as ${other}` : differs);
+    if (!words) return panel.tell([asCommon(texts[i])]);
+    const parting = partingOf(panel.run, runs[1 - i]);
+    panel.differs = panel.puzzle ? parting?.positions : positionsOf(panel.run, words[i]);
+    const same = `the same text as ${runs[1 - i].name}`;
+    panel.tell(words[i], parting ? apart(panel, parting, words[i], runs[1 - i]) : same);
   });
+}
+
+function apart({ run, puzzle }, parting, words, other) {
+  const at = `parts from ${other.name} at step ${parting.step}`;
+  if (puzzle) {
+    const place = placeIn(puzzle, parting.position);
+    const [own, theirs] = [run, other].map((one) => quoted(one.textAt(parting.position)));
+    const where = place ? ` (${place}: ${own}, not ${theirs})` : "";
+    return `${at}${where}; ${parting.positions.size} of ${plural(run.slots.length, "cell")} differ`;
+  }
+  const all = words.filter(({ text }) => /[\p{L}\p{N}]/u.test(text));
+  const own = all.filter((word) => !word.common).length;
+  return `${at}; ${own} of ${plural(all.length, "word")} not in ${other.name}`;
 }

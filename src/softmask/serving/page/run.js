@@ -100,17 +100,19 @@ class Run {
     const piece = this.end.pieces?.[position];
     if (piece) return piece;
     if (this.stateAt(Infinity, position) !== "masked") return this.textAt(position);
-    return this.leadAt(this.steps.length - 1, position)?.text ?? "   ";
+    return this.leadsAt(this.steps.length - 1, position, 1)?.leads[0].text ?? "   ";
   }
 
-  /** The likeliest candidate of a masked position, and how strongly it is fed back. */
-  leadAt(index, position) {
+  /** The likeliest candidates of a masked position, and how strongly each is fed back. */
+  leadsAt(index, position, count) {
     const row = this.rows[index]?.[position] ?? -1;
     const masked = this.steps[index]?.masked;
     if (row < 0 || !masked.candidates[row].length) return null;
     const lambda = masked.lambda[row];
-    const text = this.textOf(masked.candidates[row][0]);
-    return { text, lambda, share: lambda * masked.w[row][0] };
+    const leads = masked.candidates[row].slice(0, count).map((id, i) => {
+      return { text: this.textOf(id), share: lambda * masked.w[row][i] };
+    });
+    return { lambda, leads };
   }
 
   /** All that was seen at a masked position; null where it is not masked or was not read. */

@@ -1,99 +1,68 @@
-// A 4x4 Sudoku as a grid, where the prompt is one and tokens are single characters.
+// A Sudoku of 4 or 9 digits a side as a grid, where the text is one and tokens are single
+// characters: filled in where it stands, or answered behind "Solution".
 
-const PUZZLE = /(?:^|\n)Sudoku\n((?:[0-4]{4}\n){4})Solution\n$/;
-const SIDE = 4;
-const GHOSTS = 3;
+const IN_PLACE = /^Sudoku\n((?:[0-9?]{4}\n){4}|(?:[0-9?]{9}\n){9})$/;
+const ANSWERED = /(?:^|\n)Sudoku\n((?:[0-4]{4}\n){4}|(?:[0-9]{9}\n){9})Solution\n$/;
 
-class Sudoku {
-  constructor(root) {
-    this.root = root;
-    this.grid = root.querySelector(".grid");
-    this.verdict = root.querySelector(".verdict");
-  }
-
-  show(run) {
-    this.run = run;
-    this.givens = givensOf(run);
-    this.root.hidden = this.givens === null;
-    if (this.root.hidden) return;
-    this.cells = [...this.givens].map((given, i) => this.cell(given, positionOf(run, i)));
-    this.grid.replaceChildren(...this.cells.map((cell) => cell.root));
-  }
-
-  cell(given, position) {
-    const root = element("span", "digit");
-    const own = element("span", "own");
-    const lean = element("span", "lean");
-    const ghosts = Array.from({ length: GHOSTS }, () => element("span", "ghost"));
-    root.append(own, lean, ...ghosts);
-    return { root, own, lean, ghosts, given, position };
-  }
-
-  draw(index, settled) {
-    if (this.givens === null) return;
-    const shown = this.cells.map((cell) => this.drawCell(cell, index, settled));
-    const lines = [0, 1, 2, 3].map((r) => shown.slice(r * SIDE, r * SIDE + SIDE).join(" "));
-    this.grid.ariaLabel = `Sudoku: ${lines.join("; ")}`;
-    const isDone = shown.every((digit) => digit !== "blank");
-    const fault = isDone ? this.faultOf(shown) : null;
-    this.verdict.textContent = isDone ? (fault ? `not solved: ${fault}` : "solved") : "";
-    this.verdict.className = `verdict ${fault ? "wrong" : "right"}`;
-  }
-
-  faultOf(digits) {
-    const breaks = [0, 1, 2].map((r) => positionOf(this.run, r * SIDE + SIDE - 1) + 1);
-    const isLaidOut = breaks.every((position) => textOrNull(this.run, position) === "\n");
-    return isLaidOut ? faultOf(this.givens, digits) : "the rows are not lines of their own";
-  }
-
-  /** Returns the digit, or "blank". */
-  drawCell(cell, index, settled) {
-    const { position } = cell;
-    const state = this.run.stateAt(index, position);
-    const isMasked = state === "masked";
-    const digit = isMasked ? "blank" : this.run.textAt(position);
-    const given = cell.given !== "0";
-    const kind = given ? "given" : isMasked ? "masked" : settled ? "done" : state;
-    const isWrong = given && !isMasked && digit !== cell.given;
-    cell.root.className = `digit ${kind}${isWrong ? " wrong" : ""}`;
-    cell.own.textContent = given && isMasked ? cell.given : isMasked ? "" : face(digit).core;
-    const sight = isMasked && !given ? this.run.sightAt(index, position) : null;
-    cell.ghosts.forEach((ghost, i) => {
-      const candidate = sight?.candidates[i];
-      ghost.textContent = candidate ? face(candidate.text).core : "";
-      ghost.style.opacity = candidate ? candidate.w * sight.lambda : 0;
-    });
-    cell.lean.textContent = cell.ghosts[0].textContent;
-    cell.root.style.setProperty("--lambda", sight?.lambda ?? 0);
-    return digit;
-  }
-}
-
-/** The 16 digits of the puzzle, 0 where blank; null where the run is about something else. */
-function givensOf(run) {
-  const puzzle = PUZZLE.exec(promptOf(run))?.[1];
-  const isAnswered = (SIDE + 1) * SIDE - 1 <= run.slots.length;
+/**
+ * The puzzle of a run: { side, box, cells: [{ given, position }], ends }; null where the run is
+ * about something else. A given is "" where the cell is to be filled in; `ends` are the positions
+ * of the line breaks.
+ */
+function puzzleOf(run) {
+  const { tokens } = run.start;
+  const whole = tokens.map((token) => (token.masked ? "?" : token.text)).join("");
+  const inPlace = IN_PLACE.exec(whole)?.[1];
+  const puzzle = inPlace ?? ANSWERED.exec(promptOf(run))?.[1];
+  if (!puzzle) return null;
+  const rows = puzzle.trimEnd().split("\n");
+  const side = rows.length;
+  const length = side * (side + 1);
+  const first = inPlace ? tokens.length - length : run.slots[0];
   const isSingle = [...run.texts.values()].every((text) => !/^\d{2,}$/.test(text));
-  return puzzle && isAnswered && isSingle ? puzzle.replaceAll("\n", "") : null;
+  // The last line break of an answer may be missing.
+  if (!isSingle || first + length - 1 > tokens.length) return null;
+  const cells = rows.flatMap((row, r) =>
+    [...row].map((sign, c) => {
+      return { given: /[0?]/.test(sign) ? "" : sign, position: first + r * (side + 1) + c };
+    }),
+  );
+  const ends = rows.slice(1).map((_, r) => first + r * (side + 1) + side);
+  return { side, box: Math.sqrt(side), cells, ends };
 }
 
-/** The answer repeats the grid: four digits and a line break, four times. */
-const positionOf = (run, i) => run.slots[0] + Math.floor(i / SIDE) * (SIDE + 1) + (i % SIDE);
+/** "row 2, column 5" of a position. */
+function placeIn({ side, cells }, position) {
+  const i = cells.findIndex((cell) => cell.position === position);
+  return i < 0 ? null : `row ${Math.floor(i / side) + 1}, column ${(i % side) + 1}`;
+}
 
-const textOrNull = (run, position) => (run.commits.has(position) ? run.textAt(position) : null);
+/** Whether a finished run solved its puzzle: { right, text }. */
+function sudokuVerdict(run, puzzle) {
+  const textOf = (position) =>
+    run.stateAt(Infinity, position) === "masked" ? "" : run.textAt(position);
+  const fault = puzzle.ends.some((position) => textOf(position) !== "\n")
+    ? "the rows are not lines of their own"
+    : faultOf(puzzle, puzzle.cells.map(({ position }) => textOf(position)));
+  return { right: !fault, text: fault ? `not solved: ${fault}` : "solved" };
+}
 
 /** What is wrong with a full grid, or null. */
-function faultOf(givens, digits) {
-  if (digits.some((digit) => !/^[1-4]$/.test(digit))) return "not sixteen digits";
-  const isChanged = (given, i) => given !== "0" && given !== digits[i];
-  if ([...givens].some(isChanged)) return "a given digit was changed";
+function faultOf({ side, box, cells }, digits) {
+  const isDigit = (text) => /^[1-9]$/.test(text) && Number(text) <= side;
+  if (!digits.every(isDigit)) return `not ${side * side} digits`;
+  const isChanged = ({ given }, i) => given && given !== digits[i];
+  if (cells.some(isChanged)) return "a given digit was changed";
+  const groups = {
+    row: (i) => Math.floor(i / side),
+    column: (i) => i % side,
+    box: (i) => Math.floor(i / (box * side)) * box + (Math.floor(i / box) % box),
+  };
   const places = [...digits.keys()];
-  const box = (i) => Math.floor(i / (2 * SIDE)) * 2 + (Math.floor(i / 2) % 2);
-  const groups = { row: (i) => Math.floor(i / SIDE), column: (i) => i % SIDE, box };
   for (const [name, groupOf] of Object.entries(groups)) {
-    for (let group = 0; group < SIDE; group++) {
+    for (let group = 0; group < side; group++) {
       const found = new Set(places.filter((i) => groupOf(i) === group).map((i) => digits[i]));
-      if (found.size < SIDE) return `a digit comes twice in ${name} ${group + 1}`;
+      if (found.size < side) return `a digit comes twice in ${name} ${group + 1}`;
     }
   }
   return null;

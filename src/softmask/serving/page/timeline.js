@@ -1,7 +1,8 @@
 // Which step is looked at: follows a run that goes on, until somebody scrubs.
 
 const LONGEST_REPLAY = 8000;
-const SLOWEST_STEP = 120;
+const SLOWEST_STEP = 600;
+const HOLD = 3000; // before a repeated replay begins anew
 
 class Timeline {
   constructor(onChange) {
@@ -13,6 +14,7 @@ class Timeline {
     this.follows = true;
     this.range.addEventListener("input", () => this.scrub(Number(this.range.value)));
     this.button.addEventListener("click", () => (this.timer ? this.pause() : this.play()));
+    this.timer = 0;
   }
 
   show(total, reached, isRunning) {
@@ -35,16 +37,23 @@ class Timeline {
     this.onChange();
   }
 
-  play() {
+  /** `again`: from the start whenever it is over, until it is paused. */
+  play(again = false) {
     if (this.isRunning) return this.scrub(this.reached);
     const pace = Math.min(LONGEST_REPLAY / this.total, SLOWEST_STEP);
     const from = this.step >= this.reached ? 0 : this.step;
+    const length = (this.reached - from) * pace;
     const began = performance.now();
     const tick = (now) => {
       this.timer = requestAnimationFrame(tick);
-      const step = from + Math.floor((now - began) / pace);
-      if (step >= this.reached) this.pause();
+      const time = now - began;
+      const step = Math.min(from + Math.floor(time / pace), this.reached);
+      if (time >= length && !again) this.pause();
       if (step !== this.step) this.go(step);
+      if (time >= length + HOLD && again) {
+        this.pause();
+        this.play(true);
+      }
     };
     this.follows = false;
     this.timer = requestAnimationFrame(tick);

@@ -1,0 +1,204 @@
+"""A conversation, and the settings that its next answer is written with; no terminal here."""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from ..config import SamplingConfig, SoftMaskConfig, from_mapping, require
+from ..files import append_line, expand_home
+from .generate import start_generation
+from .options import ON_OFF, Parser, given, soft_mask_of
+
+# Answers may be long, as they cost what is written of them: the canvas grows block by block.
+MAX_NEW_TOKENS = 1024
+# What a chat takes where neither the checkpoint nor the user says anything else. Settings that
+# belong together are taken together. The first are those of Dream's model card.
+DEFAULTS: tuple[dict[str, Any], ...] = (
+    {"temperature": 0.2, "top_p": 0.95},
+    {"block_length": 32},
+    {"lookahead": 64},
+)
+Messages = list[dict[str, str]]
+
+
+class Session:
+    """A conversation with a checkpoint.
+
+    Args:
+        parser: the command's, whose options are the settings that `set` changes.
+
+    Raises:
+        ValueError: the settings contradict each other.
+    """
+
+    def __init__(self, checkpoint: Any, args: argparse.Namespace, parser: Parser) -> None:
+        self.checkpoint, self.args = checkpoint, copy.copy(args)
+        self.settable = parser.settings()
+        self.messages: Messages = []
+        self.last_seed: int | None = None
+        self._check()
+
+    # Turns.
+
+    def ask(self, text: str) -> Any:
+        """The Generation of an answer to this; it becomes a turn by `keep`."""
+        return self._start([*self.messages, {"role": "user", "content": text}], self.args.seed)
+
+    def again(self, seed: int | None) -> Any:
+        """The Generation of another answer to the last question.
+
+        Args:
+            seed: None: another than the last one.
+
+        Raises:
+            ValueError: there is no answer yet, or nothing is drawn, so that it would be the same.
+        """
+        require(bool(self.messages), "there is no answer yet: say something first")
+        require(
+            self.sampling.is_random,
+            "nothing is drawn at temperature 0, another answer would be the same: "
+            "/set temperature 0.5",
+        )
+        if seed is None and self.args.seed is not None and self.last_seed is not None:
+            seed = self.last_seed + 1
+        return self._start(self.messages[:-1], seed)
+
+    def _start(self, messages: Messages, seed: int | None) -> Any:
+        from ..decoding.prompts import encode_chat
+
+        context = self.checkpoint.model.config.max_position_embeddings
+        room = context - len(encode_chat(self.checkpoint, self._with_system(messages)))
+        require(
+            room > 0,
+            f"no room is left in the model's context of {context} tokens: /clear the conversation, "
+            "or say less",
+        )
+        args = copy.copy(self.args)
+        args.seed, args.max_new_tokens = seed, min(args.max_new_tokens, room)
+        return start_generation(args, self.checkpoint, messages, defaults=self._defaults())
+
+    def _with_system(self, messages: Messages) -> Messages:
+        system = [{"role": "system", "content": self.args.system}] if self.args.system else []
+        return [*system, *messages]
+
+    def keep(self, run: Any, text: str) -> None:
+        """Makes a question and its answer part of the conversation."""
+        question = run.prompts[0]
+        self.messages = [*question, {"role": "assistant", "content": text}]
+        self.last_seed = run.seeds[0]
+
+    def clear(self) -> None:
+        """Forgets the conversation; the settings stay."""
+        self.messages = []
+
+    def save(self, name: str) -> int:
+        """Appends the conversation to a file that `softmask train --data` reads; its line there.
+
+        Raises:
+            ValueError: no answer to keep, or the file is none of lines of JSON by its name.
+        """
+        path = expand_home(name)
+        require(path.suffix == ".jsonl", "give the file a name that ends in .jsonl, a chat a line")
+        require(bool(self.messages), "there is no conversation to save yet")
+        require(path.parent.is_dir(), f"there is no folder for {path}")
+        chat = {"messages": self._with_system(self.messages)}
+        line = json.dumps(chat, ensure_ascii=False)
+        before = path.read_bytes() if path.exists() else b""
+        cut_off = before and not before.endswith(b"\n")
+        append_line(path, f"\n{line}" if cut_off else line)
+        return len(before.splitlines()) + 1
+
+    # Settings.
+
+    @property
+    def sampling(self) -> SamplingConfig:
+        """The settings of the next answer; its steps default to one a mask."""
+        settings = {"steps": self.args.max_new_tokens}
+        for _, values in self.sources():
+            settings |= values
+        return from_mapping(SamplingConfig, settings, "sampling")
+
+    def _defaults(self) -> dict[str, Any]:
+        named = {**self.checkpoint.sampling, **given(self.args, SamplingConfig)}
+        taken = [group for group in DEFAULTS if not group.keys() & named.keys()]
+        values = {name: value for group in taken for name, value in group.items()}
+        if named.get("block_length", True) is None:  # a checkpoint may say so
+            values.pop("lookahead", None)
+        return values
+
+    def set(self, name: str, value: str) -> None:
+        """Changes a setting by its one name; the value "default" takes the change back.
+
+        Raises:
+            ValueError: there is no such setting, or the value does not suit it or the others.
+        """
+        action = self.settable.get(name.replace("-", "_"))
+        if action is None:
+            from ..settings import unknown_setting
+
+            raise unknown_setting("/set", name, list(self.settable))
+        before = copy.copy(self.args)
+        setattr(self.args, action.dest, _parsed(action, name, value))
+        try:
+            self._check()
+        except ValueError:
+            self.args = before
+            raise
+
+    def _check(self) -> None:
+        most = self.args.max_new_tokens
+        require(most >= 1, f"max_new_tokens must be at least 1, not {most}")
+        _ = self.sampling
+        soft_mask_of(self.args, self.checkpoint.soft_mask)
+
+    def sources(self) -> Iterable[tuple[str, Mapping[str, Any]]]:
+        """Who set what of the sampling, the later ones winning."""
+        yield "chat", self._defaults()
+        yield "the checkpoint", self.checkpoint.sampling
+        yield "you", given(self.args, SamplingConfig)
+
+    def rows(self) -> list[tuple[str, str, str]]:
+        """What applies: name, value, and who says so."""
+        whence = {name: whom for whom, names in self.sources() for name in names}
+        seed = self.args.seed
+        rows = [
+            ("max_new_tokens", str(self.args.max_new_tokens), ""),
+            ("seed", "drawn" if seed is None else str(seed), ""),
+        ]
+        for name, value in vars(self.sampling).items():
+            text = "one per mask" if name == "steps" and name not in whence else _shown(value)
+            rows.append((name, text, whence.get(name, "")))
+        soft = soft_mask_of(self.args, self.checkpoint.soft_mask)
+        rows.append(("soft_mask", _shown(soft is not None), ""))
+        own = given(self.args, SoftMaskConfig)
+        for name, value in vars(soft).items() if soft is not None else ():
+            whom = "you" if name in own else "the checkpoint"
+            rows.append((f"soft_mask_{name}", _shown(value), whom))
+        return rows
+
+
+def _shown(value: Any) -> str:
+    if value is None or value is False:
+        return "off"
+    if value is True:
+        return "on"
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _parsed(action: argparse.Action, name: str, value: str) -> Any:
+    """The value of an option's word."""
+    if value == "default":
+        return action.default
+    if action.nargs == 0:
+        require(value in ON_OFF, f"{name} is on or off, not {value!r}")
+        return ON_OFF[value] != (name == "soft_mask")  # whose option is its opposite
+    assert callable(action.type)
+    try:
+        return action.type(value)
+    except ValueError as error:
+        kind = getattr(action.type, "__name__", "value")
+        raise ValueError(f"{name} takes a value of type {kind}, not {value!r}") from error

@@ -1,0 +1,97 @@
+"""softmask models: what is on this machine, and what to type to use it.
+
+Lists the bundled model, the Hub's cache, and the models, adapters and runs below the current
+folder, or below folders that you name.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .options import new_parser
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from ..hub.local import Entry
+
+# Each kind with its title and the command that uses it.
+TITLES = {
+    "model": ("Models", "softmask generate --model NAME"),
+    "adapter": ("Adapters", "softmask generate --model NAME"),
+    "run": ("Unfinished runs", "softmask train NAME/recipe.json --out NAME"),
+}
+WIDEST = 44  # of the names, in columns, before they wrap
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The command's options."""
+    parser = new_parser("models", __doc__)
+    parser.add_argument(
+        "folders",
+        nargs="*",
+        type=Path,
+        metavar="FOLDER",
+        help="look in these and two levels below them (default: the current folder)",
+    )
+    parser.add_argument("--json", action="store_true", help="print a JSON list")
+    return parser
+
+
+def run(args: argparse.Namespace, _argv: list[str]) -> int:
+    """Runs the command with parsed arguments."""
+    from rich.console import Console
+
+    from ..config import require
+    from ..hub.local import bundled, cached
+    from ..training.listing import below
+
+    for folder in args.folders:
+        require(folder.is_dir(), f"there is no folder {folder}")
+    entries = [*bundled(), *cached()]
+    entries += [entry for folder in args.folders or [Path()] for entry in below(folder)]
+    if args.json:
+        print(json.dumps([dataclasses.asdict(entry) for entry in entries]))
+        return 0
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 1000  # no name is cut
+    width = max((len(entry.name) for entry in entries), default=0)
+    if console.is_terminal:
+        width = min(width, WIDEST)
+    for kind, (title, command) in TITLES.items():
+        of_kind = [entry for entry in entries if entry.kind == kind]
+        if of_kind:
+            console.print(f"[bold]{title}[/]  [dim]{command}[/]")
+            console.print(_table(of_kind, width))
+            console.print()
+    for entry in entries:
+        if entry.problem is not None:
+            mend = f" (`{entry.use}`)" if entry.use else ""
+            print(f"softmask: {entry.problem}{mend}", file=sys.stderr)
+    print("softmask: `softmask pull OWNER/NAME` fetches from the Hub", file=sys.stderr)
+    return 0
+
+
+def _table(entries: Sequence[Entry], width: int) -> Table:
+    """Names in so many columns, what they are, and their size."""
+    from rich.filesize import decimal
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table.grid(padding=(0, 2), pad_edge=False)
+    table.add_column(overflow="fold", width=width)
+    table.add_column(overflow="fold")
+    table.add_column(justify="right", no_wrap=True)
+    for entry in entries:
+        what = Text(entry.what.removeprefix("adapter "))
+        if entry.problem is not None:
+            what.append(", not whole", style="red")
+        table.add_row(Text(entry.name), what, decimal(entry.bytes))
+    return table

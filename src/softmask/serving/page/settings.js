@@ -1,0 +1,147 @@
+// The settings of a request: a field for each, with the sentence that explains it.
+
+const SOFT = "softmask.soft_mask.";
+const TYPICAL = { seed: "new each time", "softmask.steps": "= masks" };
+
+class Settings {
+  constructor({ model, settings }) {
+    this.model = model;
+    this.defaults = this.readDefaults("");
+    this.fields = [];
+    const groups = settings.map(({ name, fields }) => {
+      const group = element("fieldset");
+      group.append(element("legend", "", name), ...fields.map((field) => this.row(field)));
+      return group;
+    });
+    document.querySelector("#settings .settings").append(...groups);
+    this.clear();
+    this.original = this.softValues();
+  }
+
+  row({ name, kind, help, choices }) {
+    const row = element("label");
+    const title = element("span", "name", name.split(".").at(-1).replaceAll("_", " "));
+    const field = choices ? element("select") : element("input");
+    if (choices) {
+      const options = ["", ...choices].map((choice) => element("option", "", choice));
+      options[0].value = "";
+      field.append(...options);
+    } else {
+      field.type = "number";
+      field.step = kind === "int" ? 1 : "any";
+    }
+    field.name = name;
+    this.hint(field);
+    const sentence = element("small", "", help);
+    sentence.id = `help-${name}`;
+    field.setAttribute("aria-describedby", sentence.id);
+    this.fields.push(field);
+    row.append(title, field);
+    const all = element("div", "setting");
+    all.append(row, sentence);
+    return all;
+  }
+
+  /** Shows the defaults for a text: a model may bring others for texts that begin in some way. */
+  suit(text) {
+    this.defaults = this.readDefaults(text);
+    for (const field of this.fields) this.hint(field);
+  }
+
+  hint(field) {
+    const isSoft = field.name.startsWith(SOFT);
+    const value = isSoft ? undefined : this.defaults.get(field.name);
+    if (field instanceof HTMLSelectElement) {
+      field.options[0].textContent = value === undefined ? "default" : `default: ${value}`;
+    } else field.placeholder = isSoft ? "" : (value ?? TYPICAL[field.name] ?? "");
+  }
+
+  /** What the model takes where a field is empty, by the field's name. */
+  readDefaults(text) {
+    const { prompt_kinds: kinds = [], soft_mask: soft, max_tokens: usual } = this.model;
+    const isOf = (kind) => kind.prompt_starts_with.some((start) => text.startsWith(start));
+    const { sampling, max_new_tokens: tokens } = kinds.find(isOf) ?? this.model;
+    const values = new Map([["max_tokens", tokens ?? usual]]);
+    for (const [name, value] of Object.entries(sampling)) {
+      values.set(["temperature", "top_p"].includes(name) ? name : `softmask.${name}`, value);
+    }
+    for (const [name, value] of Object.entries(soft ?? {})) values.set(SOFT + name, value);
+    return values;
+  }
+
+  /** Puts in these values, by their names with or without what is before the last dot. */
+  fill(values) {
+    this.clear();
+    for (const field of this.fields) {
+      const value = values[field.name] ?? values[field.name.replace("softmask.", "")];
+      if (value !== undefined) field.value = value;
+    }
+  }
+
+  clear() {
+    for (const field of this.fields) field.value = this.usual(field);
+  }
+
+  usual(field) {
+    return field.name.startsWith(SOFT) ? String(this.defaults.get(field.name) ?? "") : "";
+  }
+
+  softValues() {
+    const fields = this.fields.filter((field) => field.name.startsWith(SOFT));
+    return fields.map((field) => field.value).join();
+  }
+
+  /** Throws an Error about the first field that holds no number, and shows it. */
+  check() {
+    for (const field of this.fields) field.ariaInvalid = null;
+    const wrong = this.fields.find((field) => !field.validity.valid);
+    if (!wrong) return;
+    this.point(wrong);
+    const kind = wrong.step === "1" ? "a whole number" : "a number";
+    const name = wrong.name.split(".").at(-1);
+    throw new Refusal(`${name} must be ${kind}`, "Change it, and run again.");
+  }
+
+  /** Leads to the field that an error names first. */
+  pointAt(message) {
+    const nameOf = (field) => field.name.split(".").at(-1);
+    const places = this.fields.map((field) => message.search(`\\b${nameOf(field)}\\b`));
+    const first = Math.min(...places.filter((place) => place >= 0));
+    const field = this.fields[places.indexOf(first)];
+    if (field && field.value !== this.usual(field)) this.point(field);
+  }
+
+  point(field) {
+    byId("settings").open = true;
+    field.ariaInvalid = "true";
+    field.focus();
+  }
+
+  /** The part of a body that the settings are. */
+  body(isInfill) {
+    const body = { softmask: {} };
+    // Numbers that were left as they are: the checkpoint's own, whatever has no field here too.
+    if (this.softValues() !== this.original) body.softmask.soft_mask = { ...this.model.soft_mask };
+    for (const field of this.fields) {
+      if (field.value === "" || (field.name === "max_tokens" && isInfill)) continue;
+      const path = field.name.split(".");
+      const name = path.pop();
+      const place = path.reduce((object, part) => object?.[part], body);
+      if (place) place[name] = valueIn(field);
+    }
+    body.seed ??= Math.floor(Math.random() * 2 ** 31);
+    return body;
+  }
+
+  /** What differs from the defaults: pairs for a link. */
+  changes() {
+    const changed = this.fields.filter((field) => field.value !== this.usual(field));
+    return changed.map((field) => [field.name, field.value]);
+  }
+}
+
+function valueIn(field) {
+  if (field instanceof HTMLSelectElement) return field.value;
+  if (field.name === "softmask.block_length" && Number(field.value) === 0) return null;
+  return Number(field.value);
+}

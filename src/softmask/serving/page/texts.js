@@ -1,0 +1,181 @@
+// The text view: a text to go on from or with holes, run soft-masked and plain; and its link.
+
+const HOLES = /\[\[\d+\]\]/;
+// A link of somebody else's may run at once up to here: tokens, and steps.
+const MOST_OF_LINK = 512;
+
+class Texts {
+  constructor(page) {
+    this.page = page;
+    const { model, examples } = page.data;
+    this.model = model;
+    byId("compare").checked = model.soft_mask !== null;
+    byId("examples").hidden = !examples.length;
+    for (const example of examples) {
+      const button = element("button", "example", example.name);
+      button.type = "button";
+      button.addEventListener("click", () => this.load(example));
+      byId("examples").append(button);
+    }
+    byId("form").addEventListener("submit", (event) => {
+      event.preventDefault();
+      this.run();
+    });
+    byId("stop").addEventListener("click", () => page.abort.abort());
+    const refill = (text, stretch, count) => this.refill(text, stretch, count);
+    page.refill.watch(byId("text"), () => byId("text").value, refill);
+    byId("share").addEventListener("click", () => this.share());
+    byId("use").addEventListener("click", () => this.use());
+    byId("text").addEventListener("input", () => this.write(byId("text").value));
+    byId("text").addEventListener("keydown", (event) => {
+      if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) this.run();
+    });
+  }
+
+  load({ text, settings, about }) {
+    this.page.settings.fill(settings);
+    this.write(text, about);
+  }
+
+  async run() {
+    const { page } = this;
+    const { view } = page;
+    if (view.isRunning || !byId("text").value) return byId("text").focus();
+    const bodies = page.tryTo(() => this.requests());
+    if (!bodies) return;
+    const isSoft = bodies.length > 1 || this.model.soft_mask;
+    const names = isSoft ? ["soft-masked", "plain"] : ["plain"];
+    const before = { runs: view.runs, layout: view.layout, about: view.about };
+    view.layout = "grid";
+    page.begin();
+    view.show(bodies.map((body, i) => this.expect(body, names[i])));
+    const ends = await Promise.allSettled(bodies.map((body, i) => this.follow(body, i)));
+    const errors = ends.map((end) => end.reason).filter((error) => error && !isAbort(error));
+    this.finish(errors[0], before);
+  }
+
+  follow(body, i) {
+    const { page } = this;
+    const panel = page.view.panels[i];
+    return denoise(body, page.key, page.abort.signal, {
+      start: (start) => page.view.replace(i, new Run(start)),
+      step: (step) => {
+        panel.run.add(step);
+        page.view.advance();
+        page.tellProgress(page.view.runs[0]);
+      },
+      end: (end) => {
+        panel.run.end = end;
+        page.view.advance();
+      },
+    });
+  }
+
+  /** `before`: what to go back to where nothing began. */
+  finish(error, before) {
+    const { view } = this.page;
+    const begun = view.runs.filter((run) => run.start.id);
+    for (const run of begun) if (!run.end) run.close(error?.ending ?? "cancelled");
+    if (!begun.length) view.layout = before.layout;
+    this.page.over(error);
+    if (!begun.length) view.show(before.runs, before.about);
+    else if (begun.length < view.panels.length) view.show(begun);
+    else view.settle();
+    byId("use").hidden = !begun.length;
+    if (begun.length) for (const panel of view.panels) this.watch(panel);
+    this.page.say(begun.map((run) => `${run.name}: ${run.end.text}`).join("\n"));
+  }
+
+  /** The bodies to post: soft-masked, and plain of the same seed where that is wanted. */
+  requests() {
+    const { settings } = this.page;
+    settings.check();
+    const asked = this.ask(byId("text").value);
+    const body = { ...asked, ...settings.body(Boolean(asked.infill)) };
+    this.seed = body.seed;
+    const hasSoft = this.model.soft_mask || "soft_mask" in body.softmask;
+    if (!hasSoft || !byId("compare").checked) return [body];
+    return [body, { ...body, softmask: { ...body.softmask, soft_mask: null } }];
+  }
+
+  ask(text) {
+    return HOLES.test(text) ? { infill: text } : { prompt: text };
+  }
+
+  /** A stand-in for the canvas that is about to come, so that its place is kept. */
+  expect(body, name) {
+    const token = (text) => ({ id: -1, text, masked: text === "" });
+    const given = (text) => (text.match(/\d|\n|[^\d\n]+/g) ?? []).map(token);
+    const masks = (count) => Array(Math.min(count, this.model.context)).fill("").map(token);
+    const count = body.max_tokens ?? this.page.settings.defaults.get("max_tokens");
+    const parts = partsOf(body.infill) ?? [body.prompt, count];
+    const tokens = parts.flatMap((part, i) => (i % 2 ? masks(part) : given(part)));
+    return new Run({ name, tokens, infill: Boolean(body.infill), settings: {} });
+  }
+
+  /** What a run wrote can be refilled where it stands: its last lines are what is shown there. */
+  watch({ run, outcome }) {
+    const act = (shown, { from, to }, count) => {
+      const text = textOf(run);
+      const before = text.length - shown.length;
+      this.refill(text, { from: before + from, to: before + to }, count);
+    };
+    this.page.refill.watch(outcome, () => outcome.textContent, act);
+  }
+
+  /** The first run's whole text as the one to work on. */
+  use() {
+    this.write(textOf(this.page.view.runs[0]));
+    byId("text").focus();
+    byId("text").setSelectionRange(0, 0);
+  }
+
+  /** Runs the text with a hole in place of a stretch of it. */
+  refill(text, { from, to }, count) {
+    this.write(`${text.slice(0, from)}[[${count}]]${text.slice(to)}`);
+    return this.run().then(() => byId("use").focus());
+  }
+
+  write(text, about = "") {
+    if (byId("text").value !== text) byId("text").value = text;
+    byId("about-example").textContent = about;
+    this.page.settings.suit(text);
+  }
+
+  // The link: only what differs from the defaults, behind the #, which no server is sent.
+
+  get link() {
+    const values = new URLSearchParams({ text: byId("text").value });
+    values.set("compare", Number(byId("compare").checked));
+    for (const [name, value] of this.page.settings.changes()) values.set(name, value);
+    if (this.seed !== undefined && !values.has("seed")) values.set("seed", this.seed);
+    return `${location.href.split("#")[0]}#${values}`;
+  }
+
+  /** Takes over what a link says and runs it; returns whether it said anything. */
+  openLink(hash) {
+    const values = new URLSearchParams(hash.slice(1));
+    if (!values.has("text") || this.page.view.isRunning) return false;
+    this.page.settings.fill(Object.fromEntries(values));
+    this.write(values.get("text"));
+    byId("compare").checked = values.get("compare") === "1";
+    const holes = partsOf(values.get("text")).filter((_, i) => i % 2).map(Number);
+    const steps = ["max_tokens", "softmask.steps"].map((name) => Number(values.get(name) ?? 0));
+    if (Math.max(...steps, holes.reduce((a, b) => a + b, 0)) > MOST_OF_LINK) {
+      this.page.say(`This link asks for more than ${MOST_OF_LINK} tokens: look at it, and run it.`);
+    } else if (!this.model.keyed) this.run();
+    return true;
+  }
+
+  async share() {
+    const { link } = this;
+    history.replaceState(null, "", link);
+    // A page that is not from this machine or over HTTPS has no clipboard.
+    byId("share").textContent = (await copy(link)) ? "Copied" : "It is in the address bar";
+    setTimeout(() => (byId("share").textContent = "Copy link"), 2000);
+  }
+}
+
+/** What was given and what was written, as one text. */
+const textOf = ({ start, slots, end }) =>
+  start.infill ? end.text : promptOf({ start, slots }) + end.text;

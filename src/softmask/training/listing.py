@@ -1,0 +1,68 @@
+"""The runs, models and adapters below a folder, by their files alone, without torch."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+from ..config import read_json
+from ..files import LOCK
+from ..hub.local import Entry, look_at, size_of
+from .config import RECIPE
+
+# In the folder of a run that is finished; it names the result.
+DONE = "done.json"
+# In a checkpoint; one without it is incomplete.
+COMPLETE = "complete.json"
+
+
+def below(root: Path, levels: int = 2) -> Iterator[Entry]:
+    """What is in a folder, or in folders so many levels below it; nothing of hidden ones.
+
+    A finished run is the adapter or model that it made.
+    """
+    entry = _run(root) if _is_run(root) else look_at(root, str(root))
+    if entry is not None:
+        yield entry
+    elif levels > 0:
+        for folder in sorted(root.iterdir()):
+            readable = folder.is_dir() and os.access(folder, os.R_OK | os.X_OK)
+            if readable and not folder.name.startswith("."):
+                yield from below(folder, levels - 1)
+
+
+def _is_run(folder: Path) -> bool:
+    return (folder / RECIPE).is_file() and (folder / LOCK).is_file()
+
+
+def _run(folder: Path) -> Entry | None:
+    size = size_of(folder)
+    go_on = shlex.join(["softmask", "train", str(folder / RECIPE), "--out", str(folder)])
+    try:
+        if (folder / DONE).is_file():
+            made = folder / read_json(folder / DONE)["result"]
+            entry = look_at(made, str(made))
+            if entry is not None:
+                return entry
+            raise ValueError(f"{folder} is a finished run, but {made} is gone")
+        train = read_json(folder / RECIPE)["train"]
+        steps = sum(stage["steps"] for stage in train["stages"]) or train["steps"]
+    except (ValueError, TypeError, KeyError) as error:
+        problem = str(error) if isinstance(error, ValueError) else f"{folder} holds no whole run"
+        return Entry("run", str(folder), "run", size, str(folder), "", problem)
+    of = f" of {steps}" if steps else ""
+    what = f"unfinished, kept up to update {_last_checkpoint(folder)}{of}"
+    return Entry("run", str(folder), what, size, str(folder), go_on)
+
+
+def _last_checkpoint(folder: Path) -> int:
+    """The update that a run goes on from; 0 where there is no checkpoint yet."""
+    found = (re.fullmatch(r"checkpoint-(\d+)", mark.parent.name) for mark in _marks(folder))
+    return max((int(match[1]) for match in found if match), default=0)
+
+
+def _marks(folder: Path) -> Iterator[Path]:
+    return folder.glob(f"checkpoint-*/{COMPLETE}")

@@ -1,0 +1,55 @@
+"""What a command is doing stands on a terminal, and nowhere else."""
+
+from __future__ import annotations
+
+import io
+import sys
+
+import pytest
+
+from softmask.reporting.progress import progress
+
+
+class Screen(io.StringIO):
+    """Standard error that is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def terminal(monkeypatch) -> Screen:
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("COLUMNS", "80")
+    for name in ("NO_COLOR", "FORCE_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+    shown = Screen()
+    monkeypatch.setattr(sys, "stderr", shown)
+    return shown
+
+
+def test_a_terminal_shows_what_is_done_how_far_it_is_and_then_nothing_of_it(
+    monkeypatch,
+) -> None:
+    screen = terminal(monkeypatch)
+    with progress("scoring [all]", total=3, unit="puzzles") as step:
+        step.advance(2)
+        step.update("scoring the rest", total=4)
+        with progress("loading") as inner:
+            inner.advance()
+        with pytest.raises(KeyError), progress("failing"):
+            raise KeyError
+    said = screen.getvalue()
+    for words in ("scoring the rest", "2/4 puzzles", "loading", "failing"):
+        assert words in said
+    assert said.rstrip().endswith("\x1b[2K")  # the line is gone
+
+
+def test_a_pipe_or_a_quiet_command_shows_nothing(monkeypatch) -> None:
+    screen = terminal(monkeypatch)
+    with progress("scoring", total=3, quiet=True) as step:
+        step.advance()
+    assert screen.getvalue() == ""
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    with progress("scoring", total=3) as step:
+        step.advance()
+    assert sys.stderr.getvalue() == ""

@@ -1,0 +1,191 @@
+"""The page's conversations, and stretches of a text that are refilled."""
+
+from __future__ import annotations
+
+import json
+import urllib.request
+
+from browsing import ended, posted, put, run
+
+import softmask
+from softmask.decoding.prompts import encode_chat
+
+
+def send(page, text: str) -> None:
+    """Says something and waits for the answer."""
+    page.fill("#say", text)
+    page.press("#say", "Enter")
+    ended(page)
+
+
+def said(page) -> list[str]:
+    return page.locator(".said").evaluate_all("(all) => all.map((one) => one.textContent)")
+
+
+def act(page, message: int, name: str) -> None:
+    page.locator(".message").nth(message).get_by_role("button", name=name, exact=True).click()
+
+
+def test_a_conversation_is_answered_regenerated_edited_and_kept_until_it_is_cleared(chat) -> None:
+    bodies = posted(chat)
+    assert chat.locator("#form").is_hidden()
+    chat.click("#system summary")
+    chat.fill("#system-text", "Be brief")
+    put(chat, "temperature", "0.9")
+    send(chat, "Hello")
+    system = {"role": "system", "content": "Be brief"}
+    hello = {"role": "user", "content": "Hello"}
+    assert bodies[0]["messages"] == [system, hello]
+    assert bodies[0]["max_tokens"] == 24
+    first = said(chat)[1]
+    assert first
+    assert "24 forwards" in chat.locator(".message .note").last.inner_text()
+    act(chat, 1, "Regenerate")
+    ended(chat)
+    assert bodies[1]["messages"] == bodies[0]["messages"]
+    assert bodies[1]["seed"] != bodies[0]["seed"]
+    again = said(chat)[1]
+    assert again != first
+    send(chat, "And now?")
+    answer = {"role": "assistant", "content": again}
+    now = {"role": "user", "content": "And now?"}
+    assert bodies[2]["messages"] == [system, hello, answer, now]
+    act(chat, 0, "Edit")
+    chat.locator(".edit:visible textarea").fill("Good day")
+    chat.keyboard.press("Enter")
+    ended(chat)
+    assert bodies[3]["messages"] == [system, {"role": "user", "content": "Good day"}]
+    kept = said(chat)
+    assert len(kept) == 2
+    act(chat, 1, "Steps")
+    assert chat.locator(".panel .strip").is_visible()
+    chat.reload()
+    assert said(chat) == kept
+    assert chat.input_value("#system-text") == "Be brief"
+    chat.click("#clear")
+    chat.reload()
+    assert said(chat) == []
+
+
+def test_an_answer_is_seen_while_it_is_denoised_and_can_be_stopped_and_copied(chat) -> None:
+    put(chat, "max_tokens", "400")
+    chat.fill("#say", "Hello")
+    chat.press("#say", "Enter")
+    chat.wait_for_function("() => document.querySelectorAll('.said .done').length > 4")
+    assert chat.locator(".said .masked").count() > 100
+    shares = "(all) => Math.max(...all.map((m) => Number(m.style.getPropertyValue('--share'))))"
+    assert chat.locator(".said .masked").evaluate_all(shares) > 0.01
+    chat.click("#stop-answer")
+    ended(chat)
+    assert "stopped" in chat.locator(".message .note").last.inner_text()
+    chat.evaluate(
+        """() => Object.defineProperty(navigator, "clipboard", {
+          value: { writeText: async (text) => (window.copied = text) } })"""
+    )
+    act(chat, 0, "Copy")
+    assert chat.evaluate("window.copied") == "Hello"
+
+
+def test_a_refused_message_can_be_sent_again_and_only_one_error_is_there(chat) -> None:
+    put(chat, "softmask.threshold", "7")
+    for _ in range(2):
+        send(chat, "Hello")
+        assert chat.locator("#alert strong").count() == 1
+        assert "threshold must lie in [0, 1]" in chat.get_by_role("alert").inner_text()
+    put(chat, "softmask.threshold", "")
+    act(chat, 1, "Send again")
+    ended(chat)
+    assert chat.get_by_role("alert").inner_text() == ""
+    assert len(said(chat)) == 3
+
+
+def test_a_stretch_of_an_answer_is_refilled_by_mouse_and_by_keyboard(chat) -> None:
+    bodies = posted(chat)
+    send(chat, "Hello")
+    act(chat, 1, "Edit")
+    chat.locator(".edit:visible textarea").fill("The cat sat on the mat")
+    chat.get_by_role("button", name="Save").click()
+    chat.locator(".message .said").nth(1).evaluate(
+        """(said) => getSelection().setBaseAndExtent(said.firstChild, 4, said.firstChild, 7)"""
+    )
+    chat.wait_for_selector("#refill:not([hidden])")
+    assert chat.locator("#refill q").inner_text() == "cat"
+    chat.fill("#refill input", "5")
+    chat.click("#refill button")
+    ended(chat)
+    assert bodies[-1]["infill"] == "The [[5]] sat on the mat"
+    assert bodies[-1]["messages"] == [{"role": "user", "content": "Hello"}]
+    answer = said(chat)[1]
+    assert answer.startswith("The ")
+    assert answer.endswith(" sat on the mat")
+    assert chat.locator(".said mark").count() == 1
+    # By keyboard: the answer's editor, a selection, Tab to the bar.
+    chat.locator(".message").nth(1).get_by_role("button", name="Edit").focus()
+    chat.keyboard.press("Enter")
+    chat.keyboard.press("Control+End")
+    for _ in range(3):
+        chat.keyboard.press("Shift+ArrowLeft")
+    assert chat.locator("#refill q").inner_text() == "mat"
+    chat.keyboard.press("Tab")
+    chat.keyboard.type("3")
+    chat.keyboard.press("Enter")
+    ended(chat)
+    assert bodies[-1]["infill"] == f"{answer[:-3]}[[3]]"
+    assert said(chat)[1].startswith(answer[:-3])
+
+
+def test_a_stretch_of_any_text_is_refilled(page) -> None:
+    bodies = posted(page)
+    put(page, "softmask.steps", "")
+    page.fill("#text", "One day, Tom went to the park.")
+    page.set_checked("#compare", False)
+    page.eval_on_selector("#text", "(field) => { field.focus(); field.setSelectionRange(8, 17); }")
+    page.wait_for_selector("#refill:not([hidden])")
+    page.click("#refill button")
+    page.wait_for_selector(".outcome:has-text('to the park')")
+    ended(page)
+    assert bodies[0]["infill"] == "One day,[[2]] to the park."
+    page.locator(".outcome").evaluate(
+        """(outcome) => {
+          const range = document.createRange();
+          range.selectNodeContents(outcome);
+          range.setStart(outcome.lastChild, outcome.lastChild.data.length - 5);
+          getSelection().removeAllRanges();
+          getSelection().addRange(range);
+        }"""
+    )
+    page.click("#refill button")
+    page.wait_for_function("() => document.querySelectorAll('.token.slot.done').length === 2")
+    assert bodies[1]["infill"].endswith(" to the [[2]]")
+    assert bodies[1]["infill"].startswith("One day,")
+    page.click("#use")
+    text = page.input_value("#text")
+    assert text.startswith("One day,")
+    assert " to the " in text
+    assert "[[" not in text
+    put(page, "max_tokens", "6")
+    run(page)
+    assert bodies[-1]["prompt"] == text
+
+
+def test_the_canvas_of_an_answer_with_a_hole_is_the_templates(chat_address, model) -> None:
+    """The conversation up to the answer, the answer, and the end of its turn."""
+    messages = [{"role": "user", "content": "Hello"}]
+    body = {"messages": messages, "infill": "one [[2]] two", "stream": False}
+    request = urllib.request.Request(
+        f"{chat_address}/v1/denoise",
+        json.dumps(body).encode(),
+        {"content-type": "application/json"},
+    )
+    with urllib.request.urlopen(request) as response:
+        answer = json.load(response)
+    tokens = answer["start"]["tokens"]
+    checkpoint = softmask.load(model, device="cpu")
+    prompt = encode_chat(checkpoint, messages)
+    assert [token["id"] for token in tokens[: len(prompt)]] == prompt
+    assert tokens[-1]["text"] == "<|im_end|>"
+    written = tokens[len(prompt) : -1]
+    assert "".join(token["text"] for token in written if not token["masked"]) == "one  two"
+    assert sum(token["masked"] for token in written) == 2
+    assert answer["end"]["text"].startswith("one ")
+    assert answer["end"]["text"].endswith(" two")
