@@ -23,14 +23,13 @@ from .settings import (
     shown,
     unknown_setting,
 )
-from .shipped_rules import COMMIT_RULES, UNMASK_RULES, end
+from .shipped_rules import COMMIT_RULES, SOFT_MASK_MODES, UNMASK_RULES, end
 
 # How other programs say that top_k filters nothing: transformers by 0, vLLM by -1.
 TOP_K_OFF = (0, -1)
 CACHES = ("none", "prefix", "dual")
 # Logits over a lower temperature, or plus a larger penalty, would be infinite.
 COLDEST, LARGEST_PENALTY = 1e-6, 1e6
-SOFT_MASK_MODES = ("topk", "temperature")
 SOFT_MASK_SCHEDULES = ("none", "linear", "stepwise")
 # The name of the bundled model, and of its folder in this package.
 BUNDLED = "default"

@@ -59,6 +59,8 @@ class MaskedRows(_Lazy):
         top_logits_NK: feedback rules: the leading logits.
         logits_NV: feedback rules with `dense`: all logits.
         offset, steepness, temperature: feedback rules: the parameters of these names.
+        confidence: feedback rules: the published confidence, a function of (N,) entropies.
+        entropy_of: feedback rules: the entropy of logits, a function of (N, V) logits.
         state: what the rule keeps at these positions; what it writes here is there the next time.
     """
 
@@ -81,6 +83,8 @@ class MaskedRows(_Lazy):
     offset: Tensor
     steepness: Tensor
     temperature: Tensor
+    confidence: Callable[[Tensor], Tensor]
+    entropy_of: Callable[[Tensor], Tensor]
     # Batched rules: what tells texts apart.
     left_R: Sequence[int]
     masks_R: Sequence[int]

@@ -11,8 +11,8 @@ A rule is a pure function of what a forward said of masked positions (`rule_inpu
 options (keyword parameters with a type) and of the state that it keeps for each position. It is
 known by its name in Python, on the command line, in files and over HTTP. Names come from the
 decorators, of a program or of the entry points `softmask.rules` of installed packages; nothing is
-ever imported because of a name. The shipped rules use this door too: `shipped_rules.py`, and those
-of feedback in `soft_mask.py`. Imports no torch.
+ever imported because of a name. The shipped rules use this door too (`shipped_rules.py`). Imports
+no torch.
 Shape suffixes: N masked positions, K leading tokens, V vocabulary.
 """
 

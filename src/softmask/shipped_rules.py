@@ -1,8 +1,9 @@
-"""The commit rules and the stopping rule that ship with the package, by the door of `rules.py`.
+"""The rules that ship with the package, by the door of `rules.py`.
 
 Those of Dream order positions: origin, maskgit_plus, topk_margin, entropy. Three let confidence
 decide how many tokens a step commits: threshold, factor (Fast-dLLM), entropy_bound (EB-Sampler).
-Rules of feedback are in `soft_mask.py`, where that mathematics is. Imports no torch.
+The published modes of feedback are rules too; their mathematics is in `soft_mask.py`. Imports no
+torch.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from .rule_inputs import MaskedRows, TextSoFar
-from .rules import commit_rule, stopping_rule
+from .rules import commit_rule, feedback_rule, stopping_rule
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -78,6 +79,19 @@ def entropy_bound(rows: MaskedRows, *, entropy_bound: float) -> Tensor:
     return rows.flat(taken_RL.new_zeros(taken_RL.shape).scatter(1, place_RL, taken_RL))
 
 
+@feedback_rule("topk", top=1, batched=True)
+def topk(rows: MaskedRows) -> Tensor:
+    """The leading tokens, the more the lower the entropy."""
+    return rows.confidence(rows.entropy_N)
+
+
+@feedback_rule("temperature", top=1, batched=True, dense=True)
+def temperature(rows: MaskedRows) -> tuple[Tensor, Tensor]:
+    """All tokens as a softmax at a temperature weighs them, the more the lower its entropy."""
+    tempered_NV = rows.logits_NV.float() / rows.temperature
+    return rows.confidence(rows.entropy_of(tempered_NV)), tempered_NV.softmax(-1)
+
+
 @stopping_rule("end")
 def end(text: TextSoFar) -> int | None:
     """An end token, once everything before it is decided."""
@@ -87,6 +101,7 @@ def end(text: TextSoFar) -> int | None:
     return int(ends[0])
 
 
-# Values of `alg`, and settings of their own.
+# Values of `alg`; settings of their own; values of the soft-mask `mode`.
 UNMASK_RULES = (origin.name, maskgit_plus.name, topk_margin.name, entropy.name)
 COMMIT_RULES = (threshold.name, factor.name, entropy_bound.name)
+SOFT_MASK_MODES = (topk.name, temperature.name)

@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from .config import SoftMaskConfig, is_on
 from .logits import LogitStatistics, entropy, statistics
 from .rule_inputs import MaskedRows
-from .rules import Chosen, feedback_rule, find
+from .rules import Chosen, find
 
 
 class SoftTokens(NamedTuple):
@@ -95,20 +95,6 @@ class Judged(NamedTuple):
 def confidence(entropy_N: Tensor, offset: Tensor, steepness: Tensor) -> Tensor:
     """(N,) the published confidence in [0, 1] of rows with this entropy (nats)."""
     return torch.sigmoid(steepness * (-entropy_N - offset))
-
-
-@feedback_rule("topk", top=1, batched=True)
-def topk(rows: MaskedRows) -> Tensor:
-    """The leading tokens, the more the lower the entropy."""
-    return confidence(rows.entropy_N, rows.offset, rows.steepness)
-
-
-@feedback_rule("temperature", top=1, batched=True, dense=True)
-def temperature(rows: MaskedRows) -> tuple[Tensor, Tensor]:
-    """All tokens as a softmax at a temperature weighs them, the more the lower its entropy."""
-    tempered_NV = rows.logits_NV.float() / rows.temperature
-    confidence_N = confidence(entropy(tempered_NV), rows.offset, rows.steepness)
-    return confidence_N, torch.softmax(tempered_NV, dim=-1)
 
 
 @torch.no_grad()
@@ -242,6 +228,8 @@ class SoftMask(nn.Module):
             "offset": lambda: self.offset,
             "steepness": lambda: self.steepness,
             "temperature": lambda: self.temperature,
+            "confidence": lambda: lambda seen_N: confidence(seen_N, self.offset, self.steepness),
+            "entropy_of": lambda: entropy,
         }
 
         @functools.cache
