@@ -39,7 +39,7 @@ FIRST = {
     "eval ppl": "--data --limit --length --times --model --adapter --no-soft-mask --batch-size "
     "--device --out",
     "bench": "--model --batch --prompt-tokens --max-new-tokens --steps --block-length --cache "
-    "--repeat --device --dtype --out",
+    "--repeat --device --dtype --out --json",
 }
 
 
