@@ -269,11 +269,7 @@ class SoftMask(nn.Module):
             )
 
     def judge(self, seen: Feedback) -> Judged:
-        """What the rule says of the rows of several texts.
-
-        Raises:
-            ValueError: it is a rule that sees one text at a time, or keeps a state.
-        """
+        """What the rule says of the rows of several texts; raises as `_check_trains`."""
         self._check_trains()
         return self.checked(self.rule.run(self.view(seen)), seen)
 
@@ -293,9 +289,10 @@ class SoftMask(nn.Module):
         if shares is not None:
             of = seen.logits_NV if rule.dense else seen.logits_NK
             assert of is not None
+            columns = of.shape[1]
+            least = columns if rule.dense else 1
             good = good and shares.dim() == 2 and len(shares) == count
-            good = good and 1 <= shares.shape[1] <= of.shape[1]
-            good = good and (not rule.dense or shares.shape == of.shape)
+            good = good and least <= shares.shape[1] <= columns
         if not good or bool(torch.isnan(confidence_N).any()):
             raise ValueError(
                 f"the feedback rule {rule.name} must return ({count},) numbers in [0, 1], or a "
