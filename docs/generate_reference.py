@@ -37,6 +37,14 @@ PUBLIC = {
         "softmask.config.SoftMaskConfig",
         "softmask.config.PromptKind",
     ],
+    "Rules of your own": [
+        "softmask.rules.commit_rule",
+        "softmask.rules.feedback_rule",
+        "softmask.rules.stopping_rule",
+        "softmask.rule_inputs.MaskedRows",
+        "softmask.rule_inputs.TextSoFar",
+    ],
+    "A run as arrays": ["softmask.tracing.trace", "softmask.tracing.Trace"],
     "The loop": ["softmask.decoding.sampler.denoise", "softmask.decoding.sampler.DenoiseStep"],
     "The model": [
         "softmask.models.modeling_dream.DreamModel",
@@ -211,7 +219,21 @@ def settings() -> str:
                     name = f"`{evaluation.OWN_NAMES[field.name]}`, {name}"
                 rows.append((name, _name(hints[field.name]), _value(default), meaning))
             lines += table("setting", "type", "default", "meaning")(rows)
-    return "\n".join([*lines, ""])
+    return "\n".join([*lines, "", *rules_of_decoding(), ""])
+
+
+def rules_of_decoding() -> list[str]:
+    """The registered rules, kind by kind."""
+    from softmask.rules import SETTINGS, every
+
+    rows = [
+        (f"`{rule.name}`", f"`{rule.name}`" if rule.is_setting else SETTINGS[rule.kind], rule.help)
+        for rule in every()
+    ]
+    lead = (
+        "Named by `alg`, soft-mask `mode` and `stop_rule`; [your own](../guides/research.md) too."
+    )
+    return ["## Rules of decoding", "", lead, "", *table("rule", "setting", "what it does")(rows)]
 
 
 def http() -> str:

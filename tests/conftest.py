@@ -15,6 +15,7 @@ from hypothesis import settings
 from processes import start_fork_server
 from tiny import write_dream_folder, write_json
 
+from softmask import rules
 from softmask.config import SoftMaskConfig, soft_mask_to_published
 
 # How long an example takes says something of the machine, not of the property.
@@ -24,6 +25,13 @@ settings.load_profile("softmask")
 SOFT = SoftMaskConfig(k=2, scale=0.8, offset=-4.0, steepness=1.0)
 # The first eight lines of a file are its shots.
 LINES = 8 + 5
+
+
+@pytest.fixture(autouse=True)
+def own_rules(monkeypatch):
+    """Rules of decoding that a test registers are gone after it."""
+    for kind, known in rules._rules.items():
+        monkeypatch.setitem(rules._rules, kind, dict(known))
 
 
 def pytest_configure(config: pytest.Config) -> None:

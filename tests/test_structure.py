@@ -15,6 +15,9 @@ PACKAGE = ROOT / "src" / "softmask"
 ROOMS = [
     *(
         "settings",
+        "rule_inputs",
+        "rules",
+        "shipped_rules",
         "config",
         "files",
         "logits",
@@ -25,7 +28,7 @@ ROOMS = [
         "hub",
         "puzzles",
     ),
-    *("training", "serving", "evaluation", "bench", "cli"),
+    *("training", "serving", "evaluation", "bench", "cli", "tracing"),
 ]
 FILES = sorted(
     path for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE or path.stem in ROOMS

@@ -20,12 +20,19 @@ _HOME = {
     "generate": "decoding.generation",
     "Generation": "decoding.generation",
     "Completion": "decoding.generation",
+    "trace": "tracing",
+    "Trace": "tracing",
     "denoise": "decoding.sampler",
     "DenoiseStep": "decoding.sampler",
     "DreamConfig": "models",
     "DreamModel": "decoding.diffusion_generate",
     "SamplingConfig": "config",
     "SoftMaskConfig": "config",
+    "commit_rule": "rules",
+    "feedback_rule": "rules",
+    "stopping_rule": "rules",
+    "MaskedRows": "rule_inputs",
+    "TextSoFar": "rule_inputs",
 }
 __all__ = [*_HOME, "__version__"]
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .rules import Chosen, Options, Rule, added, find
 from .settings import (
     check_numbers,
     from_mapping,
@@ -23,15 +24,13 @@ from .settings import (
     shown,
     unknown_setting,
 )
+from .shipped_rules import COMMIT_RULES, SOFT_MASK_MODES, UNMASK_RULES, end
 
 # How other programs say that top_k filters nothing: transformers by 0, vLLM by -1.
 TOP_K_OFF = (0, -1)
-COMMIT_RULES = ("threshold", "factor", "entropy_bound")
 CACHES = ("none", "prefix", "dual")
 # Logits over a lower temperature, or plus a larger penalty, would be infinite.
 COLDEST, LARGEST_PENALTY = 1e-6, 1e6
-UNMASK_RULES = ("origin", "maskgit_plus", "topk_margin", "entropy")
-SOFT_MASK_MODES = ("topk", "temperature")
 SOFT_MASK_SCHEDULES = ("none", "linear", "stepwise")
 # The name of the bundled model, and of its folder in this package.
 BUNDLED = "default"
@@ -62,9 +61,10 @@ class SoftMaskConfig:
     keep_norm: bool = setting(
         False, "stretch a mixture to the mean norm of the embeddings that it is made of"
     )
+    options: dict[str, Any] = setting({}, "options of a mode that is a feedback rule of your own")
 
     def __post_init__(self) -> None:
-        require_choice("soft-mask mode", self.mode, SOFT_MASK_MODES)
+        _take_rule(self, "feedback", "mode", "options", SOFT_MASK_MODES)
         require_choice("soft-mask schedule", self.schedule, SOFT_MASK_SCHEDULES)
         require(self.k >= 1, f"soft-mask k must be at least 1, not {self.k}")
         check_numbers("soft-mask", self)
@@ -75,6 +75,31 @@ class SoftMaskConfig:
             self.temperature >= COLDEST,
             f"soft-mask temperature must be at least {COLDEST}, not {self.temperature}",
         )
+
+    @property
+    def feedback(self) -> Chosen:
+        """The rule that says what is fed back."""
+        return Chosen(find("feedback", self.mode), self.options)
+
+
+def _take_rule(config: Any, kind: Any, field: str, options: str, plain: tuple[str, ...]) -> None:
+    """Checks the field of a config that names a rule, and the rule's options.
+
+    Args:
+        plain: shipped rules without options, which need not be looked up.
+
+    Raises:
+        ValueError: there is no such rule, or its options are wrong.
+    """
+    name, given = getattr(config, field), getattr(config, options)
+    if isinstance(name, Rule) or given or name not in plain:
+        rule = find(kind, name)
+        require(
+            not rule.is_setting, f"{rule.name} is a setting of its own: give {rule.name} a value"
+        )
+        name, given = rule.name, rule.parse(given, options)
+    object.__setattr__(config, field, name)
+    object.__setattr__(config, options, Options(given))
 
 
 def is_on(soft_mask: SoftMaskConfig | None) -> bool:
@@ -96,8 +121,9 @@ PUBLISHED_KEYS = {
     "mixinputs_k": "k",
     "mixture_temp": "temperature",
     "transparency_scheduling": "schedule",
-    # Ours; written only where it is on, so that the published code can read the file.
+    # Ours; written only where they are used, so that the published code can read the file.
     "mixture_norm": "keep_norm",
+    "mixture_options": "options",
 }
 
 
@@ -118,12 +144,14 @@ def soft_mask_from_published(values: Any, where: str) -> SoftMaskConfig | None:
         if value is not None:
             own[PUBLISHED_KEYS[key]] = value
     alg = own.pop("mode", "none")
-    if not isinstance(alg, str) or alg not in PUBLISHED_MODES:
-        raise ValueError(
-            f"{where}: transparency_alg must be one of {', '.join(PUBLISHED_MODES)}, "
-            f"not {shown(alg)}"
-        )
-    mode = PUBLISHED_MODES[alg]
+    known = list(PUBLISHED_MODES)
+    if alg not in known:
+        known += [rule.name for rule in added("feedback")]
+    require(
+        alg in known,
+        f"{where}: transparency_alg must be one of {', '.join(known)}, not {shown(alg)}",
+    )
+    mode = PUBLISHED_MODES.get(alg, alg)
     # The other values are checked even where the algorithm is "none": a typo is a typo.
     config = from_mapping(SoftMaskConfig, own | {"mode": mode or "topk"}, where)
     return config if mode else None
@@ -133,9 +161,10 @@ def soft_mask_to_published(config: SoftMaskConfig) -> dict[str, Any]:
     """The mapping to write as `transparency_config.json`; inverse of the reader above."""
     by_mode = {mode: alg for alg, mode in PUBLISHED_MODES.items()}
     values = {key: getattr(config, name) for key, name in PUBLISHED_KEYS.items()}
-    if not config.keep_norm:
-        del values["mixture_norm"]
-    return values | {"transparency_alg": by_mode[config.mode]}
+    for ours in ("mixture_norm", "mixture_options"):
+        if not values[ours]:
+            del values[ours]
+    return values | {"transparency_alg": by_mode.get(config.mode, config.mode)}
 
 
 def read_json(path: Path) -> Any:
@@ -164,7 +193,10 @@ class SamplingConfig:
     """How a canvas of masks becomes text. Names follow Dream's `diffusion_generate`."""
 
     steps: int = setting(512, "denoising steps: one forward pass each")
-    alg: str = setting("entropy", "which positions are committed first: " + ", ".join(UNMASK_RULES))
+    alg: str = setting(
+        "entropy", f"which positions are committed first: {', '.join(UNMASK_RULES)}, or your own"
+    )
+    alg_options: dict[str, Any] = setting({}, "options of a commit rule of your own")
     temperature: float = setting(0.0, "sampling temperature; 0 takes the likeliest token")
     top_p: float | None = setting(None, "keep the smallest set of tokens with this total mass")
     top_k: int | None = setting(None, "keep only this many likeliest tokens; 0: all of them")
@@ -189,6 +221,10 @@ class SamplingConfig:
     entropy_bound: float | None = setting(
         None, "commit the surest tokens while the entropies before them sum to at most this (nats)"
     )
+    stop_rule: str = setting(
+        "end", "when a text gives up its last masks: end (at an end token), or your own"
+    )
+    stop_options: dict[str, Any] = setting({}, "options of a stopping rule of your own")
     cache: str = setting("none", "keys and values kept within a block: " + ", ".join(CACHES))
     refresh_every: int | None = setting(
         None, "with a cache: look beyond the block every so many steps, and not at its start alone"
@@ -198,7 +234,8 @@ class SamplingConfig:
     )
 
     def __post_init__(self) -> None:
-        require_choice("alg", self.alg, UNMASK_RULES)
+        _take_rule(self, "commit", "alg", "alg_options", UNMASK_RULES)
+        _take_rule(self, "stopping", "stop_rule", "stop_options", (end.name,))
         check_numbers("", self)
         self._check_rules()
         self._check_cache()
@@ -239,12 +276,43 @@ class SamplingConfig:
     @property
     def adaptive(self) -> bool:
         """Whether confidence, not the schedule, decides how many tokens are committed."""
-        return any(getattr(self, name) is not None for name in COMMIT_RULES)
+        return self.deciding is not None
+
+    @property
+    def ordering(self) -> Chosen:
+        """The commit rule that says which positions go first, or with what chance."""
+        rule = find("commit", self.alg)
+        if rule.returns == "rows":
+            return Chosen(find("commit", rule.order), Options())
+        return Chosen(rule, self.alg_options)
+
+    @property
+    def deciding(self) -> Chosen | None:
+        """The commit rule that says how many positions a step commits; None: the schedule does."""
+        rule = find("commit", self.alg)
+        if rule.returns == "rows":
+            return Chosen(rule, self.alg_options)
+        for name in COMMIT_RULES:
+            if getattr(self, name) is not None:
+                rule = find("commit", name)
+                fields = dataclasses.fields(rule.options)
+                return Chosen(rule, {one.name: getattr(self, one.name) for one in fields})
+        return None
+
+    @property
+    def stopping(self) -> Chosen:
+        """The rule that says when a text gives up its last masks."""
+        return Chosen(find("stopping", self.stop_rule), self.stop_options)
+
+    @property
+    def by_chance(self) -> bool:
+        """Whether each mask commits by a coin of its own, and tokens are drawn afterwards."""
+        return self.ordering.rule.returns == "chances"
 
     @property
     def is_random(self) -> bool:
         """Whether anything is drawn."""
-        return self.temperature > 0 or bool(self.alg_temp) or self.alg == "origin"
+        return self.temperature > 0 or bool(self.alg_temp) or self.by_chance
 
     def _switch_off_filters(self) -> None:
         # top_p 0 is off beside temperature 0 alone: where tokens are drawn it may also mean the
@@ -256,6 +324,8 @@ class SamplingConfig:
 
     def _check_rules(self) -> None:
         rules = [name for name in COMMIT_RULES if getattr(self, name) is not None]
+        if find("commit", self.alg).returns == "rows":
+            rules.append(f"alg {self.alg}")
         require(len(rules) <= 1, f"{' and '.join(rules)} are different rules: give one of them")
         for name in ("threshold", "threshold_end"):
             value = getattr(self, name)
@@ -269,7 +339,7 @@ class SamplingConfig:
         )
         if rules:
             require(
-                self.alg != "origin" and not self.alg_temp,
+                not self.by_chance and not self.alg_temp,
                 f"{rules[0]} commits by confidence, alg origin and alg_temp by chance: give one",
             )
 

@@ -9,9 +9,11 @@ For a position that is still [MASK] after a step's commit, with p = softmax of t
 
 With `keep_norm` (ours; off by default) e_next is stretched to the mean norm of what it is made of.
 
-Three pieces, in the order of a step: `feedback()` reads the statistics off the logits and holds
-no parameter; `SoftMask` owns the numbers, fixed or learned, and turns the statistics into
-`SoftTokens`; `SoftTokens.embed()` makes the input embeddings inside the model's forward.
+Four pieces, in the order of a step: `feedback()` reads the statistics off the logits and holds
+no parameter; a feedback rule (`rules.py`; the published modes are two of them) reads off those how
+confident a position is, and what is mixed in; `SoftMask` owns the numbers, fixed or learned, and
+turns all of this into `SoftTokens`; `SoftTokens.embed()` makes the input embeddings inside the
+model's forward.
 
 Shape suffixes: B batch, L length, N chosen rows (flat indices into B * L), V vocabulary, D width,
 K superposed tokens.
@@ -19,8 +21,10 @@ K superposed tokens.
 
 from __future__ import annotations
 
+import functools
 import math
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +32,8 @@ from torch import Tensor, nn
 
 from .config import SoftMaskConfig, is_on
 from .logits import LogitStatistics, entropy, statistics
+from .rule_inputs import MaskedRows
+from .rules import Chosen, find
 
 
 class SoftTokens(NamedTuple):
@@ -71,6 +77,24 @@ class Feedback(NamedTuple):
     ids_NK: Tensor | None = None
     logits_NK: Tensor | None = None
     logits_NV: Tensor | None = None
+    total_N: Tensor | None = None  # log sum exp
+
+    def at(self, index: slice | Tensor) -> Feedback:
+        """Of some of the rows."""
+        return Feedback(*(None if value is None else value[index] for value in self))  # type: ignore[arg-type]
+
+
+class Judged(NamedTuple):
+    """What a feedback rule says of N positions: how confident it is, in [0, 1], and the shares of
+    what is mixed in, of leading tokens or (dense rules) of all; None: softmax of k logits."""
+
+    confidence_N: Tensor
+    shares: Tensor | None = None
+
+
+def confidence(entropy_N: Tensor, offset: Tensor, steepness: Tensor) -> Tensor:
+    """(N,) the published confidence in [0, 1] of rows with this entropy (nats)."""
+    return torch.sigmoid(steepness * (-entropy_N - offset))
 
 
 @torch.no_grad()
@@ -80,15 +104,19 @@ def feedback(logits_NV: Tensor, rows_N: Tensor, k: int, mode: str) -> Feedback:
     Raises:
         ValueError: k is larger than the vocabulary.
     """
-    if mode == "temperature":
+    rule = find("feedback", mode)
+    if rule.dense:
         return Feedback(rows_N, logits_NV=logits_NV)
     check_k(k, logits_NV.shape[-1])
+    k = min(max(k, rule.top), logits_NV.shape[-1])
     return feedback_of(statistics(logits_NV, k), rows_N, k)
 
 
 def feedback_of(seen: LogitStatistics, rows_N: Tensor, k: int) -> Feedback:
     """The feedback of mode "topk" from statistics of at least k leading tokens."""
-    return Feedback(rows_N, seen.entropy_N, seen.ids_NK[:, :k], seen.logits_NK[:, :k])
+    return Feedback(
+        rows_N, seen.entropy_N, seen.ids_NK[:, :k], seen.logits_NK[:, :k], total_N=seen.total_N
+    )
 
 
 def check_k(k: int, vocabulary: int) -> None:
@@ -122,10 +150,14 @@ class SoftMask(nn.Module):
         mode: str = "topk",
         k: int = 1,
         keep_norm: bool = False,
+        options: Mapping[str, Any] | None = None,
         exact: bool = False,
     ) -> None:
         super().__init__()
         self.mode, self.k, self.keep_norm, self.exact = mode, k, keep_norm, exact
+        self.options = options or {}
+        if not exact:
+            self._check_trains()
         if exact:
             values = {"scale": scale, "offset": offset, "steepness": steepness}
             for name, value in (values | {"temperature": temperature}).items():
@@ -139,8 +171,23 @@ class SoftMask(nn.Module):
         # Without a use in mode "topk" it would be a parameter that never gets a gradient.
         self.raw_temperature = nn.Parameter(
             torch.tensor([_softplus_inverse(max(temperature, 1e-6))]),
-            requires_grad=mode == "temperature",
+            requires_grad=mode != "topk",
         )
+
+    @property
+    def rule(self) -> Chosen:
+        """The feedback rule."""
+        return Chosen(find("feedback", self.mode), self.options)
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether all logits are read."""
+        return self.rule.rule.dense
+
+    @property
+    def reads(self) -> int:
+        """How many leading tokens are read, of which at least k are mixed in."""
+        return max(self.k, self.rule.rule.top)
 
     @property
     def scale(self) -> Tensor:
@@ -164,29 +211,122 @@ class SoftMask(nn.Module):
         Mode "topk": of softmax(logits); mode "temperature": of the tempered distribution itself,
         as published (`neg_entropy` of p at `mixture_temp`).
         """
-        if self.mode == "topk":
-            assert seen.entropy_N is not None
-            return seen.entropy_N
-        assert seen.logits_NV is not None
-        return entropy(seen.logits_NV.float() / self.temperature)
+        if seen.logits_NV is not None:
+            return entropy(seen.logits_NV.float() / self.temperature)
+        assert seen.entropy_N is not None
+        return seen.entropy_N
 
     def weight(self, entropy_N: Tensor, rate_N: Tensor | float = 1.0) -> Tensor:
-        """(N,) lambda in [0, 1] of rows with this entropy (nats); `rate_N` is r(t)."""
-        return self.scale * rate_N * torch.sigmoid(self.steepness * (-entropy_N - self.offset))
+        """(N,) lambda in [0, 1] of rows with this entropy (nats), as published; `rate_N`: r(t)."""
+        return self.scale * rate_N * confidence(entropy_N, self.offset, self.steepness)
+
+    def view(
+        self, seen: Feedback, more: Mapping[str, Callable[[], Any]] | None = None
+    ) -> MaskedRows:
+        """What a feedback rule sees: the statistics, the parameters, and what a step knows too."""
+        sources: dict[str, Callable[[], Any]] = {
+            "offset": lambda: self.offset,
+            "steepness": lambda: self.steepness,
+            "temperature": lambda: self.temperature,
+            "confidence": lambda: lambda seen_N: confidence(seen_N, self.offset, self.steepness),
+            "entropy_of": lambda: entropy,
+        }
+
+        @functools.cache
+        def read() -> LogitStatistics:
+            if seen.logits_NV is not None:
+                return statistics(seen.logits_NV, min(self.reads, seen.logits_NV.shape[1]))
+            assert seen.ids_NK is not None
+            assert seen.logits_NK is not None
+            assert seen.total_N is not None
+            assert seen.entropy_N is not None
+            return LogitStatistics(seen.ids_NK, seen.logits_NK, seen.total_N, seen.entropy_N)
+
+        @functools.cache
+        def chances() -> Tensor:
+            return (read().logits_NK - read().total_N[:, None]).exp()
+
+        sources |= {
+            "tokens_N": lambda: read().ids_NK[:, 0],
+            "entropy_N": lambda: read().entropy_N,
+            "top_ids_NK": lambda: read().ids_NK,
+            "top_logits_NK": lambda: read().logits_NK,
+            "top_probability_NK": chances,
+            "probability_N": lambda: chances()[:, 0],
+            "margin_N": lambda: chances()[:, 0] - chances()[:, 1],
+        }
+        if seen.logits_NV is not None:
+            sources["logits_NV"] = lambda: seen.logits_NV
+        return MaskedRows(sources | dict(more or {}))
+
+    def _check_trains(self) -> None:
+        """Raises ValueError for a rule that sees one text at a time, or keeps a state."""
+        rule = self.rule.rule
+        if not rule.batched or rule.state:
+            raise ValueError(
+                f"the feedback rule {rule.name} needs the steps of one text, so it is for decoding "
+                "alone: training and likelihoods take batched rules without state"
+            )
+
+    def judge(self, seen: Feedback) -> Judged:
+        """What the rule says of the rows of several texts; raises as `_check_trains`."""
+        self._check_trains()
+        return self.checked(self.rule.run(self.view(seen)), seen)
+
+    def checked(self, result: Any, seen: Feedback) -> Judged:
+        """A rule's result; what is not shipped is looked at, and made to be weights.
+
+        Raises:
+            ValueError: it has another shape or values that are no numbers.
+        """
+        rule = self.rule.rule
+        judged = Judged(*result) if isinstance(result, tuple) else Judged(result)
+        if rule.is_shipped:
+            return judged
+        confidence_N, shares = judged
+        count = len(seen.rows_N)
+        good = isinstance(confidence_N, Tensor) and confidence_N.shape == (count,)
+        if shares is not None:
+            of = seen.logits_NV if rule.dense else seen.logits_NK
+            assert of is not None
+            columns = of.shape[1]
+            least = columns if rule.dense else 1
+            good = good and shares.dim() == 2 and len(shares) == count
+            good = good and least <= shares.shape[1] <= columns
+        if not good or bool(torch.isnan(confidence_N).any()):
+            raise ValueError(
+                f"the feedback rule {rule.name} must return ({count},) numbers in [0, 1], or a "
+                "pair of them and the shares of what is mixed in, and no NaN"
+            )
+        if shares is not None:
+            shares = shares.clamp_min(0)
+            shares = shares / shares.sum(1, keepdim=True).clamp_min(1e-12)
+        elif rule.dense:
+            raise ValueError(f"the feedback rule {rule.name} is dense: it must return shares too")
+        return Judged(confidence_N.float().clamp(0, 1), shares)
 
     def mix(
-        self, own_N: Tensor, seen: Feedback, table_VD: Tensor, rate_N: Tensor | float = 1.0
+        self,
+        own_N: Tensor,
+        seen: Feedback,
+        table_VD: Tensor,
+        rate_N: Tensor | float = 1.0,
+        judged: Judged | None = None,
     ) -> Mixture:
         """What the positions of `seen` become, whose tokens are `own_N` (masks).
 
-        `table_VD` are the input embeddings, which mode "temperature" mixes here.
+        `table_VD` are the input embeddings, which mode "temperature" mixes here. `judged` is what
+        the rule said already.
         """
-        lambda_N = self.weight(self.entropy(seen), rate_N)
-        if self.mode == "topk":
+        confidence_N, shares = self.judge(seen) if judged is None else judged
+        lambda_N = self.scale * rate_N * confidence_N
+        if seen.logits_NV is None:
             assert seen.ids_NK is not None
             assert seen.logits_NK is not None
-            q_NK = torch.softmax(seen.logits_NK, dim=-1)
-            ids_NK = torch.cat([own_N[:, None], seen.ids_NK], dim=1)
+            # What the rule reads beyond k tokens is not mixed in by itself.
+            mixed = self.k if self.reads > self.k else None
+            q_NK = torch.softmax(seen.logits_NK[:, :mixed], dim=-1) if shares is None else shares
+            ids_NK = torch.cat([own_N[:, None], seen.ids_NK[:, : q_NK.shape[1]]], dim=1)
             weights_NK = torch.cat([1 - lambda_N[:, None], lambda_N[:, None] * q_NK], dim=1)
             if self.keep_norm:
                 vectors_NKD = F.embedding(ids_NK, table_VD).float()
@@ -194,16 +334,15 @@ class SoftMask(nn.Module):
                 mean_N = (weights_NK * vectors_NKD.norm(dim=-1)).sum(1)
                 weights_NK = weights_NK * _stretch(mixed_ND, mean_N)[:, None]
             return Mixture(ids_NK, weights_NK, lambda_N)
-        assert seen.logits_NV is not None
-        q_NV = torch.softmax(seen.logits_NV.float() / self.temperature, dim=-1)
+        assert shares is not None
         with torch.autocast(table_VD.device.type, enabled=False):
-            weighted_NV = (lambda_N[:, None] * q_NV).to(table_VD.dtype)
+            weighted_NV = (lambda_N[:, None] * shares).to(table_VD.dtype)
             added_ND = (weighted_NV @ table_VD).float()
         weights_N = 1 - lambda_N
         if self.keep_norm:
             norms_V = table_VD.float().norm(dim=1)
             mixed_ND = weights_N[:, None] * F.embedding(own_N, table_VD).float() + added_ND
-            mean_N = weights_N * norms_V[own_N] + lambda_N * (q_NV @ norms_V)
+            mean_N = weights_N * norms_V[own_N] + lambda_N * (shares @ norms_V)
             stretch_N = _stretch(mixed_ND, mean_N)
             weights_N, added_ND = weights_N * stretch_N, added_ND * stretch_N[:, None]
         return Mixture(own_N[:, None], weights_N[:, None], lambda_N, added_ND)
@@ -243,7 +382,7 @@ def make_mixer(config: SoftMaskConfig | None, device: torch.device) -> SoftMask 
     """The module for fixed numbers; None where soft-masking changes nothing."""
     if not is_on(config):
         return None
-    names = ("scale", "offset", "steepness", "temperature", "mode", "k", "keep_norm")
+    names = ("scale", "offset", "steepness", "temperature", "mode", "k", "keep_norm", "options")
     return SoftMask(**{name: getattr(config, name) for name in names}, exact=True).to(device)
 
 

@@ -12,9 +12,12 @@ from test_sampler import SOFT, canvas_of, drain, holed_canvas, only_mask
 from tiny import tiny_model
 
 from softmask.config import SamplingConfig
+from softmask.decoding.rule_views import statistics_of
 from softmask.decoding.sampler import denoise
-from softmask.decoding.unmask import Choice, Ragged, choose_by_rule, choose_likeliest
+from softmask.decoding.unmask import Ragged, choose_likeliest
 from softmask.logits import statistics
+from softmask.rule_inputs import MaskedRows
+from softmask.rules import find
 
 PROPERTY = settings(max_examples=60, derandomize=True)
 RULES = ({"threshold": 0.5}, {"factor": 1.0}, {"entropy_bound": 1.5})
@@ -68,11 +71,17 @@ def test_a_rule_commits_what_its_definition_says_text_by_text(seed, counts, name
     entropies = torch.rand(total, generator=generator, dtype=torch.float64) * 2
     opened = torch.rand(total, generator=generator) < 0.8
     value = value if name == "threshold" else 4 * value
-    config = SamplingConfig(**{name: value})
-    choice = Choice(torch.zeros(total, dtype=torch.long), chances, chances, entropies)
     texts = Ragged(counts, starts, lengths, rows)
-    thresholds = torch.full((len(counts),), value, dtype=torch.float64).tolist()
-    found = choose_by_rule(choice, opened, config, thresholds, texts)
+    seen = {
+        "probability_N": chances,
+        "entropy_N": entropies,
+        "open_N": opened,
+        "masks_R": counts,
+        "table": texts.table,
+        "flat": texts.flat,
+        "spread": lambda values_R: torch.tensor(values_R, dtype=torch.float64)[texts.sequence_N],
+    }
+    found = find("commit", name)(MaskedRows.of(**seen), **{name: value}) & opened
     at = 0
     for n in counts:
         own = [i for i in range(at, at + n) if opened[i]]
@@ -106,8 +115,8 @@ def test_a_threshold_that_nothing_passes_commits_the_surest_token_of_each_step(a
             masked = (tokens[0] == model.config.mask_token_id).nonzero().squeeze(1)
             logits = model(tokens).logits[0, masked]
             logits[:, model.config.mask_token_id] = -torch.inf
-            choice = choose_likeliest(statistics(logits, 2), SamplingConfig(alg=alg))
-            best = choice.confidence_N.argmax()
+            choice = choose_likeliest(statistics(logits, 2))
+            best = find("commit", alg)(MaskedRows(statistics_of(choice))).argmax()
             tokens[0, masked[best]] = choice.tokens_N[best]
             assert torch.equal(step.canvas_BL[0], tokens[0])
 
@@ -171,14 +180,12 @@ def test_an_easier_block_hands_its_steps_on() -> None:
 
 
 def test_a_moving_threshold_lies_between_its_ends_by_the_share_left() -> None:
-    import numpy as np
-
-    from softmask.decoding.schedule import StepSchedule
-
-    plan = StepSchedule(np.ones(10, dtype=bool), SamplingConfig(threshold=0.9, threshold_end=0.4))
-    assert plan.threshold == pytest.approx(0.9)
-    plan.left = [4]
-    assert plan.threshold == pytest.approx(0.6)
+    for left, limit in ((10, 0.9), (4, 0.6), (1, 0.45)):
+        limits: list[float] = []
+        seen = {"left_R": [left], "masks_R": [10], "probability_N": torch.ones(1)}
+        seen["spread"] = lambda values_R, limits=limits: limits.extend(values_R) or torch.zeros(1)
+        find("commit", "threshold")(MaskedRows.of(**seen), threshold=0.9, threshold_end=0.4)
+        assert limits == [pytest.approx(limit)]
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,12 @@ import pytest
 import torch
 
 from softmask.config import SamplingConfig, SoftMaskConfig, soft_mask_from_published
+from softmask.decoding.rule_views import statistics_of
 from softmask.decoding.sampler import denoise
 from softmask.decoding.unmask import RowNoise, choose_tokens, filter_logits, transfer_count
 from softmask.logits import entropy
+from softmask.rule_inputs import MaskedRows
+from softmask.rules import find
 from softmask.soft_mask import SoftMask, feedback, make_mixer, rate
 
 CASES = goldens.facts("p_sm")["cases"]
@@ -136,8 +139,9 @@ def test_tokens_and_confidences_under_filters_equal_the_published_ones(name: str
     config = SamplingConfig(alg=alg, **settings)
     logits = data["logits"]
     noise = RowNoise(None, logits.device)
-    tokens, confidence, *_ = choose_tokens(logits, config, noise, [len(logits)])
-    assert torch.equal(tokens, data[f"{name}.x0"])
+    choice = choose_tokens(logits, config, noise, [len(logits)])
+    assert torch.equal(choice.tokens_N, data[f"{name}.x0"])
+    confidence = find("commit", alg)(MaskedRows(statistics_of(choice)))
     torch.testing.assert_close(confidence, data[f"{name}.confidence"], atol=1e-5, rtol=1e-5)
 
 

@@ -29,6 +29,7 @@ from ..puzzles.puzzles import Puzzle, generate_countdown, generate_sudoku
 from ..puzzles.solve import file_puzzles, is_right, solve
 from ..reporting.measure import timed
 from ..reporting.tables import light_table
+from ..rules import added
 from .frontier_cells import REFERENCE, Cell
 
 # Puzzles made here, and the evaluation files that hold the same kinds.
@@ -145,8 +146,13 @@ def runs(groups: Mapping[str, Sequence[Puzzle]], ways: int, batch: int) -> int:
 
 
 def modes_of(checkpoint: Checkpoint) -> dict[str, SoftMaskConfig | None]:
-    soft = {} if checkpoint.soft_mask is None else {"soft": checkpoint.soft_mask}
-    return {"plain": None, **soft}
+    """How a checkpoint decodes: plainly, with its own feedback, and with registered rules of it."""
+    own = checkpoint.soft_mask
+    if own is None:
+        return {"plain": None}
+    rules = [rule.name for rule in added("feedback")]
+    changed = {name: dataclasses.replace(own, mode=name, options={}) for name in rules}
+    return {"plain": None, "soft": own, **changed}
 
 
 def _row(group: str, cell: Cell, mode: str, tallies: dict[tuple[str, str], _Tally]) -> Row:

@@ -1,10 +1,15 @@
-"""The ways of decoding that `softmask bench frontier` compares. A new one is a line."""
+"""The ways of decoding that `softmask bench frontier` compares. A new one is a line.
+
+Commit rules that are registered beside the shipped ones take part by themselves.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+from ..rules import Rule, added
 
 
 @dataclass(frozen=True)
@@ -55,16 +60,39 @@ CELLS = (
 )
 
 
+def rule_cells(rule: Rule) -> list[Cell]:
+    """The ways of decoding by a commit rule: with each of its options that are to be tried.
+
+    A rule of scores has all steps, half and a quarter of them; one that decides itself how many
+    tokens a step commits has its own pace.
+    """
+    paces = {"": 1} if rule.returns == "rows" else {"": 1, "-half": 2, "-quarter": 4}
+    cells = []
+    for options in rule.frontier:
+        values = "".join(f"-{value}" for value in options.values())
+        for pace, fewer in paces.items():
+            sampling = {"alg": rule.name, "alg_options": dict(options)}
+            cells.append(Cell(f"{rule.name}{values}{pace}", rule.name, sampling, fewer))
+    return cells
+
+
+def all_cells() -> list[Cell]:
+    """The cells above, and those of registered rules."""
+    return [*CELLS, *(cell for rule in added("commit") for cell in rule_cells(rule))]
+
+
 def choose_cells(names: str | None) -> list[Cell]:
-    """The cells that --only names; all without it.
+    """The cells that --only names; all without it. A rule's name stands for all of its cells.
 
     Raises:
         ValueError: there is no such cell.
     """
-    known = {cell.name: cell for cell in CELLS}
+    cells = all_cells()
     if names is None:
-        return list(CELLS)
+        return cells
+    known = {cell.name: [cell] for cell in cells}
+    known |= {rule.name: rule_cells(rule) for rule in added("commit")}
     for name in names.split(","):
         if name not in known:
             raise ValueError(f"there is no cell {name!r}; known: {', '.join(known)}")
-    return [known[name] for name in dict.fromkeys(names.split(","))]
+    return [cell for name in dict.fromkeys(names.split(",")) for cell in known[name]]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 PLOT = "frontier.png"
 COLOURS = {"plain": "tab:blue", "soft": "tab:orange"}
+OTHERS = ("tab:green", "tab:red", "tab:purple", "tab:brown", "tab:pink")
 MARKERS = ("o", "s", "^", "D", "P", "v", "X", "*")
 
 
@@ -30,27 +32,33 @@ def draw(rows: Sequence[Any], target: Path) -> None:
 
     panels = list(dict.fromkeys(row.puzzles for row in rows))
     families = list(dict.fromkeys(row.family for row in rows))
-    markers = dict(zip(families, MARKERS, strict=False))
+    markers = dict(zip(families, cycle(MARKERS), strict=False))
+    modes = list(dict.fromkeys(row.mode for row in rows))
+    colours = COLOURS | dict(
+        zip([m for m in modes if m not in COLOURS], cycle(OTHERS), strict=False)
+    )
     figure = Figure(figsize=(5.2 * len(panels), 5.4), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(1, len(panels), squeeze=False).flatten()
     for panel, axis in zip(panels, axes, strict=True):
-        _panel(axis, [row for row in rows if row.puzzles == panel], markers)
+        _panel(axis, [row for row in rows if row.puzzles == panel], markers, colours)
         axis.set_title(panel)
     axes[0].set_ylabel("solved, % (bars: standard error)")
-    modes = list(dict.fromkeys(row.mode for row in rows))
-    figure.legend(handles=_legend(modes, markers), loc="outside lower center", ncols=8, fontsize=9)
+    handles = _legend({mode: colours[mode] for mode in modes}, markers)
+    figure.legend(handles=handles, loc="outside lower center", ncols=8, fontsize=9)
     figure.savefig(target, dpi=110)
 
 
-def _panel(axis: Any, rows: Sequence[Any], markers: dict[str, str]) -> None:
+def _panel(
+    axis: Any, rows: Sequence[Any], markers: dict[str, str], colours: dict[str, str]
+) -> None:
     for row in rows:
         axis.errorbar(
             row.tokens_per_second,
             100 * row.accuracy,
             yerr=100 * row.error,
             fmt=markers[row.family],
-            color=COLOURS[row.mode],
+            color=colours[row.mode],
             markersize=7 if row.on_frontier else 5,
             alpha=1.0 if row.on_frontier else 0.45,
             elinewidth=0.8,
@@ -76,7 +84,7 @@ def _panel(axis: Any, rows: Sequence[Any], markers: dict[str, str]) -> None:
             **side,
             textcoords="offset points",
             fontsize=8,
-            color=COLOURS[row.mode],
+            color=colours[row.mode],
         )
     axis.set_xscale("log")
     axis.margins(x=0.22, y=0.08)  # room for names
@@ -84,10 +92,10 @@ def _panel(axis: Any, rows: Sequence[Any], markers: dict[str, str]) -> None:
     axis.grid(alpha=0.3, which="both")
 
 
-def _legend(modes: Sequence[str], markers: dict[str, str]) -> list[Any]:
+def _legend(modes: Mapping[str, str], markers: dict[str, str]) -> list[Any]:
     from matplotlib.lines import Line2D
 
-    colours = [Line2D([], [], color=COLOURS[mode], linewidth=4, label=mode) for mode in modes]
+    colours = [Line2D([], [], color=own, linewidth=4, label=mode) for mode, own in modes.items()]
     shapes = [
         Line2D([], [], color="gray", marker=marker, linestyle="", label=family)
         for family, marker in markers.items()

@@ -18,13 +18,14 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ..bench.frontier import Row, measure, modes_of, puzzles_of, runs, tables_of
-from ..bench.frontier_cells import CELLS, Cell, choose_cells
+from ..bench.frontier_cells import Cell, all_cells, choose_cells
 from ..bench.frontier_plot import PLOT, draw, need_matplotlib
 from ..hub.load import load
 from ..models.checkpoint import Checkpoint
 from ..puzzles.puzzles import Puzzle
 from ..reporting.result_folder import claim, write
 from .options import new_parser
+from .rule_options import add_rules_option, rule_name
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -33,8 +34,14 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--model", help="folder or Hub id; default: the bundled model")
     parser.add_argument("--puzzles", type=int, default=100, help="of each kind (default 100)")
     parser.add_argument("--files", type=Path, help="take them from Dream's files in this folder")
-    names = ", ".join(cell.name for cell in CELLS)
-    parser.add_argument("--only", metavar="NAME,...", help=f"only these cells: {names}")
+    names = ", ".join(cell.name for cell in all_cells())
+    parser.add_argument(
+        "--only",
+        type=_cells,
+        metavar="NAME,...",
+        help=f"only these cells: {names}; or a commit rule of yours, by name or as MODULE:NAME",
+    )
+    add_rules_option(parser)
     parser.add_argument("--batch", type=int, default=1, help="puzzles at once (default 1)")
     parser.add_argument("--device", help="cpu, cuda, mps (default: the best)")
     parser.add_argument("--dtype", help="float32, bfloat16 (default: by device)")
@@ -43,6 +50,10 @@ def make_parser() -> argparse.ArgumentParser:
         "--out", type=Path, help=f"write result.json, table.txt and {PLOT} to this folder"
     )
     return parser
+
+
+def _cells(text: str) -> str:
+    return ",".join(map(rule_name, text.split(",")))
 
 
 def run(args: argparse.Namespace, argv: list[str]) -> int:

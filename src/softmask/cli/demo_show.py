@@ -32,9 +32,9 @@ from ..puzzles.solve import (
 )
 from ..reporting.progress import progress
 from ..reporting.tables import light_table
+from ..serving.trace import record_ways
 from .grid_view import Board, ended, legend, side_by_side
 from .live_view import LiveView
-from .recording import record_ways
 from .svg import picture
 
 NAMES = ("soft-masked", "plain")

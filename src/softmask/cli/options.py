@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 
 from ..config import BUNDLED, PUBLISHED_KEYS, SamplingConfig, SoftMaskConfig
 from ..reporting.progress import progress
+from .rule_options import RULE_FIELDS, add_rules_option, name_rules, rule_name, rule_options
 
 # How a switch is written where options are typed one by one.
 ON_OFF = {"on": True, "off": False}
@@ -78,6 +79,11 @@ class Parser(argparse.ArgumentParser):
         # Older argparse takes -1e-3 for an option.
         self._negative_number_matcher = re.compile(r"-(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$")
 
+    def format_help(self) -> str:
+        """What --help-all prints, or --help where options are few."""
+        name_rules(self)
+        return super().format_help()
+
     def settings(self) -> dict[str, argparse.Action]:
         """The options that decide an answer, by the names of the settings."""
         found = {}
@@ -95,6 +101,7 @@ class Parser(argparse.ArgumentParser):
         """The help that shows the options used most; all of them where they are few."""
         if not self._first:
             return self.format_help()
+        name_rules(self)
         formatter = self.formatter_class(prog=f"{self.prog} [options]")
         formatter.add_usage(None, self._get_positional_actions(), [])
         formatter.add_text(self.description)
@@ -149,6 +156,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         "--quantize", help="linear layers in int8 or int4 (needs bitsandbytes; lossy; default: off)"
     )
     group.add_argument("--threads", type=int, help="CPU threads (default: all)")
+    add_rules_option(group)
 
 
 def set_threads(count: int | None) -> None:
@@ -204,16 +212,25 @@ def add_settings(
     for field in dataclasses.fields(cls):
         if field.name in leave_out:
             continue
-        default = defaults.get(field.name, "off" if field.default is None else field.default)
+        own_default = field.default
+        if own_default in (None, dataclasses.MISSING):
+            own_default = "off" if own_default is None else ""
+        default = defaults.get(field.name, own_default)
         note = f" (default: {default})" if default != "" else ""
         values: dict[str, Any] = {"action": "store_true"}
         scalar = _scalar(hints[field.name])
         shown, *hidden = (names or {}).get(field.name, [field.name])
         if scalar is not bool:
             values = {"type": scalar, "metavar": shown.split("_")[-1].upper()}
+        if field.name in RULE_FIELDS:
+            values["type"] = rule_name
+        elif scalar is dict:
+            values |= {"type": rule_options, "metavar": "NAME=VALUE,..."}
         values |= {"dest": _dest(cls, field.name), "default": None}
         help = f"{field.metadata['help']}{note}".replace("%", "%%")
-        group.add_argument(prefix + shown.replace("_", "-"), help=help, **values)
+        action = group.add_argument(prefix + shown.replace("_", "-"), help=help, **values)
+        if field.name in RULE_FIELDS:
+            action.rules_of = RULE_FIELDS[field.name]
         for name in hidden:
             add_hidden(group, "--" + name.replace("_", "-"), **values)
 
@@ -232,7 +249,7 @@ def _scalar(annotation: Any) -> type:
     if isinstance(annotation, types.UnionType):
         options = [a for a in typing.get_args(annotation) if a is not type(None)]
         annotation = str if str in options else options[0]
-    return annotation
+    return typing.get_origin(annotation) or annotation
 
 
 def given(args: argparse.Namespace, cls: type) -> dict[str, Any]:

@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..config import SoftMaskConfig, require
+from ..config import require
 from ..files import write_atomically
-
-# Leading tokens that a file tells of each position.
-CANDIDATES = 5
 
 
 def add_recording_options(parser: argparse.ArgumentParser) -> None:
@@ -55,11 +50,9 @@ def record_run(args: argparse.Namespace, run: Any) -> dict[str, Any]:
     Raises:
         ValueError: there is no soft-masking to compare, or the run failed.
     """
-    ways = [run.soft_mask]
-    if args.against_plain:
-        require(run.soft_mask is not None, "this run is plain already: leave out --against-plain")
-        ways.append(None)
-    trace = record_ways(run, ways)
+    from ..serving.trace import record_ways, ways_of
+
+    trace = record_ways(run, ways_of(run, against_plain=args.against_plain))
     if args.trace is not None:
         write_atomically(args.trace, json.dumps(trace, ensure_ascii=False))
     if args.html is not None:
@@ -68,29 +61,8 @@ def record_run(args: argparse.Namespace, run: Any) -> dict[str, Any]:
         from .svg import picture
 
         write_atomically(args.svg, picture(trace))
-    first: dict[str, Any] = trace["runs"][0]
-    return first
-
-
-def record_ways(run: Any, ways: Sequence[SoftMaskConfig | None]) -> dict[str, Any]:
-    """The trace of a run (a Generation of one row that has not begun), once for each way."""
-    from ..decoding.prompts import rules_of
-    from ..serving.engine import Request
-    from ..serving.trace import record, trace_file
-
-    request = Request(
-        tuple(run.canvas_BL[0].tolist()),
-        run.sampling,
-        rules=rules_of(run.checkpoint, infill=run.infill),
-        seed=run.seeds[0],
-        top_logprobs=CANDIDATES,
-        trace=True,
-    )
-    requests = [dataclasses.replace(request, soft_mask=soft_mask) for soft_mask in ways]
-    return trace_file(
-        record(run.checkpoint, one, infill=run.infill, id=f"run-{index}")
-        for index, one in enumerate(requests, start=1)
-    )
+    recorded: dict[str, Any] = trace["runs"][0]
+    return recorded
 
 
 def page_of(trace: dict[str, Any]) -> str:

@@ -22,6 +22,7 @@ from typing import Any
 
 from ..training.config import TRAINED_ON
 from .options import new_parser, set_threads
+from .rule_options import add_rules_option
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -62,6 +63,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--overwrite", action="store_true", help="delete an earlier run there")
     parser.add_argument("--device", help="cpu, or the accelerator (default: the best there is)")
     parser.add_argument("--threads", type=int, help="CPU threads (default: all)")
+    add_rules_option(parser)
     return parser
 
 

@@ -19,15 +19,16 @@ import torch
 from torch import Tensor
 
 from ..config import SamplingConfig, SoftMaskConfig
-from ..logits import LogitStatistics
 from ..models import DreamModel
 from ..models.packing import Layout, Span
-from ..soft_mask import Feedback, SoftMask, SoftTokens, feedback_of, make_mixer, rate
+from ..soft_mask import SoftMask, SoftTokens, make_mixer, rate
 from .commit import choose_commits
 from .cuda_graphs import Graphs, suits_graphs
 from .kv_cache import KeyValueStore
 from .logprobs import LogprobStore
 from .predictions import LogitReader, Predictions, Rows, fail_where_nan
+from .rule_state import RuleState
+from .rule_views import feedback_at, given_up, judge_feedback
 from .schedule import ScheduledStep, StepSchedule
 from .sequence import Rules, SequenceState, Settings
 from .soft_state import SoftState
@@ -56,6 +57,7 @@ class Saved(NamedTuple):
 
     tensors: dict[str, Tensor]
     soft: dict[str, Any]
+    memory: dict[Any, Any]
     sequences: dict[int, dict[str, Any]]
     forwards: int
 
@@ -99,6 +101,7 @@ class Batch:
         self.previous_P = torch.arange(positions, device=self.device)
         self.store = KeyValueStore(positions) if cached else None
         self.soft = SoftState(positions, self.device)
+        self.memory = RuleState(positions, self.device)
         self.logprobs = LogprobStore(positions, top_logprobs, self.device) if top_logprobs else None
         self.logits_PV: Tensor | None = None
         self.forwards = 0
@@ -151,6 +154,7 @@ class Batch:
         self.previous_P[start] = start
         self.committed_P[own] = False
         self.soft.forget(own)
+        self.memory.forget(own)
         if self.logprobs is not None:
             self.logprobs.forget(own)
         self.sequences.append(sequence)
@@ -189,13 +193,14 @@ class Batch:
         """All that a step changes, but for keys and values, which a repeated step writes anew."""
         tensors = {name: getattr(self, name).clone() for name in CHANGING}
         sequences = {id(sequence): sequence.save() for sequence in self.sequences}
-        return Saved(tensors, self.soft.save(), sequences, self.forwards)
+        return Saved(tensors, self.soft.save(), self.memory.save(), sequences, self.forwards)
 
     def restore(self, saved: Saved) -> None:
         """Takes a step back, with the same sequences on the canvas as when it was saved."""
         for name, tensor in saved.tensors.items():
             setattr(self, name, tensor.clone())
         self.soft.restore(saved.soft)
+        self.memory.restore(saved.memory)
         self.forwards = saved.forwards
         for sequence in self.sequences:
             sequence.restore(saved.sequences[id(sequence)])
@@ -310,7 +315,9 @@ class Batch:
 
     def _commit(self, predictions: Predictions) -> None:
         """Writes a step's tokens onto the canvas."""
-        chosen_N, tokens_N = choose_commits(predictions, self.positions, self.mask_id)
+        chosen_N, tokens_N = choose_commits(
+            predictions, self.positions, self.mask_id, self.memory, self.soft
+        )
         rows_N = predictions.rows_N
         self.committed_P[rows_N] = chosen_N
         self.candidate_P[rows_N] = tokens_N
@@ -338,26 +345,23 @@ class Batch:
         for sequence, scheduled in pairs:
             if sequence.is_planned and sequence.schedule.left:
                 sequence.schedule.left[scheduled.block] -= scheduled.commits
-        self._recount([sequence for sequence, _ in pairs if not sequence.is_planned])
+        self._recount([sequence for sequence, _ in pairs if not sequence.is_planned], groups)
         self.masked_P = (self.canvas_P == self.mask_id) & self.real_P
         self.candidate_P = torch.where(self.masked_P, self.candidate_P, self.canvas_P)
 
-    def _recount(self, sequences: list[SequenceState]) -> None:
-        """Counts off the canvas what is left, and ends sequences behind an end token."""
+    def _recount(self, sequences: list[SequenceState], groups: list[Predictions]) -> None:
+        """Counts off the canvas what is left, and ends texts that a stopping rule ends."""
         if not sequences:
             return
         canvas_P = self.canvas_P.cpu().numpy()
         for sequence in sequences:
             ids_L = canvas_P[sequence.start : sequence.start + sequence.length]
             sequence.masked_L = ids_L == self.mask_id
-            ended = sequence.generated_L & np.isin(ids_L, sequence.rules.end_ids)
-            if sequence.rules.stop and ended.any():
-                behind_L = ended.cumsum() > 0
-                # Only once everything before the end is decided.
-                if not (sequence.masked_L & ~behind_L).any():
-                    fill = torch.from_numpy(sequence.flat_L[sequence.masked_L]).to(self.device)
-                    self.canvas_P[fill] = sequence.rules.fill_id
-                    sequence.masked_L = np.zeros_like(sequence.masked_L)
+            given_up_L = given_up(sequence, ids_L, groups)
+            if given_up_L is not None:
+                fill = torch.from_numpy(sequence.flat_L[given_up_L]).to(self.device)
+                self.canvas_P[fill] = sequence.rules.fill_id
+                sequence.masked_L &= ~given_up_L
             sequence.schedule.recount(sequence.masked_L)
 
     def _mix(self, predictions: Predictions) -> None:
@@ -378,15 +382,11 @@ class Batch:
         start = torch.tensor([schedule.masks for schedule in schedules], device=self.device)
         rate_R = rate(config.schedule, torch.tensor(left).to(start), start)
         rows_M = predictions.rows_N[stays_M]
-        if mixer.mode == "topk":
-            kept = LogitStatistics(*(values[stays_M] for values in predictions.seen))
-            feedback = feedback_of(kept, rows_M, mixer.k)
-        else:
-            assert predictions.logits_NV is not None
-            feedback = Feedback(rows_M, logits_NV=predictions.logits_NV[stays_M])
+        seen = feedback_at(mixer, predictions, stays_M)
+        judged = judge_feedback(mixer, seen, predictions, stays_M, self.memory, self.soft)
         rate_M = rate_R[predictions.ragged.sequence_N[stays_M]]
         with self.model.input_table() as table_VD:
-            mixture = mixer.mix(self.canvas_P[rows_M], feedback, table_VD, rate_M)
+            mixture = mixer.mix(self.canvas_P[rows_M], seen, table_VD, rate_M, judged)
         self.soft.put(rows_M, mixture)
 
     def _mixer(self, config: SoftMaskConfig | None) -> SoftMask | None:

@@ -8,19 +8,68 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..rule_inputs import MaskedRows
+from ..rules import Chosen
 from .predictions import Predictions, Rows
-from .unmask import choose_by_rule, choose_positions, choose_tokens
+from .rule_state import RuleState, ask
+from .rule_views import commit_rows, texts_of
+from .soft_state import SoftState
+from .unmask import choose_positions, choose_tokens
 
 
-def choose_commits(predictions: Predictions, positions: int, mask_id: int) -> tuple[Tensor, Tensor]:
+def choose_commits(
+    predictions: Predictions, positions: int, mask_id: int, memory: RuleState, soft: SoftState
+) -> tuple[Tensor, Tensor]:
     """(N,) bool, the rows that are committed, and (N,) each row's token.
 
     Args:
         positions: of the whole canvas, for which the published code draws its noise.
     """
-    if predictions.settings.config.alg == "origin":
-        return _by_coin(predictions, mask_id)
-    return _by_confidence(predictions, positions)
+    open_N = _committable(predictions)
+    rows = commit_rows(predictions, open_N, soft)
+    if predictions.settings.config.by_chance:
+        return _by_coin(predictions, mask_id, rows, open_N, memory)
+    return _by_confidence(predictions, positions, rows, open_N, memory)
+
+
+def _results(
+    chosen: Chosen,
+    predictions: Predictions,
+    rows: MaskedRows,
+    open_N: Tensor | None,
+    memory: RuleState,
+) -> Tensor:
+    """(N,) what a commit rule returns; its least where it was not asked.
+
+    Raises:
+        ValueError: it returns something else than it declares.
+    """
+    rule, rows_N = chosen.rule, predictions.rows_N
+    texts = []
+    if not rule.batched:
+        texts = texts_of(predictions, open_N)
+    found = ask(chosen, rows, rows_N, texts, memory)
+    if rule.is_shipped:
+        return found[0][1]
+    if rule.returns == "rows":
+        result_N = torch.zeros_like(rows_N, dtype=torch.bool)
+    else:
+        result_N = torch.zeros(len(rows_N), device=rows_N.device)
+    for index, part in found:
+        count = len(rows_N[index])
+        good = isinstance(part, Tensor) and part.shape == (count,)
+        good = good and (part.dtype == torch.bool) == (rule.returns == "rows")
+        if not good or bool(part.isnan().any()):
+            kind = {"rows": "bools", "scores": "numbers", "chances": "numbers"}[rule.returns]
+            raise ValueError(
+                f"the commit rule {rule.name} must return a tensor of {count} {kind} here, one "
+                f"for each row, and no NaN"
+            )
+        result_N[index] = part.to(result_N)
+    if rule.returns == "scores":
+        # Minus infinity is for rows that must not be committed: a rule may only put them last.
+        return result_N.clamp_min(torch.finfo(result_N.dtype).min)
+    return result_N
 
 
 def _committable(rows: Rows) -> Tensor | None:
@@ -36,35 +85,46 @@ def _committable(rows: Rows) -> Tensor | None:
     return (rows.rows_N >= low_N) & (rows.rows_N < high_N)
 
 
-def _by_confidence(predictions: Predictions, positions: int) -> tuple[Tensor, Tensor]:
-    """As many as the schedule says, the surest first; and what a rule of confidence adds."""
+def _by_confidence(
+    predictions: Predictions,
+    positions: int,
+    rows: MaskedRows,
+    open_N: Tensor | None,
+    memory: RuleState,
+) -> tuple[Tensor, Tensor]:
+    """As many as the schedule says, in a rule's order; and what a rule adds that decides itself."""
     config, choice, noise_N = predictions.settings.config, predictions.choice, None
     assert choice is not None
-    open_N, confidence_N = _committable(predictions), choice.confidence_N
+    scores_N = _results(config.ordering, predictions, rows, open_N, memory)
     if open_N is not None:
-        confidence_N = confidence_N.masked_fill(~open_N, -torch.inf)
+        scores_N = scores_N.masked_fill(~open_N, -torch.inf)
     counts_R = [scheduled.commits for scheduled in predictions.scheduled_R]
     rows_N, ragged = predictions.rows_N, predictions.ragged
     if config.alg_temp and any(counts_R):
         noise = predictions.noise(rows_N.device)
         wanted_R = [count > 0 for count in counts_R]
         noise_N = noise.exponential_at(positions, rows_N, predictions.counts_R, wanted_R)
-    chosen_N = choose_positions(confidence_N, counts_R, ragged, config.alg_temp, noise_N)
-    if config.adaptive:
-        if open_N is None:
-            open_N = torch.ones_like(chosen_N)
-        thresholds = [sequence.schedule.threshold for sequence in predictions.sequences]
-        chosen_N |= choose_by_rule(choice, open_N, config, thresholds, ragged)
+    chosen_N = choose_positions(scores_N, counts_R, ragged, config.alg_temp, noise_N)
+    if config.deciding is not None:
+        added_N = _results(config.deciding, predictions, rows, open_N, memory)
+        chosen_N |= added_N if open_N is None else added_N & open_N
     return chosen_N, choice.tokens_N
 
 
-def _by_coin(predictions: Predictions, mask_id: int) -> tuple[Tensor, Tensor]:
-    """Each mask commits by a coin of its own, 1 - s / t; tokens are drawn for those alone."""
+def _by_coin(
+    predictions: Predictions,
+    mask_id: int,
+    rows: MaskedRows,
+    open_N: Tensor | None,
+    memory: RuleState,
+) -> tuple[Tensor, Tensor]:
+    """Each mask commits by a coin of its own; tokens are drawn for those alone."""
     rows_N, sequence_N = predictions.rows_N, predictions.ragged.sequence_N
-    noise, open_N = predictions.noise(rows_N.device), _committable(predictions)
-    shares = [scheduled.share for scheduled in predictions.scheduled_R]
-    share_R = torch.tensor(shares, device=rows_N.device)
-    chosen_N = noise.uniform(predictions.counts_R) < share_R[sequence_N]
+    noise, config = predictions.noise(rows_N.device), predictions.settings.config
+    chance_N = _results(config.ordering, predictions, rows, open_N, memory)
+    # All that is left in a block's last step, whatever the rule says.
+    chance_N = torch.maximum(chance_N, rows.share_N.floor())
+    chosen_N = noise.uniform(predictions.counts_R) < chance_N
     if open_N is not None:
         chosen_N &= open_N
     tokens_N = torch.full_like(rows_N, mask_id)
@@ -72,7 +132,6 @@ def _by_coin(predictions: Predictions, mask_id: int) -> tuple[Tensor, Tensor]:
         return chosen_N, torch.where(chosen_N, predictions.choice.tokens_N, tokens_N)
     assert predictions.logits_NV is not None
     counts_R = sequence_N[chosen_N].bincount(minlength=len(predictions.sequences)).tolist()
-    config = predictions.settings.config
     drawn = choose_tokens(predictions.logits_NV[chosen_N], config, noise, counts_R)
     tokens_N[chosen_N] = drawn.tokens_N
     return chosen_N, tokens_N

@@ -64,6 +64,7 @@ class DreamGenerationConfig:
     mixture_temp: float | None = None
     transparency_scheduling: str | None = None
     mixture_norm: bool | None = None
+    mixture_options: dict[str, Any] | None = None
 
 
 def _own_settings(model: Any) -> DreamGenerationConfig:

@@ -13,6 +13,7 @@ import torch
 
 from ..config import PromptKind, SamplingConfig, SoftMaskConfig, from_mapping, require
 from ..models.checkpoint import Checkpoint
+from ..rules import by_name
 from .prompts import (
     Prompt,
     decode_answer,
@@ -51,7 +52,7 @@ def choose_soft_mask(asked: SoftMaskChoice, own: SoftMaskConfig | None) -> SoftM
         if own is None and "scale" not in asked:
             raise ValueError("this checkpoint has no soft-mask parameters: give a scale too")
         base = {} if own is None else dataclasses.asdict(own)
-        return from_mapping(SoftMaskConfig, base | dict(asked), "soft_mask")
+        return from_mapping(SoftMaskConfig, base | by_name(asked), "soft_mask")
     require(
         asked is True or asked == "checkpoint",
         f"soft_mask must be True, False, 'checkpoint', a mapping or SoftMaskConfig, not {asked!r}",
@@ -166,7 +167,7 @@ class Generation:
         self.soft_mask = choose_soft_mask(soft_mask, checkpoint.soft_mask)
         most = max(row.count(self.mask_id) for row in rows)
         if not isinstance(sampling, SamplingConfig):
-            settings = {"steps": most, **kind.sampling, **(sampling or {})}
+            settings = {"steps": most, **kind.sampling, **by_name(sampling or {})}
             sampling = from_mapping(SamplingConfig, settings, "sampling")
         self.sampling, self.suited = sampling, kind.sampling
         self.seeds = _row_seeds(seed, len(rows))

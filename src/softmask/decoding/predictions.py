@@ -60,8 +60,8 @@ class LogitReader:
         """The predictions of rows from their hidden states; logits are kept where needed alone."""
         head, settings, size = self._model.lm_head, rows.settings, self._vocabulary
         bias_V, k = self._bias(settings, hidden_ND.device), self._leading(rows)
-        by_temperature = settings.soft_mask is not None and settings.soft_mask.mode == "temperature"
-        if is_greedy(settings.config) and not by_temperature:
+        dense = settings.soft_mask is not None and settings.soft_mask.feedback.rule.dense
+        if is_greedy(settings.config) and not dense:
             return self._choose(rows, read_head(head, hidden_ND, size, k, bias_V), None)
         logits_NV = torch.cat(list(chunked_logits(head, hidden_ND, size, bias_V)))
         return self._choose(rows, statistics(logits_NV, k), logits_NV)
@@ -80,14 +80,17 @@ class LogitReader:
     def _leading(self, rows: Rows) -> int:
         """How many leading tokens are to be read."""
         settings = rows.settings
-        mixed = 1 if settings.soft_mask is None else settings.soft_mask.k
-        return max(leading(settings.config), mixed, *(s.top_logprobs for s in rows.sequences))
+        soft_mask, mixed = settings.soft_mask, 1
+        if soft_mask is not None:
+            mixed = max(soft_mask.k, soft_mask.feedback.rule.top)
+        wanted = max(leading(settings.config), mixed, *(s.top_logprobs for s in rows.sequences))
+        return min(wanted, self._vocabulary)
 
     def _choose(self, rows: Rows, seen: LogitStatistics, logits_NV: Tensor | None) -> Predictions:
         config, choice = rows.settings.config, None
         if is_greedy(config):
-            choice = choose_likeliest(seen, config)
-        elif config.alg != "origin":  # which draws for the chosen positions alone
+            choice = choose_likeliest(seen)
+        elif not config.by_chance:  # which draws for the chosen positions alone
             assert logits_NV is not None
             noise = rows.noise(rows.rows_N.device)
             choice = choose_tokens(logits_NV, config, noise, rows.counts_R)

@@ -87,14 +87,6 @@ class StepSchedule:
         end = (block + 1) * each + min(block + 1, extra)
         return ScheduledStep(block, math.ceil(self.left[block] / max(end - step, 1)), 0.0)
 
-    @property
-    def threshold(self) -> float:
-        """The threshold now: from `threshold` to `threshold_end`, as masks are decided."""
-        start, end = self.config.threshold, self.config.threshold_end
-        if start is None or end is None:
-            return start or 0.0
-        return end + (start - end) * self.total_left / self.masks
-
     def bounds(self, block: int) -> tuple[int, int]:
         """Columns of a block's first and last mask, as it began."""
         return int(self.blocks[block][0]), int(self.blocks[block][-1])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -73,6 +73,7 @@ class SequenceState:
     block: int = 0
     age: int = 0  # forwards since the block began
     failure: str | None = None
+    stop_state: dict[str, Any] = field(default_factory=dict)  # of a stopping rule
 
     def __post_init__(self) -> None:
         self.flat_L = np.arange(self.start, self.start + self.length)
@@ -92,8 +93,13 @@ class SequenceState:
     @property
     def is_planned(self) -> bool:
         """Whether each step commits just what it plans: then nothing need be counted after it."""
-        by_plan = self.config.alg != "origin" and not self.config.adaptive
-        return by_plan and not self.rules.stop and not self.may_write_masks
+        by_plan = not self.config.by_chance and not self.config.adaptive
+        return by_plan and not self.may_stop and not self.may_write_masks
+
+    @property
+    def may_stop(self) -> bool:
+        """Whether a text can end early: at an end token where the caller says so, or by a rule."""
+        return self.rules.stop or not self.config.stopping.rule.is_shipped
 
     def needs_forward(self, scheduled: ScheduledStep) -> bool:
         """False where a forward could change nothing.
@@ -102,19 +108,20 @@ class SequenceState:
         with soft-masking it still moves the input, and random rules draw.
         """
         repeats = not self.is_soft and self.config.temperature == 0
-        return scheduled.commits > 0 or not repeats or self.config.alg == "origin"
+        return scheduled.commits > 0 or not repeats or self.config.by_chance
 
     def save(self) -> dict[str, Any]:
         """All that a step changes."""
         state = None if self.generator is None else self.generator.get_state()
         names = ("step", "forwards", "block", "age", "failure", "masked_L")
         values = {name: getattr(self, name) for name in names}
+        values["stop_state"] = dict(self.stop_state)
         return {"values": values, "left": list(self.schedule.left), "generator": state}
 
     def restore(self, saved: dict[str, Any]) -> None:
         """As it was when it was saved."""
         for name, value in saved["values"].items():
-            setattr(self, name, value)
+            setattr(self, name, dict(value) if name == "stop_state" else value)
         self.schedule.left = list(saved["left"])
         if self.generator is not None:
             self.generator.set_state(saved["generator"])

@@ -19,17 +19,17 @@ from ..logits import CHUNK_ROWS, FLOOR, LogitStatistics, top_k
 
 
 class Choice(NamedTuple):
-    """A token for each of N masked rows, and how sure the rule is of it, all fp32.
+    """A token for each of N masked rows, and what commit rules read, all fp32.
 
-    `confidence_N` orders positions (probability, margin or negative entropy, as `alg` says);
-    `chance_N` is the token's probability and `entropy_N` the entropy in nats, both after
-    temperature and filters.
+    `chance_N` is the token's probability, `entropy_N` the entropy in nats, `ids_NK` and
+    `chances_NK` the leading tokens: all of the distribution after temperature and filters.
     """
 
     tokens_N: Tensor
-    confidence_N: Tensor
     chance_N: Tensor
     entropy_N: Tensor
+    ids_NK: Tensor
+    chances_NK: Tensor
 
 
 class Ragged:
@@ -162,20 +162,15 @@ def is_greedy(config: SamplingConfig) -> bool:
 
 
 def leading(config: SamplingConfig) -> int:
-    """How many leading logits `choose_likeliest` needs."""
-    return 2 if config.alg == "topk_margin" else 1
+    """How many leading tokens the commit rules read."""
+    tops = [chosen.rule.top for chosen in (config.ordering, config.deciding) if chosen]
+    return max(1, *tops)
 
 
-def choose_likeliest(seen: LogitStatistics, config: SamplingConfig) -> Choice:
+def choose_likeliest(seen: LogitStatistics) -> Choice:
     """The greedy choice, read off the logits' statistics."""
-    chances_NK = (seen.logits_NK[:, :2] - seen.total_N[:, None]).exp()
-    chance_N = chances_NK[:, 0]
-    confidence_N = chance_N
-    if config.alg == "topk_margin":
-        confidence_N = chance_N - chances_NK[:, 1]
-    elif config.alg == "entropy":
-        confidence_N = -seen.entropy_N
-    return Choice(seen.ids_NK[:, 0], confidence_N, chance_N, seen.entropy_N)
+    chances_NK = (seen.logits_NK - seen.total_N[:, None]).exp()
+    return Choice(seen.ids_NK[:, 0], chances_NK[:, 0], seen.entropy_N, seen.ids_NK, chances_NK)
 
 
 def choose_tokens(
@@ -192,7 +187,8 @@ def choose_tokens(
         parts.append(_choose_chunk(logits_NV[chunk].float(), config, drawn))
     if not parts:
         none = logits_NV.new_zeros(0, dtype=torch.float32)
-        return Choice(none.long(), none, none, none)
+        none_NK = none.view(0, 1).expand(0, leading(config))
+        return Choice(none.long(), none, none, none_NK.long(), none_NK)
     return Choice(*map(torch.cat, zip(*parts, strict=True)))
 
 
@@ -201,20 +197,14 @@ def _choose_chunk(logits_NV: Tensor, config: SamplingConfig, noise_NV: Tensor | 
         logits_NV = logits_NV / config.temperature
     logits_NV = filter_logits(logits_NV, config.top_p, config.top_k)
     probs_NV = logits_NV.softmax(-1)
+    chances_NK, ids_NK = top_k(probs_NV, min(leading(config), probs_NV.shape[-1]))
     if noise_NV is not None:
         tokens_N = (probs_NV / noise_NV).argmax(-1)
         chance_N = probs_NV.gather(1, tokens_N[:, None]).squeeze(1)
     else:
         chance_N, tokens_N = probs_NV.max(-1)
-    confidence_N, entropy_N = chance_N, chance_N
-    if config.alg == "topk_margin":
-        first_two = top_k(probs_NV, 2)[0]
-        confidence_N = first_two[:, 0] - first_two[:, 1]
-    if config.alg == "entropy" or config.entropy_bound is not None:
-        entropy_N = -(probs_NV * (probs_NV + 1e-10).log()).sum(-1)
-    if config.alg == "entropy":
-        confidence_N = -entropy_N
-    return Choice(tokens_N, confidence_N, chance_N, entropy_N)
+    entropy_N = -(probs_NV * (probs_NV + 1e-10).log()).sum(-1)
+    return Choice(tokens_N, chance_N, entropy_N, ids_NK, chances_NK)
 
 
 @lru_cache(maxsize=4096)
@@ -256,35 +246,3 @@ def choose_positions(
         assert alg_temp is not None
         score_N = confidence_N / alg_temp - noise_N.log()
     return ragged.flat(ragged.top(ragged.table(score_N, -torch.inf), counts_R))
-
-
-def choose_by_rule(
-    choice: Choice,
-    open_N: Tensor,
-    config: SamplingConfig,
-    threshold_R: Sequence[float],
-    ragged: Ragged,
-) -> Tensor:
-    """(N,) bool: what a rule of confidence commits of the open rows; may be none of a sequence.
-
-    threshold: every token likelier than the sequence's threshold (Fast-dLLM). factor: the largest n
-    with (n + 1)(1 - p_n) < factor, p in descending order (Fast-dLLM). entropy_bound: in ascending
-    order while the entropies before a token sum to at most the bound (EB-Sampler), hence always
-    the first.
-    """
-    if config.threshold is not None:
-        limit_R = torch.tensor(threshold_R, device=open_N.device)
-        return open_N & (choice.chance_N > limit_R[ragged.sequence_N])
-    if config.factor is not None:
-        chance_RL = ragged.table(choice.chance_N.masked_fill(~open_N, -torch.inf), -torch.inf)
-        chance_RL, place_RL = chance_RL.sort(dim=1, descending=True, stable=True)
-        rank_L = torch.arange(1, chance_RL.shape[1] + 1, device=open_N.device)
-        taken_RL = (rank_L + 1) * (1 - chance_RL) < config.factor
-    else:
-        assert config.entropy_bound is not None
-        entropy_RL = ragged.table(choice.entropy_N.masked_fill(~open_N, torch.inf), torch.inf)
-        entropy_RL, place_RL = entropy_RL.sort(dim=1, stable=True)
-        before_RL = entropy_RL.cumsum(1).roll(1, dims=1)
-        before_RL[:, 0] = 0
-        taken_RL = (before_RL <= config.entropy_bound) & (entropy_RL < torch.inf)
-    return ragged.flat(torch.zeros_like(taken_RL).scatter(1, place_RL, taken_RL))

@@ -21,7 +21,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from .. import __version__
-from ..config import SAMPLING_FILE, SOFT_MASK_FILE, SoftMaskConfig, soft_mask_to_published
+from ..config import (
+    SAMPLING_FILE,
+    SOFT_MASK_FILE,
+    SOFT_MASK_MODES,
+    SoftMaskConfig,
+    soft_mask_to_published,
+)
 from ..files import LOCK, expand_home, locked, sync_tree
 from ..models import DreamModel
 from ..models.checkpoint import Source, first_not_finite
@@ -91,6 +97,12 @@ def export(
     for folder in (source.folder, source.adapter):
         if folder is not None and folder.resolve().is_relative_to(target):
             raise ValueError(f"{target} holds what is to be exported: export to another folder")
+    soft_mask = source.soft_mask
+    if soft_mask is not None and soft_mask.mode not in SOFT_MASK_MODES:
+        raise ValueError(
+            f"{source.name} feeds back by the rule {soft_mask.mode}, which is not of this package: "
+            "an exported folder would not have it"
+        )
     if is_stored_in_4_bits(source.config):
         raise ValueError(f"{source.name} is in 4 bits, which are not exported: give its whole base")
     with _replacing(target) as folder:

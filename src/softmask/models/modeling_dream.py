@@ -323,9 +323,9 @@ class DreamModel(Qwen2PreTrainedModel):
         """The feedback of these rows; their logits are whole in mode "temperature" alone."""
         assert self.soft_mask is not None
         with torch.no_grad():
-            if self.soft_mask.mode == "temperature":
+            if self.soft_mask.is_dense:
                 return Feedback(rows_N, logits_NV=self.lm_head(chosen_ND))
-            k = self.soft_mask.k
+            k = min(self.soft_mask.reads, self.config.vocab_size)
             seen = read_head(self.lm_head, chosen_ND, self.config.vocab_size, k)
             return feedback_of(seen, rows_N, k)
 

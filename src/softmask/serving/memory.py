@@ -92,7 +92,7 @@ class Footprint:
         soft = is_on(soft_mask)
         if sampling.block_length is not None and not soft:
             masks = min(masks, sampling.block_length)  # plain decoding reads what it may commit
-        entry = DRAWN if sampling.temperature > 0 or sampling.alg == "origin" else 0
-        if soft_mask is not None and soft and soft_mask.mode == "temperature":
+        entry = DRAWN if sampling.temperature > 0 or sampling.by_chance else 0
+        if soft_mask is not None and soft and soft_mask.feedback.rule.dense:
             entry = TEMPERED
         return masks * (self.read + entry * self.vocabulary)

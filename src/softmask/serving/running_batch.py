@@ -193,8 +193,8 @@ class RunningBatch:
         )
         rows_M = torch.from_numpy(columns_M + sequence.start).to(batch.device)
         soft, k = sequence.soft_mask, 0
-        if soft is not None and sequence.is_soft and soft.mode == "topk":
-            k = soft.k
+        if soft is not None and sequence.is_soft and not soft.feedback.rule.dense:
+            k = max(soft.k, soft.feedback.rule.top)
         values = (
             batch.soft.lambda_P[rows_M],
             batch.soft.ids_PK[rows_M, 1 : 1 + k],

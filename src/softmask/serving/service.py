@@ -24,6 +24,7 @@ from ..decoding.prompts import (
     rules_of,
 )
 from ..models.checkpoint import Checkpoint
+from ..rules import KINDS, names
 from .config import ServeConfig
 from .engine import Engine, Request, RequestHandle
 from .protocol import (
@@ -85,6 +86,7 @@ class Service:
             "soft_mask": None if soft_mask is None else dataclasses.asdict(soft_mask),
             "sampling": dict(self.checkpoint.sampling),
             "prompt_kinds": kinds_to_json(self.checkpoint.prompt_kinds),
+            "rules": {kind: names(kind) for kind in KINDS},
             "max_tokens": self.config.max_tokens,
             "bundled": self.checkpoint.name == BUNDLED,
             "keyed": bool(self.config.api_keys),

@@ -14,14 +14,17 @@ from typing import Any
 
 import numpy as np
 
-from ..config import from_mapping, is_on, require
-from ..decoding.prompts import DecodeStream, decode_answer
+from ..config import SoftMaskConfig, from_mapping, is_on, require
+from ..decoding.generation import Generation
+from ..decoding.prompts import DecodeStream, decode_answer, rules_of
 from ..models.checkpoint import Checkpoint
 from .engine import Engine, Event, Request, Result
 from .request import Trace
 
 FORMAT, VERSION = "softmask-trace", 1
 DIGITS = 4
+# Leading tokens that a recording tells of each position.
+CANDIDATES = 5
 
 
 class Tracer:
@@ -196,13 +199,59 @@ def check_trace(values: Any, where: str) -> dict[str, Any]:
     return values
 
 
+def record_ways(
+    run: Generation,
+    ways: Sequence[SoftMaskConfig | None],
+    *,
+    candidates: int = CANDIDATES,
+    row: int = 0,
+) -> dict[str, Any]:
+    """What a trace file holds of a row of a Generation that has not begun, run once for each way.
+
+    Args:
+        ways: the soft-mask settings of each run; None: plain.
+        candidates: leading tokens that are told of each position.
+
+    Raises:
+        ValueError: a run failed.
+    """
+    request = Request(
+        tuple(run.canvas_BL[row, run.starts[row] :].tolist()),
+        run.sampling,
+        rules=rules_of(run.checkpoint, infill=run.infill),
+        seed=run.seeds[row],
+        top_logprobs=candidates,
+        trace=True,
+    )
+    requests = [dataclasses.replace(request, soft_mask=soft_mask) for soft_mask in ways]
+    return trace_file(
+        record(run.checkpoint, one, infill=run.infill, id=f"run-{index}")
+        for index, one in enumerate(requests, start=1)
+    )
+
+
+def ways_of(run: Generation, *, against_plain: bool) -> list[SoftMaskConfig | None]:
+    """How a Generation is to be recorded: as it is, and plainly too.
+
+    Raises:
+        ValueError: it is plain already.
+    """
+    require(
+        run.soft_mask is not None or not against_plain,
+        "this run is plain already: leave out --against-plain",
+    )
+    return [run.soft_mask, None] if against_plain else [run.soft_mask]
+
+
 def record(checkpoint: Checkpoint, request: Request, *, infill: bool, id: str) -> dict[str, Any]:
     """Denoises a request here and now, and returns its run.
 
     Raises:
         ValueError: the request cannot be run, or it failed.
     """
-    k = max(request.top_logprobs, request.soft_mask.k if request.soft_mask else 1)
+    soft_mask, k = request.soft_mask, request.top_logprobs
+    if soft_mask is not None:
+        k = max(k, soft_mask.k, soft_mask.feedback.rule.top)
     engine = Engine(checkpoint.model, positions=len(request.ids), k=k)
     tracer = Tracer(checkpoint, request, infill=infill, id=id)
     handle, start, steps, left = engine.submit(request), tracer.start(), [], True

@@ -79,7 +79,8 @@ def learnable(config: SoftMaskConfig, model: DreamModel) -> SoftMask:
     """Trainable soft-mask parameters with these initial values; in fp32 always."""
     check_k(config.k, model.config.vocab_size)
     values = (config.scale, config.offset, config.steepness, config.temperature)
-    mask = SoftMask(*values, mode=config.mode, k=config.k, keep_norm=config.keep_norm)
+    names = ("mode", "k", "keep_norm", "options")
+    mask = SoftMask(*values, **{name: getattr(config, name) for name in names})
     return mask.to(model.device)
 
 

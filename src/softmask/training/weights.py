@@ -66,7 +66,8 @@ def save_soft_mask(mask: SoftMask | None, folder: Path, writes: bool = True) -> 
         return
     raw = {name: _gathered(value).cpu().contiguous() for name, value in mask.state_dict().items()}
     values: dict[str, Any] = {**soft_mask_values(mask)}
-    config = SoftMaskConfig(mode=mask.mode, k=mask.k, keep_norm=mask.keep_norm, **values)
+    values |= {name: getattr(mask, name) for name in ("mode", "k", "keep_norm", "options")}
+    config = SoftMaskConfig(**values)
     if writes:
         folder.mkdir(parents=True, exist_ok=True)
         save_file(raw, folder / SOFT_MASK_WEIGHTS)

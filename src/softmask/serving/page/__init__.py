@@ -21,6 +21,7 @@ from importlib import resources
 from typing import Any
 
 from ...config import CACHES, SOFT_MASK_SCHEDULES, UNMASK_RULES, SamplingConfig, SoftMaskConfig
+from ...rules import names
 
 # In this order: a file uses what those before it define.
 SCRIPTS = (
@@ -103,8 +104,7 @@ def settings() -> list[dict[str, Any]]:
     A sentence is the command line's own, and so are the values that can be chosen.
     """
     return [
-        {"name": group, "fields": [_field(name) for name in names]}
-        for group, names in GROUPS.items()
+        {"name": group, "fields": [_field(name) for name in own]} for group, own in GROUPS.items()
     ]
 
 
@@ -121,7 +121,9 @@ def _field(path: str) -> dict[str, Any]:
     if name in CHOICES:
         # The values stand in the list beside the sentence.
         sentence = field["help"].replace(": " + ", ".join(CHOICES[name]), "")
-        field |= {"choices": list(CHOICES[name]), "help": sentence}
+        # Rules that were registered can be chosen too.
+        choices = names("commit") if name == "alg" else list(CHOICES[name])
+        field |= {"choices": choices, "help": sentence}
     return field
 
 

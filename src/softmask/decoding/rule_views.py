@@ -1,0 +1,186 @@
+"""What the rules of decoding are shown of a step, and what feedback and stopping rules make of it.
+
+Shape suffixes: N masked positions that were read, M those of them that stay masked, R sequences,
+L columns of one sequence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..logits import LogitStatistics
+from ..rule_inputs import MaskedRows, TextSoFar
+from ..soft_mask import Feedback, Judged, SoftMask, feedback_of
+from .predictions import Predictions, Rows
+from .rule_state import RuleState, ask
+from .sequence import SequenceState
+from .soft_state import SoftState
+from .unmask import Choice, choose_likeliest
+
+EVERY = slice(None)
+
+
+def commit_rows(predictions: Predictions, open_N: Tensor | None, soft: SoftState) -> MaskedRows:
+    """What commit rules see of the rows that a step read."""
+    choice = predictions.choice or choose_likeliest(predictions.seen)
+    every_N = predictions.rows_N
+    return MaskedRows(
+        {
+            **statistics_of(choice),
+            "open_N": lambda: every_N >= 0 if open_N is None else open_N,
+            **_facts(predictions, soft, EVERY),
+        }
+    )
+
+
+def statistics_of(choice: Choice) -> dict[str, Callable[[], Any]]:
+    """What the model says of the rows of a commit rule."""
+    return {
+        "tokens_N": lambda: choice.tokens_N,
+        "probability_N": lambda: choice.chance_N,
+        "entropy_N": lambda: choice.entropy_N,
+        "margin_N": lambda: choice.chances_NK[:, 0] - choice.chances_NK[:, 1],
+        "top_ids_NK": lambda: choice.ids_NK,
+        "top_probability_NK": lambda: choice.chances_NK,
+    }
+
+
+def _facts(rows: Rows, soft: SoftState, stays_M: slice | Tensor) -> dict[str, Callable[[], Any]]:
+    """What is known of rows, or some of them, beside what the model says there."""
+    rows_M, ragged = rows.rows_N[stays_M], rows.ragged
+    schedules = [sequence.schedule for sequence in rows.sequences]
+
+    def spread(values_R: Any, dtype: torch.dtype | None = torch.float32) -> Tensor:
+        values = torch.tensor(values_R, dtype=dtype, device=rows_M.device)
+        return values[ragged.sequence_N[stays_M]]
+
+    def starts() -> list[int]:
+        pairs = zip(schedules, rows.scheduled_R, strict=True)
+        return [schedule.bounds(scheduled.block)[0] for schedule, scheduled in pairs]
+
+    return {
+        "position_N": lambda: ragged.column_N[stays_M],
+        "block_position_N": lambda: ragged.column_N[stays_M] - spread(starts(), None),
+        "step_N": lambda: spread([sequence.step for sequence in rows.sequences], None),
+        "left_N": lambda: spread([one.total_left / max(one.masks, 1) for one in schedules]),
+        "lambda_N": lambda: soft.lambda_P[rows_M],
+        "commits_N": lambda: spread([one.commits for one in rows.scheduled_R], None),
+        "share_N": lambda: spread([one.share for one in rows.scheduled_R]),
+        "left_R": lambda: [one.total_left for one in schedules],
+        "masks_R": lambda: [one.masks for one in schedules],
+        "spread": lambda: spread,
+        "table": lambda: ragged.table,
+        "flat": lambda: ragged.flat,
+    }
+
+
+def texts_of(rows: Rows, wanted_N: Tensor | None) -> list[Tensor]:
+    """Of each text the indices of its wanted rows."""
+    sequence_N = rows.ragged.sequence_N
+    texts = [sequence_N == index for index in range(len(rows.sequences))]
+    return [
+        (own_N if wanted_N is None else own_N & wanted_N).nonzero().squeeze(1) for own_N in texts
+    ]
+
+
+def feedback_at(mixer: SoftMask, predictions: Predictions, stays_M: Tensor) -> Feedback:
+    """What was read at the rows that stay masked, as far as the feedback rule needs it."""
+    rows_M = predictions.rows_N[stays_M]
+    if mixer.is_dense:
+        assert predictions.logits_NV is not None
+        return Feedback(rows_M, logits_NV=predictions.logits_NV[stays_M])
+    kept = LogitStatistics(*(values[stays_M] for values in predictions.seen))
+    return feedback_of(kept, rows_M, mixer.reads)
+
+
+def judge_feedback(
+    mixer: SoftMask,
+    seen: Feedback,
+    predictions: Predictions,
+    stays_M: Tensor,
+    memory: RuleState,
+    soft: SoftState,
+) -> Judged:
+    """What the feedback rule says of the rows that stay masked.
+
+    Raises:
+        ValueError: it returns something else than such rules do.
+    """
+    chosen = mixer.rule
+    rows = mixer.view(seen, _facts(predictions, soft, stays_M))
+    texts: list[Tensor] = []
+    if not chosen.rule.batched:
+        sequence_M = predictions.ragged.sequence_N[stays_M]
+        texts = [(sequence_M == r).nonzero().squeeze(1) for r in range(len(predictions.sequences))]
+    found = ask(chosen, rows, seen.rows_N, texts, memory)
+    parts = [(index, mixer.checked(result, seen.at(index))) for index, result in found]
+    if len(parts) == 1 and isinstance(parts[0][0], slice):
+        return parts[0][1]
+    confidence_M = torch.zeros(len(seen.rows_N), device=seen.rows_N.device)
+    shares: Tensor | None = None
+    for index, part in parts:
+        confidence_M[index] = part.confidence_N
+        if part.shares is not None:
+            if shares is None:
+                shares = part.shares.new_zeros(len(seen.rows_N), part.shares.shape[1])
+            shares[index] = part.shares
+    return Judged(confidence_M, shares)
+
+
+def text_so_far(
+    sequence: SequenceState, ids_L: np.ndarray, groups: Sequence[Predictions]
+) -> TextSoFar:
+    """What the stopping rule sees of a text after a step's commits."""
+
+    def read(name: str) -> np.ndarray:
+        values_L = np.full(sequence.length, np.nan, dtype=np.float32)
+        for group in groups:
+            if sequence in group.sequences:
+                own_N = group.ragged.sequence_N == group.sequences.index(sequence)
+                choice = choose_likeliest(group.seen)
+                column = group.ragged.column_N[own_N].cpu().numpy()
+                values_L[column] = getattr(choice, name)[own_N].float().cpu().numpy()
+        return values_L
+
+    masked_L, generated_L, schedule = sequence.masked_L, sequence.generated_L, sequence.schedule
+    sources: dict[str, Callable[[], Any]] = {
+        "ids_L": lambda: ids_L,
+        "masked_L": lambda: masked_L,
+        "generated_L": lambda: generated_L,
+        "ends_L": lambda: generated_L & np.isin(ids_L, sequence.rules.end_ids),
+        "entropy_L": lambda: read("entropy_N"),
+        "probability_L": lambda: read("chance_N"),
+        "step": lambda: sequence.step + 1,
+        "left": lambda: int(masked_L.sum()),
+        "masks": lambda: schedule.masks,
+    }
+    return TextSoFar(sources, sequence.stop_state)
+
+
+def given_up(
+    sequence: SequenceState, ids_L: np.ndarray, groups: Sequence[Predictions]
+) -> np.ndarray | None:
+    """(L,) bool: the masks that a stopping rule gives up; None: the text goes on.
+
+    Raises:
+        ValueError: the rule returns something else than a column or None.
+    """
+    if not sequence.may_stop:
+        return None
+    chosen = sequence.config.stopping
+    column = chosen.run(text_so_far(sequence, ids_L, groups))
+    if column is None:
+        return None
+    if not isinstance(column, int | np.integer) or column < 0:
+        raise ValueError(
+            f"the stopping rule {chosen.rule.name} must return a column of the text or None, not "
+            f"{column!r}"
+        )
+    given_up_L = sequence.masked_L.copy()
+    given_up_L[: int(column)] = False
+    return given_up_L

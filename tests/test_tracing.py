@@ -1,0 +1,125 @@
+"""softmask.trace(): a run as arrays, equal to what generate writes and generate --trace records."""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import json
+
+import numpy as np
+import pytest
+
+import softmask
+from softmask.cli.main import main
+
+PROMPT = "Sudoku\n0102\n4201\n0003\n2300\nSolution\n"
+SETTINGS = {"max_new_tokens": 24, "seed": 3, "temperature": 0.0, "top_p": None, "steps": 8}
+
+
+@pytest.fixture(scope="module")
+def checkpoint():
+    return softmask.load(device="cpu")
+
+
+@pytest.fixture(scope="module")
+def run(checkpoint):
+    return softmask.trace(checkpoint, PROMPT, against_plain=True, candidates=3, **SETTINGS)
+
+
+def test_its_arrays_tell_the_run_that_generate_does(checkpoint, run) -> None:
+    done = softmask.generate(checkpoint, PROMPT, **SETTINGS)
+    assert run.text == done.text == "3142\n4231\n1423\n2314"
+    assert run.token_PS.shape == run.entropy_PS.shape == (24, run.steps)
+    assert run.candidate_PSK.shape == run.share_PSK.shape == (24, run.steps, 3)
+    assert run.token_PS[: len(done.token_ids), -1].tolist() == list(done.token_ids)
+    assert (run.committed_P >= 0).all()
+    for p, step in enumerate(run.committed_P):
+        assert (run.token_PS[p] >= 0).tolist() == [s >= step for s in range(run.steps)]
+        assert np.isnan(run.probability_PS[p, step + 1 :]).all()
+        assert np.isnan(run.lambda_PS[p, step:]).all()
+        assert (run.candidate_PSK[p, step:] == -1).all()
+    waits = run.committed_P > 0
+    assert ((run.lambda_PS[waits, 0] > 0) & (run.lambda_PS[waits, 0] <= 1)).all()
+    assert (run.candidate_probability_PSK[waits, 0, 0] == run.probability_PS[waits, 0]).all()
+    assert run.plain.text == softmask.generate(checkpoint, PROMPT, soft_mask=False, **SETTINGS).text
+    assert not np.nan_to_num(run.plain.lambda_PS).any()
+    assert run.plain.plain is None
+
+
+def test_it_takes_the_arguments_of_generate() -> None:
+    theirs, own = (
+        {one.name: one.default for one in inspect.signature(function).parameters.values()}
+        for function in (softmask.generate, softmask.trace)
+    )
+    assert theirs.items() <= own.items()
+    assert own.keys() - theirs.keys() == {"against_plain", "candidates"}
+
+
+def test_it_is_the_run_that_the_command_records(run, tmp_path, capsys) -> None:
+    path = tmp_path / "trace.json"
+    words = "--max-new-tokens 24 --seed 3 --temperature 0 --top-p 1 --steps 8 --device cpu"
+    assert main(["generate", PROMPT, *words.split(), "--trace", str(path)]) == 0
+    recorded = softmask.Trace.load(path)
+    assert (recorded.token_PS == run.token_PS).all()
+    assert np.array_equal(recorded.entropy_PS, run.entropy_PS, equal_nan=True)
+    assert recorded.plain is None
+    capsys.readouterr()
+
+
+def test_it_is_saved_by_its_ending(run, tmp_path) -> None:
+    for name in ("run.json", "run.html", "run.svg", "run.png"):
+        run.save(tmp_path / name)
+    again = softmask.Trace.load(tmp_path / "run.json")
+    assert again.data == run.data
+    assert np.array_equal(again.lambda_PS, run.lambda_PS, equal_nan=True)
+    assert json.loads((tmp_path / "run.json").read_text())["format"] == "softmask-trace"
+    assert "softmask-data" in (tmp_path / "run.html").read_text()
+    assert (tmp_path / "run.svg").read_text().startswith("<svg")
+    assert (tmp_path / "run.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_list_of_prompts_has_a_list_of_runs_each_as_it_is_alone(checkpoint) -> None:
+    short = {"max_new_tokens": 4, "steps": 2, "temperature": 0.0, "top_p": None}
+    both = softmask.trace(checkpoint, ["One day, Tom", "Sudoku\n"], seed=[5, 6], **short)
+    alone = softmask.trace(checkpoint, "Sudoku\n", seed=6, **short)
+    assert both[1].data["runs"][0]["start"]["tokens"] == alone.data["runs"][0]["start"]["tokens"]
+    assert (both[1].token_PS == alone.token_PS).all()
+
+
+def test_a_table_has_a_row_for_each_position_and_step(run) -> None:
+    pandas = pytest.importorskip("pandas")
+    table = run.to_pandas()
+    assert isinstance(table, pandas.DataFrame)
+    assert len(table) == 24 * run.steps
+    assert table["committed"].sum() == 24
+    first = table[(table["position"] == run.position_P[0]) & (table["step"] == run.step_S[0])]
+    assert first["entropy"].item() == run.entropy_PS[0, 0]
+    assert "candidate_2_share" in table
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda run, _c: run.save("run.gif"), "run.gif must end in one of .json, .html"),
+        (lambda run, _c: run.save("no/such/folder/run.json"), "there is no folder for"),
+        (lambda _r, _c: softmask.Trace.load("nothing.json"), "there is no file nothing.json"),
+        (lambda _r, c: softmask.trace(c, "a", candidates=0), "candidates must be at least 1"),
+        (lambda _r, c: softmask.trace(c, "a", stepz=1), "did you mean 'steps'"),
+        (
+            lambda _r, c: softmask.trace(c, "a", soft_mask=False, against_plain=True),
+            "this run is plain already",
+        ),
+    ],
+)
+def test_a_mistake_is_one_sentence(run, checkpoint, call, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        call(run, checkpoint)
+
+
+def test_what_is_missing_is_said(run, monkeypatch, tmp_path) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="to_pandas needs pandas: pip install pandas"):
+        run.to_pandas()
+    with pytest.raises(ValueError, match=r"a \.png needs matplotlib"):
+        run.save(tmp_path / "run.png")
+    assert not list(tmp_path.iterdir())
