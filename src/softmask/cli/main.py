@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from types import ModuleType
 
 from .. import __version__
+from ..reporting.progress import progress
 from . import threads
 from .mistakes import sentence
 
@@ -81,7 +82,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(argv: list[str]) -> int:
     _check_names(argv)
     make_parser().parse_args(argv[:1])
-    command, rest = find_command(argv)
+    # Where a module imports torch, seconds pass before the command can speak for itself.
+    with progress("starting", quiet="--quiet" in argv):
+        command, rest = find_command(argv)
     code: int = command.run(command.make_parser().parse_args(rest), argv)
     return code
 
