@@ -56,7 +56,8 @@ def test_a_pipe_or_a_quiet_command_shows_nothing(monkeypatch) -> None:
     assert sys.stderr.getvalue() == ""
 
 
-def test_a_command_speaks_before_it_has_imported_what_it_needs(screen) -> None:
+def test_a_command_speaks_before_it_has_imported_what_it_needs(monkeypatch) -> None:
+    screen = terminal(monkeypatch)
     assert main(["export", "x", "--model", "nowhere"]) == 2
     said = screen.getvalue()
     assert said.index("starting") < said.index("exporting to x") < said.index("softmask: error:")
