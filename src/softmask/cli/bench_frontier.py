@@ -1,7 +1,7 @@
 """softmask bench frontier: accuracy against speed.
 
-Measures what every faster way of decoding costs in accuracy, in tables and a plot; the last line is
-JSON.
+Measures what every faster way of decoding costs in accuracy, in tables and a plot. With --json the
+last line is for scripts.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--out", type=Path, help=f"write result.json, table.txt and {PLOT} to this folder"
     )
+    parser.add_argument("--json", action="store_true", help="the last line is JSON, for scripts")
     return parser
 
 
@@ -73,7 +74,8 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
     if args.out is not None:
         draw(rows, args.out / PLOT)
         write(args.out, ["softmask", *argv], result, tables)
-    print(json.dumps(result))
+    if args.json:
+        print(json.dumps(result))
     return 0
 
 
