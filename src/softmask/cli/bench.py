@@ -89,7 +89,7 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
         bench = Bench(args)
         found = bench.measure(shown)
         for name in names:
-            shown.update(f"{label(name)}: memory, in a process of its own")
+            shown.update(f"{label(name)}: peak memory")
             found.peaks[name] = peak_of("softmask", [*argv, "--only", name])
             shown.advance()
     result = summarise(bench.model, args.batch, args.max_new_tokens, found)
