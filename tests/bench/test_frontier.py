@@ -84,7 +84,7 @@ def test_cells_are_paired_with_the_full_schedule_and_fewer_forwards_cost_fewer(c
 def test_the_folder_holds_numbers_table_and_plot(capsys, tmp_path) -> None:
     folder = tmp_path / "frontier"
     arguments = ["--only", "quarter,eighth", "--puzzles", "2", "--batch", "2", "--device", "cpu"]
-    assert main(["bench", "frontier", *arguments, "--out", str(folder)]) == 0
+    assert main(["bench", "frontier", *arguments, "--json", "--out", str(folder)]) == 0
     *lines, last = capsys.readouterr().out.splitlines()
     result = json.loads(last)
     assert len(result["rows"]) == 3 * 2 * 2

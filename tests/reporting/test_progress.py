@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from softmask.cli.main import main
 from softmask.reporting.progress import progress
 
 
@@ -53,3 +54,10 @@ def test_a_pipe_or_a_quiet_command_shows_nothing(monkeypatch) -> None:
     with progress("scoring", total=3) as step:
         step.advance()
     assert sys.stderr.getvalue() == ""
+
+
+def test_a_command_speaks_before_it_has_imported_what_it_needs(monkeypatch) -> None:
+    screen = terminal(monkeypatch)
+    assert main(["export", "x", "--model", "nowhere"]) == 2
+    said = screen.getvalue()
+    assert said.index("starting") < said.index("exporting to x") < said.index("softmask: error:")

@@ -7,6 +7,7 @@ machine's own rates (`roofline.py`). `softmask bench` runs it.
 from __future__ import annotations
 
 import argparse
+import math
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -168,10 +169,14 @@ class Bench:
         while rounds < (asked or FEWEST) or (
             asked is None and rounds < MOST and time.monotonic() - begun < SECONDS
         ):
+            expected = asked or _rounds_expected(time.monotonic() - begun, rounds)
+            if expected:
+                # The runs that read memory are counted too.
+                shown.update(total=len(self.decodings) * (expected + 1))
             rounds += 1
             for name in self.decodings:
                 last = f" of {asked}" if asked else ""
-                shown.update(f"{label(name)}: round {rounds}{last}", total=self._runs(asked))
+                shown.update(f"{label(name)}: round {rounds}{last}")
                 seconds, found.forwards[name] = self.once(name)
                 found.ms[name].append(1000 * seconds / found.forwards[name])
                 shown.advance()
@@ -182,6 +187,9 @@ class Bench:
             assert len(counts) <= 1, f"{mode}: a cache changed the number of forwards: {counts}"
         return found
 
-    def _runs(self, rounds: int | None) -> float | None:
-        """What a bar counts, the runs that read memory among it; None: the clock decides."""
-        return None if rounds is None else len(self.decodings) * (rounds + 1)
+
+def _rounds_expected(seconds: float, rounds: int) -> int | None:
+    """How many rounds the clock will allow, by those that are done; None: none is."""
+    if rounds == 0 or seconds == 0:
+        return None
+    return max(rounds + 1, FEWEST, min(MOST, math.ceil(SECONDS * rounds / seconds)))

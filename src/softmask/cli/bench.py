@@ -89,7 +89,7 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
         bench = Bench(args)
         found = bench.measure(shown)
         for name in names:
-            shown.update(f"{label(name)}: memory, in a process of its own")
+            shown.update(f"{label(name)}: peak memory")
             found.peaks[name] = peak_of("softmask", [*argv, "--only", name])
             shown.advance()
     result = summarise(bench.model, args.batch, args.max_new_tokens, found)
@@ -112,7 +112,8 @@ def _title(args: argparse.Namespace, model: Any, rounds: int) -> str:
     what = "a random model" if args.hidden else args.model or "the bundled model"
     where = f"{model.device.type}, {str(model.dtype).removeprefix('torch.')}"
     if model.device.type == "cpu":
-        where += f", {torch.get_num_threads()} threads"
+        count = torch.get_num_threads()
+        where += f", {count} thread{'s' if count > 1 else ''}"
     how = f"{args.alg}, temperature {args.temperature:g}, k {args.soft_mask_k}"
     return (
         f"{what}: {where}\n{args.prompt_tokens} + {args.max_new_tokens} tokens, batch "

@@ -1,7 +1,7 @@
 """softmask bench frontier: accuracy against speed.
 
-Measures what every faster way of decoding costs in accuracy, in tables and a plot; the last line is
-JSON.
+Measures what every faster way of decoding costs in accuracy, in tables and a plot. With --json the
+last line is for scripts.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ..bench.frontier import Row, measure, modes_of, puzzles_of, runs, tables_of
 from ..bench.frontier_cells import Cell, all_cells, choose_cells
@@ -23,6 +22,7 @@ from ..bench.frontier_plot import PLOT, draw, need_matplotlib
 from ..hub.load import load
 from ..models.checkpoint import Checkpoint
 from ..puzzles.puzzles import Puzzle
+from ..reporting.progress import progress
 from ..reporting.result_folder import claim, write
 from .options import new_parser
 from .rule_options import add_rules_option, rule_name
@@ -49,6 +49,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--out", type=Path, help=f"write result.json, table.txt and {PLOT} to this folder"
     )
+    parser.add_argument("--json", action="store_true", help="the last line is JSON, for scripts")
     return parser
 
 
@@ -69,7 +70,7 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
         need_matplotlib()
         claim(args.out)
     console = Console()
-    model, rows = _measure(args, cells, groups, console)
+    model, rows = _measure(args, cells, groups)
     tables = tables_of(rows)
     for table in tables:
         console.print(table)
@@ -84,7 +85,8 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
     if args.out is not None:
         draw(rows, args.out / PLOT)
         write(args.out, ["softmask", *argv], result, tables)
-    print(json.dumps(result))
+    if args.json:
+        print(json.dumps(result))
     return 0
 
 
@@ -92,7 +94,6 @@ def _measure(
     args: argparse.Namespace,
     cells: Sequence[Cell],
     groups: Mapping[str, Sequence[Puzzle]],
-    console: Console,
 ) -> tuple[str, list[Row]]:
     """The model's name, and what its cells reached; a terminal shows how far it is."""
     held: dict[str, Checkpoint] = {}
@@ -103,16 +104,13 @@ def _measure(
             held[key] = load(args.model, device=args.device, dtype=args.dtype, **loading)
         return held[key]
 
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
-    with Progress(
-        *columns, console=console, transient=True, disable=not console.is_terminal
-    ) as progress:
-        task = progress.add_task("loading", total=None)
+    with progress("loading the model", unit="runs") as shown:
         modes = sum(len(modes_of(load_with(cell.loading))) for cell in cells)
-        progress.update(task, total=runs(groups, modes, args.batch))
+        shown.update(total=runs(groups, modes, args.batch))
 
         def tick(what: str, done: int) -> None:
-            progress.update(task, advance=done, description=what)
+            shown.update(what)
+            shown.advance(done)
 
         rows = measure(load_with, groups, cells, args.batch, tick)
     return load_with(cells[0].loading).name, rows

@@ -14,6 +14,7 @@ from typing import Any
 from ..decoding.prompts import encode
 from ..evaluation import text_quality
 from ..evaluation.config import ModelArgs
+from ..reporting.progress import progress
 from .eval_options import add_eval_model, add_record_options, need_lm_eval
 from .eval_texts import digest_of, measure_and_record, read_texts
 from .options import new_parser, set_threads
@@ -71,10 +72,11 @@ def _write_texts(
 ) -> list[str]:
     """Texts that begin with the prompt, each with a stream of its own; kept as they come."""
     need_lm_eval()
-    from lm_eval.api.instance import Instance
+    with progress("loading the harness"):
+        from lm_eval.api.instance import Instance
 
-    from ..evaluation.harness import SoftMaskLM
-    from ..evaluation.responses import Responses
+        from ..evaluation.harness import SoftMaskLM
+        from ..evaluation.responses import Responses
 
     lm = SoftMaskLM.around(checkpoint, model, Responses(folder))
     # Temperature 1 where nothing else is said: greedy texts would all be one.

@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..config import require
+from ..reporting.progress import progress
 from ..serving.config import ServeConfig
 from ..serving.listener import bind, is_loopback
 from .options import add_model_options, add_settings, given, load_config, load_model, new_parser
@@ -124,9 +125,10 @@ def _check_ray(args: argparse.Namespace) -> None:
 
 
 def _serve(args: argparse.Namespace, config: ServeConfig, listener: socket.socket) -> int:
-    from ..serving.http_server import HttpServer
-    from ..serving.middleware import log_as_json
-    from ..serving.service import Service
+    with progress("starting the server"):
+        from ..serving.http_server import HttpServer
+        from ..serving.middleware import log_as_json
+        from ..serving.service import Service
 
     service = Service(load_model(args), config)
     log_as_json()

@@ -231,7 +231,7 @@ class SoftMaskLM(TemplateLM):
             self._generate,
             key_of=lambda row: row.key,
             on_saved=update_cache,
-            description="batches",
+            description="writing answers",
             quiet=quiet,
         )
 
@@ -362,7 +362,7 @@ class SoftMaskLM(TemplateLM):
 
     def _score(self, shares: list[list[str]], score: Any, update_cache: Any) -> None:
         self.shared.fill(
-            shares, score, key_of=str, on_saved=update_cache, description="likelihoods"
+            shares, score, key_of=str, on_saved=update_cache, description="estimating likelihoods"
         )
 
 

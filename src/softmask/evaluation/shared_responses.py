@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
-from tqdm import tqdm
-
+from ..reporting.progress import progress
 from .ranks import Ranks
 from .responses import Responses
 
@@ -53,11 +52,14 @@ class SharedResponses:
         found: Answers = []
         hidden = quiet or self.ranks.index > 0
         share = self.ranks.share(open_batches)
-        for batch in tqdm(share, desc=description, leave=False, disable=hidden):
-            answers = answer(batch)
-            self.responses.add(answers)
-            found += answers
-            on_saved(batch, answers)
+        asked = sum(map(len, share))
+        with progress(description, asked, "requests", quiet=hidden) as shown:
+            for batch in share:
+                answers = answer(batch)
+                self.responses.add(answers)
+                found += answers
+                on_saved(batch, answers)
+                shown.advance(len(batch))
         self._exchange(found)
 
     def _exchange_known(self, keys: Iterable[str]) -> None:

@@ -94,7 +94,7 @@ class Scorer:
             raise ValueError(f"batch_size must be at least 1, not {batch_size}")
         chosen = choose_device(device)
         try:
-            with quiet():
+            with progress(f"loading {name}"), quiet():
                 self.tokenizer = AutoTokenizer.from_pretrained(name)
                 model = AutoModelForCausalLM.from_pretrained(
                     name, dtype=choose_dtype(dtype, chosen)

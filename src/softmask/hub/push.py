@@ -19,6 +19,7 @@ from huggingface_hub.errors import (
 
 from ..config import SAMPLING_FILE, SOFT_MASK_FILE, SOFT_MASK_WEIGHTS, read_soft_mask_file
 from ..files import expand_home
+from ..reporting.progress import progress
 from .adapters import read_adapter
 from .checkpoints import check_link, find
 from .export import TOKENIZER_FILES, export
@@ -94,9 +95,10 @@ def push(
         # Before the export: a login that is missing should not cost a merge first.
         _make(repo, private, revision)
     with tempfile.TemporaryDirectory() as place:
-        ready = export(
-            Path(place) / "model", model, adapter, title=repo, link=True, local_only=dry_run
-        )
+        with progress("exporting the model"):
+            ready = export(
+                Path(place) / "model", model, adapter, title=repo, link=True, local_only=dry_run
+            )
         names = files_to_push(ready)
         if dry_run:
             _show(repo, ready, names)
