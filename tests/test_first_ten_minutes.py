@@ -17,6 +17,8 @@ import pytest
 from processes import ENVIRONMENT, python
 from tiny import write_dream_folder
 
+import softmask
+
 pytest.importorskip("pyte")
 from terminal import CTRL_C, CTRL_D, Terminal
 
@@ -68,7 +70,7 @@ def test_a_student_meets_the_bundled_model(type_) -> None:
     text = first.split("24 tokens")[0].strip()
     assert text
     assert text in again
-    with type_("demo", "--puzzles", "1", "--kinds", "sudoku_9x9") as demo:
+    with type_("demo", "--puzzles", "1") as demo:
         demo.wait_for(r"(?s)soft-masked.*plain")  # beside each other, while they are filled in
         assert demo.finish() == 0
         assert "solved" in demo.everything()
@@ -102,10 +104,50 @@ def test_an_engineer_trains_on_her_own_chats(type_, tmp_path) -> None:
         chat.write("What is 3?" + ENTER)
         chat.wait_for(r"8 forwards")
         chat.write("/save talk.jsonl" + ENTER)
-        chat.wait_for("talk.jsonl")
+        chat.wait_for(r"talk\.jsonl(?s:.*)\n>$")
         chat.write(CTRL_D)
         assert chat.finish() == 0
     (kept,) = (work / "talk.jsonl").read_text().splitlines()
     assert [message["role"] for message in json.loads(kept)["messages"]] == ["user", "assistant"]
     assert "the model is in" in said(type_("export", "out", "--adapter", "runs/short/adapter"))
     assert (work / "out" / "model.safetensors").is_file()
+
+
+RULE = '''
+import softmask
+
+
+@softmask.commit_rule("left_first")
+def left_first(rows):
+    """Commits from the left, whatever the model is sure of."""
+    return -rows.position_N.float()
+'''
+
+
+def test_a_researcher_tries_a_rule_and_reads_a_run(type_, tmp_path, monkeypatch) -> None:
+    work = tmp_path / "work"
+    (work / "mine.py").write_text(RULE)
+    sudoku = ("Sudoku\n0102\n4201\n0003\n2300\nSolution\n", "--steps", "6")
+    said(type_("generate", *sudoku, "--alg", "mine:left_first", "--trace", "run.json"))
+    trace = softmask.Trace.load(work / "run.json")
+    own = trace.committed_P[trace.committed_P >= 0]
+    assert (own[1:] >= own[:-1]).all()  # no position before one on its left
+    table = trace.to_pandas()
+    assert {"position", "step", "token", "entropy", "lambda"} <= set(table.columns)
+    trace.save(work / "run.svg")
+    assert (work / "run.svg").read_text().startswith("<svg")
+    cells = (
+        "--puzzles",
+        "2",
+        "--kinds",
+        "sudoku_4x4",
+        "--rules",
+        "mine",
+        "--only",
+        "full,left_first",
+    )
+    found = said(type_("bench", "frontier", *cells))
+    assert "left_first" in found
+    assert (
+        "commits from the left" in said(type_("generate", "--help-all", "--rules", "mine")).lower()
+    )

@@ -80,8 +80,8 @@ def test_it_is_saved_by_its_ending(run, tmp_path) -> None:
 
 def test_a_list_of_prompts_has_a_list_of_runs_each_as_it_is_alone(checkpoint) -> None:
     short = {"max_new_tokens": 4, "steps": 2, "temperature": 0.0, "top_p": None}
-    both = softmask.trace(checkpoint, ["One day, Tom", "Sudoku\n"], seed=[5, 6], **short)
-    alone = softmask.trace(checkpoint, "Sudoku\n", seed=6, **short)
+    both = softmask.trace(checkpoint, ["One day, Tom", "Once upon a time"], seed=[5, 6], **short)
+    alone = softmask.trace(checkpoint, "Once upon a time", seed=6, **short)
     assert both[1].data["runs"][0]["start"]["tokens"] == alone.data["runs"][0]["start"]["tokens"]
     assert (both[1].token_PS == alone.token_PS).all()
 

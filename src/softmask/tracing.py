@@ -181,7 +181,7 @@ def trace(
     *,
     against_plain: bool = False,
     candidates: int = CANDIDATES,
-    max_new_tokens: int = 128,
+    max_new_tokens: int | None = None,
     soft_mask: SoftMaskChoice = "checkpoint",
     seed: int | Sequence[int] | None = None,
     num_return_sequences: int = 1,
