@@ -3,8 +3,9 @@
     python benchmarks/pictures.py                 all of them, into docs/
     python benchmarks/pictures.py opening phone   these screenshots alone
 
-docs/pictures/sudoku.svg is `softmask demo --svg`; docs/page/*.png are states of the page
-(`page_pictures.py`), with fixed seeds. The screenshots need Chromium and Pillow.
+docs/pictures/sudoku.svg is `softmask demo --svg`; docs/pictures/terminal_*.svg are commands in a
+terminal (`terminal_pictures.py`), docs/page/*.png states of the page (`page_pictures.py`), with
+fixed seeds. The page's need Chromium and Pillow, the terminal's pyte.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import terminal_pictures
 from page_pictures import STATES, photograph
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -27,14 +29,20 @@ def animate(path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("names", nargs="*", help=f"of {', '.join(STATES)} (default: all)")
+    known = [*STATES, *terminal_pictures.STATES]
+    parser.add_argument("names", nargs="*", help=f"of {', '.join(known)} (default: all)")
     parser.add_argument("--out", type=Path, default=DOCS, help="folder (default: docs)")
     args = parser.parse_args()
     for name in ("page", "pictures"):
         (args.out / name).mkdir(parents=True, exist_ok=True)
     if not args.names:
         animate(args.out / "pictures" / "sudoku.svg")
-    photograph(args.names or list(STATES), args.out / "page")
+    names = args.names or known
+    typed = [name for name in names if name in terminal_pictures.STATES]
+    terminal_pictures.draw(typed, args.out / "pictures")
+    shown = [name for name in names if name not in terminal_pictures.STATES]
+    if shown:
+        photograph(shown, args.out / "page")
 
 
 if __name__ == "__main__":

@@ -157,7 +157,9 @@ class Terminal:
         return True
 
     def picture(self, path: Path, title: str) -> None:
-        """Writes the screen as an SVG without fonts from elsewhere."""
+        """Writes the screen, as soon as it is drawn to its end, as an SVG without other fonts."""
+        while select.select([self._master], [], [], 0.05)[0] and self._draw():
+            pass
         columns, lines = self._screen.columns, self._screen.display
         last = max((i for i, line in enumerate(lines) if line.strip()), default=0)
         console = Console(record=True, width=columns, file=io.StringIO(), force_terminal=True)

@@ -10,19 +10,18 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
-from evaluation_files import write_evaluation_files
+from evaluation_files import SOFT, write_evaluation_files
 from hypothesis import settings
 from processes import start_fork_server
 from tiny import write_dream_folder, write_json
 
 from softmask import rules
-from softmask.config import SoftMaskConfig, soft_mask_to_published
+from softmask.config import soft_mask_to_published
 
 # How long an example takes says something of the machine, not of the property.
 settings.register_profile("softmask", deadline=None)
 settings.load_profile("softmask")
 
-SOFT = SoftMaskConfig(k=2, scale=0.8, offset=-4.0, steepness=1.0)
 # The first eight lines of a file are its shots.
 LINES = 8 + 5
 

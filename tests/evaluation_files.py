@@ -9,8 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from softmask.config import SoftMaskConfig
 from softmask.puzzles.puzzles import Puzzle, generate_countdown, generate_sudoku
 
+# What the tiny model of evaluations brings.
+SOFT = SoftMaskConfig(k=2, scale=0.8, offset=-4.0, steepness=1.0)
 HUMANEVAL_ROW = {
     "task_id": "HumanEval/0",
     "prompt": 'def double(x):\n    """Twice x."""\n',

@@ -136,18 +136,4 @@ def test_a_researcher_tries_a_rule_and_reads_a_run(type_, tmp_path, monkeypatch)
     assert {"position", "step", "token", "entropy", "lambda"} <= set(table.columns)
     trace.save(work / "run.svg")
     assert (work / "run.svg").read_text().startswith("<svg")
-    cells = (
-        "--puzzles",
-        "2",
-        "--kinds",
-        "sudoku_4x4",
-        "--rules",
-        "mine",
-        "--only",
-        "full,left_first",
-    )
-    found = said(type_("bench", "frontier", *cells))
-    assert "left_first" in found
-    assert (
-        "commits from the left" in said(type_("generate", "--help-all", "--rules", "mine")).lower()
-    )
+    assert "left_first" in said(type_("generate", "--help-all", "--rules", "mine"))

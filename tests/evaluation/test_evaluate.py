@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import SOFT
+from evaluation_files import SOFT
 from kills import run_until_killed
 from lm_eval.__main__ import HarnessCLI
 from processes import ENVIRONMENT, python

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -61,3 +63,25 @@ def test_a_command_speaks_before_it_has_imported_what_it_needs(monkeypatch) -> N
     assert main(["export", "x", "--model", "nowhere"]) == 2
     said = screen.getvalue()
     assert said.index("starting") < said.index("exporting to x") < said.index("softmask: error:")
+
+
+def test_threads_share_the_display_and_the_last_one_takes_it_away(monkeypatch) -> None:
+    screen = terminal(monkeypatch)
+    begun, end = threading.Event(), threading.Event()
+
+    def work() -> None:
+        with progress("the other one") as step:
+            begun.set()
+            end.wait(60)
+            step.advance()
+
+    with ThreadPoolExecutor() as pool:
+        with progress("this one"):
+            other = pool.submit(work)
+            assert begun.wait(60)
+        end.set()
+        other.result()
+    assert "the other one" in screen.getvalue()
+    with progress("again"):
+        pass
+    assert "again" in screen.getvalue()

@@ -20,7 +20,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from ..reporting.progress import progress
 from ..training.config import TRAINED_ON
+from .closing_line import print_text
 from .options import new_parser, set_threads
 from .rule_options import add_rules_option
 
@@ -143,12 +145,12 @@ def _run(args: argparse.Namespace) -> int:
         return 0
 
     def one(recipe: Any, folder: Path) -> Path:
-        return train(recipe, folder, device=args.device, overwrite=args.overwrite)
+        return train(recipe, folder, device=args.device, overwrite=args.overwrite, report=_say)
 
     if args.seeds is None and not args.twins:
         one(runs[0], args.out or Path("runs") / run_name(runs[0]))
     else:
-        sweep(runs, args.out or Path("runs"), one)
+        sweep(runs, args.out or Path("runs"), one, _say)
     if torch.distributed.is_initialized():
         # Else the process that leaves first takes the others' connection with it: they abort. And
         # all at once: one that still talks when another takes its end down aborts too.
@@ -212,16 +214,22 @@ def _preview(recipe: Any, device: str | None, *, is_all: bool) -> None:
     where = torch.device(
         "cpu" if chosen_cpu(device) else "cuda" if torch.cuda.is_available() else "mps"
     )
-    seen = preview(recipe, where, print if is_all else _silent)
+    with progress("reading the data"):
+        seen = preview(recipe, where, _say if is_all else _silent)
     for line in seen.forms:
-        print(line)
+        _say(line)
     print("a row as the model sees it; what is trained is", end=" ")
     if console.is_terminal:
         console.print("[bold green]green[/]:")
         console.print(seen.example, soft_wrap=False)
     else:
         print(f"in double brackets:\n{in_brackets(seen.example)}")
-    print(seen.estimate)
+    _say(seen.estimate)
+
+
+def _say(line: str) -> None:
+    """Prints a line: wrapped at words in a terminal, as it is in a pipe."""
+    print_text(line)
 
 
 def _silent(_line: str) -> None:

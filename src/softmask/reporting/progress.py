@@ -10,6 +10,7 @@ with progress("scoring", total=len(puzzles), unit="puzzles") as step:
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -19,8 +20,11 @@ from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Ta
 from rich.table import Column
 from rich.text import Text
 
-# The display that is on. A terminal has room for one: steps within a step share it.
+# The display that is on, and how many steps it shows. A terminal has room for one: steps within a
+# step share it, and so do threads, of which the last one to end takes it away.
 _display: Progress | None = None
+_steps = 0
+_lock = threading.Lock()
 
 
 class Step:
@@ -54,35 +58,48 @@ def progress(
         unit: of what `total` counts, shown behind the numbers.
         quiet: show nothing; nor is anything shown where standard error is no terminal.
     """
-    global _display
-    if _display is not None:
-        id = _display.add_task(what, total=total, unit=unit)
-        _display.refresh()
-        try:
-            yield Step(_display, id)
-        finally:
+    display = _enter(quiet)
+    id = display.add_task(what, total=total, unit=unit)
+    display.refresh()
+    try:
+        yield Step(display, id)
+    finally:
+        _leave(id)
+
+
+def _enter(quiet: bool) -> Progress:
+    """The display that is on; a new one where there is none."""
+    global _display, _steps
+    with _lock:
+        if _display is None:
+            console = Console(stderr=True)
+            hidden = quiet or not console.is_terminal
+            _display = Progress(
+                SpinnerColumn(),
+                _Words(table_column=Column(no_wrap=True, overflow="ellipsis")),
+                _Bar(bar_width=20),
+                _Numbers(table_column=Column(no_wrap=True)),
+                console=console,
+                transient=True,
+                disable=hidden,
+                redirect_stdout=False,
+                redirect_stderr=not hidden,
+            )
+            _display.start()
+        _steps += 1
+        return _display
+
+
+def _leave(id: TaskID) -> None:
+    """Takes a step away, and the display with the last one."""
+    global _display, _steps
+    with _lock:
+        assert _display is not None
+        _steps -= 1
+        if _steps:
             _display.remove_task(id)
-        return
-    console = Console(stderr=True)
-    hidden = quiet or not console.is_terminal
-    display = Progress(
-        SpinnerColumn(),
-        _Words(table_column=Column(no_wrap=True, overflow="ellipsis")),
-        _Bar(bar_width=20),
-        _Numbers(table_column=Column(no_wrap=True)),
-        console=console,
-        transient=True,
-        disable=hidden,
-        redirect_stdout=False,
-        redirect_stderr=not hidden,
-    )
-    with display:
-        _display = display
-        id = display.add_task(what, total=total, unit=unit)
-        display.refresh()
-        try:
-            yield Step(display, id)
-        finally:
+        else:  # with its step: rich would erase a line too many of an empty display
+            _display.stop()
             _display = None
 
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..decoding.chat_template import ChatTemplateError, render_chat
 from ..decoding.control_names import ControlNames
+from ..reporting.progress import progress
 from .config import ConversationConfig
 from .messages import INCOMPLETE, NO_TEXT, TEXT_ROLE, TOOL_TURNS, Messages
 from .sources import SourceRow, in_batches
@@ -98,12 +99,10 @@ def tokenise(
         counts: is added to.
         held_out: digests (`digest_of`) of rows that must not come.
     """
-    from datasets.utils import tqdm
-
     names = ControlNames(tokenizer)
     if config.train_on == "all":
         drawn = _each_answer(drawn)
-    with tqdm(desc="Tokenising", unit=" conversations", disable=None) as bar:
+    with progress("reading conversations") as shown:
         for batch in in_batches(drawn):
             columns: dict[str, list[Any]] = {"input_ids": [], "prompt_length": [], "id": []}
             rendered = [_rendered(messages, tokenizer, names) for _, messages in batch]
@@ -118,7 +117,7 @@ def tokenise(
                         columns[name].append(value)
                 counts.add(reason, length or 0, len(ids))
             yield columns
-            bar.update(len(batch))
+            shown.update(f"reading conversations: {counts.drawn:,}")
 
 
 def _each_answer(drawn: Iterator[SourceRow]) -> Iterator[SourceRow]:

@@ -55,7 +55,9 @@ def load_conversations(
     origin = "from the cache"
     if found is None:
         origin = "newly tokenised"
-        with conversation_cache.temporary_folder(folder) as temporary, _bars_on_terminals():
+        # A download from the Hub shows how far it is, on a terminal and not in a log file.
+        quiet = _no_bars(not sys.stderr.isatty())
+        with conversation_cache.temporary_folder(folder) as temporary, quiet:
             _build(config, tokenizer, seed, sources, temporary)
             conversation_cache.publish(temporary / "result", folder, temporary / "damaged")
         found = conversation_cache.read(folder)
@@ -66,11 +68,11 @@ def load_conversations(
 
 
 @contextlib.contextmanager
-def _bars_on_terminals() -> Iterator[None]:
-    """No progress bars of datasets in a log file."""
+def _no_bars(hide: bool = True) -> Iterator[None]:
+    """No progress bars of datasets."""
     from datasets import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
-    hide = not sys.stderr.isatty() and not are_progress_bars_disabled()
+    hide = hide and not are_progress_bars_disabled()
     if hide:
         disable_progress_bars()
     try:
@@ -102,7 +104,8 @@ def _build(
         batches = tokenise(drawn, config, tokenizer, counts, held_out)
         rows = write_arrow(temporary / part, batches)
         _require_rows(part, counts, config)
-        rows.save_to_disk(str(result / part))
+        with _no_bars():
+            rows.save_to_disk(str(result / part))
         notes[part] = dataclasses.asdict(counts)
         held_out = {digest_of(row["input_ids"]) for row in rows} if part == "validation" else set()
     files = sorted(f for f in result.rglob("*") if f.is_file())
