@@ -171,6 +171,8 @@ class Terminal:
             console.print(text, soft_wrap=True)
         drawn = console.export_svg(title=title, theme=THEME, unique_id="terminal")
         drawn = re.sub(r"@font-face \{.*?\}\s*", "", drawn, flags=re.DOTALL)
+        # Each line is cut to the height of rich's own font: others lose their underscores.
+        drawn = re.sub(r' clip-path="url\(#terminal-line-\d+\)"', "", drawn)
         path.write_text(drawn, encoding="utf-8")
 
 
