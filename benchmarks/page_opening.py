@@ -83,8 +83,9 @@ def of_puzzles(
     soft, plain = ([is_right(p, t) for p, t in zip(puzzles, one, strict=True)] for one in texts)
     differ = differing(texts)
     sentence = (
-        f"{what}. Of {seeds} such, soft-masked solves {sum(soft)} and plain {sum(plain)}; "
-        f"the two differ in {sum(differ)}. This is one that soft-masked alone solves."
+        f"{what}. Of {seeds} such, another draw than README's, soft-masked solves {sum(soft)} and "
+        f"plain {sum(plain)}; the two differ in {sum(differ)}. This is one that soft-masked alone "
+        "solves."
     )
     alone = [p for p, s, other in zip(puzzles, soft, plain, strict=True) if s and not other]
     return (alone or puzzles)[0], sum(differ) / seeds if alone else 0.0, sentence
