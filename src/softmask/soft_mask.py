@@ -282,17 +282,16 @@ class SoftMask(nn.Module):
         rule = self.rule.rule
         if rule.is_shipped:
             return Judged(*result) if isinstance(result, tuple) else Judged(result)
-        pair = result if isinstance(result, tuple) and len(result) == 2 else (result, None)
-        confidence_N, shares = pair
+        is_pair = isinstance(result, tuple) and len(result) == 2
+        confidence_N, shares = result if is_pair else (result, None)
         count = len(seen.rows_N)
         good = isinstance(confidence_N, Tensor) and confidence_N.shape == (count,)
         if shares is not None:
-            of = seen.logits_NV if rule.dense else seen.logits_NK
-            assert of is not None
+            of: Any = seen.logits_NV if rule.dense else seen.logits_NK
             columns = of.shape[1]
             least = columns if rule.dense else 1
-            good = good and isinstance(shares, Tensor)
-            good = good and shares.dim() == 2 and len(shares) == count and not shares.isnan().any()
+            good = good and isinstance(shares, Tensor) and shares.dim() == 2
+            good = good and len(shares) == count and not shares.isnan().any()
             good = good and least <= shares.shape[1] <= columns
         if not good or not are_shares(confidence_N):
             raise ValueError(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
+import numbers
 import secrets
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -14,6 +16,7 @@ import torch
 from ..config import PromptKind, SamplingConfig, SoftMaskConfig, from_mapping, require
 from ..models.checkpoint import Checkpoint
 from ..rules import by_name
+from ..settings import shown, unknown_setting
 from .prompts import (
     Prompt,
     decode_answer,
@@ -123,10 +126,7 @@ class Generation:
         system: str | None = None,
         infill: bool = False,
     ) -> None:
-        require(
-            num_return_sequences >= 1,
-            f"num_return_sequences must be at least 1, not {num_return_sequences}",
-        )
+        num_return_sequences = as_count("num_return_sequences", num_return_sequences)
         self.checkpoint = checkpoint
         self.tokenizer = checkpoint.tokenizer
         self.mask_id = checkpoint.model.mask_id
@@ -147,7 +147,7 @@ class Generation:
             kind = self._kind(rows)
         if max_new_tokens is None:
             max_new_tokens = kind.max_new_tokens or NEW_TOKENS
-        require(max_new_tokens >= 1, f"max_new_tokens must be at least 1, not {max_new_tokens}")
+        max_new_tokens = as_count("max_new_tokens", max_new_tokens)
         # Before there are so many: what follows holds every token of every row.
         context = checkpoint.model.config.max_position_embeddings
         require(
@@ -314,15 +314,53 @@ class Generation:
         return prompt[-1]["content"]
 
 
+def _is_int(value: Any) -> bool:
+    """Whether it counts, which True does not."""
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+
+
+def as_count(name: str, value: Any) -> int:
+    """A number of things, at least one.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    require(_is_int(value), f"{name} must be a whole number, not {shown(value)}")
+    require(value >= 1, f"{name} must be at least 1, not {value}")
+    return int(value)
+
+
+def check_keywords(function: Callable[..., Any], given: Mapping[str, Any]) -> None:
+    """Raises ValueError for a keyword that is no setting; names the nearest that a function takes.
+
+    Args:
+        given: what came in as its `**sampling`.
+    """
+    fields = [field.name for field in dataclasses.fields(SamplingConfig)]
+    own = inspect.signature(function).parameters.values()
+    known = [*fields, *(one.name for one in own if one.kind is one.KEYWORD_ONLY)]
+    require(
+        "max_length" not in given,
+        f"{function.__name__} takes no max_length, which would count the prompt: give "
+        "max_new_tokens",
+    )
+    for name in given:
+        if name not in fields:
+            raise unknown_setting(function.__name__, name, known)
+
+
 def _row_seeds(seed: int | Sequence[int] | None, rows: int) -> list[int]:
     if seed is None:
         seed = secrets.randbelow(2**31)
-    seeds = [seed + row for row in range(rows)] if isinstance(seed, int) else list(seed)
-    if len(seeds) != rows:
-        raise ValueError(f"{rows} rows need as many seeds, not {len(seeds)}")
+    given: list[Any] = list(seed) if isinstance(seed, Iterable) else [seed]
+    for value in given:
+        require(_is_int(value), f"a seed must be a whole number, not {shown(value)}")
+    seeds = [int(value) for value in given]
+    if not isinstance(seed, Iterable):
+        seeds = [seeds[0] + row for row in range(rows)]
+    require(len(seeds) == rows, f"{rows} rows need as many seeds, not {len(seeds)}")
     for value in seeds:
-        if not 0 <= value < 2**63:
-            raise ValueError(f"a seed must lie between 0 and 2**63, not {value}")
+        require(0 <= value < 2**63, f"a seed must lie between 0 and 2**63, not {value}")
     return seeds
 
 
@@ -347,6 +385,7 @@ def generate(
     Raises:
         ValueError: an unknown or impossible setting, an empty prompt, a prompt that is too long.
     """
+    check_keywords(generate, sampling)
     run = Generation(
         checkpoint,
         prompts,
