@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 
 from .config import read_json, require
-from .decoding.generation import Generation, Prompt, SoftMaskChoice, as_count, check_keywords
+from .decoding.arguments import as_count, check_keywords
+from .decoding.generation import Generation, Prompt, SoftMaskChoice
 from .files import write_atomically
 from .models.checkpoint import Checkpoint
 from .serving.trace import CANDIDATES, check_trace, record_ways, ways_of

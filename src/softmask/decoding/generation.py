@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
-import numbers
-import secrets
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -16,7 +13,7 @@ import torch
 from ..config import PromptKind, SamplingConfig, SoftMaskConfig, from_mapping, require
 from ..models.checkpoint import Checkpoint
 from ..rules import by_name
-from ..settings import shown, unknown_setting
+from .arguments import as_count, check_keywords, row_seeds
 from .prompts import (
     Prompt,
     decode_answer,
@@ -170,7 +167,7 @@ class Generation:
             settings = {"steps": most, **kind.sampling, **by_name(sampling or {})}
             sampling = from_mapping(SamplingConfig, settings, "sampling")
         self.sampling, self.suited = sampling, kind.sampling
-        self.seeds = _row_seeds(seed, len(rows))
+        self.seeds = row_seeds(seed, len(rows))
         self._make_canvas(rows)
         self.last: DenoiseStep | None = None
         self.seconds = 0.0
@@ -312,56 +309,6 @@ class Generation:
         if is_token_ids(prompt):
             return self.checkpoint.decode(prompt)
         return prompt[-1]["content"]
-
-
-def _is_int(value: Any) -> bool:
-    """Whether it counts, which True does not."""
-    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
-
-
-def as_count(name: str, value: Any) -> int:
-    """A number of things, at least one.
-
-    Raises:
-        ValueError: it is something else.
-    """
-    require(_is_int(value), f"{name} must be a whole number, not {shown(value)}")
-    require(value >= 1, f"{name} must be at least 1, not {value}")
-    return int(value)
-
-
-def check_keywords(function: Callable[..., Any], given: Mapping[str, Any]) -> None:
-    """Raises ValueError for a keyword that is no setting; names the nearest that a function takes.
-
-    Args:
-        given: what came in as its `**sampling`.
-    """
-    fields = [field.name for field in dataclasses.fields(SamplingConfig)]
-    own = inspect.signature(function).parameters.values()
-    known = [*fields, *(one.name for one in own if one.kind is one.KEYWORD_ONLY)]
-    require(
-        "max_length" not in given,
-        f"{function.__name__} takes no max_length, which would count the prompt: give "
-        "max_new_tokens",
-    )
-    for name in given:
-        if name not in fields:
-            raise unknown_setting(function.__name__, name, known)
-
-
-def _row_seeds(seed: int | Sequence[int] | None, rows: int) -> list[int]:
-    if seed is None:
-        seed = secrets.randbelow(2**31)
-    given: list[Any] = list(seed) if isinstance(seed, Iterable) else [seed]
-    for value in given:
-        require(_is_int(value), f"a seed must be a whole number, not {shown(value)}")
-    seeds = [int(value) for value in given]
-    if not isinstance(seed, Iterable):
-        seeds = [seeds[0] + row for row in range(rows)]
-    require(len(seeds) == rows, f"{rows} rows need as many seeds, not {len(seeds)}")
-    for value in seeds:
-        require(0 <= value < 2**63, f"a seed must lie between 0 and 2**63, not {value}")
-    return seeds
 
 
 def generate(
