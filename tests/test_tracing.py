@@ -105,9 +105,12 @@ def test_a_table_has_a_row_for_each_position_and_step(run) -> None:
         (lambda _r, _c: softmask.Trace.load("nothing.json"), "there is no file nothing.json"),
         (lambda _r, c: softmask.trace(c, "a", candidates=0), "candidates must be at least 1"),
         (lambda _r, c: softmask.trace(c, "a", stepz=1), "did you mean 'steps'"),
+        (lambda _r, c: softmask.trace(c, "a", agaist_plain=True), "did you mean 'against_plain'"),
+        (lambda _r, c: softmask.trace(c, "a", candidates=2.5), "a whole number, not 2.5"),
+        (lambda _r, _c: softmask.Trace.load("a.svg"), "a .svg cannot be read again"),
         (
             lambda _r, c: softmask.trace(c, "a", soft_mask=False, against_plain=True),
-            "this run is plain already",
+            "this run is plain already: leave out against_plain",
         ),
     ],
 )

@@ -17,6 +17,15 @@ if TYPE_CHECKING:
 SEVERAL_TEXTS = ("left_R", "masks_R", "spread", "table", "flat")
 
 
+# Sums of probabilities miss 1 by as much.
+ROUNDING = 1e-3
+
+
+def are_shares(values_N: Tensor) -> bool:
+    """Whether all values lie in [0, 1] up to rounding; NaN does not. Waits for the device."""
+    return bool(((values_N >= -ROUNDING) & (values_N <= 1 + ROUNDING)).all())
+
+
 class _Lazy:
     """Values by name, each computed when a rule first asks for it."""
 

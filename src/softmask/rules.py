@@ -23,7 +23,9 @@ import importlib
 import importlib.metadata
 import inspect
 import json
+import os
 import re
+import traceback
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -71,6 +73,9 @@ class Rule:
         """Whether settings of its options' names switch it on, and not its own name."""
         return self.is_shipped and self.returns == "rows"
 
+    def __str__(self) -> str:
+        return f"the {self.kind} rule {self.name}"
+
     def __call__(self, rows: Any, **options: Any) -> Any:
         """The function itself."""
         return self.function(rows, **options)
@@ -94,8 +99,34 @@ class Chosen(NamedTuple):
     options: Mapping[str, Any]
 
     def run(self, rows: Any) -> Any:
-        """What the rule says."""
-        return self.rule.function(rows, **vars(self.rule.options(**self.options)))
+        """What the rule says.
+
+        Raises:
+            ValueError: a rule that is not shipped failed; the sentence names it and the line.
+        """
+        options = vars(self.rule.options(**self.options))
+        if self.rule.is_shipped:
+            return self.rule.function(rows, **options)
+        try:
+            return self.rule.function(rows, **options)
+        except Exception as error:  # the code of somebody else, who needs to know which it was
+            if _is_out_of_memory(error):
+                raise
+            raise ValueError(f"{self.rule} failed ({_cause(error, self.rule)})") from error
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Whether there is too little memory, which is no mistake in a rule."""
+    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+
+
+def _cause(error: Exception, rule: Rule) -> str:
+    """An error in words, with the last line of the rule's own file that led to it."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if frame.filename == rule.function.__code__.co_filename]
+    last = (own or frames)[-1]
+    said = " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")
+    return f"{said}, {os.path.basename(last.filename)} line {last.lineno}"
 
 
 _rules: dict[str, dict[str, Rule]] = {kind: {} for kind in SETTINGS}
@@ -177,11 +208,17 @@ def _registering(
     kind: Kind, name: str, options: type | None, *, state: Any = None, **values: Any
 ) -> Callable[[Callable[..., Any]], Rule]:
     require(
-        bool(NAME.fullmatch(name)),
+        not callable(name),
+        f'a {kind} rule needs a name in parentheses: write @{kind}_rule("NAME")',
+    )
+    require(
+        isinstance(name, str) and bool(NAME.fullmatch(name)),
         f"{name!r} is no name of a rule: begin with a letter, then letters, digits, _ - and .",
     )
+    _check_declared(f"the {kind} rule {name}", state, values)
 
     def register(function: Callable[..., Any]) -> Rule:
+        _check_function(f"the {kind} rule {name}", function)
         help = (inspect.getdoc(function) or "").partition("\n\n")[0].replace("\n", " ")
         shipped = function.__module__.rpartition(".")[0] == __package__
         rule = Rule(
@@ -202,6 +239,41 @@ def _registering(
         return rule
 
     return register
+
+
+def _check_declared(rule: str, state: Any, values: Mapping[str, Any]) -> None:
+    """Raises ValueError unless what a decorator was given is of the kind that it must be."""
+    returns, top = values.get("returns", "scores"), values.get("top", 2)
+    known = typing.get_args(Returns)
+    require(returns in known, f"{rule}: returns must be one of {', '.join(known)}, not {returns!r}")
+    is_count = isinstance(top, int) and not isinstance(top, bool) and top >= 1
+    require(is_count, f"{rule}: top must be an int of at least 1, not {top!r}")
+    tried = values.get("frontier", ())
+    require(
+        isinstance(tried, Sequence) and all(isinstance(one, Mapping) for one in tried),
+        f"{rule}: frontier must be a list of mappings of options, not {shown(tried)}",
+    )
+    require(
+        state is None or isinstance(state, Mapping),
+        f"{rule}: state must be a mapping of names to first values, not {shown(state)}",
+    )
+    for key, value in (state or {}).items():
+        require(isinstance(key, str), f"{rule}: a name in state must be a text, not {shown(key)}")
+        require(
+            isinstance(value, bool | int | float),
+            f"{rule}: state {key} must begin as a bool, an int or a float, not {shown(value)}",
+        )
+
+
+def _check_function(rule: str, function: Any) -> None:
+    """Raises ValueError unless it is a function that takes what a rule sees."""
+    require(inspect.isfunction(function), f"{rule} must decorate a function, not {shown(function)}")
+    first = next(iter(inspect.signature(function).parameters.values()), None)
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    require(
+        first is not None and first.kind in positional,
+        f"{rule}: {function.__name__} must take what the rule sees as its first parameter",
+    )
 
 
 def _place(function: Callable[..., Any]) -> tuple[str, str]:
@@ -235,15 +307,29 @@ def find(kind: Kind, name: Any) -> Rule:
         ValueError: there is none of this kind.
     """
     if isinstance(name, Rule):
-        require(name.kind == kind, f"{SETTINGS[kind]} must be a {kind} rule: {name.name} is not")
+        require(
+            name.kind == kind, f"{SETTINGS[kind]} must be a {kind} rule, and {name.name} {_a(name)}"
+        )
         return name
     known = _rules[kind]
     if name not in known:
         load_installed()
     if name not in known:
         listed = ", ".join(names(kind))
-        raise ValueError(f"{SETTINGS[kind]} must be one of {listed}, not {shown(name)}")
+        other = next((rules[name] for rules in _rules.values() if name in rules), None)
+        hint = (
+            ": a rule of your own is known once its module is imported, on a command line by "
+            "--rules MODULE or as MODULE:NAME"
+            if other is None
+            else f", which {_a(other)}"
+        )
+        raise ValueError(f"{SETTINGS[kind]} must be one of {listed}, not {shown(name)}{hint}")
     return known[name]
+
+
+def _a(rule: Rule) -> str:
+    """Of which kind a rule is, and the setting that takes it."""
+    return f"is a {rule.kind} rule, for {SETTINGS[rule.kind]}"
 
 
 def names(kind: Kind) -> list[str]:

@@ -32,7 +32,7 @@ from torch import Tensor, nn
 
 from .config import SoftMaskConfig, is_on
 from .logits import LogitStatistics, entropy, statistics
-from .rule_inputs import MaskedRows
+from .rule_inputs import MaskedRows, are_shares
 from .rules import Chosen, find
 
 
@@ -277,32 +277,32 @@ class SoftMask(nn.Module):
         """A rule's result; what is not shipped is looked at, and made to be weights.
 
         Raises:
-            ValueError: it has another shape or values that are no numbers.
+            ValueError: it has another shape, or values that are no numbers or not in [0, 1].
         """
         rule = self.rule.rule
-        judged = Judged(*result) if isinstance(result, tuple) else Judged(result)
         if rule.is_shipped:
-            return judged
-        confidence_N, shares = judged
+            return Judged(*result) if isinstance(result, tuple) else Judged(result)
+        is_pair = isinstance(result, tuple) and len(result) == 2
+        confidence_N, shares = result if is_pair else (result, None)
         count = len(seen.rows_N)
         good = isinstance(confidence_N, Tensor) and confidence_N.shape == (count,)
         if shares is not None:
-            of = seen.logits_NV if rule.dense else seen.logits_NK
-            assert of is not None
+            of: Any = seen.logits_NV if rule.dense else seen.logits_NK
             columns = of.shape[1]
             least = columns if rule.dense else 1
-            good = good and shares.dim() == 2 and len(shares) == count
+            good = good and isinstance(shares, Tensor) and shares.dim() == 2
+            good = good and len(shares) == count and not shares.isnan().any()
             good = good and least <= shares.shape[1] <= columns
-        if not good or bool(torch.isnan(confidence_N).any()):
+        if not good or not are_shares(confidence_N):
             raise ValueError(
-                f"the feedback rule {rule.name} must return ({count},) numbers in [0, 1], or a "
+                f"{rule} must return ({count},) numbers in [0, 1], or a "
                 "pair of them and the shares of what is mixed in, and no NaN"
             )
         if shares is not None:
             shares = shares.clamp_min(0)
             shares = shares / shares.sum(1, keepdim=True).clamp_min(1e-12)
         elif rule.dense:
-            raise ValueError(f"the feedback rule {rule.name} is dense: it must return shares too")
+            raise ValueError(f"{rule} is dense: it must return shares too")
         return Judged(confidence_N.float().clamp(0, 1), shares)
 
     def mix(

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from .config import read_json, require
+from .decoding.arguments import as_count, check_keywords
 from .decoding.generation import Generation, Prompt, SoftMaskChoice
 from .files import write_atomically
 from .models.checkpoint import Checkpoint
@@ -171,6 +172,10 @@ class Trace:
             ValueError: there is no such file, or it is something else.
         """
         path = Path(path)
+        require(
+            path.suffix not in SUFFIXES[1:],
+            f"a {path.suffix} cannot be read again, only a trace file (.json): save the run as one",
+        )
         require(path.is_file(), f"there is no file {path}")
         return cls(check_trace(read_json(path), str(path)))
 
@@ -199,7 +204,8 @@ def trace(
     Raises:
         ValueError: see `generate`; nothing to compare with, or no candidates.
     """
-    require(candidates >= 1, f"candidates must be at least 1, not {candidates}")
+    candidates = as_count("candidates", candidates)
+    check_keywords(trace, sampling)
     run = Generation(
         checkpoint,
         prompts,

@@ -190,24 +190,6 @@ def test_a_rule_reads_where_a_position_is_and_how_far_its_text() -> None:
 
 
 @pytest.mark.parametrize(
-    ("returned", "message"),
-    [
-        (lambda rows: rows.probability_N[:1], "must return a tensor of 12 numbers"),
-        (lambda rows: rows.probability_N > 0, "must return a tensor of 12 numbers"),
-        (lambda rows: rows.probability_N * torch.nan, "and no NaN"),
-        (lambda rows: rows.colour_N, "a rule cannot read colour_N here: there is tokens_N"),
-        (lambda rows: rows.state.update(a=1) or rows.entropy_N, "odd keeps no a: declare it"),
-    ],
-)
-def test_what_a_rule_gets_wrong_is_one_sentence(returned, message) -> None:
-    softmask.commit_rule("odd")(lambda rows: returned(rows))
-    model = tiny_model()
-    canvas, _ = canvas_of(model, [5])
-    with pytest.raises(ValueError, match=message):
-        drain(model, canvas, SamplingConfig(steps=3, alg="odd"), rules=only_mask(model))
-
-
-@pytest.mark.parametrize(
     ("make", "message"),
     [
         (lambda: SamplingConfig(alg="patence"), "alg must be one of origin, .*, patient, not"),
@@ -223,12 +205,30 @@ def test_what_a_rule_gets_wrong_is_one_sentence(returned, message) -> None:
         ),
         (lambda: SamplingConfig(alg="patient", factor=1.0), "different rules: give one of them"),
         (lambda: SamplingConfig(alg="patient", alg_temp=0.5), "by chance"),
-        (lambda: SamplingConfig(stop_rule="patient"), "stop_rule must be one of end, enough"),
+        (
+            lambda: SamplingConfig(stop_rule="patient"),
+            "stop_rule must be one of end, enough.*, which is a commit rule, for alg",
+        ),
+        (lambda: SamplingConfig(alg="trust"), "is a feedback rule, for soft-mask mode"),
+        (lambda: SamplingConfig(alg=rules.find("feedback", "trust")), "trust is a feedback rule"),
+        (lambda: SamplingConfig(alg="gone"), "not 'gone': .* --rules MODULE or as MODULE:NAME"),
         (lambda: SoftMaskConfig(mode="thrust"), "soft-mask mode must be one of topk"),
         (lambda: SoftMask(0.5, mode="trust"), "trust needs the steps of one text"),
         (lambda: softmask.commit_rule("entropy")(lambda rows: 0), "a commit rule entropy already"),
         (lambda: softmask.commit_rule("a:b"), "'a:b' is no name of a rule"),
         (lambda: softmask.commit_rule("x")(lambda rows, k=1: 0), "k must be keyword-only"),
+        (lambda: softmask.commit_rule(lambda rows: 0), r'write @commit_rule\("NAME"\)'),
+        (lambda: softmask.stopping_rule(3), "3 is no name of a rule"),
+        (lambda: softmask.commit_rule("x", returns="x"), "returns must be one of scores, rows"),
+        (lambda: softmask.commit_rule("x", returns=[]), "returns must be one of scores, rows"),
+        (lambda: softmask.commit_rule("x", frontier=5), "frontier must be a list of mappings"),
+        (lambda: softmask.commit_rule("x", top=0), "top must be an int of at least 1, not 0"),
+        (lambda: softmask.commit_rule("x")(lambda: 0), "as its first parameter"),
+        (lambda: softmask.commit_rule("x")(3), "the commit rule x must decorate a function, not 3"),
+        (lambda: softmask.commit_rule("x", state=["a"]), "state must be a mapping"),
+        (lambda: softmask.commit_rule("x", state={"a": None}), "x: state a must begin as a bool"),
+        (lambda: softmask.feedback_rule("x", state={"a": "s"}), "a float, not 's'"),
+        (lambda: softmask.feedback_rule("x", state={3: 0}), "must be a text, not 3"),
     ],
 )
 def test_a_mistake_about_rules_is_one_sentence(mine, make, message) -> None:

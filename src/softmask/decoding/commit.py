@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..rule_inputs import MaskedRows
+from ..rule_inputs import MaskedRows, are_shares
 from ..rules import Chosen
 from .predictions import Predictions, Rows
 from .rule_state import RuleState, ask
@@ -59,10 +59,12 @@ def _results(
         count = len(rows_N[index])
         good = isinstance(part, Tensor) and part.shape == (count,)
         good = good and (part.dtype == torch.bool) == (rule.returns == "rows")
+        if rule.returns == "chances":
+            good = good and are_shares(part)
         if not good or bool(part.isnan().any()):
-            kind = {"rows": "bools", "scores": "numbers", "chances": "numbers"}[rule.returns]
+            kinds = {"rows": "bools", "scores": "numbers", "chances": "numbers in [0, 1]"}
             raise ValueError(
-                f"the commit rule {rule.name} must return a tensor of {count} {kind} here, one "
+                f"{rule} must return a tensor of {count} {kinds[rule.returns]} here, one "
                 f"for each row, and no NaN"
             )
         result_N[index] = part.to(result_N)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import secrets
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import torch
 from ..config import PromptKind, SamplingConfig, SoftMaskConfig, from_mapping, require
 from ..models.checkpoint import Checkpoint
 from ..rules import by_name
+from .arguments import as_count, check_keywords, row_seeds
 from .prompts import (
     Prompt,
     decode_answer,
@@ -123,10 +123,7 @@ class Generation:
         system: str | None = None,
         infill: bool = False,
     ) -> None:
-        require(
-            num_return_sequences >= 1,
-            f"num_return_sequences must be at least 1, not {num_return_sequences}",
-        )
+        num_return_sequences = as_count("num_return_sequences", num_return_sequences)
         self.checkpoint = checkpoint
         self.tokenizer = checkpoint.tokenizer
         self.mask_id = checkpoint.model.mask_id
@@ -147,7 +144,7 @@ class Generation:
             kind = self._kind(rows)
         if max_new_tokens is None:
             max_new_tokens = kind.max_new_tokens or NEW_TOKENS
-        require(max_new_tokens >= 1, f"max_new_tokens must be at least 1, not {max_new_tokens}")
+        max_new_tokens = as_count("max_new_tokens", max_new_tokens)
         # Before there are so many: what follows holds every token of every row.
         context = checkpoint.model.config.max_position_embeddings
         require(
@@ -170,7 +167,7 @@ class Generation:
             settings = {"steps": most, **kind.sampling, **by_name(sampling or {})}
             sampling = from_mapping(SamplingConfig, settings, "sampling")
         self.sampling, self.suited = sampling, kind.sampling
-        self.seeds = _row_seeds(seed, len(rows))
+        self.seeds = row_seeds(seed, len(rows))
         self._make_canvas(rows)
         self.last: DenoiseStep | None = None
         self.seconds = 0.0
@@ -314,18 +311,6 @@ class Generation:
         return prompt[-1]["content"]
 
 
-def _row_seeds(seed: int | Sequence[int] | None, rows: int) -> list[int]:
-    if seed is None:
-        seed = secrets.randbelow(2**31)
-    seeds = [seed + row for row in range(rows)] if isinstance(seed, int) else list(seed)
-    if len(seeds) != rows:
-        raise ValueError(f"{rows} rows need as many seeds, not {len(seeds)}")
-    for value in seeds:
-        if not 0 <= value < 2**63:
-            raise ValueError(f"a seed must lie between 0 and 2**63, not {value}")
-    return seeds
-
-
 def generate(
     checkpoint: Checkpoint,
     prompts: Prompt | Sequence[Prompt],
@@ -347,6 +332,7 @@ def generate(
     Raises:
         ValueError: an unknown or impossible setting, an empty prompt, a prompt that is too long.
     """
+    check_keywords(generate, sampling)
     run = Generation(
         checkpoint,
         prompts,

@@ -15,6 +15,10 @@ from torch import Tensor
 
 from ..rule_inputs import MaskedRows
 from ..rules import Chosen, Rule
+from ..settings import require, shown
+
+# What a state begins with that is to keep such values.
+_WIDER = {"floats": "0.0", "ints": "0"}
 
 
 class RuleState:
@@ -35,8 +39,9 @@ class RuleState:
         for name, start in rule.state.items():
             key = (rule.kind, rule.name, name)
             if key not in self._values:
-                kind = {bool: torch.bool, int: torch.long}.get(type(start), torch.float32)
-                value_P = torch.full((self._positions,), start, dtype=kind, device=self._device)
+                value_P = torch.full(
+                    (self._positions,), start, dtype=_dtype(start), device=self._device
+                )
                 self._values[key] = value_P, start
             found[name] = self._values[key][0][rows_N]
         return found
@@ -45,13 +50,35 @@ class RuleState:
         """Takes down what a rule wrote.
 
         Raises:
-            ValueError: a name that the rule did not declare.
+            ValueError: a name that the rule did not declare, or values that do not suit it.
         """
+        require(isinstance(state, dict), f"{rule} must write into its state, not replace it")
         for name, value_N in state.items():
-            if name not in rule.state:
-                raise ValueError(f"the rule {rule.name} keeps no {name}: declare it in its state")
-            value_P = self._values[rule.kind, rule.name, name][0]
-            value_P[rows_N] = torch.as_tensor(value_N, device=self._device).to(value_P.dtype)
+            require(name in rule.state, f"{rule} keeps no {name}: declare it in its state")
+            value_P, start = self._values[rule.kind, rule.name, name]
+            value_P[rows_N] = self._fitting(f"{rule}: state {name}", value_N, start, len(rows_N))
+
+    def _fitting(self, what: str, value: Any, start: bool | int | float, count: int) -> Tensor:
+        """What a rule wrote, of the type that it declared."""
+        try:
+            value_N = torch.as_tensor(value, device=self._device)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise ValueError(
+                f"{what} must be numbers, one for each row, not {shown(value)}"
+            ) from error
+        require(
+            value_N.shape in ((), (count,)),
+            f"{what} must be {count} numbers here, one for each row, and not of the shape "
+            f"{tuple(value_N.shape)}",
+        )
+        dtype = _dtype(start)
+        # As torch does in place: a wider kind of number would lose what it says.
+        require(
+            torch.can_cast(value_N.dtype, dtype),
+            f"{what} begins with {start!r}, so it cannot keep {_kind(value_N.dtype)}: declare "
+            f"{_WIDER.get(_kind(value_N.dtype), 'another value')}",
+        )
+        return value_N.to(dtype)
 
     def save(self) -> dict[tuple[str, str, str], Any]:
         """Everything it holds."""
@@ -60,6 +87,16 @@ class RuleState:
     def restore(self, saved: dict[tuple[str, str, str], Any]) -> None:
         """As it was when it was saved."""
         self._values = {key: (value_P.clone(), start) for key, (value_P, start) in saved.items()}
+
+
+def _dtype(start: bool | int | float) -> torch.dtype:
+    return {bool: torch.bool, int: torch.long}.get(type(start), torch.float32)
+
+
+def _kind(dtype: torch.dtype) -> str:
+    if dtype.is_complex:
+        return "complex numbers"
+    return "floats" if dtype.is_floating_point else "bools" if dtype == torch.bool else "ints"
 
 
 def ask(

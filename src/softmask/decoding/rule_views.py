@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..logits import LogitStatistics
 from ..rule_inputs import MaskedRows, TextSoFar
+from ..settings import require, shown
 from ..soft_mask import Feedback, Judged, SoftMask, feedback_of
 from .predictions import Predictions, Rows
 from .rule_state import RuleState, ask
@@ -168,19 +169,21 @@ def given_up(
     """(L,) bool: the masks that a stopping rule gives up; None: the text goes on.
 
     Raises:
-        ValueError: the rule returns something else than a column or None.
+        ValueError: the rule returns something else than a column behind the prompt or None.
     """
-    if not sequence.may_stop:
+    if not sequence.may_stop or not sequence.masked_L.any():
         return None
     chosen = sequence.config.stopping
     column = chosen.run(text_so_far(sequence, ids_L, groups))
     if column is None:
         return None
-    if not isinstance(column, int | np.integer) or column < 0:
-        raise ValueError(
-            f"the stopping rule {chosen.rule.name} must return a column of the text or None, not "
-            f"{column!r}"
-        )
+    first = int(sequence.generated_L.argmax())
+    is_column = isinstance(column, int | np.integer) and not isinstance(column, bool)
+    require(
+        is_column and first <= column <= sequence.length,
+        f"{chosen.rule} must return None or an int, a column of the text from {first} (behind the "
+        f"prompt) to {sequence.length} (its end), not {shown(column)}",
+    )
     given_up_L = sequence.masked_L.copy()
     given_up_L[: int(column)] = False
     return given_up_L

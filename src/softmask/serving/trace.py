@@ -238,7 +238,7 @@ def ways_of(run: Generation, *, against_plain: bool) -> list[SoftMaskConfig | No
     """
     require(
         run.soft_mask is not None or not against_plain,
-        "this run is plain already: leave out --against-plain",
+        "this run is plain already: leave out against_plain (of a command --against-plain)",
     )
     return [run.soft_mask, None] if against_plain else [run.soft_mask]
 
