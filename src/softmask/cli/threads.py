@@ -2,8 +2,7 @@
 
 Threads of OpenMP wait for their next share of work in a loop. Where another process wants the same
 core, the one that waits takes it from the one that works: 64 tokens took three times as long, and
-up to ten times (benchmarks/results/2026-11-28_threads). Waiting asleep costs a quiet machine little
-and a busy one nothing.
+long (`benchmarks/threads.py`). Waiting asleep costs a quiet machine a tenth or more.
 
 This is for the process of a command. A program that imports this package decides for itself.
 """

@@ -42,6 +42,7 @@ class Conversation {
 
   clear() {
     this.turns = [];
+    this.page.warn(null);
     this.page.view.show([]);
     this.show();
     byId("say").focus();

@@ -29,6 +29,7 @@ class Settings {
     } else {
       field.type = "number";
       field.step = kind === "int" ? 1 : "any";
+      if (name === "max_tokens") field.min = 1;
     }
     field.name = name;
     this.hint(field);
@@ -97,7 +98,8 @@ class Settings {
     const wrong = this.fields.find((field) => !field.validity.valid);
     if (!wrong) return;
     this.point(wrong);
-    const kind = wrong.step === "1" ? "a whole number" : "a number";
+    const least = wrong.min ? ` of at least ${wrong.min}` : "";
+    const kind = wrong.step === "1" ? `a whole number${least}` : "a number";
     const name = wrong.name.split(".").at(-1);
     throw new Refusal(`${name} must be ${kind}`, "Change it, and run again.");
   }

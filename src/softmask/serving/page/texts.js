@@ -91,6 +91,10 @@ class Texts {
     const { settings } = this.page;
     settings.check();
     const asked = this.ask(byId("text").value);
+    const holes = asked.infill ? partsOf(asked.infill).filter((_, i) => i % 2) : [];
+    if (holes.some((size) => Number(size) < 1)) {
+      throw new Refusal("A hole has at least one token", "Write [[1]] or more, and run again.");
+    }
     const body = { ...asked, ...settings.body(Boolean(asked.infill)) };
     this.seed = body.seed;
     const hasSoft = this.model.soft_mask || "soft_mask" in body.softmask;
