@@ -317,12 +317,12 @@ def find(kind: Kind, name: Any) -> Rule:
     if name not in known:
         listed = ", ".join(names(kind))
         other = next((rules[name] for rules in _rules.values() if name in rules), None)
-        hint = (
-            ": a rule of your own is known once its module is imported, on a command line by "
-            "--rules MODULE or as MODULE:NAME"
-            if other is None
-            else f", which {_a(other)}"
-        )
+        hint = "" if other is None else f", which {_a(other)}"
+        if other is None and shown(name) == repr(name):  # what is too long to show names no rule
+            hint = (
+                ": a rule of your own is known once its module is imported, on a command line by "
+                "--rules MODULE or as MODULE:NAME"
+            )
         raise ValueError(f"{SETTINGS[kind]} must be one of {listed}, not {shown(name)}{hint}")
     return known[name]
 
