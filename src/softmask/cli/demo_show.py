@@ -58,17 +58,18 @@ class Cell(NamedTuple):
 
 def few_cells(count: int, givens: int | None) -> list[Cell]:
     """What the demo counts without being told what."""
-    with progress("making puzzles"):
-        kinds = list(dict.fromkeys(name for name, _ in FEW))
-        groups = fresh_puzzles(count, kinds, givens or the_example().givens)
+    groups = _fresh([name for name, _ in FEW], count, givens)
     return [Cell(name, f"{steps} forwards", groups[name], 1, steps) for name, steps in FEW]
 
 
 def kind_cells(kinds: Sequence[str], count: int, givens: int | None) -> list[Cell]:
     """Fresh puzzles of these kinds at full, half and quarter steps."""
+    return _at_fractions(_fresh(kinds, count, givens))
+
+
+def _fresh(kinds: Sequence[str], count: int, givens: int | None) -> dict[str, list[Puzzle]]:
     with progress("making puzzles"):
-        groups = fresh_puzzles(count, kinds, givens or the_example().givens)
-    return _at_fractions(groups)
+        return fresh_puzzles(count, kinds, givens or the_example().givens)
 
 
 def file_cells(folder: Path, limit: int | None) -> list[Cell]:

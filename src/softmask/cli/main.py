@@ -16,7 +16,6 @@ from collections.abc import Sequence
 from types import ModuleType
 
 from .. import __version__
-from ..reporting.progress import progress
 from . import threads
 from .mistakes import sentence
 from .welcome import WELCOME
@@ -87,6 +86,8 @@ def _run(argv: list[str]) -> int:
         return 2
     _check_names(argv)
     make_parser().parse_args(argv[:1])
+    from ..reporting.progress import progress  # `softmask --help` has ended, and needs no display
+
     # Where a module imports torch, seconds pass before the command can speak for itself.
     with progress("starting", quiet="--quiet" in argv):
         command, rest = find_command(argv)

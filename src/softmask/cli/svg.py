@@ -241,11 +241,8 @@ def _animation(begin: int, end: int | None, opacity: float, total: float, second
         values.append("0")
     if len(times) == 1:
         return ""
-    return (
-        f'<animate attributeName="opacity" calcMode="discrete" dur="{total:g}s" '
-        f'repeatCount="indefinite" values="{";".join(values)}" '
-        f'keyTimes="{";".join(f"{time:.4f}" for time in times)}"/>'
-    )
+    shares = ";".join(f"{time:.4f}" for time in times)
+    return svg_grid.opacities(";".join(values), shares, total)
 
 
 def _shown(text: str) -> str:

@@ -66,10 +66,16 @@ def shades(
         left, top = corner(grid, i, x, y)
         yield (
             f'<rect class="shade" opacity="0" x="{left:g}" y="{top:g}" width="{SIDE}" '
-            f'height="{SIDE}"><animate attributeName="opacity" calcMode="discrete" '
-            f'dur="{total:g}s" repeatCount="indefinite" values="{shown}" '
-            f'keyTimes="{times}"/></rect>'
+            f'height="{SIDE}">{opacities(shown, times, total)}</rect>'
         )
+
+
+def opacities(values: str, times: str, total: float) -> str:
+    """An opacity that changes at these shares of `total` seconds, again and again."""
+    return (
+        f'<animate attributeName="opacity" calcMode="discrete" dur="{total:g}s" '
+        f'repeatCount="indefinite" values="{values}" keyTimes="{times}"/>'
+    )
 
 
 def strongest(run: dict[str, Any]) -> float:
@@ -86,9 +92,8 @@ def frames(
         left, top = corner(grid, i, x, y)
         yield (
             f'<rect class="parted" x="{left + 2:g}" y="{top + 2:g}" width="{SIDE - 4}" '
-            f'height="{SIDE - 4}"><animate attributeName="opacity" calcMode="discrete" '
-            f'dur="{total:g}s" repeatCount="indefinite" values="0;1" '
-            f'keyTimes="0;{step * seconds / total:.4f}"/></rect>'
+            f'height="{SIDE - 4}">{opacities("0;1", f"0;{step * seconds / total:.4f}", total)}'
+            "</rect>"
         )
 
 

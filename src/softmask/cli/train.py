@@ -145,12 +145,14 @@ def _run(args: argparse.Namespace) -> int:
         return 0
 
     def one(recipe: Any, folder: Path) -> Path:
-        return train(recipe, folder, device=args.device, overwrite=args.overwrite, report=_say)
+        return train(
+            recipe, folder, device=args.device, overwrite=args.overwrite, report=print_text
+        )
 
     if args.seeds is None and not args.twins:
         one(runs[0], args.out or Path("runs") / run_name(runs[0]))
     else:
-        sweep(runs, args.out or Path("runs"), one, _say)
+        sweep(runs, args.out or Path("runs"), one, print_text)
     if torch.distributed.is_initialized():
         # Else the process that leaves first takes the others' connection with it: they abort. And
         # all at once: one that still talks when another takes its end down aborts too.
@@ -204,33 +206,23 @@ def _preview(recipe: Any, device: str | None, *, is_all: bool) -> None:
     Args:
         is_all: no run follows, which would say itself what is kept and what is left out.
     """
-    import torch
     from rich.console import Console
 
+    from ..hub.load import choose_device
+    from ..training.inputs import silent
     from ..training.own_data import in_brackets, preview
     from ..training.training_arguments import chosen_cpu
 
     console = Console(highlight=False)
-    where = torch.device(
-        "cpu" if chosen_cpu(device) else "cuda" if torch.cuda.is_available() else "mps"
-    )
+    where = choose_device("cpu" if chosen_cpu(device) else None)
     with progress("reading the data"):
-        seen = preview(recipe, where, _say if is_all else _silent)
+        seen = preview(recipe, where, print_text if is_all else silent)
     for line in seen.forms:
-        _say(line)
+        print_text(line)
     print("a row as the model sees it; what is trained is", end=" ")
     if console.is_terminal:
         console.print("[bold green]green[/]:")
         console.print(seen.example, soft_wrap=False)
     else:
         print(f"in double brackets:\n{in_brackets(seen.example)}")
-    _say(seen.estimate)
-
-
-def _say(line: str) -> None:
-    """Prints a line: wrapped at words in a terminal, as it is in a pipe."""
-    print_text(line)
-
-
-def _silent(_line: str) -> None:
-    pass
+    print_text(seen.estimate)

@@ -17,7 +17,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 
 from ..config import read_json
 from ..files import sync_tree, write_atomically
-from .listing import COMPLETE
+from .listing import CHECKPOINT, COMPLETE
 from .sources import file_digest
 
 
@@ -73,13 +73,6 @@ def settle_checkpoints(folder: Path, keep_best: bool, report: Callable[[str], No
         shutil.rmtree(checkpoint)
 
 
-def newest_step(folder: Path) -> int | None:
-    """The update of the newest whole checkpoint; None: there is none."""
-    marked = (path for path in _by_age(folder) if (path / COMPLETE).is_file())
-    newest = next(marked, None)
-    return None if newest is None else int(newest.name.rpartition("-")[2])
-
-
 def newest_checkpoint(folder: Path, processes: int) -> Path | None:
     """The newest checkpoint; `settle_checkpoints` was there before.
 
@@ -103,7 +96,7 @@ def _by_age(folder: Path) -> Iterator[Path]:
     numbers = {
         path: int(found[1])
         for path in folder.iterdir()
-        if (found := re.fullmatch(r"checkpoint-(\d+)", path.name)) and path.is_dir()
+        if (found := re.fullmatch(CHECKPOINT, path.name)) and path.is_dir()
     }
     yield from sorted(numbers, key=lambda path: numbers[path], reverse=True)
 

@@ -76,7 +76,7 @@ def _pin_sources(folder: Path, recipe: Recipe) -> None:
             "same chats: go on with that version, or start anew with --overwrite"
         )
     found = [
-        resolve_source(source, _silent)
+        resolve_source(source, silent)
         for source in _pinned_sources(recipe.conversations.sources, known)
     ]
     now = [one.identity for one in found]
@@ -130,5 +130,5 @@ def _write(path: Path, values: dict[str, Any]) -> None:
         write_atomically(path, json.dumps(values, indent=1) + "\n")
 
 
-def _silent(_line: str) -> None:
-    pass
+def silent(_line: str) -> None:
+    """Where nobody is to be told."""

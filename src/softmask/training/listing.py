@@ -17,6 +17,7 @@ from .config import RECIPE
 DONE = "done.json"
 # In a checkpoint; one without it is incomplete.
 COMPLETE = "complete.json"
+CHECKPOINT = r"checkpoint-(\d+)"  # the name of one, with its update
 
 
 def below(root: Path, levels: int = 2) -> Iterator[Entry]:
@@ -54,15 +55,12 @@ def _run(folder: Path) -> Entry | None:
         problem = str(error) if isinstance(error, ValueError) else f"{folder} holds no whole run"
         return Entry("run", str(folder), "run", size, str(folder), "", problem)
     of = f" of {steps}" if steps else ""
-    what = f"unfinished, kept up to update {_last_checkpoint(folder)}{of}"
+    what = f"unfinished, kept up to update {kept_update(folder)}{of}"
     return Entry("run", str(folder), what, size, str(folder), go_on)
 
 
-def _last_checkpoint(folder: Path) -> int:
-    """The update that a run goes on from; 0 where there is no checkpoint yet."""
-    found = (re.fullmatch(r"checkpoint-(\d+)", mark.parent.name) for mark in _marks(folder))
+def kept_update(folder: Path) -> int:
+    """The update that a run goes on from; 0 where there is no whole checkpoint yet."""
+    marks = folder.glob(f"checkpoint-*/{COMPLETE}")
+    found = (re.fullmatch(CHECKPOINT, mark.parent.name) for mark in marks)
     return max((int(match[1]) for match in found if match), default=0)
-
-
-def _marks(folder: Path) -> Iterator[Path]:
-    return folder.glob(f"checkpoint-*/{COMPLETE}")

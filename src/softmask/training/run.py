@@ -34,7 +34,7 @@ from .config import Recipe
 from .conversations import load_conversations
 from .corpus import Corpus
 from .curves import draw_curves
-from .inputs import pin_inputs, pinned
+from .inputs import pin_inputs, pinned, silent
 from .result import write_result
 from .run_folder import LOG, is_finished, run_folder, write_done
 from .schedule import GlobalBatch, TrainingSchedule
@@ -76,7 +76,7 @@ def train(
     result = folder / ("model" if recipe.adapter is None else "adapter")
     main = args.process_index == 0
     if not main:
-        report = _ignore
+        report = silent
     with contextlib.ExitStack() as held:
         with args.main_process_first(desc="folder of the run"):
             if main:
@@ -164,21 +164,16 @@ def fit_soft_mask(
     Args:
         report: callback for a line; None: another process says and writes it.
     """
-    draws = range(0, min(FORWARDS, len(data.rows)) * data.collator.global_batch.per_device)
     size = data.collator.global_batch.per_device
     batches = (
-        data.collator([data.rows[draw] for draw in draws[start : start + size]])
-        for start in range(0, len(draws), size)
+        data.collator([data.rows[draw] for draw in range(number * size, (number + 1) * size)])
+        for number in range(min(FORWARDS, len(data.rows)))
     )
     start = fitted_start(made.model, made.dream, batches, config)
     made.dream.soft_mask = learnable(start.soft_mask, made.dream)
     if report is not None:
         write_atomically(folder / START, json.dumps(start.as_json(), indent=1) + "\n")
         report(str(start))
-
-
-def _ignore(_line: str) -> None:
-    pass
 
 
 class Data(NamedTuple):

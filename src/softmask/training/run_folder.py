@@ -26,9 +26,8 @@ from transformers import TrainerState
 
 from ..config import from_mapping, read_json, shown
 from ..files import LOCK, locked, read_json_lines, write_atomically
-from .checkpoints import newest_step
 from .config import RECIPE, Recipe
-from .listing import DONE
+from .listing import DONE, kept_update
 
 LOG = "log.jsonl"
 # What may grow in a run that goes on: how long it is, by whichever setting says so.
@@ -75,7 +74,7 @@ def run_folder(
 
 def _has_trained(folder: Path) -> bool:
     """Whether there is anything of a run to lose: a checkpoint, a result or an update's line."""
-    if newest_step(folder) or is_finished(folder):
+    if kept_update(folder) or is_finished(folder):
         return True
     log = folder / LOG
     return log.is_file() and any(line.get("step", 0) > 0 for line in read_json_lines(log))
@@ -133,7 +132,7 @@ def _lengthen(
             f"{folder} holds a run whose stages before the last one have other lengths "
             f"({_shown({name: differing[name] for name in earlier})}): change the last one alone"
         )
-    done = newest_step(folder) or 0
+    done = kept_update(folder)
     steps = sum(stage.steps for stage in stages) if stages else recipe.train.steps
     if steps is not None and steps < done:
         raise ValueError(
