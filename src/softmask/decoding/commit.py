@@ -47,7 +47,7 @@ def _results(
     rule, rows_N = chosen.rule, predictions.rows_N
     texts = []
     if not rule.batched:
-        texts = texts_of(predictions, open_N)
+        texts = texts_of(predictions.ragged.sequence_N, len(predictions.sequences), open_N)
     found = ask(chosen, rows, rows_N, texts, memory)
     if rule.is_shipped:
         return found[0][1]

@@ -80,13 +80,10 @@ def _facts(rows: Rows, soft: SoftState, stays_M: slice | Tensor) -> dict[str, Ca
     }
 
 
-def texts_of(rows: Rows, wanted_N: Tensor | None) -> list[Tensor]:
-    """Of each text the indices of its wanted rows."""
-    sequence_N = rows.ragged.sequence_N
-    texts = [sequence_N == index for index in range(len(rows.sequences))]
-    return [
-        (own_N if wanted_N is None else own_N & wanted_N).nonzero().squeeze(1) for own_N in texts
-    ]
+def texts_of(sequence_N: Tensor, texts: int, wanted_N: Tensor | None = None) -> list[Tensor]:
+    """Of each of so many texts the indices of its rows; `wanted_N` (bool): of those alone."""
+    own = [sequence_N == index for index in range(texts)]
+    return [(one_N if wanted_N is None else one_N & wanted_N).nonzero().squeeze(1) for one_N in own]
 
 
 def feedback_at(mixer: SoftMask, predictions: Predictions, stays_M: Tensor) -> Feedback:
@@ -116,8 +113,7 @@ def judge_feedback(
     rows = mixer.view(seen, _facts(predictions, soft, stays_M))
     texts: list[Tensor] = []
     if not chosen.rule.batched:
-        sequence_M = predictions.ragged.sequence_N[stays_M]
-        texts = [(sequence_M == r).nonzero().squeeze(1) for r in range(len(predictions.sequences))]
+        texts = texts_of(predictions.ragged.sequence_N[stays_M], len(predictions.sequences))
     found = ask(chosen, rows, seen.rows_N, texts, memory)
     parts = [(index, mixer.checked(result, seen.at(index))) for index, result in found]
     if len(parts) == 1 and isinstance(parts[0][0], slice):
