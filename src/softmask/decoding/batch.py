@@ -19,10 +19,12 @@ import torch
 from torch import Tensor
 
 from ..config import SamplingConfig, SoftMaskConfig
+from ..constraints.token_automaton import TokenAutomaton
 from ..models import DreamModel
 from ..models.packing import Layout, Span
 from ..soft_mask import SoftMask, SoftTokens, make_mixer, rate
 from .commit import choose_commits
+from .constrained import BROKEN, CanvasConstraint, look_again, pairs_of, settle
 from .cuda_graphs import Graphs, suits_graphs
 from .kv_cache import KeyValueStore
 from .logprobs import LogprobStore
@@ -119,14 +121,16 @@ class Batch:
         rules: Rules | None = None,
         generator: torch.Generator | None = None,
         top_logprobs: int = 0,
+        constraint: TokenAutomaton | None = None,
     ) -> SequenceState:
         """Lays a sequence onto the free positions from `start` on.
 
         Args:
             top_logprobs: leading tokens that `logprobs` keeps of it, at most the batch's.
+            constraint: the form of the text between its first and its last mask.
 
         Raises:
-            ValueError: fewer steps than blocks.
+            ValueError: fewer steps than blocks, or no text of the form fits into the masks.
         """
         masked_L = ids_L.eq(self.mask_id).cpu().numpy()
         schedule = StepSchedule(masked_L, config)
@@ -144,6 +148,9 @@ class Batch:
             schedule=schedule,
             generated_L=masked_L,
         )
+        if constraint is not None:
+            sequence.constraint = CanvasConstraint(constraint, ids_L.cpu().numpy(), self.mask_id)
+            sequence.settings = Settings.of(sequence)
         own = slice(start, start + sequence.length)
         self.canvas_P[own] = ids_L
         self.candidate_P[own] = ids_L
@@ -159,6 +166,11 @@ class Batch:
             self.logprobs.forget(own)
         self.sequences.append(sequence)
         self.sequences.sort(key=lambda s: s.start)
+        if sequence.constraint is not None:
+            self._write_fixed(sequence)
+            schedule.recount(sequence.masked_L)
+            sequence.step = schedule.due(0)
+            self.masked_P[own] = self.canvas_P[own] == self.mask_id
         return sequence
 
     def drop(self, sequence: SequenceState) -> None:
@@ -177,17 +189,21 @@ class Batch:
         self.committed_P = torch.zeros_like(self.masked_P)
         sequences = self.sequences if sequences is None else sequences
         live = [s for s in sequences if not s.is_done or self.hooks is not None]
+        self._renew_constraints(live)
         scheduled = {id(s): s.schedule.at(s.step) for s in live}
         busy = [s for s in live if self.hooks or s.needs_forward(scheduled[id(s)])]
         if busy:
             groups = self._predict(busy, [scheduled[id(s)] for s in busy])
+            pairs = [pairs_of(group) if group.settings.constrained else None for group in groups]
             for group in groups:
                 self._commit(group)
             self._update_masks(groups)
-            for group in groups:
-                self._mix(group)
+            for group, before in zip(groups, pairs, strict=True):
+                self._mix(group if before is None else look_again(group, before))
         for sequence in live:
             sequence.step += 1
+            if sequence.constraint is not None:
+                sequence.step = sequence.schedule.due(sequence.step)
 
     def save(self) -> Saved:
         """All that a step changes, but for keys and values, which a repeated step writes anew."""
@@ -318,6 +334,8 @@ class Batch:
         chosen_N, tokens_N = choose_commits(
             predictions, self.positions, self.mask_id, self.memory, self.soft
         )
+        if predictions.settings.constrained:
+            chosen_N, tokens_N = settle(predictions, chosen_N, tokens_N)
         rows_N = predictions.rows_N
         self.committed_P[rows_N] = chosen_N
         self.candidate_P[rows_N] = tokens_N
@@ -362,7 +380,38 @@ class Batch:
                 fill = torch.from_numpy(sequence.flat_L[given_up_L]).to(self.device)
                 self.canvas_P[fill] = sequence.rules.fill_id
                 sequence.masked_L &= ~given_up_L
+            if sequence.constraint is not None:
+                self._write_fixed(sequence)
             sequence.schedule.recount(sequence.masked_L)
+
+    def _renew_constraints(self, sequences: Sequence[SequenceState]) -> None:
+        """Sets of states that a constraint's automaton has forgotten are read off the canvas."""
+        constrained = [s for s in sequences if s.constraint is not None]
+        for automaton in {id(s.constraint): s.constraint.automaton for s in constrained}.values():
+            automaton.trim()
+        for sequence in constrained:
+            sequence.constraint.renew(self._ids(sequence))
+
+    def _ids(self, sequence: SequenceState) -> np.ndarray:
+        """(L,) a sequence's tokens, on the host."""
+        own = slice(sequence.start, sequence.start + sequence.length)
+        return self.canvas_P[own].cpu().numpy()
+
+    def _write_fixed(self, sequence: SequenceState) -> None:
+        """Writes what a sequence's constraint leaves no choice about, behind what was committed."""
+        assert sequence.constraint is not None
+        ids_L = self._ids(sequence).copy()
+        if not sequence.constraint.follow(ids_L):
+            sequence.failure = BROKEN
+            return
+        for column, token in sequence.constraint.write_fixed():
+            ids_L[column] = token
+            place = sequence.start + column
+            self.canvas_P[place] = self.candidate_P[place] = token
+            self.committed_P[place] = True
+            if self.logprobs is not None:
+                self.logprobs.put_certain(place, token)
+        sequence.masked_L = ids_L == self.mask_id
 
     def _mix(self, predictions: Predictions) -> None:
         """From what was read at the masks that stay to the next step's soft tokens."""

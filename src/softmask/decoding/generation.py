@@ -11,9 +11,11 @@ from typing import Any, Literal
 import torch
 
 from ..config import PromptKind, SamplingConfig, SoftMaskConfig, from_mapping, require
+from ..constraints.constraint import Constraint
 from ..models.checkpoint import Checkpoint
 from ..rules import by_name
 from .arguments import as_count, check_keywords, row_seeds
+from .forms import automaton_for
 from .prompts import (
     Prompt,
     decode_answer,
@@ -102,11 +104,13 @@ class Generation:
         chat: whether the prompts pass through the chat template; None: if the tokenizer has one.
         system: a system message for the chat template.
         infill: the prompts are whole texts with holes `[[n]]` of n tokens.
+        constraint: the form that each answer must have, or, of an infilling, the text from its
+            first hole to its last.
 
     Raises:
         ValueError: an empty prompt, no hole to fill, a system message without a chat template,
             prompts of kinds that want different settings, a count below 1, a seed out of range,
-            or what `denoise` refuses.
+            a form that is malformed or too large, or what `denoise` refuses.
     """
 
     def __init__(
@@ -122,6 +126,7 @@ class Generation:
         chat: bool | None = None,
         system: str | None = None,
         infill: bool = False,
+        constraint: Constraint | None = None,
     ) -> None:
         num_return_sequences = as_count("num_return_sequences", num_return_sequences)
         self.checkpoint = checkpoint
@@ -168,6 +173,9 @@ class Generation:
             sampling = from_mapping(SamplingConfig, settings, "sampling")
         self.sampling, self.suited = sampling, kind.sampling
         self.seeds = row_seeds(seed, len(rows))
+        self.constraint = None
+        if constraint is not None:
+            self.constraint = automaton_for(checkpoint, constraint, infill=infill)
         self._make_canvas(rows)
         self.last: DenoiseStep | None = None
         self.seconds = 0.0
@@ -240,6 +248,7 @@ class Generation:
             soft_mask=self.soft_mask,
             rules=rules_of(self.checkpoint, infill=self.infill),
             generators=generators,
+            constraint=self.constraint,
         )
 
     def __iter__(self) -> Iterator[DenoiseStep]:
@@ -288,7 +297,7 @@ class Generation:
         assert self.last is not None
         ids = self.last.canvas_BL[row].tolist()[self.text_start(row) :]
         text, chosen = self._text(ids)
-        stopped = self.infill or len(chosen) < len(ids)
+        stopped = self.infill or self.constraint is not None or len(chosen) < len(ids)
         prompt = self.prompts[row]
         fed = self._fed_B[row]
         return Completion(
@@ -322,6 +331,7 @@ def generate(
     chat: bool | None = None,
     system: str | None = None,
     infill: bool = False,
+    constraint: Constraint | None = None,
     **sampling: Any,
 ) -> Completion | list[Completion]:
     """Generates and returns the completion of one prompt, or the list for a list of them.
@@ -344,6 +354,7 @@ def generate(
         chat=chat,
         system=system,
         infill=infill,
+        constraint=constraint,
     )
     completions = run.completions()
     return completions[0] if run.is_single else completions

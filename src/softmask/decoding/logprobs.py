@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..logits import LogitStatistics
+from ..logits import FLOOR, LogitStatistics
 
 
 class Logprobs(NamedTuple):
@@ -56,11 +56,19 @@ class LogprobStore:
         k = self.ids_PK.shape[1]
         more = (0, max(0, k - seen.ids_NK.shape[1]))
         logprobs_NK = seen.logits_NK - seen.total_N[:, None]
-        self.ids_PK[rows_N] = F.pad(seen.ids_NK[:, :k], more, value=-1)
+        # What was forbidden is no leading token.
+        ids_NK = torch.where(seen.logits_NK > FLOOR / 2, seen.ids_NK, -1)
+        self.ids_PK[rows_N] = F.pad(ids_NK[:, :k], more, value=-1)
         self.logprobs_PK[rows_N] = F.pad(logprobs_NK[:, :k], more, value=torch.nan)
         self.entropy_P[rows_N] = seen.entropy_N
         logprob_N = chosen_logits_N.float() - seen.total_N
         self.logprob_P[rows_N] = torch.where(chosen_N, logprob_N, torch.nan)
+
+    def put_certain(self, row: int, token: int) -> None:
+        """A token that there was no choice about."""
+        self.ids_PK[row], self.logprobs_PK[row] = -1, torch.nan
+        self.logprob_P[row] = self.entropy_P[row] = 0.0
+        self.ids_PK[row, 0], self.logprobs_PK[row, 0] = token, 0.0
 
     def at(self, rows_N: Tensor) -> Logprobs:
         """What was seen there, on the host."""

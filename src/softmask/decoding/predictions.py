@@ -14,6 +14,7 @@ from torch import Tensor
 from ..logits import LogitStatistics, statistics
 from ..models import DreamModel
 from ..models.lm_head import chunked_logits, read_head
+from .constrained import forbid
 from .schedule import ScheduledStep
 from .sequence import Rules, SequenceState, Settings
 from .unmask import Choice, Ragged, RowNoise, choose_likeliest, choose_tokens, is_greedy, leading
@@ -61,9 +62,11 @@ class LogitReader:
         head, settings, size = self._model.lm_head, rows.settings, self._vocabulary
         bias_V, k = self._bias(settings, hidden_ND.device), self._leading(rows)
         dense = settings.soft_mask is not None and settings.soft_mask.feedback.rule.dense
-        if is_greedy(settings.config) and not dense:
+        if is_greedy(settings.config) and not dense and not settings.constrained:
             return self._choose(rows, read_head(head, hidden_ND, size, k, bias_V), None)
         logits_NV = torch.cat(list(chunked_logits(head, hidden_ND, size, bias_V)))
+        if settings.constrained:
+            forbid(rows, logits_NV)
         return self._choose(rows, statistics(logits_NV, k), logits_NV)
 
     def logits(self, hidden_TD: Tensor) -> Tensor:
@@ -75,6 +78,8 @@ class LogitReader:
         bias_V = self._bias(rows.settings, logits_NV.device)
         if bias_V is not None:
             logits_NV = logits_NV + bias_V.to(logits_NV.dtype)
+        if rows.settings.constrained:
+            forbid(rows, logits_NV)
         return self._choose(rows, statistics(logits_NV, self._leading(rows)), logits_NV)
 
     def _leading(self, rows: Rows) -> int:

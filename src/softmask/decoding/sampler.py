@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ..config import SamplingConfig, SoftMaskConfig
+from ..constraints.token_automaton import TokenAutomaton
 from ..models import DreamModel
 from ..soft_mask import check_k
 from .batch import Batch, Hooks, LogitsHook, TokensHook
@@ -60,6 +61,7 @@ def denoise(
     logits_hook: LogitsHook | None = None,
     tokens_hook: TokensHook | None = None,
     graphs: bool | None = None,
+    constraint: TokenAutomaton | None = None,
 ) -> Iterator[DenoiseStep]:
     """Denoises a canvas, yielding after each step.
 
@@ -73,12 +75,13 @@ def denoise(
         tokens_hook: Dream's hook, (step, canvas, logits) -> canvas; likewise. It is also called
             once before the first step, with (None, canvas, None).
         graphs: record forwards as CUDA graphs; None: where the model suits them.
+        constraint: the form of each row's text between its first and its last mask.
 
     Raises:
         ValueError: the canvas is empty or longer than the model's context, it has no mask token,
             k is larger than the vocabulary, a row's attention mask has a gap, a cache or lookahead
             is asked for together with hooks, too few steps for the blocks, the model's logits are
-            NaN, or graphs are asked for where there can be none.
+            NaN, graphs are asked for where there can be none, or no text of the form fits.
     """
     check_canvas(model, canvas_BL)
     if soft_mask is not None:
@@ -105,6 +108,7 @@ def denoise(
             soft_mask=soft_mask,
             rules=rules,
             generator=None if generators is None else generators[row],
+            constraint=constraint,
         )
     return _steps(batch, canvas_BL.shape, config)
 

@@ -87,6 +87,19 @@ class StepSchedule:
         end = (block + 1) * each + min(block + 1, extra)
         return ScheduledStep(block, math.ceil(self.left[block] / max(end - step, 1)), 0.0)
 
+    def due(self, step: int) -> int:
+        """The step to go on with where more is decided than steps were taken for.
+
+        Text that a constraint fixes takes no steps: those that it would have had are left out.
+        """
+        each, extra = divmod(self.config.steps, len(self.left))
+        for block, (left, columns) in enumerate(zip(self.left, self.blocks, strict=True)):
+            steps = each + (block < extra)
+            end = (block + 1) * each + min(block + 1, extra)
+            if left and step < end:
+                return max(step, end - math.ceil(steps * left / len(columns)))
+        return step
+
     def bounds(self, block: int) -> tuple[int, int]:
         """Columns of a block's first and last mask, as it began."""
         return int(self.blocks[block][0]), int(self.blocks[block][-1])

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from ..config import SamplingConfig, SoftMaskConfig, is_on
+from .constrained import CanvasConstraint
 from .kv_cache import window
 from .schedule import ScheduledStep, StepSchedule
 
@@ -37,6 +38,7 @@ class Settings:
     soft_mask: SoftMaskConfig | None
     rules: Rules
     seeded: bool
+    constrained: bool = False
 
     @classmethod
     def of(cls, sequence: SequenceState) -> Settings:
@@ -51,7 +53,13 @@ class Settings:
             lookahead=None,
         )
         soft_mask = sequence.soft_mask if sequence.is_soft else None
-        return cls(config, soft_mask, sequence.rules, sequence.generator is not None)
+        return cls(
+            config,
+            soft_mask,
+            sequence.rules,
+            sequence.generator is not None,
+            sequence.constraint is not None,
+        )
 
 
 @dataclass(eq=False)
@@ -68,6 +76,7 @@ class SequenceState:
     schedule: StepSchedule
     generated_L: np.ndarray  # bool: what was masked at first
     top_logprobs: int = 0  # leading tokens that are reported
+    constraint: CanvasConstraint | None = None
     step: int = 0
     forwards: int = 0
     block: int = 0
@@ -94,7 +103,8 @@ class SequenceState:
     def is_planned(self) -> bool:
         """Whether each step commits just what it plans: then nothing need be counted after it."""
         by_plan = not self.config.by_chance and not self.config.adaptive
-        return by_plan and not self.may_stop and not self.may_write_masks
+        free = self.constraint is None
+        return by_plan and free and not self.may_stop and not self.may_write_masks
 
     @property
     def may_stop(self) -> bool:
@@ -116,7 +126,9 @@ class SequenceState:
         names = ("step", "forwards", "block", "age", "failure", "masked_L")
         values = {name: getattr(self, name) for name in names}
         values["stop_state"] = dict(self.stop_state)
-        return {"values": values, "left": list(self.schedule.left), "generator": state}
+        constraint = None if self.constraint is None else self.constraint.save()
+        left = list(self.schedule.left)
+        return {"values": values, "left": left, "generator": state, "constraint": constraint}
 
     def restore(self, saved: dict[str, Any]) -> None:
         """As it was when it was saved."""
@@ -125,6 +137,8 @@ class SequenceState:
         self.schedule.left = list(saved["left"])
         if self.generator is not None:
             self.generator.set_state(saved["generator"])
+        if self.constraint is not None:
+            self.constraint.restore(saved["constraint"])
 
     def window(self, scheduled: ScheduledStep, *, shift: bool) -> tuple[int, int]:
         """The columns that a step computes."""

@@ -16,6 +16,8 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from ..config import PromptKind, SoftMaskConfig, kind_of
+from ..constraints.token_automaton import TokenAutomaton, Vocabulary
+from ..constraints.vocabulary import token_bytes
 from .configuration_dream import DreamConfig
 from .modeling_dream import DreamModel
 
@@ -80,6 +82,16 @@ class Checkpoint:
         text = self.tokenizer.decode(ids, skip_special_tokens=skip_special_tokens)
         assert isinstance(text, str)  # a list is for lists of lists
         return text
+
+    @functools.cached_property
+    def vocabulary(self) -> Vocabulary:
+        """What each token adds to a text, as bytes."""
+        return Vocabulary.of(token_bytes(self.tokenizer))
+
+    @functools.cached_property
+    def automata(self) -> dict[Any, TokenAutomaton]:
+        """Forms that were asked for before, over this vocabulary: `decoding/constrained.py`."""
+        return {}
 
     @functools.cached_property
     def end_ids(self) -> tuple[int, ...]:

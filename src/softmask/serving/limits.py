@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from ..config import require
+from ..decoding.constrained import check_fits
 from ..decoding.sampler import check_canvas
 from ..decoding.schedule import StepSchedule
 from ..models import DreamModel
@@ -70,6 +71,8 @@ class Limits:
         masked_L = ids_1L[0].numpy() == self.model.mask_id
         require(bool(masked_L.any()), "nothing is to be written: the canvas has no mask")
         self._check_settings(request)
+        if request.constraint is not None:
+            check_fits(request.constraint, request.ids, self.model.mask_id)
         schedule = StepSchedule(masked_L, request.sampling)
         # A text that may write masks has them in blocks that are past.
         may_return = self.model.mask_id not in request.rules.suppressed
@@ -113,7 +116,10 @@ class Limits:
             f"the request is {len(request.ids)} tokens long, but the engine has room for "
             f"{self.positions}: shorten it, or give the engine more memory",
         )
-        reading = self.footprint.reading(masks, request.sampling, request.soft_mask)
+        constrained = request.constraint is not None
+        reading = self.footprint.reading(
+            masks, request.sampling, request.soft_mask, constrained=constrained
+        )
         require(
             reading <= self.reading,
             f"the request's logits take {reading / 2**20:.1f} MB, but the engine has "

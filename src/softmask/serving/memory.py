@@ -86,13 +86,19 @@ class Footprint:
         return max(0, (memory - self.fixed) // each)
 
     def reading(
-        self, masks: int, sampling: SamplingConfig, soft_mask: SoftMaskConfig | None
+        self,
+        masks: int,
+        sampling: SamplingConfig,
+        soft_mask: SoftMaskConfig | None,
+        *,
+        constrained: bool = False,
     ) -> int:
         """On top, while the rows of one sequence are read, of which `masks` take part at once."""
         soft = is_on(soft_mask)
         if sampling.block_length is not None and not soft:
             masks = min(masks, sampling.block_length)  # plain decoding reads what it may commit
-        entry = DRAWN if sampling.temperature > 0 or sampling.by_chance else 0
+        keeps_logits = sampling.temperature > 0 or sampling.by_chance or constrained
+        entry = DRAWN if keeps_logits else 0
         if soft_mask is not None and soft and soft_mask.feedback.rule.dense:
             entry = TEMPERED
         return masks * (self.read + entry * self.vocabulary)

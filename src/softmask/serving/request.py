@@ -24,6 +24,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from ..config import SamplingConfig, SoftMaskConfig, require
+from ..constraints.token_automaton import TokenAutomaton
 from ..decoding.logprobs import Logprobs
 from ..decoding.sequence import Rules
 
@@ -60,6 +61,7 @@ class Request:
         top_logprobs: how many leading tokens an event reports where a token was committed, beside
             that token's own log-probability; 0: token ids alone.
         trace: whether events also report the state of each masked position.
+        constraint: the form of the text between the first and the last mask.
 
     Raises:
         ValueError: no ids, a seed or a deadline out of range, a trace without `top_logprobs`.
@@ -73,6 +75,7 @@ class Request:
     deadline: float | None = None
     top_logprobs: int = 0
     trace: bool = False
+    constraint: TokenAutomaton | None = None
 
     def __post_init__(self) -> None:
         require(bool(self.ids), "the canvas is empty: give token ids and masks")

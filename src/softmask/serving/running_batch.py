@@ -93,6 +93,7 @@ class RunningBatch:
             rules=request.rules,
             generator=generator,
             top_logprobs=request.top_logprobs,
+            constraint=request.constraint,
         )
 
     def release(self, slot: Slot) -> tuple[int, ...]:

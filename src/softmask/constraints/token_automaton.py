@@ -1,0 +1,365 @@
+"""A byte automaton over a vocabulary: which tokens may stand where on a canvas with holes.
+
+A canvas is a row of tokens and holes of one token each. `before` it the automaton can be in some
+states, `behind` it in some; a token is allowed in a hole if it leads from a state that is reached
+from the left to one from which the rest can be completed. That is the intersection of the language
+with the canvas, exactly, so a canvas with an allowed token can always be completed within its
+length (arXiv 2508.10111 intersects with holes of any length).
+
+Sets of states are interned: a set is a small number, and what follows it is looked up. A step asks
+for the same sets as the step before it nearly everywhere, and another request of the same form for
+the same ones again.
+Shape suffixes: S states, B byte values, E edges (state, class of tokens, next state), C classes,
+V vocabulary, T tokens of it, U spellings that differ for the automaton, W width in bytes.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from .automaton import ByteAutomaton
+
+# (state, place in a token) pairs that are walked at once, and in all: a form that needs more has
+# too many states in which most tokens are possible (long bounded strings). 8 s and 500 MB.
+MOST_PAIRS = 60_000_000
+# Interned sets: some kilobytes each.
+MOST_SETS = 20_000
+MOST_ALLOWED = 4096
+EMPTY = 0
+# Bytes of fixed text that are written at once.
+MOST_FIXED = 4096
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The tokens of a tokenizer as bytes, once for all automata.
+
+    `flat` holds all of them behind each other, `length_V` how many each has (0: none).
+    """
+
+    flat: np.ndarray
+    length_V: np.ndarray
+
+    @classmethod
+    def of(cls, tokens: Sequence[bytes | None]) -> Vocabulary:
+        """From the bytes of each token id."""
+        flat = np.frombuffer(b"".join(token or b"" for token in tokens), dtype=np.uint8)
+        return cls(flat, np.array([len(token or b"") for token in tokens], dtype=np.int64))
+
+
+class TokenAutomaton:
+    """What a `ByteAutomaton` says of tokens.
+
+    Args:
+        encode: token ids of a text, by which fixed text is written.
+        end_ids: tokens that end a text where it is complete, and fill the canvas behind it. Empty:
+            the text fills its canvas.
+        suppressed: tokens that are never written.
+
+    Raises:
+        ValueError: the automaton is too large for this vocabulary.
+    """
+
+    def __init__(
+        self,
+        automaton: ByteAutomaton,
+        vocabulary: Vocabulary,
+        *,
+        encode: Callable[[str], list[int]],
+        end_ids: Iterable[int] = (),
+        suppressed: Iterable[int] = (),
+    ) -> None:
+        self.automaton, self.end_ids = automaton, tuple(end_ids)
+        self._encode, self._vocabulary = encode, vocabulary
+        states = len(automaton.next_SB)
+        self.states = states + bool(self.end_ids)
+        self.end = states if self.end_ids else None
+        spelling_V, state_E, spelling_E, next_E = _walk(automaton.next_SB, vocabulary)
+        class_U = _classes(int(spelling_V.max(initial=0)) + 1, state_E, spelling_E, next_E)
+        class_V = np.where(spelling_V >= 0, class_U[spelling_V], 0)
+        class_V[[i for i in suppressed if i < len(class_V)]] = 0
+        self.classes = int(class_U.max(initial=0)) + 1
+        if self.end is not None:
+            class_V[list(self.end_ids)] = self.classes
+            self.classes += 1
+        self.class_V, self.members_C = class_V, np.bincount(class_V, minlength=self.classes)
+        # One spelling stands for all of its class, where the class has tokens that may be written.
+        first_C = np.full(self.classes, -1)
+        first_C[class_U[::-1]] = np.arange(len(class_U))[::-1]
+        first_C[self.members_C == 0] = -1
+        keep_E = first_C[class_U[spelling_E]] == spelling_E
+        state_E, next_E = state_E[keep_E], next_E[keep_E]
+        class_E = class_U[spelling_E[keep_E]]
+        if self.end is not None:
+            done = np.append(automaton.accepting_S.nonzero()[0], self.end)
+            state_E = np.append(state_E, done)
+            class_E = np.append(class_E, np.full(len(done), self.classes - 1))
+            next_E = np.append(next_E, np.full(len(done), self.end))
+        order = np.argsort(class_E, kind="stable")
+        self._state_E, self._class_E, self._next_E = state_E[order], class_E[order], next_E[order]
+        self._begin_C = np.searchsorted(self._class_E, np.arange(self.classes + 1))
+        pairs = np.unique(self._state_E.astype(np.int64) * self.states + self._next_E)
+        self._from_R, self._to_R = np.divmod(pairs, self.states)
+        self._forced: dict[int, tuple[int, ...]] = {}
+        self.epoch = 0
+        self._forget()
+
+    def _forget(self) -> None:
+        self._sets: list[np.ndarray] = []
+        self._index: dict[bytes, int] = {}
+        self._forward: dict[tuple[int, int], int] = {}
+        self._backward: dict[tuple[int, int], int] = {}
+        self._allowed: OrderedDict[tuple[int, int], np.ndarray] = OrderedDict()
+        self._only: dict[tuple[int, int], int | None] = {}
+        self._intern(np.zeros(self.states, dtype=bool))
+        start_S = np.zeros(self.states, dtype=bool)
+        start_S[0] = True
+        accepted_S = np.zeros(self.states, dtype=bool)
+        accepted_S[: len(self.automaton.accepting_S)] = self.automaton.accepting_S
+        if self.end is not None:
+            accepted_S[self.end] = True
+        self.start, self.accepted = self._intern(start_S), self._intern(accepted_S)
+
+    def trim(self) -> None:
+        """Forgets what was interned once it is much; the numbers of another epoch are void."""
+        if len(self._sets) >= MOST_SETS:
+            self._forget()
+            self.epoch += 1
+
+    def _intern(self, set_S: np.ndarray) -> int:
+        key = np.packbits(set_S).tobytes()
+        if key not in self._index:
+            self._index[key] = len(self._sets)
+            self._sets.append(set_S)
+        return self._index[key]
+
+    def class_of(self, token: int) -> int:
+        """A token's class; 0 for what is never allowed."""
+        return int(self.class_V[token]) if token < len(self.class_V) else 0
+
+    def after(self, reached: int, kind: int | None) -> int:
+        """The set behind a token of this class, or a hole (None), that stands behind a set."""
+        edges = (self._state_E, self._next_E), (self._from_R, self._to_R)
+        return self._move(self._forward, reached, kind, *edges)
+
+    def before(self, needed: int, kind: int | None) -> int:
+        """The set before a token of this class, or a hole, from which a set can be reached."""
+        edges = (self._next_E, self._state_E), (self._to_R, self._from_R)
+        return self._move(self._backward, needed, kind, *edges)
+
+    def _move(
+        self,
+        known: dict[tuple[int, int], int],
+        set_id: int,
+        kind: int | None,
+        edges: tuple[np.ndarray, np.ndarray],
+        pairs: tuple[np.ndarray, np.ndarray],
+    ) -> int:
+        if set_id == EMPTY or kind == 0:
+            return EMPTY
+        key = (set_id, -1 if kind is None else kind)
+        if key not in known:
+            here, there = pairs
+            if kind is not None:
+                own = slice(self._begin_C[kind], self._begin_C[kind + 1])
+                here, there = edges[0][own], edges[1][own]
+            moved_S = np.zeros(self.states, dtype=bool)
+            moved_S[there[self._sets[set_id][here]]] = True
+            known[key] = self._intern(moved_S)
+        return known[key]
+
+    def allowed(self, reached: int, needed: int) -> np.ndarray:
+        """(C,) bool: the classes that may stand in a hole between these two sets."""
+        key = (reached, needed)
+        if key in self._allowed:
+            self._allowed.move_to_end(key)
+            return self._allowed[key]
+        passes_E = self._sets[reached][self._state_E] & self._sets[needed][self._next_E]
+        allowed_C = np.zeros(self.classes, dtype=bool)
+        allowed_C[self._class_E[passes_E]] = True
+        self._allowed[key] = allowed_C
+        if len(self._allowed) > MOST_ALLOWED:
+            self._allowed.popitem(last=False)
+        return allowed_C
+
+    def meets(self, reached: int, needed: int) -> bool:
+        """Whether two sets share a state."""
+        return bool((self._sets[reached] & self._sets[needed]).any())
+
+    def only(self, reached: int, needed: int) -> int | None:
+        """The one token that can stand in a hole between two sets; None: there are several.
+
+        Which of the tokens that end a text does not matter: the first.
+        """
+        key = (reached, needed)
+        if key not in self._only:
+            self._only[key] = self._only_token(self.allowed(reached, needed))
+        return self._only[key]
+
+    def _only_token(self, allowed_C: np.ndarray) -> int | None:
+        classes = allowed_C.nonzero()[0]
+        if len(classes) != 1:
+            return None
+        if self.end is not None and classes[0] == self.classes - 1:
+            return self.end_ids[0]
+        if self.members_C[classes[0]] != 1:
+            return None
+        return int((self.class_V == classes[0]).argmax())
+
+    def fixed(self, reached: int) -> tuple[int, ...]:
+        """The tokens of the text that must follow, where a single state is reached."""
+        states = self._sets[reached].nonzero()[0]
+        if len(states) != 1 or states[0] == self.end:
+            return ()
+        state = int(states[0])
+        if state not in self._forced:
+            self._forced[state] = self._fixed_tokens(state)
+        return self._forced[state]
+
+    def _fixed_tokens(self, state: int) -> tuple[int, ...]:
+        """The fixed bytes from a state on, as the tokenizer writes them.
+
+        A word at their end is left to the model where a longer token could stand there: after
+        `in` may come `teger`, which tokenizers write as one. They cut at punctuation.
+        """
+        next_SB, text = self.automaton.next_SB, bytearray()
+        while not self.automaton.accepting_S[state] and len(text) < MOST_FIXED:
+            following = (next_SB[state] >= 0).nonzero()[0]
+            if len(following) != 1:
+                break
+            text.append(int(following[0]))
+            state = int(next_SB[state, following[0]])
+        # A character whose first bytes alone are fixed is no text.
+        whole = bytes(text).decode(errors="ignore")
+        ids = self._encode(whole) if whole else []
+        goes_on = not self.automaton.accepting_S[state] or (next_SB[state] >= 0).any()
+        if ids and goes_on and (whole[-1].isalnum() or whole[-1].isspace()):
+            ids = ids[:-1]
+        return tuple(ids)
+
+    def completes(self, kinds: Sequence[int | None]) -> bool:
+        """Whether a canvas of tokens (their classes) and holes (None) can be completed.
+
+        Nothing is interned: any thread may ask.
+        """
+        set_S = self._sets[self.accepted]
+        for kind in reversed(kinds):
+            here, there = self._to_R, self._from_R
+            if kind is not None:
+                own = slice(self._begin_C[kind], self._begin_C[kind + 1])
+                here, there = self._next_E[own], self._state_E[own]
+            moved_S = np.zeros_like(set_S)
+            moved_S[there[set_S[here]]] = True
+            set_S = moved_S
+        return bool(set_S[0])
+
+    def shortest(self, most: int) -> int | None:
+        """The fewest tokens that are a text of the form; None: more than `most`."""
+        set_S = np.zeros(self.states, dtype=bool)
+        set_S[0] = True
+        for count in range(most + 1):
+            if (set_S[: len(self.automaton.accepting_S)] & self.automaton.accepting_S).any():
+                return count
+            moved_S = set_S.copy()
+            moved_S[self._to_R[set_S[self._from_R]]] = True
+            set_S = moved_S
+        return None
+
+
+def _walk(
+    next_SB: np.ndarray, vocabulary: Vocabulary
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Where each token leads from each state that it can follow.
+
+    Bytes between which the automaton does not distinguish are one, and so are the tokens made of
+    them. Those lie in a tree by how they begin, which is walked from all states at once.
+
+    Returns:
+        (V,) the spelling of each token, -1 where it can stand nowhere; and the state, spelling and
+        next state of each edge.
+
+    Raises:
+        ValueError: too much is possible in too many states.
+    """
+    columns, kind_B = np.unique(next_SB, axis=1, return_inverse=True)
+    is_dead_K = (columns < 0).all(axis=0)
+    # 0 ends a spelling. There are bytes that no text has, so 255 kinds suffice.
+    number_B = np.where(is_dead_K, 0, np.cumsum(~is_dead_K)).astype(np.uint8)[kind_B.ravel()]
+    usable_V = vocabulary.length_V > 0
+    flat = number_B[vocabulary.flat]
+    starts = vocabulary.length_V.cumsum() - vocabulary.length_V
+    if len(flat):
+        usable_V[usable_V] = ~np.logical_or.reduceat(flat == 0, starts[usable_V])
+    length_T = vocabulary.length_V[usable_V]
+    width = max(1, int(length_T.max(initial=0)))
+    keys_TW = np.zeros((len(length_T), width), dtype=np.uint8)
+    inside_TW = np.arange(width) < length_T[:, None]
+    keys_TW[inside_TW] = flat[np.repeat(usable_V, vocabulary.length_V)]
+    spellings, place = np.unique(keys_TW.view(f"S{width}").ravel(), return_inverse=True)
+    spelling_V = np.full(len(usable_V), -1)
+    spelling_V[usable_V] = place
+    keys_UW = np.frombuffer(spellings.tobytes(), dtype=np.uint8).reshape(len(spellings), width)
+    live_SK = columns[:, ~is_dead_K]
+
+    node_U = np.zeros(len(spellings), dtype=np.int64)  # of each spelling's first bytes
+    found: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+    at_N = start_N = np.arange(len(next_SB))
+    node_N = np.zeros(len(next_SB), dtype=np.int64)
+    walked = 0
+    for depth in range(width):
+        byte_U = keys_UW[:, depth]
+        # Children of the nodes of this depth: spellings are sorted, so each is one stretch.
+        key_U = node_U * 256 + byte_U
+        inside_U = byte_U > 0
+        children, first_child = np.unique(key_U[inside_U], return_index=True)
+        if not len(children) or not len(node_N):
+            break
+        parent, byte = np.divmod(children, 256)
+        begin = np.searchsorted(parent, node_N, "left")
+        count = np.searchsorted(parent, node_N, "right") - begin
+        walked += int(count.sum())
+        if walked > MOST_PAIRS:
+            raise ValueError(
+                "the form has too many states in which most tokens are possible: bound its texts "
+                "and repetitions to smaller lengths, or leave them without a bound"
+            )
+        pair = np.repeat(np.arange(len(node_N)), count)
+        child = begin[pair] + np.arange(len(pair)) - np.repeat(count.cumsum() - count, count)
+        at_P = live_SK[at_N[pair], byte[child] - 1]
+        alive = at_P >= 0
+        node_N, start_N, at_N = child[alive], start_N[pair[alive]], at_P[alive]
+        # A spelling that ends here is the first of its child's stretch.
+        first_U = inside_U.nonzero()[0][first_child]
+        ends = np.ones(len(children), dtype=bool)
+        if depth + 1 < width:
+            ends = keys_UW[first_U, depth + 1] == 0
+        ended = ends[node_N]
+        found.append((start_N[ended], first_U[node_N[ended]], at_N[ended]))
+        node_U = np.where(inside_U, np.searchsorted(children, key_U), -1)
+    state_E, spelling_E, next_E = (
+        np.concatenate([part[i] for part in found] or [np.arange(0)]) for i in range(3)
+    )
+    return spelling_V, state_E, spelling_E, next_E
+
+
+def _classes(
+    spellings: int, state_E: np.ndarray, spelling_E: np.ndarray, next_E: np.ndarray
+) -> np.ndarray:
+    """(U,) the class of each spelling, from 1 on: those of one class lead to the same from
+    everywhere. Classes are told apart by a hash of 64 bits. 0: leads nowhere."""
+    mixed_E = state_E.astype(np.uint64) << np.uint64(32) | next_E.astype(np.uint64)
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):  # splitmix64
+        mixed_E = (mixed_E + np.uint64(0x9E3779B97F4A7C15)) ^ (mixed_E >> np.uint64(shift))
+        mixed_E = mixed_E * np.uint64(factor)
+    mixed_E ^= mixed_E >> np.uint64(31)
+    order = np.argsort(spelling_E, kind="stable")
+    used, begin = np.unique(spelling_E[order], return_index=True)
+    class_U = np.zeros(spellings, dtype=np.int64)
+    if len(used):
+        sums = np.add.reduceat(mixed_E[order], begin)
+        class_U[used] = np.unique(sums, return_inverse=True)[1].ravel() + 1
+    return class_U
