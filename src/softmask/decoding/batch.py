@@ -194,12 +194,16 @@ class Batch:
         busy = [s for s in live if self.hooks or s.needs_forward(scheduled[id(s)])]
         if busy:
             groups = self._predict(busy, [scheduled[id(s)] for s in busy])
-            pairs = [pairs_of(group) if group.settings.constrained else None for group in groups]
+            # Feedback must not point at what a step's commits have made impossible.
+            bound = [g.settings.automaton is not None and g.settings.soft_mask for g in groups]
+            pairs = [pairs_of(g) if is_bound else None for g, is_bound in zip(groups, bound)]
             for group in groups:
                 self._commit(group)
             self._update_masks(groups)
             for group, before in zip(groups, pairs, strict=True):
-                self._mix(group if before is None else look_again(group, before))
+                if before is not None:
+                    group = look_again(group, before, self._reader)
+                self._mix(group)
         for sequence in live:
             sequence.step += 1
             if sequence.constraint is not None:
@@ -334,8 +338,8 @@ class Batch:
         chosen_N, tokens_N = choose_commits(
             predictions, self.positions, self.mask_id, self.memory, self.soft
         )
-        if predictions.settings.constrained:
-            chosen_N, tokens_N = settle(predictions, chosen_N, tokens_N)
+        if predictions.settings.automaton is not None:
+            chosen_N, tokens_N = settle(predictions, chosen_N, tokens_N, self._reader)
         rows_N = predictions.rows_N
         self.committed_P[rows_N] = chosen_N
         self.candidate_P[rows_N] = tokens_N

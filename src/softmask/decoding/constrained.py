@@ -12,6 +12,7 @@ vocabulary, K different pairs of sets.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -20,10 +21,11 @@ import torch
 from torch import Tensor
 
 from ..constraints.token_automaton import TokenAutomaton
-from ..logits import LogitStatistics, statistics
+from ..logits import LogitStatistics
+from ..models.lm_head import Forbid
 
 if TYPE_CHECKING:
-    from .predictions import Predictions, Rows
+    from .predictions import LogitReader, Predictions, Rows
 
 # Rows of logits that are masked at once: bounds the (rows, V) bools.
 CHUNK_ROWS = 32
@@ -170,119 +172,118 @@ def _misfit(automaton: TokenAutomaton, holes: int) -> ValueError:
     return ValueError(f"no text of this form has just the {holes} tokens that are to be filled in")
 
 
-def forbid(rows: Rows, logits_NV: Tensor) -> Tensor:
-    """The logits with the floor for every token that cannot stand in its hole."""
-    begin, parts = 0, []
-    for sequence, count in zip(rows.sequences, rows.counts_R, strict=True):
-        if sequence.constraint is not None:
-            parts.append((sequence.constraint, torch.arange(begin, begin + count)))
-        begin += count
-    if not parts:
-        return logits_NV
-    column_N = rows.ragged.column_N.cpu()
-    for constraint, index_M in parts:
-        _forbid(constraint, logits_NV, index_M, column_N[index_M].tolist())
-    return logits_NV
+def forbidden_in(rows: Rows, index: Sequence[int] | None = None) -> Forbid:
+    """What cannot stand in the holes of these rows, or of some of them, as `read_head` takes it.
+
+    Rows that lie between the same sets are alike: their tokens are looked up once.
+    """
+    automaton, device = rows.settings.automaton, rows.rows_N.device
+    assert automaton is not None
+    pairs = pairs_of(rows)
+    if index is not None:
+        pairs = [pairs[row] for row in index]
+    place = {pair: number for number, pair in enumerate(dict.fromkeys(pairs))}
+    allowed_KC = np.stack([automaton.allowed(*pair) for pair in place])
+    forbidden_KC = torch.from_numpy(~allowed_KC).to(device)
+    class_V = torch.from_numpy(automaton.class_V).to(device)
+    place_N = torch.tensor([place[pair] for pair in pairs], device=device)
+    buffers: dict[tuple[int, ...], Tensor] = {}
+
+    def select(values: Tensor, dim: int, index: Tensor) -> Tensor:
+        # Into memory that is there: fresh pages would take ten times as long as the copy.
+        shape = (len(index), values.shape[1]) if dim == 0 else (len(values), len(index))
+        if (dim, *shape) not in buffers:
+            buffers[dim, *shape] = values.new_empty(shape)
+        return torch.index_select(values, dim, index, out=buffers[dim, *shape])
+
+    def forbid(logits_NC: Tensor, row: int, column: int) -> None:
+        size = logits_NC.shape[1]
+        class_C = class_V[column : column + size]
+        beyond = size - len(class_C)  # rows of the table that no token has
+        if beyond:
+            class_C = torch.nn.functional.pad(class_C, (0, beyond))
+        # Half of the least number: with a logit added it stays finite in every dtype.
+        floor_KC = forbidden_KC.to(logits_NC.dtype) * (torch.finfo(logits_NC.dtype).min / 2)
+        alike_KC = select(floor_KC, 1, class_C)
+        for begin in range(0, len(logits_NC), CHUNK_ROWS):
+            part_NC = logits_NC[begin : begin + CHUNK_ROWS]
+            part_NC += select(alike_KC, 0, place_N[row + begin : row + begin + len(part_NC)])
+
+    return forbid
 
 
-def _forbid(
-    constraint: CanvasConstraint, logits_NV: Tensor, index_M: Tensor, columns: list[int]
-) -> None:
-    """Masks rows of logits in place; rows between the same sets are masked alike."""
-    automaton, device = constraint.automaton, logits_NV.device
-    pairs = [constraint.pair(column) for column in columns]
-    alike = {pair: place for place, pair in enumerate(dict.fromkeys(pairs))}
-    allowed_KC = torch.from_numpy(np.stack([automaton.allowed(*pair) for pair in alike]))
-    class_V = torch.from_numpy(automaton.class_V)
-    beyond = logits_NV.shape[1] - len(class_V)
-    class_V = torch.nn.functional.pad(class_V, (0, max(beyond, 0)))[: logits_NV.shape[1]]
-    forbidden_KC, class_V = ~allowed_KC.to(device), class_V.to(device)
-    place_M = torch.tensor([alike[pair] for pair in pairs], device=device)
-    index_M, floor = index_M.to(device), torch.finfo(logits_NV.dtype).min
-    for chunk in range(0, len(index_M), CHUNK_ROWS):
-        own = index_M[chunk : chunk + CHUNK_ROWS]
-        forbidden_NV = forbidden_KC[place_M[chunk : chunk + CHUNK_ROWS]][:, class_V]
-        logits_NV[own] = logits_NV[own].masked_fill(forbidden_NV, floor)
-
-
-def settle(predictions: Predictions, chosen_N: Tensor, tokens_N: Tensor) -> tuple[Tensor, Tensor]:
+def settle(
+    predictions: Predictions, chosen_N: Tensor, tokens_N: Tensor, reader: LogitReader
+) -> tuple[Tensor, Tensor]:
     """(N,) bool and (N,) the commits of a step that are possible together, and their tokens."""
-    assert predictions.logits_NV is not None
-    logits_N = predictions.logits_NV.gather(1, tokens_N[:, None]).squeeze(1)
-    sure_N = (logits_N.float() - predictions.seen.total_N).cpu()
+    sure_N = predictions.seen.logits_NK[:, 0]  # of the likeliest, where there are no logits
+    if predictions.logits_NV is not None:
+        sure_N = predictions.logits_NV.gather(1, tokens_N[:, None]).squeeze(1).float()
+    sure = (sure_N - predictions.seen.total_N).cpu().numpy()
     chosen, tokens = chosen_N.cpu().numpy().copy(), tokens_N.cpu().numpy().copy()
-    column_N = predictions.ragged.column_N.cpu().numpy()
-    begin = 0
+    column_N, begin = predictions.ragged.column_N.cpu().numpy(), 0
     for sequence, scheduled, count in zip(
         predictions.sequences, predictions.scheduled_R, predictions.counts_R, strict=True
     ):
-        rows, begin = np.arange(begin, begin + count), begin + count
-        constraint = sequence.constraint
-        if constraint is None:
-            continue
+        rows, begin, constraint = np.arange(begin, begin + count), begin + count, sequence.constraint
+        assert constraint is not None
         rows = rows[chosen[rows]]
         is_last = scheduled.commits >= sequence.schedule.left[scheduled.block]
         is_last |= sequence.config.by_chance and scheduled.share >= 1
-        for row in rows[np.argsort(-sure_N.numpy()[rows], kind="stable")].tolist():
+        for row in rows[np.argsort(-sure[rows], kind="stable")].tolist():
             column = int(column_N[row])
             if constraint.commit(column, int(tokens[row])):
                 continue
+            chosen[row] = is_last
             if is_last:
-                tokens[row] = _instead(predictions, row, constraint, column, sequence.generator)
+                tokens[row] = _instead(predictions, row, reader, sequence.generator)
                 done = constraint.commit(column, int(tokens[row]))
                 assert done, "a token that is allowed can be committed"
-            else:
-                chosen[row] = False
-    return torch.from_numpy(chosen).to(chosen_N.device), torch.from_numpy(tokens).to(
-        tokens_N.device
-    )
+    device = chosen_N.device
+    return torch.from_numpy(chosen).to(device), torch.from_numpy(tokens).to(device)
 
 
 def _instead(
-    predictions: Predictions,
-    row: int,
-    constraint: CanvasConstraint,
-    column: int,
-    generator: torch.Generator | None,
+    predictions: Predictions, row: int, reader: LogitReader, generator: torch.Generator | None
 ) -> int:
     """Another token for a row, of those that have stayed possible."""
-    assert predictions.logits_NV is not None
-    logits_1V = predictions.logits_NV[row : row + 1].float().clone()
-    _forbid(constraint, logits_1V, torch.tensor([0]), [column])
+    index_1 = torch.tensor([row], device=predictions.rows_N.device)
+    seen = reader.read_again(predictions, index_1)
     temperature = predictions.settings.config.temperature
-    if temperature > 0:
-        chances_1V = (logits_1V / temperature).softmax(-1)
+    if temperature > 0 and predictions.logits_NV is not None:
+        chances_1V = (predictions.logits_NV[index_1].float() / temperature).softmax(-1)
         return int(torch.multinomial(chances_1V, 1, generator=generator))
-    return int(logits_1V.argmax(-1))
+    return int(seen.ids_NK[0, 0])
 
 
-def look_again(predictions: Predictions, pairs: list[tuple[int, int] | None]) -> Predictions:
+def look_again(
+    predictions: Predictions, pairs: list[tuple[int, int]], reader: LogitReader
+) -> Predictions:
     """The predictions of rows whose sets a step's commits have changed, with what is allowed now.
 
     Args:
         pairs: the sets of each row when it was read.
     """
-    assert predictions.logits_NV is not None
-    now = pairs_of(predictions)
-    changed = [row for row, pair in enumerate(pairs) if pair != now[row]]
+    changed = [
+        row
+        for row, (old, new) in enumerate(zip(pairs, pairs_of(predictions), strict=True))
+        if old != new
+    ]
     if not changed:
         return predictions
-    logits_NV = forbid(predictions, predictions.logits_NV)
-    index = torch.tensor(changed, device=logits_NV.device)
-    renewed = statistics(logits_NV[index], predictions.seen.ids_NK.shape[1])
-    seen = LogitStatistics(*(old.clone() for old in predictions.seen))
-    for old, new in zip(seen, renewed, strict=True):
-        old[index] = new
-    return dataclasses.replace(predictions, seen=seen, logits_NV=logits_NV)
+    index_M = torch.tensor(changed, device=predictions.rows_N.device)
+    renewed = reader.read_again(predictions, index_M)
+    seen = LogitStatistics(*(values.clone() for values in predictions.seen))
+    for values, new_values in zip(seen, renewed, strict=True):
+        values[index_M] = new_values
+    return dataclasses.replace(predictions, seen=seen)
 
 
-def pairs_of(rows: Rows) -> list[tuple[int, int] | None]:
-    """The sets between which each row lies; None: it has no constraint."""
+def pairs_of(rows: Rows) -> list[tuple[int, int]]:
+    """The sets between which each row of constrained texts lies."""
     columns = iter(rows.ragged.column_N.tolist())
-    pairs: list[tuple[int, int] | None] = []
+    pairs: list[tuple[int, int]] = []
     for sequence, count in zip(rows.sequences, rows.counts_R, strict=True):
-        for _ in range(count):
-            column = next(columns)
-            constraint = sequence.constraint
-            pairs.append(None if constraint is None else constraint.pair(column))
+        assert sequence.constraint is not None
+        pairs += [sequence.constraint.pair(column) for column in itertools.islice(columns, count)]
     return pairs

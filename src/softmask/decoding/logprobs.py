@@ -13,7 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..logits import FLOOR, LogitStatistics
+from ..logits import LogitStatistics
+
+# What a constraint forbids lies below (in float16 too), and is no leading token.
+FORBIDDEN = -1e4
 
 
 class Logprobs(NamedTuple):
@@ -56,8 +59,7 @@ class LogprobStore:
         k = self.ids_PK.shape[1]
         more = (0, max(0, k - seen.ids_NK.shape[1]))
         logprobs_NK = seen.logits_NK - seen.total_N[:, None]
-        # What was forbidden is no leading token.
-        ids_NK = torch.where(seen.logits_NK > FLOOR / 2, seen.ids_NK, -1)
+        ids_NK = torch.where(logprobs_NK > FORBIDDEN, seen.ids_NK, -1)
         self.ids_PK[rows_N] = F.pad(ids_NK[:, :k], more, value=-1)
         self.logprobs_PK[rows_N] = F.pad(logprobs_NK[:, :k], more, value=torch.nan)
         self.entropy_P[rows_N] = seen.entropy_N

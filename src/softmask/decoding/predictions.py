@@ -5,6 +5,7 @@ Shape suffixes: N masked positions that are read, R sequences, V vocabulary, D w
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,7 +15,7 @@ from torch import Tensor
 from ..logits import LogitStatistics, statistics
 from ..models import DreamModel
 from ..models.lm_head import chunked_logits, read_head
-from .constrained import forbid
+from .constrained import forbidden_in
 from .schedule import ScheduledStep
 from .sequence import Rules, SequenceState, Settings
 from .unmask import Choice, Ragged, RowNoise, choose_likeliest, choose_tokens, is_greedy, leading
@@ -43,11 +44,13 @@ class Rows:
 
 @dataclass(frozen=True)
 class Predictions(Rows):
-    """What was read at these rows; `logits_NV` where statistics alone do not do."""
+    """What was read at these rows; `logits_NV` where statistics alone do not do, `hidden_ND` where
+    rows of a constraint may be read again."""
 
     seen: LogitStatistics
     logits_NV: Tensor | None
     choice: Choice | None
+    hidden_ND: Tensor | None = None
 
 
 class LogitReader:
@@ -62,12 +65,26 @@ class LogitReader:
         head, settings, size = self._model.lm_head, rows.settings, self._vocabulary
         bias_V, k = self._bias(settings, hidden_ND.device), self._leading(rows)
         dense = settings.soft_mask is not None and settings.soft_mask.feedback.rule.dense
-        if is_greedy(settings.config) and not dense and not settings.constrained:
-            return self._choose(rows, read_head(head, hidden_ND, size, k, bias_V), None)
-        logits_NV = torch.cat(list(chunked_logits(head, hidden_ND, size, bias_V)))
-        if settings.constrained:
-            forbid(rows, logits_NV)
+        forbid = None if settings.automaton is None else forbidden_in(rows)
+        if is_greedy(settings.config) and not dense:
+            seen = read_head(head, hidden_ND, size, k, bias_V, forbid)
+            return self._choose(rows, seen, None, None if forbid is None else hidden_ND)
+        logits_NV = torch.cat(list(chunked_logits(head, hidden_ND, size, bias_V, forbid)))
         return self._choose(rows, statistics(logits_NV, k), logits_NV)
+
+    def read_again(self, predictions: Predictions, index_M: Tensor) -> LogitStatistics:
+        """What some rows of constrained texts say now, after commits that bind them."""
+        forbid = forbidden_in(predictions, index_M.tolist())
+        k = predictions.seen.ids_NK.shape[1]
+        if predictions.logits_NV is not None:
+            logits_MV = predictions.logits_NV[index_M]
+            forbid(logits_MV, 0, 0)
+            predictions.logits_NV[index_M] = logits_MV
+            return statistics(logits_MV, k)
+        assert predictions.hidden_ND is not None
+        hidden_MD = predictions.hidden_ND[index_M]
+        bias_V = self._bias(predictions.settings, hidden_MD.device)
+        return read_head(self._model.lm_head, hidden_MD, self._vocabulary, k, bias_V, forbid)
 
     def logits(self, hidden_TD: Tensor) -> Tensor:
         """(T, V) all logits, for hooks."""
@@ -78,8 +95,8 @@ class LogitReader:
         bias_V = self._bias(rows.settings, logits_NV.device)
         if bias_V is not None:
             logits_NV = logits_NV + bias_V.to(logits_NV.dtype)
-        if rows.settings.constrained:
-            forbid(rows, logits_NV)
+        if rows.settings.automaton is not None:
+            forbidden_in(rows)(logits_NV, 0, 0)
         return self._choose(rows, statistics(logits_NV, self._leading(rows)), logits_NV)
 
     def _leading(self, rows: Rows) -> int:
@@ -91,7 +108,13 @@ class LogitReader:
         wanted = max(leading(settings.config), mixed, *(s.top_logprobs for s in rows.sequences))
         return min(wanted, self._vocabulary)
 
-    def _choose(self, rows: Rows, seen: LogitStatistics, logits_NV: Tensor | None) -> Predictions:
+    def _choose(
+        self,
+        rows: Rows,
+        seen: LogitStatistics,
+        logits_NV: Tensor | None,
+        hidden_ND: Tensor | None = None,
+    ) -> Predictions:
         config, choice = rows.settings.config, None
         if is_greedy(config):
             choice = choose_likeliest(seen)
@@ -99,11 +122,17 @@ class LogitReader:
             assert logits_NV is not None
             noise = rows.noise(rows.rows_N.device)
             choice = choose_tokens(logits_NV, config, noise, rows.counts_R)
-        return Predictions(**vars(rows), seen=seen, logits_NV=logits_NV, choice=choice)
+        return Predictions(
+            **vars(rows), seen=seen, logits_NV=logits_NV, choice=choice, hidden_ND=hidden_ND
+        )
 
     def _bias(self, settings: Settings, device: torch.device) -> Tensor | None:
         """(V,) what the rules add to the logits."""
-        key = settings.rules, settings.config.end_penalty
+        # An automaton leaves out what is suppressed; twice the floor would not be finite.
+        rules = settings.rules
+        if settings.automaton is not None:
+            rules = dataclasses.replace(rules, suppressed=())
+        key = rules, settings.config.end_penalty
         if key not in self._biases:
             (rules, penalty), bias_V = key, None
             if rules.suppressed or (rules.end_ids and penalty):

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from ..config import SamplingConfig, SoftMaskConfig, is_on
+from ..constraints.token_automaton import TokenAutomaton
 from .constrained import CanvasConstraint
 from .kv_cache import window
 from .schedule import ScheduledStep, StepSchedule
@@ -38,7 +39,7 @@ class Settings:
     soft_mask: SoftMaskConfig | None
     rules: Rules
     seeded: bool
-    constrained: bool = False
+    automaton: TokenAutomaton | None = None
 
     @classmethod
     def of(cls, sequence: SequenceState) -> Settings:
@@ -58,7 +59,7 @@ class Settings:
             soft_mask,
             sequence.rules,
             sequence.generator is not None,
-            sequence.constraint is not None,
+            None if sequence.constraint is None else sequence.constraint.automaton,
         )
 
 

@@ -9,7 +9,7 @@ Shape suffixes: N rows, V vocabulary, C columns of a piece of it, D width, K lea
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -27,10 +27,18 @@ PIECE_LOGITS = 160 * 1024
 # And columns at most: a product of few rows no longer gains from wider ones.
 PIECE_COLUMNS = 8192
 
+# Floors some of a piece of the logits in place, which begins at this row and this column.
+Forbid = Callable[[Tensor, int, int], None]
+
 
 @torch.no_grad()
 def read_head(
-    head: nn.Module, hidden_ND: Tensor, vocabulary: int, k: int, bias_V: Tensor | None = None
+    head: nn.Module,
+    hidden_ND: Tensor,
+    vocabulary: int,
+    k: int,
+    bias_V: Tensor | None = None,
+    forbid: Forbid | None = None,
 ) -> LogitStatistics:
     """The statistics of `head(hidden) + bias`, whose logits are never whole.
 
@@ -38,20 +46,30 @@ def read_head(
     offloaded, on an accelerator) is called for chunks of rows.
     """
     if isinstance(head, nn.Linear) and len(hidden_ND) and _streams(head, hidden_ND):
-        return _stream(hidden_ND, head, k, bias_V)
-    parts = [statistics(z_CV, k) for z_CV in chunked_logits(head, hidden_ND, vocabulary, bias_V)]
+        return _stream(hidden_ND, head, k, bias_V, forbid)
+    pieces = chunked_logits(head, hidden_ND, vocabulary, bias_V, forbid)
+    parts = [statistics(z_CV, k) for z_CV in pieces]
     return LogitStatistics(*map(torch.cat, zip(*parts, strict=True)))
 
 
 def chunked_logits(
-    head: nn.Module, hidden_ND: Tensor, vocabulary: int, bias_V: Tensor | None = None
+    head: nn.Module,
+    hidden_ND: Tensor,
+    vocabulary: int,
+    bias_V: Tensor | None = None,
+    forbid: Forbid | None = None,
 ) -> Iterator[Tensor]:
     """The logits of consecutive chunks of rows (at least one), at most CHUNK_LOGITS at once."""
-    count = max(1, math.ceil(len(hidden_ND) * vocabulary / CHUNK_LOGITS))
+    count, row = max(1, math.ceil(len(hidden_ND) * vocabulary / CHUNK_LOGITS)), 0
     for chunk_CD in hidden_ND.chunk(count):
         # Through the module, not its weight: it may be quantised, adapted or sharded.
         logits_CV = head(chunk_CD)
-        yield logits_CV if bias_V is None else logits_CV + bias_V.to(logits_CV.dtype)
+        if bias_V is not None:
+            logits_CV = logits_CV + bias_V.to(logits_CV.dtype)
+        if forbid is not None:
+            forbid(logits_CV, row, 0)
+        row += len(chunk_CD)
+        yield logits_CV
 
 
 def _streams(head: nn.Linear, hidden_ND: Tensor) -> bool:
@@ -65,7 +83,13 @@ def _streams(head: nn.Linear, hidden_ND: Tensor) -> bool:
     return plain and head.weight.device.type == "cpu" and not cast
 
 
-def _stream(hidden_ND: Tensor, head: nn.Linear, k: int, bias_V: Tensor | None) -> LogitStatistics:
+def _stream(
+    hidden_ND: Tensor,
+    head: nn.Linear,
+    k: int,
+    bias_V: Tensor | None,
+    forbid: Forbid | None,
+) -> LogitStatistics:
     """One pass over the vocabulary; sums are rescaled whenever a row's maximum grows."""
     rows = len(hidden_ND)
     size = max(256, k, min(PIECE_COLUMNS, PIECE_LOGITS // rows))
@@ -80,6 +104,8 @@ def _stream(hidden_ND: Tensor, head: nn.Linear, k: int, bias_V: Tensor | None) -
         z_NC = multiply(hidden_ND, weight_CD).float()
         if bias_V is not None:
             z_NC += bias_V[start : start + size]
+        if forbid is not None:
+            forbid(z_NC, 0, start)
         best_NK, ids_NK = _keep_best(z_NC, start, best_NK, ids_NK)
         # Through the floor, as a row may begin with pieces that are suppressed as a whole.
         new_N = best_NK[:, 0].clamp_min(FLOOR)
