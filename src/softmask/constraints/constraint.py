@@ -1,0 +1,32 @@
+"""What form an answer has to have, as asked for: a kind and its source."""
+
+import dataclasses
+from typing import Literal, get_args
+
+Kind = Literal["regex", "json_schema", "json_object", "choice", "grammar"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+
+
+@dataclasses.dataclass(frozen=True)
+class Constraint:
+    """The form that an answer has to have. It is hashable, and checked when it is compiled.
+
+    Attributes:
+        kind: "regex": the whole answer matches, as by `re.fullmatch`. "json_schema": JSON that
+            validates. "json_object": any JSON object. "choice": one of the given texts.
+            "grammar": a text of a grammar in GBNF or Lark.
+        source: The pattern, the schema as JSON, the texts as a JSON list, the grammar. Empty for
+            "json_object".
+
+    Raises:
+        ValueError: There is no such kind, or a "json_object" has a source.
+    """
+
+    kind: Kind
+    source: str = ""
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ValueError(f"{self.kind!r} is no kind of constraint, choose from {KINDS}")
+        if self.kind == "json_object" and self.source:
+            raise ValueError("a constraint of kind 'json_object' takes no source")

@@ -1,0 +1,106 @@
+"""JSON values as forms, written as Python's `json.dumps(value, ensure_ascii=False)` does.
+
+Left out, as nobody asks for it: control characters in strings but for those with a short escape,
+exponents of three digits above 299, and zero with a sign among integers.
+"""
+
+import functools
+import json
+from typing import Any
+
+from .forms import (
+    Form,
+    alternatives,
+    chars,
+    literal,
+    one_of,
+    optional,
+    repeat,
+    sequence,
+)
+
+# Arrays and objects within one another in a value of any kind. What closes them is to be
+# remembered, so that each more doubles the states.
+ANY_DEPTH = 3
+OBJECT_DEPTH = 5
+
+COMMA = literal(", ")
+COLON = literal(": ")
+QUOTE = literal('"')
+# Characters of a string that need no escape.
+PLAIN = chars([(0x20, 0x21), (0x23, 0x5B), (0x5D, 0x10FFFF)])
+_ESCAPED = sequence(literal("\\"), one_of('"\\bfnrt'))
+CHARACTER = alternatives(PLAIN, _ESCAPED)
+
+DIGIT = chars([(0x30, 0x39)])
+DIGITS = repeat(DIGIT)
+NONZERO = chars([(0x31, 0x39)])
+MINUS = literal("-")
+
+TRUE, FALSE, NULL = literal("true"), literal("false"), literal("null")
+
+
+def quoted(content: Form) -> Form:
+    """A string of this content, which is escaped already."""
+    return sequence(QUOTE, content, QUOTE)
+
+
+STRING = quoted(repeat(CHARACTER))
+NATURAL = alternatives(literal("0"), sequence(NONZERO, DIGITS))
+INTEGER = alternatives(literal("0"), sequence(optional(MINUS), NONZERO, DIGITS))
+_FRACTION = sequence(literal("."), repeat(DIGIT, 1))
+# As Python writes floats: one digit before the point, a sign, at least two digits.
+_EXPONENT = sequence(literal("e"), one_of("+-"), optional(one_of("12")), DIGIT, DIGIT)
+NUMBER = sequence(
+    optional(MINUS),
+    alternatives(
+        sequence(NATURAL, optional(_FRACTION)), sequence(DIGIT, optional(_FRACTION), _EXPONENT)
+    ),
+)
+
+
+def value_text(value: Any) -> Form:
+    """One value, as its text.
+
+    Raises:
+        ValueError: A string in it holds half of a surrogate pair.
+    """
+    return literal(json.dumps(value, ensure_ascii=False))
+
+
+def array(item: Form, least: int = 0, most: int | None = None) -> Form:
+    """An array of items of one kind."""
+    items = repeat(item, least, most, COMMA)
+    return sequence(literal("["), items, literal("]"))
+
+
+def free_object(key: Form, value: Form, least: int = 0, most: int | None = None) -> Form:
+    """An object of any keys of one form and values of one form."""
+    members = repeat(sequence(key, COLON, value), least, most, COMMA)
+    return sequence(literal("{"), members, literal("}"))
+
+
+@functools.lru_cache(maxsize=8)
+def any_value(depth: int = ANY_DEPTH) -> Form:
+    """Any value with arrays and objects nested up to `depth` deep."""
+    scalars = alternatives(STRING, NUMBER, TRUE, FALSE, NULL)
+    if depth == 0:
+        return scalars
+    inner = any_value(depth - 1)
+    return alternatives(scalars, array(inner), free_object(STRING, inner))
+
+
+def any_object() -> Form:
+    """Any object, with arrays and objects nested up to `OBJECT_DEPTH` deep in all."""
+    return free_object(STRING, any_value(OBJECT_DEPTH - 1))
+
+
+def same_value(one: Any, other: Any) -> bool:
+    """Whether JSON Schema takes two values for the same one: 1 and 1.0 are, 1 and true are not."""
+    if isinstance(one, bool) or isinstance(other, bool):
+        return one is other
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(same_value, one, other))
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(same_value(one[key], other[key]) for key in one)
+    return bool(one == other)

@@ -1,0 +1,211 @@
+"""Regular expressions as Python's `re` reads them.
+
+`re` parses the pattern, and says which characters a class stands for, so that a text has the form
+exactly if `re.fullmatch` finds it. Refused is what is not regular or not cheaply so: references
+to groups, lookaround, possessive and atomic groups, word boundaries, anchors inside.
+"""
+
+import functools
+import re
+import re._constants as ops  # type: ignore[import-untyped]
+import re._parser as parser  # type: ignore[import-untyped]
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+from .forms import Form, alternatives, chars, literal, repeat, sequence
+
+_REFUSED = {
+    ops.GROUPREF: "a reference to a group",
+    ops.GROUPREF_EXISTS: "a condition on a group",
+    ops.ASSERT: "lookahead or lookbehind",
+    ops.ASSERT_NOT: "lookahead or lookbehind",
+    ops.POSSESSIVE_REPEAT: "a possessive quantifier",
+    ops.ATOMIC_GROUP: "an atomic group",
+}
+_CATEGORIES = {
+    ops.CATEGORY_DIGIT: r"\d",
+    ops.CATEGORY_NOT_DIGIT: r"\D",
+    ops.CATEGORY_SPACE: r"\s",
+    ops.CATEGORY_NOT_SPACE: r"\S",
+    ops.CATEGORY_WORD: r"\w",
+    ops.CATEGORY_NOT_WORD: r"\W",
+}
+_CLASS_FLAGS = re.IGNORECASE | re.ASCII | re.DOTALL
+
+
+def regex_form(pattern: str) -> Form:
+    """The texts that `re.fullmatch` finds with a pattern.
+
+    Raises:
+        ValueError: `re` does not take the pattern, or it uses what is not supported.
+        TooLarge: It takes too many states.
+    """
+    return _Reader(pattern, None).form()
+
+
+def search_form(pattern: str, around: Form) -> Form:
+    """The texts in which `re.search` finds a pattern, where `around` is any text.
+
+    `$` is the end alone, not also the place before a last line break. Classes are those that
+    ECMA's dialect and Python's have in common: \\d, \\w and \\s are ASCII, and what is neither in
+    the one's nor in the other's is in \\D, \\W and \\S.
+
+    Raises:
+        ValueError: `re` does not take the pattern, or it uses what is not supported.
+        TooLarge: It takes too many states.
+    """
+    return _Reader(pattern, around).form()
+
+
+class _Reader:
+    def __init__(self, pattern: str, around: Form | None) -> None:
+        self._around = around
+        try:
+            with warnings.catch_warnings():
+                # On sets that a later Python may read otherwise: no concern of who asks.
+                warnings.simplefilter("ignore")
+                self._tree = parser.parse(pattern)
+        except (re.error, OverflowError) as error:
+            raise ValueError(f"the regex {_short(pattern)} is malformed: {error}") from None
+        self._pattern = pattern
+
+    def form(self) -> Form:
+        return self._sequence(self._tree, self._tree.state.flags, True, True)
+
+    def _refused(self, what: str) -> ValueError:
+        return ValueError(f"the regex {_short(self._pattern)} uses {what}, which is not supported")
+
+    def _sequence(self, items: Sequence[Any], flags: int, first: bool, last: bool) -> Form:
+        """A sequence of items; `first`, `last`: whether the text begins and ends with it."""
+        parts: list[Form] = []
+        items = list(items)
+        open_start, open_end = first, last
+        while first and items and _anchors(items[0], "start", flags):
+            items.pop(0)
+            open_start = False
+        while last and items and _anchors(items[-1], "end", flags):
+            items.pop()
+            open_end = False
+        if self._around is not None and open_start and not (items and _inner(items[0])):
+            parts.append(self._around)
+            open_start = False
+        around_end = open_end and not (items and _inner(items[-1]))
+        for number, (op, argument) in enumerate(items):
+            begins = open_start and number == 0
+            ends = open_end and not around_end and number == len(items) - 1
+            parts.append(self._item(op, argument, flags, begins, ends))
+        if self._around is not None and around_end:
+            parts.append(self._around)
+        return sequence(*parts)
+
+    def _anchor_refused(self, what: Any) -> ValueError:
+        if what in (ops.AT_BOUNDARY, ops.AT_NON_BOUNDARY):
+            return self._refused("a word boundary")
+        return self._refused("an anchor that is not at the start or end of the text")
+
+    def _item(self, op: Any, argument: Any, flags: int, first: bool, last: bool) -> Form:
+        if op in _REFUSED:
+            raise self._refused(_REFUSED[op])
+        if op is ops.LITERAL and not flags & re.IGNORECASE:
+            return literal(chr(argument))
+        if op in (ops.LITERAL, ops.NOT_LITERAL):
+            items = [(ops.LITERAL, argument)]
+            negated = [(ops.NEGATE, None)] if op is ops.NOT_LITERAL else []
+            return self._characters(negated + items, flags)
+        if op is ops.ANY:
+            # ECMA's dialect has more line ends than Python's.
+            ends = "" if flags & re.DOTALL else "\n" if self._around is None else "\n\r\u2028\u2029"
+            without = [(ops.LITERAL, ord(end)) for end in ends]
+            return self._characters([(ops.NEGATE, None), *without], flags)
+        if op is ops.IN:
+            return self._characters(argument, flags)
+        if op is ops.BRANCH:
+            return alternatives(
+                *(self._sequence(branch, flags, first, last) for branch in argument[1])
+            )
+        if op is ops.SUBPATTERN:
+            _, added, removed, items = argument
+            return self._sequence(items, (flags | added) & ~removed, first, last)
+        if op in (ops.MAX_REPEAT, ops.MIN_REPEAT):
+            least, most, items = argument
+            part = self._sequence(items, flags, False, False)
+            return repeat(part, int(least), None if most is ops.MAXREPEAT else int(most))
+        if op is ops.AT:
+            raise self._anchor_refused(argument)
+        raise self._refused(str(op).lower())
+
+    def _characters(self, items: list[Any], flags: int) -> Form:
+        """One character of a set, given as `re` parses it."""
+        if all(op in (ops.LITERAL, ops.RANGE) for op, _ in items) and not flags & re.IGNORECASE:
+            return chars(arg if op is ops.RANGE else (arg, arg) for op, arg in items)
+        written = []
+        negated = items[0][0] is ops.NEGATE
+        for op, argument in items:
+            if op is ops.NEGATE:
+                written.append("^")
+            elif op is ops.LITERAL:
+                written.append(f"\\U{argument:08x}")
+            elif op is ops.RANGE:
+                written.append(f"\\U{argument[0]:08x}-\\U{argument[1]:08x}")
+            else:
+                written.append(self._category(_CATEGORIES[argument], negated))
+        text = "".join(written)
+        if text == "^":
+            return chars([(0, 0x10FFFF)])
+        return chars(_ranges(f"[{text}]", flags & _CLASS_FLAGS))
+
+    def _category(self, name: str, negated: bool) -> str:
+        if self._around is None:
+            return name
+        return _every_dialect()[negated][name]
+
+
+def _anchors(item: Any, side: str, flags: int) -> bool:
+    """Whether an item is an anchor that holds at this side of the text alone."""
+    line, text = (
+        (ops.AT_BEGINNING, ops.AT_BEGINNING_STRING)
+        if side == "start"
+        else (ops.AT_END, ops.AT_END_STRING)
+    )
+    return item[0] is ops.AT and (item[1] is text or (item[1] is line and not flags & re.MULTILINE))
+
+
+@functools.lru_cache(maxsize=1)
+def _every_dialect() -> tuple[dict[str, str], dict[str, str]]:
+    """Classes as members of a set, so that ECMA's dialect and Python's both find what it finds.
+
+    The first are for a set, what both find; the others for a negated one, what either finds.
+    """
+    digit, word, space = "0-9", "a-zA-Z0-9_", r" \t\n\r\f\v"
+    both = {r"\d": digit, r"\w": word, r"\s": space, r"\D": r"\D", r"\W": r"\W"}
+    both[r"\S"] = _written(r"[^\s\ufeff]")
+    either = {r"\d": r"\d", r"\w": r"\w", r"\s": r"\s\ufeff"}
+    for name, members in ((r"\D", digit), (r"\W", word), (r"\S", space)):
+        either[name] = _written(f"[^{members}]")
+    return both, either
+
+
+def _written(character_set: str) -> str:
+    return "".join(f"\\U{low:08x}-\\U{high:08x}" for low, high in _ranges(character_set, 0))
+
+
+@functools.lru_cache(maxsize=256)
+def _ranges(character_set: str, flags: int) -> tuple[tuple[int, int], ...]:
+    """The code points that `re` finds in a set."""
+    found = re.finditer(character_set + "+", _every_character(), flags)
+    return tuple((match.start(), match.end() - 1) for match in found)
+
+
+@functools.lru_cache(maxsize=1)
+def _every_character() -> str:
+    return "".join(map(chr, range(0x110000)))
+
+
+def _inner(item: Any) -> bool:
+    """Whether the text may begin or end inside of this item, so that an anchor may stand there."""
+    return item[0] in (ops.SUBPATTERN, ops.BRANCH)
+
+
+def _short(pattern: str) -> str:
+    return repr(pattern if len(pattern) <= 60 else pattern[:57] + "...")

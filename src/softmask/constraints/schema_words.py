@@ -1,0 +1,178 @@
+"""What the keywords of a JSON schema are, and schemas merged by `allOf`."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from .json_values import same_value
+
+Schema = Mapping[str, Any]
+
+# Which values a keyword restricts. Not among them: those for any value.
+KEYWORDS_OF = {
+    "object": frozenset({"properties", "required", "additionalProperties", "propertyNames"})
+    | {"minProperties", "maxProperties", "patternProperties", "unevaluatedProperties"}
+    | {"dependentRequired", "dependentSchemas", "dependencies"},
+    "array": frozenset({"items", "prefixItems", "additionalItems", "minItems", "maxItems"})
+    | {"uniqueItems", "contains", "minContains", "maxContains", "unevaluatedItems"},
+    "string": frozenset({"minLength", "maxLength", "pattern", "format"}),
+    "number": frozenset({"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"})
+    | {"multipleOf"},
+}
+# Keywords for any value that are read.
+APPLICATORS = frozenset({"type", "enum", "const", "anyOf", "oneOf", "allOf", "$ref"})
+# Those that restrict and are refused, whatever the type.
+REFUSED = frozenset({"not", "if", "$dynamicRef", "$recursiveRef"})
+RESTRICTING = APPLICATORS | REFUSED | frozenset().union(*KEYWORDS_OF.values())
+
+TYPES = ("string", "integer", "number", "boolean", "null", "array", "object")
+
+_HIGHER = frozenset({"minimum", "exclusiveMinimum", "minLength", "minItems", "minProperties"})
+_LOWER = frozenset({"maximum", "exclusiveMaximum", "maxLength", "maxItems", "maxProperties"})
+
+
+def restricting(schema: Schema) -> dict[str, Any]:
+    """A schema without what restricts nothing: titles, defaults, names that JSON Schema lacks."""
+    return {name: value for name, value in schema.items() if name in RESTRICTING}
+
+
+def types_of(schema: Schema, place: str) -> list[str]:
+    """The types that `type` allows, or those that the other keywords are about; [] for any.
+
+    Raises:
+        ValueError: `type` names none of JSON's.
+    """
+    if "type" in schema:
+        named = schema["type"]
+        types = [named] if isinstance(named, str) else named
+        if not isinstance(types, list) or not types or any(name not in TYPES for name in types):
+            raise ValueError(f"{place}.type is {named!r}, and has to be of {', '.join(TYPES)}")
+        return types
+    return [name for name, keywords in KEYWORDS_OF.items() if keywords & schema.keys()]
+
+
+def merged(one: Schema, other: Schema, place: str) -> dict[str, Any]:
+    """A schema of the values that both allow.
+
+    Raises:
+        ValueError: Both have a keyword that cannot be merged.
+    """
+    result = restricting(one)
+    for name, value in restricting(other).items():
+        if name in result and not same_value(result[name], value):
+            result[name] = _merged_keyword(name, result[name], value, place)
+        else:
+            result[name] = value
+    if "properties" in one or "properties" in other:
+        result["properties"] = _merged_properties(one, other)
+    return result
+
+
+def _merged_keyword(name: str, one: Any, other: Any, place: str) -> Any:
+    if name == "type":
+        return _common_types(one, other)
+    if name == "enum" and isinstance(one, list) and isinstance(other, list):
+        return [value for value in one if any(same_value(value, found) for found in other)]
+    if name == "required" and isinstance(one, list) and isinstance(other, list):
+        return [*one, *(key for key in other if key not in one)]
+    if name in _HIGHER | _LOWER and _numbers(one, other):
+        return max(one, other) if name in _HIGHER else min(one, other)
+    if name in ("items", "additionalProperties", "propertyNames"):
+        return {"allOf": [one, other]}
+    if name == "pattern":
+        return [*(one if isinstance(one, list) else [one]), other]
+    if name == "properties":
+        return one
+    raise ValueError(f"{place}: two different {name!r} cannot be merged")
+
+
+def _numbers(*values: Any) -> bool:
+    return all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+
+
+def _common_types(one: Any, other: Any) -> list[str]:
+    ours, theirs = ([found] if isinstance(found, str) else list(found) for found in (one, other))
+    if "number" in theirs:
+        theirs.append("integer")
+    if "number" in ours:
+        ours.append("integer")
+    common = [name for name in ours if name in theirs]
+    if "number" in common:
+        common.remove("integer")
+    return common
+
+
+def _merged_properties(one: Schema, other: Schema) -> dict[str, Any]:
+    """Properties of both in the order of the first; each obeys what the other says of its key."""
+    sides = []
+    for schema in (one, other):
+        properties = schema.get("properties", {})
+        sides.append((properties, schema.get("additionalProperties", True)))
+    result: dict[str, Any] = {}
+    for key in [*sides[0][0], *sides[1][0]]:
+        found = [properties.get(key, rest) for properties, rest in sides]
+        kept = [schema for schema in found if schema is not True]
+        result[key] = kept[0] if len(kept) == 1 else {"allOf": kept} if kept else True
+    return result
+
+
+def disjoint(one: Any, other: Any) -> bool:
+    """Whether no value validates against both, as far as types and constants show it."""
+    if one is False or other is False:
+        return True
+    if not isinstance(one, dict) or not isinstance(other, dict):
+        return False
+    values, others = _values(one), _values(other)
+    if values is not None and others is not None:
+        return not any(same_value(value, found) for value in values for found in others)
+    types, more = one.get("type"), other.get("type")
+    if types is not None and more is not None and not _common_types(types, more):
+        return True
+    for known, schema in ((values, other), (others, one)):
+        if known is not None and "type" in schema:
+            named = schema["type"]
+            types = [named] if isinstance(named, str) else named
+            if not any(_is_of(value, name) for value in known for name in types):
+                return True
+    # Objects that both require a key, with values that differ.
+    if one.get("type") == other.get("type") == "object":
+        keys = set(one.get("required", [])) & set(other.get("required", []))
+        ours, theirs = one.get("properties", {}), other.get("properties", {})
+        if any(disjoint(ours.get(key, True), theirs.get(key, True)) for key in keys):
+            return True
+        return _closed_without(one, other) or _closed_without(other, one)
+    return False
+
+
+def _closed_without(one: Schema, other: Schema) -> bool:
+    """Whether one requires a key that the other does not allow."""
+    return other.get("additionalProperties") is False and any(
+        key not in other.get("properties", {}) for key in one.get("required", [])
+    )
+
+
+def _values(schema: Schema) -> list[Any] | None:
+    if "const" in schema:
+        return [schema["const"]]
+    values = schema.get("enum")
+    return values if isinstance(values, list) else None
+
+
+def _is_of(value: Any, name: str) -> bool:
+    match name:
+        case "string":
+            return isinstance(value, str)
+        case "integer" | "number":
+            return _numbers(value) and (name == "number" or value == int(value))
+        case "boolean":
+            return isinstance(value, bool)
+        case "null":
+            return value is None
+        case "array":
+            return isinstance(value, list)
+        case _:
+            return isinstance(value, dict)
+
+
+def fits_type(value: Any, types: list[str]) -> bool:
+    """Whether a value is of one of these types."""
+    return any(_is_of(value, name) for name in types)
