@@ -64,26 +64,6 @@ PUBLIC = {
         "softmask.hub.push.push",
     ],
 }
-# Fields of OpenAI's, which its own reference explains at length.
-MEANINGS = {
-    "model": "the model's name; may be left out",
-    "messages": "the conversation: objects with `role` and `content`",
-    "prompt": "the text to go on from; completions also take token ids, and lists",
-    "suffix": "a text behind the answer: `max_tokens` tokens are filled in between",
-    "max_tokens": "masks behind the prompt; default: the server's `--max-tokens`",
-    "max_completion_tokens": "the newer name of `max_tokens`: give one of them",
-    "n": "texts for each prompt; number i draws from `seed + i`",
-    "stop": "texts before which the answer is cut, at most 4",
-    "seed": "fixes every random choice",
-    "temperature": "0 takes the likeliest token",
-    "top_p": "the smallest set of tokens with this total mass is kept",
-    "stream": "answer with events as the text becomes final",
-    "stream_options": "`include_usage`: the last event of a stream counts tokens",
-    "logprobs": "log-probabilities of each token at the step that committed it",
-    "top_logprobs": "and of so many leading tokens beside it",
-    "candidates": "leading tokens that a step reports of each position",
-    "softmask": "what OpenAI has no field for: the last table of this page",
-}
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -238,11 +218,14 @@ def rules_of_decoding() -> list[str]:
 
 def http() -> str:
     """The fields of requests."""
-    from softmask.serving import protocol
+    from softmask.serving import messages, protocol
+    from softmask.serving.fields import FIELDS
 
-    requests = {
+    requests: dict[str, Any] = {
         "POST /v1/chat/completions": protocol.ChatRequest,
+        "A message": messages.Message,
         "POST /v1/completions": protocol.CompletionRequest,
+        "The key `stream_options`": protocol.StreamOptions,
         "POST /v1/denoise": protocol.DenoiseRequest,
         "The key `softmask` of every request": protocol.Extension,
     }
@@ -250,8 +233,9 @@ def http() -> str:
         "# HTTP",
         "",
         "The fields of every request that `softmask serve` answers, read off the models that check",
-        "them. A field that is not here is refused by name. [Serve](../guides/serve.md) shows",
-        "requests and answers; `/openapi.json` of a running server describes both for programs.",
+        "them, and what becomes of the fields that other servers have. A field that is not here is",
+        "refused by name. [Serve](../guides/serve.md) shows requests and answers; `/docs` and",
+        "`/openapi.json` of a running server describe both, for people and for programs.",
         "",
         "| route | what it answers |",
         "|---|---|",
@@ -261,12 +245,14 @@ def http() -> str:
         "| `POST /v1/completions` | OpenAI's completions; with `suffix` the text between |",
         "| `POST /v1/denoise` | every step of one text ([trace](trace.md)) |",
         "| `GET /health`, `GET /metrics` | whether requests are taken; Prometheus |",
+        "| `GET /docs`, `GET /openapi.json` | this reference, and the schema |",
     ]
     for title, model in requests.items():
         schema = model.model_json_schema()
         rows = []
-        for name, field in schema["properties"].items():
-            meaning = field.get("description") or MEANINGS.get(name)
+        for name in model.model_fields:
+            field = schema["properties"][name]
+            meaning = field.get("description")
             if meaning is None:
                 raise PluginError(f"the field {name} of {title} has no description")
             default = "required" if name in schema.get("required", ()) else "-"
@@ -274,6 +260,36 @@ def http() -> str:
                 default = _value(field["default"])
             rows.append((f"`{name}`", _json_type(field), default, meaning))
         lines += ["", f"## {title}", "", *table("field", "type", "default", "meaning")(rows)]
+    kinds = {
+        "chat": "chat",
+        "completions": "completions",
+        "message": "messages",
+        "part": "parts of a message",
+        "stream_options": "`stream_options`",
+    }
+    rows = [
+        (
+            f"`{field.name}`",
+            field.api,
+            ", ".join(kinds[kind] for kind in field.kinds),
+            " or ".join(["null", *map(_value, field.neutral)])
+            if field.does == "neutral"
+            else "any value",
+            field.meaning,
+        )
+        for field in FIELDS
+        if field.does in ("neutral", "ignored")
+    ]
+    lines += [
+        "",
+        "## Fields that change nothing",
+        "",
+        "Clients send these beside what they ask for. Where any value is accepted, the last column",
+        "says why the field is passed over. The others are accepted at the value at which they",
+        "change nothing, and refused by name at any other: the last column says what to do instead.",
+        "",
+        *table("field", "whose", "where", "accepted", "why, or what instead")(rows),
+    ]
     return "\n".join([*lines, ""])
 
 
@@ -337,8 +353,8 @@ def _name(annotation: Any) -> str:
 
 def _json_type(schema: dict[str, Any]) -> str:
     """A type with its limits as JSON's users say it: integer, 1 to 64."""
-    if "anyOf" in schema:
-        names = [_json_type(one) for one in schema["anyOf"] if one.get("type") != "null"]
+    if members := schema.get("anyOf") or schema.get("oneOf"):
+        names = [_json_type(one) for one in members if one.get("type") != "null"]
         return " or ".join(dict.fromkeys(names))
     if "$ref" in schema:
         name = schema["$ref"].rpartition("/")[2]

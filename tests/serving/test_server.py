@@ -275,8 +275,9 @@ def test_a_top_k_of_other_servers_that_is_off_is_off(tmp_path, off, where) -> No
     assert service.jobs(asked)[0].request.sampling.top_k is None
 
 
-def test_a_top_k_in_the_wrong_place_or_out_of_range_is_refused_by_name(url) -> None:
-    for body in ({"top_k": 5}, {"top_k": False}, {"softmask": {"top_k": -2}}):
+def test_a_top_k_out_of_range_or_given_twice_is_refused_by_name(url) -> None:
+    twice = {"top_k": 5, "softmask": {"top_k": 4}}
+    for body in ({"top_k": -2}, {"top_k": False}, {"softmask": {"top_k": -2}}, twice):
         answer = post(url, "/v1/completions", {"prompt": "x", **body})
         assert answer.status_code == 400
         assert "top_k" in answer.json()["error"]["message"]

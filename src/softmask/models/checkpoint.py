@@ -83,6 +83,20 @@ class Checkpoint:
         assert isinstance(text, str)  # a list is for lists of lists
         return text
 
+    def bytes_of(self, token: int) -> bytes:
+        """What a token stands for, which may be a part of a character alone."""
+        name = str(self.tokenizer.convert_ids_to_tokens(token))
+        if token in self.tokenizer.added_tokens_decoder:
+            return name.encode()
+        return bytes(self._byte_of[character] for character in name)
+
+    @functools.cached_property
+    def _byte_of(self) -> dict[str, int]:
+        """The byte of each character by which byte-level tokenizers, all of ours, write it."""
+        from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+        return {character: byte for byte, character in bytes_to_unicode().items()}
+
     @functools.cached_property
     def vocabulary(self) -> Vocabulary:
         """What each token adds to a text, as bytes."""

@@ -12,8 +12,10 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+from ..settings import shown
 from .engine import EngineClosed, QueueFull, Result
 from .middleware import error_body
+from .strict import NAMED
 
 # How a request ended that did not come to its end: status, type, sentence.
 ENDINGS = {
@@ -38,8 +40,11 @@ def handle_errors(app: FastAPI) -> None:
     """Adds the handlers of every error that a route may raise."""
 
     @app.exception_handler(RequestValidationError)
-    async def invalid(_request: Request, error: RequestValidationError) -> JSONResponse:
-        message, field = sentence_of(error.errors()[0])
+    async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
+        first = error.errors()[0]
+        message, field = sentence_of(first)
+        if first["loc"] == ("body",) and isinstance(first["input"], bytes):
+            message = _not_json(request.headers.get("content-type"))
         body = error_body(message, "invalid_request_error", param=field, code="invalid_value")
         return JSONResponse(body, 400)
 
@@ -68,12 +73,20 @@ def handle_errors(app: FastAPI) -> None:
         return JSONResponse(body, error.status_code, error.headers)
 
 
+def _not_json(content_type: str | None) -> str:
+    """FastAPI hands on the body of another type as it is."""
+    said = "has no Content-Type" if not content_type else f"says Content-Type {shown(content_type)}"
+    return f"the request {said}: send JSON with -H 'Content-Type: application/json'"
+
+
 def sentence_of(error: Any) -> tuple[str, str | None]:
     """A validation error in words, and the name of the field."""
     # pydantic appends the members of a union to the place; they are no names of fields.
     place = [str(part) for part in error["loc"][1:] if isinstance(part, int) or part.isidentifier()]
     if error["type"] == "extra_forbidden" and place[-1:] != [error["loc"][-1]]:
         place.append(error["loc"][-1])  # what was sent is a name in any case
+    if error["type"] == NAMED:
+        place.append(error["ctx"]["name"])
     field = ".".join(place) or None
     if error["type"] == "json_invalid":
         return f"the body is not valid JSON: {error['ctx']['error']}", None

@@ -32,6 +32,7 @@ class Answer:
         self._checkpoint = checkpoint
         self._stream = IncrementalDetokenizer(checkpoint, request, infill=infill, stops=stops)
         self._infill, self.top = infill, top
+        self.forwards = 0  # so far
         self.all: list[Token] = []
         self.result: Result | None = None
 
@@ -62,18 +63,24 @@ class Answer:
         """What has become final with an event."""
         tokens = self._stream.take(event)
         self.all += tokens
+        self.forwards = event.forwards
         return tokens
 
     def finish(self, result: Result) -> list[Token]:
         """What was held back, now that the request is over."""
         tokens = self._stream.rest()
         self.all += tokens
-        self.result = result
+        self.result, self.forwards = result, result.forwards
         return tokens
 
     def name(self, token: int) -> str:
         """A token's own text."""
         return self._checkpoint.decode([token])
+
+    def entry(self, token: int, logprob: float | None) -> dict[str, Any]:
+        """A token and its log-probability, as chats report them."""
+        octets = list(self._checkpoint.bytes_of(token))
+        return {"token": self.name(token), "logprob": logprob, "bytes": octets}
 
 
 class ResponseFormat:
@@ -146,10 +153,8 @@ class ChatResponse(ResponseFormat):
             return None
         content = [
             {
-                **_entry(answer.name(token.id), token.logprob),
-                "top_logprobs": [
-                    _entry(answer.name(i), value) for i, value in token.top[: answer.top]
-                ],
+                **answer.entry(token.id, token.logprob),
+                "top_logprobs": [answer.entry(i, value) for i, value in token.top[: answer.top]],
             }
             for token in tokens
         ]
@@ -202,13 +207,24 @@ class CompletionResponse(ResponseFormat):
         }
 
 
-def usage(answers: Sequence[Answer], prompt_tokens: int) -> dict[str, int]:
-    """Tokens, as they are counted for a bill."""
+def usage(answers: Sequence[Answer], prompt_tokens: int) -> dict[str, Any]:
+    """Tokens, as they are counted for a bill, and the forwards that they took.
+
+    OpenAI's details are those of what there is not here: audio, reasoning, guesses, a prompt cache.
+    """
     completion = sum(answer.tokens for answer in answers)
     return {
         "prompt_tokens": prompt_tokens,
         "completion_tokens": completion,
         "total_tokens": prompt_tokens + completion,
+        "prompt_tokens_details": {"cached_tokens": 0, "audio_tokens": 0},
+        "completion_tokens_details": {
+            "reasoning_tokens": 0,
+            "audio_tokens": 0,
+            "accepted_prediction_tokens": 0,
+            "rejected_prediction_tokens": 0,
+            "forwards": sum(answer.forwards for answer in answers),
+        },
     }
 
 
@@ -221,9 +237,3 @@ def _by_text(answer: Answer, token: Token) -> dict[str, float]:
     for i, logprob in entries:
         named[answer.name(i)] = max(logprob, named.get(answer.name(i), logprob))
     return named
-
-
-def _entry(text: str, logprob: float | None) -> dict[str, Any]:
-    # Bytes of a token that is part of a character cannot be told from its text.
-    octets = None if "\ufffd" in text else list(text.encode("utf-8"))
-    return {"token": text, "logprob": logprob, "bytes": octets}

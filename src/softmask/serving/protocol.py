@@ -1,7 +1,7 @@
 """The shapes of requests and answers over HTTP: OpenAI's, and one key `softmask` beside them.
 
-A field that is not implemented is refused by name; one that says what happens anyway (a penalty
-of 0, null) is let through. Types are checked strictly: "5" is no number.
+The types of what is implemented; `fields.py` says what each field does, and has all others that
+clients send.
 """
 
 from __future__ import annotations
@@ -11,61 +11,30 @@ import typing
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import (
-    AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
+    Discriminator,
     Field,
     PlainValidator,
+    Tag,
     create_model,
     field_validator,
     model_validator,
 )
 
 from ..config import TOP_K_OFF, SamplingConfig, SoftMaskConfig, from_mapping, require
-from ..decoding.control_names import half_character
+from .fields import known
+from .messages import Messages
+from .strict import Strict, Text, require_few
 
-# What OpenAI's parameters are when they change nothing.
-NEUTRAL: dict[str, Any] = {
-    "frequency_penalty": 0,
-    "presence_penalty": 0,
-    "logit_bias": {},
-    "best_of": 1,
-    "echo": False,
-    "store": False,
-    "tools": [],
-    "modalities": ["text"],
-    "response_format": {"type": "text"},
-}
 MOST_TEXTS = 64  # n times prompts
-MOST_STOPS = 4
-MOST_FIELDS = 100  # of one object
+MOST_STOPS = 16
 MOST_TOP = 20
+MOST_LOGGED = 256  # characters of a name that a client has for something
 MOST_SEED = 2**63 - MOST_TEXTS  # text i draws from seed + i
-# Settings of the loop that have a field of OpenAI's.
-OPENAI_SAMPLING = ("temperature", "top_p")
-
-
-def _require_few(values: dict[str, Any]) -> None:
-    """One sentence on a hundred thousand unknown fields, not one on each."""
-    require(len(values) <= MOST_FIELDS, f"{len(values)} fields are too many: at most {MOST_FIELDS}")
-
-
-class Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _without_neutral(cls, values: Any) -> Any:
-        """Leaves out what changes nothing; another value of the same field is refused by name."""
-        if not isinstance(values, dict):
-            return values
-        _require_few(values)
-        return {
-            name: value
-            for name, value in values.items()
-            if value is not None
-            and (name in cls.model_fields or name not in NEUTRAL or value != NEUTRAL[name])
-        }
+# Settings of the loop that have a field of OpenAI's or vLLM's.
+TOP_SAMPLING = ("temperature", "top_p", "top_k")
 
 
 def _soft_mask(value: Any) -> Any:
@@ -93,7 +62,7 @@ _sampling_fields: Any = {
         Field(None, description=field.metadata["help"]),
     )
     for field in dataclasses.fields(SamplingConfig)
-    if field.name not in OPENAI_SAMPLING
+    if field.name not in ("temperature", "top_p")
 }
 
 
@@ -112,7 +81,7 @@ class _Extension(BaseModel):
     @classmethod
     def _few(cls, values: Any) -> Any:
         if isinstance(values, dict):
-            _require_few(values)
+            require_few(values)
         return values
 
 
@@ -123,21 +92,28 @@ else:
     Extension = create_model("Extension", __base__=_Extension, **_sampling_fields)
 
 
-def _whole_characters(text: str) -> str:
-    """JSON can name half a character (a lone surrogate), which is no text."""
-    place = half_character(text)
-    require(place is None, f"character {place} is half of one (a lone surrogate)")
-    return text
-
-
-Text = Annotated[str, AfterValidator(_whole_characters)]
+Logged = Annotated[Text, Field(max_length=MOST_LOGGED)]
 
 
 class StreamOptions(Strict):
+    kind = "stream_options"
+
     include_usage: bool = False
+    continuous_usage_stats: bool = False
 
 
 Stop = Annotated[Text, Field(min_length=1, max_length=256)]
+
+
+def _as_list(stop: Any) -> Any:
+    return [stop] if isinstance(stop, str) else stop
+
+
+Stops = Annotated[
+    list[Stop],
+    Field(max_length=MOST_STOPS, fail_fast=True),
+    BeforeValidator(_as_list, json_schema_input_type=Stop | list[Stop]),
+]
 
 
 class Shared(Strict):
@@ -146,68 +122,60 @@ class Shared(Strict):
     model: Text | None = None
     temperature: float | None = Field(None, ge=0, le=2)
     top_p: float | None = Field(None, gt=0, le=1)
+    top_k: int | None = Field(None, ge=min(TOP_K_OFF))
     seed: int | None = Field(None, ge=0, lt=MOST_SEED)
     softmask: Extension = Field(default_factory=Extension)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _without_top_k(cls, values: Any) -> Any:
-        """A top_k that is off, where other servers have it, turns off the checkpoint's too."""
-        top_k = values.get("top_k") if isinstance(values, dict) else None
-        if type(top_k) is int and top_k in TOP_K_OFF:
-            softmask = values.get("softmask") or {}
-            if isinstance(softmask, dict):
-                values = {**values, "softmask": {"top_k": None, **softmask}}
-            values = {name: value for name, value in values.items() if name != "top_k"}
-        return values
 
 
 class OpenAIRequest(Shared):
     """What chat and completions share."""
 
+    max_tokens: int | None = Field(None, ge=1)
+    max_completion_tokens: int | None = Field(None, ge=1)
+    n_predict: int | None = Field(None, ge=1)
     n: int = Field(1, ge=1, le=MOST_TEXTS)
-    stop: Stop | Annotated[list[Stop], Field(max_length=MOST_STOPS)] = Field(default_factory=list)
+    stop: Stops = Field(default_factory=list)
+    ignore_eos: bool = False
     stream: bool = False
     stream_options: StreamOptions | None = None
+    user: Logged | None = None
+    safety_identifier: Logged | None = None
+    request_id: Logged | None = None
+    session_id: Logged | None = None
 
     @property
-    def stops(self) -> list[str]:
-        return [self.stop] if isinstance(self.stop, str) else self.stop
+    def new_tokens(self) -> int | None:
+        """How many tokens are to be written; None: the server's default."""
+        names = (self.max_tokens, self.max_completion_tokens, self.n_predict)
+        return next((one for one in names if one is not None), None)
 
     @property
     def sends_usage(self) -> bool:
+        """Whether a stream ends with the count of its tokens."""
         return self.stream_options is not None and self.stream_options.include_usage
 
+    @property
+    def counts_along(self) -> bool:
+        """Whether each event of a stream counts tokens."""
+        return self.stream_options is not None and self.stream_options.continuous_usage_stats
+
+    @property
+    def log_fields(self) -> dict[str, str]:
+        """What the client says of itself, for the log."""
+        names = [one.name for one in known(self.kind).values() if one.does == "logged"]
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
+
     @model_validator(mode="after")
-    def _options_of_a_stream(self) -> OpenAIRequest:
+    def _agrees(self) -> OpenAIRequest:
         if self.stream_options is not None and not self.stream:
             raise ValueError("stream_options need stream")
+        names = ("max_tokens", "max_completion_tokens", "n_predict")
+        given = [name for name in names if getattr(self, name) is not None]
+        if len({getattr(self, name) for name in given}) > 1:
+            raise ValueError(f"{' and '.join(given)} are the same: give one of them")
         return self
 
 
-class TextPart(Strict):
-    type: Literal["text"]
-    text: Text
-
-
-class Message(Strict):
-    role: Literal["system", "developer", "user", "assistant"]
-    content: Text | Annotated[list[TextPart], Field(fail_fast=True)]
-
-    @property
-    def text(self) -> str:
-        """All of the content."""
-        if isinstance(self.content, str):
-            return self.content
-        return "".join(part.text for part in self.content)
-
-    def as_template(self) -> dict[str, str]:
-        """As chat templates take it."""
-        return {"role": "system" if self.role == "developer" else self.role, "content": self.text}
-
-
-# One fault is enough: of a long list there could be a hundred thousand.
-Messages = Annotated[list[Message], Field(min_length=1, fail_fast=True)]
 TokenId = Annotated[int, Field(ge=0)]
 TokenIds = Annotated[list[TokenId], Field(min_length=1, fail_fast=True)]
 
@@ -215,23 +183,17 @@ TokenIds = Annotated[list[TokenId], Field(min_length=1, fail_fast=True)]
 class ChatRequest(OpenAIRequest):
     """POST /v1/chat/completions."""
 
+    kind = "chat"
+
     messages: Messages
-    max_tokens: int | None = Field(None, ge=1)
-    max_completion_tokens: int | None = Field(None, ge=1)
     logprobs: bool = False
     top_logprobs: int | None = Field(None, ge=0, le=MOST_TOP)
 
     @model_validator(mode="after")
-    def _agrees(self) -> ChatRequest:
+    def _has_logprobs(self) -> ChatRequest:
         if self.top_logprobs is not None and not self.logprobs:
             raise ValueError("top_logprobs need logprobs")
-        if None not in (self.max_tokens, self.max_completion_tokens):
-            raise ValueError("max_tokens and max_completion_tokens are the same: give one of them")
         return self
-
-    @property
-    def new_tokens(self) -> int | None:
-        return self.max_completion_tokens or self.max_tokens
 
     @property
     def top(self) -> int | None:
@@ -239,15 +201,37 @@ class ChatRequest(OpenAIRequest):
         return (self.top_logprobs or 0) if self.logprobs else None
 
 
+def _form(prompt: Any) -> str | None:
+    """Which of its forms a prompt has, by its beginning: an error is then one of that form."""
+    if isinstance(prompt, str):
+        return "a text"
+    first = prompt[0] if isinstance(prompt, list) and prompt else None
+    forms = {str: "some texts", int: "token ids", list: "lists of token ids"}
+    return forms.get(type(first))
+
+
 Texts = Annotated[list[Text], Field(min_length=1, fail_fast=True)]
+ManyIds = Annotated[list[TokenIds], Field(min_length=1, fail_fast=True)]
+PromptField = Annotated[
+    Annotated[Text, Tag("a text")]
+    | Annotated[TokenIds, Tag("token ids")]
+    | Annotated[Texts, Tag("some texts")]
+    | Annotated[ManyIds, Tag("lists of token ids")],
+    Discriminator(
+        _form,
+        custom_error_type="prompt_form",
+        custom_error_message="a prompt is a text, a list of texts, token ids or lists of them",
+    ),
+]
 
 
 class CompletionRequest(OpenAIRequest):
     """POST /v1/completions. With `suffix` the text between the two is filled in."""
 
-    prompt: Text | TokenIds | Texts | Annotated[list[TokenIds], Field(min_length=1, fail_fast=True)]
+    kind = "completions"
+
+    prompt: PromptField
     suffix: Text | None = None
-    max_tokens: int | None = Field(None, ge=1)
     logprobs: int | None = Field(None, ge=0, le=MOST_TOP)
 
     @field_validator("prompt", mode="before")
@@ -264,10 +248,6 @@ class CompletionRequest(OpenAIRequest):
         return [self.prompt] if one else self.prompt  # type: ignore[list-item,return-value]
 
     @property
-    def new_tokens(self) -> int | None:
-        return self.max_tokens
-
-    @property
     def top(self) -> int | None:
         """How many leading tokens to report; None: no log-probabilities at all."""
         return self.logprobs
@@ -279,9 +259,11 @@ class DenoiseRequest(Shared):
     `messages` and `infill` together are a conversation, and its next answer but for the holes.
     """
 
+    kind = "denoise"
+
     prompt: Text | None = None
     messages: Messages | None = None
-    infill: Text | None = Field(None, description="a text in which [[n]] is a hole of n tokens")
+    infill: Text | None = None
     max_tokens: int | None = Field(None, ge=1)
     candidates: int = Field(5, ge=1, le=MOST_TOP)
     stream: bool = True

@@ -157,11 +157,12 @@ async def _answer(
         jobs = await _encoded(service, service.jobs, asked)
         handles = service.submit(jobs)
     answers = [
-        Answer(service.checkpoint, job.request, infill=job.infill, stops=asked.stops, top=asked.top)
+        Answer(service.checkpoint, job.request, infill=job.infill, stops=asked.stop, top=asked.top)
         for job in jobs
     ]
     prompt_tokens = sum(job.prompt_tokens for job in jobs[:: asked.n])
     context = _context(service, request, asked)
+    context.log_fields |= asked.log_fields
 
     def count_tokens() -> None:
         completion_tokens = sum(answer.tokens for answer in answers)
@@ -171,7 +172,7 @@ async def _answer(
         context.log_fields |= {
             "prompt_tokens": prompt_tokens,
             "completion_tokens": completion_tokens,
-            "forwards": sum(result.forwards for result in results),
+            "forwards": sum(answer.forwards for answer in answers),
             **_errors_of(results),
         }
 

@@ -27,14 +27,14 @@ from ..models.checkpoint import Checkpoint
 from ..rules import KINDS, names
 from .config import ServeConfig
 from .engine import Engine, Request, RequestHandle
+from .messages import Message
 from .protocol import (
     MOST_TEXTS,
     MOST_TOP,
-    OPENAI_SAMPLING,
+    TOP_SAMPLING,
     ChatRequest,
     CompletionRequest,
     DenoiseRequest,
-    Message,
     OpenAIRequest,
     Shared,
 )
@@ -119,7 +119,13 @@ class Service:
             masks = self._masks(asked.new_tokens, len(prompt) + len(suffix), kind)
             ids = (*prompt, *[self.checkpoint.model.mask_id] * masks, *suffix)
             request = self._request(
-                asked, ids, kind, seed + index, infill=infill, top_logprobs=top_logprobs
+                asked,
+                ids,
+                kind,
+                seed + index,
+                infill=infill,
+                endless=asked.ignore_eos,
+                top_logprobs=top_logprobs,
             )
             jobs.append(Job(request, infill, len(prompt) + len(suffix)))
         return jobs
@@ -240,6 +246,7 @@ class Service:
         *,
         infill: bool,
         top_logprobs: int,
+        endless: bool = False,
         trace: bool = False,
     ) -> Request:
         extension = asked.softmask
@@ -248,7 +255,8 @@ class Service:
             ids,
             self._sampling(asked, kind, ids.count(self.checkpoint.model.mask_id)),
             soft_mask=choose_soft_mask(extension.soft_mask, self.checkpoint.soft_mask),
-            rules=rules_of(self.checkpoint, infill=infill),
+            # No end may be written: as in a hole.
+            rules=rules_of(self.checkpoint, infill=infill or endless),
             seed=seed,
             deadline=deadline,
             top_logprobs=top_logprobs,
@@ -259,8 +267,14 @@ class Service:
         given = asked.softmask.model_dump(exclude_unset=True, exclude={"soft_mask", "deadline"})
         # A null turns off what the checkpoint brings, where it can be off.
         given = {n: value for n, value in given.items() if value is not None or n in OPTIONAL}
-        openai = {name: getattr(asked, name) for name in OPENAI_SAMPLING}
-        given |= {name: value for name, value in openai.items() if value is not None}
+        top = {name: getattr(asked, name) for name in TOP_SAMPLING}
+        top = {name: value for name, value in top.items() if value is not None}
+        for name, value in top.items():
+            require(
+                given.get(name) in (None, value),
+                f"{name} and softmask.{name} are the same setting: give one of them",
+            )
+        given |= top
         values = {"steps": masks, **kind.sampling, **given}
         return from_mapping(SamplingConfig, values, "softmask")
 

@@ -14,7 +14,7 @@ from fastapi.responses import StreamingResponse
 from .detokenizer import Token
 from .engine import RequestHandle
 from .errors import Ended
-from .openai_responses import Answer, ChatResponse, CompletionResponse
+from .openai_responses import Answer, ChatResponse, CompletionResponse, usage
 from .protocol import OpenAIRequest
 from .trace import Tracer
 
@@ -56,17 +56,25 @@ async def stream_answers(
     count_tokens: Callable[[], None],
 ) -> AsyncIterator[str]:
     """Server-sent events: what becomes final from the left, text by text as it comes."""
+
+    def event(chunk: dict[str, Any]) -> str:
+        if asked.counts_along:
+            chunk["usage"] = usage(answers, prompt_tokens)
+        elif asked.sends_usage:
+            chunk["usage"] = None  # as OpenAI's: the last one alone has it
+        return sse(chunk)
+
     try:
         for index in range(len(answers)):
             for chunk in response.opening(index):
-                yield sse(chunk)
+                yield event(chunk)
         async for index, tokens, is_last in merged(handles, answers):
             answer = answers[index]
             if tokens:
-                yield sse(response.chunk(index, answer, tokens))
+                yield event(response.chunk(index, answer, tokens))
             if is_last:
                 check_end(handles[index], answer)
-                yield sse(response.closing(index, answer))
+                yield event(response.closing(index, answer))
         if asked.sends_usage:
             yield sse(response.usage_chunk(answers, prompt_tokens))
         yield DONE

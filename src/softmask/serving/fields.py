@@ -1,0 +1,284 @@
+"""Every field that requests of OpenAI, vLLM and llama.cpp have, and what becomes of it here.
+
+One table. `protocol.py` has the types of what is implemented and leaves out what changes nothing;
+`errors.py` says of the rest what to use instead; the documents and the schema are made from it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Literal
+
+Kind = Literal["chat", "completions", "denoise", "message", "part", "stream_options"]
+Does = Literal["implemented", "logged", "ignored", "neutral"]
+BOTH: tuple[Kind, ...] = ("chat", "completions")
+ALL: tuple[Kind, ...] = (*BOTH, "denoise")
+CHAT, COMPLETIONS, DENOISE = BOTH[:1], BOTH[1:], ALL[2:]
+MESSAGE: tuple[Kind, ...] = ("message",)
+PART: tuple[Kind, ...] = ("part",)
+OPTIONS: tuple[Kind, ...] = ("stream_options",)
+
+
+@dataclass(frozen=True)
+class Known:
+    """A field that clients send, and in which kinds of objects.
+
+    Args:
+        meaning: what it does; of one that is ignored, why it changes nothing; of one that is
+            accepted at a neutral value alone, what to do instead.
+        neutral: values at which it changes nothing, beside null.
+        api: whose field it is.
+    """
+
+    name: str
+    does: Does
+    meaning: str
+    kinds: tuple[Kind, ...] = BOTH
+    neutral: tuple[Any, ...] = ()
+    api: str = ""
+
+    def is_dropped(self, value: Any) -> bool:
+        """Whether a request means the same without this value."""
+        if value is None or self.does == "ignored":
+            return True
+        # To Python false is 0.
+        return any(
+            value == one and isinstance(value, bool) == isinstance(one, bool)
+            for one in self.neutral
+        )
+
+
+def _done(name: str, meaning: str, kinds: tuple[Kind, ...] = BOTH, *neutral: Any) -> Known:
+    return Known(name, "implemented", meaning, kinds, neutral)
+
+
+def _logged(name: str, meaning: str) -> Known:
+    return Known(name, "logged", f"{meaning}; goes into the server's log")
+
+
+def _ignored(reason: str, *names: str, kinds: tuple[Kind, ...] = BOTH) -> tuple[Known, ...]:
+    return tuple(Known(name, "ignored", reason, kinds) for name in names)
+
+
+def _only(name: str, *neutral: Any, instead: str, kinds: tuple[Kind, ...] = BOTH) -> Known:
+    return Known(name, "neutral", instead, kinds, neutral)
+
+
+NO_ORDER = "tokens are not written one after the other: vary words by temperature and top_p"
+FILTERS = "filter tokens by top_p or top_k"
+TEXT_ALONE = "this model reads and writes text alone"
+NOT_YET = "ask for the form in words, and check the answer"
+NO_TOOLS = "tools are not implemented here: describe them in words, in a message"
+NOT_KEPT = "nothing is kept from one request to the next"
+NO_REASONING = "the model does not reason apart from its answer"
+IDS = "the steps of /v1/denoise name token ids"
+TURNED_OFF = "a detail of something that is off"
+TEMPLATE = "start the server with --chat-template"
+
+OPENAI = (
+    _done("model", "the model's name; may be left out", ALL),
+    _done("messages", "the conversation: objects with `role` and `content`", CHAT + DENOISE),
+    _done("prompt", "the text to go on from; or token ids, or a list of either", COMPLETIONS),
+    _done("suffix", "text behind the answer: `max_tokens` tokens are filled in", COMPLETIONS, ""),
+    # llama.cpp's clients send -1 for no limit, and for any seed.
+    _done("max_tokens", "masks behind the prompt; default: the server's --max-tokens", ALL, -1),
+    _done("max_completion_tokens", "the newer name of `max_tokens`", BOTH, -1),
+    _done("n", "texts for each prompt; number i draws from `seed + i`"),
+    _done("stop", "texts before which the answer is cut, at most 16", BOTH),
+    _done("seed", "fixes every random choice", ALL, -1),
+    _done("temperature", "0 takes the likeliest token", ALL),
+    _done("top_p", "the smallest set of tokens with this total mass is kept", ALL),
+    _done("stream", "answer with events as the text becomes final", ALL),
+    _done("stream_options", "what events bring beside text: see below"),
+    _done("logprobs", "log-probabilities of each token at the step that committed it", CHAT),
+    _done("top_logprobs", "and of so many leading tokens beside it", CHAT, 0),
+    _done(
+        "logprobs",
+        "log-probabilities of each token, and of so many leading ones, at the step that "
+        "committed it",
+        COMPLETIONS,
+        False,
+    ),
+    _logged("user", "whose request it is, by the client's own name"),
+    _logged("safety_identifier", "the newer name of `user`"),
+    *_ignored("nothing is stored that it could belong to", "metadata", kinds=CHAT),
+    *_ignored(
+        NOT_KEPT,
+        *("prompt_cache_key", "prompt_cache_options", "prompt_cache_retention"),
+        kinds=CHAT,
+    ),
+    *_ignored("there is one tier", "service_tier", kinds=CHAT),
+    *_ignored("no tools are called", "parallel_tool_calls", kinds=CHAT),
+    *_ignored("a guess to save time, which changes no answer", "prediction", kinds=CHAT),
+    *_ignored(NO_REASONING, "reasoning_effort", kinds=CHAT),
+    _only("frequency_penalty", 0, instead=NO_ORDER),
+    _only("presence_penalty", 0, instead=NO_ORDER),
+    _only("logit_bias", {}, [], instead="`end_penalty` under softmask makes texts longer"),
+    _only("best_of", 1, instead="ask for n texts with logprobs, and choose", kinds=COMPLETIONS),
+    _only("echo", False, instead="put the prompt before the answer"),
+    _only("store", False, instead="keep the answer yourself", kinds=CHAT),
+    _only("modalities", [], ["text"], instead=TEXT_ALONE, kinds=CHAT),
+    _only("audio", instead=TEXT_ALONE, kinds=CHAT),
+    _only("verbosity", "medium", instead="say in a message how long answers are to be", kinds=CHAT),
+    _only("web_search_options", instead="put what was found into a message", kinds=CHAT),
+    _only("moderation", instead="look at texts before and behind this server", kinds=CHAT),
+    _only("response_format", {"type": "text"}, instead=NOT_YET, kinds=CHAT),
+    _only("tools", [], instead=NO_TOOLS, kinds=CHAT),
+    _only("tool_choice", "none", "auto", instead=NO_TOOLS, kinds=CHAT),
+    _only("functions", [], instead=NO_TOOLS, kinds=CHAT),
+    _only("function_call", "none", "auto", instead=NO_TOOLS, kinds=CHAT),
+    # In messages.
+    _done("role", "who says it: system, developer, user or assistant", MESSAGE),
+    _done("content", "what is said: a text, or parts of type text", MESSAGE),
+    _done("name", "of the speaker, for chat templates that know names", MESSAGE),
+    *_ignored("it belongs to no turn's text", "annotations", kinds=MESSAGE),
+    _only("refusal", "", instead="give it as content", kinds=MESSAGE),
+    _only("audio", instead=TEXT_ALONE, kinds=MESSAGE),
+    _only("tool_calls", [], instead=NO_TOOLS, kinds=MESSAGE),
+    _only("function_call", instead=NO_TOOLS, kinds=MESSAGE),
+    _only("tool_call_id", instead=NO_TOOLS, kinds=MESSAGE),
+    _done("type", "text", PART),
+    _done("text", "what is said", PART),
+    *_ignored(NOT_KEPT, "prompt_cache_breakpoint", "cache_control", kinds=PART),
+    # In stream_options.
+    _done("include_usage", "the last event counts tokens", OPTIONS),
+    *_ignored("nothing is padded", "include_obfuscation", kinds=OPTIONS),
+)
+VLLM = (
+    _done("top_k", "only so many likeliest tokens are kept; 0 and -1: all of them", ALL),
+    _done("ignore_eos", "the text goes on to `max_tokens`: no end token is written"),
+    _done("continuous_usage_stats", "every event counts tokens", OPTIONS),
+    _logged("request_id", "the client's own name of the request"),
+    _logged("session_id", "the client's own name of the conversation"),
+    *_ignored(NOT_KEPT, "cache_salt"),
+    *_ignored(NO_REASONING, "include_reasoning"),
+    *_ignored(NO_REASONING, "reasoning", "reasoning_content", kinds=MESSAGE),
+    *_ignored("special tokens are no part of a text", "spaces_between_special_tokens"),
+    *_ignored("events come as text becomes final", "stream_interval"),
+    *_ignored(TURNED_OFF, "length_penalty", "truncation_side", "return_mm_kwargs"),
+    _only("min_p", 0, instead=FILTERS),
+    _only("repetition_penalty", 1, instead=NO_ORDER),
+    _only("repetition_detection", instead="bound the text by max_tokens and stop"),
+    _only("use_beam_search", False, instead="ask for n texts with logprobs, and choose"),
+    _only("watermarking", False, instead="mark texts behind this server"),
+    _only("min_tokens", 0, instead="ignore_eos writes exactly max_tokens"),
+    _only("stop_token_ids", [], instead="give the tokens' texts as stop"),
+    _only("include_stop_str_in_output", False, instead="put the stop text behind the answer"),
+    _only("skip_special_tokens", True, instead=IDS),
+    _only("truncate_prompt_tokens", instead="shorten the prompt"),
+    _only("prompt_logprobs", instead="`softmask eval ppl` measures the likelihood of texts"),
+    _only("logprob_token_ids", instead="ask for more leading tokens"),
+    _only("allowed_token_ids", instead=FILTERS),
+    _only("bad_words", [], instead=NOT_YET),
+    _only("add_special_tokens", False, instead="no tokens are put before a prompt"),
+    _only("prompt_embeds", instead="give the prompt as a text or token ids", kinds=COMPLETIONS),
+    _only("response_format", {"type": "text"}, instead=NOT_YET, kinds=COMPLETIONS),
+    _only("structured_outputs", instead=NOT_YET),
+    _only("guided_json", instead=NOT_YET),
+    _only("guided_regex", instead=NOT_YET),
+    _only("guided_choice", instead=NOT_YET),
+    _only("guided_grammar", instead=NOT_YET),
+    *_ignored(TURNED_OFF, "guided_decoding_backend", "guided_whitespace_pattern"),
+    _only("priority", 0, instead="requests start in the order in which they come"),
+    _only("return_tokens_as_token_ids", False, instead=IDS),
+    _only("return_token_ids", False, instead=IDS),
+    _only("return_token_offsets", False, instead="completions with logprobs have text_offset"),
+    _only("routed_experts_prompt_start", 0, instead="the model has no experts"),
+    _only("thinking_token_budget", -1, instead=NO_REASONING),
+    _only("kv_transfer_params", instead=NOT_KEPT),
+    _only("ec_transfer_params", instead=NOT_KEPT),
+    _only("vllm_xargs", {}, instead="settings of this server stand under softmask"),
+    _only("add_generation_prompt", True, instead="render the chat, for completions", kinds=CHAT),
+    _only(
+        "continue_final_message",
+        False,
+        instead="/v1/denoise goes on with messages by infill",
+        kinds=CHAT,
+    ),
+    _only("documents", [], instead="put them into a message", kinds=CHAT),
+    _only("chat_template", instead=TEMPLATE, kinds=CHAT),
+    _only("chat_template_kwargs", {}, instead=TEMPLATE, kinds=CHAT),
+    _only("media_io_kwargs", {}, instead=TEXT_ALONE, kinds=CHAT),
+    _only("mm_processor_kwargs", {}, instead=TEXT_ALONE, kinds=CHAT),
+    _only("return_prompt_text", False, instead="/v1/denoise starts with the prompt", kinds=CHAT),
+)
+LLAMA_CPP = (
+    _done("n_predict", "llama.cpp's name of `max_tokens`", BOTH, -1),
+    *_ignored(NOT_KEPT, "cache_prompt", "n_cache_reuse", "n_keep", "n_discard", "id_slot"),
+    *_ignored(
+        TURNED_OFF,
+        *("repeat_last_n", "penalize_nl", "dry_base", "dry_allowed_length", "dry_penalty_last_n"),
+        *("dry_sequence_breakers", "xtc_threshold", "dynatemp_exponent", "mirostat_tau"),
+        *("mirostat_eta", "adaptive_decay", "grammar_lazy", "grammar_triggers"),
+        *("preserved_tokens", "parse_tool_calls", "reasoning_budget_start_tag"),
+        *("reasoning_budget_end_tag", "reasoning_budget_end_tags", "reasoning_budget_message"),
+    ),
+    *_ignored(NO_REASONING, "reasoning_format", "reasoning_control"),
+    *_ignored("it says how tokens are drawn, not which", "backend_sampling"),
+    *_ignored("a stream is silent until text is final", "sse_ping_interval"),
+    *_ignored("answers say what they took, under softmask", "timings_per_token"),
+    _only("n_cmpl", 1, instead="n is OpenAI's name of it"),
+    _only("n_probs", 0, instead="logprobs are OpenAI's name of it"),
+    _only("min_keep", 0, 1, instead=FILTERS),
+    _only("typical_p", 1, instead=FILTERS),
+    _only("tfs_z", 1, instead=FILTERS),
+    _only("top_n_sigma", -1, 0, instead=FILTERS),
+    _only("xtc_probability", 0, instead=FILTERS),
+    _only("samplers", instead="temperature comes first, then top_k, then top_p"),
+    _only("dynatemp_range", 0, instead="give one temperature"),
+    _only("adaptive_target", -1, instead="give one temperature"),
+    _only("mirostat", 0, instead="`threshold` under softmask commits by confidence"),
+    _only("repeat_penalty", 1, instead=NO_ORDER),
+    _only("dry_multiplier", 0, instead=NO_ORDER),
+    _only("t_max_predict_ms", -1, 0, instead="`deadline` under softmask, in seconds"),
+    _only("t_max_prompt_ms", -1, 0, instead="`deadline` under softmask, in seconds"),
+    _only("n_indent", 0, instead="put the indentation at the end of the prompt"),
+    _only("grammar", "", instead=NOT_YET),
+    _only("json_schema", instead=NOT_YET),
+    _only("lora", [], instead="start the server with --adapter"),
+    _only("image_data", [], instead=TEXT_ALONE),
+    _only("reasoning_budget_tokens", -1, instead=NO_REASONING),
+    _only("post_sampling_probs", False, instead="log-probabilities are the model's own"),
+    _only("return_tokens", False, instead=IDS),
+    _only("response_fields", [], instead="take what you need of the answer"),
+    _only("verbose", False, instead="/v1/denoise tells every step"),
+    _only("return_progress", False, instead="/v1/denoise tells every step"),
+    _only("chat_format", instead=TEMPLATE, kinds=CHAT),
+    _only("chat_parser", "", instead=TEMPLATE, kinds=CHAT),
+    _only("generation_prompt", "", instead=TEMPLATE, kinds=CHAT),
+)
+OWN = (
+    _done("prompt", "the text to go on from", DENOISE),
+    _done("infill", "a text in which [[n]] is a hole of n tokens", DENOISE, ""),
+    _done("candidates", "leading tokens that a step reports of each position", DENOISE),
+    _done("softmask", "what OpenAI has no field for: the last table", ALL),
+)
+FIELDS = tuple(
+    dataclasses.replace(one, api=api)
+    for api, rows in {
+        "OpenAI": OPENAI,
+        "vLLM": VLLM,
+        "llama.cpp": LLAMA_CPP,
+        "softmask": OWN,
+    }.items()
+    for one in rows
+)
+
+
+@cache
+def known(kind: Kind) -> dict[str, Known]:
+    """The fields of a kind of object, by name."""
+    return {one.name: one for one in FIELDS if kind in one.kinds}
+
+
+def refusal(kind: Kind, name: str) -> str:
+    """Why a field is not taken, and what to do instead."""
+    fields = known(kind)
+    if name in fields:
+        return f"not implemented here: {fields[name].meaning}"
+    done = [one.name for one in fields.values() if one.does == "implemented"]
+    near = difflib.get_close_matches(name[:100], done, n=1)
+    return f"unknown here: {f'did you mean {near[0]}?' if near else 'leave it out'}"

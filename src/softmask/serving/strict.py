@@ -1,0 +1,79 @@
+"""Objects of requests, checked strictly: "5" is no number, and no field is passed over unsaid.
+
+A field that says what happens anyway (a penalty of 0, null) is let through, any other value of it
+is refused by name: `fields.py` has them all.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, model_validator
+from pydantic_core import PydanticCustomError
+
+from ..config import require
+from ..decoding.control_names import half_character
+from .fields import Kind, known, refusal
+
+MOST_FIELDS = 100  # of one object
+NAMED = "named_field"  # the type of `wrong`
+
+
+def require_few(values: dict[str, Any]) -> None:
+    """One sentence on a hundred thousand unknown fields, not one on each.
+
+    Raises:
+        ValueError: there are more than a request could have.
+    """
+    require(len(values) <= MOST_FIELDS, f"{len(values)} fields are too many: at most {MOST_FIELDS}")
+
+
+def wrong(name: str, why: str) -> PydanticCustomError:
+    """The error on a field, by a check of the whole object, whose place is the object's."""
+    return PydanticCustomError(NAMED, "{why}", {"name": name, "why": why})
+
+
+def _describe(schema: dict[str, Any], cls: type[Strict]) -> None:
+    """Adds to a model's schema what each field does, and the fields that it leaves out."""
+    properties = schema.setdefault("properties", {})
+    for field in known(cls.kind).values():
+        if field.does in ("implemented", "logged"):
+            properties[field.name]["description"] = field.meaning
+        elif field.does == "ignored":
+            properties[field.name] = {"description": f"ignored: {field.meaning}"}
+        else:
+            values = {"enum": [None, *field.neutral]}
+            properties[field.name] = {**values, "description": f"else: {field.meaning}"}
+
+
+class Strict(BaseModel):
+    """An object whose fields are those of the table in `fields.py`."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra=_describe)
+    kind: ClassVar[Kind]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_neutral(cls, values: Any) -> Any:
+        """Leaves out what changes nothing; another value of the same field is refused by name."""
+        if not isinstance(values, dict):
+            return values
+        require_few(values)
+        fields, kept = known(cls.kind), {}
+        for name, value in values.items():
+            if value is None or (name in fields and fields[name].is_dropped(value)):
+                continue
+            if name not in cls.model_fields and half_character(name) is None:
+                raise wrong(name, refusal(cls.kind, name))
+            kept[name] = value
+        return kept
+
+
+def _whole_characters(text: str) -> str:
+    """JSON can name half a character (a lone surrogate), which is no text."""
+    place = half_character(text)
+    require(place is None, f"character {place} is half of one (a lone surrogate)")
+    return text
+
+
+Text = Annotated[str, AfterValidator(_whole_characters)]
