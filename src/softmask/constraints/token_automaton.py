@@ -241,6 +241,10 @@ class TokenAutomaton:
             ids = ids[:-1]
         return tuple(ids)
 
+    def accepts(self, text: str) -> bool:
+        """Whether a whole text is of the form."""
+        return self.automaton.accepts(text.encode())
+
     def completes(self, kinds: Sequence[int | None]) -> bool:
         """Whether a canvas of tokens (their classes) and holes (None) can be completed.
 

@@ -195,8 +195,10 @@ class Batch:
         if busy:
             groups = self._predict(busy, [scheduled[id(s)] for s in busy])
             # Feedback must not point at what a step's commits have made impossible.
-            bound = [g.settings.automaton is not None and g.settings.soft_mask for g in groups]
-            pairs = [pairs_of(g) if is_bound else None for g, is_bound in zip(groups, bound)]
+            pairs = [
+                pairs_of(group) if group.settings.automaton and group.settings.soft_mask else None
+                for group in groups
+            ]
             for group in groups:
                 self._commit(group)
             self._update_masks(groups)
@@ -390,11 +392,11 @@ class Batch:
 
     def _renew_constraints(self, sequences: Sequence[SequenceState]) -> None:
         """Sets of states that a constraint's automaton has forgotten are read off the canvas."""
-        constrained = [s for s in sequences if s.constraint is not None]
-        for automaton in {id(s.constraint): s.constraint.automaton for s in constrained}.values():
-            automaton.trim()
-        for sequence in constrained:
-            sequence.constraint.renew(self._ids(sequence))
+        constrained = [(s, s.constraint) for s in sequences if s.constraint is not None]
+        for _, constraint in constrained:
+            constraint.automaton.trim()
+        for sequence, constraint in constrained:
+            constraint.renew(self._ids(sequence))
 
     def _ids(self, sequence: SequenceState) -> np.ndarray:
         """(L,) a sequence's tokens, on the host."""

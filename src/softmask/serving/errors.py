@@ -13,7 +13,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from ..settings import shown
-from .engine import EngineClosed, QueueFull, Result
+from .engine import EngineClosed, QueueFull
 from .middleware import error_body
 from .strict import NAMED
 
@@ -23,6 +23,11 @@ ENDINGS = {
     "shutdown": (503, "shutdown", "the server is shutting down: try again"),
     "broken": (503, "error", "the engine broke down; the server's log says more: try again"),
     "failed": (500, "error", "the model failed on this request; the server's log says more"),
+    "malformed": (
+        422,
+        "invalid_output",
+        "the answer was cut before it had the form that was asked for: leave out stop",
+    ),
     "cancelled": (499, "cancelled", "the request was cancelled"),
 }
 
@@ -30,10 +35,10 @@ ENDINGS = {
 class Ended(Exception):
     """A request that was accepted and came to no answer."""
 
-    def __init__(self, result: Result) -> None:
-        status, kind, sentence = ENDINGS[result.finish_reason]
+    def __init__(self, reason: str) -> None:
+        status, kind, sentence = ENDINGS[reason]
         super().__init__(sentence)
-        self.status, self.body = status, error_body(sentence, kind, code=result.finish_reason)
+        self.status, self.body = status, error_body(sentence, kind, code=reason)
 
 
 def handle_errors(app: FastAPI) -> None:

@@ -12,7 +12,17 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
 
-Kind = Literal["chat", "completions", "denoise", "message", "part", "stream_options"]
+Kind = Literal[
+    "chat",
+    "completions",
+    "denoise",
+    "message",
+    "part",
+    "stream_options",
+    "response_format",
+    "named_schema",
+    "structured_outputs",
+]
 Does = Literal["implemented", "logged", "ignored", "neutral"]
 BOTH: tuple[Kind, ...] = ("chat", "completions")
 ALL: tuple[Kind, ...] = (*BOTH, "denoise")
@@ -20,6 +30,9 @@ CHAT, COMPLETIONS, DENOISE = BOTH[:1], BOTH[1:], ALL[2:]
 MESSAGE: tuple[Kind, ...] = ("message",)
 PART: tuple[Kind, ...] = ("part",)
 OPTIONS: tuple[Kind, ...] = ("stream_options",)
+FORMAT: tuple[Kind, ...] = ("response_format",)
+NAMED: tuple[Kind, ...] = ("named_schema",)
+OUTPUTS: tuple[Kind, ...] = ("structured_outputs",)
 
 
 @dataclass(frozen=True)
@@ -125,7 +138,9 @@ OPENAI = (
     _only("verbosity", "medium", instead="say in a message how long answers are to be", kinds=CHAT),
     _only("web_search_options", instead="put what was found into a message", kinds=CHAT),
     _only("moderation", instead="look at texts before and behind this server", kinds=CHAT),
-    _only("response_format", {"type": "text"}, instead=NOT_YET, kinds=CHAT),
+    _done(
+        "response_format", "the form of the answer: see structured output", ALL, {"type": "text"}
+    ),
     _only("tools", [], instead=NO_TOOLS, kinds=CHAT),
     _only("tool_choice", "none", "auto", instead=NO_TOOLS, kinds=CHAT),
     _only("functions", [], instead=NO_TOOLS, kinds=CHAT),
@@ -143,6 +158,12 @@ OPENAI = (
     _done("type", "text", PART),
     _done("text", "what is said", PART),
     *_ignored(NOT_KEPT, "prompt_cache_breakpoint", "cache_control", kinds=PART),
+    # In response_format.
+    _done("type", "text, json_object or json_schema", FORMAT),
+    _done("json_schema", "with type json_schema: an object with `schema`", FORMAT),
+    _done("schema", "what the answer validates against", NAMED),
+    *_ignored("the schema says it all", "name", "description", kinds=NAMED),
+    *_ignored("an answer keeps to its schema in any case", "strict", kinds=NAMED),
     # In stream_options.
     _done("include_usage", "the last event counts tokens", OPTIONS),
     *_ignored("nothing is padded", "include_obfuscation", kinds=OPTIONS),
@@ -176,11 +197,24 @@ VLLM = (
     _only("add_special_tokens", False, instead="no tokens are put before a prompt"),
     _only("prompt_embeds", instead="give the prompt as a text or token ids", kinds=COMPLETIONS),
     _only("response_format", {"type": "text"}, instead=NOT_YET, kinds=COMPLETIONS),
-    _only("structured_outputs", instead=NOT_YET),
-    _only("guided_json", instead=NOT_YET),
-    _only("guided_regex", instead=NOT_YET),
-    _only("guided_choice", instead=NOT_YET),
-    _only("guided_grammar", instead=NOT_YET),
+    _done("structured_outputs", "the form of the answer, by one of its fields", ALL),
+    _done("guided_json", "the former name of `structured_outputs.json`", ALL),
+    _done("guided_regex", "the former name of `structured_outputs.regex`", ALL),
+    _done("guided_choice", "the former name of `structured_outputs.choice`", ALL),
+    _done("guided_grammar", "the former name of `structured_outputs.grammar`", ALL),
+    # In structured_outputs.
+    _done("json", "a JSON schema, as an object or as text", OUTPUTS),
+    _done("regex", "a regular expression of Python's that the whole answer matches", OUTPUTS),
+    _done("choice", "the answer is one of these texts", OUTPUTS),
+    _done("grammar", "a grammar in GBNF or Lark", OUTPUTS),
+    _done("json_object", "true: any JSON object", OUTPUTS, False),
+    *_ignored(
+        "JSON has one spacing, and declared properties alone, here",
+        *("disable_any_whitespace", "disable_fallback", "disable_additional_properties"),
+        "whitespace_pattern",
+        kinds=OUTPUTS,
+    ),
+    _only("structural_tag", instead="give a grammar or a regex", kinds=OUTPUTS),
     *_ignored(TURNED_OFF, "guided_decoding_backend", "guided_whitespace_pattern"),
     _only("priority", 0, instead="requests start in the order in which they come"),
     _only("return_tokens_as_token_ids", False, instead=IDS),
@@ -236,8 +270,8 @@ LLAMA_CPP = (
     _only("t_max_predict_ms", -1, 0, instead="`deadline` under softmask, in seconds"),
     _only("t_max_prompt_ms", -1, 0, instead="`deadline` under softmask, in seconds"),
     _only("n_indent", 0, instead="put the indentation at the end of the prompt"),
-    _only("grammar", "", instead=NOT_YET),
-    _only("json_schema", instead=NOT_YET),
+    _done("grammar", "the form of the answer as a grammar in GBNF", ALL, ""),
+    _done("json_schema", "the form of the answer as a JSON schema", ALL, {}),
     _only("lora", [], instead="start the server with --adapter"),
     _only("image_data", [], instead=TEXT_ALONE),
     _only("reasoning_budget_tokens", -1, instead=NO_REASONING),

@@ -31,7 +31,7 @@ class Answer:
     ) -> None:
         self._checkpoint = checkpoint
         self._stream = IncrementalDetokenizer(checkpoint, request, infill=infill, stops=stops)
-        self._infill, self.top = infill, top
+        self._infill, self.top, self._form = infill, top, request.constraint
         self.forwards = 0  # so far
         self.all: list[Token] = []
         self.result: Result | None = None
@@ -51,7 +51,14 @@ class Answer:
 
     @property
     def finish_reason(self) -> str:
-        return "stop" if self.is_ended or self._infill else "length"
+        # A text of a form is whole where it fills its canvas.
+        whole = self._infill or self._form is not None
+        return "stop" if self.is_ended or whole else "length"
+
+    @property
+    def is_malformed(self) -> bool:
+        """Whether the text is not of the form that was asked for: a stop string cut it."""
+        return self._form is not None and not self._form.accepts(self.text)
 
     @property
     def cost(self) -> dict[str, int | float]:

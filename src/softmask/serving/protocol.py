@@ -27,6 +27,7 @@ from ..config import TOP_K_OFF, SamplingConfig, SoftMaskConfig, from_mapping, re
 from .fields import known
 from .messages import Messages
 from .strict import Strict, Text, require_few
+from .structured import Structured
 
 MOST_TEXTS = 64  # n times prompts
 MOST_STOPS = 16
@@ -127,7 +128,7 @@ class Shared(Strict):
     softmask: Extension = Field(default_factory=Extension)
 
 
-class OpenAIRequest(Shared):
+class OpenAIRequest(Shared, Structured):
     """What chat and completions share."""
 
     max_tokens: int | None = Field(None, ge=1)
@@ -253,7 +254,7 @@ class CompletionRequest(OpenAIRequest):
         return self.logprobs
 
 
-class DenoiseRequest(Shared):
+class DenoiseRequest(Shared, Structured):
     """POST /v1/denoise: every step of one text; one of the first three fields.
 
     `messages` and `infill` together are a conversation, and its next answer but for the holes.

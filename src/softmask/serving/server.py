@@ -227,5 +227,5 @@ def _add_denoise(app: FastAPI, service: Service, metrics: Metrics) -> None:
         result = await handle.finished()
         note_error()
         if result.finish_reason != "done":
-            raise Ended(result)
+            raise Ended(result.finish_reason)
         return JSONResponse({"start": start, "steps": steps, "end": tracer.end(result)})

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..config import BUNDLED, PromptKind, SamplingConfig, from_mapping, kinds_to_json, require
+from ..decoding.forms import automaton_for
 from ..decoding.generation import choose_soft_mask
 from ..decoding.prompts import (
     encode,
@@ -239,7 +240,7 @@ class Service:
 
     def _request(
         self,
-        asked: Shared,
+        asked: OpenAIRequest | DenoiseRequest,
         ids: tuple[int, ...],
         kind: PromptKind,
         seed: int,
@@ -250,6 +251,10 @@ class Service:
         trace: bool = False,
     ) -> Request:
         extension = asked.softmask
+        constraint = None
+        if asked.constraint is not None:
+            bounded = infill or endless
+            constraint = automaton_for(self.checkpoint, asked.constraint, infill=bounded)
         deadline = min(extension.deadline or self.config.deadline, self.config.deadline)
         return Request(
             ids,
@@ -261,6 +266,7 @@ class Service:
             deadline=deadline,
             top_logprobs=top_logprobs,
             trace=trace,
+            constraint=constraint,
         )
 
     def _sampling(self, asked: Shared, kind: PromptKind, masks: int) -> SamplingConfig:

@@ -25,7 +25,9 @@ def check_end(handle: RequestHandle, answer: Answer) -> None:
     """A text that was cancelled behind its end, at a stop string, is as good as done."""
     result = handle.result(0)
     if result.finish_reason != "done" and not answer.is_ended:
-        raise Ended(result)
+        raise Ended(result.finish_reason)
+    if answer.is_malformed:
+        raise Ended("malformed")
 
 
 @contextlib.asynccontextmanager
@@ -132,7 +134,7 @@ async def stream_steps(
         if result.finish_reason == "done":
             yield sse(tracer.end(result), "end")
         else:
-            yield sse(Ended(result).body, "error")
+            yield sse(Ended(result.finish_reason).body, "error")
     finally:
         at_end()
         handle.cancel()

@@ -52,6 +52,11 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra=_describe)
     kind: ClassVar[Kind]
 
+    @classmethod
+    def _names(cls) -> set[str]:
+        """The fields' names in requests, which may be words that Python keeps."""
+        return {field.alias or name for name, field in cls.model_fields.items()}
+
     @model_validator(mode="before")
     @classmethod
     def _without_neutral(cls, values: Any) -> Any:
@@ -63,7 +68,7 @@ class Strict(BaseModel):
         for name, value in values.items():
             if value is None or (name in fields and fields[name].is_dropped(value)):
                 continue
-            if name not in cls.model_fields and half_character(name) is None:
+            if name not in cls._names() and half_character(name) is None:
                 raise wrong(name, refusal(cls.kind, name))
             kept[name] = value
         return kept

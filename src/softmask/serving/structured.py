@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from ..constraints.constraint import Constraint
 from .strict import Strict, Text
@@ -18,16 +18,15 @@ Choices = Annotated[list[Text], Field(min_length=1, max_length=MOST_CHOICES, fai
 class NamedSchema(Strict):
     """OpenAI's `json_schema`. An answer keeps to it whether `strict` is said or not."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, serialize_by_alias=True)
+    kind = "named_schema"
 
-    name: Text = "answer"
-    description: Text | None = None
     schema_: Schema = Field(True, alias="schema")
-    strict: bool | None = None
 
 
 class ResponseFormat(Strict):
     """OpenAI's `response_format`."""
+
+    kind = "response_format"
 
     type: Literal["text", "json_object", "json_schema"]
     json_schema: NamedSchema | None = None
@@ -41,6 +40,8 @@ class ResponseFormat(Strict):
 
 class StructuredOutputs(Strict):
     """vLLM's `structured_outputs`: one of its fields."""
+
+    kind = "structured_outputs"
 
     json_: Schema | Text | None = Field(None, alias="json")
     regex: Text | None = None
@@ -58,8 +59,8 @@ class Structured(Strict):
     guided_regex: Text | None = None
     guided_choice: Choices | None = None
     guided_grammar: Text | None = None
-    grammar: Text | None = Field(None, description="llama.cpp's name of guided_grammar")
-    json_schema: Schema | None = Field(None, description="llama.cpp's name of guided_json")
+    grammar: Text | None = None
+    json_schema: Schema | None = None
 
     @property
     def constraint(self) -> Constraint | None:
