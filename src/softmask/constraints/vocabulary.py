@@ -28,10 +28,10 @@ def token_bytes(tokenizer: PreTrainedTokenizerBase) -> list[bytes | None]:
             for index, name in enumerate(names)
         ]
     anchor = tokenizer(ANCHOR, add_special_tokens=False)["input_ids"]
-    before = tokenizer.decode(anchor)
+    before = str(tokenizer.decode(anchor))
     found: list[bytes | None] = []
     for index in range(count):
-        text = tokenizer.decode([*anchor, index])
+        text = str(tokenizer.decode([*anchor, index]))
         plain = index not in added and text.startswith(before) and "\ufffd" not in text
         found.append(text[len(before) :].encode() or None if plain else None)
     return found

@@ -225,11 +225,8 @@ def settle(
     for sequence, scheduled, count in zip(
         predictions.sequences, predictions.scheduled_R, predictions.counts_R, strict=True
     ):
-        rows, begin, constraint = (
-            np.arange(begin, begin + count),
-            begin + count,
-            sequence.constraint,
-        )
+        rows, begin = np.arange(begin, begin + count), begin + count
+        constraint = sequence.constraint
         assert constraint is not None
         rows = rows[chosen[rows]]
         is_last = scheduled.commits >= sequence.schedule.left[scheduled.block]

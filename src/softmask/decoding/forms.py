@@ -1,4 +1,4 @@
-"""A form that is asked for as an automaton over a checkpoint's vocabulary, kept for the next time."""
+"""A form that is asked for, as an automaton over a checkpoint's vocabulary."""
 
 from __future__ import annotations
 

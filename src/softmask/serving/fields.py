@@ -83,7 +83,7 @@ def _only(name: str, *neutral: Any, instead: str, kinds: tuple[Kind, ...] = BOTH
 NO_ORDER = "tokens are not written one after the other: vary words by temperature and top_p"
 FILTERS = "filter tokens by top_p or top_k"
 TEXT_ALONE = "this model reads and writes text alone"
-NOT_YET = "ask for the form in words, and check the answer"
+BY_FORM = "exclude them by guided_regex, or check the answer"
 NO_TOOLS = "tools are not implemented here: describe them in words, in a message"
 NOT_KEPT = "nothing is kept from one request to the next"
 NO_REASONING = "the model does not reason apart from its answer"
@@ -138,9 +138,7 @@ OPENAI = (
     _only("verbosity", "medium", instead="say in a message how long answers are to be", kinds=CHAT),
     _only("web_search_options", instead="put what was found into a message", kinds=CHAT),
     _only("moderation", instead="look at texts before and behind this server", kinds=CHAT),
-    _done(
-        "response_format", "the form of the answer: see structured output", ALL, {"type": "text"}
-    ),
+    _done("response_format", "the form of the answer", ALL, {"type": "text"}),
     _only("tools", [], instead=NO_TOOLS, kinds=CHAT),
     _only("tool_choice", "none", "auto", instead=NO_TOOLS, kinds=CHAT),
     _only("functions", [], instead=NO_TOOLS, kinds=CHAT),
@@ -193,10 +191,9 @@ VLLM = (
     _only("prompt_logprobs", instead="`softmask eval ppl` measures the likelihood of texts"),
     _only("logprob_token_ids", instead="ask for more leading tokens"),
     _only("allowed_token_ids", instead=FILTERS),
-    _only("bad_words", [], instead=NOT_YET),
+    _only("bad_words", [], instead=BY_FORM),
     _only("add_special_tokens", False, instead="no tokens are put before a prompt"),
     _only("prompt_embeds", instead="give the prompt as a text or token ids", kinds=COMPLETIONS),
-    _only("response_format", {"type": "text"}, instead=NOT_YET, kinds=COMPLETIONS),
     _done("structured_outputs", "the form of the answer, by one of its fields", ALL),
     _done("guided_json", "the former name of `structured_outputs.json`", ALL),
     _done("guided_regex", "the former name of `structured_outputs.regex`", ALL),
