@@ -82,11 +82,12 @@ class Listed(Form):
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Both(Form):
-    """Texts that `left` and `right` allow."""
+class Combined(Form):
+    """Texts that `left` allows, and `right` too; or, if `without`, that `right` does not."""
 
     left: Form
     right: Form
+    without: bool
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -109,7 +110,9 @@ def literal(text: str) -> Form:
     try:
         data = text.encode()
     except UnicodeEncodeError:
-        raise ValueError(f"{text[:40]!r} holds half of a surrogate pair, which no text holds")
+        raise ValueError(
+            f"{text[:40]!r} holds half of a surrogate pair, which no text holds"
+        ) from None
     return Literal(data, size=_counted(len(data))) if data else EMPTY
 
 
@@ -198,9 +201,14 @@ def listed(parts: Iterable[tuple[Form, bool]], separator: Form) -> Form:
 
 def both(left: Form, right: Form) -> Form:
     """Texts that both allow; its states are counted when it is built."""
+    return combined(left, right, without=False)
+
+
+def combined(left: Form, right: Form, without: bool) -> Form:
+    """Texts that `left` allows, and `right` too; or, if `without`, that `right` does not."""
     if left is NOTHING or right is NOTHING:
-        return NOTHING
-    return Both(left, right, size=1, names=left.names | right.names)
+        return left if without else NOTHING
+    return Combined(left, right, without, size=1, names=left.names | right.names)
 
 
 def reference(name: str) -> Form:

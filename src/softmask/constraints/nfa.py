@@ -9,8 +9,8 @@ from itertools import pairwise
 from .forms import (
     MAX_FORM_STATES,
     Alternatives,
-    Both,
     Chars,
+    Combined,
     Form,
     Listed,
     Literal,
@@ -54,17 +54,19 @@ class _Builder:
 
     def __init__(self) -> None:
         self._work = 0
-        self._combined: dict[Both, Deterministic] = {}
+        self._combined: dict[Combined, Deterministic] = {}
 
     def deterministic(self, form: Form) -> Deterministic:
         nfa = _Nfa(self)
         start = nfa.new()
         return nfa.deterministic(start, nfa.add(form, start))
 
-    def combined(self, form: Both) -> Deterministic:
+    def combined(self, form: Combined) -> Deterministic:
         if form not in self._combined:
-            sides = self.deterministic(form.left), self.deterministic(form.right)
-            self._combined[form] = self._product(*sides)
+            left, right = self.deterministic(form.left), self.deterministic(form.right)
+            if form.without:
+                right = _complement(right)
+            self._combined[form] = self._product(left, right)
         return self._combined[form]
 
     def count(self, work: int) -> None:
@@ -140,7 +142,7 @@ class _Nfa:
                 return self._add_repeat(form, start)
             case Listed():
                 return self._add_listed(form, start)
-            case Both():
+            case Combined():
                 return self._add_automaton(self._builder.combined(form), start)
         raise TypeError(f"{form} is to be resolved first")
 
@@ -250,6 +252,22 @@ class _Nfa:
                 found for found in seen if self._edges[found] or found == end
             )
         return self._closures[state]
+
+
+def _complement(automaton: Deterministic) -> Deterministic:
+    """An automaton of all other byte strings."""
+    other = len(automaton.edges)
+    complete: list[list[Edge]] = []
+    for edges in [*automaton.edges, []]:
+        filled: list[Edge] = []
+        begin = 0
+        for edge in [*edges, (256, 256, other)]:
+            if begin < edge[0]:
+                filled.append((begin, edge[0] - 1, other))
+            filled.append(edge)
+            begin = edge[1] + 1
+        complete.append(filled[:-1])
+    return Deterministic(complete, [not accepts for accepts in automaton.accepting] + [True])
 
 
 def _disjoint(edges: list[Edge]) -> list[tuple[int, int, list[int]]]:
