@@ -235,6 +235,8 @@ def test_of_two_servers_on_one_port_the_second_loads_no_model(capsys) -> None:
         (["--deadline", "1e39"], "deadline must be a finite number"),
         (["--allow-host", "http://example.org"], "without port"),
         (["--allow-origin", "example.org"], "https://example.org"),
+        (["--chat-template", "nowhere"], "--chat-template nowhere cannot be read: No such file"),
+        (["--chat-template", __file__], "the chat template is broken"),
     ],
 )
 def test_impossible_settings_are_refused(capsys, arguments, message) -> None:
