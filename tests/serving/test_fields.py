@@ -297,6 +297,11 @@ def test_the_bytes_of_tokens_are_those_of_the_text_whatever_its_characters(url, 
         ("completions", {"prompt": "x", "temprature": 1}, "temprature: unknown here: did you mean"),
         (
             "chat",
+            {"messages": HELLO, "softmask": {"stepz": 4}},
+            "softmask.stepz: unknown here: did",
+        ),
+        (
+            "chat",
             {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]},
             "messages.0.content: this model reads and writes text alone: 'image_url' parts",
         ),

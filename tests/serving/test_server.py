@@ -956,6 +956,7 @@ def test_the_reference_is_a_page_without_scripts_that_names_every_route_and_fiel
     assert "script-src" not in policy
     assert not re.findall(r'(?:src|href)="(?!/|#|data:)', answer.text)
     schema = httpx.get(f"{url}/openapi.json").json()
+    assert f"curl -s {url}/v1/chat/completions" in answer.text
     for path in ("/", "/docs", "/openapi.json", *schema["paths"]):
         assert f" {path}</code>" in answer.text
     for name in schema["components"]["schemas"]["ChatRequest"]["properties"]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
@@ -282,6 +283,10 @@ def refusal(kind: Kind, name: str) -> str:
     fields = known(kind)
     if name in fields:
         return f"not implemented here: {fields[name].meaning}"
-    done = [one.name for one in fields.values() if one.does == "implemented"]
-    near = difflib.get_close_matches(name[:100], done, n=1)
+    return unknown(name, [one.name for one in fields.values() if one.does == "implemented"])
+
+
+def unknown(name: str, names: Iterable[str]) -> str:
+    """Why a field that nobody knows is not taken; the nearest of these names."""
+    near = difflib.get_close_matches(name[:100], names, n=1)
     return f"unknown here: {f'did you mean {near[0]}?' if near else 'leave it out'}"
