@@ -36,8 +36,8 @@ class Conversation {
     this.show();
     if (!asked) return;
     this.putBack(asked);
-    const advice = asked.text === undefined ? "Regenerate it" : "Send the message again";
-    this.page.warn(new Refusal("Interrupted: the page was left before the answer was there", advice));
+    const advice = asked.text === undefined ? "Regenerate it." : "Send the message again.";
+    this.page.warn(new Refusal("Interrupted: the page was left before the answer came", advice));
   }
 
   keep() {

@@ -120,9 +120,10 @@ class Page {
     const { message, advice } = error instanceof Refusal ? error : Refusal.own(error);
     const fault = element("strong", "", `${message.replace(/\.$/, "")}.`);
     alert.append(fault, ` ${advice}`);
-    alert.scrollIntoView({ block: "nearest" });
     if (error.status === 401) byId("key").hidden = false;
     if (error.status === 400) this.settings.pointAt(error.message);
+    // What was begun above and below it is taken back first.
+    requestAnimationFrame(() => alert.scrollIntoView({ block: "nearest" }));
   }
 
   /** Shows why `act` refuses, where it does. */

@@ -152,7 +152,7 @@ function tellDifference(panels) {
 
 function apart({ run, puzzle }, parting, words, other) {
   const { step, position } = parting;
-  const at = `first decides differently from ${other.name} at step ${step}`;
+  const at = `first decides differently at step ${step}`;
   if (puzzle) {
     const place = placeIn(puzzle, position);
     const [own, theirs] = [run, other].map((one) =>

@@ -76,14 +76,13 @@ class Texts {
   finish(error, before) {
     const { view } = this.page;
     const begun = view.runs.filter((run) => run.start.id && !before.runs.includes(run));
+    for (const run of begun) if (!run.end) run.close(error?.ending ?? "cancelled");
     if (!begun.length) {
       view.layout = before.layout;
-      return view.show(before.runs, before.about || EARLIER);
-    }
-    for (const run of begun) if (!run.end) run.close(error?.ending ?? "cancelled");
-    if (begun.length < view.panels.length) view.show(begun);
+      view.show(before.runs, before.about || EARLIER);
+    } else if (begun.length < view.panels.length) view.show(begun);
     else view.settle();
-    byId("use").hidden = false;
+    if (begun.length) byId("use").hidden = false;
     for (const panel of view.panels) this.watch(panel);
     this.page.say(begun.map((run) => `${run.name}: ${run.end.text}`).join("\n"));
   }
