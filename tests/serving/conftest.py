@@ -43,7 +43,7 @@ def new_page(chromium):
         context = chromium.new_context(viewport={"width": width, "height": height}, **more)
         contexts.append(context)
         page = context.new_page()
-        page.set_default_timeout(20_000)  # against hanging
+        page.set_default_timeout(60_000)  # against hanging
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.add_init_script(WATCH)
         return page

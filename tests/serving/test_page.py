@@ -154,7 +154,9 @@ def test_the_first_example_is_a_sudoku_that_is_filled_in_where_it_stands(page) -
     assert page.locator(".outcome").inner_text().strip() == f"Sudoku\n{answer}"
 
 
-def test_a_grid_that_breaks_the_rules_or_was_stopped_is_not_called_solved(new_page, trace, tmp_path) -> None:
+def test_a_grid_against_the_rules_or_stopped_is_not_called_solved(
+    new_page, trace, tmp_path
+) -> None:
     def with_answer(position: int, text: str):
         changed = json.loads(json.dumps(trace))
         run = changed["runs"][0]
@@ -616,6 +618,7 @@ def test_a_link_runs_with_its_text_and_settings_and_is_sent_to_no_server(page, n
     # One that would keep the server busy, or that is damaged, is only shown.
     for more, fault in (
         ("max_tokens=4000", "asks for more than 512 tokens or steps"),
+        ("steps=4000", "asks for more than 512 tokens or steps"),
         ("seed=8&softmask.steps=many&alg=best&step=9", "softmask.steps, alg, step is no setting"),
     ):
         other.evaluate("(more) => { location.hash = `#text=Tom&${more}`; }", more)

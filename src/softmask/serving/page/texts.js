@@ -166,11 +166,12 @@ class Texts {
     byId("compare").checked = compare === "1";
     const ignored = this.page.settings.fill(settings);
     const holes = partsOf(text).filter((_, i) => i % 2).map(Number);
-    const steps = ["max_tokens", "softmask.steps"].map((name) => Number(settings[name] ?? 0));
+    const { max_tokens: tokens = 0, softmask } = this.page.settings.body(false);
+    const most = Math.max(tokens, softmask.steps ?? 0, holes.reduce((a, b) => a + b, 0));
     const look = (fault) => this.page.warn(new Refusal(fault, "Look at it, and run it."));
     if (ignored.length) {
       look(`This link's ${ignored.join(", ")} is no setting here, or no value of it, and was ignored`);
-    } else if (Math.max(...steps, holes.reduce((a, b) => a + b, 0)) > MOST_OF_LINK) {
+    } else if (most > MOST_OF_LINK) {
       look(`This link asks for more than ${MOST_OF_LINK} tokens or steps`);
     } else if (!this.model.keyed) this.run();
     return true;
