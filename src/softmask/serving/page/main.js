@@ -21,7 +21,7 @@ class Page {
     const facts = [name, `context ${context}`, mixed].filter(Boolean);
     byId("model").textContent = facts.join(" \u00b7 ");
     document.title = `${name} - softmask`;
-    byId("settings").hidden = byId("refills").hidden = false;
+    byId("settings").hidden = byId("refills").hidden = byId("reference").hidden = false;
     byId("key").hidden = !keyed;
     byId("views").hidden = !chat;
     this.settings = new Settings(this.data);
