@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import socket
 import threading
 import time
@@ -31,7 +32,7 @@ from softmask.serving.engine import Engine, Event, Request, Result
 from softmask.serving.http_server import HttpServer
 from softmask.serving.listener import address_of, bind
 from softmask.serving.openai_responses import Answer, CompletionResponse
-from softmask.serving.protocol import CompletionRequest, DenoiseRequest
+from softmask.serving.protocol import ChatRequest, CompletionRequest, DenoiseRequest
 from softmask.serving.service import Service
 
 SOFT = SoftMaskConfig(k=3, scale=0.8, offset=-3.0, steepness=1.0)
@@ -427,14 +428,6 @@ def test_what_cannot_be_done_is_refused_by_name(url, path, body, named) -> None:
     assert error["type"] == "invalid_request_error"
 
 
-def test_what_changes_nothing_is_let_through(url) -> None:
-    neutral = {"frequency_penalty": 0, "presence_penalty": 0.0, "logit_bias": {}, "stop": None}
-    answer = post(
-        url, "/v1/chat/completions", {"messages": HELLO, "max_tokens": 2, "tools": [], **neutral}
-    )
-    assert answer.status_code == 200, answer.text
-
-
 @pytest.mark.parametrize(
     "body", [b"{", b"", b"[1]", b"\xff\xfe", b'{"prompt": "\\ud800"}', b"null"]
 )
@@ -471,14 +464,6 @@ def test_numbers_names_and_depths_without_measure_are_refused_in_a_short_sentenc
     message = answer.json()["error"]["message"]
     assert message.startswith(said)
     assert len(message) < 600
-
-
-@pytest.mark.parametrize("kind", ["text/plain", "multipart/form-data", "", "application/xml", "é"])
-def test_a_body_of_another_kind_is_a_client_error(url, kind) -> None:
-    headers = {"content-type": kind.encode("latin-1")}
-    answer = post(url, "/v1/completions", {"prompt": "x"}, headers=headers)
-    assert answer.status_code == 400, answer.text
-    assert answer.json()["error"]["message"]
 
 
 @pytest.mark.parametrize(
@@ -524,12 +509,29 @@ def test_a_broken_template_is_the_clients_to_know(tmp_path, template) -> None:
         assert "chat template" in answer.json()["error"]["message"]
 
 
-def test_a_model_without_a_template_says_so(tmp_path) -> None:
+def test_a_model_without_a_template_says_what_to_do_and_chats_with_one_from_a_file(
+    tmp_path, monkeypatch
+) -> None:
     checkpoint = softmask.load(write_dream_folder(tmp_path / "raw"), device="cpu")
     with serving(checkpoint) as (url, _service):
         answer = post(url, "/v1/chat/completions", {"messages": HELLO})
         assert answer.status_code == 400
-        assert "chat template" in answer.json()["error"]["message"]
+        message = answer.json()["error"]["message"]
+        assert message.startswith("raw has no chat template: ask /v1/completions")
+        assert "--chat-template" in message
+    monkeypatch.delenv("SOFTMASK_API_KEY", raising=False)
+    file = tmp_path / "last.jinja"
+    file.write_text("{{ messages[-1].content }}", encoding="utf-8")
+    args = make_parser().parse_args(["--chat-template", str(file)])
+    for model in (checkpoint, softmask.load(device="cpu")):
+        service = Service(model, config_of(args, args.host))
+        asked = ChatRequest.model_validate({"messages": HELLO, "max_tokens": 3})
+        masks = [model.model.mask_id] * 3
+        assert service.description["chat"] is True
+        ids = [*model.tokenizer("Hello")["input_ids"], *masks]
+        assert list(service.jobs(asked)[0].request.ids) == ids
+    # The checkpoint of who made the service is as it was.
+    assert checkpoint.tokenizer.chat_template is None
 
 
 # Keys.
@@ -589,6 +591,9 @@ def test_pages_of_an_allowed_origin_may_read_the_answers(checkpoint) -> None:
         assert preflight.status_code == 200
         assert preflight.headers["access-control-allow-origin"] == page
         assert "authorization" in preflight.headers["access-control-allow-headers"]
+        for method, status in (("GET", 200), ("HEAD", 200), ("DELETE", 400)):
+            asked = {**asks, "access-control-request-method": method}
+            assert httpx.options(f"{url}/v1/models", headers=asked).status_code == status
         answer = asked_as(url, {"origin": page, "authorization": "Bearer secret"})
         assert answer.status_code == 200
         assert answer.headers["access-control-allow-origin"] == page
@@ -901,6 +906,9 @@ def test_the_model_and_its_settings_are_listed(client, checkpoint) -> None:
     context = checkpoint.model.config.max_position_embeddings
     assert model.softmask["context"] == context
     assert model.softmask["chat"] is True
+    # As vLLM's clients read them.
+    assert (model.max_model_len, model.root, model.parent) == (context, "chat", None)
+    assert abs(model.created - time.time()) < 86400
 
 
 def test_the_metrics_count_what_happened(checkpoint) -> None:
@@ -922,6 +930,43 @@ def test_the_page_brings_everything_along(url) -> None:
     policy = answer.headers["content-security-policy"]
     assert "default-src 'none'" in policy
     assert "unsafe" not in policy
+
+
+def test_the_reference_is_a_page_without_scripts_that_names_every_route_and_field(url) -> None:
+    answer = httpx.get(f"{url}/docs")
+    assert answer.status_code == 200
+    policy = answer.headers["content-security-policy"]
+    assert "default-src 'none'" in policy
+    assert "script-src" not in policy
+    assert not re.findall(r'(?:src|href)="(?!/|#|data:)', answer.text)
+    schema = httpx.get(f"{url}/openapi.json").json()
+    assert f"curl -s {url}/v1/chat/completions" in answer.text
+    for path in ("/", "/docs", "/openapi.json", *schema["paths"]):
+        assert f" {path}</code>" in answer.text
+    for name in schema["components"]["schemas"]["ChatRequest"]["properties"]:
+        assert f"<code>{name}</code>" in answer.text
+
+
+@pytest.mark.parametrize(
+    "path", ["/", "/docs", "/health", "/metrics", "/openapi.json", "/v1/models", "/v1/models/chat"]
+)
+def test_head_answers_as_get_without_the_body(url, path) -> None:
+    whole, head = httpx.get(f"{url}{path}"), httpx.head(f"{url}{path}")
+    assert (whole.status_code, head.status_code) == (200, 200)
+    assert head.headers["content-type"] == whole.headers["content-type"]
+    assert whole.content
+    assert not head.content
+
+
+def test_options_says_what_a_route_allows(url) -> None:
+    for path, allowed in (
+        ("/v1/models", "GET, HEAD, OPTIONS"),
+        ("/v1/completions", "POST, OPTIONS"),
+    ):
+        answer = httpx.options(f"{url}{path}")
+        assert (answer.status_code, answer.headers["allow"], answer.content) == (204, allowed, b"")
+    assert httpx.head(f"{url}/v1/completions").status_code == 405
+    assert httpx.get(f"{url}/v1/completions").headers["allow"] == "POST, OPTIONS"
 
 
 def test_the_log_holds_no_prompts_unless_asked(checkpoint, caplog) -> None:

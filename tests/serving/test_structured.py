@@ -1,4 +1,4 @@
-"""Answers of a given form over HTTP: whoever asks, by whichever field, gets a valid text or an error."""
+"""Answers of a given form over HTTP: by whichever field, a valid text or an error comes back."""
 
 from __future__ import annotations
 
@@ -48,18 +48,19 @@ def test_a_model_of_pydantics_comes_back_parsed_whole_and_streamed(client) -> No
     assert final.choices[0].message.parsed == answer.choices[0].message.parsed
 
 
+GRAMMAR = 'root ::= "a" root "b" | "c"'
 FIELDS = {
     "response_format": {"response_format": {"type": "json_object"}},
     "structured_outputs.json": {"structured_outputs": {"json": SCHEMA}},
     "structured_outputs.regex": {"structured_outputs": {"regex": "[0-9]{2}-x+"}},
     "structured_outputs.choice": {"structured_outputs": {"choice": ["yes", "no"]}},
-    "structured_outputs.grammar": {"structured_outputs": {"grammar": 'root ::= "a" root "b" | "c"'}},
+    "structured_outputs.grammar": {"structured_outputs": {"grammar": GRAMMAR}},
     "structured_outputs.json_object": {"structured_outputs": {"json_object": True}},
     "guided_json": {"guided_json": json.dumps(SCHEMA)},
     "guided_regex": {"guided_regex": "[0-9]{2}-x+"},
     "guided_choice": {"guided_choice": ["yes", "no"]},
     "guided_grammar": {"guided_grammar": 'start: "a" start "b" | "c"'},
-    "grammar": {"grammar": 'root ::= "a" root "b" | "c"'},
+    "grammar": {"grammar": GRAMMAR},
     "json_schema": {"json_schema": SCHEMA},
 }
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
 from ..settings import shown
@@ -69,13 +69,24 @@ def handle_errors(app: FastAPI) -> None:
         return JSONResponse(error.body, error.status)
 
     @app.exception_handler(HTTPException)
-    async def other(_request: Request, error: HTTPException) -> JSONResponse:
+    async def other(request: Request, error: HTTPException) -> Response:
+        if error.status_code == 405 and request.method == "OPTIONS":
+            return Response(status_code=204, headers=_allowed(error.headers))
         sentence = str(error.detail)
         if error.__cause__ is not None and sentence.endswith("parsing the body"):
             # Nested too deeply, endless numbers, no UTF-8: FastAPI keeps it to itself.
             sentence = f"the body is not valid JSON: {error.__cause__}"
         body = error_body(sentence, "invalid_request_error")
-        return JSONResponse(body, error.status_code, error.headers)
+        return JSONResponse(body, error.status_code, _allowed(error.headers))
+
+
+def _allowed(headers: Mapping[str, str] | None) -> dict[str, str]:
+    """The headers of an error; what a route allows, with what every route does."""
+    headers = dict(headers or {})
+    if allowed := headers.get("Allow", headers.get("allow")):
+        head = ["HEAD"] if "GET" in allowed else []
+        headers["Allow"] = ", ".join([allowed, *head, "OPTIONS"])
+    return headers
 
 
 def _not_json(content_type: str | None) -> str:
@@ -88,15 +99,11 @@ def sentence_of(error: Any) -> tuple[str, str | None]:
     """A validation error in words, and the name of the field."""
     # pydantic appends the members of a union to the place; they are no names of fields.
     place = [str(part) for part in error["loc"][1:] if isinstance(part, int) or part.isidentifier()]
-    if error["type"] == "extra_forbidden" and place[-1:] != [error["loc"][-1]]:
-        place.append(error["loc"][-1])  # what was sent is a name in any case
     if error["type"] == NAMED:
         place.append(error["ctx"]["name"])
     field = ".".join(place) or None
     if error["type"] == "json_invalid":
         return f"the body is not valid JSON: {error['ctx']['error']}", None
-    if error["type"] == "extra_forbidden":
-        return f"{field} is unknown or not implemented here: leave it out", field
     message = error["msg"].removeprefix("Value error, ")
     return (f"{field}: {message}" if field else message), field
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
@@ -131,7 +132,7 @@ OPENAI = (
     _only("presence_penalty", 0, instead=NO_ORDER),
     _only("logit_bias", {}, [], instead="`end_penalty` under softmask makes texts longer"),
     _only("best_of", 1, instead="ask for n texts with logprobs, and choose", kinds=COMPLETIONS),
-    _only("echo", False, instead="put the prompt before the answer"),
+    _only("echo", False, instead="put the prompt before the answer", kinds=COMPLETIONS),
     _only("store", False, instead="keep the answer yourself", kinds=CHAT),
     _only("modalities", [], ["text"], instead=TEXT_ALONE, kinds=CHAT),
     _only("audio", instead=TEXT_ALONE, kinds=CHAT),
@@ -155,7 +156,7 @@ OPENAI = (
     _only("tool_call_id", instead=NO_TOOLS, kinds=MESSAGE),
     _done("type", "text", PART),
     _done("text", "what is said", PART),
-    *_ignored(NOT_KEPT, "prompt_cache_breakpoint", "cache_control", kinds=PART),
+    *_ignored(NOT_KEPT, "prompt_cache_breakpoint", kinds=PART),
     # In response_format.
     _done("type", "text, json_object or json_schema", FORMAT),
     _done("json_schema", "with type json_schema: an object with `schema`", FORMAT),
@@ -175,6 +176,8 @@ VLLM = (
     *_ignored(NOT_KEPT, "cache_salt"),
     *_ignored(NO_REASONING, "include_reasoning"),
     *_ignored(NO_REASONING, "reasoning", "reasoning_content", kinds=MESSAGE),
+    # As libraries write it who pass on what Anthropic's clients send.
+    *_ignored(NOT_KEPT, "cache_control", kinds=PART),
     *_ignored("special tokens are no part of a text", "spaces_between_special_tokens"),
     *_ignored("events come as text becomes final", "stream_interval"),
     *_ignored(TURNED_OFF, "length_penalty", "truncation_side", "return_mm_kwargs"),
@@ -222,6 +225,7 @@ VLLM = (
     _only("kv_transfer_params", instead=NOT_KEPT),
     _only("ec_transfer_params", instead=NOT_KEPT),
     _only("vllm_xargs", {}, instead="settings of this server stand under softmask"),
+    _only("echo", False, instead="put the last message before the answer", kinds=CHAT),
     _only("add_generation_prompt", True, instead="render the chat, for completions", kinds=CHAT),
     _only(
         "continue_final_message",
@@ -253,15 +257,15 @@ LLAMA_CPP = (
     *_ignored("answers say what they took, under softmask", "timings_per_token"),
     _only("n_cmpl", 1, instead="n is OpenAI's name of it"),
     _only("n_probs", 0, instead="logprobs are OpenAI's name of it"),
-    _only("min_keep", 0, 1, instead=FILTERS),
+    _only("min_keep", 0, instead=FILTERS),
     _only("typical_p", 1, instead=FILTERS),
     _only("tfs_z", 1, instead=FILTERS),
-    _only("top_n_sigma", -1, 0, instead=FILTERS),
+    _only("top_n_sigma", -1, instead=FILTERS),
     _only("xtc_probability", 0, instead=FILTERS),
     _only("samplers", instead="temperature comes first, then top_k, then top_p"),
     _only("dynatemp_range", 0, instead="give one temperature"),
     _only("adaptive_target", -1, instead="give one temperature"),
-    _only("mirostat", 0, instead="`threshold` under softmask commits by confidence"),
+    _only("mirostat", 0, instead="give one temperature"),
     _only("repeat_penalty", 1, instead=NO_ORDER),
     _only("dry_multiplier", 0, instead=NO_ORDER),
     _only("t_max_predict_ms", -1, 0, instead="`deadline` under softmask, in seconds"),
@@ -310,6 +314,10 @@ def refusal(kind: Kind, name: str) -> str:
     fields = known(kind)
     if name in fields:
         return f"not implemented here: {fields[name].meaning}"
-    done = [one.name for one in fields.values() if one.does == "implemented"]
-    near = difflib.get_close_matches(name[:100], done, n=1)
+    return unknown(name, [one.name for one in fields.values() if one.does == "implemented"])
+
+
+def unknown(name: str, names: Iterable[str]) -> str:
+    """Why a field that nobody knows is not taken; the nearest of these names."""
+    near = difflib.get_close_matches(name[:100], names, n=1)
     return f"unknown here: {f'did you mean {near[0]}?' if near else 'leave it out'}"

@@ -37,6 +37,8 @@ class Message(Strict):
         role, content = values.get("role"), values.get("content")
         if "role" in values and role not in ROLES:
             raise wrong("role", f"{shown(role)} is none of {', '.join(ROLES)}")
+        if content is None and values.get("tool_calls"):
+            return values  # as of an assistant that called tools
         if content is None:
             raise wrong("content", "a message says something: give a text, which may be empty")
         if isinstance(content, list):

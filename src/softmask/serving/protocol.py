@@ -24,9 +24,10 @@ from pydantic import (
 )
 
 from ..config import TOP_K_OFF, SamplingConfig, SoftMaskConfig, from_mapping, require
-from .fields import known
+from ..decoding.control_names import half_character
+from .fields import known, unknown
 from .messages import Messages
-from .strict import Strict, Text, require_few
+from .strict import Strict, Text, require_few, wrong
 from .structured import Structured
 
 MOST_TEXTS = 64  # n times prompts
@@ -80,9 +81,12 @@ class _Extension(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _few(cls, values: Any) -> Any:
+    def _known_alone(cls, values: Any) -> Any:
         if isinstance(values, dict):
             require_few(values)
+            for name in values:
+                if name not in cls.model_fields and half_character(name) is None:
+                    raise wrong(name, unknown(name, cls.model_fields))
         return values
 
 
