@@ -71,8 +71,11 @@ class _Limits:
 _LIMITS = (
     _Limits(math.inf, math.inf, json_values.ANY_DEPTH),
     _Limits(512, 64, json_values.ANY_DEPTH),
+    _Limits(384, 48, json_values.ANY_DEPTH),
     _Limits(256, 32, 2),
+    _Limits(192, 24, 2),
     _Limits(128, 16, 2),
+    _Limits(96, 12, 1),
     _Limits(64, 8, 1),
 )
 _GOOD_SIZE = 10_000
@@ -198,8 +201,9 @@ class _Reader:
             for name in ("$ref", "allOf"):
                 if name in schema:
                     whole = {key: value for key, value in schema.items() if key != name}
-                    parts = [self._target(schema[name], place)]
-                    if name == "allOf":
+                    if name == "$ref":
+                        parts = [self._target(schema[name], place)]
+                    else:
                         parts = self._options(schema, name, place)
                     for part in parts:
                         whole = self._merged(whole, part, place, level + 1)
