@@ -17,9 +17,7 @@ def walks(automaton: ByteAutomaton, seed: int, count: int = 1, steps: int = 60) 
     return [_walk(automaton, draw, distance_S, steps) for _ in range(count)]
 
 
-def _walk(
-    automaton: ByteAutomaton, draw: random.Random, distance_S: np.ndarray, steps: int
-) -> str:
+def _walk(automaton: ByteAutomaton, draw: random.Random, distance_S: np.ndarray, steps: int) -> str:
     state, data = 0, bytearray()
     while not (automaton.accepting_S[state] and (len(data) >= steps or draw.random() < 0.2)):
         allowed = np.flatnonzero(automaton.next_SB[state] >= 0)

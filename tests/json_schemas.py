@@ -43,7 +43,9 @@ PATTERNS = {
 
 @st.composite
 def scalars(draw: st.DrawFn) -> Pair:
-    kind = draw(st.sampled_from(["integer", "number", "string", "pattern", "format", "enum", "any"]))
+    kind = draw(
+        st.sampled_from(["integer", "number", "string", "pattern", "format", "enum", "any"])
+    )
     match kind:
         case "integer":
             value = draw(st.integers(-(10**12), 10**12) | st.integers(-12, 12))
@@ -74,13 +76,13 @@ def scalars(draw: st.DrawFn) -> Pair:
 def bounds(draw: st.DrawFn, value: float, distances: st.SearchStrategy[float]) -> dict[str, Any]:
     """Bounds that a value obeys."""
     limits: dict[str, Any] = {}
-    for name, sign in (("inimum", -1), ("aximum", 1)):
-        kind = draw(st.sampled_from(["", name[0].replace("i", "m").replace("a", "m"), "exclusiveM"]))
+    for name, sign in (("minimum", -1), ("maximum", 1)):
+        kind = draw(st.sampled_from(["none", "included", "excluded"]))
         distance = draw(distances)
-        if kind == "m":
-            limits["m" + name] = value + sign * distance
-        elif kind and distance:
-            limits["exclusiveM" + name] = value + sign * distance
+        if kind == "included":
+            limits[name] = value + sign * distance
+        elif kind == "excluded" and distance:
+            limits[f"exclusive{name.capitalize()}"] = value + sign * distance
     return limits
 
 
@@ -113,9 +115,11 @@ def objects(draw: st.DrawFn, inner: st.SearchStrategy[Pair]) -> Pair:
         schema, value = draw(inner)
         keys = draw(st.lists(TEXTS, unique=True, max_size=3))
         free = {"type": "object", "additionalProperties": schema}
-        return free | draw(counts(len(keys), "Properties").filter(
-            lambda limits: limits.get("minProperties", 0) < 2
-        )), dict.fromkeys(keys, value)
+        return free | draw(
+            counts(len(keys), "Properties").filter(
+                lambda limits: limits.get("minProperties", 0) < 2
+            )
+        ), dict.fromkeys(keys, value)
     keys = draw(st.lists(st.sampled_from(KEYS), unique=True, max_size=5))
     pairs = {key: draw(inner) for key in keys}
     required = [key for key in keys if draw(st.booleans())]
