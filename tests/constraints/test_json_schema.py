@@ -108,6 +108,7 @@ def test_an_object_of_many_optional_properties_has_few_states() -> None:
             [{"x": "ab"}, {}],
         ),
         ({"oneOf": [{"type": "string"}, {"type": "integer"}]}, ["a", 1], [1.5]),
+        ({"oneOf": [{"const": number} for number in range(900)]}, [0, 899], [900, "0"]),
         ({"type": "string", "anyOf": [{"maxLength": 1}, {"const": "abc"}]}, ["a", "abc"], ["ab"]),
     ],
     ids=lambda value: json.dumps(value)[:40],

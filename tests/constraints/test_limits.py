@@ -30,6 +30,11 @@ def counted(fields: int, length: int) -> dict[str, Any]:
 # Each rule stands twice in the one before it.
 DOUBLING = "root ::= r0\n" + "".join(f"r{n} ::= r{n + 1} r{n + 1}\n" for n in range(40))
 LOOP: dict[str, Any] = {"$defs": {"A": {"allOf": [{"$ref": "#/$defs/A"}]}}, "$ref": "#/$defs/A"}
+OPEN = {"type": "object", "properties": {"a": {"type": "string"}}}
+MERGED: dict[str, Any] = {
+    f"A{n}": {"allOf": [{"$ref": f"#/$defs/A{n + 1}"}] * 2} for n in range(14)
+}
+MERGED["A14"] = {"type": "null"}
 WIDE = {"anyOf": [{"type": "array", "prefixItems": [{"$ref": "#"}] * 12}, {"type": "null"}]}
 
 
@@ -53,6 +58,19 @@ WIDE = {"anyOf": [{"type": "array", "prefixItems": [{"$ref": "#"}] * 12}, {"type
         ("json_schema", json.dumps({"type": "array", "minItems": 10**9}), "1,000,000,000 times"),
         ("json_schema", json.dumps(LOOP), "allOf that refers to itself is not supported"),
         ("json_schema", json.dumps({"$ref": "#"}), "contradicts itself"),
+        (
+            "json_schema",
+            json.dumps({"required": [str(n) for n in range(9999)]}),
+            "9,999 properties",
+        ),
+        ("json_schema", json.dumps({"oneOf": [OPEN] * 51}), "oneOf has 51 options"),
+        ("json_schema", json.dumps({"$defs": MERGED, "$ref": "#/$defs/A0"}), "schemas are merged"),
+        ("json_schema", '{"minimum": ' + "9" * 5000 + "}", "a number of 5,000 digits"),
+        ("regex", "".join(f"[{chr(300 + n)}-\uffff\\w]" for n in range(200)), "20,000 states"),
+        # Each would take minutes of a careless pattern of the tokens.
+        ("grammar", "\n" * 190_000, "has no rule 'start'"),
+        ("grammar", "root ::= {" + " " * 150_000, "where GBNF has no such thing"),
+        ("grammar", "%ignore" + " " * 150_000 + "x x", "has to name a terminal"),
         ("grammar", DOUBLING + 'r40 ::= "a"', "takes more than 20,000 states"),
         ("grammar", "root ::= " + "(" * 3000 + '"a"' + ")" * 3000, "nested too deeply"),
         ("grammar", "root ::= " + " ".join(["[^a-z]?"] * 900), "too ambiguous"),

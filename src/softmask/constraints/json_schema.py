@@ -11,8 +11,6 @@ nothing, as it has it.
 """
 
 import dataclasses
-import itertools
-import json
 import math
 from typing import Any
 from urllib.parse import unquote
@@ -37,10 +35,10 @@ from .json_numbers import integer, number
 from .json_values import COLON, COMMA
 from .recursion import resolved
 from .regex import search_form
-from .schema_places import ROOT, Schema, bound, count, cut, inside, place_of, short
+from .schema_places import ROOT, Schema, bound, count, cut, inside, place_of, read_json, short
 from .schema_words import (
     REFUSED,
-    disjoint,
+    check_exclusive,
     fits_type,
     merged,
     restricting,
@@ -49,6 +47,9 @@ from .schema_words import (
 
 # Schemas within one another, as people write them.
 _MAX_NESTING = 40
+# Schemas merged by `allOf`, and options of `oneOf` with what stands beside them.
+_MAX_MERGES = 5_000
+_MAX_PROPERTIES = 1_000
 _PLAIN_TEXT = repeat(json_values.PLAIN)
 
 
@@ -88,22 +89,16 @@ def schema_form(source: str) -> Form:
         ValueError: It is no JSON schema, or restricts values by what is not supported.
         TooLarge: It takes too many states.
     """
-    try:
-        schema = json.loads(source, parse_constant=_no_number)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"the schema is no JSON: {error}") from None
+    schema = read_json(source)
+    exclusive: set[int] = set()
     for limits in _LIMITS[:-1]:
         try:
-            form = _Reader(schema, limits).form()
+            form = _Reader(schema, limits, exclusive).form()
         except TooLarge:
             continue
         if form.size <= _GOOD_SIZE:
             return form
-    return _Reader(schema, _LIMITS[-1]).form()
-
-
-def _no_number(name: str) -> Any:
-    raise ValueError(f"the schema holds {name}, which is no JSON")
+    return _Reader(schema, _LIMITS[-1], exclusive).form()
 
 
 class _PlacedTooLarge(TooLarge):
@@ -111,9 +106,12 @@ class _PlacedTooLarge(TooLarge):
 
 
 class _Reader:
-    def __init__(self, root: Any, limits: _Limits) -> None:
+    def __init__(self, root: Any, limits: _Limits, exclusive: set[int]) -> None:
         self._root = root
         self._limits = limits
+        # Lists of `oneOf` that were found to be exclusive.
+        self._exclusive = exclusive
+        self._merges = 0
         self._rules: dict[str, Form] = {}
         self._waiting = ["#"]
 
@@ -191,8 +189,11 @@ class _Reader:
 
     def _merged(self, one: Any, other: Any, place: str, level: int = 0) -> Any:
         """A schema of what both allow, references and `allOf` within them put in."""
+        self._merges += 1
+        if self._merges > _MAX_MERGES:
+            raise TooLarge(f"more than {_MAX_MERGES:,} schemas are merged")
         if level > _MAX_NESTING:
-            raise ValueError(f"{place}: an allOf that refers to itself is not supported")
+            raise ValueError(f"{cut(place)}: an allOf that refers to itself is not supported")
         for schema, rest in ((one, other), (other, one)):
             if isinstance(schema, bool):
                 return rest if schema else False
@@ -221,14 +222,10 @@ class _Reader:
     def _any_of(self, schema: Schema, name: str, place: str, level: int) -> Form:
         options = self._options(schema, name, place)
         rest = {key: value for key, value in schema.items() if key != name}
-        if name == "oneOf":
-            seen = [self._merged(option, {}, place) for option in options]
-            for (first, one), (second, other) in itertools.combinations(enumerate(seen), 2):
-                if not disjoint(one, other):
-                    raise ValueError(
-                        f"{inside(place, name)}: options {first} and {second} may overlap, "
-                        "which is not supported (anyOf is)"
-                    )
+        if name == "oneOf" and id(options) not in self._exclusive:
+            whole = [self._merged(option, {}, place) for option in options]
+            check_exclusive(whole, inside(place, name))
+            self._exclusive.add(id(options))
         forms = []
         for at, option in enumerate(options):
             whole = self._merged(rest, option, place) if rest else option
@@ -240,7 +237,8 @@ class _Reader:
         if not isinstance(values, list) or not values:
             raise ValueError(f"{inside(place, 'enum')} has to be a list of values")
         if "const" in schema:
-            values = [found for found in values if json_values.same_value(found, schema["const"])]
+            only = json_values.value_key(schema["const"])
+            values = [found for found in values if json_values.value_key(found) == only]
         rest = {key: value for key, value in schema.items() if key not in ("enum", "const")}
         if "type" in rest:
             types = types_of(rest, place)
@@ -343,8 +341,11 @@ class _Reader:
         self._refuse(schema, place, "patternProperties", "dependentRequired", "dependentSchemas")
         self._refuse(schema, place, "dependencies")
         properties, required = schema.get("properties", {}), schema.get("required", [])
-        if not isinstance(properties, dict) or not isinstance(required, list):
-            raise ValueError(f"{place}: properties has to be an object, and required a list")
+        if not isinstance(properties, dict):
+            raise ValueError(f"{inside(place, 'properties')} has to be an object of schemas")
+        if not isinstance(required, list) or not all(isinstance(key, str) for key in required):
+            raise ValueError(f"{inside(place, 'required')} has to be a list of names")
+        required = dict.fromkeys(required)
         unevaluated = schema.get("unevaluatedProperties", True)
         more = schema.get("additionalProperties", unevaluated)
         members = [
@@ -353,6 +354,10 @@ class _Reader:
         ]
         others = self._value(more, inside(place, "additionalProperties"), level + 1)
         members += [(key, others) for key in required if key not in properties]
+        if len(members) > _MAX_PROPERTIES:
+            raise TooLarge(
+                f"{len(members):,} properties are too many, the limit is {_MAX_PROPERTIES:,}"
+            )
         names = schema.get("propertyNames", True)
         least, most = (count(schema, name, place) for name in ("minProperties", "maxProperties"))
         if not members:

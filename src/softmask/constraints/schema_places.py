@@ -1,9 +1,11 @@
 """Places in a schema, and the counts and bounds that stand there."""
 
+import json
 from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
 
+from .forms import TooLarge
 from .json_numbers import Bound
 
 Schema = Mapping[str, Any]
@@ -12,6 +14,29 @@ ROOT = "the schema"
 
 # Numbers between bounds are written digit by digit. Wider bounds are written as these.
 _WIDEST = 10**30
+
+
+def read_json(source: str) -> Any:
+    """A schema from its JSON.
+
+    Raises:
+        ValueError: It is no JSON.
+        TooLarge: A number has more than 1,000 digits.
+    """
+    try:
+        return json.loads(source, parse_constant=_no_number, parse_int=_integer)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"the schema is no JSON: {error}") from None
+
+
+def _no_number(name: str) -> Any:
+    raise ValueError(f"the schema holds {name}, which is no JSON")
+
+
+def _integer(digits: str) -> int:
+    if len(digits) > 1000:
+        raise TooLarge(f"a number of {len(digits):,} digits is too long, the limit is 1,000")
+    return int(digits)
 
 
 def bound(schema: Schema, name: str, excluding: str, place: str) -> Bound | None:

@@ -1,8 +1,10 @@
 """What the keywords of a JSON schema are, and schemas merged by `allOf`."""
 
+import itertools
 from typing import Any
 
-from .json_values import same_value
+from .forms import TooLarge
+from .json_values import value_key
 from .schema_places import Schema
 
 # Which values a keyword restricts. Not among them: those for any value.
@@ -23,6 +25,9 @@ REFUSED = frozenset({"not", "if", "$dynamicRef", "$recursiveRef"})
 RESTRICTING = APPLICATORS | REFUSED | frozenset().union(*KEYWORDS_OF.values())
 
 TYPES = ("string", "integer", "number", "boolean", "null", "array", "object")
+
+# Each is compared with each.
+_MOST_OPTIONS = 50
 
 _HIGHER = frozenset({"minimum", "exclusiveMinimum", "minLength", "minItems", "minProperties"})
 _LOWER = frozenset({"maximum", "exclusiveMaximum", "maxLength", "maxItems", "maxProperties"})
@@ -56,7 +61,7 @@ def merged(one: Schema, other: Schema, place: str) -> dict[str, Any]:
     """
     result = restricting(one)
     for name, value in restricting(other).items():
-        if name in result and not same_value(result[name], value):
+        if name in result and value_key(result[name]) != value_key(value):
             result[name] = _merged_keyword(name, result[name], value, place)
         else:
             result[name] = value
@@ -69,9 +74,10 @@ def _merged_keyword(name: str, one: Any, other: Any, place: str) -> Any:
     if name == "type":
         return _common_types(one, other)
     if name == "enum" and isinstance(one, list) and isinstance(other, list):
-        return [value for value in one if any(same_value(value, found) for found in other)]
+        known = set(map(value_key, other))
+        return [value for value in one if value_key(value) in known]
     if name == "required" and isinstance(one, list) and isinstance(other, list):
-        return [*one, *(key for key in other if key not in one)]
+        return list({value_key(key): key for key in [*one, *other]}.values())
     if name in _HIGHER | _LOWER and _numbers(one, other):
         return max(one, other) if name in _HIGHER else min(one, other)
     if name in ("items", "additionalProperties", "propertyNames"):
@@ -119,9 +125,9 @@ def disjoint(one: Any, other: Any) -> bool:
         return True
     if not isinstance(one, dict) or not isinstance(other, dict):
         return False
-    values, others = _values(one), _values(other)
+    values, others = constants(one), constants(other)
     if values is not None and others is not None:
-        return not any(same_value(value, found) for value in values for found in others)
+        return set(map(value_key, values)).isdisjoint(map(value_key, others))
     types, more = one.get("type"), other.get("type")
     if types is not None and more is not None and not _common_types(types, more):
         return True
@@ -141,6 +147,28 @@ def disjoint(one: Any, other: Any) -> bool:
     return False
 
 
+def check_exclusive(options: list[Any], place: str) -> None:
+    """Refuses a `oneOf` of which two options may allow the same value.
+
+    Raises:
+        ValueError: Two may.
+    """
+    values = [constants(option) if isinstance(option, dict) else None for option in options]
+    if all(found is not None for found in values):
+        # Thousands of constants are counted and not compared in pairs.
+        keys = [set(map(value_key, found or ())) for found in values]
+        if len(set().union(*keys)) == sum(map(len, keys)):
+            return
+    if len(options) > _MOST_OPTIONS:
+        raise TooLarge(f"{place} has {len(options)} options, the limit is {_MOST_OPTIONS}")
+    for (first, one), (second, other) in itertools.combinations(enumerate(options), 2):
+        if not disjoint(one, other):
+            raise ValueError(
+                f"{place}: options {first} and {second} may overlap, "
+                "which is not supported (anyOf is)"
+            )
+
+
 def _closed_without(one: Schema, other: Schema) -> bool:
     """Whether one requires a key that the other does not allow."""
     return other.get("additionalProperties") is False and any(
@@ -148,7 +176,8 @@ def _closed_without(one: Schema, other: Schema) -> bool:
     )
 
 
-def _values(schema: Schema) -> list[Any] | None:
+def constants(schema: Schema) -> list[Any] | None:
+    """The values that `const` or `enum` names, None where there is neither."""
     if "const" in schema:
         return [schema["const"]]
     values = schema.get("enum")
