@@ -35,7 +35,18 @@ from .json_numbers import integer, number
 from .json_values import COLON, COMMA
 from .recursion import resolved
 from .regex import search_form
-from .schema_places import ROOT, Schema, bound, count, cut, inside, place_of, read_json, short
+from .schema_places import (
+    ROOT,
+    Schema,
+    bound,
+    check_shapes,
+    counts,
+    cut,
+    inside,
+    place_of,
+    read_json,
+    short,
+)
 from .schema_words import (
     REFUSED,
     check_exclusive,
@@ -129,7 +140,7 @@ class _Reader:
             raise ValueError(f"{place} is {short(schema)}, and has to be a schema")
         if level > _MAX_NESTING:
             raise _PlacedTooLarge(f"{cut(place)} is nested deeper than {_MAX_NESTING} schemas")
-        schema = restricting(schema)
+        schema = restricting(schema, place)
         for name in REFUSED & schema.keys():
             raise ValueError(f"{inside(place, name)} is not supported")
         try:
@@ -152,7 +163,7 @@ class _Reader:
             return self._value(self._merged(target, rest, place), place, level + 1)
         if "allOf" in schema:
             whole = {name: value for name, value in schema.items() if name != "allOf"}
-            for option in self._options(schema, "allOf", place):
+            for option in schema["allOf"]:
                 whole = self._merged(whole, option, place)
             return self._value(whole, place, level + 1)
         for name in ("anyOf", "oneOf"):
@@ -160,9 +171,7 @@ class _Reader:
                 return self._any_of(schema, name, place, level)
         if "enum" in schema or "const" in schema:
             return self._constants(schema, place, level)
-        return alternatives(
-            *(self._typed(schema, name, place, level) for name in types_of(schema, place))
-        )
+        return alternatives(*(self._typed(schema, name, place, level) for name in types_of(schema)))
 
     # References
 
@@ -205,7 +214,8 @@ class _Reader:
                     if name == "$ref":
                         parts = [self._target(schema[name], place)]
                     else:
-                        parts = self._options(schema, name, place)
+                        check_shapes(schema, place)
+                        parts = schema[name]
                     for part in parts:
                         whole = self._merged(whole, part, place, level + 1)
                     return self._merged(whole, rest, place, level + 1)
@@ -213,14 +223,8 @@ class _Reader:
 
     # Alternatives
 
-    def _options(self, schema: Schema, name: str, place: str) -> list[Any]:
-        options = schema[name]
-        if not isinstance(options, list) or not options:
-            raise ValueError(f"{inside(place, name)} has to be a list of schemas")
-        return options
-
     def _any_of(self, schema: Schema, name: str, place: str, level: int) -> Form:
-        options = self._options(schema, name, place)
+        options = schema[name]
         rest = {key: value for key, value in schema.items() if key != name}
         if name == "oneOf" and id(options) not in self._exclusive:
             whole = [self._merged(option, {}, place) for option in options]
@@ -234,14 +238,12 @@ class _Reader:
 
     def _constants(self, schema: Schema, place: str, level: int) -> Form:
         values = schema.get("enum", [schema.get("const")])
-        if not isinstance(values, list) or not values:
-            raise ValueError(f"{inside(place, 'enum')} has to be a list of values")
         if "const" in schema:
             only = json_values.value_key(schema["const"])
             values = [found for found in values if json_values.value_key(found) == only]
         rest = {key: value for key, value in schema.items() if key not in ("enum", "const")}
         if "type" in rest:
-            types = types_of(rest, place)
+            types = types_of(rest)
             values = [value for value in values if fits_type(value, types)]
         form = alternatives(*map(json_values.value_text, values))
         if rest.keys() <= {"type"}:
@@ -266,8 +268,8 @@ class _Reader:
                 return self._object(schema, place, level)
 
     def _number(self, schema: Schema, name: str, place: str) -> Form:
-        low = bound(schema, "minimum", "exclusiveMinimum", place)
-        high = bound(schema, "maximum", "exclusiveMaximum", place)
+        low = bound(schema, "minimum", "exclusiveMinimum")
+        high = bound(schema, "maximum", "exclusiveMaximum")
         if schema.get("multipleOf", 1) != 1:
             raise ValueError(f"{inside(place, 'multipleOf')} is not supported but for 1")
         try:
@@ -278,11 +280,11 @@ class _Reader:
             raise ValueError(f"{place}: {error}") from None
 
     def _string(self, schema: Schema, place: str) -> Form:
-        least, most = self._counts(schema, "Length", self._limits.characters, place)
+        least, most = self._counts(schema, "Length", self._limits.characters)
         contents: list[Form] = []
         try:
             if "format" in schema:
-                found = format_form(str(schema["format"]))
+                found = format_form(schema["format"])
                 contents += [] if found is None else [found]
             patterns = schema.get("pattern", [])
             for pattern in [patterns] if isinstance(patterns, str) else patterns:
@@ -300,16 +302,13 @@ class _Reader:
             whole = both(whole, content)
         return json_values.quoted(whole)
 
-    def _counts(
-        self, schema: Schema, what: str, limit: float, place: str
-    ) -> tuple[int, int | None]:
+    def _counts(self, schema: Schema, what: str, limit: float) -> tuple[int, int | None]:
         """The least and the most characters or items that are written."""
-        least, most = (count(schema, f"{side}{what}", place) for side in ("min", "max"))
-        least = least or 0
+        least, most = counts(schema, what)
         return least, most if most is None or most <= limit else max(least, int(limit))
 
     def _array(self, schema: Schema, place: str, level: int) -> Form:
-        least, most = self._counts(schema, "Items", self._limits.items, place)
+        least, most = self._counts(schema, "Items", self._limits.items)
         self._refuse(schema, place, "contains", "unevaluatedItems")
         if schema.get("uniqueItems") and (most is None or most > 1):
             raise ValueError(f"{inside(place, 'uniqueItems')} is not supported")
@@ -318,8 +317,6 @@ class _Reader:
         if isinstance(rest, list):
             # Drafts before 2020.
             first, rest = rest, schema.get("additionalItems", True)
-        if not isinstance(first, list):
-            raise ValueError(f"{inside(place, 'prefixItems')} has to be a list of schemas")
         items = self._value(rest, inside(place, "items"), level + 1)
         if not first:
             return json_values.array(items, least, most)
@@ -341,10 +338,6 @@ class _Reader:
         self._refuse(schema, place, "patternProperties", "dependentRequired", "dependentSchemas")
         self._refuse(schema, place, "dependencies")
         properties, required = schema.get("properties", {}), schema.get("required", [])
-        if not isinstance(properties, dict):
-            raise ValueError(f"{inside(place, 'properties')} has to be an object of schemas")
-        if not isinstance(required, list) or not all(isinstance(key, str) for key in required):
-            raise ValueError(f"{inside(place, 'required')} has to be a list of names")
         required = dict.fromkeys(required)
         unevaluated = schema.get("unevaluatedProperties", True)
         more = schema.get("additionalProperties", unevaluated)
@@ -359,14 +352,14 @@ class _Reader:
                 f"{len(members):,} properties are too many, the limit is {_MAX_PROPERTIES:,}"
             )
         names = schema.get("propertyNames", True)
-        least, most = (count(schema, name, place) for name in ("minProperties", "maxProperties"))
+        least, most = counts(schema, "Properties")
         if not members:
             # A key may come twice, so that two members may be one property.
-            if least is not None and least > 1:
+            if least > 1:
                 raise ValueError(f"{inside(place, 'minProperties')} is supported up to 1")
             key = self._key(names, inside(place, "propertyNames"), level)
-            return json_values.free_object(key, others, least or 0, most)
-        if (least or 0) > len(required) or (most is not None and most < len(members)):
+            return json_values.free_object(key, others, least, most)
+        if least > len(required) or (most is not None and most < len(members)):
             raise ValueError(f"{place}: a number of properties is not supported beside their names")
         if names is not True:
             raise ValueError(f"{inside(place, 'propertyNames')} is not supported with properties")

@@ -5,7 +5,7 @@ from typing import Any
 
 from .forms import TooLarge
 from .json_values import value_key
-from .schema_places import Schema
+from .schema_places import Schema, check_shapes, is_number
 
 # Which values a keyword restricts. Not among them: those for any value.
 KEYWORDS_OF = {
@@ -24,8 +24,6 @@ APPLICATORS = frozenset({"type", "enum", "const", "anyOf", "oneOf", "allOf", "$r
 REFUSED = frozenset({"not", "if", "$dynamicRef", "$recursiveRef"})
 RESTRICTING = APPLICATORS | REFUSED | frozenset().union(*KEYWORDS_OF.values())
 
-TYPES = ("string", "integer", "number", "boolean", "null", "array", "object")
-
 # Each is compared with each.
 _MOST_OPTIONS = 50
 
@@ -33,23 +31,21 @@ _HIGHER = frozenset({"minimum", "exclusiveMinimum", "minLength", "minItems", "mi
 _LOWER = frozenset({"maximum", "exclusiveMaximum", "maxLength", "maxItems", "maxProperties"})
 
 
-def restricting(schema: Schema) -> dict[str, Any]:
-    """A schema without what restricts nothing: titles, defaults, names that JSON Schema lacks."""
+def restricting(schema: Schema, place: str) -> dict[str, Any]:
+    """A schema without what restricts nothing: titles, defaults, names that JSON Schema lacks.
+
+    Raises:
+        ValueError: A keyword's value is not of its kind.
+    """
+    check_shapes(schema, place)
     return {name: value for name, value in schema.items() if name in RESTRICTING}
 
 
-def types_of(schema: Schema, place: str) -> list[str]:
-    """The types that `type` allows, or those that the other keywords are about; [] for any.
-
-    Raises:
-        ValueError: `type` names none of JSON's.
-    """
+def types_of(schema: Schema) -> list[str]:
+    """The types that `type` allows, or those that the other keywords are about."""
     if "type" in schema:
         named = schema["type"]
-        types = [named] if isinstance(named, str) else named
-        if not isinstance(types, list) or not types or any(name not in TYPES for name in types):
-            raise ValueError(f"{place}.type is {named!r}, and has to be of {', '.join(TYPES)}")
-        return types
+        return [named] if isinstance(named, str) else named
     return [name for name, keywords in KEYWORDS_OF.items() if keywords & schema.keys()]
 
 
@@ -59,8 +55,8 @@ def merged(one: Schema, other: Schema, place: str) -> dict[str, Any]:
     Raises:
         ValueError: Both have a keyword that cannot be merged.
     """
-    result = restricting(one)
-    for name, value in restricting(other).items():
+    result = restricting(one, place)
+    for name, value in restricting(other, place).items():
         if name in result and value_key(result[name]) != value_key(value):
             result[name] = _merged_keyword(name, result[name], value, place)
         else:
@@ -73,12 +69,12 @@ def merged(one: Schema, other: Schema, place: str) -> dict[str, Any]:
 def _merged_keyword(name: str, one: Any, other: Any, place: str) -> Any:
     if name == "type":
         return _common_types(one, other)
-    if name == "enum" and isinstance(one, list) and isinstance(other, list):
+    if name == "enum":
         known = set(map(value_key, other))
         return [value for value in one if value_key(value) in known]
-    if name == "required" and isinstance(one, list) and isinstance(other, list):
+    if name == "required":
         return list({value_key(key): key for key in [*one, *other]}.values())
-    if name in _HIGHER | _LOWER and _numbers(one, other):
+    if name in _HIGHER | _LOWER and is_number(one) and is_number(other):
         return max(one, other) if name in _HIGHER else min(one, other)
     if name in ("items", "additionalProperties", "propertyNames"):
         return {"allOf": [one, other]}
@@ -87,10 +83,6 @@ def _merged_keyword(name: str, one: Any, other: Any, place: str) -> Any:
     if name == "properties":
         return one
     raise ValueError(f"{place}: two different {name!r} cannot be merged")
-
-
-def _numbers(*values: Any) -> bool:
-    return all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
 
 
 def _common_types(one: Any, other: Any) -> list[str]:
@@ -119,12 +111,18 @@ def _merged_properties(one: Schema, other: Schema) -> dict[str, Any]:
     return result
 
 
-def disjoint(one: Any, other: Any) -> bool:
-    """Whether no value validates against both, as far as types and constants show it."""
+def disjoint(one: Any, other: Any, place: str) -> bool:
+    """Whether no value validates against both, as far as types and constants show it.
+
+    Raises:
+        ValueError: A keyword's value is not of its kind.
+    """
     if one is False or other is False:
         return True
     if not isinstance(one, dict) or not isinstance(other, dict):
         return False
+    for schema in (one, other):
+        check_shapes(schema, place)
     values, others = constants(one), constants(other)
     if values is not None and others is not None:
         return set(map(value_key, values)).isdisjoint(map(value_key, others))
@@ -141,7 +139,7 @@ def disjoint(one: Any, other: Any) -> bool:
     if one.get("type") == other.get("type") == "object":
         keys = set(one.get("required", [])) & set(other.get("required", []))
         ours, theirs = one.get("properties", {}), other.get("properties", {})
-        if any(disjoint(ours.get(key, True), theirs.get(key, True)) for key in keys):
+        if any(disjoint(ours.get(key, True), theirs.get(key, True), place) for key in keys):
             return True
         return _closed_without(one, other) or _closed_without(other, one)
     return False
@@ -162,7 +160,7 @@ def check_exclusive(options: list[Any], place: str) -> None:
     if len(options) > _MOST_OPTIONS:
         raise TooLarge(f"{place} has {len(options)} options, the limit is {_MOST_OPTIONS}")
     for (first, one), (second, other) in itertools.combinations(enumerate(options), 2):
-        if not disjoint(one, other):
+        if not disjoint(one, other, place):
             raise ValueError(
                 f"{place}: options {first} and {second} may overlap, "
                 "which is not supported (anyOf is)"
@@ -189,7 +187,7 @@ def _is_of(value: Any, name: str) -> bool:
         case "string":
             return isinstance(value, str)
         case "integer" | "number":
-            return _numbers(value) and (name == "number" or value == int(value))
+            return is_number(value) and (name == "number" or value == int(value))
         case "boolean":
             return isinstance(value, bool)
         case "null":
