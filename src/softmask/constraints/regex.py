@@ -92,7 +92,9 @@ class _Reader:
                 warnings.simplefilter("ignore")
                 self._tree = parser.parse(pattern)
         except (re.error, OverflowError) as error:
-            raise ValueError(f"the regex {_short(pattern)} is malformed: {error}") from None
+            # It may quote a line end of the pattern.
+            reason = " ".join(str(error).split())
+            raise ValueError(f"the regex {_short(pattern)} is malformed: {reason}") from None
 
     def form(self) -> Form:
         around = self._around or EMPTY
