@@ -18,6 +18,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from ..config import SoftMaskConfig
 from ..files import write_atomically
+from ..hub.folder import kept_update
 from .batches import Collator, ConversationOrder, CorpusOrder, Validation
 from .build import Trainable, build, describe, learnable
 from .callbacks import (
@@ -35,7 +36,6 @@ from .conversations import load_conversations
 from .corpus import Corpus
 from .curves import draw_curves
 from .inputs import pin_inputs, pinned, silent
-from .listing import kept_update
 from .result import write_result
 from .run_folder import (
     LOG,

@@ -27,9 +27,10 @@ from transformers import TrainerState
 
 from ..config import from_mapping, read_json, shown
 from ..files import LOCK, locked, read_json_lines, write_atomically
+from ..hub.folder import kept_update
 from ..reporting.words import count
 from .config import RECIPE, Recipe
-from .listing import DONE, kept_update
+from .listing import DONE
 
 LOG = "log.jsonl"
 # What may grow in a run that goes on: how long it is, by whichever setting says so.
@@ -96,8 +97,8 @@ def how_finished(folder: Path, result: Path) -> str:
     """What a finished run holds, and how it goes on, in a sentence."""
     steps = read_json(folder / DONE)["steps"]
     return (
-        f"{result} is finished: {count(steps, 'update')} were made; look at it by "
-        f"`{generate_with(result)}`, or go on to N updates in all by --iters N"
+        f"{result} is finished, after {count(steps, 'update')}: `{generate_with(result)}` writes "
+        "with it, and the same command with --iters N goes on to N updates in all"
     )
 
 
