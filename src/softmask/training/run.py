@@ -155,7 +155,6 @@ def _train(
     with stop.on_signal(args.world_size == 1):
         trainer.train(None if checkpoint is None else str(checkpoint))
     if stop.was_asked and trainer.state.global_step < data.schedule.steps:
-        report(f"stopped after update {trainer.state.global_step} of {data.schedule.steps}")
         raise KeyboardInterrupt
     write_result(trainer, recipe, made, result)
     if main:
@@ -170,7 +169,7 @@ def _what_is_kept(folder: Path) -> str:
     at = kept_update(folder)
     if not at:
         return "stopped before the first checkpoint: nothing is kept, and the run begins anew"
-    return f"kept up to update {at}: {checkpoint_of(folder, at)}"
+    return f"stopped; kept up to update {at}: {checkpoint_of(folder, at)}"
 
 
 def fit_soft_mask(
