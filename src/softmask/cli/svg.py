@@ -172,7 +172,9 @@ def _cells(run: dict[str, Any], most: float = 1.0) -> tuple[list[_Cell], int]:
                     FAINT, (masked["lambda"][i] or 0) / most * (shares[0] if shares else 0)
                 )
                 text = _shown(texts.get(str(ids[0]), ""))
-                text = text if text.strip() else "·"  # its leading space parts it from what precedes
+                text = (
+                    text if text.strip() else "·"
+                )  # its leading space parts it from what precedes
                 cells[position].set(number, text, "ghost", round(opacity, 2))
         for position, token in zip(
             step["committed"]["position"], step["committed"]["id"], strict=True

@@ -156,17 +156,16 @@ def _run(args: argparse.Namespace) -> int:
     from ..training.run_folder import is_finished
 
     folder = args.out or Path("runs") / run_name(runs[0])
-    if args.dry_run or (args.data is not None and int(os.environ.get("RANK", 0)) == 0):
-        # Nothing is ahead of a run that is finished, unless it is asked for more.
-        if args.dry_run or args.overwrite or args.iters is not None or not is_finished(folder):
-            _preview(runs[0], args.device, is_all=args.dry_run)
+    # Nothing is ahead of a run that is finished, unless it is asked for more.
+    is_ahead = args.overwrite or args.iters is not None or not is_finished(folder)
+    is_told = args.data is not None and is_ahead and int(os.environ.get("RANK", 0)) == 0
+    if args.dry_run or is_told:
+        _preview(runs[0], args.device, is_all=args.dry_run)
     if args.dry_run:
         return 0
 
     def one(recipe: Any, folder: Path) -> Path:
-        return train(
-            recipe, folder, device=args.device, overwrite=args.overwrite, report=_report
-        )
+        return train(recipe, folder, device=args.device, overwrite=args.overwrite, report=_report)
 
     if args.seeds is None and not args.twins:
         one(runs[0], folder)

@@ -33,7 +33,10 @@ PAIRS = (
     ("input", "output"),
 )  # fmt: skip
 # What to do where no name is known; a recipe has the same settings for each source.
-SAY_WHICH = "name them by --prompt-column and --response-column, or by --messages-column"
+SAY_WHICH = (
+    "name them by --prompt-column and --response-column, or by --messages-column (in a recipe: "
+    "settings of the source)"
+)
 MORE = "input"  # beside an instruction: what it is about; may be empty
 # The one message of a row of plain text, which no template is put around.
 TEXT_ROLE = "softmask:text"
