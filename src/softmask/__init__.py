@@ -20,6 +20,8 @@ _HOME = {
     "generate": "decoding.generation",
     "Generation": "decoding.generation",
     "Completion": "decoding.generation",
+    "score": "decoding.score",
+    "Estimate": "decoding.likelihood",
     "trace": "tracing",
     "Trace": "tracing",
     "denoise": "decoding.sampler",

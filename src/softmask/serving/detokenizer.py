@@ -44,7 +44,8 @@ class IncrementalDetokenizer:
         self._decoder, self._stops = DecodeStream(checkpoint), tuple(stops)
         self._end_ids = frozenset() if infill else frozenset(checkpoint.end_ids)
         self._ids = list(request.ids)
-        self._next, self._last = masked[0], masked[-1]
+        # Nothing is written where a prompt is to be echoed alone.
+        self._next, self._last = (masked[0], masked[-1]) if masked else (len(request.ids),) * 2
         self._logprobs: dict[int, tuple[float | None, tuple[tuple[int, float], ...]]] = {}
         self._pending: list[Token] = []  # of a character that is not whole
         self._held: list[Token] = []  # may be the beginning of a stop string

@@ -22,6 +22,8 @@ Kind = Literal[
     "response_format",
     "named_schema",
     "structured_outputs",
+    "score",
+    "edit",
 ]
 Does = Literal["implemented", "logged", "ignored", "neutral"]
 BOTH: tuple[Kind, ...] = ("chat", "completions")
@@ -33,6 +35,8 @@ OPTIONS: tuple[Kind, ...] = ("stream_options",)
 FORMAT: tuple[Kind, ...] = ("response_format",)
 NAMED: tuple[Kind, ...] = ("named_schema",)
 OUTPUTS: tuple[Kind, ...] = ("structured_outputs",)
+SCORE: tuple[Kind, ...] = ("score",)
+EDIT: tuple[Kind, ...] = ("edit",)
 
 
 @dataclass(frozen=True)
@@ -68,8 +72,8 @@ def _done(name: str, meaning: str, kinds: tuple[Kind, ...] = BOTH, *neutral: Any
     return Known(name, "implemented", meaning, kinds, neutral)
 
 
-def _logged(name: str, meaning: str) -> Known:
-    return Known(name, "logged", f"{meaning}; goes into the server's log")
+def _logged(name: str, meaning: str, kinds: tuple[Kind, ...] = BOTH) -> Known:
+    return Known(name, "logged", f"{meaning}; goes into the server's log", kinds)
 
 
 def _ignored(reason: str, *names: str, kinds: tuple[Kind, ...] = BOTH) -> tuple[Known, ...]:
@@ -131,7 +135,8 @@ OPENAI = (
     _only("presence_penalty", 0, instead=NO_ORDER),
     _only("logit_bias", {}, [], instead="`end_penalty` under softmask makes texts longer"),
     _only("best_of", 1, instead="ask for n texts with logprobs, and choose", kinds=COMPLETIONS),
-    _only("echo", False, instead="put the prompt before the answer"),
+    _done("echo", "the prompt before the answer, with log-probabilities too", COMPLETIONS),
+    _only("echo", False, instead="put the question before the answer", kinds=CHAT),
     _only("store", False, instead="keep the answer yourself", kinds=CHAT),
     _only("modalities", [], ["text"], instead=TEXT_ALONE, kinds=CHAT),
     _only("audio", instead=TEXT_ALONE, kinds=CHAT),
@@ -190,7 +195,7 @@ VLLM = (
     _only("include_stop_str_in_output", False, instead="put the stop text behind the answer"),
     _only("skip_special_tokens", True, instead=IDS),
     _only("truncate_prompt_tokens", instead="shorten the prompt"),
-    _only("prompt_logprobs", instead="`softmask eval ppl` measures the likelihood of texts"),
+    _only("prompt_logprobs", instead="/v1/completions has echo with logprobs"),
     _only("logprob_token_ids", instead="ask for more leading tokens"),
     _only("allowed_token_ids", instead=FILTERS),
     _only("bad_words", [], instead=NOT_YET),
@@ -289,6 +294,14 @@ OWN = (
     _done("infill", "a text in which [[n]] is a hole of n tokens", DENOISE, ""),
     _done("candidates", "leading tokens that a step reports of each position", DENOISE),
     _done("softmask", "what OpenAI has no field for: the last table", ALL),
+    # In requests to score.
+    _done("model", "the model's name; may be left out", SCORE),
+    _done("prompt", "what stands before: a text or token ids", SCORE),
+    _done("messages", "or a conversation, which the choices answer", SCORE),
+    _done("choices", "the texts to score, or token ids; at most 64", SCORE),
+    _done("seed", "of the masks that are drawn; the choices share them", SCORE),
+    _done("softmask", "estimator, samples, soft_mask and deadline: see below", SCORE),
+    _logged("user", "whose request it is, by the client's own name", SCORE),
 )
 FIELDS = tuple(
     dataclasses.replace(one, api=api)

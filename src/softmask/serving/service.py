@@ -195,6 +195,10 @@ class Service:
         require(mask_id not in ids, "prompt: holes come through the field infill of /v1/denoise")
         return list(ids)
 
+    def encode_text(self, text: str) -> list[int]:
+        """Token ids of a text that a request brings."""
+        return self._encode(text, "text")
+
     def _encode(self, text: str, what: str) -> list[int]:
         self._check_size(len(text.encode()), what)
         return encode(self.checkpoint, text, control=False)
@@ -225,6 +229,9 @@ class Service:
     def _masks(self, asked: int | None, taken: int, kind: PromptKind) -> int:
         """How many masks a request gets; looked at before there are so many."""
         room = self.context - taken
+        if asked == 0:  # the prompt alone is echoed
+            require(room >= 0, f"the prompt has {taken} tokens, but the context is {self.context}")
+            return 0
         require(room > 0, f"the prompt has {taken} tokens and fills the context of {self.context}")
         if asked is None:
             return min(kind.max_new_tokens or self.config.max_tokens, room)
@@ -281,7 +288,7 @@ class Service:
                 f"{name} and softmask.{name} are the same setting: give one of them",
             )
         given |= top
-        values = {"steps": masks, **kind.sampling, **given}
+        values = {"steps": max(1, masks), **kind.sampling, **given}
         return from_mapping(SamplingConfig, values, "softmask")
 
 
