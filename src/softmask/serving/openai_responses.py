@@ -19,6 +19,7 @@ class Answer:
     Args:
         top: leading tokens to report; None: no log-probabilities.
         echo: the prompt's tokens, where they belong to the text.
+        spaced: the text begins with a space that stands at the end of its prompt already.
     """
 
     def __init__(
@@ -31,10 +32,15 @@ class Answer:
         top: int | None,
         echo: Sequence[Token] = (),
         scored: int = 0,
+        spaced: bool = False,
     ) -> None:
         self._checkpoint = checkpoint
-        self._stream = IncrementalDetokenizer(checkpoint, request, infill=infill, stops=stops)
-        self._infill, self.top, self._form = infill, top, request.constraint
+        self._stream = IncrementalDetokenizer(
+            checkpoint, request, infill=infill, stops=stops, spaced=spaced
+        )
+        self._infill, self.top, self._spaced = infill, top, spaced
+        # Of single holes no more is asked than that they begin with a space.
+        self._form = request.constraint if request.holes is None else None
         self.scored = self.forwards = scored  # so far; at first those that scored the prompt
         self.echo = list(echo)
         self.all: list[Token] = list(echo)
@@ -62,7 +68,8 @@ class Answer:
     @property
     def is_malformed(self) -> bool:
         """Whether the text is not of the form that was asked for: a stop string cut it."""
-        return self._form is not None and not self._form.accepts(self._stream.text)
+        text = " " * self._spaced + self._stream.text
+        return self._form is not None and not self._form.accepts(text)
 
     @property
     def cost(self) -> dict[str, int | float]:

@@ -182,6 +182,7 @@ async def _answer(
             infill=job.infill,
             stops=asked.stop,
             top=asked.top,
+            spaced=job.spaced,
             **echo,
         )
         for job, echo in zip(jobs, echoes, strict=True)

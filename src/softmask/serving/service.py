@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..config import BUNDLED, PromptKind, SamplingConfig, from_mapping, kinds_to_json, require
-from ..decoding.forms import automaton_for
+from ..decoding.forms import automaton_for, spaces
 from ..decoding.generation import choose_soft_mask
+from ..decoding.healing import without_space
 from ..decoding.prompts import (
     encode,
     encode_chat,
@@ -45,12 +46,14 @@ OPTIONAL = {f.name for f in dataclasses.fields(SamplingConfig) if f.default is N
 
 @dataclass(frozen=True)
 class Job:
-    """A request of the engine, and what its text is; `start`: where one with holes begins."""
+    """A request of the engine, and what its text is; `start`: where one with holes begins;
+    `spaced`: the text begins with the space at the prompt's end."""
 
     request: Request
     infill: bool
     prompt_tokens: int
     start: int = 0
+    spaced: bool = False
 
 
 class Service:
@@ -103,20 +106,22 @@ class Service:
         if isinstance(asked, ChatRequest):
             self._check_count(1, asked.n)
             prompts = [self._conversation(asked.messages)]
-            kinds = [self.checkpoint.kind_of(asked.messages[-1].text)]
+            kinds, spaced = [self.checkpoint.kind_of(asked.messages[-1].text)], [False]
         else:
             assert isinstance(asked, CompletionRequest)
             self._check_count(len(asked.prompts), asked.n)
             if asked.suffix:
                 suffix = self._encode(asked.suffix, "suffix")
-            prompts = [self._prompt(prompt, suffix) for prompt in asked.prompts]
+            texts = [self._heal(prompt) if suffix else (prompt, False) for prompt in asked.prompts]
+            prompts = [self._prompt(prompt, suffix) for prompt, _ in texts]
+            spaced = [moved for _, moved in texts]
             kinds = [self.checkpoint.kind_of(prompt) for prompt in asked.prompts]
         infill = bool(suffix)
         seed = self._seed(asked)
         top_logprobs = 0 if asked.top is None else max(1, asked.top)
         jobs = []
-        alike = zip(prompts, kinds, strict=True)
-        for index, (prompt, kind) in enumerate(one for one in alike for _ in range(asked.n)):
+        alike = zip(prompts, kinds, spaced, strict=True)
+        for index, (prompt, kind, moved) in enumerate(one for one in alike for _ in range(asked.n)):
             masks = self._masks(asked.new_tokens, len(prompt) + len(suffix), kind)
             ids = (*prompt, *[self.checkpoint.model.mask_id] * masks, *suffix)
             request = self._request(
@@ -127,8 +132,9 @@ class Service:
                 infill=infill,
                 endless=asked.ignore_eos,
                 top_logprobs=top_logprobs,
+                spaced=(len(prompt),) if moved else (),
             )
-            jobs.append(Job(request, infill, len(prompt) + len(suffix)))
+            jobs.append(Job(request, infill, len(prompt) + len(suffix), spaced=moved))
         return jobs
 
     def trace_job(self, asked: DenoiseRequest) -> Job:
@@ -138,10 +144,13 @@ class Service:
             ValueError: one sentence on what cannot be done.
         """
         ids = self._conversation(asked.messages) if asked.messages else []
-        start = len(ids)
+        start, spaced = len(ids), ()
         if asked.infill:
             self._check_size(len(asked.infill.encode()), "infill")
-            ids += encode_holes(self.checkpoint, asked.infill, control=False)
+            formed = asked.constraint is not None
+            holed = encode_holes(self.checkpoint, asked.infill, control=False, formed=formed)
+            ids += holed.ids
+            spaced = tuple(start + column for column in holed.spaced)
             ids += encode_turn_end(self.checkpoint) if asked.messages else []
         elif not asked.messages:
             assert asked.prompt is not None  # one of the three is there
@@ -160,6 +169,7 @@ class Service:
             infill=infill,
             top_logprobs=top_logprobs,
             trace=True,
+            spaced=spaced,
         )
         masks = ids.count(self.checkpoint.model.mask_id)
         return Job(request, infill, len(ids) - masks, start)
@@ -198,6 +208,12 @@ class Service:
     def encode_text(self, text: str) -> list[int]:
         """Token ids of a text that a request brings."""
         return self._encode(text, "text")
+
+    def _heal(self, prompt: str | list[int]) -> tuple[str | list[int], bool]:
+        """A prompt before a hole without the space at its end, and whether it had one."""
+        if isinstance(prompt, str):
+            return without_space(self.checkpoint, prompt)
+        return prompt, False
 
     def _encode(self, text: str, what: str) -> list[int]:
         self._check_size(len(text.encode()), what)
@@ -256,12 +272,17 @@ class Service:
         top_logprobs: int,
         endless: bool = False,
         trace: bool = False,
+        spaced: tuple[int, ...] = (),
     ) -> Request:
         extension = asked.softmask
-        constraint = None
+        constraint = spaces(self.checkpoint) if spaced else None
         if asked.constraint is not None:
-            bounded = infill or endless
-            constraint = automaton_for(self.checkpoint, asked.constraint, infill=bounded)
+            constraint = automaton_for(
+                self.checkpoint,
+                asked.constraint,
+                infill=infill or endless,
+                spaced=bool(spaced),
+            )
         deadline = min(extension.deadline or self.config.deadline, self.config.deadline)
         return Request(
             ids,
@@ -274,6 +295,7 @@ class Service:
             top_logprobs=top_logprobs,
             trace=trace,
             constraint=constraint,
+            holes=spaced if spaced and asked.constraint is None else None,
         )
 
     def _sampling(self, asked: Shared, kind: PromptKind, masks: int) -> SamplingConfig:
