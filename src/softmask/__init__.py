@@ -21,6 +21,8 @@ _HOME = {
     "Generation": "decoding.generation",
     "Completion": "decoding.generation",
     "score": "decoding.score",
+    "edit": "serving.edits",
+    "Edit": "serving.edits",
     "Estimate": "decoding.likelihood",
     "trace": "tracing",
     "Trace": "tracing",

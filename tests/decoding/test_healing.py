@@ -71,7 +71,7 @@ def test_a_form_is_behind_the_space(checkpoint) -> None:
 
 def run(service: Service, job) -> Answer:
     """An answer, on the engine without a thread."""
-    (handle,) = service.submit([job])
+    (handle,) = service.submit([job.request])
     while service.engine.run_once():
         pass
     answer = Answer(

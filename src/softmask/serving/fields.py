@@ -300,11 +300,30 @@ OWN = (
     _done("messages", "or a conversation, which the choices answer", SCORE),
     _done("choices", "the texts to score, or token ids; at most 64", SCORE),
     _done("seed", "of the masks that are drawn; the choices share them", SCORE),
+    # In edits, beside what they share with /v1/denoise.
+    _done("text", "the text", EDIT),
+    _done("start", "the first character that is written anew, counted from 0", EDIT),
+    _done("end", "the first character behind it", EDIT),
+    _done("min_tokens", "the fewest tokens to write; default: half of those replaced", EDIT, 0),
+    _done("max_tokens", "the most; default: twice those replaced, or 8", EDIT, -1),
     _done("softmask", "estimator, samples, soft_mask and deadline: see below", SCORE),
     _logged("user", "whose request it is, by the client's own name", SCORE),
 )
+# What edits share with /v1/denoise: how tokens are drawn, and the form.
+WITH_EDITS = (
+    *("model", "temperature", "top_p", "top_k", "seed", "softmask", "response_format"),
+    *("structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar"),
+    *("grammar", "json_schema"),
+)
+
+
+def _kinds(one: Known) -> tuple[Kind, ...]:
+    shared = "denoise" in one.kinds and one.name in WITH_EDITS
+    return one.kinds + EDIT if shared else one.kinds
+
+
 FIELDS = tuple(
-    dataclasses.replace(one, api=api)
+    dataclasses.replace(one, api=api, kinds=_kinds(one))
     for api, rows in {
         "OpenAI": OPENAI,
         "vLLM": VLLM,

@@ -19,6 +19,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 from .. import __version__
 from ..decoding.likelihood import TokenScore
+from .edit_body import EditBody, edit_answer, edit_jobs, edited
 from .engine import Result
 from .errors import Ended, handle_errors, refusals
 from .metrics import Metrics
@@ -66,6 +67,7 @@ def create_app(service: Service) -> FastAPI:
     _add_openai(app, service, metrics)
     _add_denoise(app, service, metrics)
     _add_scores(app, service, metrics)
+    _add_edits(app, service, metrics)
     return app
 
 
@@ -168,7 +170,7 @@ async def _answer(
     _check_name(service, asked.model)
     with refusals():
         jobs = await _encoded(service, service.jobs, asked)
-        handles = service.submit(jobs) if asked.new_tokens != 0 else []
+        handles = service.submit(job.request for job in jobs) if asked.new_tokens != 0 else []
     try:
         echoes = await _echoes(service, asked, jobs, request)
     except BaseException:
@@ -270,7 +272,7 @@ def _add_denoise(app: FastAPI, service: Service, metrics: Metrics) -> None:
         _check_name(service, asked.model)
         with refusals():
             job = await _encoded(service, service.trace_job, asked)
-            handle = service.submit([job])[0]
+            handle = service.submit([job.request])[0]
         context = _context(service, request, asked)
         metrics.tokens.labels("prompts").inc(job.prompt_tokens)
         tracer = Tracer(
@@ -315,3 +317,26 @@ def _add_scores(app: FastAPI, service: Service, metrics: Metrics) -> None:
         metrics.tokens.labels("prompts").inc(tokens)
         context.log_fields |= {"prompt_tokens": tokens, "forwards": result.forwards}
         return JSONResponse(answer)
+
+
+def _add_edits(app: FastAPI, service: Service, metrics: Metrics) -> None:
+    @app.post("/v1/edits")
+    async def edit(asked: EditBody, request: Request) -> Response:
+        """A stretch of a text written anew, as long as suits it best."""
+        _check_name(service, asked.model)
+        with refusals():
+            requests = await _encoded(service, partial(edit_jobs, service), asked)
+            handles = service.submit(requests)
+        context = _context(service, request, asked)
+        async with cancelling(request, handles):
+            results = [await handle.finished() for handle in handles]
+        context.log_fields |= _errors_of(results)
+        for result in results:
+            if result.finish_reason != "done":
+                raise Ended(result.finish_reason)
+        done = edited(service, asked, handles, results)
+        prompt_tokens = len(requests[0].ids) - min(draft.tokens for draft in done.drafts)
+        metrics.tokens.labels("prompts").inc(prompt_tokens)
+        metrics.tokens.labels("answers").inc(sum(draft.tokens for draft in done.drafts))
+        context.log_fields |= {"prompt_tokens": prompt_tokens, "forwards": done.forwards}
+        return JSONResponse(edit_answer(service.name, done, prompt_tokens))

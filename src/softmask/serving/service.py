@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -117,7 +117,7 @@ class Service:
             spaced = [moved for _, moved in texts]
             kinds = [self.checkpoint.kind_of(prompt) for prompt in asked.prompts]
         infill = bool(suffix)
-        seed = self._seed(asked)
+        seed = self.seed_of(asked)
         top_logprobs = 0 if asked.top is None else max(1, asked.top)
         jobs = []
         alike = zip(prompts, kinds, spaced, strict=True)
@@ -144,7 +144,8 @@ class Service:
             ValueError: one sentence on what cannot be done.
         """
         ids = self._conversation(asked.messages) if asked.messages else []
-        start, spaced = len(ids), ()
+        start = len(ids)
+        spaced: tuple[int, ...] = ()
         if asked.infill:
             self._check_size(len(asked.infill.encode()), "infill")
             formed = asked.constraint is not None
@@ -165,7 +166,7 @@ class Service:
             asked,
             tuple(ids),
             kind,
-            self._seed(asked),
+            self.seed_of(asked),
             infill=infill,
             top_logprobs=top_logprobs,
             trace=True,
@@ -174,7 +175,7 @@ class Service:
         masks = ids.count(self.checkpoint.model.mask_id)
         return Job(request, infill, len(ids) - masks, start)
 
-    def submit(self, jobs: Sequence[Job]) -> list[RequestHandle]:
+    def submit(self, requests: Iterable[Request]) -> list[RequestHandle]:
         """Puts all of them into the engine's waiting queue, or none.
 
         Raises:
@@ -182,8 +183,8 @@ class Service:
         """
         handles: list[RequestHandle] = []
         try:
-            for job in jobs:
-                handles.append(self.engine.submit(job.request))
+            for request in requests:
+                handles.append(self.engine.submit(request))
         except Exception:
             for handle in handles:
                 handle.cancel()
@@ -258,7 +259,8 @@ class Service:
         )
         return asked
 
-    def _seed(self, asked: Shared) -> int:
+    def seed_of(self, asked: Shared) -> int:
+        """The seed that is asked for, or one that is drawn."""
         return secrets.randbelow(2**31) if asked.seed is None else asked.seed
 
     def _request(
@@ -286,7 +288,7 @@ class Service:
         deadline = min(extension.deadline or self.config.deadline, self.config.deadline)
         return Request(
             ids,
-            self._sampling(asked, kind, ids.count(self.checkpoint.model.mask_id)),
+            self.sampling_of(asked, kind, ids.count(self.checkpoint.model.mask_id)),
             soft_mask=choose_soft_mask(extension.soft_mask, self.checkpoint.soft_mask),
             # No end may be written: as in a hole.
             rules=rules_of(self.checkpoint, infill=infill or endless),
@@ -298,7 +300,8 @@ class Service:
             holes=spaced if spaced and asked.constraint is None else None,
         )
 
-    def _sampling(self, asked: Shared, kind: PromptKind, masks: int) -> SamplingConfig:
+    def sampling_of(self, asked: Shared, kind: PromptKind, masks: int) -> SamplingConfig:
+        """How so many masks are decoded: as asked, and else as suits the kind of prompt."""
         given = asked.softmask.model_dump(exclude_unset=True, exclude={"soft_mask", "deadline"})
         # A null turns off what the checkpoint brings, where it can be off.
         given = {n: value for n, value in given.items() if value is not None or n in OPTIONAL}
