@@ -85,12 +85,13 @@ def main() -> None:
     """Prints a table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("texts", type=Path)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[1, 3, 6], help="tokens")
     args = parser.parse_args()
     checkpoint = softmask.load(device="cpu")
     texts = split_stories(args.texts.read_text(encoding="utf-8"))
     print("| tokens | space | true text | joins by one space | nats of the true text |")
     print("|---|---|---|---|---|")
-    for size in (1, 3, 6):
+    for size in args.sizes:
         found = cuts(checkpoint, texts, size)
         ids = [tuple(encode(checkpoint, part) for part in one) for one in found]
         bare = [encode(checkpoint, stretch[1:]) for _, stretch, _ in found]

@@ -32,6 +32,13 @@ PUBLIC = {
         "softmask.decoding.generation.Completion",
         "softmask.models.checkpoint.Checkpoint",
     ],
+    "Score and edit given texts": [
+        "softmask.decoding.score.score",
+        "softmask.decoding.likelihood.Estimate",
+        "softmask.serving.edits.edit",
+        "softmask.serving.edits.Edit",
+        "softmask.serving.edits.Draft",
+    ],
     "Settings of decoding": [
         "softmask.config.SamplingConfig",
         "softmask.config.SoftMaskConfig",
@@ -57,6 +64,8 @@ PUBLIC = {
         "softmask.serving.request.RequestHandle",
         "softmask.serving.request.Event",
         "softmask.serving.request.Result",
+        "softmask.serving.scoring.ScoreRequest",
+        "softmask.serving.scoring.ScoreResult",
     ],
     "Train and share": [
         "softmask.training.run.train",
@@ -218,7 +227,7 @@ def rules_of_decoding() -> list[str]:
 
 def http() -> str:
     """The fields of requests."""
-    from softmask.serving import messages, protocol
+    from softmask.serving import edit_body, messages, protocol, scores
     from softmask.serving.fields import FIELDS
 
     requests: dict[str, Any] = {
@@ -227,7 +236,10 @@ def http() -> str:
         "POST /v1/completions": protocol.CompletionRequest,
         "The key `stream_options`": protocol.StreamOptions,
         "POST /v1/denoise": protocol.DenoiseRequest,
+        "POST /v1/edits": edit_body.EditBody,
         "The key `softmask` of every request": protocol.Extension,
+        "POST /v1/score": scores.ScoreBody,
+        "The key `softmask` of `/v1/score`": scores.ScoreExtension,
     }
     lines = [
         "# HTTP",
@@ -243,6 +255,8 @@ def http() -> str:
         "| `GET /v1/models`, `GET /v1/models/NAME` | the model that is served |",
         "| `POST /v1/chat/completions` | OpenAI's chat completions, whole or streamed |",
         "| `POST /v1/completions` | OpenAI's completions; with `suffix` the text between |",
+        "| `POST /v1/score` | log-probabilities of given continuations |",
+        "| `POST /v1/edits` | a stretch of a text written anew |",
         "| `POST /v1/denoise` | every step of one text ([trace](trace.md)) |",
         "| `GET /health`, `GET /metrics` | whether requests are taken; Prometheus |",
         "| `GET /docs`, `GET /openapi.json` | this reference, and the schema |",
@@ -271,7 +285,7 @@ def http() -> str:
         (
             f"`{field.name}`",
             field.api,
-            ", ".join(kinds[kind] for kind in field.kinds),
+            ", ".join(kinds.get(kind, f"`{kind}`") for kind in field.kinds),
             " or ".join(["null", *map(_value, field.neutral)])
             if field.does == "neutral"
             else "any value",
@@ -358,9 +372,12 @@ def _json_type(schema: dict[str, Any]) -> str:
         return " or ".join(dict.fromkeys(names))
     if "$ref" in schema:
         name = schema["$ref"].rpartition("/")[2]
-        return {"Extension": "object", "StreamOptions": "object"}.get(name, name)
+        objects = ("Extension", "StreamOptions", "ScoreExtension")
+        return "object" if name in objects else name
     if "const" in schema:
         return f"`{json.dumps(schema['const'])}`"
+    if "enum" in schema:
+        return " or ".join(f"`{json.dumps(value)}`" for value in schema["enum"])
     if schema["type"] == "array":
         return f"list of {_json_type(schema['items']).partition(',')[0]}"
     limits = [
