@@ -32,6 +32,13 @@ PUBLIC = {
         "softmask.decoding.generation.Completion",
         "softmask.models.checkpoint.Checkpoint",
     ],
+    "Score and edit given texts": [
+        "softmask.decoding.score.score",
+        "softmask.decoding.likelihood.Estimate",
+        "softmask.serving.edits.edit",
+        "softmask.serving.edits.Edit",
+        "softmask.serving.edits.Draft",
+    ],
     "Settings of decoding": [
         "softmask.config.SamplingConfig",
         "softmask.config.SoftMaskConfig",
@@ -58,6 +65,8 @@ PUBLIC = {
         "softmask.serving.request.RequestHandle",
         "softmask.serving.request.Event",
         "softmask.serving.request.Result",
+        "softmask.serving.scoring.ScoreRequest",
+        "softmask.serving.scoring.ScoreResult",
     ],
     "Train and share": [
         "softmask.training.run.train",

@@ -15,11 +15,11 @@ from lm_eval.tasks import TaskManager
 from tiny import write_dora_adapter, write_dream_folder, write_json
 
 from softmask.config import SoftMaskConfig, soft_mask_to_published
+from softmask.decoding.likelihood import Estimate
 from softmask.decoding.prompts import encode
 from softmask.evaluation.batching import make_batches
 from softmask.evaluation.config import cut, model_args, task_args
 from softmask.evaluation.harness import SoftMaskLM
-from softmask.evaluation.likelihood import Estimate
 from softmask.evaluation.responses import Responses, request_key
 
 SOFT = SoftMaskConfig(k=2, scale=0.8, offset=-4.0, steepness=1.0)

@@ -13,11 +13,9 @@ from hypothesis import strategies as st
 from tiny import tiny_model
 
 from softmask.config import SamplingConfig, SoftMaskConfig
+from softmask.decoding.likelihood import Estimate, LikelihoodConfig, draw_masks
 from softmask.decoding.sampler import denoise
 from softmask.evaluation.likelihood import (
-    Estimate,
-    LikelihoodConfig,
-    draw_masks,
     greedy_matches,
     negative_log_likelihoods,
     rolling,

@@ -19,7 +19,7 @@ from tiny import write_dream_folder
 
 import softmask
 from softmask.decoding.prompts import encode_chat
-from softmask.serving import messages, protocol
+from softmask.serving import edit_body, messages, protocol, scores
 from softmask.serving.errors import sentence_of
 from softmask.serving.fields import FIELDS, known
 from softmask.serving.protocol import ChatRequest, CompletionRequest
@@ -31,6 +31,8 @@ MODELS: dict[str, Any] = {
     "message": messages.Message,
     "part": messages.TextPart,
     "stream_options": protocol.StreamOptions,
+    "score": scores.ScoreBody,
+    "edit": edit_body.EditBody,
 }
 ROUTES = {"chat": "/v1/chat/completions", "completions": "/v1/completions"}
 TEXTS = {"chat": {"messages": HELLO}, "completions": {"prompt": "One"}}

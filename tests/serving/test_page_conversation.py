@@ -176,6 +176,21 @@ def test_a_stretch_of_an_answer_is_refilled_by_mouse_and_by_keyboard(chat) -> No
     assert said(chat)[1].startswith(answer[:-3])
 
 
+def test_a_space_that_a_hole_begins_with_is_shown_once(page) -> None:
+    """As the server of a model whose tokens bring spaces along tells of a text with holes."""
+    filled = page.evaluate(
+        """() => {
+          const written = (text) => ({ text, masked: false });
+          const mask = { text: "", masked: true };
+          const tokens = [written("to"), mask, mask, written("x "), mask, mask, written(".")];
+          const run = { start: { tokens }, slots: [1, 2, 4, 5] };
+          run.end = { pieces: ["to", " the", "re", "x ", " and", " so", "."] };
+          return fillIn(run, ["to ", "2", "x  ", "1", " ", "1", "."]);
+        }"""
+    )
+    assert filled == {"text": "to therex  and so.", "stretch": {"from": 14, "to": 17}}
+
+
 def test_a_stretch_of_any_text_is_refilled(page) -> None:
     bodies = posted(page)
     page.fill("#text", "One day, Tom went to the park.")

@@ -406,7 +406,7 @@ def test_masks_among_token_ids_are_refused(url, checkpoint) -> None:
         ("completions", {"prompt": "x", "temperature": -1}, "temperature"),
         ("completions", {"prompt": "x", "temperature": 1e-320}, "temperature"),
         ("completions", {"prompt": "x", "softmask": {"end_penalty": -1e308}}, "end_penalty"),
-        ("completions", {"prompt": "x", "echo": True}, "echo"),
+        ("completions", {"prompt": "x", "max_tokens": 0}, "max_tokens"),
         ("completions", {"prompt": "x", "stop": ""}, "stop"),
         ("completions", {"prompt": "x" * 600}, "context"),
         ("completions", {"prompt": ""}, "empty"),

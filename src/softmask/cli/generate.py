@@ -1,8 +1,8 @@
-"""softmask generate: a text from a prompt, or the holes of one filled in.
+"""softmask generate: a text from a prompt, or the holes or a stretch of one filled in.
 
-Writes a text from a prompt (an argument, --file or standard input), or fills the holes of
---infill. In a terminal it shows the canvas being denoised, and in the end what the text cost and
-its seed; in a pipe it prints the text alone.
+Writes a text from a prompt (an argument, --file or standard input), fills the holes of --infill,
+or writes a stretch anew (--replace). In a terminal it shows the canvas being denoised, and in the
+end what the text cost and its seed; in a pipe it prints the text alone.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from .options import (
     soft_mask_of,
 )
 from .recording import add_recording_options, is_recording, record_run
+from .replace import add_replace_options, check_replace, run_replace
 
 ESCAPES = {"\\n": "\n", "\\t": "\t", "\\\\": "\\"}
 
@@ -44,9 +45,10 @@ def make_parser() -> argparse.ArgumentParser:
         const=True,
         metavar="TEXT",
         help="fill the holes [[n]] (n tokens each) of TEXT, in which \\n and \\t are escapes; a "
-        "token brings the space before it, so leave none in front of a hole: 'One day,[[6]] went'; "
-        "without TEXT, of the prompt",
+        "space before a hole is the hole's to begin with: 'One day, [[6]] went'; without TEXT, of "
+        "the prompt",
     )
+    add_replace_options(parser)
     parser.add_argument("--raw", action="store_true", help="no chat template around the prompt")
     parser.add_argument(
         "-n", "--num-return-sequences", type=int, default=1, help="texts a prompt (1)"
@@ -68,9 +70,11 @@ def run(args: argparse.Namespace, _argv: list[str]) -> int:
         raise ValueError("--json and --stream contradict each other")
     if args.stream and args.num_return_sequences > 1:
         raise ValueError("--stream shows one text: leave out -n")
-    recording = is_recording(args)
+    recording, span = is_recording(args), check_replace(args)
     prompt, constraint = _prompt(args), constraint_of(args)
     checkpoint = load_model(args)
+    if span is not None:
+        return run_replace(args, checkpoint, prompt, span)
     generation = start_generation(
         args,
         checkpoint,

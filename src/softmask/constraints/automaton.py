@@ -33,6 +33,14 @@ class ByteAutomaton:
                 return False
         return bool(self.accepting_S[state])
 
+    def behind_space(self) -> "ByteAutomaton":
+        """The same texts, each with a space before it."""
+        start_1B = np.full((1, self.next_SB.shape[1]), -1, np.int32)
+        start_1B[0, ord(" ")] = 1
+        later_SB = np.where(self.next_SB >= 0, self.next_SB + 1, np.int32(-1))
+        accepting_S = np.append(False, self.accepting_S)
+        return ByteAutomaton(np.concatenate([start_1B, later_SB]), accepting_S)
+
 
 def minimal(automaton: Deterministic) -> ByteAutomaton | None:
     """The minimal automaton of the same texts; None where there is no text."""

@@ -194,6 +194,11 @@ class TokenAutomaton:
             self._allowed.popitem(last=False)
         return allowed_C
 
+    @property
+    def any_state(self) -> int:
+        """The set of all states, between which any token that can stand somewhere is allowed."""
+        return self._intern(np.ones(self.states, dtype=bool))
+
     def meets(self, reached: int, needed: int) -> bool:
         """Whether two sets share a state."""
         return bool((self._sets[reached] & self._sets[needed]).any())

@@ -26,6 +26,7 @@ from .canvas_constraint import CanvasConstraint
 from .commit import choose_commits
 from .constrained import look_again, renew, settle, write_fixed
 from .cuda_graphs import Graphs, suits_graphs
+from .healing import HoleConstraint
 from .hooks import Hooks
 from .kv_cache import KeyValueStore
 from .logprobs import LogprobStore
@@ -111,12 +112,14 @@ class Batch:
         generator: torch.Generator | None = None,
         top_logprobs: int = 0,
         constraint: TokenAutomaton | None = None,
+        holes: tuple[int, ...] | None = None,
     ) -> SequenceState:
         """Lays a sequence onto the free positions from `start` on.
 
         Args:
             top_logprobs: leading tokens that `logprobs` keeps of it, at most the batch's.
-            constraint: the form of the text between its first and its last mask.
+            constraint: the form of the text between its first and its last mask; or of
+            holes: those that begin at these columns, each by itself.
 
         Raises:
             ValueError: fewer steps than blocks, or no text of the form fits into the masks.
@@ -138,7 +141,11 @@ class Batch:
             generated_L=masked_L,
         )
         if constraint is not None:
-            sequence.constraint = CanvasConstraint(constraint, ids_L.cpu().numpy(), self.mask_id)
+            canvas = constraint, ids_L.cpu().numpy(), self.mask_id
+            whole = holes is None
+            sequence.constraint = (
+                CanvasConstraint(*canvas) if whole else HoleConstraint(*canvas, holes or ())
+            )
             sequence.settings = Settings.of(sequence)
         own = slice(start, start + sequence.length)
         self.canvas_P[own] = ids_L

@@ -33,13 +33,23 @@ class CanvasConstraint:
     `reached[i]` is the set of states before column i of the stretch, from the left alone;
     `needed[i]` the set from which the columns from i on can be completed.
 
+    Args:
+        first, stop: the columns between which holes are looked for.
+
     Raises:
         ValueError: no text of the form fits into the holes.
     """
 
-    def __init__(self, automaton: TokenAutomaton, ids_L: np.ndarray, mask_id: int) -> None:
+    def __init__(
+        self,
+        automaton: TokenAutomaton,
+        ids_L: np.ndarray,
+        mask_id: int,
+        first: int = 0,
+        stop: int | None = None,
+    ) -> None:
         self.automaton, self._mask_id = automaton, mask_id
-        holes = (ids_L == mask_id).nonzero()[0]
+        holes = first + (ids_L[first:stop] == mask_id).nonzero()[0]
         self.first, self.stop = int(holes[0]), int(holes[-1]) + 1
         self._read(ids_L)
         if not automaton.meets(self.reached[0], self.needed[0]):

@@ -1,4 +1,4 @@
-"""A form that is asked for, as an automaton over a checkpoint's vocabulary."""
+"""A form that is asked for as an automaton over a checkpoint's vocabulary, kept for later."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from ..constraints.compile import compile_constraint
 from ..constraints.constraint import Constraint
 from ..constraints.token_automaton import TokenAutomaton
 from ..models.checkpoint import Checkpoint
+from .healing import SPACED
 from .prompts import encode, rules_of
 
 # Kept of a checkpoint: some megabytes each.
@@ -13,22 +14,24 @@ MOST_KEPT = 64
 
 
 def automaton_for(
-    checkpoint: Checkpoint, constraint: Constraint, *, infill: bool
+    checkpoint: Checkpoint, constraint: Constraint, *, infill: bool, spaced: bool = False
 ) -> TokenAutomaton:
     """The automaton of a form. A second for a large vocabulary, and nothing from then on.
 
     Args:
         infill: the text has no end token: it fills its holes.
+        spaced: a space comes before the text of the form: that which was typed before its hole.
 
     Raises:
         ValueError: the form is malformed, not supported or too large, or this tokenizer cannot
             write any text of it.
     """
-    known, key = checkpoint.automata, (constraint, infill)
+    known, key = checkpoint.automata, (constraint, infill, spaced)
     if key not in known:
         rules = rules_of(checkpoint, infill=infill)
+        form = compile_constraint(constraint)
         automaton = TokenAutomaton(
-            compile_constraint(constraint),
+            form.behind_space() if spaced else form,
             checkpoint.vocabulary,
             encode=lambda text: encode(checkpoint, text, control=False),
             end_ids=rules.end_ids,
@@ -38,3 +41,8 @@ def automaton_for(
             known.pop(next(iter(known)))
         known[key] = automaton
     return known[key]
+
+
+def spaces(checkpoint: Checkpoint) -> TokenAutomaton:
+    """The form of a hole that begins with the space that was typed before it."""
+    return automaton_for(checkpoint, SPACED, infill=True)

@@ -12,10 +12,11 @@ import torch
 
 from ..config import PromptKind, SamplingConfig, SoftMaskConfig, from_mapping, require
 from ..constraints.constraint import Constraint
+from ..constraints.token_automaton import TokenAutomaton
 from ..models.checkpoint import Checkpoint
 from ..rules import by_name
 from .arguments import as_count, check_keywords, row_seeds
-from .forms import automaton_for
+from .forms import automaton_for, spaces
 from .prompts import (
     Prompt,
     decode_answer,
@@ -132,7 +133,7 @@ class Generation:
         self.checkpoint = checkpoint
         self.tokenizer = checkpoint.tokenizer
         self.mask_id = checkpoint.model.mask_id
-        self.infill = infill
+        self.infill, self.form = infill, constraint
         rows: Any
         rows, is_single = read_prompts(prompts)
         self.is_single = is_single and num_return_sequences == 1
@@ -162,7 +163,9 @@ class Generation:
             "for the others",
         )
         self.prompts = [prompt for prompt in rows for _ in range(num_return_sequences)]
+        self._spaced: list[tuple[int, ...]] = []  # of each prompt, the holes behind a space
         rows = [self._row(prompt, chat, system) for prompt in rows]
+        self._spaced = [one for one in self._spaced for _ in range(num_return_sequences)]
         if not infill:
             rows = [row + [self.mask_id] * max_new_tokens for row in rows]
         rows = [row for row in rows for _ in range(num_return_sequences)]
@@ -173,9 +176,7 @@ class Generation:
             sampling = from_mapping(SamplingConfig, settings, "sampling")
         self.sampling, self.suited = sampling, kind.sampling
         self.seeds = row_seeds(seed, len(rows))
-        self.constraint = None
-        if constraint is not None:
-            self.constraint = automaton_for(checkpoint, constraint, infill=infill)
+        self._constrain()
         self._make_canvas(rows)
         self.last: DenoiseStep | None = None
         self.seconds = 0.0
@@ -193,11 +194,27 @@ class Generation:
         )
         return first
 
+    def _constrain(self) -> None:
+        """The form of each row: what is asked for, or what begins with the space before a hole."""
+        form, rows = self.form, len(self.prompts)
+        spaced = self._spaced or [()] * rows
+        self.constraints: list[TokenAutomaton | None] = [None] * rows
+        self.holes: list[tuple[int, ...] | None] = [None] * rows
+        for row, columns in enumerate(spaced):
+            if form is None and columns:
+                self.constraints[row], self.holes[row] = spaces(self.checkpoint), columns
+            elif form is not None:
+                self.constraints[row] = automaton_for(
+                    self.checkpoint, form, infill=self.infill, spaced=bool(columns)
+                )
+
     def _row(self, prompt: Any, chat: bool, system: str | None) -> list[int]:
         if is_token_ids(prompt):
             return self._known(prompt)
         if isinstance(prompt, str) and self.infill:
-            return encode_holes(self.checkpoint, prompt)
+            holed = encode_holes(self.checkpoint, prompt, formed=self.form is not None)
+            self._spaced.append(holed.spaced)
+            return holed.ids
         if isinstance(prompt, str) and not chat:
             return encode(self.checkpoint, prompt)
         require(
@@ -248,7 +265,8 @@ class Generation:
             soft_mask=self.soft_mask,
             rules=rules_of(self.checkpoint, infill=self.infill),
             generators=generators,
-            constraint=self.constraint,
+            constraint=self.constraints,
+            holes_B=self.holes,
         )
 
     def __iter__(self) -> Iterator[DenoiseStep]:
@@ -297,7 +315,7 @@ class Generation:
         assert self.last is not None
         ids = self.last.canvas_BL[row].tolist()[self.text_start(row) :]
         text, chosen = self._text(ids)
-        stopped = self.infill or self.constraint is not None or len(chosen) < len(ids)
+        stopped = self.infill or self.form is not None or len(chosen) < len(ids)
         prompt = self.prompts[row]
         fed = self._fed_B[row]
         return Completion(

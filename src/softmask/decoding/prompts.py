@@ -10,11 +10,12 @@ import copy
 import dataclasses
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, TypeGuard
+from typing import Any, NamedTuple, TypeGuard
 
 from ..models.checkpoint import Checkpoint
 from .chat_template import render_chat
 from .control_names import ControlNames, require_characters
+from .healing import without_space
 from .sampler import Rules
 
 HOLE = re.compile(r"\[\[(\d{1,6})\]\]")
@@ -147,8 +148,23 @@ def _message(number: int, message: Any) -> Mapping[str, Any]:
     return {**message, "content": content}
 
 
-def encode_holes(checkpoint: Checkpoint, text: str, *, control: bool = True) -> list[int]:
+class Holed(NamedTuple):
+    """A text with holes: its token ids, and the columns of holes that begin with a space."""
+
+    ids: list[int]
+    spaced: tuple[int, ...]
+
+
+def encode_holes(
+    checkpoint: Checkpoint, text: str, *, control: bool = True, formed: bool = False
+) -> Holed:
     """Token ids of a text in which `[[n]]` is a hole of n tokens.
+
+    A space before a hole is the hole's to begin with: see `healing.py`.
+
+    Args:
+        formed: a form binds all that stands from the first hole to the last; so only the space
+            before the first is the hole's.
 
     Raises:
         ValueError: there is no hole, one of no tokens, or the context cannot hold them.
@@ -160,10 +176,16 @@ def encode_holes(checkpoint: Checkpoint, text: str, *, control: bool = True) -> 
     context = checkpoint.model.config.max_position_embeddings
     if sum(sizes) > context:  # before there are so many
         raise ValueError(f"the holes have {sum(sizes)} tokens, but the context is {context}")
-    ids = encode(checkpoint, pieces[0], control=control)
-    for size, piece in zip(sizes, pieces[2::2], strict=True):
-        ids += [checkpoint.model.mask_id] * size + encode(checkpoint, piece, control=control)
-    return ids
+    ids: list[int] = []
+    spaced = []
+    for index, (size, piece) in enumerate(zip(sizes, pieces[:-1:2], strict=True)):
+        before, is_spaced = piece, False
+        if not (formed and index):
+            before, is_spaced = without_space(checkpoint, piece, "".join(pieces[: 2 * index]))
+        ids += encode(checkpoint, before, control=control)
+        spaced += [len(ids)] if is_spaced else []
+        ids += [checkpoint.model.mask_id] * size
+    return Holed(ids + encode(checkpoint, pieces[-1], control=control), tuple(spaced))
 
 
 def encode_turn_end(checkpoint: Checkpoint) -> list[int]:

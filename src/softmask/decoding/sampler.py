@@ -62,7 +62,8 @@ def denoise(
     logits_hook: LogitsHook | None = None,
     tokens_hook: TokensHook | None = None,
     graphs: bool | None = None,
-    constraint: TokenAutomaton | None = None,
+    constraint: TokenAutomaton | Sequence[TokenAutomaton | None] | None = None,
+    holes_B: Sequence[tuple[int, ...] | None] | None = None,
 ) -> Iterator[DenoiseStep]:
     """Denoises a canvas, yielding after each step.
 
@@ -76,7 +77,9 @@ def denoise(
         tokens_hook: Dream's hook, (step, canvas, logits) -> canvas; likewise. It is also called
             once before the first step, with (None, canvas, None).
         graphs: record forwards as CUDA graphs; None: where the model suits them.
-        constraint: the form of each row's text between its first and its last mask.
+        constraint: the form of each row's text between its first and its last mask, one for all
+            rows or one for each; or, of a row with
+        holes_B: the form of its holes that begin at these of its columns, each by itself.
 
     Raises:
         ValueError: the canvas is empty or longer than the model's context, it has no mask token,
@@ -109,7 +112,8 @@ def denoise(
             soft_mask=soft_mask,
             rules=rules,
             generator=None if generators is None else generators[row],
-            constraint=constraint,
+            constraint=constraint[row] if isinstance(constraint, Sequence) else constraint,
+            holes=None if holes_B is None else holes_B[row],
         )
     return _steps(batch, canvas_BL.shape, config)
 

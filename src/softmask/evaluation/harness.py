@@ -25,18 +25,13 @@ from lm_eval.api.registry import register_model
 from ..config import SoftMaskConfig, soft_mask_to_published
 from ..decoding.chat_template import render_chat
 from ..decoding.generation import Generation
+from ..decoding.likelihood import Estimate, LikelihoodConfig
 from ..decoding.prompts import encode
 from ..hub.load import load
 from ..models.checkpoint import Checkpoint
 from .batching import Row, make_batches
 from .config import ModelArgs, TaskArgs, cut, model_args, task_args
-from .likelihood import (
-    Estimate,
-    LikelihoodConfig,
-    greedy_matches,
-    negative_log_likelihoods,
-    rolling,
-)
+from .likelihood import greedy_matches, negative_log_likelihoods, rolling
 from .ranks import Ranks
 from .responses import Responses, key_of, request_key
 from .shared_responses import SharedResponses

@@ -27,14 +27,14 @@ from transformers import PreTrainedTokenizerBase
 
 from ..config import SoftMaskConfig, require, require_positive, setting
 from ..decoding.control_names import ControlNames
+from ..decoding.likelihood import generator_for, pad, soft_input
 from ..logits import CHUNK_ROWS, entropy
 from ..models import DreamModel
 from ..reporting.progress import progress
 from ..reporting.tables import light_table
 from ..soft_mask import SoftMask, make_mixer
 from ..training.objective import BUCKETS
-from .batching import batched, pad
-from .likelihood import generator_for, soft_input
+from .batching import batched
 from .standard_errors import clustered_ratio
 
 

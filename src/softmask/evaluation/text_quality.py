@@ -21,11 +21,12 @@ from rich.table import Table
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from ..decoding.likelihood import pad
 from ..hub.checkpoints import quiet
 from ..hub.load import choose_device, choose_dtype
 from ..reporting.progress import progress
 from ..reporting.tables import light_table
-from .batching import batched, pad
+from .batching import batched
 from .standard_errors import clustered_ratio
 
 

@@ -96,6 +96,13 @@ class Checkpoint:
         return Vocabulary.of(token_bytes(self.tokenizer))
 
     @functools.cached_property
+    def joins_spaces(self) -> bool:
+        """Whether there are tokens of a space and what follows it."""
+        space = next(name for name, byte in self._byte_of.items() if byte == ord(" "))
+        names = self.tokenizer.get_vocab()
+        return any(name[0] == space and name.strip(space) for name in names)
+
+    @functools.cached_property
     def automata(self) -> dict[Any, TokenAutomaton]:
         """Forms that were asked for before, over this vocabulary: `decoding/constrained.py`."""
         return {}

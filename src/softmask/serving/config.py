@@ -38,6 +38,11 @@ class ServeConfig:
     arrival: float = setting(
         30.0, "seconds in which a request has to arrive whole, and an answer to be taken"
     )
+    echo_tokens: int | None = setting(
+        None,
+        "of a prompt that is echoed with log-probabilities, the last so many tokens are scored, a "
+        "forward each (default: all)",
+    )
     log_prompts: bool = setting(False, "write requests into the log as they are")
     api_keys: tuple[str, ...] = setting((), "keys, one of which requests must bring")
     hosts: tuple[str, ...] = setting(
@@ -53,6 +58,10 @@ class ServeConfig:
         check_numbers("", self)
         require_positive(self, "max_tokens", "memory_mb", "running", "queue", "max_body")
         require_positive(self, "connections")
+        require(
+            self.echo_tokens is None or self.echo_tokens >= 1,
+            f"echo_tokens must be at least 1, not {self.echo_tokens}",
+        )
         require(self.deadline > 0, f"deadline must be more than 0 seconds, not {self.deadline}")
         require(self.grace >= 0, f"grace must not be negative, but is {self.grace}")
         require(self.arrival > 0, f"arrival must be more than 0 seconds, not {self.arrival}")

@@ -34,18 +34,27 @@ class IncrementalDetokenizer:
     Args:
         infill: the text is what lies between the first and the last mask, and has no end token.
         stops: texts before which the answer ends.
+        spaced: the first character is a space that stands in the prompt already, and is left out.
     """
 
     def __init__(
-        self, checkpoint: Checkpoint, request: Request, *, infill: bool, stops: Sequence[str] = ()
+        self,
+        checkpoint: Checkpoint,
+        request: Request,
+        *,
+        infill: bool,
+        stops: Sequence[str] = (),
+        spaced: bool = False,
     ) -> None:
         mask_id = checkpoint.model.mask_id
         masked = [i for i, token in enumerate(request.ids) if token == mask_id]
         self._decoder, self._stops = DecodeStream(checkpoint), tuple(stops)
         self._end_ids = frozenset() if infill else frozenset(checkpoint.end_ids)
         self._ids = list(request.ids)
-        self._next, self._last = masked[0], masked[-1]
+        # Nothing is written where a prompt is to be echoed alone.
+        self._next, self._last = (masked[0], masked[-1]) if masked else (len(request.ids),) * 2
         self._logprobs: dict[int, tuple[float | None, tuple[tuple[int, float], ...]]] = {}
+        self._drops = " " if spaced else ""
         self._pending: list[Token] = []  # of a character that is not whole
         self._held: list[Token] = []  # may be the beginning of a stop string
         self.text = ""
@@ -74,7 +83,10 @@ class IncrementalDetokenizer:
                 self.is_ended = True
                 return tokens
             logprob, top = self._logprobs.pop(column, (None, ()))
-            self._pending.append(Token(token, self._decoder.add(token), logprob, top))
+            text = self._decoder.add(token)
+            if text and self._drops:
+                text, self._drops = text.removeprefix(self._drops), ""
+            self._pending.append(Token(token, text, logprob, top))
             if not self._decoder.is_open:
                 whole += self._pending
                 self._pending = []

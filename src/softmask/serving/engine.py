@@ -36,6 +36,7 @@ from .request import (
 )
 from .running_batch import RunningBatch, Slot, describe
 from .scheduler import schedule
+from .scoring import ScoreHandle, ScoreQueue, ScoreRequest
 
 __all__ = [
     "Engine",
@@ -119,6 +120,7 @@ class Engine:
         self._lock = threading.Condition()
         self._waiting: list[RequestHandle] = []
         self._open: set[RequestHandle] = set()  # without a result
+        self.scores = ScoreQueue(self.limits, clock)
         self._closing: Finish | None = None
         self._grace_ends: float | None = None
         self.broken: str | None = None  # what ended the thread, if it was an error
@@ -155,6 +157,26 @@ class Engine:
             self._lock.notify_all()
         return handle
 
+    def score(self, request: ScoreRequest) -> ScoreHandle:
+        """Scores given texts, in chunks between the steps of the requests that run.
+
+        Raises:
+            ValueError: a text that is empty, or too long for the model's context or the engine's
+                memory, or an id outside of the vocabulary.
+            QueueFull, EngineClosed: as `submit`.
+        """
+        self.scores.check(request)
+        with self._lock:
+            if self._closing is not None:
+                raise EngineClosed(self.broken)
+            if len(self.scores) >= self.queue:
+                self._counts["refused"] += 1
+                raise QueueFull(len(self.scores), self._retry_after())
+            handle = ScoreHandle(request, self._clock())
+            self.scores.put(handle)
+            self._lock.notify_all()
+        return handle
+
     @property
     def is_open(self) -> bool:
         """Whether requests are taken."""
@@ -187,7 +209,7 @@ class Engine:
         Slots are those that there is room for, not those that run: before the thread has started
         the first of a crowd, none does.
         """
-        if not self._recent:
+        if not self._recent or not self._waiting:
             return 1.0
         step = sum(self._recent) / len(self._recent)
         seconds, tokens = 0.0, 0
@@ -249,13 +271,18 @@ class Engine:
     def _wait_for_work(self) -> bool:
         """False when the engine is closed and nothing is left."""
         with self._lock:
-            self._lock.wait_for(lambda: self._open or self._closing is not None)
-            return bool(self._open)
+            self._lock.wait_for(lambda: self._has_work or self._closing is not None)
+            return self._has_work
+
+    @property
+    def _has_work(self) -> bool:
+        return bool(self._open) or len(self.scores) > 0
 
     def _break_down(self, message: str) -> None:
         with self._lock:
             self._closing, self.broken, self._waiting = "nothing", message, []
             handles = list(self._open)
+            self.scores.fail_all(message)
         for handle in handles:
             self._end(handle, "failed", error=message)
 
@@ -273,7 +300,9 @@ class Engine:
             self._end(handle, "failed", error=error)
         if self._batch.running:
             self._step()
-        return bool(self._open)
+        if self.scores:
+            self.scores.step(slot.sequence.length for slot in self._batch.running)
+        return self._has_work
 
     def _step(self) -> None:
         started = self._clock()
@@ -297,6 +326,11 @@ class Engine:
                 self._end_slot(slot, reason)
         with self._lock:
             self._expire_waiting()
+            self.scores.end_early(self._early_end_of_score)
+
+    def _early_end_of_score(self, handle: ScoreHandle) -> FinishReason | None:
+        waits = handle.started is None
+        return "shutdown" if self._closing == "running" and waits else self._early_end(handle)
 
     def _expire_waiting(self) -> None:
         """Ends waiting requests that are cancelled, late or shut down; under the lock."""
@@ -307,7 +341,7 @@ class Engine:
             if reason is not None:
                 self._end(handle, reason)
 
-    def _early_end(self, handle: RequestHandle) -> FinishReason | None:
+    def _early_end(self, handle: RequestHandle | ScoreHandle) -> FinishReason | None:
         if handle.is_cancelled:
             return "cancelled"
         deadline = handle.request.deadline

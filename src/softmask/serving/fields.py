@@ -23,6 +23,8 @@ Kind = Literal[
     "response_format",
     "named_schema",
     "structured_outputs",
+    "score",
+    "edit",
 ]
 Does = Literal["implemented", "logged", "ignored", "neutral"]
 BOTH: tuple[Kind, ...] = ("chat", "completions")
@@ -34,6 +36,8 @@ OPTIONS: tuple[Kind, ...] = ("stream_options",)
 FORMAT: tuple[Kind, ...] = ("response_format",)
 NAMED: tuple[Kind, ...] = ("named_schema",)
 OUTPUTS: tuple[Kind, ...] = ("structured_outputs",)
+SCORE: tuple[Kind, ...] = ("score",)
+EDIT: tuple[Kind, ...] = ("edit",)
 
 
 @dataclass(frozen=True)
@@ -69,8 +73,8 @@ def _done(name: str, meaning: str, kinds: tuple[Kind, ...] = BOTH, *neutral: Any
     return Known(name, "implemented", meaning, kinds, neutral)
 
 
-def _logged(name: str, meaning: str) -> Known:
-    return Known(name, "logged", f"{meaning}; goes into the server's log")
+def _logged(name: str, meaning: str, kinds: tuple[Kind, ...] = BOTH) -> Known:
+    return Known(name, "logged", f"{meaning}; goes into the server's log", kinds)
 
 
 def _ignored(reason: str, *names: str, kinds: tuple[Kind, ...] = BOTH) -> tuple[Known, ...]:
@@ -132,7 +136,8 @@ OPENAI = (
     _only("presence_penalty", 0, instead=NO_ORDER),
     _only("logit_bias", {}, [], instead="`end_penalty` under softmask makes texts longer"),
     _only("best_of", 1, instead="ask for n texts with logprobs, and choose", kinds=COMPLETIONS),
-    _only("echo", False, instead="put the prompt before the answer", kinds=COMPLETIONS),
+    _done("echo", "the prompt before the answer, with log-probabilities too", COMPLETIONS),
+    _only("echo", False, instead="put the question before the answer", kinds=CHAT),
     _only("store", False, instead="keep the answer yourself", kinds=CHAT),
     _only("modalities", [], ["text"], instead=TEXT_ALONE, kinds=CHAT),
     _only("audio", instead=TEXT_ALONE, kinds=CHAT),
@@ -191,7 +196,7 @@ VLLM = (
     _only("include_stop_str_in_output", False, instead="put the stop text behind the answer"),
     _only("skip_special_tokens", True, instead=IDS),
     _only("truncate_prompt_tokens", instead="shorten the prompt"),
-    _only("prompt_logprobs", instead="`softmask eval ppl` measures the likelihood of texts"),
+    _only("prompt_logprobs", instead="/v1/completions has echo with logprobs"),
     _only("logprob_token_ids", instead="ask for more leading tokens"),
     _only("allowed_token_ids", instead=FILTERS),
     _only("bad_words", [], instead=BY_FORM),
@@ -290,9 +295,36 @@ OWN = (
     _done("infill", "a text in which [[n]] is a hole of n tokens", DENOISE, ""),
     _done("candidates", "leading tokens that a step reports of each position", DENOISE),
     _done("softmask", "what OpenAI has no field for: the last table", ALL),
+    # In requests to score.
+    _done("model", "the model's name; may be left out", SCORE),
+    _done("prompt", "what stands before: a text or token ids", SCORE),
+    _done("messages", "or a conversation, which the choices answer", SCORE),
+    _done("choices", "the texts to score, or token ids; at most 64", SCORE),
+    _done("seed", "of the masks that are drawn; the choices share them", SCORE),
+    # In edits, beside what they share with /v1/denoise.
+    _done("text", "the text", EDIT),
+    _done("start", "the first character that is written anew, counted from 0", EDIT),
+    _done("end", "the first character behind it", EDIT),
+    _done("min_tokens", "the fewest tokens to write; default: half of those replaced", EDIT, 0),
+    _done("max_tokens", "the most; default: twice those replaced, or 8", EDIT, -1),
+    _done("softmask", "estimator, samples, soft_mask and deadline: see below", SCORE),
+    _logged("user", "whose request it is, by the client's own name", SCORE),
 )
+# What edits share with /v1/denoise: how tokens are drawn, and the form.
+WITH_EDITS = (
+    *("model", "temperature", "top_p", "top_k", "seed", "softmask", "response_format"),
+    *("structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar"),
+    *("grammar", "json_schema"),
+)
+
+
+def _kinds(one: Known) -> tuple[Kind, ...]:
+    shared = "denoise" in one.kinds and one.name in WITH_EDITS
+    return one.kinds + EDIT if shared else one.kinds
+
+
 FIELDS = tuple(
-    dataclasses.replace(one, api=api)
+    dataclasses.replace(one, api=api, kinds=_kinds(one))
     for api, rows in {
         "OpenAI": OPENAI,
         "vLLM": VLLM,

@@ -71,7 +71,7 @@ class Limits:
         masked_L = ids_1L[0].numpy() == self.model.mask_id
         require(bool(masked_L.any()), "nothing is to be written: the canvas has no mask")
         self._check_settings(request)
-        if request.constraint is not None:
+        if request.constraint is not None and request.holes is None:
             check_fits(request.constraint, request.ids, self.model.mask_id)
         schedule = StepSchedule(masked_L, request.sampling)
         # A text that may write masks has them in blocks that are past.

@@ -18,6 +18,8 @@ class Answer:
 
     Args:
         top: leading tokens to report; None: no log-probabilities.
+        echo: the prompt's tokens, where they belong to the text.
+        spaced: the text begins with a space that stands at the end of its prompt already.
     """
 
     def __init__(
@@ -28,12 +30,20 @@ class Answer:
         infill: bool,
         stops: Sequence[str],
         top: int | None,
+        echo: Sequence[Token] = (),
+        scored: int = 0,
+        spaced: bool = False,
     ) -> None:
         self._checkpoint = checkpoint
-        self._stream = IncrementalDetokenizer(checkpoint, request, infill=infill, stops=stops)
-        self._infill, self.top, self._form = infill, top, request.constraint
-        self.forwards = 0  # so far
-        self.all: list[Token] = []
+        self._stream = IncrementalDetokenizer(
+            checkpoint, request, infill=infill, stops=stops, spaced=spaced
+        )
+        self._infill, self.top, self._spaced = infill, top, spaced
+        # Of single holes no more is asked than that they begin with a space.
+        self._form = request.constraint if request.holes is None else None
+        self.scored = self.forwards = scored  # so far; at first those that scored the prompt
+        self.echo = list(echo)
+        self.all: list[Token] = list(echo)
         self.result: Result | None = None
 
     @property
@@ -43,7 +53,7 @@ class Answer:
 
     @property
     def text(self) -> str:
-        return self._stream.text
+        return "".join(token.text for token in self.echo) + self._stream.text
 
     @property
     def tokens(self) -> int:
@@ -58,26 +68,27 @@ class Answer:
     @property
     def is_malformed(self) -> bool:
         """Whether the text is not of the form that was asked for: a stop string cut it."""
-        return self._form is not None and not self._form.accepts(self.text)
+        text = " " * self._spaced + self._stream.text
+        return self._form is not None and not self._form.accepts(text)
 
     @property
     def cost(self) -> dict[str, int | float]:
         """What the request took, once it is over."""
-        assert self.result is not None
-        return self.result.cost()
+        cost = {} if self.result is None else self.result.cost()
+        return {**cost, "forwards": self.forwards}
 
     def take(self, event: Event) -> list[Token]:
         """What has become final with an event."""
         tokens = self._stream.take(event)
         self.all += tokens
-        self.forwards = event.forwards
+        self.forwards = self.scored + event.forwards
         return tokens
 
     def finish(self, result: Result) -> list[Token]:
         """What was held back, now that the request is over."""
         tokens = self._stream.rest()
         self.all += tokens
-        self.result, self.forwards = result, result.forwards
+        self.result, self.forwards = result, self.scored + result.forwards
         return tokens
 
     def name(self, token: int) -> str:
@@ -108,7 +119,7 @@ class ResponseFormat:
     def _chunk(self, choice: dict[str, Any]) -> dict[str, Any]:
         return self._frame(self.chunk_kind, [choice])
 
-    def opening(self, _index: int) -> list[dict[str, Any]]:
+    def opening(self, _index: int, _answer: Answer) -> list[dict[str, Any]]:
         """Chunks before the first text."""
         return []
 
@@ -139,7 +150,7 @@ class ChatResponse(ResponseFormat):
             "softmask": answer.cost,
         }
 
-    def opening(self, index: int) -> list[dict[str, Any]]:
+    def opening(self, index: int, _answer: Answer) -> list[dict[str, Any]]:
         delta = {"role": "assistant", "content": ""}
         return [self._chunk({"index": index, "delta": delta, "finish_reason": None})]
 
@@ -186,6 +197,9 @@ class CompletionResponse(ResponseFormat):
             "softmask": answer.cost,
         }
 
+    def opening(self, index: int, answer: Answer) -> list[dict[str, Any]]:
+        return [self.chunk(index, answer, answer.echo)] if answer.echo else []
+
     def chunk(self, index: int, answer: Answer, tokens: list[Token]) -> dict[str, Any]:
         """New text."""
         text = "".join(token.text for token in tokens)
@@ -209,7 +223,8 @@ class CompletionResponse(ResponseFormat):
         return {
             "tokens": [answer.name(token.id) for token in tokens],
             "token_logprobs": [token.logprob for token in tokens],
-            "top_logprobs": [_by_text(answer, token) for token in tokens],
+            # Null of what was not looked at: the first token of a text that is echoed.
+            "top_logprobs": [_by_text(answer, token) or None for token in tokens],
             "text_offset": offsets,
         }
 

@@ -237,6 +237,9 @@ class CompletionRequest(OpenAIRequest):
 
     prompt: PromptField
     suffix: Text | None = None
+    # None but the echo.
+    max_tokens: int | None = Field(None, ge=0)
+    echo: bool = False
     logprobs: int | None = Field(None, ge=0, le=MOST_TOP)
 
     @field_validator("prompt", mode="before")
@@ -246,6 +249,14 @@ class CompletionRequest(OpenAIRequest):
         if isinstance(prompt, list) and len(prompt) > MOST_TEXTS and not isinstance(prompt[0], int):
             raise ValueError(f"{len(prompt)} prompts are too many texts: at most {MOST_TEXTS}")
         return prompt
+
+    @model_validator(mode="after")
+    def _says_something(self) -> CompletionRequest:
+        if self.new_tokens == 0 and not self.echo:
+            raise ValueError("max_tokens is 0 with echo alone: else nothing is written")
+        if self.echo and self.suffix:
+            raise ValueError("echo and suffix do not go together: put the texts together yourself")
+        return self
 
     @property
     def prompts(self) -> list[str | list[int]]:

@@ -15,14 +15,19 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from .edit_body import EditBody
 from .fields import FIELDS
 from .messages import Message
 from .protocol import ChatRequest, CompletionRequest, DenoiseRequest, Extension, StreamOptions
+from .scores import ScoreBody, ScoreExtension
+from .structured import ResponseFormat, StructuredOutputs
 
 ROUTES = {
     "GET /": "the page that shows the denoising",
     "POST /v1/chat/completions": "OpenAI's chat completions, whole or streamed",
     "POST /v1/completions": "OpenAI's completions; with `suffix` the text between the two",
+    "POST /v1/score": "log-probabilities of given continuations",
+    "POST /v1/edits": "a stretch of a text written anew",
     "POST /v1/denoise": "every step of one text",
     "GET /v1/models": "the model that is served, in a list",
     "GET /v1/models/{name}": "its entry: context, soft-mask parameters, defaults",
@@ -37,7 +42,12 @@ REQUESTS: dict[str, type[BaseModel]] = {
     "POST /v1/completions": CompletionRequest,
     "The key `stream_options`": StreamOptions,
     "POST /v1/denoise": DenoiseRequest,
+    "POST /v1/edits": EditBody,
     "The key `softmask` of every request": Extension,
+    "POST /v1/score": ScoreBody,
+    "The key `softmask` of `/v1/score`": ScoreExtension,
+    "The key `response_format`": ResponseFormat,
+    "The key `structured_outputs`": StructuredOutputs,
 }
 PLACES = {
     "chat": "chat",

@@ -61,7 +61,8 @@ class Request:
         top_logprobs: how many leading tokens an event reports where a token was committed, beside
             that token's own log-probability; 0: token ids alone.
         trace: whether events also report the state of each masked position.
-        constraint: the form of the text between the first and the last mask.
+        constraint: the form of the text between the first and the last mask; or of
+        holes: those that begin at these places, each by itself.
 
     Raises:
         ValueError: no ids, a seed or a deadline out of range, a trace without `top_logprobs`.
@@ -76,6 +77,7 @@ class Request:
     top_logprobs: int = 0
     trace: bool = False
     constraint: TokenAutomaton | None = None
+    holes: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         require(bool(self.ids), "the canvas is empty: give token ids and masks")

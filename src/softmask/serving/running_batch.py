@@ -94,6 +94,7 @@ class RunningBatch:
             generator=generator,
             top_logprobs=request.top_logprobs,
             constraint=request.constraint,
+            holes=request.holes,
         )
 
     def release(self, slot: Slot) -> tuple[int, ...]:

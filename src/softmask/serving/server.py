@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -18,16 +19,28 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
 from .. import __version__
+from ..decoding.likelihood import TokenScore
+from .edit_body import EditBody, edit_answer, edit_jobs, edited
 from .engine import Result
 from .errors import Ended, handle_errors, refusals
 from .metrics import Metrics
 from .middleware import RequestContext, RequestMiddleware
 from .openai_responses import Answer, ChatResponse, CompletionResponse
 from .page import live_data, page_csp, page_html
-from .protocol import ChatRequest, CompletionRequest, DenoiseRequest, Shared
+from .protocol import ChatRequest, CompletionRequest, DenoiseRequest
 from .reference import page as reference_page
-from .service import Service
+from .scores import (
+    ScoreBody,
+    echo_request,
+    echo_tokens,
+    prompt_of,
+    score_answer,
+    score_request,
+)
+from .scoring import ScoreHandle, ScoreResult
+from .service import Job, Service
 from .streaming import cancelling, check_end, event_stream, merged, stream_answers, stream_steps
+from .strict import Strict
 from .trace import Tracer
 
 
@@ -55,15 +68,17 @@ def create_app(service: Service) -> FastAPI:
     _add_information(app, service, metrics)
     _add_openai(app, service, metrics)
     _add_denoise(app, service, metrics)
+    _add_scores(app, service, metrics)
+    _add_edits(app, service, metrics)
     return app
 
 
-async def _encoded(service: Service, jobs: Callable[[Any], Any], asked: Shared) -> Any:
+async def _encoded(service: Service, jobs: Callable[[Any], Any], asked: Strict) -> Any:
     """What is asked as jobs. Tokenizing a long prompt takes a while: not in the event loop."""
     return await asyncio.get_running_loop().run_in_executor(service.encoder, jobs, asked)
 
 
-def _context(service: Service, request: Request, asked: Shared) -> RequestContext:
+def _context(service: Service, request: Request, asked: Strict) -> RequestContext:
     """The middleware's context of a request, with its body where that is to be logged."""
     context: RequestContext = request.scope["softmask"]
     if service.config.log_prompts:
@@ -168,10 +183,24 @@ async def _answer(
     _check_name(service, asked.model)
     with refusals():
         jobs = await _encoded(service, service.jobs, asked)
-        handles = service.submit(jobs)
+        handles = service.submit(job.request for job in jobs) if asked.new_tokens != 0 else []
+    try:
+        echoes = await _echoes(service, asked, jobs, request)
+    except BaseException:
+        for handle in handles:
+            handle.cancel()
+        raise
     answers = [
-        Answer(service.checkpoint, job.request, infill=job.infill, stops=asked.stop, top=asked.top)
-        for job in jobs
+        Answer(
+            service.checkpoint,
+            job.request,
+            infill=job.infill,
+            stops=asked.stop,
+            top=asked.top,
+            spaced=job.spaced,
+            **echo,
+        )
+        for job, echo in zip(jobs, echoes, strict=True)
     ]
     prompt_tokens = sum(job.prompt_tokens for job in jobs[:: asked.n])
     context = _context(service, request, asked)
@@ -196,9 +225,48 @@ async def _answer(
         async for _ in merged(handles, answers):
             pass
     count_tokens()
-    for handle, answer in zip(handles, answers, strict=True):
+    for handle, answer in zip(handles, answers, strict=False):
         check_end(handle, answer)
     return JSONResponse(response.whole(answers, prompt_tokens))
+
+
+async def _echoes(
+    service: Service,
+    asked: ChatRequest | CompletionRequest,
+    jobs: Sequence[Job],
+    request: Request,
+) -> list[dict[str, Any]]:
+    """What each answer has of its prompt: tokens to show, and forwards that scored them."""
+    if not isinstance(asked, CompletionRequest) or not asked.echo:
+        return [{}] * len(jobs)
+    with refusals():
+        wanted = echo_request(service, asked, jobs)
+        handle = None if wanted is None else service.engine.score(wanted)
+    scores: Iterator[Sequence[TokenScore]] = iter(())
+    forwards = 0
+    if handle is not None:
+        result = await _scored(request, handle)
+        scores, forwards = iter(result.tokens), result.forwards
+    echoes: list[dict[str, Any]] = []
+    for job in jobs[:: asked.n]:
+        ids = prompt_of(service, job)
+        own = next(scores) if handle is not None and len(ids) > 1 else ()
+        tokens = echo_tokens(service.checkpoint, ids, own)
+        echoes += [
+            {"echo": tokens, "scored": 0 if echoes or i else forwards} for i in range(asked.n)
+        ]
+    # What the scores took is the first answer's: they were made together.
+    echoes[0]["scored"] = forwards
+    return echoes
+
+
+async def _scored(request: Request, handle: ScoreHandle) -> ScoreResult:
+    """The scores, which end as soon as the client leaves."""
+    async with cancelling(request, [handle]):
+        result = await handle.finished()
+    if result.finish_reason != "done":
+        raise Ended(result.finish_reason)
+    return result
 
 
 def _errors_of(results: Sequence[Result]) -> dict[str, str]:
@@ -217,7 +285,7 @@ def _add_denoise(app: FastAPI, service: Service, metrics: Metrics) -> None:
         _check_name(service, asked.model)
         with refusals():
             job = await _encoded(service, service.trace_job, asked)
-            handle = service.submit([job])[0]
+            handle = service.submit([job.request])[0]
         context = _context(service, request, asked)
         metrics.tokens.labels("prompts").inc(job.prompt_tokens)
         tracer = Tracer(
@@ -242,3 +310,46 @@ def _add_denoise(app: FastAPI, service: Service, metrics: Metrics) -> None:
         if result.finish_reason != "done":
             raise Ended(result.finish_reason)
         return JSONResponse({"start": start, "steps": steps, "end": tracer.end(result)})
+
+
+# Given texts.
+
+
+def _add_scores(app: FastAPI, service: Service, metrics: Metrics) -> None:
+    @app.post("/v1/score")
+    async def score(asked: ScoreBody, request: Request) -> Response:
+        """Log-probabilities of given continuations, each with its error."""
+        _check_name(service, asked.model)
+        with refusals():
+            wanted = await _encoded(service, partial(score_request, service), asked)
+            handle = service.engine.score(wanted)
+        context = _context(service, request, asked)
+        result = await _scored(request, handle)
+        answer = score_answer(service.name, wanted, result)
+        tokens = answer["usage"]["prompt_tokens"]
+        metrics.tokens.labels("prompts").inc(tokens)
+        context.log_fields |= {"prompt_tokens": tokens, "forwards": result.forwards}
+        return JSONResponse(answer)
+
+
+def _add_edits(app: FastAPI, service: Service, metrics: Metrics) -> None:
+    @app.post("/v1/edits")
+    async def edit(asked: EditBody, request: Request) -> Response:
+        """A stretch of a text written anew, as long as suits it best."""
+        _check_name(service, asked.model)
+        with refusals():
+            requests = await _encoded(service, partial(edit_jobs, service), asked)
+            handles = service.submit(requests)
+        context = _context(service, request, asked)
+        async with cancelling(request, handles):
+            results = [await handle.finished() for handle in handles]
+        context.log_fields |= _errors_of(results)
+        for result in results:
+            if result.finish_reason != "done":
+                raise Ended(result.finish_reason)
+        done = edited(service, asked, handles, results)
+        prompt_tokens = len(requests[0].ids) - min(draft.tokens for draft in done.drafts)
+        metrics.tokens.labels("prompts").inc(prompt_tokens)
+        metrics.tokens.labels("answers").inc(sum(draft.tokens for draft in done.drafts))
+        context.log_fields |= {"prompt_tokens": prompt_tokens, "forwards": done.forwards}
+        return JSONResponse(edit_answer(service.name, done, prompt_tokens))

@@ -8,14 +8,15 @@ from __future__ import annotations
 import dataclasses
 import functools
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 from ..config import BUNDLED, PromptKind, SamplingConfig, from_mapping, kinds_to_json, require
-from ..decoding.forms import automaton_for
+from ..decoding.forms import automaton_for, spaces
 from ..decoding.generation import choose_soft_mask
+from ..decoding.healing import without_space
 from ..decoding.prompts import (
     encode,
     encode_chat,
@@ -46,12 +47,14 @@ OPTIONAL = {f.name for f in dataclasses.fields(SamplingConfig) if f.default is N
 
 @dataclass(frozen=True)
 class Job:
-    """A request of the engine, and what its text is; `start`: where one with holes begins."""
+    """A request of the engine, and what its text is; `start`: where one with holes begins;
+    `spaced`: the text begins with the space at the prompt's end."""
 
     request: Request
     infill: bool
     prompt_tokens: int
     start: int = 0
+    spaced: bool = False
 
 
 class Service:
@@ -106,20 +109,22 @@ class Service:
         if isinstance(asked, ChatRequest):
             self._check_count(1, asked.n)
             prompts = [self._conversation(asked.messages)]
-            kinds = [self.checkpoint.kind_of(asked.messages[-1].text)]
+            kinds, spaced = [self.checkpoint.kind_of(asked.messages[-1].text)], [False]
         else:
             assert isinstance(asked, CompletionRequest)
             self._check_count(len(asked.prompts), asked.n)
             if asked.suffix:
                 suffix = self._encode(asked.suffix, "suffix")
-            prompts = [self._prompt(prompt, suffix) for prompt in asked.prompts]
+            texts = [self._heal(prompt) if suffix else (prompt, False) for prompt in asked.prompts]
+            prompts = [self._prompt(prompt, suffix) for prompt, _ in texts]
+            spaced = [moved for _, moved in texts]
             kinds = [self.checkpoint.kind_of(prompt) for prompt in asked.prompts]
         infill = bool(suffix)
-        seed = self._seed(asked)
+        seed = self.seed_of(asked)
         top_logprobs = 0 if asked.top is None else max(1, asked.top)
         jobs = []
-        alike = zip(prompts, kinds, strict=True)
-        for index, (prompt, kind) in enumerate(one for one in alike for _ in range(asked.n)):
+        alike = zip(prompts, kinds, spaced, strict=True)
+        for index, (prompt, kind, moved) in enumerate(one for one in alike for _ in range(asked.n)):
             masks = self._masks(asked.new_tokens, len(prompt) + len(suffix), kind)
             ids = (*prompt, *[self.checkpoint.model.mask_id] * masks, *suffix)
             request = self._request(
@@ -130,8 +135,9 @@ class Service:
                 infill=infill,
                 endless=asked.ignore_eos,
                 top_logprobs=top_logprobs,
+                spaced=(len(prompt),) if moved else (),
             )
-            jobs.append(Job(request, infill, len(prompt) + len(suffix)))
+            jobs.append(Job(request, infill, len(prompt) + len(suffix), spaced=moved))
         return jobs
 
     def trace_job(self, asked: DenoiseRequest) -> Job:
@@ -142,9 +148,13 @@ class Service:
         """
         ids = self._conversation(asked.messages) if asked.messages else []
         start = len(ids)
+        spaced: tuple[int, ...] = ()
         if asked.infill:
             self._check_size(len(asked.infill.encode()), "infill")
-            ids += encode_holes(self.checkpoint, asked.infill, control=False)
+            formed = asked.constraint is not None
+            holed = encode_holes(self.checkpoint, asked.infill, control=False, formed=formed)
+            ids += holed.ids
+            spaced = tuple(start + column for column in holed.spaced)
             ids += encode_turn_end(self.checkpoint) if asked.messages else []
         elif not asked.messages:
             assert asked.prompt is not None  # one of the three is there
@@ -159,15 +169,16 @@ class Service:
             asked,
             tuple(ids),
             kind,
-            self._seed(asked),
+            self.seed_of(asked),
             infill=infill,
             top_logprobs=top_logprobs,
             trace=True,
+            spaced=spaced,
         )
         masks = ids.count(self.checkpoint.model.mask_id)
         return Job(request, infill, len(ids) - masks, start)
 
-    def submit(self, jobs: Sequence[Job]) -> list[RequestHandle]:
+    def submit(self, requests: Iterable[Request]) -> list[RequestHandle]:
         """Puts all of them into the engine's waiting queue, or none.
 
         Raises:
@@ -175,8 +186,8 @@ class Service:
         """
         handles: list[RequestHandle] = []
         try:
-            for job in jobs:
-                handles.append(self.engine.submit(job.request))
+            for request in requests:
+                handles.append(self.engine.submit(request))
         except Exception:
             for handle in handles:
                 handle.cancel()
@@ -198,6 +209,16 @@ class Service:
         require(bool(ids or suffix), "the prompt is empty: say something to go on from")
         require(mask_id not in ids, "prompt: holes come through the field infill of /v1/denoise")
         return list(ids)
+
+    def encode_text(self, text: str) -> list[int]:
+        """Token ids of a text that a request brings."""
+        return self._encode(text, "text")
+
+    def _heal(self, prompt: str | list[int]) -> tuple[str | list[int], bool]:
+        """A prompt before a hole without the space at its end, and whether it had one."""
+        if isinstance(prompt, str):
+            return without_space(self.checkpoint, prompt)
+        return prompt, False
 
     def _encode(self, text: str, what: str) -> list[int]:
         self._check_size(len(text.encode()), what)
@@ -229,6 +250,9 @@ class Service:
     def _masks(self, asked: int | None, taken: int, kind: PromptKind) -> int:
         """How many masks a request gets; looked at before there are so many."""
         room = self.context - taken
+        if asked == 0:  # the prompt alone is echoed
+            require(room >= 0, f"the prompt has {taken} tokens, but the context is {self.context}")
+            return 0
         require(room > 0, f"the prompt has {taken} tokens and fills the context of {self.context}")
         if asked is None:
             return min(kind.max_new_tokens or self.config.max_tokens, room)
@@ -239,7 +263,8 @@ class Service:
         )
         return asked
 
-    def _seed(self, asked: Shared) -> int:
+    def seed_of(self, asked: Shared) -> int:
+        """The seed that is asked for, or one that is drawn."""
         return secrets.randbelow(2**31) if asked.seed is None else asked.seed
 
     def _request(
@@ -253,16 +278,21 @@ class Service:
         top_logprobs: int,
         endless: bool = False,
         trace: bool = False,
+        spaced: tuple[int, ...] = (),
     ) -> Request:
         extension = asked.softmask
-        constraint = None
+        constraint = spaces(self.checkpoint) if spaced else None
         if asked.constraint is not None:
-            bounded = infill or endless
-            constraint = automaton_for(self.checkpoint, asked.constraint, infill=bounded)
+            constraint = automaton_for(
+                self.checkpoint,
+                asked.constraint,
+                infill=infill or endless,
+                spaced=bool(spaced),
+            )
         deadline = min(extension.deadline or self.config.deadline, self.config.deadline)
         return Request(
             ids,
-            self._sampling(asked, kind, ids.count(self.checkpoint.model.mask_id)),
+            self.sampling_of(asked, kind, ids.count(self.checkpoint.model.mask_id)),
             soft_mask=choose_soft_mask(extension.soft_mask, self.checkpoint.soft_mask),
             # No end may be written: as in a hole.
             rules=rules_of(self.checkpoint, infill=infill or endless),
@@ -271,9 +301,11 @@ class Service:
             top_logprobs=top_logprobs,
             trace=trace,
             constraint=constraint,
+            holes=spaced if spaced and asked.constraint is None else None,
         )
 
-    def _sampling(self, asked: Shared, kind: PromptKind, masks: int) -> SamplingConfig:
+    def sampling_of(self, asked: Shared, kind: PromptKind, masks: int) -> SamplingConfig:
+        """How so many masks are decoded: as asked, and else as suits the kind of prompt."""
         given = asked.softmask.model_dump(exclude_unset=True, exclude={"soft_mask", "deadline"})
         # A null turns off what the checkpoint brings, where it can be off.
         given = {n: value for n, value in given.items() if value is not None or n in OPTIONAL}
@@ -285,7 +317,7 @@ class Service:
                 f"{name} and softmask.{name} are the same setting: give one of them",
             )
         given |= top
-        values = {"steps": masks, **kind.sampling, **given}
+        values = {"steps": max(1, masks), **kind.sampling, **given}
         return from_mapping(SamplingConfig, values, "softmask")
 
 

@@ -16,6 +16,7 @@ from .engine import RequestHandle
 from .errors import Ended
 from .openai_responses import Answer, ChatResponse, CompletionResponse, usage
 from .protocol import OpenAIRequest
+from .scoring import ScoreHandle
 from .trace import Tracer
 
 DONE = "data: [DONE]\n\n"
@@ -31,7 +32,9 @@ def check_end(handle: RequestHandle, answer: Answer) -> None:
 
 
 @contextlib.asynccontextmanager
-async def cancelling(request: Request, handles: Sequence[RequestHandle]) -> AsyncIterator[None]:
+async def cancelling(
+    request: Request, handles: Sequence[RequestHandle | ScoreHandle]
+) -> AsyncIterator[None]:
     """Cancels the requests as soon as the client leaves, or when the block fails."""
 
     async def watch() -> None:
@@ -68,7 +71,7 @@ async def stream_answers(
 
     try:
         for index in range(len(answers)):
-            for chunk in response.opening(index):
+            for chunk in response.opening(index, answers[index]):
                 yield event(chunk)
         async for index, tokens, is_last in merged(handles, answers):
             answer = answers[index]
@@ -77,6 +80,8 @@ async def stream_answers(
             if is_last:
                 check_end(handles[index], answer)
                 yield event(response.closing(index, answer))
+        for index in range(len(handles), len(answers)):
+            yield event(response.closing(index, answers[index]))
         if asked.sends_usage:
             yield sse(response.usage_chunk(answers, prompt_tokens))
         yield DONE
@@ -95,7 +100,8 @@ async def merged(
 
     A text is read on when its part was taken: a slow client makes the events of its requests merge.
     """
-    streams = [_parts(*pair) for pair in zip(handles, answers, strict=True)]
+    # An answer that is its prompt alone has no request, and is there from the start.
+    streams = [_parts(*pair) for pair in zip(handles, answers, strict=False)]
     waiting = {asyncio.ensure_future(anext(one)): index for index, one in enumerate(streams)}
     try:
         while waiting:

@@ -6,6 +6,7 @@ class Draft {
   constructor(host, run, parts) {
     this.run = run;
     this.places = [];
+    parts = withoutSpaces(run, parts);
     const masks = (count) => Array.from({ length: count }, () => this.place());
     host.replaceChildren(...parts.flatMap((part, i) => (i % 2 ? masks(Number(part)) : [part])));
   }
@@ -41,6 +42,7 @@ class Draft {
 
 /** What a finished run makes of such parts: the text, and where its last stretch lies in it. */
 function fillIn(run, parts) {
+  parts = withoutSpaces(run, parts);
   let [text, slot, stretch] = ["", 0, null];
   parts.forEach((part, i) => {
     const from = text.length;
@@ -50,4 +52,18 @@ function fillIn(run, parts) {
     if (i % 2) stretch = { from, to: text.length };
   });
   return { text, stretch };
+}
+
+/** Such parts without the space before a hole, where the hole's own text begins with it. */
+function withoutSpaces({ start: { tokens }, slots }, parts) {
+  const spacesOf = (text) => / *$/.exec(text)[0].length;
+  let slot = 0;
+  return parts.map((part, i) => {
+    if (i % 2) slot += Number(part);
+    if (i % 2 || i === parts.length - 1) return part;
+    const before = tokens.slice(0, slots[slot]).findLastIndex((token) => token.masked);
+    const written = tokens.slice(before + 1, slots[slot]);
+    const missing = spacesOf(part) > spacesOf(written.map(({ text }) => text).join(""));
+    return missing ? part.slice(0, -1) : part;
+  });
 }

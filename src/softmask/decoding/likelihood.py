@@ -1,0 +1,360 @@
+"""Log-likelihoods of given texts: which masks a model reads a text under, and what comes of it.
+
+A masked diffusion model knows no one likelihood: tokens may be decided in any order. Two estimators
+of -log p(x | c) of a continuation x of L tokens:
+
+* "masks": LLaDA's bound (Nie et al., arXiv 2502.09992, appendix), which draws the number of masked
+  tokens, not the probability of each to be masked, which removes most of the variance:
+
+      -log p(x | c) <= E_l E_(S of size l) [ L / l * sum_(i in S) -log p(x_i | c, x without S) ]
+
+  A forward for each different mask S; the mean over orders, so a bound.
+* "chain": token by token from the left, everything behind masked. The exact log-probability under
+  the decoding that goes that way at temperature 1, and the only one of which every part of a text
+  has its share: the sum from token i on is the log-probability of the rest behind what is before.
+  A forward for each token, and no chance.
+
+Shape suffixes: B batch, L length, N masked rows (flat indices into B * L), V vocabulary, S samples,
+K leading tokens.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from ..config import SoftMaskConfig, require_choice, require_positive, setting
+from ..logits import top_k
+from ..models import DreamModel
+from ..soft_mask import SoftMask, SoftTokens, feedback, make_mixer, rate
+
+Request = tuple[Sequence[int], Sequence[int]]  # context and continuation, token ids
+Estimator = Literal["masks", "chain"]
+ESTIMATORS = ("masks", "chain")
+
+
+@dataclass(frozen=True)
+class LikelihoodConfig:
+    """Samples, batch size and seed of an estimate."""
+
+    samples: int = setting(128, "Monte-Carlo samples")
+    batch_size: int = setting(16, "rows of one forward")
+    seed: int = setting(0, "of the masks; each question has its own")
+    estimator: Estimator = setting(
+        "masks", "masks: sampled masks, a bound; chain: one token a forward from the left, exact"
+    )
+
+    def __post_init__(self) -> None:
+        require_positive(self, "samples", "batch_size")
+        require_choice("estimator", self.estimator, ESTIMATORS)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A negative log-likelihood in nats, summed over the tokens: in expectation an upper bound.
+
+    `error` is its standard error as if the samples were independent: as they are spread evenly
+    over the number of masks, the true one is smaller. NaN for one sample that is not the only
+    possible one; 0 for a chain, which is exact. `forwards` counts rows of forward passes: one for
+    each different mask, two with soft-masking.
+    """
+
+    nats: float
+    error: float
+    tokens: int
+    forwards: int
+
+
+class TokenScore(NamedTuple):
+    """A token's log-probability in a chain, and the leading tokens there with theirs."""
+
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
+
+
+class MaskedRow(NamedTuple):
+    """One row of a forward: a request under one mask, read at some of the masks."""
+
+    request: int
+    ids_L: Tensor
+    masked_L: Tensor
+    read_L: Tensor
+    start: int  # tokens of the continuation
+    samples: int  # how many samples drew this mask
+    scale: float  # L / l
+
+
+class Scorer:
+    """Scores continuations in as many forwards as one likes: `step` until it returns False.
+
+    With `soft_mask` (scale above 0) each row takes two passes: the first reads the masks plainly,
+    the second reads all of them as mixtures of what the first predicted. That is a function of the
+    masked text still, so bound and chain hold. r(t) has m = l masks left of M = L.
+
+    Args:
+        requests: pairs of token ids. A text without context gets the model's end-of-text token
+            as its context: there is no row that could predict position 0.
+        config: its `batch_size` is not used: each step has its own.
+        questions: some numbers for each request, the same for those of one question, whose random
+            numbers they then share; default: its context.
+        top: leading tokens that are told of each token of a chain.
+
+    Raises:
+        ValueError: an empty context or continuation, a request longer than the model's window,
+            or a model without a mask token.
+    """
+
+    def __init__(
+        self,
+        model: DreamModel,
+        requests: Sequence[Request],
+        config: LikelihoodConfig,
+        soft_mask: SoftMaskConfig | None = None,
+        *,
+        questions: Sequence[Sequence[int]] | None = None,
+        top: int = 0,
+    ) -> None:
+        check_requests(model, requests)
+        if questions is None:
+            questions = [context for context, _ in requests]
+        self.model, self.requests, self.config = model, requests, config
+        self.soft_mask, self.top = soft_mask, top
+        self._mixer = make_mixer(soft_mask, model.device)
+        # Longest first, so that running out of memory shows at once.
+        order = sorted(range(len(requests)), key=lambda i: -sum(map(len, requests[i])))
+        self._rows = (row for i in order for row in self._rows_of(i, questions[i]))
+        self._next = next(self._rows, None)
+        self._values: dict[int, list[tuple[float, int]]] = defaultdict(list)
+        self._tokens: dict[int, list[TokenScore]] = defaultdict(list)
+        self.forwards = 0
+
+    def _rows_of(self, index: int, question: Sequence[int]) -> Iterator[MaskedRow]:
+        rows = chain_rows if self.config.estimator == "chain" else sampled_rows
+        return rows(index, self.requests[index], question, self.config)
+
+    def step(self, rows: int, positions: int | None = None) -> bool:
+        """One forward, of at most so many rows and positions, but of one at least; what is left."""
+        batch: list[MaskedRow] = []
+        while self._next is not None and len(batch) < rows:
+            longest = max(len(row.ids_L) for row in (*batch, self._next))
+            if batch and positions is not None and longest * (len(batch) + 1) > positions:
+                break
+            batch.append(self._next)
+            self._next = next(self._rows, None)
+        if batch:
+            self._read(batch)
+        return self._next is not None
+
+    @torch.no_grad()
+    def _read(self, batch: list[MaskedRow]) -> None:
+        row_N, losses_N, leading = read_rows(
+            self.model, batch, self._mixer, self.soft_mask, self.top
+        )
+        # Summed on the host: an accelerator's index_add does not repeat its order.
+        nats_B = torch.zeros(len(batch), dtype=torch.float64).index_add(0, row_N, losses_N.double())
+        self.forwards += len(batch) * (1 if self._mixer is None else 2)
+        for row, nats in zip(batch, nats_B.tolist(), strict=True):
+            self._values[row.request].append((row.scale * nats, row.samples))
+        if self.config.estimator == "chain":
+            tops = leading or [()] * len(losses_N)
+            for place, loss, top in zip(row_N.tolist(), losses_N.tolist(), tops, strict=True):
+                self._tokens[batch[place].request].append(TokenScore(-loss, top))
+
+    def estimates(self) -> list[Estimate]:
+        """Of every request, in their order, once no rows are left."""
+        passes, is_chain = 1 if self._mixer is None else 2, self.config.estimator == "chain"
+        found = []
+        for i, (_, continuation) in enumerate(self.requests):
+            values, tokens = self._values[i], len(continuation)
+            if is_chain:
+                nats = math.fsum(value for value, _ in values)
+                found.append(Estimate(nats, 0.0, tokens, passes * len(values)))
+            else:
+                found.append(_estimate(values, tokens, passes))
+        return found
+
+    def tokens(self) -> list[list[TokenScore]]:
+        """Of every request the tokens of its continuation, where the estimator is the chain."""
+        return [self._tokens[i] for i in range(len(self.requests))]
+
+
+def sampled_rows(
+    index: int, request: Request, question: Sequence[int], config: LikelihoodConfig
+) -> Iterator[MaskedRow]:
+    """The rows of the estimator "masks". Samples that agree in their mask are one: a continuation
+    of L tokens takes at most 2^L - 1, a single token one."""
+    context, continuation = request
+    length, ids_L = len(continuation), ids_of(request)
+    drawn_SL = draw_masks(question, length, config)
+    different, samples = torch.unique(drawn_SL, dim=0, return_counts=True)
+    before = torch.zeros(len(context), dtype=torch.bool)
+    for mask_L, count in zip(different, samples.tolist(), strict=True):
+        scale, masked_L = length / int(mask_L.sum()), torch.cat([before, mask_L])
+        yield MaskedRow(index, ids_L, masked_L, masked_L, length, count, scale)
+
+
+def chain_rows(
+    index: int, request: Request, _question: Sequence[int], _config: LikelihoodConfig
+) -> Iterator[MaskedRow]:
+    """The rows of the estimator "chain"."""
+    context, continuation = request
+    ids_L = ids_of(request)
+    place_L = torch.arange(len(ids_L))
+    for place in range(len(context), len(ids_L)):
+        row = MaskedRow(index, ids_L, place_L >= place, place_L == place, len(continuation), 1, 1.0)
+        yield row
+
+
+def draw_masks(question: Sequence[int], length: int, config: LikelihoodConfig) -> Tensor:
+    """(S, L) bool: which of a continuation's `length` tokens each sample masks, 1 to L of them.
+
+    A function of (seed, question) alone: sample s masks the l positions with the smallest of its
+    uniform numbers u[s, :L], l = 1 + floor(L * time[s]). The times are a systematic sample of
+    [0, 1): one random offset, equal distances. So the numbers of masks cover 1..L evenly, each
+    with probability 1 / L.
+    """
+    generator = generator_for(config.seed, question)
+    offset = torch.rand((), dtype=torch.float64, generator=generator)
+    times_S = (torch.arange(config.samples, dtype=torch.float64) + offset) / config.samples
+    # Column after column: continuations of different lengths agree in those that both have.
+    columns = [
+        torch.rand(config.samples, dtype=torch.float64, generator=generator) for _ in range(length)
+    ]
+    rank_SL = torch.stack(columns, dim=1).argsort(dim=1).argsort(dim=1)
+    count_S = 1 + (times_S * length).long().clamp_max(length - 1)
+    return rank_SL < count_S[:, None]
+
+
+def generator_for(seed: int, ids: Sequence[int]) -> torch.Generator:
+    """The random numbers that belong to these token ids under this seed, on any machine."""
+    name = f"{seed}:{','.join(map(str, map(int, ids)))}"
+    digest = hashlib.sha256(name.encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:4], "big"))
+
+
+def read_rows(
+    model: DreamModel,
+    batch: Sequence[MaskedRow],
+    mixer: SoftMask | None,
+    soft_mask: SoftMaskConfig | None,
+    top: int = 0,
+) -> tuple[Tensor, Tensor, list[tuple[tuple[int, float], ...]]]:
+    """One forward (two with a mixer) of some rows.
+
+    Returns:
+        (N,) of which row each mask is that was read, and (N,) fp32 its true token's cross-entropy,
+        on the host; and the `top` leading tokens there with their log-probabilities.
+    """
+    ids_BL, attention_BL = pad([row.ids_L for row in batch], model.device)
+    masked_BL, _ = pad([row.masked_L for row in batch], model.device)
+    read_BL, _ = pad([row.read_L for row in batch], model.device)
+    noisy_BL = ids_BL.masked_fill(masked_BL, model.mask_id)
+    rows_N = read_BL.flatten().nonzero().squeeze(1)
+    text: dict[str, Any] = {"input_ids": noisy_BL}
+    if mixer is not None and soft_mask is not None:
+        masks_M = masked_BL.flatten().nonzero().squeeze(1)
+        logits_MV = model(noisy_BL, attention_mask=attention_BL, rows=masks_M).logits
+        start_B = torch.tensor([row.start for row in batch], device=model.device)
+        with model.input_table() as table_VD:
+            soft_tokens, _ = soft_input(
+                table_VD,
+                mixer,
+                soft_mask.schedule,
+                noisy_BL,
+                masked_BL,
+                masks_M,
+                logits_MV,
+                start_B,
+            )
+        del logits_MV
+        text = {"soft_tokens": soft_tokens}
+    true_N = ids_BL.flatten()[rows_N]
+    row_N = (rows_N // ids_BL.shape[1]).cpu()
+    inputs = {**text, "attention_mask": attention_BL, "rows": rows_N}
+    if not top:
+        return row_N, model(**inputs, labels=true_N).losses.cpu(), []
+    logprobs_NV = model(**inputs).logits.float().log_softmax(-1)
+    losses_N = -logprobs_NV.gather(1, true_N[:, None]).squeeze(1)
+    values_NK, ids_NK = (part.tolist() for part in top_k(logprobs_NV, top))
+    leading = [tuple(zip(*pair, strict=True)) for pair in zip(ids_NK, values_NK, strict=True)]
+    return row_N, losses_N.cpu(), leading
+
+
+def soft_input(
+    table_VD: Tensor,
+    mixer: SoftMask,
+    schedule: str,
+    noisy_BL: Tensor,
+    masked_BL: Tensor,
+    rows_N: Tensor,
+    logits_NV: Tensor,
+    start_B: Tensor,
+) -> tuple[SoftTokens, Tensor]:
+    """The input of pass 2, with every mask mixed with an earlier pass's prediction; lambda (N,).
+
+    Args:
+        table_VD: the model's input embeddings.
+        logits_NV: the earlier pass at the flat positions `rows_N`, which are all of `masked_BL`.
+        start_B: M of r(t), the masks a row began with.
+    """
+    seen = feedback(logits_NV, rows_N, mixer.k, mixer.mode)
+    rate_B = rate(schedule, masked_BL.sum(dim=1), start_B)
+    return mixer(noisy_BL, seen, table_VD, rate_B[rows_N // noisy_BL.shape[1]])
+
+
+def pad(rows: Sequence[Tensor], device: torch.device) -> tuple[Tensor, Tensor | None]:
+    """Rows as one tensor (B, L), padded on the right; its attention mask, None if none is padded.
+
+    Padding is 0 (False for bool rows), which nothing reads.
+    """
+    values_BL = pad_sequence(list(rows), batch_first=True).to(device)
+    sizes_B = torch.tensor([len(row) for row in rows], device=device)
+    real_BL = torch.arange(values_BL.shape[1], device=device) < sizes_B[:, None]
+    same = len({len(row) for row in rows}) == 1
+    return values_BL, None if same else real_BL.long()
+
+
+def ids_of(request: Request) -> Tensor:
+    """(L,) context and continuation."""
+    return torch.tensor([*map(int, request[0]), *map(int, request[1])])
+
+
+def _estimate(values: list[tuple[float, int]], tokens: int, passes: int) -> Estimate:
+    """From the values of the different masks, each with how many samples drew it."""
+    samples = sum(count for _, count in values)
+    mean = math.fsum(value * count for value, count in values) / samples
+    if tokens == 1:
+        error = 0.0
+    elif samples == 1:
+        error = math.nan
+    else:
+        squares = math.fsum(count * (value - mean) ** 2 for value, count in values)
+        error = math.sqrt(squares / (samples - 1) / samples)
+    return Estimate(mean, error, tokens, passes * len(values))
+
+
+def check_requests(model: DreamModel, requests: Sequence[Request]) -> None:
+    """Raises ValueError for a request that a model cannot score."""
+    _ = model.mask_id  # raises where there is none
+    window = model.config.max_position_embeddings
+    for i, (context, continuation) in enumerate(requests):
+        if not len(context):
+            raise ValueError(
+                f"request {i} has an empty context: give the model's end-of-text token as one"
+            )
+        if not len(continuation):
+            raise ValueError(f"request {i} has an empty continuation: there is nothing to predict")
+        size = len(context) + len(continuation)
+        if size > window:
+            raise ValueError(
+                f"request {i} has {size} tokens, but the model's window is {window}: cut its "
+                "context on the left"
+            )

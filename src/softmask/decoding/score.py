@@ -1,0 +1,91 @@
+"""How likely given texts are behind a prompt: text in, log-likelihoods out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from ..config import require
+from ..models.checkpoint import Checkpoint
+from .arguments import as_count
+from .generation import SoftMaskChoice, choose_soft_mask
+from .likelihood import Estimate, Estimator, LikelihoodConfig, Request, Scorer
+from .prompts import Prompt, encode, encode_chat, is_token_ids
+
+# Masks of a score where nothing is said: its error is small beside what separates choices.
+SAMPLES = 32
+BATCH_SIZE = 16
+
+
+def score(
+    checkpoint: Checkpoint,
+    prompt: Prompt,
+    choices: Sequence[str | Sequence[int]],
+    *,
+    estimator: Estimator = "masks",
+    samples: int = SAMPLES,
+    seed: int = 0,
+    soft_mask: SoftMaskChoice = "checkpoint",
+    batch_size: int = BATCH_SIZE,
+) -> list[Estimate]:
+    """Estimates how likely each of some continuations is behind a prompt; the least nats win.
+
+    The choices share their random numbers, so that differences have less of an error than each.
+
+    Args:
+        prompt: a text as it is, a conversation (through the chat template), or token ids.
+        choices: what may follow: texts, or token ids.
+        estimator: "masks" or "chain": see `softmask.decoding.likelihood`.
+        samples: masks that are drawn of each choice; a chain has none.
+        soft_mask: as of `generate`.
+        batch_size: rows of one forward.
+
+    Raises:
+        ValueError: an empty choice, none at all, a text that the model's context cannot hold, a
+            setting out of range, or a conversation without a chat template.
+    """
+    samples, batch_size = as_count("samples", samples), as_count("batch_size", batch_size)
+    pairs = pairs_of(checkpoint, prompt, choices, lambda text: encode(checkpoint, text))
+    config = LikelihoodConfig(samples, batch_size, seed, estimator)
+    soft = choose_soft_mask(soft_mask, checkpoint.soft_mask)
+    questions = [pairs[0][0]] * len(pairs)
+    scorer = Scorer(checkpoint.model, pairs, config, soft, questions=questions)
+    while scorer.step(batch_size):
+        pass
+    return scorer.estimates()
+
+
+def pairs_of(
+    checkpoint: Checkpoint,
+    prompt: Prompt,
+    choices: Sequence[str | Sequence[int]],
+    encode_text: Callable[[str], list[int]],
+) -> list[Request]:
+    """Prompt and continuation as token ids, of each choice.
+
+    Spaces at the end of a prompt begin the continuations: tokens bring the space before them.
+
+    Raises:
+        ValueError: a choice is empty, or there is none; see `encode_chat`.
+    """
+    require(not isinstance(choices, str), "choices are a list of texts, not one text")
+    require(len(choices) > 0, "there is nothing to score: give choices")
+    spaces = ""
+    if isinstance(prompt, str):
+        kept = prompt.rstrip(" ")
+        spaces = prompt[len(kept) :]
+        context = encode_text(kept)
+    else:
+        known = is_token_ids(prompt) if prompt else True
+        context = list(prompt) if known else encode_chat(checkpoint, prompt)  # type: ignore[arg-type]
+    pairs: list[Request] = []
+    for number, choice in enumerate(choices):
+        require(len(choice) > 0, f"choice {number} is empty: there is nothing to score")
+        ids = encode_text(spaces + choice) if isinstance(choice, str) else list(choice)
+        pairs.append((context or [prefix_id(checkpoint)], ids))
+    return pairs
+
+
+def prefix_id(checkpoint: Checkpoint) -> int:
+    """What stands before a text that nothing stands before."""
+    bos = checkpoint.tokenizer.bos_token_id
+    return int(checkpoint.end_ids[0] if bos is None else bos)
