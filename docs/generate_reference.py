@@ -217,79 +217,22 @@ def rules_of_decoding() -> list[str]:
 
 
 def http() -> str:
-    """The fields of requests."""
-    from softmask.serving import messages, protocol
-    from softmask.serving.fields import FIELDS
+    """The routes, and the fields of requests."""
+    from softmask.serving.reference import ROUTES, tables
 
-    requests: dict[str, Any] = {
-        "POST /v1/chat/completions": protocol.ChatRequest,
-        "A message": messages.Message,
-        "POST /v1/completions": protocol.CompletionRequest,
-        "The key `stream_options`": protocol.StreamOptions,
-        "POST /v1/denoise": protocol.DenoiseRequest,
-        "The key `softmask` of every request": protocol.Extension,
-    }
     lines = [
         "# HTTP",
         "",
         "The fields of every request that `softmask serve` answers, read off the models that check",
-        "them, and what becomes of the fields that other servers have. A field that is not here is",
-        "refused by name. [Serve](../guides/serve.md) shows requests and answers; `/docs` and",
-        "`/openapi.json` of a running server describe both, for people and for programs.",
+        "them, and what becomes of the fields that other servers have. [Serve](../guides/serve.md)",
+        "shows requests and answers, [trace](trace.md) the steps of `/v1/denoise`; `/docs` and",
+        "`/openapi.json` of a running server describe requests for people and for programs.",
         "",
-        "| route | what it answers |",
-        "|---|---|",
-        "| `GET /` | the page that shows the denoising |",
-        "| `GET /v1/models`, `GET /v1/models/NAME` | the model that is served |",
-        "| `POST /v1/chat/completions` | OpenAI's chat completions, whole or streamed |",
-        "| `POST /v1/completions` | OpenAI's completions; with `suffix` the text between |",
-        "| `POST /v1/denoise` | every step of one text ([trace](trace.md)) |",
-        "| `GET /health`, `GET /metrics` | whether requests are taken; Prometheus |",
-        "| `GET /docs`, `GET /openapi.json` | this reference, and the schema |",
+        *table("route", "what it answers")((f"`{name}`", what) for name, what in ROUTES.items()),
     ]
-    for title, model in requests.items():
-        schema = model.model_json_schema()
-        rows = []
-        for name in model.model_fields:
-            field = schema["properties"][name]
-            meaning = field.get("description")
-            if meaning is None:
-                raise PluginError(f"the field {name} of {title} has no description")
-            default = "required" if name in schema.get("required", ()) else "-"
-            if field.get("default") not in (None, []):
-                default = _value(field["default"])
-            rows.append((f"`{name}`", _json_type(field), default, meaning))
-        lines += ["", f"## {title}", "", *table("field", "type", "default", "meaning")(rows)]
-    kinds = {
-        "chat": "chat",
-        "completions": "completions",
-        "message": "messages",
-        "part": "parts of a message",
-        "stream_options": "`stream_options`",
-    }
-    rows = [
-        (
-            f"`{field.name}`",
-            field.api,
-            ", ".join(kinds[kind] for kind in field.kinds),
-            " or ".join(["null", *map(_value, field.neutral)])
-            if field.does == "neutral"
-            else "any value",
-            field.meaning,
-        )
-        for field in FIELDS
-        if field.does in ("neutral", "ignored")
-    ]
-    lines += [
-        "",
-        "## Fields that change nothing",
-        "",
-        "Clients send these beside what they ask for. Where any value is accepted, the last column",
-        "says why the field is passed over. The others are accepted at the value at which they",
-        "change nothing, and refused by name at any other: the last column says what to do instead.",
-        "",
-        *table("field", "whose", "where", "accepted", "why, or what instead")(rows),
-    ]
+    for one in tables():
+        lead = [one.lead, ""] if one.lead else []
+        lines += ["", f"## {one.title}", "", *lead, *table(*one.head)(one.rows)]
     return "\n".join([*lines, ""])
 
 
@@ -349,31 +292,6 @@ def _name(annotation: Any) -> str:
     name = annotation.__name__
     link = dataclasses.is_dataclass(annotation)
     return f"[{name}](#{name.lower()})" if link else f"`{name}`"
-
-
-def _json_type(schema: dict[str, Any]) -> str:
-    """A type with its limits as JSON's users say it: integer, 1 to 64."""
-    if members := schema.get("anyOf") or schema.get("oneOf"):
-        names = [_json_type(one) for one in members if one.get("type") != "null"]
-        return " or ".join(dict.fromkeys(names))
-    if "$ref" in schema:
-        name = schema["$ref"].rpartition("/")[2]
-        return {"Extension": "object", "StreamOptions": "object"}.get(name, name)
-    if "const" in schema:
-        return f"`{json.dumps(schema['const'])}`"
-    if schema["type"] == "array":
-        return f"list of {_json_type(schema['items']).partition(',')[0]}"
-    limits = [
-        f"{word} {schema[key]}"
-        for key, word in {
-            "minimum": "at least",
-            "exclusiveMinimum": "above",
-            "maximum": "at most",
-            "exclusiveMaximum": "below",
-        }.items()
-        if key in schema
-    ]
-    return ", ".join([schema["type"], *limits])
 
 
 def _value(value: Any) -> str:

@@ -235,10 +235,18 @@ def test_of_two_servers_on_one_port_the_second_loads_no_model(capsys) -> None:
         (["--deadline", "1e39"], "deadline must be a finite number"),
         (["--allow-host", "http://example.org"], "without port"),
         (["--allow-origin", "example.org"], "https://example.org"),
+        (["--chat-template", "nowhere"], "--chat-template nowhere cannot be read: No such file"),
     ],
 )
 def test_impossible_settings_are_refused(capsys, arguments, message) -> None:
     assert message in failed(capsys, "serve", *arguments)
+
+
+def test_a_broken_chat_template_is_said_before_a_model_is_loaded(capsys, tmp_path) -> None:
+    file = tmp_path / "t.jinja"
+    file.write_text("{% if %}", encoding="utf-8")
+    error = failed(capsys, "serve", "--chat-template", str(file), "--model", "nowhere")
+    assert "the chat template is broken" in error
 
 
 # Recordings.

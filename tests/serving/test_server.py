@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import socket
 import threading
 import time
@@ -31,7 +32,7 @@ from softmask.serving.engine import Engine, Event, Request, Result
 from softmask.serving.http_server import HttpServer
 from softmask.serving.listener import address_of, bind
 from softmask.serving.openai_responses import Answer, CompletionResponse
-from softmask.serving.protocol import CompletionRequest, DenoiseRequest
+from softmask.serving.protocol import ChatRequest, CompletionRequest, DenoiseRequest
 from softmask.serving.service import Service
 
 SOFT = SoftMaskConfig(k=3, scale=0.8, offset=-3.0, steepness=1.0)
@@ -524,12 +525,32 @@ def test_a_broken_template_is_the_clients_to_know(tmp_path, template) -> None:
         assert "chat template" in answer.json()["error"]["message"]
 
 
-def test_a_model_without_a_template_says_so(tmp_path) -> None:
+def test_a_model_without_a_template_says_what_to_do_and_chats_with_one_from_a_file(
+    tmp_path, monkeypatch
+) -> None:
     checkpoint = softmask.load(write_dream_folder(tmp_path / "raw"), device="cpu")
     with serving(checkpoint) as (url, _service):
         answer = post(url, "/v1/chat/completions", {"messages": HELLO})
         assert answer.status_code == 400
-        assert "chat template" in answer.json()["error"]["message"]
+        message = answer.json()["error"]["message"]
+        assert message.startswith("raw has no chat template: ask /v1/completions")
+        assert "--chat-template" in message
+    monkeypatch.delenv("SOFTMASK_API_KEY", raising=False)
+    file = tmp_path / "last.jinja"
+    file.write_text("{{ messages[-1].content }}", encoding="utf-8")
+    args = make_parser().parse_args(["--chat-template", str(file)])
+    service = Service(checkpoint, config_of(args, args.host))
+    asked = ChatRequest.model_validate({"messages": HELLO, "max_tokens": 3})
+    mask = checkpoint.model.mask_id
+    assert service.description["chat"] is True
+    assert service.jobs(asked)[0].request.ids == (
+        *checkpoint.tokenizer("Hello")["input_ids"],
+        mask,
+        mask,
+        mask,
+    )
+    # The checkpoint of who made the service is as it was.
+    assert checkpoint.tokenizer.chat_template is None
 
 
 # Keys.
@@ -901,6 +922,9 @@ def test_the_model_and_its_settings_are_listed(client, checkpoint) -> None:
     context = checkpoint.model.config.max_position_embeddings
     assert model.softmask["context"] == context
     assert model.softmask["chat"] is True
+    # As vLLM's clients read them.
+    assert (model.max_model_len, model.root, model.parent) == (context, "chat", None)
+    assert abs(model.created - time.time()) < 86400
 
 
 def test_the_metrics_count_what_happened(checkpoint) -> None:
@@ -922,6 +946,42 @@ def test_the_page_brings_everything_along(url) -> None:
     policy = answer.headers["content-security-policy"]
     assert "default-src 'none'" in policy
     assert "unsafe" not in policy
+
+
+def test_the_reference_is_a_page_without_scripts_that_names_every_route_and_field(url) -> None:
+    answer = httpx.get(f"{url}/docs")
+    assert answer.status_code == 200
+    policy = answer.headers["content-security-policy"]
+    assert "default-src 'none'" in policy
+    assert "script-src" not in policy
+    assert not re.findall(r'(?:src|href)="(?!/|#|data:)', answer.text)
+    schema = httpx.get(f"{url}/openapi.json").json()
+    for path in ("/", "/docs", "/openapi.json", *schema["paths"]):
+        assert f" {path}</code>" in answer.text
+    for name in schema["components"]["schemas"]["ChatRequest"]["properties"]:
+        assert f"<code>{name}</code>" in answer.text
+
+
+@pytest.mark.parametrize(
+    "path", ["/", "/docs", "/health", "/metrics", "/openapi.json", "/v1/models", "/v1/models/chat"]
+)
+def test_head_answers_as_get_without_the_body(url, path) -> None:
+    whole, head = httpx.get(f"{url}{path}"), httpx.head(f"{url}{path}")
+    assert (whole.status_code, head.status_code) == (200, 200)
+    assert head.headers["content-type"] == whole.headers["content-type"]
+    assert whole.content
+    assert not head.content
+
+
+def test_options_says_what_a_route_allows(url) -> None:
+    for path, allowed in (
+        ("/v1/models", "GET, HEAD, OPTIONS"),
+        ("/v1/completions", "POST, OPTIONS"),
+    ):
+        answer = httpx.options(f"{url}{path}")
+        assert (answer.status_code, answer.headers["allow"], answer.content) == (204, allowed, b"")
+    assert httpx.head(f"{url}/v1/completions").status_code == 405
+    assert httpx.get(f"{url}/v1/completions").headers["allow"] == "POST, OPTIONS"
 
 
 def test_the_log_holds_no_prompts_unless_asked(checkpoint, caplog) -> None:

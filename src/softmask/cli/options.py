@@ -26,8 +26,8 @@ FIRST = {
     "--block-length --no-soft-mask --html --json",
     "chat": "--model --adapter --device --dtype --system --max-new-tokens --temperature --top-p "
     "--seed --no-soft-mask",
-    "serve": "--model --adapter --name --host --port --api-key --max-tokens --running --memory-mb "
-    "--device",
+    "serve": "--model --adapter --chat-template --name --host --port --api-key --max-tokens "
+    "--running --memory-mb --device",
     "train": "recipe --data --valid --model --iters --batch-size --learning-rate --train-on "
     "--no-soft-mask --seed --out --dry-run",
     "eval": "--tasks --model --adapter --limit --num-fewshot --max-new-tokens --steps "

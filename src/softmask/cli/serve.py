@@ -14,6 +14,7 @@ import os
 import shlex
 import socket
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from ..config import require
@@ -24,7 +25,7 @@ from .options import add_model_options, add_settings, given, load_config, load_m
 
 KEY_VARIABLE = "SOFTMASK_API_KEY"
 # Settings that have options of their own.
-NO_OPTIONS = ("api_keys", "hosts", "origins")
+NO_OPTIONS = ("api_keys", "hosts", "origins", "chat_template")
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -49,6 +50,12 @@ def make_parser() -> argparse.ArgumentParser:
         default=[],
         help="whose pages may use this server in a browser, such as https://example.org, or * for "
         "all; may be repeated",
+    )
+    parser.add_argument(
+        "--chat-template",
+        metavar="FILE",
+        help="a chat template (Jinja) in place of the model's own: with one, chat requests are "
+        "answered by any model",
     )
     parser.add_argument("--ray", action="store_true", help="as a Ray Serve application")
     parser.add_argument(
@@ -91,7 +98,26 @@ def config_of(args: argparse.Namespace, host: str | None) -> ServeConfig:
         # Whoever reaches it is on this machine; pages in a browser there are not to be let in.
         hosts = ("localhost", *hosts)
     origins = tuple(origin.lower() for origin in args.allow_origin)
-    return ServeConfig(**given(args, ServeConfig), api_keys=keys, hosts=hosts, origins=origins)
+    return ServeConfig(
+        **given(args, ServeConfig),
+        api_keys=keys,
+        hosts=hosts,
+        origins=origins,
+        chat_template=None if args.chat_template is None else _template(args.chat_template),
+    )
+
+
+def _template(path: str) -> str:
+    """A chat template's text, checked before a model is loaded."""
+    from ..decoding.chat_template import check_template
+
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or "it is no UTF-8"
+        raise ValueError(f"--chat-template {path} cannot be read: {why}") from error
+    check_template(text)
+    return text
 
 
 def build(settings: Mapping[str, str]) -> Any:

@@ -98,6 +98,15 @@ def render_chat(
     return text
 
 
+def check_template(text: str) -> None:
+    """Whether a text can be a chat template at all.
+
+    Raises:
+        ValueError: it cannot, and why.
+    """
+    _compile(text)
+
+
 class _Bounds(threading.local):
     """What a template may use, counted anew for each conversation in its thread."""
 

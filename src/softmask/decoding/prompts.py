@@ -6,6 +6,8 @@ says, and masks come from holes alone. A raw prompt in Python or on the command 
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeGuard
@@ -78,6 +80,13 @@ def _no_prompt(given: Any) -> ValueError:
 def has_chat_template(checkpoint: Checkpoint) -> bool:
     """Whether conversations can be put to this model."""
     return bool(getattr(checkpoint.tokenizer, "chat_template", None))
+
+
+def with_chat_template(checkpoint: Checkpoint, template: str) -> Checkpoint:
+    """The checkpoint with this chat template in place of its own."""
+    tokenizer = copy.copy(checkpoint.tokenizer)
+    tokenizer.chat_template = template
+    return dataclasses.replace(checkpoint, tokenizer=tokenizer)
 
 
 def encode(checkpoint: Checkpoint, text: str, *, control: bool = True) -> list[int]:

@@ -22,6 +22,9 @@ class ServeConfig:
     """
 
     name: str | None = setting(None, "the model's name for clients (default: its own)")
+    chat_template: str | None = setting(
+        None, "the text of a chat template (Jinja) in place of the model's own"
+    )
     max_tokens: int = setting(256, "masks behind a prompt where a request names no number")
     memory_mb: int = setting(2048, "memory for requests that run, weights not included")
     running: int = setting(32, "requests that may run at once")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
 from ..settings import shown
@@ -69,13 +69,24 @@ def handle_errors(app: FastAPI) -> None:
         return JSONResponse(error.body, error.status)
 
     @app.exception_handler(HTTPException)
-    async def other(_request: Request, error: HTTPException) -> JSONResponse:
+    async def other(request: Request, error: HTTPException) -> Response:
+        if error.status_code == 405 and request.method == "OPTIONS":
+            return Response(status_code=204, headers=_allowed(error.headers))
         sentence = str(error.detail)
         if error.__cause__ is not None and sentence.endswith("parsing the body"):
             # Nested too deeply, endless numbers, no UTF-8: FastAPI keeps it to itself.
             sentence = f"the body is not valid JSON: {error.__cause__}"
         body = error_body(sentence, "invalid_request_error")
-        return JSONResponse(body, error.status_code, error.headers)
+        return JSONResponse(body, error.status_code, _allowed(error.headers))
+
+
+def _allowed(headers: Mapping[str, str] | None) -> dict[str, str]:
+    """The headers of an error; what a route allows, with what every route does."""
+    headers = dict(headers or {})
+    if allowed := headers.get("Allow", headers.get("allow")):
+        head = ["HEAD"] if "GET" in allowed else []
+        headers["Allow"] = ", ".join([allowed, *head, "OPTIONS"])
+    return headers
 
 
 def _not_json(content_type: str | None) -> str:

@@ -60,6 +60,10 @@ class RequestMiddleware:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        method = scope["method"]
+        if method == "HEAD":
+            # The answer to GET; the server itself leaves out the body.
+            scope = {**scope, "method": "GET"}
         context = RequestContext(scope, receive, send, self.config.max_body)
         try:
             refusal = self._refusal(scope)
@@ -70,7 +74,7 @@ class RequestMiddleware:
                 failure = error_body(f"internal error; the log knows it as {context.id}", "error")
                 await JSONResponse(failure, 500)(scope, context.receive, context.send)
         finally:
-            self._log_and_count(scope, context)
+            self._log_and_count(scope, method, context)
 
     def _refusal(self, scope: Scope) -> JSONResponse | None:
         """The answer to a request that must not come through."""
@@ -113,7 +117,7 @@ class RequestMiddleware:
         same = [hmac.compare_digest(given, b"Bearer " + k.encode()) for k in self.config.api_keys]
         return any(same)
 
-    def _log_and_count(self, scope: Scope, context: RequestContext) -> None:
+    def _log_and_count(self, scope: Scope, method: str, context: RequestContext) -> None:
         # The route, not the path: clients can make up any number of paths.
         route = getattr(scope.get("route"), "path", "other")
         seconds, status = time.monotonic() - context.started, context.status or 499
@@ -121,7 +125,7 @@ class RequestMiddleware:
         self.metrics.seconds.labels(route).observe(seconds)
         fields = {
             "id": context.id,
-            "method": scope["method"],
+            "method": method,
             "route": route,
             "status": status,
             "seconds": round(seconds, 4),

@@ -7,6 +7,7 @@ The routes. What a request means is in `service.py`, what an answer looks like i
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -24,6 +25,7 @@ from .middleware import RequestContext, RequestMiddleware
 from .openai_responses import Answer, ChatResponse, CompletionResponse
 from .page import live_data, page_csp, page_html
 from .protocol import ChatRequest, CompletionRequest, DenoiseRequest, Shared
+from .reference import page as reference_page
 from .service import Service
 from .streaming import cancelling, check_end, event_stream, merged, stream_answers, stream_steps
 from .trace import Tracer
@@ -34,7 +36,7 @@ def create_app(service: Service) -> FastAPI:
     app = FastAPI(
         title="softmask",
         version=__version__,
-        # Their pages load scripts from elsewhere.
+        # Their pages load scripts from elsewhere: /docs is one of ours.
         docs_url=None,
         redoc_url=None,
     )
@@ -45,7 +47,7 @@ def create_app(service: Service) -> FastAPI:
         app.add_middleware(
             CORSMiddleware,
             allow_origins=service.config.origins,
-            allow_methods=["GET", "POST"],
+            allow_methods=["GET", "HEAD", "POST", "OPTIONS"],
             allow_headers=["*"],
             expose_headers=["X-Request-Id", "Retry-After"],
         )
@@ -74,18 +76,27 @@ def _context(service: Service, request: Request, asked: Shared) -> RequestContex
 
 def _add_information(app: FastAPI, service: Service, metrics: Metrics) -> None:
     page = _page(service)
-    headers = page_headers(page)
+    reference = reference_page(service.name, chat=service.description["chat"])
     model = {
         "id": service.name,
         "object": "model",
-        "created": 0,
+        "created": int(time.time()),
         "owned_by": "softmask",
+        # As vLLM has them.
+        "root": service.name,
+        "parent": None,
+        "max_model_len": service.context,
+        "permission": [],
         "softmask": service.description,
     }
 
     @app.get("/", include_in_schema=False)
     async def index() -> HTMLResponse:
-        return HTMLResponse(page, headers=headers)
+        return HTMLResponse(page, headers=page_headers(page))
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> HTMLResponse:
+        return HTMLResponse(reference, headers=page_headers(reference))
 
     @app.get("/health")
     async def health() -> JSONResponse:

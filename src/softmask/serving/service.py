@@ -23,6 +23,7 @@ from ..decoding.prompts import (
     encode_turn_end,
     has_chat_template,
     rules_of,
+    with_chat_template,
 )
 from ..models.checkpoint import Checkpoint
 from ..rules import KINDS, names
@@ -57,6 +58,8 @@ class Service:
     """A checkpoint on an engine, and how requests are put to it."""
 
     def __init__(self, checkpoint: Checkpoint, config: ServeConfig) -> None:
+        if config.chat_template is not None:
+            checkpoint = with_chat_template(checkpoint, config.chat_template)
         self.checkpoint, self.config = checkpoint, config
         self.name = config.name or _name_of(checkpoint)
         self.engine = Engine(
@@ -183,7 +186,8 @@ class Service:
     def _conversation(self, messages: Sequence[Message]) -> list[int]:
         require(
             has_chat_template(self.checkpoint),
-            f"{self.name} has no chat template: it goes on with texts, at /v1/completions",
+            f"{self.name} has no chat template: ask /v1/completions to go on with a text, or start "
+            "the server with --chat-template FILE",
         )
         self._check_size(sum(len(m.text.encode()) for m in messages), "conversation")
         return encode_chat(self.checkpoint, [message.as_template() for message in messages])

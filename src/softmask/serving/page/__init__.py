@@ -49,7 +49,8 @@ SCRIPTS = (
     "main.js",
 )
 STYLES = ("style.css", "run.css", "conversation.css")
-STYLE, SCRIPT = "<style></style>", "<script></script>"
+ELEMENTS = ("style", "script")
+STYLE, SCRIPT = (f"<{name}></{name}>" for name in ELEMENTS)
 DATA = '<script type="application/json" id="softmask-data"></script>'
 # The settings that the form has, by group, under the names of a request.
 GROUPS = {
@@ -128,15 +129,13 @@ def _field(path: str) -> dict[str, Any]:
 
 
 def page_csp(html: str) -> str:
-    """The Content-Security-Policy under which the page works: its own style and script alone."""
-    style, script = (
-        _hash(re.search(f"<{name}>(.*?)</{name}>", html, re.DOTALL)) for name in ("style", "script")
-    )
+    """The Content-Security-Policy under which a page works: its own style and script alone."""
+    elements = (re.search(f"<{name}>(.*?)</{name}>", html, re.DOTALL) for name in ELEMENTS)
+    hashes = zip(ELEMENTS, elements, strict=True)
     return "; ".join(
         (
             "default-src 'none'",
-            f"style-src {style}",
-            f"script-src {script}",
+            *(f"{name}-src {_hash(element[1])}" for name, element in hashes if element),
             "connect-src 'self'",
             "img-src data: blob:",
             "base-uri 'none'",
@@ -146,9 +145,8 @@ def page_csp(html: str) -> str:
     )
 
 
-def _hash(element: re.Match[str] | None) -> str:
-    assert element is not None
-    digest = hashlib.sha256(element[1].encode()).digest()
+def _hash(content: str) -> str:
+    digest = hashlib.sha256(content.encode()).digest()
     return f"'sha256-{base64.b64encode(digest).decode()}'"
 
 
