@@ -30,8 +30,8 @@ MOST_PAIRS = 60_000_000
 MOST_SETS = 20_000
 MOST_ALLOWED = 4096
 EMPTY = 0
-# Bytes of fixed text that are written at once.
-MOST_FIXED = 4096
+# Bytes of fixed text that are encoded at once.
+MOST_FIXED = 64
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class TokenAutomaton:
         suppressed: Iterable[int] = (),
     ) -> None:
         self.automaton, self.end_ids = automaton, tuple(end_ids)
-        self._encode, self._vocabulary = encode, vocabulary
+        self._encode = encode
         states = len(automaton.next_SB)
         self.states = states + bool(self.end_ids)
         self.end = states if self.end_ids else None
@@ -102,9 +102,16 @@ class TokenAutomaton:
         order = np.argsort(class_E, kind="stable")
         self._state_E, self._class_E, self._next_E = state_E[order], class_E[order], next_E[order]
         self._begin_C = np.searchsorted(self._class_E, np.arange(self.classes + 1))
-        pairs = np.unique(self._state_E.astype(np.int64) * self.states + self._next_E)
+        self._fixed = self._fixed_texts()
+        # A hole takes fixed text as the tokenizer writes it; given tokens may cut it elsewhere.
+        first_S = np.full(self.states, -1)
+        for state, tokens in self._fixed.items():
+            first_S[state] = self.class_V[tokens[0]]
+        first_E = first_S[self._state_E]
+        open_E = (first_E < 0) | (first_E == self._class_E)
+        self._open = self._state_E[open_E], self._class_E[open_E], self._next_E[open_E]
+        pairs = np.unique(self._open[0].astype(np.int64) * self.states + self._open[2])
         self._from_R, self._to_R = np.divmod(pairs, self.states)
-        self._forced: dict[int, tuple[int, ...]] = {}
         self.epoch = 0
         self._forget()
 
@@ -178,9 +185,10 @@ class TokenAutomaton:
         if key in self._allowed:
             self._allowed.move_to_end(key)
             return self._allowed[key]
-        passes_E = self._sets[reached][self._state_E] & self._sets[needed][self._next_E]
+        state_E, class_E, next_E = self._open
+        passes_E = self._sets[reached][state_E] & self._sets[needed][next_E]
         allowed_C = np.zeros(self.classes, dtype=bool)
-        allowed_C[self._class_E[passes_E]] = True
+        allowed_C[class_E[passes_E]] = True
         self._allowed[key] = allowed_C
         if len(self._allowed) > MOST_ALLOWED:
             self._allowed.popitem(last=False)
@@ -211,35 +219,45 @@ class TokenAutomaton:
         return int((self.class_V == classes[0]).argmax())
 
     def fixed(self, reached: int) -> tuple[int, ...]:
-        """The tokens of the text that must follow, where a single state is reached."""
+        """The first tokens of the text that must follow, where a single state is reached."""
         states = self._sets[reached].nonzero()[0]
-        if len(states) != 1 or states[0] == self.end:
-            return ()
-        state = int(states[0])
-        if state not in self._forced:
-            self._forced[state] = self._fixed_tokens(state)
-        return self._forced[state]
+        return self._fixed.get(int(states[0]), ()) if len(states) == 1 else ()
 
-    def _fixed_tokens(self, state: int) -> tuple[int, ...]:
-        """The fixed bytes from a state on, as the tokenizer writes them.
+    def _fixed_texts(self) -> dict[int, tuple[int, ...]]:
+        """The tokens of the text that must follow each state where some must.
 
         A word at their end is left to the model where a longer token could stand there: after
         `in` may come `teger`, which tokenizers write as one. They cut at punctuation.
         """
-        next_SB, text = self.automaton.next_SB, bytearray()
-        while not self.automaton.accepting_S[state] and len(text) < MOST_FIXED:
-            following = (next_SB[state] >= 0).nonzero()[0]
-            if len(following) != 1:
-                break
-            text.append(int(following[0]))
-            state = int(next_SB[state, following[0]])
-        # A character whose first bytes alone are fixed is no text.
-        whole = bytes(text).decode(errors="ignore")
-        ids = self._encode(whole) if whole else []
-        goes_on = not self.automaton.accepting_S[state] or (next_SB[state] >= 0).any()
-        if ids and goes_on and (whole[-1].isalnum() or whole[-1].isspace()):
-            ids = ids[:-1]
-        return tuple(ids)
+        next_SB, accepting_S = self.automaton.next_SB, self.automaton.accepting_S
+        single_S = ((next_SB >= 0).sum(axis=1) == 1) & ~accepting_S
+        byte_S = (next_SB >= 0).argmax(axis=1)
+        found: dict[int, tuple[int, ...]] = {}
+        for first in single_S.nonzero()[0].tolist():
+            state, text = first, bytearray()
+            while single_S[state] and len(text) < MOST_FIXED:
+                text.append(byte_S[state])
+                state = int(next_SB[state, byte_S[state]])
+            # A character of which the first bytes alone are fixed is no text.
+            whole = bytes(text).decode(errors="ignore")
+            ids = self._encode(whole) if whole else []
+            is_over = accepting_S[state] and not (next_SB[state] >= 0).any()
+            if ids and not is_over and (single_S[state] or not _is_cut_behind(whole[-1])):
+                ids = ids[:-1]
+            if ids and self._leads_on(first, ids):
+                found[first] = tuple(ids)
+        return found
+
+    def _leads_on(self, state: int, ids: Sequence[int]) -> bool:
+        """Whether these tokens can follow a state: a tokenizer may change what it is given."""
+        for token in ids:
+            kind = self.class_of(token)
+            own = slice(self._begin_C[kind], self._begin_C[kind + 1])
+            here = (self._state_E[own] == state).nonzero()[0]
+            if not kind or not len(here):
+                return False
+            state = int(self._next_E[own][here[0]])
+        return True
 
     def accepts(self, text: str) -> bool:
         """Whether a whole text is of the form."""
@@ -272,6 +290,11 @@ class TokenAutomaton:
             moved_S[self._to_R[set_S[self._from_R]]] = True
             set_S = moved_S
         return None
+
+
+def _is_cut_behind(character: str) -> bool:
+    """Whether tokenizers end a token behind it whatever follows, by and large."""
+    return not (character.isalnum() or character.isspace())
 
 
 def _walk(

@@ -1,0 +1,260 @@
+"""Decoding into a form: whatever the model, the sampling and the neighbours, answers keep to it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import softmask
+from softmask.config import SamplingConfig, SoftMaskConfig
+from softmask.constraints import token_automaton
+from softmask.constraints.constraint import Constraint
+from softmask.decoding.forms import automaton_for
+from softmask.decoding.generation import generate
+from softmask.decoding.prompts import encode, rules_of
+from softmask.models import DreamModel
+from softmask.rules import stopping_rule
+from softmask.serving.engine import Engine, Request
+
+PERSON = r'\{"name": "[a-z ]{0,9}", "age": \d{1,3}\}'
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string", "maxLength": 6},
+        "age": {"type": "integer", "minimum": 0, "maximum": 120},
+        "kinds": {"type": "array", "items": {"enum": ["cat", "dog"]}, "maxItems": 2},
+    },
+    "required": ["name", "age", "kinds"],
+}
+FORMS = {
+    "regex": Constraint("regex", PERSON),
+    "schema": Constraint("json_schema", json.dumps(SCHEMA)),
+    "choice": Constraint("choice", json.dumps(["yes", "no", "not at all"])),
+    "object": Constraint("json_object"),
+}
+SOFT = SoftMaskConfig(scale=0.7, k=3)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(model):
+    return softmask.load(model, device="cpu")
+
+
+def is_of_form(name: str, text: str) -> bool:
+    if name == "regex":
+        return re.fullmatch(PERSON, text) is not None
+    if name == "choice":
+        return text in ("yes", "no", "not at all")
+    value = json.loads(text)
+    if name == "object":
+        return isinstance(value, dict)
+    kinds = value.get("kinds")
+    return (
+        list(value) == ["name", "age", "kinds"]
+        and len(value["name"]) <= 6
+        and 0 <= value["age"] <= 120
+        and set(kinds) <= {"cat", "dog"}
+        and len(kinds) <= 2
+    )
+
+
+SAMPLINGS = {
+    "greedy": {"steps": 12},
+    "one step": {"steps": 1},
+    "by chance": {"steps": 9, "alg": "origin", "temperature": 1.0},
+    "hot": {"steps": 20, "alg": "entropy", "temperature": 1.0, "top_p": 0.9},
+    "noisy order": {"steps": 20, "alg": "maskgit_plus", "alg_temp": 0.5, "temperature": 0.3},
+    "threshold": {"steps": 48, "alg": "topk_margin", "threshold": 0.6, "block_length": 16},
+    "blocks": {"steps": 48, "alg": "entropy", "block_length": 12, "cache": "prefix"},
+    "lookahead": {"steps": 48, "alg": "entropy", "block_length": 12, "lookahead": 12},
+}
+
+
+@pytest.mark.parametrize("sampling", SAMPLINGS.values(), ids=SAMPLINGS)
+@pytest.mark.parametrize("soft", [None, SOFT], ids=["plain", "soft"])
+def test_mixed_requests_in_one_batch_each_keep_to_their_own_form(checkpoint, sampling, soft):
+    prompt, mask_id = encode(checkpoint, "abc"), checkpoint.model.mask_id
+    config = SamplingConfig(**sampling)
+    requests: dict[str, Request] = {}
+    for name in (*FORMS, "free"):
+        form = automaton_for(checkpoint, FORMS[name], infill=False) if name in FORMS else None
+        requests[name] = Request(
+            (*prompt, *[mask_id] * 48),
+            config,
+            soft_mask=soft,
+            rules=rules_of(checkpoint, infill=False),
+            seed=3,
+            constraint=form,
+        )
+    with Engine(checkpoint.model, positions=400, k=3) as engine:
+        handles = {name: engine.submit(request) for name, request in requests.items()}
+        results = {name: handle.result(60) for name, handle in handles.items()}
+        alone = engine.submit(requests["free"]).result(60)
+    for name in FORMS:
+        result = results[name]
+        assert (result.finish_reason, result.left) == ("done", 0), result.error
+        ids = result.ids[len(prompt) :]
+        ends = [place for place, token in enumerate(ids) if token in checkpoint.end_ids]
+        text = checkpoint.decode(ids[: ends[0]] if ends else ids)
+        assert is_of_form(name, text), text
+    assert results["free"].ids == alone.ids
+
+
+@settings(max_examples=12, deadline=None)
+@given(
+    st.recursive(
+        st.sampled_from(["a", "bc", "[x-z]", r"\d", "."]),
+        lambda inner: st.one_of(
+            st.tuples(inner, inner).map("".join),
+            st.tuples(inner, inner).map(lambda pair: f"({pair[0]}|{pair[1]})"),
+            inner.map(lambda one: f"({one})*"),
+            inner.map(lambda one: f"({one}){{1,3}}"),
+        ),
+        max_leaves=6,
+    ),
+    st.integers(0, 2**20),
+)
+def test_any_pattern_is_matched_by_what_is_drawn_at_random(checkpoint, pattern, seed):
+    answers = generate(
+        checkpoint,
+        ["a", "b"],
+        max_new_tokens=24,
+        chat=False,
+        constraint=Constraint("regex", pattern),
+        seed=seed,
+        steps=5,
+        alg="origin",
+        temperature=1.0,
+    )
+    for answer in answers:
+        assert re.fullmatch(pattern, answer.text), (pattern, answer.text)
+
+
+def test_a_hole_is_filled_with_just_its_tokens(checkpoint):
+    number = Constraint("regex", "[0-9]+")
+    answer = generate(checkpoint, "x = [[5]];", infill=True, constraint=number, seed=1)
+    assert re.fullmatch(r"x = \d{5};", answer.text)
+    with pytest.raises(ValueError, match="no text of this form has just the 5 tokens"):
+        generate(
+            checkpoint, "x = [[5]];", infill=True, constraint=Constraint("choice", '["a", "bc"]')
+        )
+
+
+def test_the_text_from_the_first_hole_to_the_last_has_the_form(checkpoint):
+    pair = Constraint("regex", r"[0-9]+, [a-f]+")
+    answer = generate(checkpoint, "([[2]], [[3]])", infill=True, constraint=pair, temperature=1.0)
+    assert re.fullmatch(r"\([0-9]{2}, [a-f]{3}\)", answer.text)
+
+
+def test_a_form_that_does_not_fit_is_refused_with_the_length_that_it_needs(checkpoint):
+    with pytest.raises(ValueError, match=r"shortest text of this form has 30 .* room for 8: ask"):
+        generate(checkpoint, "a", max_new_tokens=8, constraint=Constraint("regex", "a{30}"))
+
+
+def test_what_the_form_fixes_takes_no_forwards(checkpoint):
+    one = generate(checkpoint, "a", max_new_tokens=60, constraint=Constraint("choice", '["on"]'))
+    assert (one.text, one.forwards) == ("on", 0)
+    fixed = generate(
+        checkpoint,
+        "a",
+        max_new_tokens=60,
+        constraint=Constraint("regex", r'\{"the long name of a key": \d, "another": \d\}'),
+    )
+    assert fixed.forwards <= 4
+    assert json.loads(fixed.text).keys() == {"the long name of a key", "another"}
+
+
+def test_feedback_points_at_nothing_that_the_form_forbids(checkpoint):
+    form = automaton_for(checkpoint, Constraint("regex", "[ab]*c[ab]*"), infill=False)
+    mask_id = checkpoint.model.mask_id
+    request = Request(
+        (*encode(checkpoint, "abc"), *[mask_id] * 24),
+        SamplingConfig(steps=24, alg="origin", temperature=1.0),
+        soft_mask=SoftMaskConfig(scale=1.0, k=8),
+        rules=rules_of(checkpoint, infill=False),
+        top_logprobs=5,
+        trace=True,
+        constraint=form,
+    )
+    possible = {*"abc", *(checkpoint.decode([token]) for token in checkpoint.end_ids)}
+    seen = 0
+    with Engine(checkpoint.model, positions=64, k=8) as engine:
+        committed: set[str] = set()
+        for event in engine.submit(request):
+            committed |= {checkpoint.decode([token]) for token in event.ids}
+            fed = event.trace.ids_MK[event.trace.weights_MK > 0]
+            names = {checkpoint.decode([token]) for token in fed.tolist()}
+            assert names <= possible
+            # There is one c: once it is there, no hole may be fed it.
+            assert not ("c" in committed and "c" in names)
+            named = event.logprobs.ids_NK
+            assert {checkpoint.decode([t]) for t in named[named >= 0].tolist()} <= possible
+            seen += len(fed)
+    assert seen
+
+
+def test_a_step_that_is_repeated_in_parts_repeats_its_constraints_too(checkpoint, monkeypatch):
+    mask_id = checkpoint.model.mask_id
+    request = Request(
+        (*encode(checkpoint, "abc"), *[mask_id] * 40),
+        SamplingConfig(steps=10, alg="origin", temperature=1.0),
+        soft_mask=SOFT,
+        rules=rules_of(checkpoint, infill=False),
+        seed=5,
+        constraint=automaton_for(checkpoint, FORMS["schema"], infill=False),
+    )
+    requests = [request, dataclasses.replace(request, seed=6)]
+
+    def run() -> list[tuple[int, ...]]:
+        with Engine(checkpoint.model, positions=120, k=3) as engine:
+            handles = [engine.submit(one) for one in requests]
+            return [handle.result(60).ids for handle in handles]
+
+    expected, hidden, sizes = run(), DreamModel.hidden, []
+
+    def fail(model, tokens, layout):
+        sizes.append(len(layout.flat_T))
+        found = hidden(model, tokens, layout)
+        if len(layout.flat_T) > 60:
+            raise torch.OutOfMemoryError("too large")
+        return found
+
+    monkeypatch.setattr(DreamModel, "hidden", fail)
+    assert run() == expected
+    assert max(sizes) > 60
+
+
+def test_sets_that_were_forgotten_are_read_off_the_canvas_again(checkpoint, monkeypatch):
+    def answer() -> str:
+        form = Constraint("regex", PERSON)
+        checkpoint.automata.clear()
+        run = generate(
+            checkpoint, "a", max_new_tokens=48, constraint=form, seed=2, steps=12, temperature=1.0
+        )
+        return run.text
+
+    expected = answer()
+    monkeypatch.setattr(token_automaton, "MOST_SETS", 3)
+    assert answer() == expected
+
+
+def test_a_stopping_rule_that_ends_a_text_before_it_has_its_form_is_an_error(checkpoint):
+    @stopping_rule("test-at-once")
+    def at_once(text):
+        return text.ids_L.size - int(text.masked_L[::-1].argmin())
+
+    with pytest.raises(ValueError, match="no longer of the form that was asked for"):
+        generate(
+            checkpoint,
+            "a",
+            max_new_tokens=48,
+            constraint=FORMS["schema"],
+            steps=24,
+            stop_rule="test-at-once",
+        )
