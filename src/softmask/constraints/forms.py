@@ -8,6 +8,7 @@ how many states of a non-deterministic automaton it takes.
 import dataclasses
 from collections.abc import Iterable
 
+from .controls import to_bytes
 from .utf8 import inner_nodes
 
 # A form of this many states is determinised in a few tenths of a second. A schema of 30
@@ -34,6 +35,13 @@ class Form:
 @dataclasses.dataclass(frozen=True, eq=False)
 class Literal(Form):
     """One text, as its bytes in UTF-8."""
+
+    data: bytes
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Without(Form):
+    """Bytes in which `data` stands nowhere."""
 
     data: bytes
 
@@ -111,6 +119,23 @@ def literal(text: str) -> Form:
     except UnicodeEncodeError:
         raise ValueError(f"{text[:40]!r} holds half of a surrogate pair, which no text holds")
     return Literal(data, size=_counted(len(data))) if data else EMPTY
+
+
+def marked_text(text: str) -> Form:
+    """Exactly this text, in which marks stand for control tokens (`controls.py`)."""
+    data = to_bytes(text)
+    return Literal(data, size=_counted(len(data))) if data else EMPTY
+
+
+def without(text: str) -> Form:
+    """Any text in which this one stands nowhere.
+
+    Raises:
+        ValueError: it is empty, and so in every text.
+    """
+    if not text:
+        raise ValueError("an empty text stands in every text")
+    return both(repeat(chars([(0, 0x10FFFF)])), Without(text.encode(), size=len(text.encode())))
 
 
 def chars(ranges: Iterable[Range]) -> Form:

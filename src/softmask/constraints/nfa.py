@@ -17,6 +17,7 @@ from .forms import (
     Repeat,
     Sequence,
     TooLarge,
+    Without,
 )
 from .utf8 import Tree, byte_tree
 
@@ -123,6 +124,8 @@ class _Nfa:
                 for byte in form.data:
                     start = self._step(start, byte, byte)
                 return start
+            case Without():
+                return self._add_automaton(_without(form.data), start)
             case Chars():
                 end = self.new()
                 self._add_tree(byte_tree(form.ranges), start, end, {})
@@ -250,6 +253,20 @@ class _Nfa:
                 found for found in seen if self._edges[found] or found == end
             )
         return self._closures[state]
+
+
+def _without(data: bytes) -> Deterministic:
+    """How much of `data` stands at the end of what was read, but never all of it."""
+    edges: list[list[Edge]] = []
+    for length in range(len(data)):
+        ways = []
+        for byte in range(256):
+            read = data[:length] + bytes([byte])
+            to = next(n for n in range(len(read), -1, -1) if read.endswith(data[:n]))
+            if to < len(data):
+                ways.append((byte, byte, to))
+        edges.append(ways)
+    return Deterministic(edges, [True] * len(data))
 
 
 def _disjoint(edges: list[Edge]) -> list[tuple[int, int, list[int]]]:
