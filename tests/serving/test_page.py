@@ -110,12 +110,24 @@ def test_it_opens_on_a_sudoku_that_plays_where_soft_and_plain_part(page, new_pag
     assert plain == 0
     scrub(page, 8)
     assert page.locator(".summary .right").inner_text() == "solved"
-    assert re.search(
-        r"parts from plain at step \d \(row \d, column \d: \d, not \d\); "
-        r"\d+ of 53 cells differ",
-        page.locator(".summary").first.inner_text(),
-    )
     assert page.locator(".differs .own").count() > 1
+    parting = re.compile(
+        r"first decides differently at step (\d) "
+        r"\((row \d, column \d): (\d), ([\w-]+) (\d)\); (\d+) of 53 cells differ"
+    )
+    summaries = page.locator(".summary").all_inner_texts()
+    soft, plain = (parting.search(text).groups() for text in summaries)
+    step, place, own, name, theirs, count = soft
+    assert name == "plain"
+    assert plain == (step, place, theirs, "soft-masked", own, count)
+    row, column = (int(number) for number in re.findall(r"\d", place))
+    for at, is_open in ((int(step) - 1, True), (int(step), False)):
+        scrub(page, at)
+        cells = (
+            page.locator(".panel").nth(i).locator(".token:visible").nth(9 * row + column - 10)
+            for i in (0, 1)
+        )
+        assert all("masked" in cell.get_attribute("class").split() for cell in cells) == is_open
     still = new_page(reduced_motion="reduce")
     still.goto(page.url)
     frames(still, 10)
@@ -142,7 +154,9 @@ def test_the_first_example_is_a_sudoku_that_is_filled_in_where_it_stands(page) -
     assert page.locator(".outcome").inner_text().strip() == f"Sudoku\n{answer}"
 
 
-def test_a_grid_that_breaks_the_rules_is_not_called_solved(new_page, trace, tmp_path) -> None:
+def test_a_grid_against_the_rules_or_stopped_is_not_called_solved(
+    new_page, trace, tmp_path
+) -> None:
     def with_answer(position: int, text: str):
         changed = json.loads(json.dumps(trace))
         run = changed["runs"][0]
@@ -164,6 +178,13 @@ def test_a_grid_that_breaks_the_rules_is_not_called_solved(new_page, trace, tmp_
     ):
         load_trace(page, with_answer(position, text), tmp_path)
         assert page.locator(".summary").inner_text() == f"not solved: {verdict}"
+    stopped = json.loads(json.dumps(trace))
+    stopped["runs"][0]["steps"] = []
+    stopped["runs"][0]["end"] |= {"finish_reason": "cancelled", "text": ""}
+    load_trace(page, stopped, tmp_path)
+    soft, plain = page.locator(".summary").all_inner_texts()
+    assert re.search(r"differently at step \d \(row \d, column \d: none, plain \d\)", soft)
+    assert re.search(r"differently at step \d \(row \d, column \d: \d, soft-masked none\)", plain)
 
 
 def test_a_countdown_is_judged_by_its_rules(new_page, tmp_path) -> None:
@@ -187,6 +208,26 @@ def test_a_countdown_is_judged_by_its_rules(new_page, tmp_path) -> None:
         load_trace(page, {"format": "softmask-trace", "version": 1, "runs": [run]}, tmp_path)
         assert page.locator(".summary").inner_text() == verdict
         assert is_solved("countdown", "74,59,82,67", answer) == (verdict == "solved")
+
+
+def test_the_settings_of_an_example_go_with_its_text_and_ones_own_stay(page) -> None:
+    names = ("softmask.steps", "softmask.alg", "softmask.block_length", "temperature", "seed")
+
+    def settings() -> list[str]:
+        return [page.input_value(f"[name='{name}']") for name in names]
+
+    page.evaluate("document.getElementById('settings').open = true")
+    assert settings() == ["8", "topk_margin", "0", "0", ""]
+    page.fill("#text", page.input_value("#text").replace("78[[2]]3", "[[4]]3"))
+    page.fill("[name='softmask.steps']", "12")
+    assert settings() == ["12", "topk_margin", "0", "0", ""]
+    page.fill("#text", "")
+    page.type("#text", "Lily and")
+    assert settings() == ["12", "", "", "", ""]
+    example(page, "Sudoku")
+    assert settings() == ["8", "topk_margin", "0", "0", ""]
+    example(page, "Story")
+    assert settings() == ["", "", "", "", "0"]
 
 
 def test_holes_are_filled_in_and_what_was_given_stays(page) -> None:
@@ -467,9 +508,10 @@ def test_the_choices_and_what_settings_mean_are_the_librarys(page) -> None:
 # Errors.
 
 
-def test_a_refusal_says_what_to_do_and_leaves_the_last_run_there(page) -> None:
+def test_a_refusal_says_what_to_do_and_that_what_is_below_is_the_run_before(page) -> None:
     run(page, compare=False)
     before = view(page)
+    assert page.locator("#about-run").is_hidden()
     put(page, "softmask.alg", "origin")
     put(page, "softmask.threshold", "0.9")
     run(page)
@@ -477,10 +519,28 @@ def test_a_refusal_says_what_to_do_and_leaves_the_last_run_there(page) -> None:
     assert "threshold commits by confidence" in alert
     assert "Change the text or the settings" in alert
     assert view(page) == before
+    assert "The run before: nothing came" in page.locator("#about-run").inner_text()
     assert page.evaluate("document.activeElement.name") == "softmask.threshold"
     put(page, "softmask.threshold", "7")
     run(page)
     assert page.get_by_role("alert").inner_text().count("threshold") == 1
+
+
+def test_an_error_of_the_page_itself_is_shown_and_leaves_it_free_to_run(page) -> None:
+    example(page, "Story")
+    put(page, "max_tokens", "6")
+    page.set_checked("#compare", False)
+    for part in ("Texts.prototype.expect", "Run.prototype.add"):
+        fails = "() => { throw new TypeError('no canvas'); }"
+        page.evaluate(f"void ([window.whole, {part}] = [{part}, {fails}])")
+        run(page)
+        alert = page.get_by_role("alert").inner_text()
+        assert alert == "This page failed: no canvas. Run again, or reload the page."
+        page.evaluate(f"void ({part} = window.whole)")
+    run(page)
+    assert page.get_by_role("alert").inner_text() == ""
+    assert page.locator("#about-run").is_hidden()
+    assert page.locator(".token.slot.done").count() == 6
 
 
 def test_a_busy_server_says_when_to_come_back(page) -> None:
@@ -555,10 +615,17 @@ def test_a_link_runs_with_its_text_and_settings_and_is_sent_to_no_server(page, n
     assert "max_tokens" not in body
     assert other.locator(".token.slot").count() == 3
     assert not any("Lily" in url for url in urls[1:])
-    # One that would keep the server busy is only shown.
-    other.evaluate("location.hash = '#text=Tom&max_tokens=4000'")
-    other.wait_for_function("() => document.getElementById('text').value === 'Tom'")
-    assert "look at it" in other.locator("#status").inner_text()
+    # One that would keep the server busy, or that is damaged, is only shown.
+    for more, fault in (
+        ("max_tokens=4000", "asks for more than 512 tokens or steps"),
+        ("steps=4000", "asks for more than 512 tokens or steps"),
+        ("seed=8&softmask.steps=many&alg=best&step=9", "softmask.steps, alg, step is no setting"),
+    ):
+        other.evaluate("(more) => { location.hash = `#text=Tom&${more}`; }", more)
+        other.wait_for_selector(f"#alert:has-text('{fault}')")
+        assert other.get_by_role("alert").inner_text().endswith("Look at it, and run it.")
+    assert other.input_value("#text") == "Tom"
+    assert [other.input_value(f"[name='{name}']") for name in ("seed", "softmask.alg")] == ["8", ""]
     assert len(bodies) == 1
 
 
@@ -652,9 +719,10 @@ def test_a_keyboard_alone_runs_scrubs_and_reads(page) -> None:
         focused = page.evaluate("document.activeElement.id || document.activeElement.className")
         reached.append(focused)
         if focused == "scrub":
+            steps = int(page.get_attribute("#scrub", "max"))
             page.keyboard.press("ArrowLeft")
             frames(page)
-            assert page.locator("#at").inner_text() == "step 7 of 8"
+            assert page.locator("#at").inner_text() == f"step {steps - 1} of {steps}"
         if "token" in focused:
             break
     assert {"run", "compare", "play", "scrub", "cells", "json"} <= set(reached)
@@ -755,6 +823,9 @@ def test_a_phone_has_no_horizontal_scroll(new_page, address, name: str) -> None:
     assert box["x"] >= 0
     assert box["x"] + box["width"] <= 360
     fits()
+    assert page.locator("#scrub").bounding_box()["width"] > 300
+    low, scale = (page.locator(f".ends {part}").first.bounding_box() for part in ("span", "canvas"))
+    assert low["y"] <= scale["y"] <= low["y"] + low["height"]
 
 
 def test_the_theme_follows_the_system_until_it_is_chosen_and_is_remembered(page) -> None:

@@ -86,17 +86,59 @@ def test_an_answer_is_seen_while_it_is_denoised_and_can_be_stopped_and_copied(ch
     assert chat.evaluate("window.copied") == "Hello"
 
 
-def test_a_refused_message_can_be_sent_again_and_only_one_error_is_there(chat) -> None:
-    put(chat, "softmask.threshold", "7")
-    for _ in range(2):
-        send(chat, "Hello")
+def test_a_message_that_is_not_answered_comes_back_to_where_it_was_written(chat) -> None:
+    bodies = posted(chat)
+    send(chat, "Hello")
+    answered = said(chat)
+    # What the server refuses, and what the page does.
+    for name, value, fault in (
+        ("softmask.threshold", "7", "threshold must lie in [0, 1]"),
+        ("max_tokens", "1.5", "max_tokens must be a whole number"),
+    ):
+        put(chat, name, value)
+        send(chat, "And now?")
         assert chat.locator("#alert strong").count() == 1
-        assert "threshold must lie in [0, 1]" in chat.get_by_role("alert").inner_text()
+        assert fault in chat.get_by_role("alert").inner_text()
+        assert said(chat) == answered
+        assert chat.input_value("#say") == "And now?"
+        alert, say = (chat.locator(name).bounding_box() for name in ("#alert", "#say"))
+        assert 0 <= alert["y"] < alert["y"] + alert["height"] <= say["y"]
+    act(chat, 0, "Edit")
+    chat.locator(".edit:visible textarea").fill("Good day")
+    chat.keyboard.press("Enter")
+    ended(chat)
+    assert said(chat) == answered
+    assert chat.locator(".edit:visible textarea").input_value() == "Good day"
     put(chat, "softmask.threshold", "")
-    act(chat, 1, "Send again")
+    put(chat, "max_tokens", "24")
+    chat.press("#say", "Enter")
     ended(chat)
     assert chat.get_by_role("alert").inner_text() == ""
-    assert len(said(chat)) == 3
+    assert said(chat)[:-1] == [*answered, "And now?"]
+    assert [one["content"] for one in bodies[-1]["messages"]] == said(chat)[:-1]
+
+
+def test_an_answer_that_a_reload_interrupts_says_so_and_can_be_asked_for_again(chat) -> None:
+    send(chat, "Hello")
+    answered = said(chat)
+    chat.route("**/v1/denoise", lambda route: None)
+    chat.fill("#say", "And now?")
+    chat.press("#say", "Enter")
+    chat.wait_for_selector(".message.coming")
+    chat.reload()
+    assert said(chat) == answered
+    assert chat.input_value("#say") == "And now?"
+    assert chat.get_by_role("alert").inner_text().startswith("Interrupted: ")
+    act(chat, 1, "Regenerate")
+    chat.wait_for_selector(".message.coming")
+    chat.reload()
+    assert said(chat) == answered
+    assert "Regenerate it" in chat.get_by_role("alert").inner_text()
+    chat.unroute("**/v1/denoise")
+    put(chat, "max_tokens", "8")
+    send(chat, "And now?")
+    assert chat.get_by_role("alert").inner_text() == ""
+    assert said(chat)[:-1] == [*answered, "And now?"]
 
 
 def test_a_stretch_of_an_answer_is_refilled_by_mouse_and_by_keyboard(chat) -> None:
@@ -136,7 +178,6 @@ def test_a_stretch_of_an_answer_is_refilled_by_mouse_and_by_keyboard(chat) -> No
 
 def test_a_stretch_of_any_text_is_refilled(page) -> None:
     bodies = posted(page)
-    put(page, "softmask.steps", "")
     page.fill("#text", "One day, Tom went to the park.")
     page.set_checked("#compare", False)
     page.eval_on_selector("#text", "(field) => { field.focus(); field.setSelectionRange(8, 17); }")

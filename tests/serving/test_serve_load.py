@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import HealthCheck, given, settings
 from paths import ROOT
-from test_server import post, serving
+from test_server import serving
 
 import softmask
 
@@ -71,16 +71,6 @@ def test_a_wrong_answer_is_trouble(load) -> None:
     assert "'b'" in load.judge(asked, data, 0.0).trouble
     assert load.judge(asked, data[:-3], 0.0).status == "cut"
     assert load.judge(asked, b"HTTP/1.1 500 No\r\ncontent-length: 0\r\n\r\n", 0.0).trouble
-
-
-# What the faults found.
-
-
-@pytest.mark.parametrize("name", ["max-tokens", "softmask.steps"])
-def test_a_field_whose_name_is_no_identifier_is_refused_by_name(url, name) -> None:
-    error = post(url, "/v1/completions", {"prompt": "x", name: 1}).json()["error"]
-    assert error["message"].startswith(f"{name} is unknown")
-    assert error["param"] == name
 
 
 # A fuzzer that reads the schema.

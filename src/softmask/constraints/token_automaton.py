@@ -258,8 +258,10 @@ class TokenAutomaton:
             pieces = controls.pieces(bytes(text))
             ids: list[int] = []
             for piece in pieces:
-                is_text = isinstance(piece, str)
-                ids += self._encode(piece) if is_text else [self.control_ids[piece]]
+                if isinstance(piece, str):
+                    ids += self._encode(piece)
+                else:
+                    ids.append(self.control_ids[piece])
             is_over = accepting_S[state] and not (next_SB[state] >= 0).any()
             if ids and not is_over and (single_S[state] or not _is_cut_behind(pieces[-1])):
                 ids = ids[:-1]

@@ -4,7 +4,6 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from . import json_values
 from .constraint import Kind
 from .controls import is_mark
 from .forms import (

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from os.path import commonprefix
 from typing import Any
 
 from ..constraints import controls
@@ -97,8 +96,11 @@ def tool_syntax(checkpoint: Checkpoint) -> ToolSyntax:
     turn = _turn(checkpoint, tools, 1)
     if turn is None:
         raise ValueError(UNKNOWN)
-    turn = turn[len(commonprefix([generation, turn])) :]
-    before, name, behind = turn.partition(_NAMES[0])
+    alike = zip(generation, turn, strict=False)
+    start = next(
+        (place for place, (one, other) in enumerate(alike) if one != other), len(generation)
+    )
+    before, name, behind = turn[start:].partition(_NAMES[0])
     middle, arguments, close = behind.partition(json.dumps(_ARGUMENTS[0]))
     ends = [str(tokenizer.convert_ids_to_tokens(token)) for token in checkpoint.end_ids]
     close = close[: min((close.find(end) for end in ends if end in close), default=None)]

@@ -99,15 +99,11 @@ def sentence_of(error: Any) -> tuple[str, str | None]:
     """A validation error in words, and the name of the field."""
     # pydantic appends the members of a union to the place; they are no names of fields.
     place = [str(part) for part in error["loc"][1:] if isinstance(part, int) or part.isidentifier()]
-    if error["type"] == "extra_forbidden" and place[-1:] != [error["loc"][-1]]:
-        place.append(error["loc"][-1])  # what was sent is a name in any case
     if error["type"] == NAMED:
         place.append(error["ctx"]["name"])
     field = ".".join(place) or None
     if error["type"] == "json_invalid":
         return f"the body is not valid JSON: {error['ctx']['error']}", None
-    if error["type"] == "extra_forbidden":
-        return f"{field} is unknown or not implemented here: leave it out", field
     message = error["msg"].removeprefix("Value error, ")
     return (f"{field}: {message}" if field else message), field
 

@@ -24,10 +24,12 @@ from pydantic import (
 )
 
 from ..config import TOP_K_OFF, SamplingConfig, SoftMaskConfig, from_mapping, require
-from .fields import known
+from ..decoding.control_names import half_character
+from .fields import known, unknown
 from .messages import Messages
-from .strict import Strict, Text, require_few
+from .strict import Strict, Text, require_few, wrong
 from .structured import Structured
+from .tools import Mode, NamedTool, Tool, Tools, check_choice
 
 MOST_TEXTS = 64  # n times prompts
 MOST_STOPS = 16
@@ -80,9 +82,12 @@ class _Extension(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _few(cls, values: Any) -> Any:
+    def _known_alone(cls, values: Any) -> Any:
         if isinstance(values, dict):
             require_few(values)
+            for name in values:
+                if name not in cls.model_fields and half_character(name) is None:
+                    raise wrong(name, unknown(name, cls.model_fields))
         return values
 
 
@@ -189,6 +194,30 @@ class ChatRequest(OpenAIRequest):
     messages: Messages
     logprobs: bool = False
     top_logprobs: int | None = Field(None, ge=0, le=MOST_TOP)
+    tools: Tools = Field(default_factory=list)
+    tool_choice: Mode | NamedTool = "auto"
+    parallel_tool_calls: bool = True
+
+    @property
+    def chosen_tool(self) -> str | None:
+        """The function that is to be called, where one is named."""
+        return self.tool_choice.function.name if isinstance(self.tool_choice, NamedTool) else None
+
+    @property
+    def tool_mode(self) -> Mode:
+        """Whether tools may be called, or have to be."""
+        return "required" if isinstance(self.tool_choice, NamedTool) else self.tool_choice
+
+    @property
+    def offered(self) -> list[Tool]:
+        """The tools that may be called."""
+        return [] if self.tool_choice == "none" else self.tools
+
+    @model_validator(mode="after")
+    def _has_tools(self) -> ChatRequest:
+        names = [tool.function.name for tool in self.tools]
+        check_choice(names, self.tool_mode, self.chosen_tool)
+        return self
 
     @model_validator(mode="after")
     def _has_logprobs(self) -> ChatRequest:

@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from pydantic import BaseModel
@@ -64,7 +65,8 @@ class Table:
     rows: Sequence[tuple[str, ...]]
 
 
-def tables() -> list[Table]:
+@cache
+def tables() -> Sequence[Table]:
     """The fields of every kind of request, and those that change nothing.
 
     Raises:
@@ -153,21 +155,27 @@ p { max-width: 48rem; }
 """
 
 
-def page(name: str, *, chat: bool) -> str:
+def page(name: str, address: str, *, chat: bool, keyed: bool) -> str:
     """The page at /docs of a server of this model.
 
     Args:
         name: the model's, for clients.
+        address: of the server, as the reader calls it.
         chat: whether it answers conversations.
+        keyed: whether it wants an API key.
     """
     ask: dict[str, Any] = {"model": name, "prompt": "One day, Tom", "max_tokens": 24}
     path = "completions"
     if chat:
         path, ask = "chat/completions", {"model": name, "max_tokens": 64}
         ask["messages"] = [{"role": "user", "content": "Hello"}]
-    example = (
-        f"curl -s http://127.0.0.1:8000/v1/{path} \\\n"
-        f"    -H 'Content-Type: application/json' \\\n    -d '{json.dumps(ask)}'"
+    headers = ["Content-Type: application/json", *["Authorization: Bearer KEY"][: int(keyed)]]
+    example = " \\\n    ".join(
+        (
+            f"curl -s {address}/v1/{path}",
+            *(f"-H '{header}'" for header in headers),
+            f"-d '{json.dumps(ask)}'",
+        )
     )
     shown = tables()
     links = ", ".join(f'<a href="#{_anchor(t.title)}">{_inline(t.title)}</a>' for t in shown)

@@ -76,7 +76,6 @@ def _context(service: Service, request: Request, asked: Shared) -> RequestContex
 
 def _add_information(app: FastAPI, service: Service, metrics: Metrics) -> None:
     page = _page(service)
-    reference = reference_page(service.name, chat=service.description["chat"])
     model = {
         "id": service.name,
         "object": "model",
@@ -95,8 +94,11 @@ def _add_information(app: FastAPI, service: Service, metrics: Metrics) -> None:
         return HTMLResponse(page, headers=page_headers(page))
 
     @app.get("/docs", include_in_schema=False)
-    async def docs() -> HTMLResponse:
-        return HTMLResponse(reference, headers=page_headers(reference))
+    async def docs(request: Request) -> HTMLResponse:
+        address = str(request.base_url).rstrip("/")
+        chat, keyed = service.description["chat"], service.description["keyed"]
+        html = reference_page(service.name, address, chat=chat, keyed=keyed)
+        return HTMLResponse(html, headers=page_headers(html))
 
     @app.get("/health")
     async def health() -> JSONResponse:
@@ -168,7 +170,14 @@ async def _answer(
         jobs = await _encoded(service, service.jobs, asked)
         handles = service.submit(jobs)
     answers = [
-        Answer(service.checkpoint, job.request, infill=job.infill, stops=asked.stop, top=asked.top)
+        Answer(
+            service.checkpoint,
+            job.request,
+            infill=job.infill,
+            stops=asked.stop,
+            top=asked.top,
+            tools=job.tools,
+        )
         for job in jobs
     ]
     prompt_tokens = sum(job.prompt_tokens for job in jobs[:: asked.n])

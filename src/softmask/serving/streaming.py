@@ -72,8 +72,8 @@ async def stream_answers(
                 yield event(chunk)
         async for index, tokens, is_last in merged(handles, answers):
             answer = answers[index]
-            if tokens:
-                yield event(response.chunk(index, answer, tokens))
+            for chunk in response.chunks(index, answer, tokens):
+                yield event(chunk)
             if is_last:
                 check_end(handles[index], answer)
                 yield event(response.closing(index, answer))

@@ -9,6 +9,7 @@ class Conversation {
     this.page = page;
     this.turns = [];
     this.messages = [];
+    this.before = null; // an answer: the turns before it was asked for
     byId("composer").addEventListener("submit", (event) => {
       event.preventDefault();
       this.send(byId("say").value);
@@ -22,22 +23,28 @@ class Conversation {
     byId("clear").addEventListener("click", () => this.clear());
     byId("system-text").addEventListener("input", () => this.keep());
     this.restore();
-    this.show();
   }
 
   // What is kept.
 
   restore() {
     const kept = recall("sessionStorage", KEPT);
-    const { system, turns } = kept ? JSON.parse(kept) : { system: "", turns: [] };
+    const { system, turns, asked } = kept ? JSON.parse(kept) : { system: "", turns: [] };
     byId("system-text").value = system;
     byId("system").open = Boolean(system);
     this.turns = turns;
+    this.show();
+    if (!asked) return;
+    this.putBack(asked);
+    const advice = asked.text === undefined ? "Regenerate it." : "Send the message again.";
+    this.page.warn(new Refusal("Interrupted: the page was left before the answer came", advice));
   }
 
   keep() {
-    const turns = this.turns.map(({ role, content, note }) => ({ role, content, note }));
-    keep("sessionStorage", KEPT, JSON.stringify({ system: byId("system-text").value, turns }));
+    const { turns, asked } = this.before ?? this;
+    const kept = turns.map(({ role, content, note }) => ({ role, content, note }));
+    const system = byId("system-text").value;
+    keep("sessionStorage", KEPT, JSON.stringify({ system, turns: kept, asked }));
   }
 
   clear() {
@@ -61,13 +68,11 @@ class Conversation {
 
   message(turn, i) {
     const isUser = turn.role === "user";
-    const isLast = i === this.turns.length - 1;
     const acts = { Copy: (button) => this.copy(turn, button) };
     acts.Edit = () => this.messages[i].edit();
-    if (isUser && isLast) acts["Send again"] = () => this.answer();
-    if (!isUser && isLast) acts.Regenerate = () => this.regenerate();
+    if (!isUser && i === this.turns.length - 1) acts.Regenerate = () => this.regenerate();
     if (turn.run) acts.Steps = () => this.showSteps(turn);
-    const save = (text) => (isUser ? this.resend(i, text) : this.change(i, text));
+    const save = (text) => (isUser ? this.ask(i, text) : this.change(i, text));
     return new Message(turn, isUser ? "You" : this.page.data.model.name, acts, save);
   }
 
@@ -93,21 +98,25 @@ class Conversation {
   send(text) {
     if (this.page.view.isRunning || !text.trim()) return byId("say").focus();
     byId("say").value = "";
-    this.turns.push({ role: "user", content: text });
-    return this.answer();
+    return this.ask(this.turns.length, text);
   }
 
-  /** A message said anew: what came after it is gone. */
-  resend(i, text) {
+  /** Says something in place of a turn and of all that came after it. */
+  ask(at, text) {
     if (this.page.view.isRunning || !text.trim()) return;
-    this.turns.splice(i, Infinity, { role: "user", content: text });
-    this.answer();
+    return this.answer([...this.turns.slice(0, at), { role: "user", content: text }], { at, text });
   }
 
   regenerate() {
-    if (this.page.view.isRunning) return;
-    const { content } = this.turns.pop();
-    this.answer(content);
+    if (!this.page.view.isRunning) this.answer(this.turns.slice(0, -1), {});
+  }
+
+  /** A message that was not answered comes back to where it was written. */
+  putBack({ at, text }) {
+    if (text === undefined) return;
+    if (at < this.turns.length) return this.messages[at].edit(true, text);
+    const say = byId("say");
+    say.value = [text, say.value].filter(Boolean).join("\n");
   }
 
   change(i, text) {
@@ -115,21 +124,25 @@ class Conversation {
     this.show();
   }
 
-  /** `before`: the answer that it is to be instead of. */
-  async answer(before) {
-    const history = [...this.turns];
+  /**
+   * Has `history` answered. Where nothing comes of it, or the page is left, all is as before, and
+   * `asked`, { at, text }, can be sent again; {}: another answer to what had one.
+   */
+  async answer(history, asked) {
+    const { turns } = this;
     const turn = { role: "assistant", content: "" };
-    this.turns.push(turn);
+    this.before = { turns, asked };
+    this.turns = [...history, turn];
     const run = await this.run(turn, { messages: this.messagesOf(history) });
-    if (!run) {
-      // Nothing came of it: what was asked stays, to be asked again.
-      this.turns = before === undefined ? history : [...history, { ...turn, content: before }];
-      return this.show();
-    }
-    turn.content = run.end.text;
-    if (before === turn.content) turn.note += ` \u00b7 ${SAME}`;
+    this.before = null;
+    if (run) {
+      turn.content = run.end.text;
+      const isSame = asked.text === undefined && turns.at(-1).content === turn.content;
+      if (isSame) turn.note += ` \u00b7 ${SAME}`;
+      this.page.say(turn.content);
+    } else this.turns = turns;
     this.show();
-    this.page.say(turn.content);
+    if (!run) this.putBack(asked);
     // What was pressed for it is gone.
     if (document.activeElement === document.body) byId("say").focus({ preventScroll: true });
   }
@@ -159,37 +172,32 @@ class Conversation {
   async run(turn, asked) {
     const { page } = this;
     let run = null;
-    const more = page.tryTo(() => {
+    const error = await page.during(async () => {
       page.settings.check();
-      return page.settings.body("infill" in asked);
+      const body = { ...asked, ...page.settings.body("infill" in asked) };
+      this.show();
+      page.view.show([]);
+      const { said, root } = this.messages[this.turns.indexOf(turn)];
+      root.classList.add("coming");
+      root.scrollIntoView({ block: "nearest" });
+      let draft;
+      await denoise(body, page.key, page.abort.signal, {
+        start: (start) => {
+          run = new Run(start);
+          draft = new Draft(said, run, partsOf(asked.infill) ?? ["", run.slots.length, ""]);
+        },
+        step: (step) => {
+          run.add(step);
+          this.frame ??= requestAnimationFrame(() => {
+            this.frame = null;
+            if (page.view.isRunning) draft.draw();
+          });
+          page.tellProgress(run);
+        },
+        end: (end) => (run.end = end),
+      });
     });
-    if (!more) return null;
-    this.show();
-    page.begin();
-    page.view.show([]);
-    const { said, root } = this.messages[this.turns.indexOf(turn)];
-    root.classList.add("coming");
-    root.scrollIntoView({ block: "nearest" });
-    let draft;
-    const on = {
-      start: (start) => {
-        run = new Run(start);
-        draft = new Draft(said, run, partsOf(asked.infill) ?? ["", run.slots.length, ""]);
-      },
-      step: (step) => {
-        run.add(step);
-        this.frame ??= requestAnimationFrame(() => {
-          this.frame = null;
-          if (page.view.isRunning) draft.draw();
-        });
-        page.tellProgress(run);
-      },
-      end: (end) => (run.end = end),
-    };
-    const running = denoise({ ...asked, ...more }, page.key, page.abort.signal, on);
-    const error = await running.catch((one) => one);
     if (run && !run.end) run.close(error?.ending ?? "cancelled");
-    page.over(error && !isAbort(error) ? error : null);
     if (!run || (error && !run.steps.length)) return null;
     Object.assign(turn, { run, note: costOf(run) });
     return run;

@@ -39,18 +39,19 @@ function commonLengths(a, b, wide) {
 }
 
 /**
- * Where two runs on one canvas came apart: the positions that hold another token in the end, and
- * the first step (of this run) that decided one of them.
+ * Where two runs on one canvas came apart: the positions that hold another token in the end, the
+ * first step at which either decided one of them, and which. The same for both; null: nowhere.
  */
-function partingOf(run, other) {
-  const positions = run.slots.filter((position) => {
-    const [own, theirs] = [run, other].map(({ commits }) => commits.get(position)?.id);
-    return own !== theirs;
+function partingOf(...runs) {
+  const commitsAt = (position) => runs.map(({ commits }) => commits.get(position));
+  const positions = runs[0].slots.filter((position) => {
+    const [own, theirs] = commitsAt(position);
+    return own?.id !== theirs?.id;
   });
-  const decided = positions.filter((position) => run.commits.has(position));
-  const steps = decided.map((position) => run.commits.get(position).step);
-  const step = Math.min(...steps);
-  const position = decided[steps.indexOf(step)];
+  const stepAt = (position) =>
+    Math.min(...commitsAt(position).map((commit) => commit?.step ?? Infinity));
+  const step = Math.min(...positions.map(stepAt));
+  const position = positions.find((one) => stepAt(one) === step);
   return positions.length ? { positions: new Set(positions), step, position } : null;
 }
 

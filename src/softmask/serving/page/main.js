@@ -21,7 +21,7 @@ class Page {
     const facts = [name, `context ${context}`, mixed].filter(Boolean);
     byId("model").textContent = facts.join(" \u00b7 ");
     document.title = `${name} - softmask`;
-    byId("settings").hidden = byId("refills").hidden = false;
+    byId("settings").hidden = byId("refills").hidden = byId("reference").hidden = false;
     byId("key").hidden = !keyed;
     byId("views").hidden = !chat;
     this.settings = new Settings(this.data);
@@ -42,7 +42,7 @@ class Page {
   showOpening() {
     const { trace, about } = this.data.opening;
     const sentence = this.data.examples.length
-      ? "A recorded run of this text. Run has it run here and now."
+      ? `A recorded run of the ${this.data.examples[0].name}. Run has the text above run here and now.`
       : `A recorded run of the small model that comes with softmask. ${about}`;
     this.view.show(readTrace(trace), sentence);
     const isStill = matchMedia("(prefers-reduced-motion: reduce)").matches;
@@ -58,6 +58,9 @@ class Page {
 
   setView(name) {
     const isText = name === "text";
+    // An error stands where it was run: a composer is always in sight.
+    if (isText) byId("settings").before(byId("alert"));
+    else byId("composer").prepend(byId("alert"));
     byId("form").hidden = !isText;
     byId("conversation").hidden = isText;
     byId("runs").hidden = !isText;
@@ -68,18 +71,19 @@ class Page {
 
   // Runs: one at a time.
 
-  begin() {
+  /** Begins a run and waits for its end; returns what `act` threw, which is shown, or null. */
+  async during(act) {
     performance.clearMarks();
     performance.mark("softmask-run");
     this.warn(null);
     this.abort = new AbortController();
     this.toldAt = performance.now();
     this.setRunning(true);
-  }
-
-  over(error) {
+    const error = await act().then(() => null, (reason) => reason);
+    this.abort.abort(); // Of a run that could not be drawn nothing more is wanted.
     this.setRunning(false);
-    if (error) this.warn(error);
+    if (error && !isAbort(error)) this.warn(error);
+    return error;
   }
 
   setRunning(isRunning) {
@@ -113,25 +117,30 @@ class Page {
     const alert = byId("alert");
     alert.replaceChildren();
     if (!error) return;
-    const message = element("strong", "", `${error.message.replace(/\.$/, "")}.`);
-    alert.append(message, ` ${error.advice ?? ""}`);
+    const { message, advice } = error instanceof Refusal ? error : Refusal.own(error);
+    const fault = element("strong", "", `${message.replace(/\.$/, "")}.`);
+    alert.append(fault, ` ${advice}`);
     if (error.status === 401) byId("key").hidden = false;
     if (error.status === 400) this.settings.pointAt(error.message);
+    // What was begun above and below it is taken back first.
+    requestAnimationFrame(() => alert.scrollIntoView({ block: "nearest" }));
   }
 
-  /** What `act` returns; where it refuses, null, and the reason is shown. */
+  /** Shows why `act` refuses, where it does. */
   tryTo(act) {
     try {
-      return act();
+      act();
     } catch (error) {
-      this.warn(error instanceof SyntaxError ? new Error("This file is no JSON.") : error);
-      return null;
+      this.warn(error instanceof SyntaxError ? new Refusal("This file is no JSON") : error);
     }
   }
 
   // Theme, and files of traces.
 
   listen() {
+    // What is drawn frame by frame fails where nobody waits for it.
+    addEventListener("error", ({ error }) => error && this.warn(error));
+    addEventListener("unhandledrejection", ({ reason }) => this.warn(reason));
     byId("theme").addEventListener("click", () => {
       this.setTheme(isDark() ? "light" : "dark");
       keep("localStorage", THEME, document.documentElement.dataset.theme);

@@ -31,7 +31,9 @@ class Message {
     });
     this.field.addEventListener("keydown", (event) => {
       if (event.key === "Escape") this.edit(false);
-      if (turn.role === "user" && isSending(event)) this.form.requestSubmit();
+      if (turn.role !== "user" || !isSending(event)) return;
+      event.preventDefault();
+      this.form.requestSubmit();
     });
   }
 
@@ -44,12 +46,12 @@ class Message {
     this.note.textContent = note ?? "";
   }
 
-  edit(isOpen = true) {
+  edit(isOpen = true, text = this.turn.content) {
     this.form.hidden = !isOpen;
     this.said.hidden = isOpen;
     this.root.querySelector(".acts").hidden = isOpen;
     if (!isOpen) return;
-    this.field.value = this.turn.content;
+    this.field.value = text;
     this.field.focus();
   }
 }

@@ -151,11 +151,14 @@ function tellDifference(panels) {
 }
 
 function apart({ run, puzzle }, parting, words, other) {
-  const at = `parts from ${other.name} at step ${parting.step}`;
+  const { step, position } = parting;
+  const at = `first decides differently at step ${step}`;
   if (puzzle) {
-    const place = placeIn(puzzle, parting.position);
-    const [own, theirs] = [run, other].map((one) => quoted(one.textAt(parting.position)));
-    const where = place ? ` (${place}: ${own}, not ${theirs})` : "";
+    const place = placeIn(puzzle, position);
+    const [own, theirs] = [run, other].map((one) =>
+      one.commits.has(position) ? quoted(one.textAt(position)) : "none",
+    );
+    const where = place ? ` (${place}: ${own}, ${other.name} ${theirs})` : "";
     return `${at}${where}; ${parting.positions.size} of ${plural(run.slots.length, "cell")} differ`;
   }
   const all = words.filter(({ text }) => /[\p{L}\p{N}]/u.test(text));

@@ -136,11 +136,11 @@ function promptOf({ start, slots }) {
   return start.tokens.slice(0, slots[0]).map((token) => token.text).join("");
 }
 
-/** The runs of a trace file; an Error with a sentence where it is none. */
+/** The runs of a trace file; a Refusal where it is none. */
 function readTrace(trace) {
-  if (trace?.format !== FORMAT) throw new Error("This file is no trace of softmask.");
+  if (trace?.format !== FORMAT) throw new Refusal("This file is no trace of softmask");
   if (trace.version !== VERSION) {
-    throw new Error(`This trace has version ${trace.version}, and this page reads ${VERSION}.`);
+    throw new Refusal(`This trace has version ${trace.version}, and this page reads ${VERSION}`);
   }
   try {
     const runs = trace.runs.map((run) => Run.read(run));
@@ -148,7 +148,7 @@ function readTrace(trace) {
   } catch (error) {
     if (!(error instanceof TypeError)) throw error; // a field that is not there
   }
-  throw new Error("This trace is damaged: a run in it is not whole.");
+  throw new Refusal("This trace is damaged: a run in it is not whole");
 }
 
 const traceOf = (runs) => ({ format: FORMAT, version: VERSION, runs });

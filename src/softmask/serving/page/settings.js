@@ -6,7 +6,8 @@ const TYPICAL = { seed: "new each time", "softmask.steps": "= masks" };
 class Settings {
   constructor({ model, settings }) {
     this.model = model;
-    this.defaults = this.readDefaults("");
+    this.kind = this.kindOf("");
+    this.defaults = this.readDefaults();
     this.fields = [];
     const groups = settings.map(({ name, fields }) => {
       const group = element("fieldset");
@@ -43,10 +44,24 @@ class Settings {
     return all;
   }
 
-  /** Shows the defaults for a text: a model may bring others for texts that begin in some way. */
+  /** Shows the defaults for a text; what was filled in for one of another kind goes with it. */
   suit(text) {
-    this.defaults = this.readDefaults(text);
-    for (const field of this.fields) this.hint(field);
+    const kind = this.kindOf(text);
+    if (kind === this.kind) return;
+    this.kind = kind;
+    this.defaults = this.readDefaults();
+    for (const field of this.fields) {
+      this.hint(field);
+      // Another value is the user's own.
+      if (field.value === this.filled.get(field)) field.value = this.usual(field);
+    }
+    this.filled.clear();
+  }
+
+  /** A model may bring other defaults for texts that begin in some way; its own: undefined. */
+  kindOf(text) {
+    const isOf = (kind) => kind.prompt_starts_with.some((start) => text.startsWith(start));
+    return this.model.prompt_kinds?.find(isOf);
   }
 
   hint(field) {
@@ -58,10 +73,9 @@ class Settings {
   }
 
   /** What the model takes where a field is empty, by the field's name. */
-  readDefaults(text) {
-    const { prompt_kinds: kinds = [], soft_mask: soft, max_tokens: usual } = this.model;
-    const isOf = (kind) => kind.prompt_starts_with.some((start) => text.startsWith(start));
-    const { sampling, max_new_tokens: tokens } = kinds.find(isOf) ?? this.model;
+  readDefaults() {
+    const { soft_mask: soft, max_tokens: usual } = this.model;
+    const { sampling, max_new_tokens: tokens } = this.kind ?? this.model;
     const values = new Map([["max_tokens", tokens ?? usual]]);
     for (const [name, value] of Object.entries(sampling)) {
       values.set(["temperature", "top_p"].includes(name) ? name : `softmask.${name}`, value);
@@ -70,16 +84,26 @@ class Settings {
     return values;
   }
 
-  /** Puts in these values, by their names with or without what is before the last dot. */
+  /**
+   * Puts in the settings that come with the text that is there, by their names with or without
+   * "softmask.". Returns the names that are none, or whose value is none.
+   */
   fill(values) {
     this.clear();
-    for (const field of this.fields) {
-      const value = values[field.name] ?? values[field.name.replace("softmask.", "")];
-      if (value !== undefined) field.value = value;
-    }
+    return Object.keys(values).filter((name) => {
+      const isNamed = (field) => [field.name, field.name.replace("softmask.", "")].includes(name);
+      const field = this.fields.find(isNamed);
+      if (!field) return true;
+      field.value = values[name]; // A field takes no value that is none of its kind.
+      const isTaken = field.value === String(values[name]);
+      if (isTaken) this.filled.set(field, field.value);
+      else field.value = this.usual(field);
+      return !isTaken;
+    });
   }
 
   clear() {
+    this.filled = new Map();
     for (const field of this.fields) field.value = this.usual(field);
   }
 

@@ -2,7 +2,7 @@
 
 /** What went wrong, and what one can do about it. */
 class Refusal extends Error {
-  constructor(message, advice, { status = 0, ending = "cancelled" } = {}) {
+  constructor(message, advice = "", { status = 0, ending = "cancelled" } = {}) {
     super(message);
     Object.assign(this, { advice, status, ending });
   }
@@ -12,6 +12,11 @@ class Refusal extends Error {
     const status = { deadline: 504, shutdown: 503 }[code];
     const ending = status ? code : "cancelled";
     return new Refusal(sentence(message), ADVICE[status] ?? AGAIN, { ending });
+  }
+
+  /** An error of the page itself. */
+  static own({ message }) {
+    return new Refusal(`This page failed: ${message}`, "Run again, or reload the page.");
   }
 
   static gone(message) {
@@ -51,10 +56,14 @@ function parseEvent(text) {
   return { name: field("event"), data: JSON.parse(field("data")) };
 }
 
-async function* eventsOf(response) {
+async function* eventsOf(response, signal) {
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  const gone = (error) => {
+    if (signal.aborted) throw error;
+    return { done: true };
+  };
   for (let pending = ""; ; ) {
-    const { value, done } = await reader.read();
+    const { value, done } = await reader.read().catch(gone);
     if (done) return;
     const parts = (pending + value).split("\n\n");
     pending = parts.pop();
@@ -78,14 +87,10 @@ async function post(body, key, signal) {
 async function denoise(body, key, signal, on) {
   const response = await post(body, key, signal);
   if (!response.ok) throw await refusalOf(response);
-  try {
-    for await (const { name, data } of eventsOf(response)) {
-      if (name === "error") throw Refusal.inStream(data.error);
-      on[name]?.(data);
-      if (name === "end") return;
-    }
-  } catch (error) {
-    if (signal.aborted || error instanceof Refusal) throw error;
+  for await (const { name, data } of eventsOf(response, signal)) {
+    if (name === "error") throw Refusal.inStream(data.error);
+    on[name]?.(data);
+    if (name === "end") return;
   }
   throw Refusal.gone("The server went away in mid-run; what had come stays below");
 }

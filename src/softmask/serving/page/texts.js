@@ -3,6 +3,7 @@
 const HOLES = /\[\[\d+\]\]/;
 // A link of somebody else's may run at once up to here: tokens, and steps.
 const MOST_OF_LINK = 512;
+const EARLIER = "The run before: nothing came of the last one.";
 
 class Texts {
   constructor(page) {
@@ -33,25 +34,25 @@ class Texts {
   }
 
   load({ text, settings, about }) {
-    this.page.settings.fill(settings);
     this.write(text, about);
+    this.page.settings.fill(settings);
   }
 
   async run() {
-    const { page } = this;
-    const { view } = page;
+    const { view } = this.page;
     if (view.isRunning || !byId("text").value) return byId("text").focus();
-    const bodies = page.tryTo(() => this.requests());
-    if (!bodies) return;
-    const isSoft = bodies.length > 1 || this.model.soft_mask;
-    const names = isSoft ? ["soft-masked", "plain"] : ["plain"];
     const before = { runs: view.runs, layout: view.layout, about: view.about };
-    view.layout = "grid";
-    page.begin();
-    view.show(bodies.map((body, i) => this.expect(body, names[i])));
-    const ends = await Promise.allSettled(bodies.map((body, i) => this.follow(body, i)));
-    const errors = ends.map((end) => end.reason).filter((error) => error && !isAbort(error));
-    this.finish(errors[0], before);
+    const error = await this.page.during(async () => {
+      const bodies = this.requests();
+      const isSoft = bodies.length > 1 || this.model.soft_mask;
+      const names = isSoft ? ["soft-masked", "plain"] : ["plain"];
+      view.layout = "grid";
+      view.show(bodies.map((body, i) => this.expect(body, names[i])));
+      const ends = await Promise.allSettled(bodies.map((body, i) => this.follow(body, i)));
+      const errors = ends.map((end) => end.reason).filter((reason) => reason && !isAbort(reason));
+      if (errors.length) throw errors[0];
+    });
+    this.finish(error, before);
   }
 
   follow(body, i) {
@@ -74,15 +75,15 @@ class Texts {
   /** `before`: what to go back to where nothing began. */
   finish(error, before) {
     const { view } = this.page;
-    const begun = view.runs.filter((run) => run.start.id);
+    const begun = view.runs.filter((run) => run.start.id && !before.runs.includes(run));
     for (const run of begun) if (!run.end) run.close(error?.ending ?? "cancelled");
-    if (!begun.length) view.layout = before.layout;
-    this.page.over(error);
-    if (!begun.length) view.show(before.runs, before.about);
-    else if (begun.length < view.panels.length) view.show(begun);
+    if (!begun.length) {
+      view.layout = before.layout;
+      view.show(before.runs, before.about || EARLIER);
+    } else if (begun.length < view.panels.length) view.show(begun);
     else view.settle();
-    byId("use").hidden = !begun.length;
-    if (begun.length) for (const panel of view.panels) this.watch(panel);
+    if (begun.length) byId("use").hidden = false;
+    for (const panel of view.panels) this.watch(panel);
     this.page.say(begun.map((run) => `${run.name}: ${run.end.text}`).join("\n"));
   }
 
@@ -160,13 +161,18 @@ class Texts {
   openLink(hash) {
     const values = new URLSearchParams(hash.slice(1));
     if (!values.has("text") || this.page.view.isRunning) return false;
-    this.page.settings.fill(Object.fromEntries(values));
-    this.write(values.get("text"));
-    byId("compare").checked = values.get("compare") === "1";
-    const holes = partsOf(values.get("text")).filter((_, i) => i % 2).map(Number);
-    const steps = ["max_tokens", "softmask.steps"].map((name) => Number(values.get(name) ?? 0));
-    if (Math.max(...steps, holes.reduce((a, b) => a + b, 0)) > MOST_OF_LINK) {
-      this.page.say(`This link asks for more than ${MOST_OF_LINK} tokens: look at it, and run it.`);
+    const { text, compare, ...settings } = Object.fromEntries(values);
+    this.write(text);
+    byId("compare").checked = compare === "1";
+    const ignored = this.page.settings.fill(settings);
+    const holes = partsOf(text).filter((_, i) => i % 2).map(Number);
+    const { max_tokens: tokens = 0, softmask } = this.page.settings.body(false);
+    const most = Math.max(tokens, softmask.steps ?? 0, holes.reduce((a, b) => a + b, 0));
+    const look = (fault) => this.page.warn(new Refusal(fault, "Look at it, and run it."));
+    if (ignored.length) {
+      look(`This link's ${ignored.join(", ")} is no setting here, or no value of it, and was ignored`);
+    } else if (most > MOST_OF_LINK) {
+      look(`This link asks for more than ${MOST_OF_LINK} tokens or steps`);
     } else if (!this.model.keyed) this.run();
     return true;
   }

@@ -1,0 +1,150 @@
+"""Tools in requests: functions, the choice among them, and calls of earlier turns."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from ..config import require
+from ..constraints.constraint import Constraint
+from ..constraints.tools import arguments_schema
+from ..decoding.tool_syntax import Function, ToolSyntax
+from ..settings import shown
+from .strict import Strict, Text, wrong
+
+MOST_TOOLS = 128
+Name = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_.-]{1,64}$")]
+# An object in JSON; its content is looked at when it becomes a form.
+Parameters = dict[str, Any]
+FUNCTIONS_ALONE = "functions are the only tools here"
+
+
+class FunctionDefinition(Strict):
+    kind = "function"
+
+    name: Name
+    description: Text | None = None
+    parameters: Parameters | None = None
+
+
+def _of_functions(values: Any) -> Any:
+    """Names a type of tool that there is not, before its other fields are."""
+    kind = values.get("type") if isinstance(values, dict) else None
+    if isinstance(kind, str) and kind != "function":
+        raise wrong("type", f"{FUNCTIONS_ALONE}: {shown(kind)} is another type")
+    return values
+
+
+class Tool(Strict):
+    kind = "tool"
+
+    type: Literal["function"]
+    function: FunctionDefinition
+
+    def as_template(self) -> dict[str, Any]:
+        """As chat templates take it."""
+        function = self.function.model_dump(exclude_none=True)
+        return {"type": self.type, "function": {"description": "", "parameters": {}} | function}
+
+    _functions_alone = model_validator(mode="before")(_of_functions)
+
+
+class NamedFunction(Strict):
+    kind = "named_function"
+
+    name: Name
+
+
+class NamedTool(Strict):
+    """`tool_choice` that names a function."""
+
+    kind = "tool_choice"
+
+    type: Literal["function"]
+    function: NamedFunction
+
+    _functions_alone = model_validator(mode="before")(_of_functions)
+
+
+class CalledFunction(Strict):
+    kind = "called_function"
+
+    name: Name
+    arguments: Text
+
+    @model_validator(mode="after")
+    def _is_object(self) -> CalledFunction:
+        try:
+            found = json.loads(self.arguments or "{}")
+        except ValueError:
+            found = None
+        if not isinstance(found, dict):
+            raise wrong("arguments", "not a JSON object as text")
+        return self
+
+
+class ToolCall(Strict):
+    """A call of an earlier turn."""
+
+    kind = "tool_call"
+
+    id: Text = ""
+    type: Literal["function"] = "function"
+    function: CalledFunction
+
+    _functions_alone = model_validator(mode="before")(_of_functions)
+
+    def as_template(self) -> dict[str, Any]:
+        """As chat templates take it, which write the arguments as JSON themselves."""
+        arguments = json.loads(self.function.arguments or "{}")
+        function = {"name": self.function.name, "arguments": arguments}
+        return {"id": self.id, "type": self.type, "function": function}
+
+
+Mode = Literal["none", "auto", "required"]
+Tools = Annotated[list[Tool], Field(max_length=MOST_TOOLS, fail_fast=True)]
+ToolCalls = Annotated[list[ToolCall], Field(max_length=MOST_TOOLS, fail_fast=True)]
+
+
+def check_choice(names: Sequence[str], mode: str, chosen: str | None) -> None:
+    """Whether a choice among tools can be made.
+
+    Raises:
+        ValueError: there are no tools to choose from, two have one name, or there is no such.
+    """
+    require(len(set(names)) == len(names), "tools: two functions have the same name")
+    if not names:
+        require(mode != "required" and chosen is None, "tool_choice needs tools to choose from")
+    if chosen is not None and chosen not in names:
+        raise ValueError(f"tool_choice: there is no tool {shown(chosen)}")
+
+
+def tools_constraint(
+    syntax: ToolSyntax,
+    tools: Sequence[Tool],
+    *,
+    mode: str,
+    chosen: str | None,
+    parallel: bool,
+    text: Constraint | None,
+) -> Constraint:
+    """The form of an answer that may call tools; see `ToolSyntax.constraint`.
+
+    Raises:
+        ValueError: parameters are no object's.
+    """
+    functions = []
+    for tool in tools:
+        if chosen in (None, tool.function.name):
+            try:
+                schema = arguments_schema(tool.function.parameters)
+            except ValueError as error:
+                raise ValueError(f"tool {tool.function.name}: {error}") from None
+            functions.append(Function(tool.function.name, schema))
+    required = mode == "required"
+    # Who names a function wants one call of it.
+    parallel = parallel and chosen is None
+    return syntax.constraint(functions, required=required, parallel=parallel, text=text)
