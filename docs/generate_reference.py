@@ -37,6 +37,7 @@ PUBLIC = {
         "softmask.config.SoftMaskConfig",
         "softmask.config.PromptKind",
     ],
+    "The form of an answer": ["softmask.constraints.constraint.Constraint"],
     "Rules of your own": [
         "softmask.rules.commit_rule",
         "softmask.rules.feedback_rule",

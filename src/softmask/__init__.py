@@ -28,6 +28,7 @@ _HOME = {
     "DreamModel": "decoding.diffusion_generate",
     "SamplingConfig": "config",
     "SoftMaskConfig": "config",
+    "Constraint": "constraints.constraint",
     "commit_rule": "rules",
     "feedback_rule": "rules",
     "stopping_rule": "rules",

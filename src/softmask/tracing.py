@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from .config import read_json, require
+from .constraints.constraint import Constraint
 from .decoding.arguments import as_count, check_keywords
 from .decoding.generation import Generation, Prompt, SoftMaskChoice
 from .files import write_atomically
@@ -193,6 +194,7 @@ def trace(
     chat: bool | None = None,
     system: str | None = None,
     infill: bool = False,
+    constraint: Constraint | None = None,
     **sampling: Any,
 ) -> Trace | list[Trace]:
     """Generates as `generate` does, and returns the recorded run; of a list of prompts a list.
@@ -217,6 +219,7 @@ def trace(
         chat=chat,
         system=system,
         infill=infill,
+        constraint=constraint,
     )
     ways = ways_of(run, against_plain=against_plain)
     rows = range(len(run.seeds))

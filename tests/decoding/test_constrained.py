@@ -164,7 +164,7 @@ def test_what_the_form_fixes_takes_no_forwards(checkpoint):
         checkpoint,
         "a",
         max_new_tokens=60,
-        constraint=Constraint("regex", r'\{"the long name of a key": \d, "another": \d\}'),
+        constraint=Constraint("regex", r'\{"the long name of a key": [0-9], "another": [0-9]\}'),
     )
     assert fixed.forwards <= 4
     assert json.loads(fixed.text).keys() == {"the long name of a key", "another"}
@@ -247,7 +247,7 @@ def test_sets_that_were_forgotten_are_read_off_the_canvas_again(checkpoint, monk
 def test_a_stopping_rule_that_ends_a_text_before_it_has_its_form_is_an_error(checkpoint):
     @stopping_rule("test-at-once")
     def at_once(text):
-        return text.ids_L.size - int(text.masked_L[::-1].argmin())
+        return int(text.masked_L.argmax())
 
     with pytest.raises(ValueError, match="no longer of the form that was asked for"):
         generate(

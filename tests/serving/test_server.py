@@ -523,16 +523,13 @@ def test_a_model_without_a_template_says_what_to_do_and_chats_with_one_from_a_fi
     file = tmp_path / "last.jinja"
     file.write_text("{{ messages[-1].content }}", encoding="utf-8")
     args = make_parser().parse_args(["--chat-template", str(file)])
-    service = Service(checkpoint, config_of(args, args.host))
-    asked = ChatRequest.model_validate({"messages": HELLO, "max_tokens": 3})
-    mask = checkpoint.model.mask_id
-    assert service.description["chat"] is True
-    assert service.jobs(asked)[0].request.ids == (
-        *checkpoint.tokenizer("Hello")["input_ids"],
-        mask,
-        mask,
-        mask,
-    )
+    for model in (checkpoint, softmask.load(device="cpu")):
+        service = Service(model, config_of(args, args.host))
+        asked = ChatRequest.model_validate({"messages": HELLO, "max_tokens": 3})
+        masks = [model.model.mask_id] * 3
+        assert service.description["chat"] is True
+        ids = [*model.tokenizer("Hello")["input_ids"], *masks]
+        assert list(service.jobs(asked)[0].request.ids) == ids
     # The checkpoint of who made the service is as it was.
     assert checkpoint.tokenizer.chat_template is None
 
@@ -594,6 +591,9 @@ def test_pages_of_an_allowed_origin_may_read_the_answers(checkpoint) -> None:
         assert preflight.status_code == 200
         assert preflight.headers["access-control-allow-origin"] == page
         assert "authorization" in preflight.headers["access-control-allow-headers"]
+        for method, status in (("GET", 200), ("HEAD", 200), ("DELETE", 400)):
+            asked = {**asks, "access-control-request-method": method}
+            assert httpx.options(f"{url}/v1/models", headers=asked).status_code == status
         answer = asked_as(url, {"origin": page, "authorization": "Bearer secret"})
         assert answer.status_code == 200
         assert answer.headers["access-control-allow-origin"] == page

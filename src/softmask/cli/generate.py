@@ -16,8 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from ..config import SamplingConfig, SoftMaskConfig
+from ..constraints.constraint import Constraint
 from ..reporting.progress import progress
 from .closing_line import Cost, print_text, say, seed_line, settings_line, soft_mask_given
+from .form_options import add_form_options, constraint_of
 from .options import (
     add_decoding_options,
     add_model_options,
@@ -55,6 +57,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     add_recording_options(parser)
     add_model_options(parser)
+    add_form_options(parser)
     add_decoding_options(parser)
     return parser
 
@@ -66,10 +69,15 @@ def run(args: argparse.Namespace, _argv: list[str]) -> int:
     if args.stream and args.num_return_sequences > 1:
         raise ValueError("--stream shows one text: leave out -n")
     recording = is_recording(args)
-    prompt = _prompt(args)
+    prompt, constraint = _prompt(args), constraint_of(args)
     checkpoint = load_model(args)
     generation = start_generation(
-        args, checkpoint, prompt, infill=args.infill is not None, raw=args.raw
+        args,
+        checkpoint,
+        prompt,
+        infill=args.infill is not None,
+        raw=args.raw,
+        constraint=constraint,
     )
     if recording:
         with progress("writing, and recording every step", quiet=args.quiet):
@@ -127,12 +135,14 @@ def start_generation(
     infill: bool = False,
     raw: bool = False,
     defaults: Mapping[str, Any] | None = None,
+    constraint: Constraint | None = None,
 ) -> Any:
     """The Generation that the options describe, not yet run.
 
     Args:
         prompt: a text, or a conversation as a list of messages.
         defaults: settings of SamplingConfig that hold where the options say nothing.
+        constraint: the form of the answer.
 
     Raises:
         ValueError: see `Generation`, and contradictory soft-mask options.
@@ -151,6 +161,7 @@ def start_generation(
         chat=False if raw else None,
         system=args.system,
         infill=infill,
+        constraint=constraint,
     )
 
 

@@ -47,7 +47,10 @@ def compile_constraint(constraint: Constraint) -> ByteAutomaton:
     try:
         automaton = minimal(determinise(_form(constraint)))
     except TooLarge as error:
-        raise TooLarge(f"the {name} is too large: {error}") from None
+        raise TooLarge(
+            f"the {name} is too large: {error} (counted lengths and items, nesting and ambiguity "
+            "take many states)"
+        ) from None
     except RecursionError:
         raise TooLarge(f"the {name} is nested too deeply") from None
     if automaton is None:

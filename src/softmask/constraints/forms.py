@@ -40,13 +40,6 @@ class Literal(Form):
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Without(Form):
-    """Bytes in which `data` stands nowhere."""
-
-    data: bytes
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
 class Chars(Form):
     """One character of ranges of code points, both ends included; sorted, without surrogates."""
 
@@ -90,11 +83,12 @@ class Listed(Form):
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Both(Form):
-    """Texts that `left` and `right` allow."""
+class Combined(Form):
+    """Texts that `left` allows, and `right` too; or, if `without`, that `right` does not."""
 
     left: Form
     right: Form
+    without: bool
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -117,7 +111,9 @@ def literal(text: str) -> Form:
     try:
         data = text.encode()
     except UnicodeEncodeError:
-        raise ValueError(f"{text[:40]!r} holds half of a surrogate pair, which no text holds")
+        raise ValueError(
+            f"{text[:40]!r} holds half of a surrogate pair, which no text holds"
+        ) from None
     return Literal(data, size=_counted(len(data))) if data else EMPTY
 
 
@@ -125,17 +121,6 @@ def marked_text(text: str) -> Form:
     """Exactly this text, in which marks stand for control tokens (`controls.py`)."""
     data = to_bytes(text)
     return Literal(data, size=_counted(len(data))) if data else EMPTY
-
-
-def without(text: str) -> Form:
-    """Any text in which this one stands nowhere.
-
-    Raises:
-        ValueError: it is empty, and so in every text.
-    """
-    if not text:
-        raise ValueError("an empty text stands in every text")
-    return both(repeat(chars([(0, 0x10FFFF)])), Without(text.encode(), size=len(text.encode())))
 
 
 def chars(ranges: Iterable[Range]) -> Form:
@@ -223,9 +208,14 @@ def listed(parts: Iterable[tuple[Form, bool]], separator: Form) -> Form:
 
 def both(left: Form, right: Form) -> Form:
     """Texts that both allow; its states are counted when it is built."""
+    return combined(left, right, without=False)
+
+
+def combined(left: Form, right: Form, without: bool) -> Form:
+    """Texts that `left` allows, and `right` too; or, if `without`, that `right` does not."""
     if left is NOTHING or right is NOTHING:
-        return NOTHING
-    return Both(left, right, size=1, names=left.names | right.names)
+        return left if without else NOTHING
+    return Combined(left, right, without, size=1, names=left.names | right.names)
 
 
 def reference(name: str) -> Form:

@@ -108,11 +108,10 @@ def _positive_to(most: int) -> Form:
     if most < 1:
         return NOTHING
     text = str(most)
-    options = [
-        _below(text[:place], text[place], place == 0, len(text)) for place in range(len(text))
-    ]
-    if len(text) > 1:
-        options.append(sequence(NONZERO, repeat(DIGIT, 0, len(text) - 2)))
+    length = len(text)
+    options = [_below(text[:at], text[at], at == 0, length) for at in range(length)]
+    if length > 1:
+        options.append(sequence(NONZERO, repeat(DIGIT, 0, length - 2)))
     return alternatives(literal(text), *options)
 
 

@@ -4,12 +4,16 @@ What is written is JSON as `json.dumps(value, ensure_ascii=False)` writes it, wi
 the order in which the schema declares them. Left out of what a schema allows: properties that it
 does not declare (where it declares any), recursion beyond a depth (`recursion.py`), values of any
 kind nested deeper than three, exponents of numbers with a bound, control characters. Strings with
-a `pattern` or `format` hold no character that needs an escape. Keywords that restrict and are not
-supported are refused by name; names that JSON Schema does not know say nothing, as it has it.
+a `pattern` or `format` hold no character that needs an escape. Strings and arrays of a bounded
+length are shorter than allowed where the automaton would else be too large (`_LIMITS`). Keywords
+that restrict and are not supported are refused by name; names that JSON Schema does not know say
+nothing, as it has it.
 """
 
+import dataclasses
+import itertools
 import json
-from decimal import Decimal
+import math
 from typing import Any
 from urllib.parse import unquote
 
@@ -29,13 +33,13 @@ from .forms import (
     repeat,
     sequence,
 )
-from .json_numbers import Bound, integer, number
+from .json_numbers import integer, number
 from .json_values import COLON, COMMA
 from .recursion import resolved
 from .regex import search_form
+from .schema_places import ROOT, Schema, bound, count, cut, inside, place_of, short
 from .schema_words import (
     REFUSED,
-    Schema,
     disjoint,
     fits_type,
     merged,
@@ -45,7 +49,33 @@ from .schema_words import (
 
 # Schemas within one another, as people write them.
 _MAX_NESTING = 40
-_ROOT = "the schema"
+_PLAIN_TEXT = repeat(json_values.PLAIN)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Limits:
+    """What is written of what a schema allows.
+
+    Attributes:
+        characters: Of a string with a `maxLength`, unless `minLength` asks for more.
+        items: Of an array with a `maxItems`, unless `minItems` asks for more.
+        depth: Of arrays and objects in a value of any kind.
+    """
+
+    characters: float
+    items: float
+    depth: int
+
+
+# The first whose form is small enough: an automaton has about two states for three of its form.
+_LIMITS = (
+    _Limits(math.inf, math.inf, json_values.ANY_DEPTH),
+    _Limits(512, 64, json_values.ANY_DEPTH),
+    _Limits(256, 32, 2),
+    _Limits(128, 16, 2),
+    _Limits(64, 8, 1),
+)
+_GOOD_SIZE = 10_000
 
 
 def schema_form(source: str) -> Form:
@@ -59,46 +89,60 @@ def schema_form(source: str) -> Form:
         schema = json.loads(source, parse_constant=_no_number)
     except json.JSONDecodeError as error:
         raise ValueError(f"the schema is no JSON: {error}") from None
-    return _Reader(schema).form()
+    for limits in _LIMITS[:-1]:
+        try:
+            form = _Reader(schema, limits).form()
+        except TooLarge:
+            continue
+        if form.size <= _GOOD_SIZE:
+            return form
+    return _Reader(schema, _LIMITS[-1]).form()
 
 
 def _no_number(name: str) -> Any:
     raise ValueError(f"the schema holds {name}, which is no JSON")
 
 
+class _PlacedTooLarge(TooLarge):
+    """One whose message says already what is too large."""
+
+
 class _Reader:
-    def __init__(self, root: Any) -> None:
+    def __init__(self, root: Any, limits: _Limits) -> None:
         self._root = root
+        self._limits = limits
         self._rules: dict[str, Form] = {}
         self._waiting = ["#"]
 
     def form(self) -> Form:
         for name in self._waiting:
-            self._rules[name] = self._value(self._target(name, _ROOT), _place_of(name), 0)
+            self._rules[name] = self._value(self._target(name, ROOT), place_of(name), 0)
         return resolved("#", self._rules)
 
     def _value(self, schema: Any, place: str, level: int) -> Form:
         if schema is True:
-            return json_values.any_value()
+            return json_values.any_value(self._limits.depth)
         if schema is False:
             return NOTHING
         if not isinstance(schema, dict):
-            raise ValueError(f"{place} is {_short(schema)}, and has to be a schema")
+            raise ValueError(f"{place} is {short(schema)}, and has to be a schema")
         if level > _MAX_NESTING:
-            raise TooLarge(f"{place} is nested deeper than {_MAX_NESTING} schemas")
+            raise _PlacedTooLarge(f"{cut(place)} is nested deeper than {_MAX_NESTING} schemas")
         schema = restricting(schema)
         for name in REFUSED & schema.keys():
-            raise ValueError(f"{_inside(place, name)} is not supported")
+            raise ValueError(f"{inside(place, name)} is not supported")
         try:
             return self._restricted(schema, place, level)
+        except _PlacedTooLarge:
+            raise
         except TooLarge as error:
-            if str(error).startswith((_ROOT, "$", "properties", "items")):
-                raise
-            raise TooLarge(f"{place}: {error}") from None
+            raise _PlacedTooLarge(
+                str(error) if place == ROOT else f"{cut(place)}: {error}"
+            ) from None
 
     def _restricted(self, schema: Schema, place: str, level: int) -> Form:
         if not schema:
-            return json_values.any_value()
+            return json_values.any_value(self._limits.depth)
         if schema.keys() == {"$ref"}:
             return self._reference(schema["$ref"], place)
         if "$ref" in schema:
@@ -130,9 +174,7 @@ class _Reader:
     def _target(self, name: Any, place: str) -> Any:
         """What a `$ref` refers to."""
         if not isinstance(name, str) or not (name == "#" or name.startswith("#/")):
-            raise ValueError(
-                f"{_inside(place, '$ref')} is {_short(name)}, and has to begin with #/"
-            )
+            raise ValueError(f"{inside(place, '$ref')} is {short(name)}, and has to begin with #/")
         found = self._root
         for part in name.split("/")[1:]:
             key = unquote(part).replace("~1", "/").replace("~0", "~")
@@ -141,7 +183,7 @@ class _Reader:
             elif isinstance(found, list) and key.isdecimal() and int(key) < len(found):
                 found = found[int(key)]
             else:
-                raise ValueError(f"{_inside(place, '$ref')}: there is no {name}")
+                raise ValueError(f"{inside(place, '$ref')}: there is no {name}")
         return found
 
     def _merged(self, one: Any, other: Any, place: str, level: int = 0) -> Any:
@@ -152,7 +194,7 @@ class _Reader:
             if isinstance(schema, bool):
                 return rest if schema else False
             if not isinstance(schema, dict):
-                raise ValueError(f"{place} is {_short(schema)}, and has to be a schema")
+                raise ValueError(f"{place} is {short(schema)}, and has to be a schema")
             for name in ("$ref", "allOf"):
                 if name in schema:
                     whole = {key: value for key, value in schema.items() if key != name}
@@ -169,7 +211,7 @@ class _Reader:
     def _options(self, schema: Schema, name: str, place: str) -> list[Any]:
         options = schema[name]
         if not isinstance(options, list) or not options:
-            raise ValueError(f"{_inside(place, name)} has to be a list of schemas")
+            raise ValueError(f"{inside(place, name)} has to be a list of schemas")
         return options
 
     def _any_of(self, schema: Schema, name: str, place: str, level: int) -> Form:
@@ -177,23 +219,22 @@ class _Reader:
         rest = {key: value for key, value in schema.items() if key != name}
         if name == "oneOf":
             seen = [self._merged(option, {}, place) for option in options]
-            for number, one in enumerate(seen):
-                for at, other in enumerate(seen[:number]):
-                    if not disjoint(one, other):
-                        raise ValueError(
-                            f"{_inside(place, name)}: options {at} and {number} may overlap, "
-                            "which is not supported (anyOf is)"
-                        )
+            for (first, one), (second, other) in itertools.combinations(enumerate(seen), 2):
+                if not disjoint(one, other):
+                    raise ValueError(
+                        f"{inside(place, name)}: options {first} and {second} may overlap, "
+                        "which is not supported (anyOf is)"
+                    )
         forms = []
-        for number, option in enumerate(options):
+        for at, option in enumerate(options):
             whole = self._merged(rest, option, place) if rest else option
-            forms.append(self._value(whole, f"{_inside(place, name)}.{number}", level + 1))
+            forms.append(self._value(whole, f"{inside(place, name)}.{at}", level + 1))
         return alternatives(*forms)
 
     def _constants(self, schema: Schema, place: str, level: int) -> Form:
         values = schema.get("enum", [schema.get("const")])
         if not isinstance(values, list) or not values:
-            raise ValueError(f"{_inside(place, 'enum')} has to be a list of values")
+            raise ValueError(f"{inside(place, 'enum')} has to be a list of values")
         if "const" in schema:
             values = [found for found in values if json_values.same_value(found, schema["const"])]
         rest = {key: value for key, value in schema.items() if key not in ("enum", "const")}
@@ -223,10 +264,10 @@ class _Reader:
                 return self._object(schema, place, level)
 
     def _number(self, schema: Schema, name: str, place: str) -> Form:
-        low = _bound(schema, "minimum", "exclusiveMinimum", place)
-        high = _bound(schema, "maximum", "exclusiveMaximum", place)
+        low = bound(schema, "minimum", "exclusiveMinimum", place)
+        high = bound(schema, "maximum", "exclusiveMaximum", place)
         if schema.get("multipleOf", 1) != 1:
-            raise ValueError(f"{_inside(place, 'multipleOf')} is not supported but for 1")
+            raise ValueError(f"{inside(place, 'multipleOf')} is not supported but for 1")
         try:
             if name == "integer" or "multipleOf" in schema:
                 return integer(low, high)
@@ -235,7 +276,7 @@ class _Reader:
             raise ValueError(f"{place}: {error}") from None
 
     def _string(self, schema: Schema, place: str) -> Form:
-        least, most = _count(schema, "minLength", place), _count(schema, "maxLength", place)
+        least, most = self._counts(schema, "Length", self._limits.characters, place)
         contents: list[Form] = []
         try:
             if "format" in schema:
@@ -249,40 +290,48 @@ class _Reader:
         except ValueError as error:
             raise ValueError(f"{place}: {error}") from None
         if not contents:
-            return json_values.quoted(repeat(json_values.CHARACTER, least or 0, most))
+            return json_values.quoted(repeat(json_values.CHARACTER, least, most))
         if least or most is not None or "pattern" in schema:
-            contents.append(repeat(json_values.PLAIN, least or 0, most))
+            contents.append(repeat(json_values.PLAIN, least, most))
         whole = contents[0]
         for content in contents[1:]:
             whole = both(whole, content)
         return json_values.quoted(whole)
 
+    def _counts(
+        self, schema: Schema, what: str, limit: float, place: str
+    ) -> tuple[int, int | None]:
+        """The least and the most characters or items that are written."""
+        least, most = (count(schema, f"{side}{what}", place) for side in ("min", "max"))
+        least = least or 0
+        return least, most if most is None or most <= limit else max(least, int(limit))
+
     def _array(self, schema: Schema, place: str, level: int) -> Form:
-        least, most = _count(schema, "minItems", place) or 0, _count(schema, "maxItems", place)
+        least, most = self._counts(schema, "Items", self._limits.items, place)
         self._refuse(schema, place, "contains", "unevaluatedItems")
         if schema.get("uniqueItems") and (most is None or most > 1):
-            raise ValueError(f"{_inside(place, 'uniqueItems')} is not supported")
+            raise ValueError(f"{inside(place, 'uniqueItems')} is not supported")
         first = schema.get("prefixItems", [])
         rest = schema.get("items", True)
         if isinstance(rest, list):
             # Drafts before 2020.
             first, rest = rest, schema.get("additionalItems", True)
         if not isinstance(first, list):
-            raise ValueError(f"{_inside(place, 'prefixItems')} has to be a list of schemas")
-        items = self._value(rest, _inside(place, "items"), level + 1)
+            raise ValueError(f"{inside(place, 'prefixItems')} has to be a list of schemas")
+        items = self._value(rest, inside(place, "items"), level + 1)
         if not first:
             return json_values.array(items, least, most)
         # What follows the first ones is left out where nothing asks for it.
         rest_asked = "items" in schema or "additionalItems" in schema or least > len(first)
         above = 0 if not rest_asked else None if most is None else max(0, most - len(first))
         whole = repeat(sequence(COMMA, items), max(0, least - len(first)), above)
-        for number in reversed(range(len(first))):
-            item_place = f"{_inside(place, 'prefixItems')}.{number}"
-            item = self._value(first[number], item_place, level + 1)
-            whole = sequence(COMMA if number else EMPTY, item, whole)
-            if most is not None and number >= most:
+        for at in reversed(range(len(first))):
+            item_place = f"{inside(place, 'prefixItems')}.{at}"
+            item = self._value(first[at], item_place, level + 1)
+            whole = sequence(COMMA if at else EMPTY, item, whole)
+            if most is not None and at >= most:
                 whole = EMPTY
-            elif number >= least:
+            elif at >= least:
                 whole = optional(whole) if whole is not NOTHING else EMPTY
         return sequence(literal("["), whole, literal("]"))
 
@@ -294,25 +343,24 @@ class _Reader:
             raise ValueError(f"{place}: properties has to be an object, and required a list")
         unevaluated = schema.get("unevaluatedProperties", True)
         more = schema.get("additionalProperties", unevaluated)
-        inner = place if place != _ROOT else ""
         members = [
-            (key, self._value(value, _inside(inner, f"properties.{key}"), level + 1))
+            (key, self._value(value, inside(place, f"properties.{key}"), level + 1))
             for key, value in properties.items()
         ]
-        others = self._value(more, _inside(place, "additionalProperties"), level + 1)
+        others = self._value(more, inside(place, "additionalProperties"), level + 1)
         members += [(key, others) for key in required if key not in properties]
         names = schema.get("propertyNames", True)
-        least, most = (_count(schema, name, place) for name in ("minProperties", "maxProperties"))
+        least, most = (count(schema, name, place) for name in ("minProperties", "maxProperties"))
         if not members:
             # A key may come twice, so that two members may be one property.
             if least is not None and least > 1:
-                raise ValueError(f"{_inside(place, 'minProperties')} is supported up to 1")
-            key = self._key(names, _inside(place, "propertyNames"), level)
+                raise ValueError(f"{inside(place, 'minProperties')} is supported up to 1")
+            key = self._key(names, inside(place, "propertyNames"), level)
             return json_values.free_object(key, others, least or 0, most)
         if (least or 0) > len(required) or (most is not None and most < len(members)):
             raise ValueError(f"{place}: a number of properties is not supported beside their names")
         if names is not True:
-            raise ValueError(f"{_inside(place, 'propertyNames')} is not supported with properties")
+            raise ValueError(f"{inside(place, 'propertyNames')} is not supported with properties")
         forms = [
             (
                 sequence(json_values.value_text(key), COLON, value)
@@ -333,48 +381,4 @@ class _Reader:
     def _refuse(self, schema: Schema, place: str, *names: str) -> None:
         for name in names:
             if name in schema:
-                raise ValueError(f"{_inside(place, name)} is not supported")
-
-
-_PLAIN_TEXT = repeat(json_values.PLAIN)
-
-
-def _bound(schema: Schema, name: str, excluding: str, place: str) -> Bound | None:
-    """The stricter of two bounds, that which is included and that which is not."""
-    sign = 1 if name == "minimum" else -1
-    found: list[Bound] = []
-    for key, excluded in ((name, False), (excluding, True)):
-        value = schema.get(key)
-        if isinstance(value, bool) and key == excluding:
-            # Draft 4: the bound of the other keyword is excluded.
-            if value and found:
-                found = [(found[0][0], True)]
-        elif key in schema:
-            if not isinstance(value, int | float) or isinstance(value, bool):
-                raise ValueError(
-                    f"{_inside(place, key)} is {_short(value)}, and has to be a number"
-                )
-            found.append((Decimal(repr(value)), excluded))
-    return max(found, key=lambda bound: (bound[0] * sign, bound[1]), default=None)
-
-
-def _count(schema: Schema, name: str, place: str) -> int | None:
-    if name not in schema:
-        return None
-    value = schema[name]
-    if isinstance(value, bool) or not isinstance(value, int | float) or value < 0 or value % 1:
-        raise ValueError(f"{_inside(place, name)} is {_short(value)}, and has to be a count")
-    return int(value)
-
-
-def _inside(place: str, name: str) -> str:
-    return name if place in ("", _ROOT) else f"{place}.{name}"
-
-
-def _place_of(name: str) -> str:
-    return _ROOT if name == "#" else name.removeprefix("#/").replace("/", ".")
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 40 else text[:37] + "..."
+                raise ValueError(f"{inside(place, name)} is not supported")

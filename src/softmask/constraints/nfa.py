@@ -9,15 +9,14 @@ from itertools import pairwise
 from .forms import (
     MAX_FORM_STATES,
     Alternatives,
-    Both,
     Chars,
+    Combined,
     Form,
     Listed,
     Literal,
     Repeat,
     Sequence,
     TooLarge,
-    Without,
 )
 from .utf8 import Tree, byte_tree
 
@@ -55,17 +54,19 @@ class _Builder:
 
     def __init__(self) -> None:
         self._work = 0
-        self._combined: dict[Both, Deterministic] = {}
+        self._combined: dict[Combined, Deterministic] = {}
 
     def deterministic(self, form: Form) -> Deterministic:
         nfa = _Nfa(self)
         start = nfa.new()
         return nfa.deterministic(start, nfa.add(form, start))
 
-    def combined(self, form: Both) -> Deterministic:
+    def combined(self, form: Combined) -> Deterministic:
         if form not in self._combined:
-            sides = self.deterministic(form.left), self.deterministic(form.right)
-            self._combined[form] = self._product(*sides)
+            left, right = self.deterministic(form.left), self.deterministic(form.right)
+            if form.without:
+                right = _complement(right)
+            self._combined[form] = self._product(left, right)
         return self._combined[form]
 
     def count(self, work: int) -> None:
@@ -124,8 +125,6 @@ class _Nfa:
                 for byte in form.data:
                     start = self._step(start, byte, byte)
                 return start
-            case Without():
-                return self._add_automaton(_without(form.data), start)
             case Chars():
                 end = self.new()
                 self._add_tree(byte_tree(form.ranges), start, end, {})
@@ -143,7 +142,7 @@ class _Nfa:
                 return self._add_repeat(form, start)
             case Listed():
                 return self._add_listed(form, start)
-            case Both():
+            case Combined():
                 return self._add_automaton(self._builder.combined(form), start)
         raise TypeError(f"{form} is to be resolved first")
 
@@ -255,18 +254,20 @@ class _Nfa:
         return self._closures[state]
 
 
-def _without(data: bytes) -> Deterministic:
-    """How much of `data` stands at the end of what was read, but never all of it."""
-    edges: list[list[Edge]] = []
-    for length in range(len(data)):
-        ways = []
-        for byte in range(256):
-            read = data[:length] + bytes([byte])
-            to = next(n for n in range(len(read), -1, -1) if read.endswith(data[:n]))
-            if to < len(data):
-                ways.append((byte, byte, to))
-        edges.append(ways)
-    return Deterministic(edges, [True] * len(data))
+def _complement(automaton: Deterministic) -> Deterministic:
+    """An automaton of all other byte strings."""
+    other = len(automaton.edges)
+    complete: list[list[Edge]] = []
+    for edges in [*automaton.edges, []]:
+        filled: list[Edge] = []
+        begin = 0
+        for edge in [*edges, (256, 256, other)]:
+            if begin < edge[0]:
+                filled.append((begin, edge[0] - 1, other))
+            filled.append(edge)
+            begin = edge[1] + 1
+        complete.append(filled[:-1])
+    return Deterministic(complete, [not accepts for accepts in automaton.accepting] + [True])
 
 
 def _disjoint(edges: list[Edge]) -> list[tuple[int, int, list[int]]]:

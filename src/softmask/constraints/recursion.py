@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from .forms import (
     NOTHING,
     Alternatives,
-    Both,
+    Combined,
     Form,
     Listed,
     Reference,
@@ -13,11 +13,12 @@ from .forms import (
     Sequence,
     TooLarge,
     alternatives,
-    both,
+    combined,
     listed,
     repeat,
     sequence,
 )
+from .loops import looped
 
 # How often a rule may stand within itself: what people nest by hand. Each level multiplies the
 # states by the number of places where the rule refers to itself, so that there are fewer where
@@ -35,6 +36,7 @@ def resolved(start: str, rules: Mapping[str, Form]) -> Form:
     Raises:
         TooLarge: It is too large at a depth of one.
     """
+    rules = looped(rules)
     back = _references_back(start, rules)
     for depth in range(MAX_DEPTH, 0, -1):
         try:
@@ -98,6 +100,6 @@ class _Resolver:
             case Listed():
                 parts = [(inner(part), required) for part, required in form.parts]
                 return listed(parts, inner(form.separator))
-            case Both():
-                return both(inner(form.left), inner(form.right))
+            case Combined():
+                return combined(inner(form.left), inner(form.right), form.without)
         raise TypeError(f"{form} has names")

@@ -2,24 +2,24 @@
 
 `re` parses the pattern, and says which characters a class stands for, so that a text has the form
 exactly if `re.fullmatch` finds it. Refused is what is not regular or not cheaply so: references
-to groups, lookaround, possessive and atomic groups, word boundaries, anchors inside.
+to groups, lookbehind, possessive and atomic groups, word boundaries, anchors inside. Lookahead is
+read where what follows it is all of the text's rest.
 """
 
+import dataclasses
 import functools
 import re
-import re._constants as ops  # type: ignore[import-untyped]
-import re._parser as parser  # type: ignore[import-untyped]
+import re._constants as ops
+import re._parser as parser
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any
 
-from .forms import Form, alternatives, chars, literal, repeat, sequence
+from .forms import EMPTY, Form, alternatives, chars, combined, literal, repeat, sequence
 
 _REFUSED = {
     ops.GROUPREF: "a reference to a group",
     ops.GROUPREF_EXISTS: "a condition on a group",
-    ops.ASSERT: "lookahead or lookbehind",
-    ops.ASSERT_NOT: "lookahead or lookbehind",
     ops.POSSESSIVE_REPEAT: "a possessive quantifier",
     ops.ATOMIC_GROUP: "an atomic group",
 }
@@ -31,6 +31,8 @@ _CATEGORIES = {
     ops.CATEGORY_WORD: r"\w",
     ops.CATEGORY_NOT_WORD: r"\W",
 }
+_AHEAD = (ops.ASSERT, ops.ASSERT_NOT)
+ANYTHING = repeat(chars([(0, 0x10FFFF)]))
 _CLASS_FLAGS = re.IGNORECASE | re.ASCII | re.DOTALL
 
 
@@ -58,9 +60,20 @@ def search_form(pattern: str, around: Form) -> Form:
     return _Reader(pattern, around).form()
 
 
+@dataclasses.dataclass(frozen=True)
+class _Edge:
+    """A side of the text, and what may stand there unless an anchor forbids it."""
+
+    text: Form
+
+
+_CLOSED = _Edge(EMPTY)
+
+
 class _Reader:
     def __init__(self, pattern: str, around: Form | None) -> None:
         self._around = around
+        self._pattern = pattern
         try:
             with warnings.catch_warnings():
                 # On sets that a later Python may read otherwise: no concern of who asks.
@@ -68,43 +81,58 @@ class _Reader:
                 self._tree = parser.parse(pattern)
         except (re.error, OverflowError) as error:
             raise ValueError(f"the regex {_short(pattern)} is malformed: {error}") from None
-        self._pattern = pattern
 
     def form(self) -> Form:
-        return self._sequence(self._tree, self._tree.state.flags, True, True)
+        around = self._around or EMPTY
+        return self._sequence(self._tree, self._tree.state.flags, _Edge(around), _Edge(around))
 
     def _refused(self, what: str) -> ValueError:
         return ValueError(f"the regex {_short(self._pattern)} uses {what}, which is not supported")
 
-    def _sequence(self, items: Sequence[Any], flags: int, first: bool, last: bool) -> Form:
-        """A sequence of items; `first`, `last`: whether the text begins and ends with it."""
-        parts: list[Form] = []
+    def _sequence(
+        self, items: Iterable[Any], flags: int, start: _Edge | None, end: _Edge | None
+    ) -> Form:
+        """A sequence of items; `start`, `end`: where it begins or ends the text, None elsewhere."""
         items = list(items)
-        open_start, open_end = first, last
-        while first and items and _anchors(items[0], "start", flags):
+        to_end = end is not None
+        while start and items and _anchors(items[0], "start", flags):
             items.pop(0)
-            open_start = False
-        while last and items and _anchors(items[-1], "end", flags):
+            start = _CLOSED
+        while end and items and _anchors(items[-1], "end", flags):
             items.pop()
-            open_end = False
-        if self._around is not None and open_start and not (items and _inner(items[0])):
-            parts.append(self._around)
-            open_start = False
-        around_end = open_end and not (items and _inner(items[-1]))
-        for number, (op, argument) in enumerate(items):
-            begins = open_start and number == 0
-            ends = open_end and not around_end and number == len(items) - 1
-            parts.append(self._item(op, argument, flags, begins, ends))
-        if self._around is not None and around_end:
-            parts.append(self._around)
-        return sequence(*parts)
+            end = _CLOSED
+        before: Form = EMPTY
+        behind: Form = EMPTY
+        if start and not (items and _inner(items[0])):
+            before = start.text
+            start = _CLOSED if before is EMPTY else None
+        if end and not (items and _inner(items[-1])):
+            behind = end.text
+            end = _CLOSED if behind is EMPTY else None
+        # From the end, for what lookahead sees.
+        parts = [behind]
+        for at, (op, argument) in reversed(list(enumerate(items))):
+            if op in _AHEAD:
+                if not to_end or argument[0] < 0:
+                    raise self._refused("lookbehind, or lookahead in a group that others follow")
+                at_start = start and all(kind in _AHEAD for kind, _ in items[:at])
+                rest = _Edge(ANYTHING if self._around is None else self._around)
+                ahead = self._sequence(argument[1], flags, _CLOSED if at_start else None, rest)
+                rest_of_text = sequence(*reversed(parts))
+                parts = [combined(rest_of_text, ahead, without=op is ops.ASSERT_NOT)]
+            else:
+                edges = start if at == 0 else None, end if at == len(items) - 1 else None
+                parts.append(self._item(op, argument, flags, *edges))
+        return sequence(before, *reversed(parts))
 
     def _anchor_refused(self, what: Any) -> ValueError:
         if what in (ops.AT_BOUNDARY, ops.AT_NON_BOUNDARY):
             return self._refused("a word boundary")
         return self._refused("an anchor that is not at the start or end of the text")
 
-    def _item(self, op: Any, argument: Any, flags: int, first: bool, last: bool) -> Form:
+    def _item(
+        self, op: Any, argument: Any, flags: int, start: _Edge | None, end: _Edge | None
+    ) -> Form:
         if op in _REFUSED:
             raise self._refused(_REFUSED[op])
         if op is ops.LITERAL and not flags & re.IGNORECASE:
@@ -122,14 +150,14 @@ class _Reader:
             return self._characters(argument, flags)
         if op is ops.BRANCH:
             return alternatives(
-                *(self._sequence(branch, flags, first, last) for branch in argument[1])
+                *(self._sequence(branch, flags, start, end) for branch in argument[1])
             )
         if op is ops.SUBPATTERN:
             _, added, removed, items = argument
-            return self._sequence(items, (flags | added) & ~removed, first, last)
+            return self._sequence(items, (flags | added) & ~removed, start, end)
         if op in (ops.MAX_REPEAT, ops.MIN_REPEAT):
             least, most, items = argument
-            part = self._sequence(items, flags, False, False)
+            part = self._sequence(items, flags, None, None)
             return repeat(part, int(least), None if most is ops.MAXREPEAT else int(most))
         if op is ops.AT:
             raise self._anchor_refused(argument)

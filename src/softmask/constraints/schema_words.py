@@ -1,11 +1,9 @@
 """What the keywords of a JSON schema are, and schemas merged by `allOf`."""
 
-from collections.abc import Mapping
 from typing import Any
 
 from .json_values import same_value
-
-Schema = Mapping[str, Any]
+from .schema_places import Schema
 
 # Which values a keyword restricts. Not among them: those for any value.
 KEYWORDS_OF = {

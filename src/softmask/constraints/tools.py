@@ -11,11 +11,11 @@ from .forms import (
     TooLarge,
     alternatives,
     chars,
+    combined,
     literal,
     marked_text,
     repeat,
     sequence,
-    without,
 )
 from .json_schema import schema_form
 
@@ -58,9 +58,10 @@ def tools_form(source: str, form_of: Callable[[Kind, str], Form]) -> Form:
 
 def _free_text(opens: str) -> Form:
     """Text in which no call begins."""
+    any_text = repeat(chars([(0, 0x10FFFF)]))
     if is_mark(opens[0]):  # which no text holds
-        return repeat(chars([(0, 0x10FFFF)]))
-    return without(opens)
+        return any_text
+    return combined(any_text, sequence(any_text, literal(opens), any_text), without=True)
 
 
 def _call(name: str, middle: str, parameters: Any) -> Form:

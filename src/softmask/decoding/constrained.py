@@ -23,6 +23,7 @@ from torch import Tensor
 from ..constraints.token_automaton import TokenAutomaton
 from ..logits import LogitStatistics
 from ..models.lm_head import Forbid
+from .logprobs import FORBIDDEN
 
 if TYPE_CHECKING:
     from .predictions import LogitReader, Predictions, Rows
@@ -265,19 +266,42 @@ def look_again(
     Args:
         pairs: the sets of each row when it was read.
     """
-    changed = [
-        row
+    changed = {
+        row: new
         for row, (old, new) in enumerate(zip(pairs, pairs_of(predictions), strict=True))
         if old != new
-    ]
+    }
+    soft_mask = predictions.settings.soft_mask
+    if soft_mask is not None and not soft_mask.feedback.rule.dense:
+        changed = _misled(predictions, changed)
     if not changed:
         return predictions
-    index_M = torch.tensor(changed, device=predictions.rows_N.device)
+    index_M = torch.tensor(list(changed), device=predictions.rows_N.device)
     renewed = reader.read_again(predictions, index_M)
     seen = LogitStatistics(*(values.clone() for values in predictions.seen))
     for values, new_values in zip(seen, renewed, strict=True):
         values[index_M] = new_values
     return dataclasses.replace(predictions, seen=seen)
+
+
+def _misled(
+    predictions: Predictions, pairs: dict[int, tuple[int, int]]
+) -> dict[int, tuple[int, int]]:
+    """Those of some rows whose leading tokens are no longer all possible."""
+    automaton = predictions.settings.automaton
+    assert automaton is not None
+    if not pairs:
+        return {}
+    seen = LogitStatistics(*(values[list(pairs)] for values in predictions.seen))
+    ids_MK = seen.ids_NK.cpu().numpy()
+    floored_MK = (seen.logits_NK - seen.total_N[:, None] < FORBIDDEN).cpu().numpy()
+    class_MK = automaton.class_V[np.minimum(ids_MK, len(automaton.class_V) - 1)]
+    class_MK[ids_MK >= len(automaton.class_V)] = 0
+    return {
+        row: pair
+        for (row, pair), class_K, floored_K in zip(pairs.items(), class_MK, floored_MK, strict=True)
+        if not (automaton.allowed(*pair)[class_K] | floored_K).all()
+    }
 
 
 def pairs_of(rows: Rows) -> list[tuple[int, int]]:

@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerFast
 
 from ..config import PromptKind, SoftMaskConfig, kind_of
 from ..constraints.token_automaton import TokenAutomaton, Vocabulary
-from ..constraints.vocabulary import token_bytes
+from ..constraints.vocabulary import bytes_by_character, token_bytes
 from .configuration_dream import DreamConfig
 from .modeling_dream import DreamModel
 
@@ -88,14 +88,7 @@ class Checkpoint:
         name = str(self.tokenizer.convert_ids_to_tokens(token))
         if token in self.tokenizer.added_tokens_decoder:
             return name.encode()
-        return bytes(self._byte_of[character] for character in name)
-
-    @functools.cached_property
-    def _byte_of(self) -> dict[str, int]:
-        """The byte of each character by which byte-level tokenizers, all of ours, write it."""
-        from transformers.convert_slow_tokenizer import bytes_to_unicode
-
-        return {character: byte for byte, character in bytes_to_unicode().items()}
+        return bytes(map(bytes_by_character().__getitem__, name))
 
     @functools.cached_property
     def vocabulary(self) -> Vocabulary:

@@ -18,6 +18,7 @@ from pydantic import BaseModel
 from .fields import FIELDS
 from .messages import Message
 from .protocol import ChatRequest, CompletionRequest, DenoiseRequest, Extension, StreamOptions
+from .tools import FunctionDefinition
 
 ROUTES = {
     "GET /": "the page that shows the denoising",
@@ -34,6 +35,7 @@ ROUTES = {
 REQUESTS: dict[str, type[BaseModel]] = {
     "POST /v1/chat/completions": ChatRequest,
     "A message": Message,
+    "A tool's function": FunctionDefinition,
     "POST /v1/completions": CompletionRequest,
     "The key `stream_options`": StreamOptions,
     "POST /v1/denoise": DenoiseRequest,
@@ -45,6 +47,10 @@ PLACES = {
     "message": "messages",
     "part": "parts of a message",
     "stream_options": "`stream_options`",
+    "named_schema": "`json_schema`",
+    "structured_outputs": "`structured_outputs`",
+    "function": "a tool's function",
+    "tool_call": "`tool_calls`",
 }
 NEUTRAL_TITLE = "Fields that change nothing"
 NEUTRAL_LEAD = (

@@ -22,6 +22,7 @@ class Page {
     byId("model").textContent = facts.join(" \u00b7 ");
     document.title = `${name} - softmask`;
     byId("settings").hidden = byId("refills").hidden = byId("reference").hidden = false;
+    byId("reference").href = "/docs"; // a file has no server
     byId("key").hidden = !keyed;
     byId("views").hidden = !chat;
     this.settings = new Settings(this.data);
