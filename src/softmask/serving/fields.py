@@ -112,7 +112,7 @@ OPENAI = (
     _only("function_call", instead=OLD_TOOLS, kinds=MESSAGE),
     _done("type", "text", PART),
     _done("text", "what is said", PART),
-    *_ignored(NOT_KEPT, "prompt_cache_breakpoint", "cache_control", kinds=PART),
+    *_ignored(NOT_KEPT, "prompt_cache_breakpoint", kinds=PART),
     # In response_format.
     _done("type", "text, json_object or json_schema", FORMAT),
     _done("json_schema", "with type json_schema: an object with `schema`", FORMAT),
