@@ -12,15 +12,18 @@ import openai
 import pydantic
 import pytest
 from openai.types import chat as openai_chat
+from openai.types import responses as openai_responses
 from openai.types.chat.completion_create_params import CompletionCreateParamsStreaming
 from openai.types.completion_create_params import CompletionCreateParamsBase
+from openai.types.responses import response_input_param
+from openai.types.responses.response_create_params import ResponseCreateParamsStreaming
 from openai.types.shared_params import FunctionDefinition
 from test_server import HELLO, post, serving
 from tiny import write_dream_folder
 
 import softmask
 from softmask.decoding.prompts import encode_chat
-from softmask.serving import messages, protocol, structured, tools
+from softmask.serving import messages, protocol, responses_api, structured, tools
 from softmask.serving.errors import sentence_of
 from softmask.serving.fields import FIELDS, known
 from softmask.serving.protocol import ChatRequest, CompletionRequest
@@ -40,9 +43,20 @@ MODELS: dict[str, Any] = {
     "named_function": tools.NamedFunction,
     "tool_call": tools.ToolCall,
     "called_function": tools.CalledFunction,
+    "responses": responses_api.ResponsesRequest,
+    "responses_text": responses_api.TextConfig,
+    "responses_format": responses_api.TextFormat,
+    "responses_tool": responses_api.ResponsesTool,
+    "responses_choice": responses_api.ResponsesChoice,
+    "item": responses_api.Item,
+    "item_part": responses_api.ItemPart,
 }
-ROUTES = {"chat": "/v1/chat/completions", "completions": "/v1/completions"}
-TEXTS = {"chat": {"messages": HELLO}, "completions": {"prompt": "One"}}
+ROUTES = {
+    "chat": "/v1/chat/completions",
+    "completions": "/v1/completions",
+    "responses": "/v1/responses",
+}
+TEXTS = {"chat": {"messages": HELLO}, "completions": {"prompt": "One"}, "responses": {"input": "x"}}
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +88,20 @@ def test_every_parameter_of_the_official_client_is_in_the_table() -> None:
         | set(CompletionCreateParamsStreaming.__annotations__),
         "completions": parameters(client.completions.create)
         | set(CompletionCreateParamsBase.__annotations__),
+        "responses": parameters(client.responses.create)
+        | set(ResponseCreateParamsStreaming.__annotations__),
+        "responses_text": set(openai_responses.ResponseTextConfigParam.__annotations__),
+        "responses_format": set(
+            openai_responses.ResponseFormatTextJSONSchemaConfigParam.__annotations__
+        ),
+        "responses_tool": set(openai_responses.FunctionToolParam.__annotations__),
+        "responses_choice": set(openai_responses.ToolChoiceFunctionParam.__annotations__),
+        "item": set(openai_responses.EasyInputMessageParam.__annotations__)
+        | set(openai_responses.ResponseOutputMessageParam.__annotations__)
+        | set(openai_responses.ResponseFunctionToolCallParam.__annotations__)
+        | set(response_input_param.FunctionCallOutput.__annotations__),
+        "item_part": set(openai_responses.ResponseInputTextParam.__annotations__)
+        | set(openai_responses.ResponseOutputTextParam.__annotations__),
         "message": {
             name
             for role in ("System", "Developer", "User", "Assistant", "Tool")
@@ -98,7 +126,14 @@ def test_what_the_table_says_is_implemented_is_and_nothing_else() -> None:
     assert len(places) == len(set(places))
 
 
-@pytest.mark.parametrize("kind", ["chat", "completions"])
+def said_in(answer: Any) -> Any:
+    """The text of an answer of any kind."""
+    if "output" in answer:
+        return [item["content"] for item in answer["output"]]
+    return [choice.get("text") or choice.get("message") for choice in answer["choices"]]
+
+
+@pytest.mark.parametrize("kind", ROUTES)
 def test_every_field_is_accepted_where_it_changes_nothing_all_at_once(url, kind) -> None:
     plain = post(url, ROUTES[kind], {**TEXTS[kind], "seed": 1}).json()
     # So many that they are sent in parts.
@@ -109,11 +144,10 @@ def test_every_field_is_accepted_where_it_changes_nothing_all_at_once(url, kind)
         body = dict(given[start::3]) | TEXTS[kind] | {"seed": 1}
         answer = post(url, ROUTES[kind], body)
         assert answer.status_code == 200, answer.text
-        for field in ("text", "message"):
-            assert answer.json()["choices"][0].get(field) == plain["choices"][0].get(field)
+        assert said_in(answer.json()) == said_in(plain)
 
 
-@pytest.mark.parametrize("kind", ["chat", "completions"])
+@pytest.mark.parametrize("kind", ROUTES)
 def test_what_is_not_implemented_is_refused_with_what_to_do_instead(kind) -> None:
     for field in known(kind).values():
         if field.does == "neutral":

@@ -21,6 +21,13 @@ Kind = Literal[
     "named_function",
     "tool_call",
     "called_function",
+    "responses",
+    "responses_text",
+    "responses_format",
+    "responses_tool",
+    "responses_choice",
+    "item",
+    "item_part",
 ]
 Does = Literal["implemented", "logged", "ignored", "neutral"]
 BOTH: tuple[Kind, ...] = ("chat", "completions")
@@ -38,6 +45,13 @@ CHOICE: tuple[Kind, ...] = ("tool_choice",)
 CHOSEN: tuple[Kind, ...] = ("named_function",)
 CALL: tuple[Kind, ...] = ("tool_call",)
 CALLED: tuple[Kind, ...] = ("called_function",)
+
+# Sentences of several tables.
+TEXT_ALONE = "this model reads and writes text alone"
+NOT_KEPT = "nothing is kept from one request to the next"
+NO_REASONING = "the model does not reason apart from its answer"
+TURNED_OFF = "a detail of something that is off"
+IN_ANY_CASE = "arguments and answers keep to their schema in any case"
 
 
 @dataclass(frozen=True)
@@ -73,8 +87,8 @@ def done(name: str, meaning: str, kinds: tuple[Kind, ...] = BOTH, *neutral: Any)
     return Known(name, "implemented", meaning, kinds, neutral)
 
 
-def logged(name: str, meaning: str) -> Known:
-    return Known(name, "logged", f"{meaning}; goes into the server's log")
+def logged(name: str, meaning: str, kinds: tuple[Kind, ...] = BOTH) -> Known:
+    return Known(name, "logged", f"{meaning}; goes into the server's log", kinds)
 
 
 def ignored(reason: str, *names: str, kinds: tuple[Kind, ...] = BOTH) -> tuple[Known, ...]:

@@ -23,12 +23,17 @@ from .field_rows import (
     DENOISE,
     FORMAT,
     FUNCTION,
+    IN_ANY_CASE,
     MESSAGE,
     NAMED,
+    NO_REASONING,
+    NOT_KEPT,
     OPTIONS,
     OUTPUTS,
     PART,
+    TEXT_ALONE,
     TOOL,
+    TURNED_OFF,
     Kind,
     Known,
 )
@@ -36,16 +41,13 @@ from .field_rows import done as _done
 from .field_rows import ignored as _ignored
 from .field_rows import logged as _logged
 from .field_rows import only as _only
+from .fields_responses import RESPONSES_API
 
 NO_ORDER = "tokens are not written one after the other: vary words by temperature and top_p"
 FILTERS = "filter tokens by top_p or top_k"
-TEXT_ALONE = "this model reads and writes text alone"
 BY_FORM = "exclude them by guided_regex, or check the answer"
 OLD_TOOLS = "tools and tool_choice are the newer names"
-NOT_KEPT = "nothing is kept from one request to the next"
-NO_REASONING = "the model does not reason apart from its answer"
 IDS = "the steps of /v1/denoise name token ids"
-TURNED_OFF = "a detail of something that is off"
 TEMPLATE = "start the server with --chat-template"
 
 OPENAI = (
@@ -118,14 +120,13 @@ OPENAI = (
     _done("json_schema", "with type json_schema: an object with `schema`", FORMAT),
     _done("schema", "what the answer validates against", NAMED),
     *_ignored("the schema says it all", "name", "description", kinds=NAMED),
-    *_ignored("an answer keeps to its schema in any case", "strict", kinds=NAMED),
+    *_ignored(IN_ANY_CASE, "strict", kinds=NAMED + FUNCTION),
     # In tools, tool_choice and tool_calls.
     _done("type", "function", TOOL + CHOICE + CALL),
     _done("function", "the function", TOOL + CHOICE + CALL),
     _done("name", "the function's name", FUNCTION + CHOSEN + CALLED),
     _done("description", "what it does, for the model", FUNCTION),
     _done("parameters", "the JSON schema of its arguments; default: none", FUNCTION),
-    *_ignored("arguments keep to their schema in any case", "strict", kinds=FUNCTION),
     _done("id", "the call's name", CALL),
     *_ignored("calls stand in their order", "index", kinds=CALL),
     _done("arguments", "a JSON object, as text", CALLED),
@@ -260,7 +261,7 @@ OWN = (
 FIELDS = tuple(
     dataclasses.replace(one, api=api)
     for api, rows in {
-        "OpenAI": OPENAI,
+        "OpenAI": (*OPENAI, *RESPONSES_API),
         "vLLM": VLLM,
         "llama.cpp": LLAMA_CPP,
         "softmask": OWN,

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from ..settings import shown
-from .fields import TEXT_ALONE
+from .field_rows import TEXT_ALONE
 from .strict import Strict, Text, wrong
 from .tools import ToolCalls
 

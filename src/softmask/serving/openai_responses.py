@@ -12,6 +12,7 @@ from ..decoding.tool_syntax import ToolSyntax
 from ..models.checkpoint import Checkpoint
 from .detokenizer import IncrementalDetokenizer, Token
 from .engine import Event, Request, Result
+from .errors import Ended
 from .tool_calls import Call, CallReader, Piece
 
 
@@ -118,11 +119,12 @@ class Answer:
 
 
 class ResponseFormat:
-    """What the formats of chat and completions share."""
+    """What the formats of all answers share."""
 
     prefix: str
     kind: str
     chunk_kind: str
+    done = "data: [DONE]\n\n"  # ends a stream
 
     def __init__(self, model: str) -> None:
         self.id = f"{self.prefix}-{secrets.token_hex(12)}"
@@ -135,9 +137,25 @@ class ResponseFormat:
     def _chunk(self, choice: dict[str, Any]) -> dict[str, Any]:
         return self._frame(self.chunk_kind, [choice])
 
+    def event_name(self, _chunk: dict[str, Any]) -> str | None:
+        """What the line `event` of a chunk says, where it has one."""
+        return None
+
     def opening(self, _index: int) -> list[dict[str, Any]]:
         """Chunks before the first text."""
         return []
+
+    def chunks(self, index: int, answer: Answer, tokens: list[Token]) -> list[dict[str, Any]]:
+        """What has become final of a text."""
+        raise NotImplementedError
+
+    def closing(self, index: int, answer: Answer, prompt_tokens: int) -> list[dict[str, Any]]:
+        """The end of a text."""
+        raise NotImplementedError
+
+    def failure(self, error: Ended) -> dict[str, Any]:
+        """That a text came to no end."""
+        return error.body
 
     def whole(self, answers: Sequence[Answer], prompt_tokens: int) -> dict[str, Any]:
         """An answer that is not streamed."""
@@ -161,7 +179,7 @@ class ChatResponse(ResponseFormat):
         return {
             "index": index,
             "message": self._message(answer),
-            "logprobs": self._logprobs(answer, answer.all),
+            "logprobs": _chat_logprobs(answer, answer.all),
             "finish_reason": answer.finish_reason,
             "softmask": answer.cost,
         }
@@ -190,27 +208,15 @@ class ChatResponse(ResponseFormat):
             deltas = [{"content": ""}]  # the text is held back, its log-probabilities are not
         chunks = []
         for delta in deltas:
-            logprobs, tokens = self._logprobs(answer, tokens), []
+            logprobs, tokens = _chat_logprobs(answer, tokens), []
             choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": None}
             chunks.append(self._chunk(choice))
         return chunks
 
-    def closing(self, index: int, answer: Answer) -> dict[str, Any]:
+    def closing(self, index: int, answer: Answer, _prompt_tokens: int) -> list[dict[str, Any]]:
         """The end of a text."""
         choice = {"index": index, "delta": {}, "finish_reason": answer.finish_reason}
-        return self._chunk({**choice, "softmask": answer.cost})
-
-    def _logprobs(self, answer: Answer, tokens: list[Token]) -> dict[str, Any] | None:
-        if answer.top is None:
-            return None
-        content = [
-            {
-                **answer.entry(token.id, token.logprob),
-                "top_logprobs": [answer.entry(i, value) for i, value in token.top[: answer.top]],
-            }
-            for token in tokens
-        ]
-        return {"content": content, "refusal": None}
+        return [self._chunk({**choice, "softmask": answer.cost})]
 
 
 class CompletionResponse(ResponseFormat):
@@ -241,10 +247,10 @@ class CompletionResponse(ResponseFormat):
         choice = {"index": index, "text": text, "logprobs": logprobs, "finish_reason": None}
         return [self._chunk(choice)]
 
-    def closing(self, index: int, answer: Answer) -> dict[str, Any]:
+    def closing(self, index: int, answer: Answer, _prompt_tokens: int) -> list[dict[str, Any]]:
         """The end of a text."""
         choice = {"index": index, "text": "", "finish_reason": answer.finish_reason}
-        return self._chunk({**choice, "logprobs": None, "softmask": answer.cost})
+        return [self._chunk({**choice, "logprobs": None, "softmask": answer.cost})]
 
     def _logprobs(self, answer: Answer, tokens: list[Token], offset: int) -> dict[str, Any] | None:
         if answer.top is None:
@@ -259,6 +265,24 @@ class CompletionResponse(ResponseFormat):
             "top_logprobs": [_by_text(answer, token) for token in tokens],
             "text_offset": offsets,
         }
+
+
+def content_logprobs(answer: Answer, tokens: Sequence[Token]) -> list[dict[str, Any]] | None:
+    """Log-probabilities of tokens, as chats report them; None: they are not asked for."""
+    if answer.top is None:
+        return None
+    return [
+        {
+            **answer.entry(token.id, token.logprob),
+            "top_logprobs": [answer.entry(i, value) for i, value in token.top[: answer.top]],
+        }
+        for token in tokens
+    ]
+
+
+def _chat_logprobs(answer: Answer, tokens: Sequence[Token]) -> dict[str, Any] | None:
+    content = content_logprobs(answer, tokens)
+    return None if content is None else {"content": content, "refusal": None}
 
 
 def _delta(answer: Answer, piece: Piece) -> dict[str, Any]:

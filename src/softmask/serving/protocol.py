@@ -29,7 +29,7 @@ from .fields import known, unknown
 from .messages import Messages
 from .strict import Strict, Text, require_few, wrong
 from .structured import Structured
-from .tools import Mode, NamedTool, Tool, Tools, check_choice
+from .tools import Choice, Mode, NamedTool, Tool, Tools, check_choice
 
 MOST_TEXTS = 64  # n times prompts
 MOST_STOPS = 16
@@ -195,7 +195,7 @@ class ChatRequest(OpenAIRequest):
     logprobs: bool = False
     top_logprobs: int | None = Field(None, ge=0, le=MOST_TOP)
     tools: Tools = Field(default_factory=list)
-    tool_choice: Mode | NamedTool = "auto"
+    tool_choice: Choice = "auto"
     parallel_tool_calls: bool = True
 
     @property

@@ -81,4 +81,12 @@ def _whole_characters(text: str) -> str:
     return text
 
 
+def text_or_more(value: Any) -> str:
+    """Which of two types a value is to be, so that an error is one of that type alone.
+
+    The names have spaces: they are no part of a field's place.
+    """
+    return "a text" if isinstance(value, str) else "more than a text"
+
+
 Text = Annotated[str, AfterValidator(_whole_characters)]

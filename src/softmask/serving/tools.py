@@ -6,14 +6,14 @@ import json
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from ..config import require
 from ..constraints.constraint import Constraint
 from ..constraints.tools import arguments_schema
 from ..decoding.tool_syntax import Function, ToolSyntax
 from ..settings import shown
-from .strict import Strict, Text, wrong
+from .strict import Strict, Text, text_or_more, wrong
 
 MOST_TOOLS = 128
 Name = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_.-]{1,64}$")]
@@ -30,7 +30,7 @@ class FunctionDefinition(Strict):
     parameters: Parameters | None = None
 
 
-def _of_functions(values: Any) -> Any:
+def functions_alone(values: Any) -> Any:
     """Names a type of tool that there is not, before its other fields are."""
     kind = values.get("type") if isinstance(values, dict) else None
     if isinstance(kind, str) and kind != "function":
@@ -49,7 +49,7 @@ class Tool(Strict):
         function = self.function.model_dump(exclude_none=True)
         return {"type": self.type, "function": {"description": "", "parameters": {}} | function}
 
-    _functions_alone = model_validator(mode="before")(_of_functions)
+    _functions_alone = model_validator(mode="before")(functions_alone)
 
 
 class NamedFunction(Strict):
@@ -66,7 +66,7 @@ class NamedTool(Strict):
     type: Literal["function"]
     function: NamedFunction
 
-    _functions_alone = model_validator(mode="before")(_of_functions)
+    _functions_alone = model_validator(mode="before")(functions_alone)
 
 
 class CalledFunction(Strict):
@@ -77,13 +77,18 @@ class CalledFunction(Strict):
 
     @model_validator(mode="after")
     def _is_object(self) -> CalledFunction:
+        self.check_arguments(self.arguments)
+        return self
+
+    @staticmethod
+    def check_arguments(arguments: str) -> None:
+        """Whether they are an object. Clients send nothing for no arguments."""
         try:
-            found = json.loads(self.arguments or "{}")
+            found = json.loads(arguments or "{}")
         except ValueError:
             found = None
         if not isinstance(found, dict):
             raise wrong("arguments", "not a JSON object as text")
-        return self
 
 
 class ToolCall(Strict):
@@ -95,7 +100,7 @@ class ToolCall(Strict):
     type: Literal["function"] = "function"
     function: CalledFunction
 
-    _functions_alone = model_validator(mode="before")(_of_functions)
+    _functions_alone = model_validator(mode="before")(functions_alone)
 
     def as_template(self) -> dict[str, Any]:
         """As chat templates take it, which write the arguments as JSON themselves."""
@@ -105,6 +110,10 @@ class ToolCall(Strict):
 
 
 Mode = Literal["none", "auto", "required"]
+Choice = Annotated[
+    Annotated[Mode, Tag("a text")] | Annotated[NamedTool, Tag("more than a text")],
+    Discriminator(text_or_more),
+]
 Tools = Annotated[list[Tool], Field(max_length=MOST_TOOLS, fail_fast=True)]
 ToolCalls = Annotated[list[ToolCall], Field(max_length=MOST_TOOLS, fail_fast=True)]
 
