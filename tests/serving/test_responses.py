@@ -191,3 +191,16 @@ def test_what_cannot_be_answered_is_refused_in_a_sentence(client, more, sentence
     with pytest.raises(openai.BadRequestError) as refused:
         client.responses.create(**ask(**more))
     assert refused.value.body["message"].startswith(sentence)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"metadata": {"\ud800": "x"}},
+        {"tools": [{"type": "function", "name": "f", "parameters": {"title": "\ud800"}}]},
+        {"text": {"format": {"type": "json_schema", "schema": {"\ud800": {}}}}},
+    ],
+)
+def test_half_a_character_is_refused_wherever_it_would_be_sent_back(more) -> None:
+    with pytest.raises(pydantic.ValidationError, match="half of one"):
+        ResponsesRequest.model_validate({"input": "x", **more})

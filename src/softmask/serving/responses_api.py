@@ -12,7 +12,7 @@ from .field_rows import TEXT_ALONE
 from .fields_responses import SEND_ALL
 from .messages import ROLES, Message
 from .protocol import MOST_TOP, ChatRequest, Logged, Shared
-from .strict import Strict, Text, text_or_more, wrong
+from .strict import JsonObject, Strict, Text, text_or_more, wrong
 from .structured import NamedSchema, ResponseFormat, Schema
 from .tools import (
     MOST_TOOLS,
@@ -22,7 +22,6 @@ from .tools import (
     Name,
     NamedFunction,
     NamedTool,
-    Parameters,
     Tool,
     ToolCall,
     check_choice,
@@ -142,7 +141,7 @@ class ResponsesTool(Strict):
     type: Literal["function"]
     name: Name
     description: Text | None = None
-    parameters: Parameters | None = None
+    parameters: JsonObject | None = None
 
     _functions_alone = model_validator(mode="before")(functions_alone)
 
@@ -184,7 +183,7 @@ class ResponsesRequest(Shared):
     include: list[Text] = Field(default_factory=list)
     top_logprobs: int | None = Field(None, ge=0, le=MOST_TOP)
     stream: bool = False
-    metadata: dict[str, Text] = Field(default_factory=dict, max_length=MOST_METADATA)
+    metadata: dict[Text, Text] = Field(default_factory=dict, max_length=MOST_METADATA)
     user: Logged | None = None
     safety_identifier: Logged | None = None
 

@@ -217,9 +217,10 @@ class Service:
             "the server with --chat-template FILE",
         )
         said, offered = ([one.as_template() for one in group] for group in (messages, tools))
-        calls = [message.get("tool_calls") for message in said]
         size = sum(len(message["content"].encode()) for message in said)
-        size += len(json.dumps([calls, offered], ensure_ascii=False).encode()) if tools else 0
+        calls = [message["tool_calls"] for message in said if "tool_calls" in message]
+        if calls or offered:
+            size += len(json.dumps([calls, offered], ensure_ascii=False).encode())
         self._check_size(size, "conversation")
         return encode_chat(self.checkpoint, said, offered or None)
 

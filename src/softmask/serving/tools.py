@@ -13,12 +13,10 @@ from ..constraints.constraint import Constraint
 from ..constraints.tools import arguments_schema
 from ..decoding.tool_syntax import Function, ToolSyntax
 from ..settings import shown
-from .strict import Strict, Text, text_or_more, wrong
+from .strict import JsonObject, Strict, Text, text_or_more, wrong
 
 MOST_TOOLS = 128
 Name = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_.-]{1,64}$")]
-# An object in JSON; its content is looked at when it becomes a form.
-Parameters = dict[str, Any]
 FUNCTIONS_ALONE = "functions are the only tools here"
 
 
@@ -27,7 +25,7 @@ class FunctionDefinition(Strict):
 
     name: Name
     description: Text | None = None
-    parameters: Parameters | None = None
+    parameters: JsonObject | None = None
 
 
 def functions_alone(values: Any) -> Any:
