@@ -174,6 +174,7 @@ def test_a_request_that_fails_in_a_stream_ends_with_response_failed(client) -> N
         ({"background": True}, "background: not implemented here: wait for the answer"),
         ({"tools": [{"type": "web_search"}]}, "tools.0.type: functions are the only tools here"),
         ({"input": [{"type": "item_reference", "id": "x"}]}, "input.0.type: nothing is kept"),
+        ({"input": [{"type": []}]}, "input.0.type: [] is none of message, function_call"),
         ({"input": [{"role": "user"}]}, "input.0.content: a message needs it"),
         (
             {"input": [{"role": "user", "content": [{"type": "input_image"}]}]},

@@ -83,7 +83,7 @@ class Item(Strict):
         kind, role = values.get("type", "message"), values.get("role")
         if kind == "item_reference":
             raise wrong("type", f"nothing is kept that an item could refer to: {SEND_ALL}")
-        if kind not in NEEDED:
+        if kind not in tuple(NEEDED):  # it may be a list
             raise wrong("type", f"{shown(kind)} is none of {', '.join(NEEDED)}")
         for name in NEEDED[kind]:
             if values.get(name) is None:
