@@ -132,7 +132,7 @@ def test_a_stream_brings_the_same_calls_piece_by_piece(client) -> None:
         final = stream.get_final_completion().choices[0]
     assert pieces > 2 * len(whole.message.tool_calls)
     assert final.finish_reason == "tool_calls"
-    assert (final.message.content or None) == whole.message.content
+    assert final.message.content == whole.message.content
     assert [(c.function.name, c.function.arguments) for c in final.message.tool_calls] == [
         (c.function.name, c.function.arguments) for c in whole.message.tool_calls
     ]

@@ -54,6 +54,11 @@ class Answer:
         return self._stream.text if self._reader is None else self._reader.text
 
     @property
+    def may_call(self) -> bool:
+        """Whether there may be calls of tools."""
+        return self._reader is not None
+
+    @property
     def calls(self) -> list[Call]:
         """The calls of tools."""
         return [] if self._reader is None else self._reader.calls
@@ -141,7 +146,7 @@ class ResponseFormat:
         """What the line `event` of a chunk says, where it has one."""
         return None
 
-    def opening(self, _index: int) -> list[dict[str, Any]]:
+    def opening(self, _index: int, _answer: Answer) -> list[dict[str, Any]]:
         """Chunks before the first text."""
         return []
 
@@ -197,8 +202,9 @@ class ChatResponse(ResponseFormat):
         message = {"role": "assistant", "content": content, "refusal": None}
         return {**message, "tool_calls": calls} if calls else message
 
-    def opening(self, index: int) -> list[dict[str, Any]]:
-        delta = {"role": "assistant", "content": ""}
+    def opening(self, index: int, answer: Answer) -> list[dict[str, Any]]:
+        # Whether there is a text shows later where calls may take its place.
+        delta = {"role": "assistant", "content": None if answer.may_call else ""}
         return [self._chunk({"index": index, "delta": delta, "finish_reason": None})]
 
     def chunks(self, index: int, answer: Answer, tokens: list[Token]) -> list[dict[str, Any]]:

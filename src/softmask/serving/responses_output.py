@@ -38,7 +38,7 @@ class ResponsesResponse(ResponseFormat):
         """An event's type, which its line `event` says too."""
         return str(chunk["type"])
 
-    def opening(self, _index: int) -> list[Event]:
+    def opening(self, _index: int, _answer: Answer) -> list[Event]:
         """That there is an answer to come."""
         kinds = ("response.created", "response.in_progress")
         return [self._event(kind, response=self._response("in_progress")) for kind in kinds]

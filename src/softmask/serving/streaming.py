@@ -65,8 +65,8 @@ async def stream_answers(
         return sse(chunk, response.event_name(chunk))
 
     try:
-        for index in range(len(answers)):
-            for chunk in response.opening(index):
+        for index, answer in enumerate(answers):
+            for chunk in response.opening(index, answer):
                 yield event(chunk)
         async for index, tokens, is_last in merged(handles, answers):
             answer = answers[index]
