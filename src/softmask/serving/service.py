@@ -116,6 +116,7 @@ class Service:
         constraint, tools = asked.constraint, None
         if isinstance(asked, ChatRequest):
             self._check_count(1, asked.n)
+            prompts = [self._conversation(asked.messages, asked.offered)]
             if asked.offered:
                 tools = self._tools
                 constraint = tools_constraint(
@@ -126,7 +127,6 @@ class Service:
                     parallel=asked.parallel_tool_calls,
                     text=constraint,
                 )
-            prompts = [self._conversation(asked.messages, asked.offered)]
             kinds = [self.checkpoint.kind_of(asked.messages[-1].text)]
         else:
             assert isinstance(asked, CompletionRequest)
