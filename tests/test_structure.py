@@ -20,6 +20,7 @@ ROOMS = [
         "shipped_rules",
         "config",
         "files",
+        "constraints",
         "logits",
         "soft_mask",
         "reporting",

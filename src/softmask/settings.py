@@ -125,6 +125,25 @@ def from_mapping(cls: type[T], values: Any, where: str) -> T:
         raise ValueError(f"{where}: {error}") from error
 
 
+def changed(settings: T, name: str, value: Any, typed: str) -> T:
+    """Settings with one of them changed by what somebody typed.
+
+    Args:
+        typed: how an error names the setting: `--iters`, not the `steps` that it stands for.
+
+    Raises:
+        ValueError: the class refuses the value.
+    """
+    check_numbers(typed, value)
+    try:
+        return dataclasses.replace(settings, **{name: value})  # type: ignore[type-var]
+    except ValueError as error:
+        reason = str(error)
+        own = reason.startswith(f"{name} ")
+        said = f"{typed}{reason.removeprefix(name)}" if own else f"{typed} {value}: {reason}"
+        raise ValueError(said) from error
+
+
 def require(condition: bool, message: str) -> None:
     if not condition:
         raise ValueError(message)

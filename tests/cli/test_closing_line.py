@@ -10,6 +10,7 @@ from tiny import write_dream_folder, write_json
 
 from softmask.cli.closing_line import print_text
 from softmask.cli.main import main
+from softmask.reporting.words import wrapped
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +61,31 @@ def test_several_texts_are_told_of_together(shown) -> None:
 def test_quiet_and_a_pipe_are_told_nothing(shown, folder, capsys) -> None:
     assert shown("--quiet", "--temperature", "0")[1] == ""
     assert "seed" not in shown("--temperature", "0")[1]  # nothing was drawn
+
+
+def test_an_error_is_wrapped_at_words_in_a_terminal_and_its_command_stays_whole(
+    capsys, monkeypatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    words = ["train", "--data", "x.jsonl", "--prompt-column", "a"]
+    assert main(words) == 2
+    line = capsys.readouterr().err
+    assert line.count("\n") == 1
+    with monkeypatch.context() as patched:
+        patched.setattr(sys.stderr, "isatty", lambda: True)
+        assert main(words) == 2
+    lines = capsys.readouterr().err.splitlines()
+    lines = [re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", one).strip() for one in lines]
+    lines = lines[next(i for i, one in enumerate(lines) if "error" in one) :]
+    assert len(lines) > 1
+    assert all(len(one) <= 40 for one in lines)
+    assert " ".join(lines) == line.strip()
+    command = "`softmask train --data chats.jsonl --iters 300`"
+    assert wrapped(f"it is finished: {command}, or not", 40).splitlines() == [
+        "it is finished:",
+        f"{command},",
+        "or not",
+    ]
 
 
 def test_a_terminal_wraps_at_words_and_a_pipe_does_not(capsys, monkeypatch) -> None:

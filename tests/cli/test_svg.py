@@ -8,6 +8,7 @@ import pytest
 from paths import ROOT
 
 from softmask.cli.main import main
+from softmask.cli.svg import picture as picture_of
 from softmask.puzzles.puzzles import is_solved
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -105,6 +106,18 @@ def test_cells_where_two_runs_part_are_framed_and_wrong_ones_red() -> None:
     assert len(framed[0]) == len(framed[1]) == len(red) > 0
     assert not [e for e in soft if e.get("class") == "wrong"]
     assert all(drawn(e, 0.1) == 0 for e in framed[0])
+
+
+def test_ghosts_of_a_story_keep_the_space_before_a_word() -> None:
+    texts = {"1": " dog", "2": " ran", "3": " "}
+    masked = {"position": [0, 1, 2], "candidates": [[1], [2], [3]], "w": [[1.0]] * 3}
+    step = {"texts": texts, "masked": masked | {"lambda": [0.5] * 3}, "forwards": 1}
+    step["committed"] = {"position": [], "id": []}
+    start = {"tokens": [{"masked": True, "text": ""}] * 3, "name": "soft-masked"}
+    end = {"pieces": [" dog", " ran", ""], "text": "dog ran"}
+    run = {"start": start, "steps": [step], "end": end}
+    texts = ElementTree.fromstring(picture_of({"runs": [run]})).findall(f"{SVG}text")
+    assert [e.text for e in texts if e.get("class") == "ghost"][:2] == [" dog", " ran"]
 
 
 def test_what_a_text_says_is_no_markup(tmp_path, capsys) -> None:

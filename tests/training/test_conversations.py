@@ -625,7 +625,7 @@ def test_what_is_wrong_with_a_local_source_is_one_sentence(tmp_path, tokenizer) 
         (config(tmp_path / "empty.jsonl"), "holds no conversations: give another"),
         (config(tmp_path / "nothing"), "holds no .json, .*give the folder that does"),
         (config(tmp_path / "held_out"), "has no split 'train' but test"),
-        (gsm8k(tmp_path / "chat.parquet"), "has no column 'question' but messages: set"),
+        (gsm8k(tmp_path / "chat.parquet"), "has no column 'question' but messages: name"),
         (gsm8k(good), r"good\.jsonl:1 has no column 'question' but messages"),
         (config(good, subset="all"), "a subset has no meaning there"),
         (config(good, revision="main"), "a revision has no meaning there"),

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from commands import failed
 from runs import log_of, recipe_of
 from safetensors.torch import load_file
 
@@ -138,7 +139,7 @@ def test_a_longer_run_takes_the_rates_of_its_new_length(settings, tmp_path) -> N
 def test_ctrl_c_keeps_every_update_and_says_how_to_go_on(
     base, own, tmp_path, capsys, monkeypatch
 ) -> None:
-    """The signal comes while the log of update 2 is written."""
+    """The signal comes while the log of update 2 is written: twice, and once."""
     out = tmp_path / "run"
     words = words_for(base, own, out, "--iters", "4", "--set", "train.log_every=1")
     write = run_module.LogFile.on_log
@@ -146,17 +147,26 @@ def test_ctrl_c_keeps_every_update_and_says_how_to_go_on(
     def interrupted(self, args, state, control, logs=None, **more):
         write(self, args, state, control, logs, **more)
         if state.global_step == 2 and "loss" in logs:
-            signal.raise_signal(signal.SIGINT)
+            for _ in range(times):
+                signal.raise_signal(signal.SIGINT)
 
+    times = 2
+    with monkeypatch.context() as patched:
+        patched.setattr(run_module.LogFile, "on_log", interrupted)
+        assert main(words) == 130
+    said = capsys.readouterr()
+    assert "stopped before the first checkpoint: nothing is kept" in said.out
+    times = 1
     with monkeypatch.context() as patched:
         patched.setattr(run_module.LogFile, "on_log", interrupted)
         assert main(words) == 130
     said = capsys.readouterr()
     (kept,) = out.glob("checkpoint-*")
-    assert f"of 4: {kept}" in said.out
+    number = kept.name.rpartition("-")[2]
+    assert f"stopped; kept up to update {number}: {kept}\n" in said.out
     assert said.err.endswith(f"go on with: softmask {' '.join(words)}\n")
     assert main(words) == 0
-    assert f"from update {kept.name.rpartition('-')[2]} of 4" in capsys.readouterr().out
+    assert f"from update {number} of 4" in capsys.readouterr().out
     assert main(words_for(base, own, tmp_path / "whole", *words[-4:])) == 0
     one, two = result_of(out), result_of(tmp_path / "whole")
     assert all(torch.equal(one[name], two[name]) for name in two)
@@ -168,6 +178,40 @@ def test_a_start_that_failed_does_not_block_the_corrected_one(base, own, tmp_pat
     assert main(wrong) == 2
     assert "q_prj" in capsys.readouterr().err
     assert main(words_for(base, own, out, "--iters", "1")) == 0
+
+
+def test_the_same_command_without_iters_says_that_the_run_is_finished(
+    base, own, tmp_path, capsys
+) -> None:
+    out = tmp_path / "run"
+    assert main(words_for(base, own, out, "--iters", "1")) == 0
+    before = (out / "recipe.json").read_bytes()
+    capsys.readouterr()
+    assert main(words_for(base, own, out)) == 0
+    said = capsys.readouterr().out
+    command = f"`softmask generate --adapter {out}/adapter`"
+    assert said.startswith(f"{out}/adapter is finished, after 1 update: {command} writes with it")
+    assert "--iters N" in said
+    assert (out / "recipe.json").read_bytes() == before
+
+    # The same of a run without a result yet: it goes on to the length that it has.
+    (out / "done.json").unlink()
+    (out / "adapter").rename(tmp_path / "adapter")
+    line = failed(capsys, "generate", "hi", "--adapter", f"{out}/adapter")
+    assert f"the run in {out} is not finished; give {out}/checkpoint-1" in line
+    assert main(words_for(base, own, out)) == 0
+    assert "from update 1 of 1" in capsys.readouterr().out
+
+
+def test_what_an_option_sets_is_named_as_it_was_typed(own, capsys) -> None:
+    for option, value in [("--iters", "0"), ("--batch-size", "0"), ("--rank", "0")]:
+        line = failed(capsys, "train", "--data", str(own), option, value)
+        assert line == f"softmask: error: {option} must be at least 1, not 0"
+    assert "error: --learning-rate must be > 0" in failed(
+        capsys, "train", "--data", str(own), "--learning-rate", "-1"
+    )
+    assert "error: --seed must lie in" in failed(capsys, "train", "mix", "--seed", "-1")
+    assert "error: --iters must be at least 1" in failed(capsys, "train", "mix", "--iters", "0")
 
 
 def test_another_recipe_is_named_by_what_differs(settings, tmp_path) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from ..config import is_on
+from ..reporting.words import tell
 from .chat_session import DEFAULTS, MAX_NEW_TOKENS, Session
 from .closing_line import Cost, print_text, say
 from .generate import show_steps
@@ -67,7 +68,7 @@ def run(args: argparse.Namespace, _argv: list[str]) -> int:
             reason = sentence(error)
             if reason is None:
                 raise
-            print(f"error: {reason}", file=sys.stderr)
+            tell(f"error: {reason}", sys.stderr)
     return 0
 
 

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.text import Text
 
 from ..config import SamplingConfig
+from ..reporting.words import count
 
 
 @dataclass(frozen=True)
@@ -49,17 +50,13 @@ class Cost:
     def __str__(self) -> str:
         rate = f" ({self.tokens / self.seconds:.0f} tokens/s)" if self.seconds else ""
         parts = [
-            _count(self.tokens, "token"),
-            _count(self.forwards, "forward"),
+            count(self.tokens, "token"),
+            count(self.forwards, "forward"),
             f"{self.seconds:.1f} s{rate}",
         ]
         if self.mean_lambda is not None:
             parts.append(f"mean lambda {self.mean_lambda:.2f}")
         return ", ".join(parts)
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def seed_line(run: Any, *, drawn: bool) -> str | None:

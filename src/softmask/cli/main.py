@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from types import ModuleType
 
 from .. import __version__
+from ..reporting.words import tell
 from . import threads
 from .mistakes import sentence
 from .welcome import WELCOME
@@ -73,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         reason = sentence(error)
         if reason is None:
             raise
-        print(f"softmask: error: {reason}", file=sys.stderr)
+        tell(f"softmask: error: {reason}", sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130

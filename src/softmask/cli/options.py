@@ -9,6 +9,7 @@ import argparse
 import dataclasses
 import difflib
 import re
+import sys
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -16,6 +17,7 @@ from typing import Any, NoReturn
 
 from ..config import BUNDLED, PUBLISHED_KEYS, SamplingConfig, SoftMaskConfig
 from ..reporting.progress import progress
+from ..reporting.words import tell
 from .rule_options import RULE_FIELDS, add_rules_option, name_rules, rule_name, rule_options
 
 # How a switch is written where options are typed one by one.
@@ -122,7 +124,8 @@ class Parser(argparse.ArgumentParser):
             near = difflib.get_close_matches(name, shown, n=1)
             message = f"there is no option {name}" + (f": did you mean {near[0]}?" if near else "")
         help = "--help-all" if self._first else "--help"
-        self.exit(2, f"{self.prog}: error: {message} (`{self.prog} {help}` lists all options)\n")
+        tell(f"{self.prog}: error: {message} (`{self.prog} {help}` lists all options)", sys.stderr)
+        self.exit(2)
 
 
 class _Help(argparse.Action):

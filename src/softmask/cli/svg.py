@@ -14,6 +14,7 @@ from typing import Any
 from xml.sax.saxutils import escape
 
 from ..puzzles.grid import Grid
+from ..reporting.words import count
 from . import svg_grid
 
 CELL, LINE, SIZE = 9.6, 24, 16  # width of a character, height of a line and of the type, pixels
@@ -116,13 +117,15 @@ def _draw_grid(
     """The elements of a run on a Sudoku, its width, and where it ends."""
     top = float(MARGIN + 2 * LINE - 12)
     wrong = svg_grid.wrong(grid, run)
-    said = f"{len(wrong)} cell{'' if len(wrong) == 1 else 's'} wrong" if wrong else "solved"
+    said = f"{count(len(wrong), 'cell')} wrong" if wrong else "solved"
     parts = list(_captions(run, left, total, seconds, f", {said}"))
     parts += svg_grid.shades(grid, run, left, top, seconds, total)
     parts += svg_grid.lines(grid, left, top)
     cells, _ = _cells(run, svg_grid.strongest(run))
     for number, position in enumerate(grid.positions):
         cell = cells[position]
+        # In the middle of its square, without the space that a token may begin with.
+        cell.looks = [(step, text.strip(), look, o) for step, text, look, o in cell.looks]
         step, text, look, opacity = cell.looks[-1]
         if svg_grid.is_given(grid, number):  # an answer repeats it
             cell.looks = [(0, grid.givens[number], "given", 1.0)]
@@ -168,7 +171,10 @@ def _cells(run: dict[str, Any], most: float = 1.0) -> tuple[list[_Cell], int]:
                 opacity = max(
                     FAINT, (masked["lambda"][i] or 0) / most * (shares[0] if shares else 0)
                 )
-                text = _shown(texts.get(str(ids[0]), "")).strip(" ") or "·"
+                text = _shown(texts.get(str(ids[0]), ""))
+                text = (
+                    text if text.strip() else "·"
+                )  # its leading space parts it from what precedes
                 cells[position].set(number, text, "ghost", round(opacity, 2))
         for position, token in zip(
             step["committed"]["position"], step["committed"]["id"], strict=True
@@ -219,7 +225,7 @@ def _captions(
         is_last = number == len(steps)
         end = None if is_last else number + 1
         forwards = steps[number - 1]["forwards"] if number else 0
-        said = f"{forwards} forward{'' if forwards == 1 else 's'}{verdict if is_last else ''}"
+        said = f"{count(forwards, 'forward')}{verdict if is_last else ''}"
         moving = _animation(number, end, 1.0, total, seconds)
         yield (
             f'<text class="caption" opacity="{int(is_last)}" x="{x}" y="{MARGIN + 22}">'

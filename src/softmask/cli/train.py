@@ -13,16 +13,17 @@ updates. On several GPUs: torchrun --nproc_per_node 4 -m softmask train mix.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import os
 import shlex
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ..reporting.progress import progress
+from ..reporting.words import tell
+from ..settings import changed
 from ..training.config import TRAINED_ON
-from .closing_line import print_text
 from .options import new_parser, set_threads
 from .rule_options import add_rules_option
 
@@ -80,6 +81,9 @@ def _add_data_options(group: Any) -> None:
     group.add_argument(
         "--valid", metavar="DATA", help="for validation (default: 10 %% of the rows)"
     )
+    group.add_argument("--prompt-column", help="column of questions, where its name is not known")
+    group.add_argument("--response-column", help="with it: the column of answers")
+    group.add_argument("--messages-column", help="or: the column of whole conversations")
     group.add_argument("--model", help="folder or Hub id to fine-tune (default: the bundled one)")
     group.add_argument("--iters", type=int, help="updates (default: three passes over the data)")
     group.add_argument("--batch-size", type=int, help="rows an update, one at a time (8)")
@@ -96,7 +100,8 @@ def _add_data_options(group: Any) -> None:
     )
 
 
-# Options that make a recipe: the part of it that each belongs to, and the setting.
+# Options that change a recipe: the part of it that each belongs to, and the setting.
+OF_RECIPE = {"iters": ("train", "steps"), "seed": (None, "seed")}
 OF_DATA = {
     "batch_size": ("train", "accumulation"),
     "learning_rate": ("train", "learning_rate"),
@@ -105,6 +110,13 @@ OF_DATA = {
     "train_on": ("conversations", "train_on"),
     "mask_prompt": ("conversations", "mask_prompt"),
 }
+# And those that say which rows: settings of a source.
+OF_SOURCE = {
+    "valid": "validation",
+    "messages_column": "messages_column",
+    "prompt_column": "prompt_column",
+    "response_column": "response_column",
+}
 
 
 def run(args: argparse.Namespace, argv: list[str]) -> int:
@@ -112,7 +124,9 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
     try:
         return _run(args)
     except KeyboardInterrupt:
-        print(f"go on with: {shlex.join(['softmask', *argv])}", file=sys.stderr)
+        command = shlex.join(["softmask", *argv])
+        # In a terminal on a line of its own, which is copied as one.
+        print("go on with:", command, sep="\n" if sys.stderr.isatty() else " ", file=sys.stderr)
         raise
 
 
@@ -123,10 +137,11 @@ def _run(args: argparse.Namespace) -> int:
     if sum(given) != 1:
         raise ValueError("give one of --data with your chats, a recipe, or --published")
     if args.data is None:
-        for name in ("valid", "model", *OF_DATA):
+        for name in ("model", *OF_SOURCE, *OF_DATA):
             if getattr(args, name) is not None:
-                option = f"--{name.replace('_', '-')}"
-                raise ValueError(f"{option} is for --data: a recipe is changed by --set")
+                raise ValueError(f"{_typed(name)} is for --data: a recipe is changed by --set")
+    elif (args.prompt_column is None) != (args.response_column is None):
+        raise ValueError("--prompt-column and --response-column go together: give both")
     if args.seeds is not None and args.seed is not None:
         raise ValueError("give --seed or --seeds, not both")
     if args.twins and args.no_soft_mask:
@@ -138,21 +153,24 @@ def _run(args: argparse.Namespace) -> int:
     import torch
 
     from ..training.run import train
+    from ..training.run_folder import is_finished
 
-    if args.dry_run or (args.data is not None and int(os.environ.get("RANK", 0)) == 0):
+    folder = args.out or Path("runs") / run_name(runs[0])
+    # Nothing is ahead of a run that is finished, unless it is asked for more.
+    is_ahead = args.overwrite or args.iters is not None or not is_finished(folder)
+    is_told = args.data is not None and is_ahead and int(os.environ.get("RANK", 0)) == 0
+    if args.dry_run or is_told:
         _preview(runs[0], args.device, is_all=args.dry_run)
     if args.dry_run:
         return 0
 
     def one(recipe: Any, folder: Path) -> Path:
-        return train(
-            recipe, folder, device=args.device, overwrite=args.overwrite, report=print_text
-        )
+        return train(recipe, folder, device=args.device, overwrite=args.overwrite, report=_report)
 
     if args.seeds is None and not args.twins:
-        one(runs[0], args.out or Path("runs") / run_name(runs[0]))
+        one(runs[0], folder)
     else:
-        sweep(runs, args.out or Path("runs"), one, print_text)
+        sweep(runs, args.out or Path("runs"), one, _report)
     if torch.distributed.is_initialized():
         # Else the process that leaves first takes the others' connection with it: they abort. And
         # all at once: one that still talks when another takes its end down aborts too.
@@ -161,12 +179,17 @@ def _run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _report(line: str) -> None:
+    tell(line, sys.stdout)
+
+
 def _recipe(args: argparse.Namespace) -> Any:
     """The recipe that the command line describes."""
     from ..training.recipe import override, read_recipe
 
     if args.data is not None:
-        recipe = override(_recipe_for_data(args), args.set)
+        recipe = _recipe_for_data(args)
+        recipe = override(_with_options(recipe, args, OF_DATA), args.set)
     elif args.published is None:
         recipe = read_recipe(args.recipe, args.set)
     else:
@@ -176,9 +199,27 @@ def _recipe(args: argparse.Namespace) -> Any:
         for note in notes:
             print(f"softmask: {note}", file=sys.stderr)
         recipe = override(recipe, args.set)
-    if args.data is None and args.iters is not None:
-        recipe = override(recipe, [f"train.steps={args.iters}"])
-    return recipe if args.seed is None else dataclasses.replace(recipe, seed=args.seed)
+    return _with_options(recipe, args, OF_RECIPE)
+
+
+def _with_options(
+    recipe: Any, args: argparse.Namespace, options: Mapping[str, tuple[str | None, str]]
+) -> Any:
+    """The recipe with what options change; what it refuses is named as it was typed."""
+    for option, (part, name) in options.items():
+        value = getattr(args, option)
+        if value is None:
+            continue
+        if part is None:
+            recipe = changed(recipe, name, value, _typed(option))
+        else:
+            own = changed(getattr(recipe, part), name, value, _typed(option))
+            recipe = changed(recipe, part, own, _typed(option))
+    return recipe
+
+
+def _typed(option: str) -> str:
+    return f"--{option.replace('_', '-')}"
 
 
 def _recipe_for_data(args: argparse.Namespace) -> Any:
@@ -187,15 +228,10 @@ def _recipe_for_data(args: argparse.Namespace) -> Any:
     from ..training.own_data import recipe_for
     from ..training.training_arguments import chosen_cpu
 
-    changes: dict[str, dict[str, Any]] = {}
-    for option, (part, name) in OF_DATA.items():
-        changes.setdefault(part, {})[name] = getattr(args, option)
     return recipe_for(
         args.data,
         model=args.model,
-        valid=args.valid,
-        iters=args.iters,
-        changes=changes,
+        source={name: getattr(args, option) for option, name in OF_SOURCE.items()},
         bfloat16=torch.cuda.is_available() and not chosen_cpu(args.device),
     )
 
@@ -216,13 +252,13 @@ def _preview(recipe: Any, device: str | None, *, is_all: bool) -> None:
     console = Console(highlight=False)
     where = choose_device("cpu" if chosen_cpu(device) else None)
     with progress("reading the data"):
-        seen = preview(recipe, where, print_text if is_all else silent)
+        seen = preview(recipe, where, _report if is_all else silent)
     for line in seen.forms:
-        print_text(line)
+        _report(line)
     print("a row as the model sees it; what is trained is", end=" ")
     if console.is_terminal:
         console.print("[bold green]green[/]:")
         console.print(seen.example, soft_wrap=False)
     else:
         print(f"in double brackets:\n{in_brackets(seen.example)}")
-    print_text(seen.estimate)
+    _report(seen.estimate)

@@ -18,7 +18,8 @@ _DATE = (
 _TIME = r"(?:[01]\d|2[0-3]):[0-5]\d:[0-5]\d(?:\.\d{1,6})?(?:Z|[+-](?:[01]\d|2[0-3]):[0-5]\d)"
 _HEX = "[0-9a-f]"
 _BYTE = r"(?:25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)"
-_LABEL = r"[a-zA-Z0-9](?:[a-zA-Z0-9-]{0,18}[a-zA-Z0-9])?"
+# Two hyphens in a row mean an encoded name, which validators decode.
+_LABEL = "[a-zA-Z0-9]{1,12}(?:-[a-zA-Z0-9]{1,12})?"
 _HOST = rf"(?:{_LABEL}\.){{1,3}}[a-zA-Z]{{2,12}}"
 _URI = (
     rf"https?://{_HOST}(?::[1-9]\d{{0,3}})?(?:/[\w.~!$&'()*+,;=:@-]+)*/?"

@@ -16,6 +16,7 @@ from .utf8 import inner_nodes
 MAX_FORM_STATES = 20_000
 
 Range = tuple[int, int]
+LAST_CHARACTER = 0x10FFFF
 
 
 class TooLarge(ValueError):
@@ -139,6 +140,19 @@ def chars(ranges: Iterable[Range]) -> Form:
     return Chars(tuple(merged), size=_counted(1 + inner_nodes(tuple(merged))))
 
 
+def outside(ranges: Iterable[Range]) -> list[Range]:
+    """The code points that are in none of these ranges, sorted."""
+    found: list[Range] = []
+    begin = 0
+    for low, high in sorted(ranges):
+        if low > begin:
+            found.append((begin, low - 1))
+        begin = max(begin, high + 1)
+    if begin <= LAST_CHARACTER:
+        found.append((begin, LAST_CHARACTER))
+    return found
+
+
 def one_of(characters: str) -> Form:
     """One of these characters."""
     return chars((ord(character), ord(character)) for character in characters)
@@ -202,7 +216,7 @@ def listed(parts: Iterable[tuple[Form, bool]], separator: Form) -> Form:
         elif required:
             return NOTHING
     forms = [part for part, _ in kept]
-    size = _total(forms, len(kept) * (separator.size + 2) + 1)
+    size = _total(forms, len(kept) * (separator.size + 2) + 2)
     return Listed(tuple(kept), separator, size=size, names=_names([*forms, separator]))
 
 

@@ -2,7 +2,7 @@
 
 import re
 
-from .forms import Form, chars, literal
+from .forms import LAST_CHARACTER, Form, chars, literal, outside
 from .grammar_parser import OPERATORS, Token, counts_of
 
 _TOKEN = re.compile(
@@ -12,7 +12,7 @@ _TOKEN = re.compile(
     |(?P<name>[A-Za-z_][\w.-]*)
     |"(?P<literal>(?:[^"\\\n]|\\.)*)"
     |\[(?P<class>(?:[^\]\\\n]|\\.)*)\]
-    |\{\s*(?P<least>\d{0,9})\s*(?P<comma>,?)\s*(?P<most>\d{0,9})\s*\}
+    |\{\s*+(?P<least>\d{0,9})\s*+(?P<comma>,?)\s*+(?P<most>\d{0,9})\s*+\}
     |(?P<operator>[?*+])
     |(?P<dot>\.)
     |(?P<sign>[()|])
@@ -63,7 +63,7 @@ def _token(match: re.Match[str]) -> Token:
     if match["class"] is not None:
         return Token(text, form=_class(match["class"]))
     if match["dot"]:
-        return Token(text, form=chars([(0, 0x10FFFF)]))
+        return Token(text, form=chars([(0, LAST_CHARACTER)]))
     if match["operator"]:
         return Token(text, counts=OPERATORS[text])
     if match["sign"]:
@@ -81,7 +81,7 @@ def _characters(text: str) -> list[tuple[str, bool]]:
             found.append((_ESCAPES.get(escaped, escaped), False))
         else:
             code = int(two or four or eight, 16)
-            if code > 0x10FFFF:
+            if code > LAST_CHARACTER:
                 raise ValueError(f"there is no character of number {code:x}")
             found.append((chr(code), False))
     return found
@@ -102,13 +102,4 @@ def _class(text: str) -> Form:
             at += 2
         ranges.append((low, high))
         at += 1
-    if not negated:
-        return chars(ranges)
-    outside, begin = [], 0
-    for low, high in sorted(ranges):
-        if low > begin:
-            outside.append((begin, low - 1))
-        begin = max(begin, high + 1)
-    if begin <= 0x10FFFF:
-        outside.append((begin, 0x10FFFF))
-    return chars(outside)
+    return chars(outside(ranges) if negated else ranges)

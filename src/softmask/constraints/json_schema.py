@@ -11,8 +11,6 @@ nothing, as it has it.
 """
 
 import dataclasses
-import itertools
-import json
 import math
 from typing import Any
 from urllib.parse import unquote
@@ -37,10 +35,21 @@ from .json_numbers import integer, number
 from .json_values import COLON, COMMA
 from .recursion import resolved
 from .regex import search_form
-from .schema_places import ROOT, Schema, bound, count, cut, inside, place_of, short
+from .schema_places import (
+    ROOT,
+    Schema,
+    bound,
+    check_shapes,
+    counts,
+    cut,
+    inside,
+    place_of,
+    read_json,
+    short,
+)
 from .schema_words import (
     REFUSED,
-    disjoint,
+    check_exclusive,
     fits_type,
     merged,
     restricting,
@@ -49,6 +58,9 @@ from .schema_words import (
 
 # Schemas within one another, as people write them.
 _MAX_NESTING = 40
+# Schemas merged by `allOf`, and options of `oneOf` with what stands beside them.
+_MAX_MERGES = 5_000
+_MAX_PROPERTIES = 1_000
 _PLAIN_TEXT = repeat(json_values.PLAIN)
 
 
@@ -71,8 +83,11 @@ class _Limits:
 _LIMITS = (
     _Limits(math.inf, math.inf, json_values.ANY_DEPTH),
     _Limits(512, 64, json_values.ANY_DEPTH),
+    _Limits(384, 48, json_values.ANY_DEPTH),
     _Limits(256, 32, 2),
+    _Limits(192, 24, 2),
     _Limits(128, 16, 2),
+    _Limits(96, 12, 1),
     _Limits(64, 8, 1),
 )
 _GOOD_SIZE = 10_000
@@ -85,22 +100,16 @@ def schema_form(source: str) -> Form:
         ValueError: It is no JSON schema, or restricts values by what is not supported.
         TooLarge: It takes too many states.
     """
-    try:
-        schema = json.loads(source, parse_constant=_no_number)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"the schema is no JSON: {error}") from None
+    schema = read_json(source)
+    exclusive: set[int] = set()
     for limits in _LIMITS[:-1]:
         try:
-            form = _Reader(schema, limits).form()
+            form = _Reader(schema, limits, exclusive).form()
         except TooLarge:
             continue
         if form.size <= _GOOD_SIZE:
             return form
-    return _Reader(schema, _LIMITS[-1]).form()
-
-
-def _no_number(name: str) -> Any:
-    raise ValueError(f"the schema holds {name}, which is no JSON")
+    return _Reader(schema, _LIMITS[-1], exclusive).form()
 
 
 class _PlacedTooLarge(TooLarge):
@@ -108,9 +117,12 @@ class _PlacedTooLarge(TooLarge):
 
 
 class _Reader:
-    def __init__(self, root: Any, limits: _Limits) -> None:
+    def __init__(self, root: Any, limits: _Limits, exclusive: set[int]) -> None:
         self._root = root
         self._limits = limits
+        # Lists of `oneOf` that were found to be exclusive.
+        self._exclusive = exclusive
+        self._merges = 0
         self._rules: dict[str, Form] = {}
         self._waiting = ["#"]
 
@@ -128,7 +140,7 @@ class _Reader:
             raise ValueError(f"{place} is {short(schema)}, and has to be a schema")
         if level > _MAX_NESTING:
             raise _PlacedTooLarge(f"{cut(place)} is nested deeper than {_MAX_NESTING} schemas")
-        schema = restricting(schema)
+        schema = restricting(schema, place)
         for name in REFUSED & schema.keys():
             raise ValueError(f"{inside(place, name)} is not supported")
         try:
@@ -151,7 +163,7 @@ class _Reader:
             return self._value(self._merged(target, rest, place), place, level + 1)
         if "allOf" in schema:
             whole = {name: value for name, value in schema.items() if name != "allOf"}
-            for option in self._options(schema, "allOf", place):
+            for option in schema["allOf"]:
                 whole = self._merged(whole, option, place)
             return self._value(whole, place, level + 1)
         for name in ("anyOf", "oneOf"):
@@ -159,9 +171,7 @@ class _Reader:
                 return self._any_of(schema, name, place, level)
         if "enum" in schema or "const" in schema:
             return self._constants(schema, place, level)
-        return alternatives(
-            *(self._typed(schema, name, place, level) for name in types_of(schema, place))
-        )
+        return alternatives(*(self._typed(schema, name, place, level) for name in types_of(schema)))
 
     # References
 
@@ -188,8 +198,11 @@ class _Reader:
 
     def _merged(self, one: Any, other: Any, place: str, level: int = 0) -> Any:
         """A schema of what both allow, references and `allOf` within them put in."""
+        self._merges += 1
+        if self._merges > _MAX_MERGES:
+            raise TooLarge(f"more than {_MAX_MERGES:,} schemas are merged")
         if level > _MAX_NESTING:
-            raise ValueError(f"{place}: an allOf that refers to itself is not supported")
+            raise ValueError(f"{cut(place)}: an allOf that refers to itself is not supported")
         for schema, rest in ((one, other), (other, one)):
             if isinstance(schema, bool):
                 return rest if schema else False
@@ -198,9 +211,11 @@ class _Reader:
             for name in ("$ref", "allOf"):
                 if name in schema:
                     whole = {key: value for key, value in schema.items() if key != name}
-                    parts = [self._target(schema[name], place)]
-                    if name == "allOf":
-                        parts = self._options(schema, name, place)
+                    if name == "$ref":
+                        parts = [self._target(schema[name], place)]
+                    else:
+                        check_shapes(schema, place)
+                        parts = schema[name]
                     for part in parts:
                         whole = self._merged(whole, part, place, level + 1)
                     return self._merged(whole, rest, place, level + 1)
@@ -208,23 +223,13 @@ class _Reader:
 
     # Alternatives
 
-    def _options(self, schema: Schema, name: str, place: str) -> list[Any]:
-        options = schema[name]
-        if not isinstance(options, list) or not options:
-            raise ValueError(f"{inside(place, name)} has to be a list of schemas")
-        return options
-
     def _any_of(self, schema: Schema, name: str, place: str, level: int) -> Form:
-        options = self._options(schema, name, place)
+        options = schema[name]
         rest = {key: value for key, value in schema.items() if key != name}
-        if name == "oneOf":
-            seen = [self._merged(option, {}, place) for option in options]
-            for (first, one), (second, other) in itertools.combinations(enumerate(seen), 2):
-                if not disjoint(one, other):
-                    raise ValueError(
-                        f"{inside(place, name)}: options {first} and {second} may overlap, "
-                        "which is not supported (anyOf is)"
-                    )
+        if name == "oneOf" and id(options) not in self._exclusive:
+            whole = [self._merged(option, {}, place) for option in options]
+            check_exclusive(whole, inside(place, name))
+            self._exclusive.add(id(options))
         forms = []
         for at, option in enumerate(options):
             whole = self._merged(rest, option, place) if rest else option
@@ -233,13 +238,12 @@ class _Reader:
 
     def _constants(self, schema: Schema, place: str, level: int) -> Form:
         values = schema.get("enum", [schema.get("const")])
-        if not isinstance(values, list) or not values:
-            raise ValueError(f"{inside(place, 'enum')} has to be a list of values")
         if "const" in schema:
-            values = [found for found in values if json_values.same_value(found, schema["const"])]
+            only = json_values.value_key(schema["const"])
+            values = [found for found in values if json_values.value_key(found) == only]
         rest = {key: value for key, value in schema.items() if key not in ("enum", "const")}
         if "type" in rest:
-            types = types_of(rest, place)
+            types = types_of(rest)
             values = [value for value in values if fits_type(value, types)]
         form = alternatives(*map(json_values.value_text, values))
         if rest.keys() <= {"type"}:
@@ -264,8 +268,8 @@ class _Reader:
                 return self._object(schema, place, level)
 
     def _number(self, schema: Schema, name: str, place: str) -> Form:
-        low = bound(schema, "minimum", "exclusiveMinimum", place)
-        high = bound(schema, "maximum", "exclusiveMaximum", place)
+        low = bound(schema, "minimum", "exclusiveMinimum")
+        high = bound(schema, "maximum", "exclusiveMaximum")
         if schema.get("multipleOf", 1) != 1:
             raise ValueError(f"{inside(place, 'multipleOf')} is not supported but for 1")
         try:
@@ -276,11 +280,11 @@ class _Reader:
             raise ValueError(f"{place}: {error}") from None
 
     def _string(self, schema: Schema, place: str) -> Form:
-        least, most = self._counts(schema, "Length", self._limits.characters, place)
+        least, most = self._counts(schema, "Length", self._limits.characters)
         contents: list[Form] = []
         try:
             if "format" in schema:
-                found = format_form(str(schema["format"]))
+                found = format_form(schema["format"])
                 contents += [] if found is None else [found]
             patterns = schema.get("pattern", [])
             for pattern in [patterns] if isinstance(patterns, str) else patterns:
@@ -298,16 +302,13 @@ class _Reader:
             whole = both(whole, content)
         return json_values.quoted(whole)
 
-    def _counts(
-        self, schema: Schema, what: str, limit: float, place: str
-    ) -> tuple[int, int | None]:
+    def _counts(self, schema: Schema, what: str, limit: float) -> tuple[int, int | None]:
         """The least and the most characters or items that are written."""
-        least, most = (count(schema, f"{side}{what}", place) for side in ("min", "max"))
-        least = least or 0
+        least, most = counts(schema, what)
         return least, most if most is None or most <= limit else max(least, int(limit))
 
     def _array(self, schema: Schema, place: str, level: int) -> Form:
-        least, most = self._counts(schema, "Items", self._limits.items, place)
+        least, most = self._counts(schema, "Items", self._limits.items)
         self._refuse(schema, place, "contains", "unevaluatedItems")
         if schema.get("uniqueItems") and (most is None or most > 1):
             raise ValueError(f"{inside(place, 'uniqueItems')} is not supported")
@@ -316,8 +317,6 @@ class _Reader:
         if isinstance(rest, list):
             # Drafts before 2020.
             first, rest = rest, schema.get("additionalItems", True)
-        if not isinstance(first, list):
-            raise ValueError(f"{inside(place, 'prefixItems')} has to be a list of schemas")
         items = self._value(rest, inside(place, "items"), level + 1)
         if not first:
             return json_values.array(items, least, most)
@@ -339,8 +338,7 @@ class _Reader:
         self._refuse(schema, place, "patternProperties", "dependentRequired", "dependentSchemas")
         self._refuse(schema, place, "dependencies")
         properties, required = schema.get("properties", {}), schema.get("required", [])
-        if not isinstance(properties, dict) or not isinstance(required, list):
-            raise ValueError(f"{place}: properties has to be an object, and required a list")
+        required = dict.fromkeys(required)
         unevaluated = schema.get("unevaluatedProperties", True)
         more = schema.get("additionalProperties", unevaluated)
         members = [
@@ -349,15 +347,19 @@ class _Reader:
         ]
         others = self._value(more, inside(place, "additionalProperties"), level + 1)
         members += [(key, others) for key in required if key not in properties]
+        if len(members) > _MAX_PROPERTIES:
+            raise TooLarge(
+                f"{len(members):,} properties are too many, the limit is {_MAX_PROPERTIES:,}"
+            )
         names = schema.get("propertyNames", True)
-        least, most = (count(schema, name, place) for name in ("minProperties", "maxProperties"))
+        least, most = counts(schema, "Properties")
         if not members:
             # A key may come twice, so that two members may be one property.
-            if least is not None and least > 1:
+            if least > 1:
                 raise ValueError(f"{inside(place, 'minProperties')} is supported up to 1")
             key = self._key(names, inside(place, "propertyNames"), level)
-            return json_values.free_object(key, others, least or 0, most)
-        if (least or 0) > len(required) or (most is not None and most < len(members)):
+            return json_values.free_object(key, others, least, most)
+        if least > len(required) or (most is not None and most < len(members)):
             raise ValueError(f"{place}: a number of properties is not supported beside their names")
         if names is not True:
             raise ValueError(f"{inside(place, 'propertyNames')} is not supported with properties")

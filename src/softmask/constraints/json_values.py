@@ -6,6 +6,7 @@ exponents of three digits above 299, and zero with a sign among integers.
 
 import functools
 import json
+from collections.abc import Hashable
 from typing import Any
 
 from .forms import (
@@ -95,12 +96,10 @@ def any_object() -> Form:
     return free_object(STRING, any_value(OBJECT_DEPTH - 1))
 
 
-def same_value(one: Any, other: Any) -> bool:
-    """Whether JSON Schema takes two values for the same one: 1 and 1.0 are, 1 and true are not."""
-    if isinstance(one, bool) or isinstance(other, bool):
-        return one is other
-    if isinstance(one, list) and isinstance(other, list):
-        return len(one) == len(other) and all(map(same_value, one, other))
-    if isinstance(one, dict) and isinstance(other, dict):
-        return one.keys() == other.keys() and all(same_value(one[key], other[key]) for key in one)
-    return bool(one == other)
+def value_key(value: Any) -> Hashable:
+    """Equal for values that JSON Schema takes for the same: 1 and 1.0 are, 1 and true are not."""
+    if isinstance(value, list):
+        return ("list", *map(value_key, value))
+    if isinstance(value, dict):
+        return ("object", frozenset((key, value_key(found)) for key, found in value.items()))
+    return isinstance(value, bool), value

@@ -27,7 +27,6 @@ _TOKEN = re.compile(
     re.VERBOSE | re.ASCII,
 )
 _IMPORT = re.compile(r"%import\s+common\.(\w+)(?:\s*->\s*(\w+))?\s*(?://.*)?")
-_IGNORE = re.compile(r"%ignore\s+(.+?)\s*(?://.*)?")
 # As Lark's module `common` defines them.
 _COMMON = {
     "DIGIT": "[0-9]",
@@ -102,17 +101,27 @@ def _obey(command: str, rules: dict[str, list[Token]], ignored: list[Form]) -> N
     if found is not None:
         name = found[1]
         if name not in _COMMON:
-            raise ValueError(f"{command!r}: there is no common.{name}, or it is not supported")
+            raise ValueError(
+                f"{_start(command)}: there is no common.{name}, or it is not supported"
+            )
         _define(rules, found[2] or name, [Token(name, form=regex_form(_COMMON[name]))])
         return
-    found = _IGNORE.fullmatch(command)
-    if found is None:
-        raise ValueError(f"{command!r} is not supported, %ignore and %import common.NAME are")
-    match = _TOKEN.fullmatch(found[1])
-    token = None if match is None or match["skipped"] or match["command"] else _token(match)
-    if token is None or (token.form is None and not token.is_name):
-        raise ValueError(f"{command!r} has to name a terminal or be a literal or a regex")
+    word, _, rest = command.partition(" ")
+    if word != "%ignore":
+        raise ValueError(f"{_start(command)} is not supported, %ignore and %import common.NAME are")
+    rest = rest.strip()
+    match = _TOKEN.match(rest)
+    behind = "" if match is None else rest[match.end() :].strip()
+    if match is None or match["command"] or match["skipped"] or behind[:2] not in ("", "//"):
+        raise ValueError(f"{_start(command)} has to name a terminal, or be a literal or a regex")
+    token = _token(match)
+    if token.form is None and not token.is_name:
+        raise ValueError(f"{_start(command)} has to name a terminal, or be a literal or a regex")
     ignored.append(reference(token.text) if token.form is None else token.form)
+
+
+def _start(command: str) -> str:
+    return repr(command if len(command) <= 40 else f"{command[:37]}...")
 
 
 def _token(match: re.Match[str]) -> Token:

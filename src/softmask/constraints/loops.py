@@ -20,8 +20,10 @@ from .forms import (
     sequence,
 )
 
-# A rule that another is put into does not grow beyond this many states.
+# A rule that another is put into does not grow beyond this many states. In larger circles rules
+# are not put into one another; they are bounded in depth.
 _MAX_STATES = 1_000
+_MAX_CIRCLE = 30
 
 
 def looped(rules: Mapping[str, Form]) -> dict[str, Form]:
@@ -34,8 +36,10 @@ def looped(rules: Mapping[str, Form]) -> dict[str, Form]:
     for circle in _circles(rules):
         for name in circle:
             result[name] = _own_loop(name, result[name])
+            if name in result[name].names or len(circle) > _MAX_CIRCLE:
+                continue
             for other in circle:
-                if other == name or name in result[name].names:
+                if other == name or name not in result[other].names:
                     continue
                 for at in (-1, 0):
                     inner, rest = _split(result[other], name, at)

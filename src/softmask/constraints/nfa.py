@@ -22,8 +22,8 @@ from .utf8 import Tree, byte_tree
 
 # An automaton's table takes 1 KB a state.
 MAX_STATES = 8_000
-# Edges looked at while determinising: a second of work on a slow core.
-MAX_WORK = 400_000
+# States and edges looked at while determinising: half a second of work.
+MAX_WORK = 1_000_000
 
 # Bytes from low to high, both included, lead to a state.
 Edge = tuple[int, int, int]
@@ -178,26 +178,24 @@ class _Nfa:
         return end
 
     def _add_listed(self, form: Listed, start: int) -> int:
-        # `none`: no part was written yet, None where one must have been; `some`: one was.
-        none: int | None = start
-        some = self.new()
-        for part, required in form.parts:
-            begin, behind = self.new(), self.new()
-            self._empty[self.add(form.separator, some)].append(begin)
-            if none is not None:
-                self._empty[none].append(begin)
-            self._empty[self.add(part, begin)].append(behind)
-            if required:
-                none = None
-            else:
-                self._empty[some].append(behind)
-            some = behind
-        if none is not None:
-            end = self.new()
-            self._empty[none].append(end)
-            self._empty[some].append(end)
-            return end
-        return some
+        # Where the parts from number i on may begin; behind a separator, one of them has to.
+        end, choice = self.new(), self.new()
+        self._empty[start].append(choice)
+        last_required = max((at for at, part in enumerate(form.parts) if part[1]), default=-1)
+        if last_required < 0:
+            self._empty[start].append(end)
+        for at, (part, required) in enumerate(form.parts):
+            begin, following = self.new(), self.new()
+            self._empty[choice].append(begin)
+            if not required:
+                self._empty[choice].append(following)
+            behind = self.add(part, begin)
+            if at >= last_required:
+                self._empty[behind].append(end)
+            if at + 1 < len(form.parts):
+                self._empty[self.add(form.separator, behind)].append(following)
+            choice = following
+        return end
 
     def _add_automaton(self, automaton: Deterministic, start: int) -> int:
         states = [self.new() for _ in automaton.edges]

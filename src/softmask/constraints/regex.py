@@ -15,7 +15,19 @@ import warnings
 from collections.abc import Iterable
 from typing import Any
 
-from .forms import EMPTY, Form, alternatives, chars, combined, literal, repeat, sequence
+from .forms import (
+    EMPTY,
+    LAST_CHARACTER,
+    Form,
+    Range,
+    alternatives,
+    chars,
+    combined,
+    literal,
+    outside,
+    repeat,
+    sequence,
+)
 
 _REFUSED = {
     ops.GROUPREF: "a reference to a group",
@@ -32,7 +44,7 @@ _CATEGORIES = {
     ops.CATEGORY_NOT_WORD: r"\W",
 }
 _AHEAD = (ops.ASSERT, ops.ASSERT_NOT)
-ANYTHING = repeat(chars([(0, 0x10FFFF)]))
+ANYTHING = repeat(chars([(0, LAST_CHARACTER)]))
 _CLASS_FLAGS = re.IGNORECASE | re.ASCII | re.DOTALL
 
 
@@ -80,7 +92,9 @@ class _Reader:
                 warnings.simplefilter("ignore")
                 self._tree = parser.parse(pattern)
         except (re.error, OverflowError) as error:
-            raise ValueError(f"the regex {_short(pattern)} is malformed: {error}") from None
+            # It may quote a line end of the pattern.
+            reason = " ".join(str(error).split())
+            raise ValueError(f"the regex {_short(pattern)} is malformed: {reason}") from None
 
     def form(self) -> Form:
         around = self._around or EMPTY
@@ -165,28 +179,39 @@ class _Reader:
 
     def _characters(self, items: list[Any], flags: int) -> Form:
         """One character of a set, given as `re` parses it."""
-        if all(op in (ops.LITERAL, ops.RANGE) for op, _ in items) and not flags & re.IGNORECASE:
-            return chars(arg if op is ops.RANGE else (arg, arg) for op, arg in items)
-        written = []
         negated = items[0][0] is ops.NEGATE
-        for op, argument in items:
-            if op is ops.NEGATE:
-                written.append("^")
-            elif op is ops.LITERAL:
-                written.append(f"\\U{argument:08x}")
-            elif op is ops.RANGE:
-                written.append(f"\\U{argument[0]:08x}-\\U{argument[1]:08x}")
+        ranges: list[Range] = []
+        for op, argument in items[negated:]:
+            if op is ops.CATEGORY:
+                ranges += self._category(_CATEGORIES[argument], negated, flags)
             else:
-                written.append(self._category(_CATEGORIES[argument], negated))
-        text = "".join(written)
-        if text == "^":
-            return chars([(0, 0x10FFFF)])
-        return chars(_ranges(f"[{text}]", flags & _CLASS_FLAGS))
+                ranges.append(argument if op is ops.RANGE else (argument, argument))
+        if negated:
+            ranges = outside(ranges)
+        if flags & re.IGNORECASE:
+            # Where case matters, `re` is asked; elsewhere a character is in the set or not.
+            cased, cased_ranges = _cased()
+            ranges = outside([*outside(ranges), *cased_ranges])
+            found = re.findall(_written(items), cased, flags & _CLASS_FLAGS)
+            ranges += [(ord(one), ord(one)) for one in found]
+        return chars(ranges)
 
-    def _category(self, name: str, negated: bool) -> str:
+    def _category(self, name: str, negated: bool, flags: int) -> list[Range]:
+        """The characters of a class, so that every dialect agrees where the text is searched.
+
+        ECMA's \\d and \\w are ASCII, and its \\s has one character more than Python's. What both
+        find is taken; within a negated set what either finds.
+        """
+        ranges = _ranges(name, flags & re.ASCII)
         if self._around is None:
-            return name
-        return _every_dialect()[negated][name]
+            return list(ranges)
+        ascii_only = name.islower() != negated
+        ranges = _ranges(name, re.ASCII if ascii_only else 0)
+        if name == r"\s" and not ascii_only:
+            return [*ranges, (0xFEFF, 0xFEFF)]
+        if name == r"\S" and not ascii_only:
+            return outside([*outside(ranges), (0xFEFF, 0xFEFF)])
+        return list(ranges)
 
 
 def _anchors(item: Any, side: str, flags: int) -> bool:
@@ -199,35 +224,39 @@ def _anchors(item: Any, side: str, flags: int) -> bool:
     return item[0] is ops.AT and (item[1] is text or (item[1] is line and not flags & re.MULTILINE))
 
 
-@functools.lru_cache(maxsize=1)
-def _every_dialect() -> tuple[dict[str, str], dict[str, str]]:
-    """Classes as members of a set, so that ECMA's dialect and Python's both find what it finds.
-
-    The first are for a set, what both find; the others for a negated one, what either finds.
-    """
-    digit, word, space = "0-9", "a-zA-Z0-9_", r" \t\n\r\f\v"
-    both = {r"\d": digit, r"\w": word, r"\s": space, r"\D": r"\D", r"\W": r"\W"}
-    both[r"\S"] = _written(r"[^\s\ufeff]")
-    either = {r"\d": r"\d", r"\w": r"\w", r"\s": r"\s\ufeff"}
-    for name, members in ((r"\D", digit), (r"\W", word), (r"\S", space)):
-        either[name] = _written(f"[^{members}]")
-    return both, either
-
-
-def _written(character_set: str) -> str:
-    return "".join(f"\\U{low:08x}-\\U{high:08x}" for low, high in _ranges(character_set, 0))
+def _written(items: list[Any]) -> str:
+    """A set as a pattern again."""
+    written = []
+    for op, argument in items:
+        if op is ops.NEGATE:
+            written.append("^")
+        elif op is ops.CATEGORY:
+            written.append(_CATEGORIES[argument])
+        else:
+            low, high = argument if op is ops.RANGE else (argument, argument)
+            written.append(f"\\U{low:08x}-\\U{high:08x}")
+    return "(?s:.)" if written == ["^"] else f"[{''.join(written)}]"
 
 
-@functools.lru_cache(maxsize=256)
-def _ranges(character_set: str, flags: int) -> tuple[tuple[int, int], ...]:
-    """The code points that `re` finds in a set."""
-    found = re.finditer(character_set + "+", _every_character(), flags)
+@functools.lru_cache(maxsize=16)
+def _ranges(category: str, flags: int) -> tuple[Range, ...]:
+    """The code points that `re` finds in a class."""
+    every = "".join(map(chr, range(LAST_CHARACTER + 1)))
+    found = re.finditer(category + "+", every, flags)
     return tuple((match.start(), match.end() - 1) for match in found)
 
 
 @functools.lru_cache(maxsize=1)
-def _every_character() -> str:
-    return "".join(map(chr, range(0x110000)))
+def _cased() -> tuple[str, list[Range]]:
+    """The characters that have an upper or a lower case, and their ranges."""
+    found = set()
+    for code in range(0x20000):
+        character = chr(code)
+        lower = character.lower()
+        if lower != character or character.upper() != character:
+            found |= {character, *lower}
+    cased = "".join(sorted(found))
+    return cased, [(ord(one), ord(one)) for one in cased]
 
 
 def _inner(item: Any) -> bool:

@@ -1,53 +1,140 @@
 """Places in a schema, and the counts and bounds that stand there."""
 
-from collections.abc import Mapping
+import json
+import math
+from collections.abc import Callable, Mapping
 from decimal import Decimal
 from typing import Any
 
+from .forms import TooLarge
 from .json_numbers import Bound
 
 Schema = Mapping[str, Any]
 
 ROOT = "the schema"
+TYPES = ("string", "integer", "number", "boolean", "null", "array", "object")
+# More is more than fits in any case.
+_MOST = 10**9
+_COUNTED = ("Length", "Items", "Properties")
 
 # Numbers between bounds are written digit by digit. Wider bounds are written as these.
 _WIDEST = 10**30
 
 
-def bound(schema: Schema, name: str, excluding: str, place: str) -> Bound | None:
-    """The stricter of two bounds, that which is included and that which is not.
+def read_json(source: str) -> Any:
+    """A schema from its JSON.
 
     Raises:
-        ValueError: One is no number.
+        ValueError: It is no JSON.
+        TooLarge: A number has more than 1,000 digits.
     """
+    try:
+        return json.loads(source, parse_constant=_no_number, parse_int=_integer, parse_float=_float)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"the schema is no JSON: {error}") from None
+
+
+def _no_number(name: str) -> Any:
+    raise ValueError(f"the schema holds {name}, which is no JSON")
+
+
+def _integer(digits: str) -> int:
+    if len(digits) > 1000:
+        raise TooLarge(f"a number of {len(digits):,} digits is too long, the limit is 1,000")
+    return int(digits)
+
+
+def _float(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"the schema holds {text[:40]}, which is larger than any float")
+    return value
+
+
+def bound(schema: Schema, name: str, excluding: str) -> Bound | None:
+    """The stricter of two bounds, that which is included and that which is not."""
     sign = 1 if name == "minimum" else -1
     found: list[Bound] = []
     for key, excluded in ((name, False), (excluding, True)):
-        value = schema.get(key)
+        value: Any = schema.get(key)
         if isinstance(value, bool) and key == excluding:
             # Draft 4: the bound of the other keyword is excluded.
             if value and found:
                 found = [(found[0][0], True)]
         elif key in schema:
-            if isinstance(value, bool) or not isinstance(value, int | float):
-                raise ValueError(f"{inside(place, key)} is {short(value)}, and has to be a number")
             wide = max(value, -_WIDEST) if name == "minimum" else min(value, _WIDEST)
             found.append((Decimal(repr(wide)), excluded))
     return max(found, key=lambda bound: (bound[0] * sign, bound[1]), default=None)
 
 
-def count(schema: Schema, name: str, place: str) -> int | None:
-    """The count that a keyword gives, None where it is not there.
+def counts(schema: Schema, what: str) -> tuple[int, int | None]:
+    """The least and the most that `minX` and `maxX` allow; None without an end."""
+    least, most = (schema.get(f"{side}{what}") for side in ("min", "max"))
+    return min(int(least or 0), _MOST), None if most is None else min(int(most), _MOST)
+
+
+def check_shapes(schema: Schema, place: str) -> None:
+    """Refuses a keyword whose value is not of the kind that JSON Schema asks for.
 
     Raises:
-        ValueError: It is no count.
+        ValueError: One is not.
     """
-    if name not in schema:
-        return None
-    value = schema[name]
-    if isinstance(value, bool) or not isinstance(value, int | float) or value < 0 or value % 1:
-        raise ValueError(f"{inside(place, name)} is {short(value)}, and has to be a count")
-    return int(value)
+    for names, fits, what in _SHAPES:
+        for name in names & schema.keys():
+            if not fits(schema[name]):
+                raise ValueError(
+                    f"{inside(place, name)} is {short(schema[name])}, and has to be {what}"
+                )
+
+
+def _is_count(value: Any) -> bool:
+    return is_number(value) and value >= 0 and value % 1 == 0
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is a number of JSON, which true and false are not."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_list_of(*kinds: type) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, list) and all(isinstance(one, kinds) for one in value)
+
+
+def _is_type(value: Any) -> bool:
+    return value in TYPES or (isinstance(value, list) and all(name in TYPES for name in value))
+
+
+# Keywords, what their value has to be, and that in words.
+_SHAPES: tuple[tuple[frozenset[str], Callable[[Any], bool], str], ...] = (
+    (frozenset({"type"}), _is_type, f"of {', '.join(TYPES)}"),
+    (frozenset({"enum"}), _is_list_of(object), "a list of values"),
+    (
+        frozenset({"allOf", "anyOf", "oneOf", "prefixItems"}),
+        _is_list_of(dict, bool),
+        "a list of schemas",
+    ),
+    (frozenset({"required"}), _is_list_of(str), "a list of names"),
+    (frozenset({"properties"}), lambda value: isinstance(value, dict), "an object of schemas"),
+    (frozenset({"$ref", "format"}), lambda value: isinstance(value, str), "a text"),
+    # A list of patterns comes of `allOf`.
+    (
+        frozenset({"pattern"}),
+        lambda value: isinstance(value, str) or _is_list_of(str)(value),
+        "a regex",
+    ),
+    (
+        frozenset(f"{side}{what}" for side in ("min", "max") for what in _COUNTED),
+        _is_count,
+        "a count",
+    ),
+    (frozenset({"minimum", "maximum", "multipleOf"}), is_number, "a number"),
+    # Draft 4 has flags there.
+    (
+        frozenset({"exclusiveMinimum", "exclusiveMaximum"}),
+        lambda value: isinstance(value, int | float),
+        "a number",
+    ),
+)
 
 
 def inside(place: str, name: str) -> str:

@@ -1,9 +1,11 @@
 """What the keywords of a JSON schema are, and schemas merged by `allOf`."""
 
+import itertools
 from typing import Any
 
-from .json_values import same_value
-from .schema_places import Schema
+from .forms import TooLarge
+from .json_values import value_key
+from .schema_places import Schema, check_shapes, is_number
 
 # Which values a keyword restricts. Not among them: those for any value.
 KEYWORDS_OF = {
@@ -22,29 +24,28 @@ APPLICATORS = frozenset({"type", "enum", "const", "anyOf", "oneOf", "allOf", "$r
 REFUSED = frozenset({"not", "if", "$dynamicRef", "$recursiveRef"})
 RESTRICTING = APPLICATORS | REFUSED | frozenset().union(*KEYWORDS_OF.values())
 
-TYPES = ("string", "integer", "number", "boolean", "null", "array", "object")
+# Each is compared with each.
+_MOST_OPTIONS = 50
 
 _HIGHER = frozenset({"minimum", "exclusiveMinimum", "minLength", "minItems", "minProperties"})
 _LOWER = frozenset({"maximum", "exclusiveMaximum", "maxLength", "maxItems", "maxProperties"})
 
 
-def restricting(schema: Schema) -> dict[str, Any]:
-    """A schema without what restricts nothing: titles, defaults, names that JSON Schema lacks."""
+def restricting(schema: Schema, place: str) -> dict[str, Any]:
+    """A schema without what restricts nothing: titles, defaults, names that JSON Schema lacks.
+
+    Raises:
+        ValueError: A keyword's value is not of its kind.
+    """
+    check_shapes(schema, place)
     return {name: value for name, value in schema.items() if name in RESTRICTING}
 
 
-def types_of(schema: Schema, place: str) -> list[str]:
-    """The types that `type` allows, or those that the other keywords are about; [] for any.
-
-    Raises:
-        ValueError: `type` names none of JSON's.
-    """
+def types_of(schema: Schema) -> list[str]:
+    """The types that `type` allows, or those that the other keywords are about."""
     if "type" in schema:
         named = schema["type"]
-        types = [named] if isinstance(named, str) else named
-        if not isinstance(types, list) or not types or any(name not in TYPES for name in types):
-            raise ValueError(f"{place}.type is {named!r}, and has to be of {', '.join(TYPES)}")
-        return types
+        return [named] if isinstance(named, str) else named
     return [name for name, keywords in KEYWORDS_OF.items() if keywords & schema.keys()]
 
 
@@ -54,9 +55,9 @@ def merged(one: Schema, other: Schema, place: str) -> dict[str, Any]:
     Raises:
         ValueError: Both have a keyword that cannot be merged.
     """
-    result = restricting(one)
-    for name, value in restricting(other).items():
-        if name in result and not same_value(result[name], value):
+    result = restricting(one, place)
+    for name, value in restricting(other, place).items():
+        if name in result and value_key(result[name]) != value_key(value):
             result[name] = _merged_keyword(name, result[name], value, place)
         else:
             result[name] = value
@@ -68,11 +69,12 @@ def merged(one: Schema, other: Schema, place: str) -> dict[str, Any]:
 def _merged_keyword(name: str, one: Any, other: Any, place: str) -> Any:
     if name == "type":
         return _common_types(one, other)
-    if name == "enum" and isinstance(one, list) and isinstance(other, list):
-        return [value for value in one if any(same_value(value, found) for found in other)]
-    if name == "required" and isinstance(one, list) and isinstance(other, list):
-        return [*one, *(key for key in other if key not in one)]
-    if name in _HIGHER | _LOWER and _numbers(one, other):
+    if name == "enum":
+        known = set(map(value_key, other))
+        return [value for value in one if value_key(value) in known]
+    if name == "required":
+        return list({value_key(key): key for key in [*one, *other]}.values())
+    if name in _HIGHER | _LOWER and is_number(one) and is_number(other):
         return max(one, other) if name in _HIGHER else min(one, other)
     if name in ("items", "additionalProperties", "propertyNames"):
         return {"allOf": [one, other]}
@@ -81,10 +83,6 @@ def _merged_keyword(name: str, one: Any, other: Any, place: str) -> Any:
     if name == "properties":
         return one
     raise ValueError(f"{place}: two different {name!r} cannot be merged")
-
-
-def _numbers(*values: Any) -> bool:
-    return all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
 
 
 def _common_types(one: Any, other: Any) -> list[str]:
@@ -113,15 +111,21 @@ def _merged_properties(one: Schema, other: Schema) -> dict[str, Any]:
     return result
 
 
-def disjoint(one: Any, other: Any) -> bool:
-    """Whether no value validates against both, as far as types and constants show it."""
+def disjoint(one: Any, other: Any, place: str) -> bool:
+    """Whether no value validates against both, as far as types and constants show it.
+
+    Raises:
+        ValueError: A keyword's value is not of its kind.
+    """
     if one is False or other is False:
         return True
     if not isinstance(one, dict) or not isinstance(other, dict):
         return False
-    values, others = _values(one), _values(other)
+    for schema in (one, other):
+        check_shapes(schema, place)
+    values, others = constants(one), constants(other)
     if values is not None and others is not None:
-        return not any(same_value(value, found) for value in values for found in others)
+        return set(map(value_key, values)).isdisjoint(map(value_key, others))
     types, more = one.get("type"), other.get("type")
     if types is not None and more is not None and not _common_types(types, more):
         return True
@@ -135,10 +139,32 @@ def disjoint(one: Any, other: Any) -> bool:
     if one.get("type") == other.get("type") == "object":
         keys = set(one.get("required", [])) & set(other.get("required", []))
         ours, theirs = one.get("properties", {}), other.get("properties", {})
-        if any(disjoint(ours.get(key, True), theirs.get(key, True)) for key in keys):
+        if any(disjoint(ours.get(key, True), theirs.get(key, True), place) for key in keys):
             return True
         return _closed_without(one, other) or _closed_without(other, one)
     return False
+
+
+def check_exclusive(options: list[Any], place: str) -> None:
+    """Refuses a `oneOf` of which two options may allow the same value.
+
+    Raises:
+        ValueError: Two may.
+    """
+    values = [constants(option) if isinstance(option, dict) else None for option in options]
+    if all(found is not None for found in values):
+        # Thousands of constants are counted and not compared in pairs.
+        keys = [set(map(value_key, found or ())) for found in values]
+        if len(set().union(*keys)) == sum(map(len, keys)):
+            return
+    if len(options) > _MOST_OPTIONS:
+        raise TooLarge(f"{place} has {len(options)} options, the limit is {_MOST_OPTIONS}")
+    for (first, one), (second, other) in itertools.combinations(enumerate(options), 2):
+        if not disjoint(one, other, place):
+            raise ValueError(
+                f"{place}: options {first} and {second} may overlap, "
+                "which is not supported (anyOf is)"
+            )
 
 
 def _closed_without(one: Schema, other: Schema) -> bool:
@@ -148,7 +174,8 @@ def _closed_without(one: Schema, other: Schema) -> bool:
     )
 
 
-def _values(schema: Schema) -> list[Any] | None:
+def constants(schema: Schema) -> list[Any] | None:
+    """The values that `const` or `enum` names, None where there is neither."""
     if "const" in schema:
         return [schema["const"]]
     values = schema.get("enum")
@@ -160,7 +187,7 @@ def _is_of(value: Any, name: str) -> bool:
         case "string":
             return isinstance(value, str)
         case "integer" | "number":
-            return _numbers(value) and (name == "number" or value == int(value))
+            return is_number(value) and (name == "number" or value == int(value))
         case "boolean":
             return isinstance(value, bool)
         case "null":

@@ -39,6 +39,7 @@ from .folder import (
     base_of,
     is_adapter,
     read_mapping,
+    refuse_unfinished,
     tensor_names,
     weight_files,
 )
@@ -125,6 +126,7 @@ def _folder(name: str | Path, revision: str | None, local_only: bool) -> Path:
         return path
     if path.exists():
         raise ValueError(f"{path} is a file: give the folder that holds config.json")
+    refuse_unfinished(path)
     if not HUB_ID.fullmatch(str(name)):
         raise ValueError(f"there is no folder {name}, and it is no Hub id (owner/name) either")
     return fetch(str(name), revision, local_only=local_only)

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,14 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from ..config import read_json, shown
+from ..files import LOCK
 
 CONFIG_FILE = "config.json"
 ADAPTER_FILE = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 WEIGHT_INDEX = "model.safetensors.index.json"
+# In the folder of a run: checkpoints, by update; one without that file is incomplete.
+CHECKPOINT, COMPLETE = r"checkpoint-(\d+)", "complete.json"
 # The model_type of config.json.
 FAMILY = "Dream"
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -28,6 +32,26 @@ HUB_FILES = ["*.json", "*.safetensors", "merges.txt", "*.jinja", "LICENSE*"]
 def is_adapter(folder: Path) -> bool:
     """Whether it holds an adapter, and no model beside it."""
     return (folder / ADAPTER_FILE).is_file() and not (folder / CONFIG_FILE).is_file()
+
+
+def kept_update(folder: Path) -> int:
+    """The update that a run goes on from; 0 where there is no whole checkpoint yet."""
+    marks = folder.glob(f"checkpoint-*/{COMPLETE}")
+    found = (re.fullmatch(CHECKPOINT, mark.parent.name) for mark in marks)
+    return max((int(match[1]) for match in found if match), default=0)
+
+
+def refuse_unfinished(path: Path) -> None:
+    """Raises ValueError for the result of a run that has none yet, and names what it has."""
+    run = path.parent
+    if path.exists() or not (run / LOCK).is_file():
+        return
+    at = kept_update(run)
+    newest = f"give {run / f'checkpoint-{at}'}, its newest checkpoint, or see" if at else "see"
+    raise ValueError(
+        f"there is no {path}: the run in {run} is not finished; {newest} by "
+        f"`{shlex.join(['softmask', 'models', str(run)])}` how it goes on"
+    )
 
 
 def check_family(values: Mapping[str, Any], name: str) -> None:

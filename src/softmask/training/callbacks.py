@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -145,6 +147,9 @@ class Interrupt(TrainerCallback):
         if self.was_asked:
             raise KeyboardInterrupt
         self.was_asked = True
+        if sys.stderr.isatty():
+            # Not by print(): the signal may have come in the middle of one.
+            os.write(2, b"\nstopping after this update; Ctrl-C again stops at once\n")
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
         if self.was_asked:

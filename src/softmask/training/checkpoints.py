@@ -17,7 +17,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 
 from ..config import read_json
 from ..files import sync_tree, write_atomically
-from .listing import CHECKPOINT, COMPLETE
+from ..hub.folder import CHECKPOINT, COMPLETE
 from .sources import file_digest
 
 

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import os
-import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
 from ..config import read_json
 from ..files import LOCK
+from ..hub.folder import kept_update
 from ..hub.local import Entry, look_at, size_of
 from .config import RECIPE
 
 # In the folder of a run that is finished; it names the result.
 DONE = "done.json"
-# In a checkpoint; one without it is incomplete.
-COMPLETE = "complete.json"
-CHECKPOINT = r"checkpoint-(\d+)"  # the name of one, with its update
 
 
 def below(root: Path, levels: int = 2) -> Iterator[Entry]:
@@ -57,10 +54,3 @@ def _run(folder: Path) -> Entry | None:
     of = f" of {steps}" if steps else ""
     what = f"unfinished, kept up to update {kept_update(folder)}{of}"
     return Entry("run", str(folder), what, size, str(folder), go_on)
-
-
-def kept_update(folder: Path) -> int:
-    """The update that a run goes on from; 0 where there is no whole checkpoint yet."""
-    marks = folder.glob(f"checkpoint-*/{COMPLETE}")
-    found = (re.fullmatch(CHECKPOINT, mark.parent.name) for mark in marks)
-    return max((int(match[1]) for match in found if match), default=0)

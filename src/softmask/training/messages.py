@@ -32,6 +32,11 @@ PAIRS = (
     ("instruction", "output"), ("instruction", "response"), ("query", "response"),
     ("input", "output"),
 )  # fmt: skip
+# What to do where no name is known; a recipe has the same settings for each source.
+SAY_WHICH = (
+    "name them by --prompt-column and --response-column, or by --messages-column (in a recipe: "
+    "settings of the source)"
+)
 MORE = "input"  # beside an instruction: what it is about; may be empty
 # The one message of a row of plain text, which no template is put around.
 TEXT_ROLE = "softmask:text"
@@ -61,10 +66,7 @@ def columns_of(source: SourceConfig, where: str, there: Iterable[str]) -> tuple[
         return _known_columns(where, there)
     for name in wanted:
         if name not in there:
-            raise ValueError(
-                f"{where} has no column {name!r} but {', '.join(there)}: set messages_column, or "
-                "prompt_column and response_column"
-            )
+            raise ValueError(f"{where} has no column {name!r} but {', '.join(there)}: {SAY_WHICH}")
     return wanted
 
 
@@ -80,9 +82,8 @@ def _known_columns(where: str, there: list[str]) -> tuple[str, ...]:
         return (TEXT,)
     pairs = ", ".join(f"{prompt} and {response}" for prompt, response in PAIRS)
     raise ValueError(
-        f"{where} has no columns of a known form but {', '.join(there) or 'none'}: give one "
-        f"named {MESSAGES}, {SHAREGPT} or {TEXT}, or two ({pairs}), or set messages_column, or "
-        "prompt_column and response_column"
+        f"{where} has no columns of a known form but {', '.join(there) or 'none'}: {SAY_WHICH}; "
+        f"known are {MESSAGES}, {SHAREGPT} and {TEXT}, and of two columns {pairs}"
     )
 
 

@@ -52,18 +52,15 @@ def recipe_for(
     data: str,
     *,
     model: str | None = None,
-    valid: str | None = None,
-    iters: int | None = None,
-    changes: Mapping[str, Mapping[str, Any]] | None = None,
+    source: Mapping[str, str | None] | None = None,
     bfloat16: bool,
 ) -> Recipe:
     """The recipe of a run on a file, a folder or a data set on the Hub.
 
     Args:
         model: folder or Hub id of the checkpoint; None: the bundled one.
-        valid: a file or folder for validation; None: a share of the rows.
-        iters: updates; None: three passes over the data.
-        changes: further settings, by part of a recipe; a value of None is left out.
+        source: further settings of the source, where they are not None: which columns hold the
+            chats, and the file or folder for validation.
         bfloat16: whether weights and products are in bfloat16, as on a GPU.
 
     Raises:
@@ -72,15 +69,12 @@ def recipe_for(
     parts: dict[str, dict[str, Any]] = {k: dict(v) for k, v in SETTINGS.items()}
     parts["model"] = {"path": model or BUNDLED}
     parts["adapter"] = {}
-    parts["conversations"] = {"sources": [{"path": data, "validation": valid}]}
+    own = {name: value for name, value in (source or {}).items() if value is not None}
+    parts["conversations"] = {"sources": [{"path": data, **own}]}
     parts["train"] |= {
         "precision": "bfloat16" if bfloat16 else "float32",
         "gradient_checkpointing": bfloat16,
     }
-    if iters is not None:
-        parts["train"] |= {"steps": iters}
-    for part, values in (changes or {}).items():
-        parts[part] |= {name: value for name, value in values.items() if value is not None}
     name = Path(data).name.split(".")[0] or "chats"
     return from_mapping(Recipe, {"name": name, **parts}, "the options")
 

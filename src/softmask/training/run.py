@@ -18,6 +18,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from ..config import SoftMaskConfig
 from ..files import write_atomically
+from ..hub.folder import kept_update
 from .batches import Collator, ConversationOrder, CorpusOrder, Validation
 from .build import Trainable, build, describe, learnable
 from .callbacks import (
@@ -36,7 +37,15 @@ from .corpus import Corpus
 from .curves import draw_curves
 from .inputs import pin_inputs, pinned, silent
 from .result import write_result
-from .run_folder import LOG, is_finished, run_folder, write_done
+from .run_folder import (
+    LOG,
+    generate_with,
+    how_finished,
+    is_finished,
+    run_folder,
+    with_own_length,
+    write_done,
+)
 from .schedule import GlobalBatch, TrainingSchedule
 from .soft_mask_start import FORWARDS, fitted_start
 from .trainer import SoftMaskTrainer
@@ -85,9 +94,14 @@ def train(
                     pin_inputs(folder, recipe)
                     settle_checkpoints(folder, recipe.train.keep_best, report)
         if is_finished(folder):
-            report(f"{result} is finished already")
+            report(how_finished(folder, result))
         else:
-            _train(pinned(folder, recipe), folder, args, result, report)
+            recipe = pinned(folder, with_own_length(folder, recipe))
+            try:
+                _train(recipe, folder, args, result, report)
+            except KeyboardInterrupt:
+                report(_what_is_kept(folder))
+                raise
     return result
 
 
@@ -141,15 +155,21 @@ def _train(
     with stop.on_signal(args.world_size == 1):
         trainer.train(None if checkpoint is None else str(checkpoint))
     if stop.was_asked and trainer.state.global_step < data.schedule.steps:
-        at = trainer.state.global_step
-        report(f"stopped after update {at} of {data.schedule.steps}: {checkpoint_of(folder, at)}")
         raise KeyboardInterrupt
     write_result(trainer, recipe, made, result)
     if main:
         draw_curves(folder / LOG, folder / "curves.png", recipe.name)
         write_done(folder, trainer.state, result)
     trainer.accelerator.wait_for_everyone()
-    report(f"{result} is finished: softmask generate --{result.name} {result}")
+    report(f"{result} is finished: `{generate_with(result)}`")
+
+
+def _what_is_kept(folder: Path) -> str:
+    """What a run that was stopped goes on from, in a sentence."""
+    at = kept_update(folder)
+    if not at:
+        return "stopped before the first checkpoint: nothing is kept, and the run begins anew"
+    return f"stopped; kept up to update {at}: {checkpoint_of(folder, at)}"
 
 
 def fit_soft_mask(

@@ -17,6 +17,7 @@ import contextlib
 import dataclasses
 import json
 import re
+import shlex
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -26,8 +27,10 @@ from transformers import TrainerState
 
 from ..config import from_mapping, read_json, shown
 from ..files import LOCK, locked, read_json_lines, write_atomically
+from ..hub.folder import kept_update
+from ..reporting.words import count
 from .config import RECIPE, Recipe
-from .listing import DONE, kept_update
+from .listing import DONE
 
 LOG = "log.jsonl"
 # What may grow in a run that goes on: how long it is, by whichever setting says so.
@@ -42,7 +45,8 @@ def run_folder(
     """Has the folder for this process alone, and for this recipe, which it writes there.
 
     A start that failed before its first update is forgotten: the corrected one begins anew. The
-    same recipe with more updates goes on with the run.
+    same recipe with more updates goes on with the run, and one that does not say how many with as
+    many as it has (`with_own_length`).
 
     Args:
         report: callback for a line, where the run is made longer.
@@ -56,6 +60,7 @@ def run_folder(
         _refuse_others(folder)
         if overwrite or ((folder / RECIPE).is_file() and not _has_trained(folder)):
             _clear(folder)
+        recipe = with_own_length(folder, recipe)
         wanted = json.loads(json.dumps(dataclasses.asdict(recipe)))
         written = folder / RECIPE
         if written.is_file():
@@ -70,6 +75,36 @@ def run_folder(
         if not written.is_file() or differing:
             write_atomically(written, json.dumps(wanted, indent=2) + "\n")
         yield
+
+
+def with_own_length(folder: Path, recipe: Recipe) -> Recipe:
+    """The recipe with the updates of the run in a folder, where it says none itself.
+
+    Else the command of a run, repeated without its --iters, would silently be another run.
+    """
+    written = folder / RECIPE
+    if recipe.train.steps is not None or recipe.train.stages or not written.is_file():
+        return recipe
+    train = _as_written(read_json(written)).get("train", {})
+    if train.get("epochs") != recipe.train.epochs or not isinstance(train.get("steps"), int):
+        return recipe
+    return dataclasses.replace(
+        recipe, train=dataclasses.replace(recipe.train, steps=train["steps"])
+    )
+
+
+def how_finished(folder: Path, result: Path) -> str:
+    """What a finished run holds, and how it goes on, in a sentence."""
+    steps = read_json(folder / DONE)["steps"]
+    return (
+        f"{result} is finished, after {count(steps, 'update')}: `{generate_with(result)}` writes "
+        "with it, and the same command with --iters N goes on to N updates in all"
+    )
+
+
+def generate_with(result: Path) -> str:
+    """The command that writes a text with the result of a run."""
+    return shlex.join(["softmask", "generate", f"--{result.name}", str(result)])
 
 
 def _has_trained(folder: Path) -> bool:

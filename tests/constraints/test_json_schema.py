@@ -1,0 +1,202 @@
+"""JSON schemas as automata: whatever they allow validates, and valid values are allowed."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from typing import Any
+
+import jsonschema_rs
+import pytest
+from automaton_walks import walks
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from json_schemas import pairs, written
+
+from softmask.constraints.automaton import ByteAutomaton
+from softmask.constraints.compile import compile_constraint
+from softmask.constraints.constraint import Constraint
+
+
+def schema_automaton(schema: Any) -> ByteAutomaton:
+    return compile_constraint(Constraint("json_schema", json.dumps(schema)))
+
+
+def allows(schema: Any, value: Any) -> bool:
+    return schema_automaton(schema).accepts(written(value).encode())
+
+
+def check_walks(schema: Any, seed: int, count: int = 3) -> None:
+    """Random texts of the automaton validate, formats included, and are in canonical spacing."""
+    validator = jsonschema_rs.validator_for(
+        schema if isinstance(schema, bool) else {"$schema": DRAFT, **schema}, validate_formats=True
+    )
+    for text in walks(schema_automaton(schema), seed, count):
+        value = json.loads(text)
+        assert validator.is_valid(value), text
+
+
+DRAFT = "https://json-schema.org/draft/2020-12/schema"
+
+
+@settings(max_examples=60)
+@given(pair=pairs(), seed=st.integers(0, 2**32))
+def test_what_is_written_validates_and_valid_values_may_be_written(pair: Any, seed: int) -> None:
+    schema, value = pair
+    check_walks(schema, seed)
+    assert allows(schema, value)
+
+
+def test_every_choice_of_optional_properties_has_its_commas() -> None:
+    keys = list("abcde")
+    for required in (set(), {"a"}, {"c"}, {"e"}, {"b", "d"}):
+        schema = {
+            "type": "object",
+            "properties": {key: {"type": "null"} for key in keys},
+            "required": sorted(required),
+        }
+        automaton = schema_automaton(schema)
+        for present in itertools.product([True, False], repeat=len(keys)):
+            value = {key: None for key, there in zip(keys, present, strict=True) if there}
+            assert automaton.accepts(written(value).encode()) == (required <= value.keys())
+        for text in ('{, "a": null}', '{"a": null, }', '{"a": null"c": null}', '{"c": null,}'):
+            assert not automaton.accepts(text.encode())
+
+
+def test_an_object_of_many_optional_properties_has_few_states() -> None:
+    """Not one state for each choice of them: 60 keys, each with less than 30 states."""
+    properties = {f"property_{number}": {"type": "string"} for number in range(60)}
+    automaton = schema_automaton({"type": "object", "properties": properties})
+    assert len(automaton.accepting_S) < 60 * 30
+
+
+@pytest.mark.parametrize(
+    ("schema", "allowed", "refused"),
+    [
+        ({"type": "integer", "minimum": -5, "maximum": 120}, [-5, 0, 120], [-6, 121, 1200, 7.5]),
+        ({"type": "integer", "exclusiveMinimum": 9, "maximum": 10}, [10], [9, 11, 100]),
+        ({"type": "integer", "minimum": 0.5, "maximum": 2.5}, [1, 2], [0, 3]),
+        ({"type": "integer", "maximum": -100}, [-100, -1000], [-99, 0, 5, -1]),
+        ({"type": "number", "minimum": 0, "maximum": 1}, [0, 1, 0.5, 1.0], [-0.5, 1.01, 2]),
+        ({"type": "number", "exclusiveMaximum": 0.25}, [0.2, -7, 0.249], [0.25, 0.3, 1]),
+        ({"type": "number", "exclusiveMinimum": 0}, [0.001, 3], [0, 0.0, -0.0, -1]),
+        ({"type": "string", "minLength": 2, "maxLength": 2}, ["é😀", '"\\'], ["a", "abc"]),
+        ({"type": "string", "pattern": "b"}, ["b", "abc"], ["a", 'b"', "b\n"]),
+        ({"type": ["integer", "null"]}, [1, None], ["1", True, 1.5]),
+        ({"enum": [1, "a", None, {"k": [1.5]}]}, [1, {"k": [1.5]}], [2, "b"]),
+        ({"enum": [1, "a"], "type": "string"}, ["a"], [1]),
+        ({"enum": ["a", "bb"], "minLength": 2}, ["bb"], ["a"]),
+        ({"const": "x\n"}, ["x\n"], ["x"]),
+        ({"type": "array", "items": {"type": "null"}, "maxItems": 2}, [[], [None]], [[None] * 3]),
+        ({"prefixItems": [{"const": 1}, {"const": 2}], "minItems": 3}, [[1, 2, {}]], [[1, 2]]),
+        ({"type": "array", "items": False}, [[]], [[1]]),
+        ({"type": "object", "additionalProperties": False}, [{}], [{"a": 1}]),
+        ({"properties": {"a": False, "b": {}}}, [{"b": 1}, {}], [{"a": 1}]),
+        ({"propertyNames": {"enum": ["x"]}, "minProperties": 1}, [{"x": 1}], [{}, {"y": 1}]),
+        (
+            {"allOf": [{"minimum": 2, "type": "number"}, {"maximum": 4, "type": "integer"}]},
+            [2, 4],
+            [1, 5, 2.5],
+        ),
+        (
+            {
+                "$defs": {"a": {"properties": {"x": {"type": "string"}}, "required": ["x"]}},
+                "allOf": [{"$ref": "#/$defs/a"}, {"properties": {"x": {"maxLength": 1}}}],
+                "type": "object",
+            },
+            [{"x": "a"}],
+            [{"x": "ab"}, {}],
+        ),
+        ({"oneOf": [{"type": "string"}, {"type": "integer"}]}, ["a", 1], [1.5]),
+        ({"oneOf": [{"const": number} for number in range(900)]}, [0, 899], [900, "0"]),
+        ({"type": "string", "anyOf": [{"maxLength": 1}, {"const": "abc"}]}, ["a", "abc"], ["ab"]),
+    ],
+    ids=lambda value: json.dumps(value)[:40],
+)
+def test_keywords_allow_and_refuse(schema: Any, allowed: list[Any], refused: list[Any]) -> None:
+    check_walks(schema, 1)
+    assert [value for value in allowed if not allows(schema, value)] == []
+    assert [value for value in refused if allows(schema, value)] == []
+
+
+def test_draft_4_excludes_a_bound_by_a_flag() -> None:
+    schema = {"minimum": 1, "exclusiveMinimum": True}
+    assert allows(schema, 1.5)
+    assert not allows(schema, 1)
+    assert not allows(schema, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("schema", "message"),
+    [
+        ({"properties": {"age": {"not": {}}}}, r"properties\.age\.not is not supported"),
+        ({"if": {}}, "^if is not supported"),
+        ({"items": {"contains": {}}}, r"items\.contains is not supported"),
+        ({"type": "array", "uniqueItems": True}, "uniqueItems is not supported"),
+        ({"patternProperties": {"a": {}}}, "patternProperties is not supported"),
+        ({"dependentRequired": {"a": ["b"]}}, "dependentRequired is not supported"),
+        ({"type": "integer", "multipleOf": 5}, "multipleOf is not supported but for 1"),
+        ({"type": "string", "format": "regex"}, "format 'regex' is not supported"),
+        ({"oneOf": [{"type": "number"}, {"type": "integer"}]}, "oneOf: options 0 and 1 may over"),
+        ({"$ref": "other.json"}, r"\$ref is 'other.json', and has to begin with #/"),
+        ({"$ref": "#/$defs/missing"}, r"\$ref: there is no #/\$defs/missing"),
+        ({"type": "text"}, "type is 'text', and has to be of string"),
+        ({"type": "integer", "minimum": 3, "maximum": 2}, "contradicts itself"),
+        ({"properties": {"a": False}, "required": ["a"]}, "contradicts itself"),
+        ({"enum": []}, "contradicts itself"),
+        ({"type": "string", "minLength": -1}, "minLength is -1, and has to be a count"),
+        ({"type": "string", "pattern": "(a"}, "the regex '\\(a' is malformed"),
+        ({"enum": 3}, "enum is 3, and has to be a list of values"),
+        (
+            {"anyOf": [{"required": [1]}, True]},
+            r"anyOf\.0\.required is \[1\], and has to be a list",
+        ),
+        ({"const": 1e999}, "holds Infinity"),
+        ({"properties": {"a": 3}}, r"properties\.a is 3, and has to be a schema"),
+        ({"properties": {"a": {}}, "minProperties": 2}, "a number of properties is not supported"),
+        ({"allOf": [{"format": "date"}, {"format": "time"}]}, "two different 'format'"),
+        (False, "contradicts itself"),
+        (3, "the schema is 3, and has to be a schema"),
+    ],
+    ids=lambda value: json.dumps(value)[:40],
+)
+def test_what_cannot_be_promised_is_refused_with_its_place(schema: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message) as error:
+        schema_automaton(schema)
+    assert "\n" not in str(error.value)
+
+
+def test_a_source_that_is_no_json_is_refused() -> None:
+    for source in ("{", '{"const": NaN}', '{"const": "\\ud800"}'):
+        with pytest.raises(ValueError, match=r"the schema is no JSON|holds"):
+            compile_constraint(Constraint("json_schema", source))
+
+
+def test_a_json_object_is_any_object() -> None:
+    automaton = compile_constraint(Constraint("json_object"))
+    for text in walks(automaton, 1, 20, 200):
+        assert isinstance(json.loads(text), dict)
+    assert automaton.accepts(written({"a": [{"b": [1e-7, {"é": '"'}]}], "c": {}}).encode())
+    for text in ("[]", "1", '{"a":1}', '{"a": 1}\n'):
+        assert not automaton.accepts(text.encode())
+
+
+@settings(max_examples=20)
+@given(st.lists(st.text(max_size=5), min_size=1))
+def test_a_choice_is_one_of_the_texts(texts: list[str]) -> None:
+    automaton = compile_constraint(Constraint("choice", json.dumps(texts)))
+    assert all(automaton.accepts(text.encode()) for text in texts)
+    assert set(walks(automaton, 1, 5)) <= set(texts)
+
+
+@pytest.mark.parametrize("source", ["", "[]", '"yes"', "[1]", '{"a": "b"}'])
+def test_choices_are_a_list_of_texts(source: str) -> None:
+    with pytest.raises(ValueError, match="choices"):
+        compile_constraint(Constraint("choice", source))
+
+
+def test_a_constraint_is_of_a_known_kind() -> None:
+    with pytest.raises(ValueError, match="'xml' is no kind of constraint"):
+        Constraint("xml")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="'json_object' takes no source"):
+        Constraint("json_object", "{}")
