@@ -14,7 +14,9 @@ from tiny import CHAT_TEMPLATE, TOOL_TEMPLATE, write_dream_folder
 
 import softmask
 from softmask.constraints.compile import compile_constraint
+from softmask.constraints.constraint import Constraint
 from softmask.constraints.controls import to_bytes
+from softmask.decoding.forms import automaton_for
 from softmask.decoding.prompts import encode_chat, with_chat_template
 from softmask.decoding.tool_syntax import Function, ToolSyntax, tool_syntax
 from softmask.models.checkpoint import Checkpoint
@@ -71,17 +73,19 @@ def check(calls: Any) -> None:
 # Calls.
 
 
-def test_a_call_that_is_required_comes_and_its_arguments_keep_to_their_schema(client) -> None:
-    answer = client.chat.completions.create(
-        **ask(tool_choice="required", temperature=1.0, seed=1, n=3, logprobs=True)
-    )
+def test_required_calls_come_and_their_arguments_keep_to_their_schema(client) -> None:
+    quick = {"softmask": {"steps": 40}}
+    options = ask(tool_choice="required", temperature=1.0, seed=1, n=3, extra_body=quick)
+    answer = client.chat.completions.create(**options, logprobs=True)
     for choice in answer.choices:
         assert choice.finish_reason == "tool_calls"
         assert choice.message.content is None
-        assert choice.message.tool_calls
         check(choice.message.tool_calls)
-    ids = [call.id for choice in answer.choices for call in choice.message.tool_calls]
-    assert len(set(ids)) == len(ids)
+    calls = [choice.message.tool_calls for choice in answer.choices]
+    assert max(map(len, calls)) > 1
+    assert len({call.id for one in calls for call in one}) == sum(map(len, calls))
+    single = client.chat.completions.create(**options, parallel_tool_calls=False)
+    assert [len(choice.message.tool_calls) for choice in single.choices] == [1, 1, 1]
 
 
 def test_a_tool_that_is_named_is_called_once(client) -> None:
@@ -89,15 +93,6 @@ def test_a_tool_that_is_named_is_called_once(client) -> None:
     (call,) = answer.choices[0].message.tool_calls
     assert call.function.name == "weather"
     check([call])
-
-
-def test_without_parallel_calls_there_is_one_at_most(client) -> None:
-    options = {"tool_choice": "required", "temperature": 1.0, "seed": 1, "n": 3}
-    options["extra_body"] = {"softmask": {"steps": 40}}
-    many = client.chat.completions.create(**ask(**options))
-    single = client.chat.completions.create(**ask(**options, parallel_tool_calls=False))
-    assert max(len(choice.message.tool_calls) for choice in many.choices) > 1
-    assert [len(choice.message.tool_calls) for choice in single.choices] == [1, 1, 1]
 
 
 def test_a_choice_that_is_free_brings_text_or_calls_or_both(client) -> None:
@@ -237,6 +232,15 @@ def test_calls_are_read_whatever_pieces_their_text_comes_in(checkpoint, size) ->
 
 
 # Refusals.
+
+
+def test_a_form_of_calls_that_nobody_could_write_is_refused(checkpoint) -> None:
+    with pytest.raises(ValueError, match="what calls look like is incomplete"):
+        compile_constraint(Constraint("tools", "{}"))
+    with pytest.raises(ValueError, match="has no control tokens <x>"):
+        automaton_for(checkpoint, Constraint("regex", "a", ("<x>",)), infill=False)
+    with pytest.raises(ValueError, match="at most 8 different control tokens"):
+        Constraint("regex", "a", ("<x>",) * 9)
 
 
 @pytest.mark.parametrize(

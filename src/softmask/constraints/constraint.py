@@ -3,6 +3,8 @@
 import dataclasses
 from typing import Literal, get_args
 
+from .controls import MOST
+
 Kind = Literal["regex", "json_schema", "json_object", "choice", "grammar", "tools"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
@@ -21,7 +23,8 @@ class Constraint:
         controls: Names of the control tokens that the source has marks for (`controls.py`).
 
     Raises:
-        ValueError: There is no such kind, or a "json_object" has a source.
+        ValueError: There is no such kind, a "json_object" has a source, or there are more control
+            tokens than there are marks.
     """
 
     kind: Kind
@@ -33,3 +36,5 @@ class Constraint:
             raise ValueError(f"{self.kind!r} is no kind of constraint, choose from {KINDS}")
         if self.kind == "json_object" and self.source:
             raise ValueError("a constraint of kind 'json_object' takes no source")
+        if len(self.controls) > MOST:
+            raise ValueError(f"a form holds at most {MOST} different control tokens")

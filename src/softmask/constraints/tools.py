@@ -38,7 +38,10 @@ def tools_form(source: str, form_of: Callable[[Kind, str], Form]) -> Form:
         ValueError: a schema is malformed, not supported or no object.
         TooLarge: it takes too many states.
     """
-    asked = json.loads(source)
+    asked = json.loads(source) if source.startswith("{") else {}
+    missing = {"open", "middle", "between", "close", "functions", "text"} - asked.keys()
+    if missing or not asked["open"] or not asked["functions"]:
+        raise ValueError("what calls look like is incomplete: see ToolSyntax.constraint")
     between = asked["between"]
     one = alternatives(*(_call(name, asked["middle"], p) for name, p in asked["functions"]))
     separator = {} if between is None else {"separator": marked_text(between)}

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from ..config import require
 from ..constraints.compile import compile_constraint
 from ..constraints.constraint import Constraint
 from ..constraints.token_automaton import TokenAutomaton
 from ..models.checkpoint import Checkpoint
+from .control_names import ControlNames
 from .prompts import encode, rules_of
 
 # Kept of a checkpoint: some megabytes each.
@@ -26,7 +28,9 @@ def automaton_for(
     """
     known, key = checkpoint.automata, (constraint, infill)
     if key not in known:
-        rules, names = rules_of(checkpoint, infill=infill), checkpoint.tokenizer.get_vocab()
+        rules, names = rules_of(checkpoint, infill=infill), ControlNames(checkpoint.tokenizer).ids
+        unknown = [name for name in constraint.controls if name not in names]
+        require(not unknown, f"this tokenizer has no control tokens {', '.join(unknown)}")
         automaton = TokenAutomaton(
             compile_constraint(constraint),
             checkpoint.vocabulary,

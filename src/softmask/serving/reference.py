@@ -129,6 +129,7 @@ def _type(schema: Mapping[str, Any]) -> str:
     if "$ref" in schema:
         name = schema["$ref"].rpartition("/")[2]
         own = {"Message": "message", "TextPart": "part", "SoftMaskConfig": "parameters"}
+        own |= {"Item": "item", "ItemPart": "part", "Tool": "tool", "ResponsesTool": "tool"}
         return own.get(name, "object")
     if "const" in schema:
         return f"`{json.dumps(schema['const'])}`"
