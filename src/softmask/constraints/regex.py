@@ -199,12 +199,14 @@ class _Reader:
     def _category(self, name: str, negated: bool, flags: int) -> list[Range]:
         """The characters of a class, so that every dialect agrees where the text is searched.
 
+        A whole text's `\\d` is a digit of ASCII, its other classes are Python's.
         ECMA's \\d and \\w are ASCII, and its \\s has one character more than Python's. What both
         find is taken; within a negated set what either finds.
         """
-        ranges = _ranges(name, flags & re.ASCII)
         if self._around is None:
-            return list(ranges)
+            # Of 640 digits in all scripts whoever asks for a number means ten.
+            digits = name == r"\d" and not negated
+            return list(_ranges(name, re.ASCII if digits else flags & re.ASCII))
         ascii_only = name.islower() != negated
         ranges = _ranges(name, re.ASCII if ascii_only else 0)
         if name == r"\s" and not ascii_only:

@@ -10,8 +10,7 @@ them that stay masked, R sequences, L columns of one sequence, V vocabulary, K s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,9 +22,11 @@ from ..constraints.token_automaton import TokenAutomaton
 from ..models import DreamModel
 from ..models.packing import Layout, Span
 from ..soft_mask import SoftMask, SoftTokens, make_mixer, rate
+from .canvas_constraint import CanvasConstraint
 from .commit import choose_commits
-from .constrained import BROKEN, CanvasConstraint, look_again, pairs_of, settle
+from .constrained import look_again, renew, settle, write_fixed
 from .cuda_graphs import Graphs, suits_graphs
+from .hooks import Hooks
 from .kv_cache import KeyValueStore
 from .logprobs import LogprobStore
 from .predictions import LogitReader, Predictions, Rows, fail_where_nan
@@ -36,22 +37,10 @@ from .sequence import Rules, SequenceState, Settings
 from .soft_state import SoftState
 from .unmask import Ragged
 
-LogitsHook = Callable[[int, Tensor, Tensor], Tensor]
-TokensHook = Callable[[int | None, Tensor, Tensor | None], Tensor]
-
 # On an accelerator a look at the logits' health is a synchronisation, so it is taken rarely.
 NAN_CHECK_EVERY = 16
 # What a step changes of a batch, beside its sequences and their soft state.
 CHANGING = ("canvas_P", "masked_P", "committed_P", "candidate_P")
-
-
-@dataclass(frozen=True)
-class Hooks:
-    """Dream's hooks, which see the whole canvas, of this shape, and all logits."""
-
-    shape: tuple[int, int]
-    logits: LogitsHook | None = None
-    tokens: TokensHook | None = None
 
 
 class Saved(NamedTuple):
@@ -189,14 +178,14 @@ class Batch:
         self.committed_P = torch.zeros_like(self.masked_P)
         sequences = self.sequences if sequences is None else sequences
         live = [s for s in sequences if not s.is_done or self.hooks is not None]
-        self._renew_constraints(live)
+        renew(live, self._ids)
         scheduled = {id(s): s.schedule.at(s.step) for s in live}
         busy = [s for s in live if self.hooks or s.needs_forward(scheduled[id(s)])]
         if busy:
             groups = self._predict(busy, [scheduled[id(s)] for s in busy])
             # Feedback must not point at what a step's commits have made impossible.
             pairs = [
-                pairs_of(group) if group.settings.automaton and group.settings.soft_mask else None
+                group.pairs() if group.settings.automaton and group.settings.soft_mask else None
                 for group in groups
             ]
             for group in groups:
@@ -390,34 +379,20 @@ class Batch:
                 self._write_fixed(sequence)
             sequence.schedule.recount(sequence.masked_L)
 
-    def _renew_constraints(self, sequences: Sequence[SequenceState]) -> None:
-        """Sets of states that a constraint's automaton has forgotten are read off the canvas."""
-        constrained = [(s, s.constraint) for s in sequences if s.constraint is not None]
-        for _, constraint in constrained:
-            constraint.automaton.trim()
-        for sequence, constraint in constrained:
-            constraint.renew(self._ids(sequence))
-
     def _ids(self, sequence: SequenceState) -> np.ndarray:
         """(L,) a sequence's tokens, on the host."""
-        own = slice(sequence.start, sequence.start + sequence.length)
-        return self.canvas_P[own].cpu().numpy()
+        return self.canvas_P[sequence.start : sequence.start + sequence.length].cpu().numpy()
 
     def _write_fixed(self, sequence: SequenceState) -> None:
         """Writes what a sequence's constraint leaves no choice about, behind what was committed."""
-        assert sequence.constraint is not None
-        ids_L = self._ids(sequence).copy()
-        if not sequence.constraint.follow(ids_L):
-            sequence.failure = BROKEN
-            return
-        for column, token in sequence.constraint.write_fixed():
-            ids_L[column] = token
-            place = sequence.start + column
-            self.canvas_P[place] = self.candidate_P[place] = token
-            self.committed_P[place] = True
+        written = write_fixed(sequence, self._ids(sequence))
+        if written:
+            columns, tokens = torch.tensor(written, device=self.device).unbind(1)
+            rows = sequence.start + columns
+            self.canvas_P[rows] = self.candidate_P[rows] = tokens
+            self.committed_P[rows] = True
             if self.logprobs is not None:
-                self.logprobs.put_certain(place, token)
-        sequence.masked_L = ids_L == self.mask_id
+                self.logprobs.put_certain(rows, tokens)
 
     def _mix(self, predictions: Predictions) -> None:
         """From what was read at the masks that stay to the next step's soft tokens."""

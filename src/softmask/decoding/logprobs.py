@@ -66,11 +66,11 @@ class LogprobStore:
         logprob_N = chosen_logits_N.float() - seen.total_N
         self.logprob_P[rows_N] = torch.where(chosen_N, logprob_N, torch.nan)
 
-    def put_certain(self, row: int, token: int) -> None:
-        """A token that there was no choice about."""
-        self.ids_PK[row], self.logprobs_PK[row] = -1, torch.nan
-        self.logprob_P[row] = self.entropy_P[row] = 0.0
-        self.ids_PK[row, 0], self.logprobs_PK[row, 0] = token, 0.0
+    def put_certain(self, rows_N: Tensor, tokens_N: Tensor) -> None:
+        """Tokens that there was no choice about."""
+        self.ids_PK[rows_N], self.logprobs_PK[rows_N] = -1, torch.nan
+        self.logprob_P[rows_N], self.entropy_P[rows_N] = 0.0, 0.0
+        self.ids_PK[rows_N, 0], self.logprobs_PK[rows_N, 0] = tokens_N, 0.0
 
     def at(self, rows_N: Tensor) -> Logprobs:
         """What was seen there, on the host."""

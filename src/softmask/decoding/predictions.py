@@ -6,6 +6,7 @@ Shape suffixes: N masked positions that are read, R sequences, V vocabulary, D w
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,7 +16,7 @@ from torch import Tensor
 from ..logits import LogitStatistics, statistics
 from ..models import DreamModel
 from ..models.lm_head import chunked_logits, read_head
-from .constrained import forbidden_in
+from .canvas_constraint import Pair, forbidden
 from .schedule import ScheduledStep
 from .sequence import Rules, SequenceState, Settings
 from .unmask import Choice, Ragged, RowNoise, choose_likeliest, choose_tokens, is_greedy, leading
@@ -35,6 +36,16 @@ class Rows:
     def settings(self) -> Settings:
         """What the sequences share."""
         return self.sequences[0].settings
+
+    def pairs(self) -> list[Pair]:
+        """Of rows of constrained texts: the sets between which each lies."""
+        columns = iter(self.ragged.column_N.tolist())
+        pairs: list[Pair] = []
+        for sequence, count in zip(self.sequences, self.counts_R, strict=True):
+            assert sequence.constraint is not None
+            own = itertools.islice(columns, count)
+            pairs += [sequence.constraint.pair(column) for column in own]
+        return pairs
 
     def noise(self, device: torch.device) -> RowNoise:
         """Where random choices are drawn from."""
@@ -65,7 +76,9 @@ class LogitReader:
         head, settings, size = self._model.lm_head, rows.settings, self._vocabulary
         bias_V, k = self._bias(settings, hidden_ND.device), self._leading(rows)
         dense = settings.soft_mask is not None and settings.soft_mask.feedback.rule.dense
-        forbid = None if settings.automaton is None else forbidden_in(rows)
+        forbid = None
+        if settings.automaton is not None:
+            forbid = forbidden(settings.automaton, rows.pairs(), hidden_ND.device)
         if is_greedy(settings.config) and not dense:
             seen = read_head(head, hidden_ND, size, k, bias_V, forbid)
             return self._choose(rows, seen, None, None if forbid is None else hidden_ND)
@@ -74,7 +87,9 @@ class LogitReader:
 
     def read_again(self, predictions: Predictions, index_M: Tensor) -> LogitStatistics:
         """What some rows of constrained texts say now, after commits that bind them."""
-        forbid = forbidden_in(predictions, index_M.tolist())
+        automaton, pairs = predictions.settings.automaton, predictions.pairs()
+        assert automaton is not None
+        forbid = forbidden(automaton, [pairs[row] for row in index_M.tolist()], index_M.device)
         k = predictions.seen.ids_NK.shape[1]
         if predictions.logits_NV is not None:
             logits_MV = predictions.logits_NV[index_M]
@@ -95,8 +110,9 @@ class LogitReader:
         bias_V = self._bias(rows.settings, logits_NV.device)
         if bias_V is not None:
             logits_NV = logits_NV + bias_V.to(logits_NV.dtype)
-        if rows.settings.automaton is not None:
-            forbidden_in(rows)(logits_NV, 0, 0)
+        automaton = rows.settings.automaton
+        if automaton is not None:
+            forbidden(automaton, rows.pairs(), logits_NV.device)(logits_NV, 0, 0)
         return self._choose(rows, statistics(logits_NV, self._leading(rows)), logits_NV)
 
     def _leading(self, rows: Rows) -> int:

@@ -18,7 +18,8 @@ from ..config import SamplingConfig, SoftMaskConfig
 from ..constraints.token_automaton import TokenAutomaton
 from ..models import DreamModel
 from ..soft_mask import check_k
-from .batch import Batch, Hooks, LogitsHook, TokensHook
+from .batch import Batch
+from .hooks import Hooks, LogitsHook, TokensHook
 from .sequence import Rules
 
 __all__ = ["DenoiseStep", "LogitsHook", "Rules", "TokensHook", "check_canvas", "denoise"]

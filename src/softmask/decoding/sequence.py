@@ -11,7 +11,7 @@ import torch
 
 from ..config import SamplingConfig, SoftMaskConfig, is_on
 from ..constraints.token_automaton import TokenAutomaton
-from .constrained import CanvasConstraint
+from .canvas_constraint import CanvasConstraint
 from .kv_cache import window
 from .schedule import ScheduledStep, StepSchedule
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from ..config import require
-from ..decoding.constrained import check_fits
+from ..decoding.canvas_constraint import check_fits
 from ..decoding.sampler import check_canvas
 from ..decoding.schedule import StepSchedule
 from ..models import DreamModel
