@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from ..config import require
 from ..constraints.compile import compile_constraint
 from ..constraints.constraint import Constraint
 from ..constraints.token_automaton import TokenAutomaton
 from ..models.checkpoint import Checkpoint
+from .control_names import ControlNames
 from .healing import SPACED
 from .prompts import encode, rules_of
 
@@ -28,7 +30,9 @@ def automaton_for(
     """
     known, key = checkpoint.automata, (constraint, infill, spaced)
     if key not in known:
-        rules = rules_of(checkpoint, infill=infill)
+        rules, names = rules_of(checkpoint, infill=infill), ControlNames(checkpoint.tokenizer).ids
+        unknown = [name for name in constraint.controls if name not in names]
+        require(not unknown, f"this tokenizer has no control tokens {', '.join(unknown)}")
         form = compile_constraint(constraint)
         automaton = TokenAutomaton(
             form.behind_space() if spaced else form,
@@ -36,6 +40,7 @@ def automaton_for(
             encode=lambda text: encode(checkpoint, text, control=False),
             end_ids=rules.end_ids,
             suppressed=rules.suppressed,
+            control_ids=[names[name] for name in constraint.controls],
         )
         while len(known) >= MOST_KEPT:
             known.pop(next(iter(known)))

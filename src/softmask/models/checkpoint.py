@@ -98,7 +98,7 @@ class Checkpoint:
     @functools.cached_property
     def joins_spaces(self) -> bool:
         """Whether there are tokens of a space and what follows it."""
-        space = next(name for name, byte in self._byte_of.items() if byte == ord(" "))
+        space = next(name for name, byte in bytes_by_character().items() if byte == ord(" "))
         names = self.tokenizer.get_vocab()
         return any(name[0] == space and name.strip(space) for name in names)
 

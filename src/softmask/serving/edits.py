@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from ..config import SamplingConfig, from_mapping, require
 from ..constraints.constraint import Constraint
 from ..decoding.arguments import check_keywords
-from ..decoding.constrained import check_fits
+from ..decoding.canvas_constraint import check_fits
 from ..decoding.forms import automaton_for, spaces
 from ..decoding.generation import SoftMaskChoice, choose_soft_mask
 from ..decoding.healing import without_space

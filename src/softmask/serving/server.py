@@ -25,10 +25,12 @@ from .engine import Result
 from .errors import Ended, handle_errors, refusals
 from .metrics import Metrics
 from .middleware import RequestContext, RequestMiddleware
-from .openai_responses import Answer, ChatResponse, CompletionResponse
+from .openai_responses import Answer, ChatResponse, CompletionResponse, ResponseFormat
 from .page import live_data, page_csp, page_html
 from .protocol import ChatRequest, CompletionRequest, DenoiseRequest
 from .reference import page as reference_page
+from .responses_api import ResponsesRequest
+from .responses_output import ResponsesResponse
 from .scores import (
     ScoreBody,
     echo_request,
@@ -172,13 +174,19 @@ def _add_openai(app: FastAPI, service: Service, metrics: Metrics) -> None:
         """What follows a prompt or, with `suffix`, what stands between the two."""
         return await _answer(service, metrics, asked, request, CompletionResponse(service.name))
 
+    @app.post("/v1/responses")
+    async def respond(asked: ResponsesRequest, request: Request) -> Response:
+        """The next items of a conversation. Nothing is stored."""
+        response = ResponsesResponse(service.name, asked)
+        return await _answer(service, metrics, asked.as_chat(), request, response)
+
 
 async def _answer(
     service: Service,
     metrics: Metrics,
     asked: ChatRequest | CompletionRequest,
     request: Request,
-    response: ChatResponse | CompletionResponse,
+    response: ResponseFormat,
 ) -> Response:
     _check_name(service, asked.model)
     with refusals():
@@ -198,6 +206,7 @@ async def _answer(
             stops=asked.stop,
             top=asked.top,
             spaced=job.spaced,
+            tools=job.tools,
             **echo,
         )
         for job, echo in zip(jobs, echoes, strict=True)
