@@ -222,6 +222,8 @@ def record_ways(
         seed=run.seeds[row],
         top_logprobs=candidates,
         trace=True,
+        constraint=run.constraints[row],
+        holes=run.holes[row],
     )
     requests = [dataclasses.replace(request, soft_mask=soft_mask) for soft_mask in ways]
     return trace_file(
