@@ -285,7 +285,7 @@ def http() -> str:
         (
             f"`{field.name}`",
             field.api,
-            ", ".join(kinds.get(kind, f"`{kind}`") for kind in field.kinds),
+            ", ".join(kinds.get(kind, kind) for kind in field.kinds),
             " or ".join(["null", *map(_value, field.neutral)])
             if field.does == "neutral"
             else "any value",
@@ -300,7 +300,7 @@ def http() -> str:
         "",
         "Clients send these beside what they ask for. Where any value is accepted, the last column",
         "says why the field is passed over. The others are accepted at the value at which they",
-        "change nothing, and refused by name at any other: the last column says what to do instead.",
+        "change nothing, and refused by name at any other: the last column says what instead.",
         "",
         *table("field", "whose", "where", "accepted", "why, or what instead")(rows),
     ]
