@@ -14,6 +14,7 @@ from softmask.serving.config import ServeConfig
 from softmask.serving.openai_responses import Answer
 from softmask.serving.protocol import CompletionRequest, DenoiseRequest
 from softmask.serving.service import Service
+from softmask.serving.trace import record_ways
 
 SOFT = {"k": 3, "scale": 0.8, "offset": -3.0, "steepness": 1.0}
 
@@ -67,6 +68,15 @@ def test_a_form_is_behind_the_space(checkpoint) -> None:
     form = Constraint("choice", '["one", "the"]')
     run = softmask.generate(checkpoint, "to [[2]]!", infill=True, constraint=form)
     assert run.text in ("to one!", "to the!")
+
+
+@pytest.mark.parametrize("form", [None, Constraint("choice", '["one", "the"]')])
+def test_a_recorded_run_is_bound_as_the_run_itself(checkpoint, form) -> None:
+    settings = {"infill": True, "constraint": form, "sampling": {"temperature": 0}}
+    text = softmask.Generation(checkpoint, "to [[2]]!", **settings).completions()[0].text
+    made = softmask.Generation(checkpoint, "to [[2]]!", **settings)
+    (recorded,) = record_ways(made, [made.soft_mask])["runs"]
+    assert recorded["end"]["text"] == text
 
 
 def run(service: Service, job) -> Answer:

@@ -79,9 +79,9 @@ def run_replace(args: argparse.Namespace, checkpoint: Any, text: str, span: tupl
         print(json.dumps(dataclasses.asdict(edited) | {"drafts": drafts}))
     else:
         print_text(edited.text)
-    tried = ", ".join(f"{draft.tokens} tokens {draft.score:.2f}" for draft in edited.drafts)
+    tried = ", ".join(f"{draft.tokens}: {draft.score:.2f}" for draft in edited.drafts)
     tokens = sum(draft.tokens for draft in edited.drafts)
     seed = None if args.seed is not None else f"--seed {edited.seed} writes this again"
     cost = str(Cost(tokens, edited.forwards, seconds, None))
-    say([cost, f"mean log-probability by length: {tried}", seed], args)
+    say([cost, f"mean log-probability by number of tokens: {tried}", seed], args)
     return 0

@@ -3,8 +3,9 @@
     handle = engine.score(ScoreRequest(((context, continuation),)))
     print(handle.result().estimates)
 
-A chunk is one forward (two with soft-masking) over no more positions than the running requests
-take in theirs, so that at worst they are half as fast while texts are scored. Requests take turns.
+A chunk is forwards (one, two with soft-masking) over no more positions than the running requests
+take in theirs, but of one row at least: where rows are no longer than what runs, that goes on at
+half its speed at worst while texts are scored. Requests take turns.
 """
 
 from __future__ import annotations
@@ -196,6 +197,8 @@ class ScoreQueue:
         handle, positions = self._jobs[0], sum(running) or IDLE_POSITIONS
         self._jobs.rotate(-1)
         request, now = handle.request, self._clock()
+        if is_on(request.soft_mask):
+            positions //= 2  # there are two forwards of them
         if handle.started is None:
             handle.started = now
         rows = max(1, min(MOST_ROWS, self._limits.reading // self._reading(request)))
