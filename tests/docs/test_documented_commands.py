@@ -4,7 +4,7 @@ A page's blocks run in their order, in one folder. A comment in front of a block
 tested (`<!-- test: ... -->`):
 
     (none)        run as it stands
-    parse         needs a GPU, the Hub or minutes: only its options are checked
+    parse         needs a GPU, the Hub or minutes: only its options or its syntax are checked
     with WORDS    run with these words behind each softmask command
     slow [WORDS]  likewise, among the slow tests; else its options are checked
     alone         a program that runs in a process without this package
@@ -150,7 +150,9 @@ class Reader:
             assert done.returncode == 0, done.stderr
             return
         text = block.text.replace("http://127.0.0.1:8000", self.address)
-        exec(compile(text, "the page", "exec"), self.names)
+        program = compile(text, "the page", "exec")
+        if block.how != "parse":
+            exec(program, self.names)
 
     def shell(self, line: str) -> str:
         if line.startswith("curl") and shutil.which("curl") is None:
