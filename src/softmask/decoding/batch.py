@@ -11,22 +11,20 @@ them that stay masked, R sequences, L columns of one sequence, V vocabulary, K s
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..config import SamplingConfig, SoftMaskConfig
-from ..constraints.token_automaton import TokenAutomaton
 from ..models import DreamModel
 from ..models.packing import Layout, Span
 from ..soft_mask import SoftMask, SoftTokens, make_mixer, rate
-from .canvas_constraint import CanvasConstraint
+from .canvas_constraint import CanvasConstraint, HoleConstraint
 from .commit import choose_commits
 from .constrained import look_again, renew, settle, write_fixed
 from .cuda_graphs import Graphs, suits_graphs
-from .healing import HoleConstraint
 from .hooks import Hooks
 from .kv_cache import KeyValueStore
 from .logprobs import LogprobStore
@@ -37,6 +35,9 @@ from .schedule import ScheduledStep, StepSchedule
 from .sequence import Rules, SequenceState, Settings
 from .soft_state import SoftState
 from .unmask import Ragged
+
+if TYPE_CHECKING:
+    from ..constraints.token_automaton import TokenAutomaton
 
 # On an accelerator a look at the logits' health is a synchronisation, so it is taken rarely.
 NAN_CHECK_EVERY = 16

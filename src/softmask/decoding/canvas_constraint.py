@@ -10,14 +10,16 @@ vocabulary, K different pairs of sets.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..constraints.token_automaton import TokenAutomaton
 from ..models.lm_head import Forbid
+
+if TYPE_CHECKING:
+    from ..constraints.token_automaton import TokenAutomaton
 
 Pair = tuple[int, int]  # the sets of states before and behind a hole
 # Rows of logits that are masked at once: bounds the (rows, V) bools.
@@ -156,6 +158,61 @@ class CanvasConstraint:
         """As it was when it was saved."""
         for name, value in saved.items():
             setattr(self, name, list(value) if isinstance(value, list) else value)
+
+
+class HoleConstraint(CanvasConstraint):
+    """Some holes of a sequence, each of a form by itself; what stands in others is free.
+
+    Args:
+        starts: columns at which those holes begin.
+    """
+
+    def __init__(
+        self, automaton: TokenAutomaton, ids_L: np.ndarray, mask_id: int, starts: tuple[int, ...]
+    ) -> None:
+        self.automaton, self._mask_id = automaton, mask_id
+        self.holes = []
+        for start in starts:
+            open_L = ids_L[start:] == mask_id
+            stop = len(ids_L) if open_L.all() else start + int(open_L.argmin())
+            # A hole may adjoin the next one, which begins with a space of its own.
+            stop = min([stop, *(one for one in starts if one > start)])
+            self.holes.append(CanvasConstraint(automaton, ids_L, mask_id, start, stop))
+
+    def renew(self, ids_L: np.ndarray) -> None:
+        """As of each hole."""
+        for hole in self.holes:
+            hole.renew(ids_L)
+
+    def follow(self, ids_L: np.ndarray) -> bool:
+        """As of each hole."""
+        return all([hole.follow(ids_L) for hole in self.holes])
+
+    def _at(self, column: int) -> CanvasConstraint | None:
+        return next((hole for hole in self.holes if hole.first <= column < hole.stop), None)
+
+    def pair(self, column: int) -> Pair:
+        """The sets between which a column lies; outside of the holes all states."""
+        hole = self._at(column)
+        return (self.automaton.any_state,) * 2 if hole is None else hole.pair(column)
+
+    def commit(self, column: int, token: int) -> bool:
+        """Puts a token into a hole if the hole can be completed then; whether it was."""
+        hole = self._at(column)
+        return self.automaton.class_of(token) > 0 if hole is None else hole.commit(column, token)
+
+    def write_fixed(self) -> list[tuple[int, int]]:
+        """Commits what the form leaves no choice about."""
+        return [pair for hole in self.holes for pair in hole.write_fixed()]
+
+    def save(self) -> dict[str, Any]:
+        """All that a step changes."""
+        return {"holes": [hole.save() for hole in self.holes]}
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        """As it was when it was saved."""
+        for hole, own in zip(self.holes, saved["holes"], strict=True):
+            hole.restore(own)
 
 
 def check_fits(automaton: TokenAutomaton, ids: Sequence[int], mask_id: int) -> None:

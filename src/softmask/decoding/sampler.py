@@ -10,17 +10,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from ..config import SamplingConfig, SoftMaskConfig
-from ..constraints.token_automaton import TokenAutomaton
 from ..models import DreamModel
 from ..soft_mask import check_k
 from .batch import Batch
 from .hooks import Hooks, LogitsHook, TokensHook
 from .sequence import Rules
+
+if TYPE_CHECKING:
+    from ..constraints.token_automaton import TokenAutomaton
 
 __all__ = ["DenoiseStep", "LogitsHook", "Rules", "TokensHook", "check_canvas", "denoise"]
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from ..config import SamplingConfig, SoftMaskConfig, is_on
-from ..constraints.token_automaton import TokenAutomaton
 from .canvas_constraint import CanvasConstraint
 from .kv_cache import window
 from .schedule import ScheduledStep, StepSchedule
+
+if TYPE_CHECKING:
+    from ..constraints.token_automaton import TokenAutomaton
 
 
 @dataclass(frozen=True)

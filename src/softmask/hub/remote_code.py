@@ -48,11 +48,22 @@ def remote_code() -> dict[str, str]:
 
 
 def _flatten(path: Path) -> tuple[str, list[str]]:
-    """A file of the package with flat imports, and the files that it imports."""
+    """A file of the package with flat imports, and the files that it imports.
+
+    What is imported for annotations alone is left out: nobody checks types there.
+    """
     text = path.read_text(encoding="utf-8")
     lines = text.splitlines()
-    nodes = [n for n in ast.walk(ast.parse(text)) if isinstance(n, ast.ImportFrom) and n.level]
+    tree = ast.parse(text)
+    nodes = [n for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and n.level]
     needed: list[str] = []
+    for block in [n for n in tree.body if isinstance(n, ast.If)]:
+        assert ast.unparse(block.test) == "TYPE_CHECKING", f"{path.name}: an if around imports"
+        for node in block.body:
+            if node in nodes:
+                nodes.remove(node)
+                lines[node.lineno - 1] = "    pass"
+                lines[node.lineno : node.end_lineno] = [""] * ((node.end_lineno or 0) - node.lineno)
     for node in sorted(nodes, key=lambda n: n.lineno, reverse=True):
         homes = _homes(path, node)
         needed += homes.values()

@@ -92,7 +92,6 @@ OPENAI = (
     _only("logit_bias", {}, [], instead="`end_penalty` under softmask makes texts longer"),
     _only("best_of", 1, instead="ask for n texts with logprobs, and choose", kinds=COMPLETIONS),
     _done("echo", "the prompt before the answer, with log-probabilities too", COMPLETIONS),
-    _only("echo", False, instead="put the question before the answer", kinds=CHAT),
     _only("store", False, instead="keep the answer yourself", kinds=CHAT),
     _only("modalities", [], ["text"], instead=TEXT_ALONE, kinds=CHAT),
     _only("audio", instead=TEXT_ALONE, kinds=CHAT),

@@ -120,7 +120,8 @@ def tables() -> Sequence[Table]:
 def _rows(model: type[BaseModel]) -> Sequence[tuple[str, ...]]:
     schema = model.model_json_schema()
     rows = []
-    for name in model.model_fields:
+    for own, declared in model.model_fields.items():
+        name = declared.alias or own
         field = schema["properties"][name]
         if not field.get("description"):
             raise ValueError(f"the field {name} of {model.__name__} has no description")
