@@ -13,6 +13,7 @@ from processes import ENVIRONMENT, python
 from tiny import write_dream_folder
 
 from softmask.cli.main import main
+from softmask.cli.text_flow import TextFlow
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +102,23 @@ def test_streamed_pieces_joined_are_the_text(folder, capsys) -> None:
     assert capsys.readouterr().out == whole
 
 
+def test_a_stream_is_wrapped_at_words_in_a_terminal_behind_its_prompt(
+    folder, capsys, monkeypatch
+) -> None:
+    words = ["generate", "--model", folder, "One two", "--max-new-tokens", "4", "--stream"]
+    monkeypatch.setenv("COLUMNS", "10")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    assert main([*words, "--quiet"]) == 0
+    assert capsys.readouterr().out.startswith("One two")
+    with pytest.raises(KeyboardInterrupt), TextFlow("Tom and") as flow:
+        for piece in (" the", " bl", "ue bi", "rd\n a", "\u4f60\u597d" * 4, " x", "y"):
+            flow.write(piece)
+        raise KeyboardInterrupt
+    wide = "\u4f60\u597d" * 2  # eight columns
+    lines = ["Tom and ", "the blue ", "bird", f" a{wide[:3]}", f"{wide[3:]}{wide} ", "xy", ""]
+    assert capsys.readouterr().out.split("\n") == lines
+
+
 def test_holes_are_filled_with_escapes_understood(folder, capsys) -> None:
     text = r"def f(x):\n    return [[3]]"
     assert main(["generate", "--model", folder, "--infill", text]) == 0
@@ -110,17 +128,19 @@ def test_holes_are_filled_with_escapes_understood(folder, capsys) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["x", "--steps", "0"], "steps must be at least 1"),
-        (["x", "--steps", "-4"], "steps must be at least 1"),
+        (["x", "-n", "0"], "error: -n must be at least 1, not 0"),
+        (["x", "--num-return-sequences=0"], "error: --num-return-sequences must be at least 1"),
+        (["x", "--steps", "0"], "error: --steps must be at least 1"),
+        (["x", "--diffusion-steps", "-4"], "error: --diffusion-steps must be at least 1"),
         (["x", "--steps", "many"], "--steps"),
         (["x", "--alg", "best"], "alg must be one of"),
         (["x", "--top-p", "1.5"], "top_p"),
-        (["x", "--max-new-tokens", "0"], "max_new_tokens"),
-        (["x", "--max-new-tokens", "1000"], "context"),
+        (["x", "--max-new-tokens", "0"], "error: --max-new-tokens must be at least 1"),
+        (["x", "--max-new-tokens", "1000"], "error: --max-new-tokens is 1000, but the model's con"),
         (["x", "--max-new-tokens", "9" * 20], "context"),
         (["x", "-n", "9999999", "--max-new-tokens", "4"], "at most 4096 texts"),
         (["x", "--threads", "100000"], "--threads must lie between 1 and 1024"),
-        (["x", "--soft-mask-scale", "7"], "scale"),
+        (["x", "--soft-mask-scale", "7"], "error: --soft-mask-scale must"),
         (["x", "--soft-mask-k", "2"], "--soft-mask-scale"),
         (
             ["x", "--soft-mask-scale", ".5", "--soft-mask-k", "9999", "--max-new-tokens", "8"],
@@ -130,6 +150,8 @@ def test_holes_are_filled_with_escapes_understood(folder, capsys) -> None:
         (["x", "--json", "--stream"], "contradict"),
         (["x", "--file", "y"], "one prompt"),
         (["--file", "/no/such/file"], "no file"),
+        (["--file", "/"], "/ is a folder: give a file"),
+        (["Hi", "there", "you"], 'put the prompt in quotes, as in "One day, Tom": it goes on with'),
         ([""], "prompt is empty"),
         (["--infill", "no hole"], "mark holes"),
         (["x", "--dtype", "int3"], "dtype"),
