@@ -110,8 +110,8 @@ def test_a_stream_is_wrapped_at_words_in_a_terminal_behind_its_prompt(
     monkeypatch.setenv("COLUMNS", "10")
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     assert main([*words, "--quiet"]) == 0
-    shown = re.sub(r"\x1b\[\d*m", "", capsys.readouterr().out)
-    assert shown.startswith("One two")
+    colours = re.compile(r"\x1b\[\d*m")
+    assert colours.sub("", capsys.readouterr().out).startswith("One two")
 
     def pieces(flow: TextFlow) -> None:
         for piece in (" the", " bl", "ue bi", "rd\n a", "\u4f60\u597d" * 4, " x", "y"):
@@ -121,8 +121,8 @@ def test_a_stream_is_wrapped_at_words_in_a_terminal_behind_its_prompt(
     with pytest.raises(KeyboardInterrupt), TextFlow("Tom and") as flow:
         pieces(flow)
     wide = "\u4f60\u597d" * 2  # eight columns
-    lines = ["Tom and ", "the blue ", "bird", f" a{wide[:3]}", f"{wide[3:]}{wide} ", "xy", ""]
-    assert capsys.readouterr().out.split("\n") == lines
+    lines = ["Tom and ", "the blue ", "bird", f" a{wide}", f"{wide} ", "xy", ""]
+    assert colours.sub("", capsys.readouterr().out).split("\n") == lines
 
 
 def test_holes_are_filled_with_escapes_understood(folder, capsys) -> None:

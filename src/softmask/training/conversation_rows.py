@@ -79,7 +79,8 @@ class Counts:
         left_out += f" ({self.reasons})" if self.left_out else ""
         return (
             f"{count(self.kept, 'conversation')}, {left_out}; "
-            f"tokens: {self.prompt_tokens:,} in prompts, {self.response_tokens:,} in responses, {self.tokens:,} in all"
+            f"tokens: {self.prompt_tokens:,} in prompts, {self.response_tokens:,} in responses, "
+            f"{self.tokens:,} in all"
         )
 
 
