@@ -252,8 +252,11 @@ def test_a_chat_in_a_terminal_from_the_first_line_to_the_last(tmp_path) -> None:
     environment = os.environ | {"XDG_STATE_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
     with Terminal([*command, *settings], size=(60, 24), env=environment) as terminal:
         terminal.wait_for("loading")
+        terminal.write("Good day")
         terminal.wait_for("/help lists the commands")
-        terminal.write("Hello" + ENTER)
+        terminal.wait_for("> Good day")
+        assert terminal.everything().count("Good day") == 1  # not where the loading was shown too
+        terminal.write(ENTER)
         terminal.wait_for(r"step \d+/1024 +forwards \d+ +masks left \d+")
         terminal.write(CTRL_C)
         terminal.wait_for(r"stopped after \d+ forwards|the turn is taken back")

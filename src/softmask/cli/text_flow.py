@@ -11,7 +11,7 @@ from rich.console import Console
 
 
 class TextFlow:
-    """Prints on standard output; the text ends with its block, with a line break, Ctrl-C too.
+    """Prints on standard output; a line break ends the text with its block, after Ctrl-C too.
 
     A terminal gets a word when it is complete, as only then is it known on which line it stands.
 
@@ -49,7 +49,8 @@ class TextFlow:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._put_word()
+        if error is None:  # else a half word would stand behind the terminal's ^C
+            self._put_word()
         print(flush=True)
 
     def _put_word(self) -> None:
