@@ -139,7 +139,7 @@ def _estimate(
     seconds += updates * train.accumulation * OVERHEAD
     longest = max(lengths) + chats.extra_padding
     memory = _bytes(recipe, dream, train.batch_size * longest, device) / 1e9
-    passes = f"{updates * size / rows:.3g}"
+    passes = f"{updates * size / rows:,.1f}".removesuffix(".0")
     return (
         f"{count(updates, 'update')} of {count(size, 'row')}, "
         f"{passes} {'pass' if passes == '1' else 'passes'} over {rows:,}; "
