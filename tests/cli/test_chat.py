@@ -84,6 +84,17 @@ def test_in_a_pipe_a_line_is_a_turn_and_nothing_but_answers_is_printed(piped) ->
     assert piped("hi\nhi\n", "--seed", "3") != first * 2  # the second knows of the first
 
 
+def test_in_a_pipe_tables_do_not_come_between_the_answers(folder, capsys, monkeypatch) -> None:
+    said = io.BytesIO(b"/set\n/help\n/system\n/clear\n")
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(said))
+    assert main(["chat", "--model", folder]) == 0
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert {"top_p\t0.95\tchat", "off: top_k", "no system message is set"} <= {
+        line.split(",")[0] for line in err.splitlines()
+    }
+
+
 def test_a_setting_is_changed_by_its_one_name_and_taken_back(checkpoint) -> None:
     one = session(checkpoint, "--top-p", "0.9")
     shown = {name: (value, whom) for name, value, whom in one.rows()}
@@ -101,7 +112,10 @@ def test_a_setting_is_changed_by_its_one_name_and_taken_back(checkpoint) -> None
     assert one.ask("hi").soft_mask is None
     for name, value, message in [
         ("temprature", "1", "did you mean 'temperature'"),
-        ("temperature", "warm", "takes a value of type float"),
+        ("temperature", "warm", r"takes a number \(it must be 0 or at least 1e-06\), not 'warm'"),
+        ("seed", "warm", "takes a whole number, not 'warm'"),
+        ("alg", "nowhere:rule", "nowhere"),
+        ("max_new_tokens", "99999", "but the model's context is 128"),
         ("temperature", "-1", "temperature must be"),
         ("soft_mask", "maybe", "is on or off"),
         ("max_new_tokens", "0", "at least 1"),
@@ -110,6 +124,7 @@ def test_a_setting_is_changed_by_its_one_name_and_taken_back(checkpoint) -> None
         with pytest.raises(ValueError, match=message):
             one.set(name, value)
     assert one.sampling.temperature == 0.5
+    assert "{}" not in str(one.rows())
     assert one.ask("hi").canvas_BL.shape[1] < checkpoint.model.config.max_position_embeddings + 1
 
 
@@ -212,6 +227,9 @@ def test_ctrl_c_ends_the_answer_and_what_was_decided_stays(typed, monkeypatch) -
 
 
 def test_what_was_typed_is_there_in_the_next_session(typed, tmp_path) -> None:
+    said = typed(f"/system Be brief{ENTER}/system -{ENTER}/clear{ENTER}{CTRL_D}")
+    for line in ("message is set", "message is removed", "conversation is forgotten"):
+        assert line in said
     assert typed(f"/system Be brief{ENTER}{CTRL_D}")
     assert "Be brief" in typed(f"\x1b[A{ENTER}/system{ENTER}{CTRL_D}").replace("\n", " ")
     history = tmp_path / "state" / "softmask" / "chat_history"
@@ -234,8 +252,11 @@ def test_a_chat_in_a_terminal_from_the_first_line_to_the_last(tmp_path) -> None:
     environment = os.environ | {"XDG_STATE_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
     with Terminal([*command, *settings], size=(60, 24), env=environment) as terminal:
         terminal.wait_for("loading")
+        terminal.write("Good day")
         terminal.wait_for("/help lists the commands")
-        terminal.write("Hello" + ENTER)
+        terminal.wait_for("> Good day")
+        assert terminal.everything().count("Good day") == 1  # not where the loading was shown too
+        terminal.write(ENTER)
         terminal.wait_for(r"step \d+/1024 +forwards \d+ +masks left \d+")
         terminal.write(CTRL_C)
         terminal.wait_for(r"stopped after \d+ forwards|the turn is taken back")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import subprocess
 import sys
 
@@ -13,6 +14,7 @@ from processes import ENVIRONMENT, python
 from tiny import write_dream_folder
 
 from softmask.cli.main import main
+from softmask.cli.text_flow import TextFlow
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +103,28 @@ def test_streamed_pieces_joined_are_the_text(folder, capsys) -> None:
     assert capsys.readouterr().out == whole
 
 
+def test_a_stream_is_wrapped_at_words_in_a_terminal_behind_its_prompt(
+    folder, capsys, monkeypatch
+) -> None:
+    words = ["generate", "--model", folder, "One two", "--max-new-tokens", "4", "--stream"]
+    monkeypatch.setenv("COLUMNS", "10")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    assert main([*words, "--quiet"]) == 0
+    colours = re.compile(r"\x1b\[\d*m")
+    assert colours.sub("", capsys.readouterr().out).startswith("One two")
+
+    def pieces(flow: TextFlow) -> None:
+        for piece in (" the", " bl", "ue bi", "rd\n a", "\u4f60\u597d" * 4, " x", "y"):
+            flow.write(piece)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), TextFlow("Tom and") as flow:
+        pieces(flow)
+    wide = "\u4f60\u597d" * 2  # eight columns
+    lines = ["Tom and ", "the blue ", "bird", f" a{wide}", f"{wide} ", ""]
+    assert colours.sub("", capsys.readouterr().out).split("\n") == lines
+
+
 def test_holes_are_filled_with_escapes_understood(folder, capsys) -> None:
     text = r"def f(x):\n    return [[3]]"
     assert main(["generate", "--model", folder, "--infill", text]) == 0
@@ -110,13 +134,15 @@ def test_holes_are_filled_with_escapes_understood(folder, capsys) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["x", "--steps", "0"], "steps must be at least 1"),
-        (["x", "--steps", "-4"], "steps must be at least 1"),
+        (["x", "-n", "0"], "error: -n must be at least 1, not 0"),
+        (["x", "--num-return-sequences=0"], "error: --num-return-sequences must be at least 1"),
+        (["x", "--steps", "0"], "error: --steps must be at least 1"),
+        (["x", "--diffusion-steps", "-4"], "error: --diffusion-steps must be at least 1"),
         (["x", "--steps", "many"], "--steps"),
         (["x", "--alg", "best"], "alg must be one of"),
-        (["x", "--top-p", "1.5"], "top_p"),
-        (["x", "--max-new-tokens", "0"], "max_new_tokens"),
-        (["x", "--max-new-tokens", "1000"], "context"),
+        (["x", "--top-p", "1.5"], "error: --top-p must lie in"),
+        (["x", "--max-new-tokens", "0"], "error: --max-new-tokens must be at least 1"),
+        (["x", "--max-new-tokens", "1000"], "error: --max-new-tokens is 1000, but the model's con"),
         (["x", "--max-new-tokens", "9" * 20], "context"),
         (["x", "-n", "9999999", "--max-new-tokens", "4"], "at most 4096 texts"),
         (["x", "--threads", "100000"], "--threads must lie between 1 and 1024"),
@@ -130,6 +156,8 @@ def test_holes_are_filled_with_escapes_understood(folder, capsys) -> None:
         (["x", "--json", "--stream"], "contradict"),
         (["x", "--file", "y"], "one prompt"),
         (["--file", "/no/such/file"], "no file"),
+        (["--file", "/"], "/ is a folder: give a file"),
+        (["Hi", "there", "you"], 'put the prompt in quotes, as in "One day, Tom": it goes on with'),
         ([""], "prompt is empty"),
         (["--infill", "no hole"], "mark holes"),
         (["x", "--dtype", "int3"], "dtype"),

@@ -800,7 +800,7 @@ def test_planning_without_a_folder_says_what_to_give(manager: TaskManager) -> No
 
 @pytest.mark.parametrize("data_dir", [None, Path("anywhere")])
 def test_an_unknown_task_gets_the_nearest_name(data_dir: Path | None, manager: TaskManager) -> None:
-    with pytest.raises(ValueError, match=r"no task 'mbpp_pluss'\. Did you mean mbpp_plus\?"):
+    with pytest.raises(ValueError, match="no task mbpp_pluss: did you mean mbpp_plus"):
         with_data(["mbpp_pluss"], data_dir, manager)
 
 

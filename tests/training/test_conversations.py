@@ -93,6 +93,10 @@ def gsm8k(path: Path, **changes) -> ConversationConfig:
     return config(path, prompt_column="question", response_column="answer", **changes)
 
 
+def held_out_in(path: Path, validation: Path) -> ConversationConfig:
+    return ConversationConfig(sources=(SourceConfig(str(path), validation=str(validation)),))
+
+
 def load(settings: ConversationConfig, tokenizer, seed: int = 0) -> Conversations:
     return load_conversations(settings, tokenizer, seed, lambda line: None)
 
@@ -590,7 +594,7 @@ def test_a_folder_without_names_of_splits_is_for_training_and_other_files_are_na
 def test_a_broken_line_is_named(tmp_path, tokenizer) -> None:
     path = write_lines(tmp_path / "a.jsonl", chats(3))
     path.write_text(path.read_text() + '\n{"messages": [\n')
-    with pytest.raises(ValueError, match=r"a\.jsonl:5 is no JSON \(.*correct it") as error:
+    with pytest.raises(ValueError, match=r"a\.jsonl:5 is no JSON \(.*correct it$") as error:
         load(config(path), tokenizer)
     assert "\n" not in str(error.value)
 
@@ -605,6 +609,8 @@ def test_what_is_wrong_with_a_local_source_is_one_sentence(tmp_path, tokenizer) 
         "a.txt": b"hello",
         "latin.csv": b"prompt,response\ncaf\xe9,yes\n",
         "empty.jsonl": b"",
+        "long.csv": b"prompt,response\nhi,yes,\nhi,yes, of course\n",
+        "header.csv": b"prompt;response\n",
         "latin.jsonl": b'{"messages": "\xe9"}\n',
     }
     for name, content in bad.items():
@@ -622,6 +628,9 @@ def test_what_is_wrong_with_a_local_source_is_one_sentence(tmp_path, tokenizer) 
         (config(tmp_path / "latin.jsonl"), r"latin\.jsonl:1 is no JSON"),
         (config(tmp_path / "a.txt"), "is of no known kind: give .json"),
         (config(tmp_path / "latin.csv"), "latin.csv is no table in UTF-8"),
+        (config(tmp_path / "long.csv"), "long.csv:2 has more fields than the header .* quotes"),
+        (held_out_in(good, tmp_path / "header.csv"), "header.csv holds no conversations for val"),
+        (held_out_in(good, good), "holds the same as .*nothing is left to train on"),
         (config(tmp_path / "empty.jsonl"), "holds no conversations: give another"),
         (config(tmp_path / "nothing"), "holds no .json, .*give the folder that does"),
         (config(tmp_path / "held_out"), "has no split 'train' but test"),
@@ -642,9 +651,9 @@ def test_where_everything_is_left_out_the_reasons_are_told(tmp_path, tokenizer) 
     with pytest.raises(ValueError, match=expected):
         load(config(path, max_length=5, min_response=1), tokenizer)
     one = write_lines(tmp_path / "b.jsonl", chats(1))
-    with pytest.raises(ValueError, match="no conversation is there to draw for train"):
+    with pytest.raises(ValueError, match=r"to draw for train: give more of them, or .* --valid"):
         load(config(one), tokenizer)
-    with pytest.raises(ValueError, match=r"to draw for train: .*change validation_samples"):
+    with pytest.raises(ValueError, match=r"to draw for train: .*validation_samples"):
         load(config(path, streaming=True), tokenizer)
 
 

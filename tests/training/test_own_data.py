@@ -72,6 +72,16 @@ def test_a_dry_run_says_what_the_chats_are_and_loads_no_weights(
     assert "<|im_start|>assistant\n[[open it again<|im_end|>" in said
     assert re.search(r"\d+ updates of 2 rows, .* passes over \d+; about \d+ s and 0\.\d GB", said)
     assert not (tmp_path / "run").exists()
+    table = tmp_path / "plain.csv"
+    table.write_text("text;place\nthe first one;1\nthe first two;2\n")
+    words = words_for(base, table, tmp_path / "run", "--dry-run", "--iters", "1")
+    assert main(words) == 0
+    said = capsys.readouterr().out
+    assert re.search(r"\n\[\[the first (one|two)", said)  # no token is shown as a prompt
+    assert "train, newly tokenised: 1 conversation, 0 left out" in said
+    assert "1 update of 2 rows, 2 passes over 1;" in said
+    assert "put a.csv, b.csv into a folder" in failed(capsys, "train", "--data", "a.csv", "b.csv")
+    assert "`softmask train --data chats.jsonl --dry-run`" in failed(capsys, "train")
 
 
 def test_one_command_trains_on_chats_and_its_card_says_how_to_use_the_adapter(

@@ -42,7 +42,10 @@ def make_parser() -> Parser:
 
 def run(args: argparse.Namespace, _argv: list[str]) -> int:
     """Runs the command with parsed arguments."""
-    checkpoint = load_model(args)
+    from .chat_prompt import no_echo
+
+    with no_echo():
+        checkpoint = load_model(args)
     from ..decoding.prompts import has_chat_template
 
     if not has_chat_template(checkpoint):
@@ -93,6 +96,8 @@ class _Chat:
     def __init__(self, session: Session, args: argparse.Namespace) -> None:
         self.session, self.args = session, args
         self.is_terminal = sys.stdin.isatty() and sys.stdout.isatty()
+        # Standard output is for answers alone where something reads them.
+        self._aside = sys.stdout if self.is_terminal else sys.stderr
 
     def banner(self) -> None:
         """Which model this is, and what can be typed."""
@@ -129,7 +134,7 @@ class _Chat:
             "/system": self._system,
             "/retry": self._retry,
             "/save": self._save,
-            "/clear": lambda _: self.session.clear(),
+            "/clear": self._clear,
         }
         if name == "/exit":
             return False
@@ -176,7 +181,8 @@ class _Chat:
         if not rest:
             rows = self.session.rows()
             self._table([row for row in rows if row[1] != "off"])
-            print_text(f"off: {', '.join(name for name, value, _ in rows if value == 'off')}")
+            off = ", ".join(name for name, value, _ in rows if value == "off")
+            tell(f"off: {off}", self._aside)
             return
         name, _, value = rest.replace("=", " ", 1).partition(" ")
         if not value.strip():
@@ -188,8 +194,14 @@ class _Chat:
     def _system(self, rest: str) -> None:
         if rest:
             self.session.args.system = None if rest == "-" else rest
+            done = "removed" if rest == "-" else "set"
+            say([f"the system message is {done}, from the next answer on"], self.args)
         else:
-            print_text(self.session.args.system or "no system message is set")
+            tell(self.session.args.system or "no system message is set", self._aside)
+
+    def _clear(self, _rest: str) -> None:
+        self.session.clear()
+        say(["the conversation is forgotten; settings and system message stay"], self.args)
 
     def _retry(self, rest: str) -> None:
         if rest and not rest.isdecimal():
@@ -205,7 +217,7 @@ class _Chat:
         """Rows side by side, in a pipe as they are."""
         if not self.is_terminal:
             for row in rows:
-                print("\t".join(row), flush=True)
+                print("\t".join(row), file=self._aside, flush=True)
             return
         from rich.console import Console
         from rich.table import Table

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -23,6 +24,11 @@ DEFAULTS: tuple[dict[str, Any], ...] = (
     {"lookahead": 64},
 )
 Messages = list[dict[str, str]]
+# What an option's type is called, and a value far below what any setting takes.
+KINDS: dict[Any, tuple[str, Any]] = {
+    int: ("a whole number", -(2**62)),
+    float: ("a number", -1e30),
+}
 
 
 class Session:
@@ -70,7 +76,7 @@ class Session:
     def _start(self, messages: Messages, seed: int | None) -> Any:
         from ..decoding.prompts import encode_chat
 
-        context = self.checkpoint.model.config.max_position_embeddings
+        context = self._context
         room = context - len(encode_chat(self.checkpoint, self._with_system(messages)))
         require(
             room > 0,
@@ -80,6 +86,10 @@ class Session:
         args = copy.copy(self.args)
         args.seed, args.max_new_tokens = seed, min(args.max_new_tokens, room)
         return start_generation(args, self.checkpoint, messages, defaults=self._defaults())
+
+    @property
+    def _context(self) -> int:
+        return int(self.checkpoint.model.config.max_position_embeddings)
 
     def _with_system(self, messages: Messages) -> Messages:
         system = [{"role": "system", "content": self.args.system}] if self.args.system else []
@@ -141,8 +151,32 @@ class Session:
             from ..settings import unknown_setting
 
             raise unknown_setting("/set", name, list(self.settable))
-        before = copy.copy(self.args)
-        setattr(self.args, action.dest, _parsed(action, name, value))
+        try:
+            changed = _parsed(action, name, value)
+        except argparse.ArgumentTypeError as error:  # no module or rule of this name
+            raise ValueError(str(error)) from error
+        except ValueError as error:
+            if action.type not in KINDS:
+                raise
+            kind, far = KINDS[action.type]
+            bounds = re.search(r"must .*(?=, not )", self._refusal(action, far))
+            within = f" (it {bounds[0]})" if bounds is not None else ""
+            raise ValueError(f"{name} takes {kind}{within}, not {value!r}") from error
+        self._change(action, changed)
+
+    def _refusal(self, action: argparse.Action, value: Any) -> str:
+        """What is said of a value that no setting takes: the range is told there."""
+        try:
+            with_it = copy.copy(self)
+            with_it._change(action, value)
+        except ValueError as error:
+            return str(error)
+        return ""
+
+    def _change(self, action: argparse.Action, value: Any) -> None:
+        before = self.args
+        self.args = copy.copy(before)
+        setattr(self.args, action.dest, value)
         try:
             self._check()
         except ValueError:
@@ -150,8 +184,12 @@ class Session:
             raise
 
     def _check(self) -> None:
-        most = self.args.max_new_tokens
+        most, context = self.args.max_new_tokens, self._context
         require(most >= 1, f"max_new_tokens must be at least 1, not {most}")
+        require(  # the default takes what room there is
+            most <= context or most == MAX_NEW_TOKENS,
+            f"max_new_tokens is {most}, but the model's context is {context}",
+        )
         _ = self.sampling
         soft_mask_of(self.args, self.checkpoint.soft_mask)
 
@@ -170,6 +208,8 @@ class Session:
             ("seed", "drawn" if seed is None else str(seed), ""),
         ]
         for name, value in vars(self.sampling).items():
+            if value == {}:  # options of a rule, which has none
+                continue
             text = "one per mask" if name == "steps" and name not in whence else _shown(value)
             rows.append((name, text, whence.get(name, "")))
         soft = soft_mask_of(self.args, self.checkpoint.soft_mask)
@@ -197,8 +237,4 @@ def _parsed(action: argparse.Action, name: str, value: str) -> Any:
         require(value in ON_OFF, f"{name} is on or off, not {value!r}")
         return ON_OFF[value] != (name == "soft_mask")  # whose option is its opposite
     assert callable(action.type)
-    try:
-        return action.type(value)
-    except ValueError as error:
-        kind = getattr(action.type, "__name__", "value")
-        raise ValueError(f"{name} takes a value of type {kind}, not {value!r}") from error
+    return action.type(value)

@@ -30,6 +30,7 @@ from .options import (
 )
 from .recording import add_recording_options, is_recording, record_run
 from .replace import add_replace_options, check_replace, run_replace
+from .text_flow import TextFlow
 
 ESCAPES = {"\\n": "\n", "\\t": "\t", "\\\\": "\\"}
 
@@ -192,12 +193,13 @@ def show_steps(generation: Any, args: argparse.Namespace, start: int | None = No
 def _stream(generation: Any) -> None:
     """Prints what is decided from the left; the pieces joined are the finished text."""
     shown = ""
-    for step in generation:
-        text = generation.decided(step)
-        if text.startswith(shown):
-            print(text[len(shown) :], end="", flush=True)
-            shown = text
-    print(generation.completions()[0].text[len(shown) :])
+    with TextFlow(_before(generation)) as flow:
+        for step in generation:
+            text = generation.decided(step)
+            if text.startswith(shown):
+                flow.write(text[len(shown) :])
+                shown = text
+        flow.write(generation.completions()[0].text[len(shown) :])
 
 
 def _prompt(args: argparse.Namespace) -> str:
@@ -211,8 +213,10 @@ def _prompt(args: argparse.Namespace) -> str:
             text = text.replace(escape, char)
         return text
     if args.file is not None:
-        if not args.file.is_file():
+        if not args.file.exists():
             raise ValueError(f"there is no file {args.file}")
+        if args.file.is_dir():
+            raise ValueError(f"{args.file} is a folder: give a file with the prompt")
         return _decode(args.file.read_bytes(), str(args.file))
     if args.prompt not in (None, "-"):
         return args.prompt

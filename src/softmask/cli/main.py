@@ -18,7 +18,7 @@ from types import ModuleType
 from .. import __version__
 from ..reporting.words import tell
 from . import threads
-from .mistakes import sentence
+from .mistakes import as_typed, sentence
 from .welcome import WELCOME
 
 # The commands in the order of `--help`, each with its line there.
@@ -92,7 +92,14 @@ def _run(argv: list[str]) -> int:
     # Where a module imports torch, seconds pass before the command can speak for itself.
     with progress("starting", quiet="--quiet" in argv):
         command, rest = find_command(argv)
-    code: int = command.run(command.make_parser().parse_args(rest), argv)
+    parser = command.make_parser()
+    try:
+        code: int = command.run(parser.parse_args(rest), argv)
+    except ValueError as error:
+        reason = as_typed(str(error), parser, rest)
+        if reason == str(error):
+            raise
+        raise ValueError(reason) from error
     return code
 
 

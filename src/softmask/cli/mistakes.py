@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import errno
 import os
+import re
+from collections.abc import Sequence
 
 
 def sentence(error: BaseException) -> str | None:
@@ -22,6 +25,30 @@ def sentence(error: BaseException) -> str | None:
             "once, or for a smaller dtype"
         )
     return None
+
+
+def as_typed(reason: str, parser: argparse.ArgumentParser, words: Sequence[str]) -> str:
+    """An error that begins with a setting's name, beginning with the option that was typed for it.
+
+    Args:
+        words: of the command line, behind the command's name.
+    """
+    named = re.match(r"(?:[a-z_ ]+: )?(\w+) (?=must|is|needs)", reason)
+    if named is None:
+        return reason
+    for action in parser._actions:
+        names = [name.lstrip("-").replace("-", "_") for name in action.option_strings]
+        if named[1] in (*names, action.dest.rpartition(".")[2]) and _is_setting(action):
+            for option in action.option_strings:
+                # Of `-n0` and `--steps=0` too.
+                if any(re.match(rf"{option}(?![a-z-])", word) for word in words):
+                    return f"{option} {reason[named.end() :]}"
+    return reason
+
+
+def _is_setting(action: argparse.Action) -> bool:
+    """Whether its value is a number or of a settings class: other errors begin with file names."""
+    return action.type in (int, float) or "." in action.dest
 
 
 def _refused(error: OSError) -> str:

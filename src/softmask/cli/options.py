@@ -115,6 +115,9 @@ class Parser(argparse.ArgumentParser):
         formatter.add_text(f"`{self.prog} --help-all` lists all {count} options by group.")
         return formatter.format_help()
 
+    def _positional_names(self) -> list[str]:
+        return [action.dest for action in self._get_positional_actions()]
+
     def error(self, message: str) -> NoReturn:
         """Prints the error and the way to help; ends with exit code 2."""
         unknown = message.removeprefix("unrecognized arguments: ").split()
@@ -123,6 +126,9 @@ class Parser(argparse.ArgumentParser):
             shown = [option for action in self._actions for option in action.option_strings]
             near = difflib.get_close_matches(name, shown, n=1)
             message = f"there is no option {name}" + (f": did you mean {near[0]}?" if near else "")
+        elif message.startswith("unrecognized") and "prompt" in self._positional_names():
+            rest = " ".join(unknown)
+            message = f'put the prompt in quotes, as in "One day, Tom": it goes on with {rest}'
         help = "--help-all" if self._first else "--help"
         tell(f"{self.prog}: error: {message} (`{self.prog} {help}` lists all options)", sys.stderr)
         self.exit(2)

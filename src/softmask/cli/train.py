@@ -74,6 +74,8 @@ def _add_data_options(group: Any) -> None:
     """What stands in a recipe for whoever writes none; names as in other trainers."""
     group.add_argument(
         "--data",
+        nargs="+",
+        action="extend",
         metavar="DATA",
         help="json, jsonl, csv or parquet file, a folder of them, or a Hub id: conversations, "
         "pairs of columns such as prompt and completion, or plain text",
@@ -133,9 +135,19 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
 def _run(args: argparse.Namespace) -> int:
     from ..training.sweep import parse_seeds, run_name, runs_of, sweep
 
+    if args.data is not None:
+        if len(args.data) > 1:
+            raise ValueError(
+                f"--data is one file or folder, not {len(args.data)}: put {', '.join(args.data)} "
+                "into a folder and give that, or name each as a source in a recipe"
+            )
+        (args.data,) = args.data
     given = [value is not None for value in (args.recipe, args.published, args.data)]
     if sum(given) != 1:
-        raise ValueError("give one of --data with your chats, a recipe, or --published")
+        raise ValueError(
+            "give one of --data with your chats, a recipe, or --published: "
+            "`softmask train --data chats.jsonl --dry-run` looks at a file of chats"
+        )
     if args.data is None:
         for name in ("model", *OF_SOURCE, *OF_DATA):
             if getattr(args, name) is not None:

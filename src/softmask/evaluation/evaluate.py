@@ -17,6 +17,7 @@ import dataclasses
 import json
 import logging
 import os
+import subprocess
 import time
 from collections.abc import Callable, Sequence
 from functools import lru_cache
@@ -25,7 +26,8 @@ from statistics import fmean
 from typing import Any
 
 from datasets.exceptions import DatasetNotFoundError
-from lm_eval import simple_evaluate
+from lm_eval import evaluator, simple_evaluate
+from lm_eval.loggers.utils import get_commit_from_path
 from lm_eval.tasks import TaskManager
 from lm_eval.utils import handle_non_serializable
 from rich.table import Table
@@ -39,6 +41,24 @@ from .responses import Responses, request_key
 from .sandbox import available, warn_of_missing
 from .task_data import LAYOUTS, check_names, overrides, with_data
 from .tasks import FOLDER, include_paths
+
+
+def _commit_here() -> str | None:
+    """What git calls the commit of the folder that the command runs in; None: in no repository."""
+    try:
+        words = ["git", "describe", "--always"]
+        done = subprocess.run(
+            words, capture_output=True, text=True, check=False, env={**os.environ, "LC_ALL": "C"}
+        )
+    except FileNotFoundError:  # git is not installed
+        return get_commit_from_path(Path.cwd())
+    if done.returncode and "not a git repository" not in done.stderr:
+        logging.getLogger(__name__).warning("no commit is recorded: %s", done.stderr.strip())
+    return done.stdout.strip() or None
+
+
+# The harness' own lets git complain into the terminal where the folder is in no repository.
+evaluator.get_git_commit_hash = _commit_here
 
 
 def evaluate(

@@ -215,12 +215,14 @@ def needs_files(**metadata: Any) -> dict[str, Any]:
 
 
 def check_names(task_names: Sequence[str], task_manager: TaskManager) -> None:
-    """Raise ValueError, with the nearest name, for a task that is not defined."""
+    """Raise ValueError, with the nearest names, for a task that is not defined."""
     for name in task_names:
         if name not in task_manager.task_index:
-            near = get_close_matches(name, task_manager.all_tasks, n=1)
-            hint = f" Did you mean {near[0]}?" if near else ""
-            raise ValueError(f"There is no task {name!r}.{hint}")
+            near = get_close_matches(name, task_manager.all_tasks, n=3, cutoff=0.5)
+            hint = f"did you mean {' or '.join(near)}? " if near else ""
+            raise ValueError(
+                f"there is no task {name}: {hint}`softmask lm_eval ls tasks` lists all of them"
+            )
 
 
 def with_data(

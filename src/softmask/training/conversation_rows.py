@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ..decoding.chat_template import ChatTemplateError, render_chat
 from ..decoding.control_names import ControlNames
 from ..reporting.progress import progress
+from ..reporting.words import count
 from .config import ConversationConfig
 from .messages import INCOMPLETE, NO_TEXT, TEXT_ROLE, TOOL_TURNS, Messages
 from .sources import SourceRow, in_batches
@@ -77,8 +78,9 @@ class Counts:
         left_out = f"{self.drawn - self.kept:,} left out"
         left_out += f" ({self.reasons})" if self.left_out else ""
         return (
-            f"{self.kept:,} conversations, {left_out}; tokens: {self.prompt_tokens:,} in prompts, "
-            f"{self.response_tokens:,} in responses, {self.tokens:,} in all"
+            f"{count(self.kept, 'conversation')}, {left_out}; "
+            f"tokens: {self.prompt_tokens:,} in prompts, {self.response_tokens:,} in responses, "
+            f"{self.tokens:,} in all"
         )
 
 

@@ -119,7 +119,8 @@ def _require_rows(part: str, counts: Counts, config: ConversationConfig) -> None
     if not counts.drawn:
         other = "validation_samples" if config.streaming else "validation_share"
         raise ValueError(
-            f"no conversation is there to draw for {part}: give more of them, or change {other}"
+            f"no conversation is there to draw for {part}: give more of them, or some for "
+            f"validation by --valid (in a recipe: validation of the source, or {other})"
         )
     most = max(counts.left_out, key=lambda reason: counts.left_out[reason])
     raise ValueError(

@@ -20,6 +20,7 @@ from torch import nn
 from ..config import BUNDLED, from_mapping
 from ..hub.checkpoints import find
 from ..models import DreamModel
+from ..reporting.words import count
 from .config import Recipe
 from .conversations import load_conversations
 from .sources import form_of_source, resolve_source
@@ -107,6 +108,8 @@ def preview(recipe: Recipe, device: torch.device, report: Callable[[str], None])
     found = load_conversations(recipe.conversations, source.tokenizer, recipe.seed, report)
     row = found.train[0]
     ids, start = row["input_ids"], row["prompt_length"]
+    if start == 1:  # no prompt: a row's first token is not trained, as nothing precedes it
+        start = 0
     example = Text(str(source.tokenizer.decode(ids[:start])), style="dim")
     example.append(str(source.tokenizer.decode(ids[start:])), style="bold green")
     lengths = [len(ids) for ids in found.train["input_ids"][:1000]]
@@ -136,8 +139,10 @@ def _estimate(
     seconds += updates * train.accumulation * OVERHEAD
     longest = max(lengths) + chats.extra_padding
     memory = _bytes(recipe, dream, train.batch_size * longest, device) / 1e9
+    passes = f"{updates * size / rows:,.1f}".removesuffix(".0")
     return (
-        f"{updates:,} updates of {size} rows, {updates * size / rows:.1f} passes over {rows:,}; "
+        f"{count(updates, 'update')} of {count(size, 'row')}, "
+        f"{passes} {'pass' if passes == '1' else 'passes'} over {rows:,}; "
         f"about {_duration(seconds)} and {memory:.1f} GB on this {device.type} (an estimate)"
     )
 
@@ -173,13 +178,13 @@ def _bytes(recipe: Recipe, dream: DreamModel, tokens: int, device: torch.device)
 
 def _adapter_parameters(recipe: Recipe, dream: DreamModel) -> int:
     assert recipe.adapter is not None
-    count = 0
+    total = 0
     for name, module in dream.model.layers.named_modules():
         named = name.rpartition(".")[2] in recipe.adapter.target_modules
         if named and isinstance(module, nn.Linear):
-            count += recipe.adapter.r * (module.in_features + module.out_features)
-            count += module.out_features if recipe.adapter.dora else 0
-    return count
+            total += recipe.adapter.r * (module.in_features + module.out_features)
+            total += module.out_features if recipe.adapter.dora else 0
+    return total
 
 
 def _speed(device: torch.device, precision: str, width: int) -> float:
@@ -187,15 +192,15 @@ def _speed(device: torch.device, precision: str, width: int) -> float:
     dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
     left = torch.ones(512, width, device=device, dtype=dtype)
     right = torch.ones(width, 4 * width, device=device, dtype=dtype)
-    count, started = 0, None
+    done, started = 0, None
     while started is None or time.perf_counter() - started < 0.2:
         (left @ right).sum().item()  # waits for the device
         if started is None:
             started = time.perf_counter()  # the first one is not counted: it sets things up
         else:
-            count += 1
+            done += 1
     elapsed = time.perf_counter() - started
-    return count * 2 * left.numel() * right.shape[1] / elapsed
+    return done * 2 * left.numel() * right.shape[1] / elapsed
 
 
 def _duration(seconds: float) -> str:

@@ -19,6 +19,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from ..config import SoftMaskConfig
 from ..files import write_atomically
 from ..hub.folder import kept_update
+from ..reporting.words import count
 from .batches import Collator, ConversationOrder, CorpusOrder, Validation
 from .build import Trainable, build, describe, learnable
 from .callbacks import (
@@ -129,7 +130,7 @@ def _train(
         step = 0 if checkpoint is None else int(checkpoint.name.rpartition("-")[2])
         log.forget_after(step)
         last = data.schedule.steps
-        report(f"from update {step} of {last}" if step else f"{last} updates")
+        report(f"from update {step} of {last}" if step else count(last, "update"))
     trainer = SoftMaskTrainer(
         made.model,
         made.dream,

@@ -7,14 +7,10 @@ row, and its chat, or why it is left out. What is wrong with a source is one sen
 from __future__ import annotations
 
 import contextlib
-import csv
 import functools
-import gzip
 import hashlib
 import itertools
-import json
 import re
-import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -32,13 +28,11 @@ from ..config import read_json
 from ..files import expand_home
 from .config import SourceConfig
 from .messages import TEXT_ROLE, Messages, columns_of, form_of, messages_of
+from .source_files import BATCH, first_line, rows_of
 
 if TYPE_CHECKING:
     from datasets import Dataset
-    from pyarrow import RecordBatch
 
-BATCH = 1000
-LONGEST_FIELD = 2**31 - 1  # of a csv file, in characters
 SUFFIXES = (".json", ".jsonl", ".json.gz", ".jsonl.gz", ".csv", ".tsv", ".parquet")
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -93,6 +87,13 @@ def resolve_source(source: SourceConfig, report: Callable[[str], None]) -> Resol
         if not held_out.exists():
             raise ValueError(f"there is no file or folder {held_out} for validation")
         files = {"train": files["train"], "validation": _files(held_out, report)["train"]}
+        if [_known_digest(f) for f in files["validation"]] == [
+            _known_digest(f) for f in files["train"]
+        ]:
+            raise ValueError(
+                f"{held_out} is for validation and holds the same as {path}, so that nothing is "
+                "left to train on: give other rows, or none, and some of these are held out"
+            )
     identity = {f"{split}/{f.name}": _known_digest(f) for split in files for f in files[split]}
     return ResolvedSource(source, files, identity)
 
@@ -183,17 +184,13 @@ def hub_errors(source: SourceConfig) -> Iterator[None]:
         raise ValueError(f"{path} {what}") from error
     except (*HUB_ERRORS, DatasetsError) as error:
         raise ValueError(
-            f"{path} is not here and cannot be read from the Hub ({_first_line(error)}): check the "
+            f"{path} is not here and cannot be read from the Hub ({first_line(error)}): check the "
             "network, give local files, or set revision to a commit whose rows are in the cache"
         ) from error
     except (ValueError, RuntimeError) as error:
         # An unknown or missing subset, or a script in place of data: datasets says which.
         reason = " ".join(str(error).split())
         raise ValueError(f"{path} cannot be loaded, check its subset ({reason})") from error
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _known_digest(path: Path) -> str:
@@ -255,6 +252,11 @@ def open_source(
     if not streaming:
         if not len(rows["train"].data):
             raise ValueError(f"{source.path} holds no conversations: give another source")
+        if source.validation is not None and not len(rows["validation"].data):
+            raise ValueError(
+                f"{source.validation} holds no conversations for validation: give another file, or "
+                "none, and some of the others are held out"
+            )
         for part in rows.values():
             if len(part.data):
                 columns_of(part.source, part.name, part.data.column_names)
@@ -263,7 +265,7 @@ def open_source(
 
 def _read_file(path: Path, source: SourceConfig) -> Iterator[SourceRow]:
     is_text = None
-    for number, row in _rows_of(path, source):
+    for number, row in rows_of(path, source):
         where = f"{path}:{number}"
         chat = messages_of(source, where, row)
         if not isinstance(chat, str):
@@ -276,14 +278,6 @@ def _read_file(path: Path, source: SourceConfig) -> Iterator[SourceRow]:
         yield where, chat
 
 
-def _rows_of(path: Path, source: SourceConfig) -> Iterator[tuple[int, Any]]:
-    """Numbered rows of a file as they stand there."""
-    tables = {".parquet": _read_parquet, ".arrow": _read_arrow}
-    if path.suffix in tables:
-        return _read_table(path, source, tables[path.suffix])
-    return _read_csv(path) if path.suffix in (".csv", ".tsv") else _read_json(path)
-
-
 def form_of_source(resolved: ResolvedSource) -> str:
     """What a source's rows are taken for, in words; of the Hub nothing is read for it.
 
@@ -291,80 +285,10 @@ def form_of_source(resolved: ResolvedSource) -> str:
         ValueError: as `open_source`, of the first row.
     """
     for path in resolved.files.get("train", []):
-        for number, row in _rows_of(path, resolved.source):
+        for number, row in rows_of(path, resolved.source):
             messages_of(resolved.source, f"{path}:{number}", row)
             return form_of(columns_of(resolved.source, str(path), row))
     return "a data set on the Hub" if not resolved.files else "no rows"
-
-
-def _read_csv(path: Path) -> Iterator[tuple[int, Any]]:
-    """Numbered rows of text, by the names in the first line."""
-    csv.field_size_limit(LONGEST_FIELD)
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            delimiter = "\t" if path.suffix == ".tsv" else ","
-            rows = csv.DictReader(file, delimiter=delimiter, restkey="(beyond)", strict=True)
-            yield from enumerate(rows, 1)
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise ValueError(
-            f"{path} is no table in UTF-8 ({error}): correct it, or save it as jsonl"
-        ) from error
-
-
-def _read_json(path: Path) -> Iterator[tuple[int, Any]]:
-    """Numbered objects of a list (which memory holds), or of lines (which it does not)."""
-    try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            if ".jsonl" not in path.suffixes:
-                values = _parsed(file.read(), str(path))
-                values = values.get("data") if isinstance(values, dict) else values
-                if not isinstance(values, list):
-                    raise ValueError(f'{path}: expected a list of objects, or {{"data": [...]}}')
-                yield from enumerate(values, 1)
-                return
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    yield number, _parsed(line, f"{path}:{number}")
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise ValueError(f"{path} is damaged ({error}): copy it again") from error
-
-
-def _parsed(text: bytes, where: str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:  # also endless numbers, and lists in lists
-        raise ValueError(
-            f"{where} is no JSON ({error}): correct it; a file of one object a line ends in .jsonl"
-        ) from error
-
-
-def _read_table(
-    path: Path, source: SourceConfig, read: Callable[[Path, SourceConfig], Iterator[RecordBatch]]
-) -> Iterator[tuple[int, Any]]:
-    """Numbered rows of a file of columns, with those columns alone that hold the chats."""
-    import pyarrow as pa
-
-    try:
-        rows = itertools.chain.from_iterable(batch.to_pylist() for batch in read(path, source))
-        yield from enumerate(rows, 1)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise ValueError(f"{path} is damaged ({_first_line(error)}): copy it again") from error
-
-
-def _read_parquet(path: Path, source: SourceConfig) -> Iterator[RecordBatch]:
-    from pyarrow import parquet
-
-    with parquet.ParquetFile(path) as file:
-        columns = columns_of(source, str(path), file.schema_arrow.names)
-        yield from file.iter_batches(BATCH, columns=list(columns))
-
-
-def _read_arrow(path: Path, source: SourceConfig) -> Iterator[RecordBatch]:
-    import pyarrow as pa
-
-    with pa.memory_map(str(path)) as file, pa.ipc.open_stream(file) as stream:
-        columns = columns_of(source, str(path), stream.schema.names)
-        yield from (batch.select(list(columns)) for batch in stream)
 
 
 def _columns(rows: Iterable[SourceRow]) -> Iterator[dict[str, list[Any]]]:

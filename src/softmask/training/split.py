@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from .config import ConversationConfig
-from .sources import BATCH, SourceRow, SourceSplit, hub_errors
+from .source_files import BATCH
+from .sources import SourceRow, SourceSplit, hub_errors
 
 
 def split_rows(
