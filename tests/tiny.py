@@ -28,6 +28,24 @@ CHAT_TEMPLATE = (
 )
 
 
+TOOL_TOKENS = ["<tool_call>", "</tool_call>"]
+# As Qwen2.5's and Dream's, in fewer words.
+TOOL_TEMPLATE = """{% if tools %}<|im_start|>system
+<tools>{% for tool in tools %}{{ tool | tojson }}{% endfor %}</tools>
+<tool_call>{"name": ..., "arguments": ...}</tool_call><|im_end|>
+{% endif %}{% for m in messages %}{% if m.role == 'tool' %}<|im_start|>user
+<tool_response>
+{{ m.content }}
+</tool_response><|im_end|>
+{% elif m.tool_calls %}<|im_start|>assistant{% if m.content %}{{ '\n' + m.content }}{% endif %}
+{%- for call in m.tool_calls %}{{ '\n<tool_call>\n{"name": "' + call.function.name }}
+{{- '", "arguments": ' + (call.function.arguments | tojson) + '}\n</tool_call>' }}
+{%- endfor %}<|im_end|>
+{% else %}<|im_start|>{{ m.role + '\n' + m.content }}<|im_end|>
+{% endif %}{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant
+{% endif %}"""
+
+
 def tiny_model(seed: int = 0, **shape) -> DreamModel:
     """A random model in fp32 whose last id is the mask."""
     torch.manual_seed(seed)
@@ -43,15 +61,19 @@ def tiny_model(seed: int = 0, **shape) -> DreamModel:
 
 
 def write_dream_folder(
-    path: Path, *, shards: int = 1, seed: int = 0, chat: bool = False, **shape
+    path: Path, *, shards: int = 1, seed: int = 0, chat: bool = False, tools: bool = False, **shape
 ) -> Path:
-    """Writes a random checkpoint as Dream's authors did: shards, auto_map, vocab and merges."""
+    """Writes a random checkpoint as Dream's authors did: shards, auto_map, vocab and merges.
+
+    With `tools` its chat template knows tools, and calls have control tokens.
+    """
     path.mkdir(parents=True, exist_ok=True)
     vocabulary = {c: i for i, c in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
     merges = ["t h", "th e", "o n"]
     for merge in merges:
         vocabulary[merge.replace(" ", "")] = len(vocabulary)
-    special = {token: len(vocabulary) + i for i, token in enumerate(SPECIAL)}
+    added = [*SPECIAL, *(TOOL_TOKENS if tools else ())]
+    special = {token: len(vocabulary) + i for i, token in enumerate(added)}
     config = {
         "architectures": ["DreamModel"],
         "auto_map": {
@@ -99,7 +121,7 @@ def write_dream_folder(
                 "normalized": False,
                 "rstrip": False,
                 "single_word": False,
-                "special": True,
+                "special": token in SPECIAL,
             }
             for token, i in special.items()
         },
@@ -110,8 +132,8 @@ def write_dream_folder(
         "unk_token": None,
         "model_max_length": 131072,
     }
-    if chat:
-        settings["chat_template"] = CHAT_TEMPLATE
+    if chat or tools:
+        settings["chat_template"] = TOOL_TEMPLATE if tools else CHAT_TEMPLATE
     write_json(path / "tokenizer_config.json", settings)
     names = ("bos_token", "eos_token", "pad_token", "mask_token")
     write_json(path / "special_tokens_map.json", {name: settings[name] for name in names})

@@ -18,6 +18,8 @@ from tiny import write_dream_folder
 
 import softmask
 
+CALL = {"id": "c", "type": "function", "function": {"name": "f", "arguments": '{"a": 1}'}}
+SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
 ROUTES = {
     "/v1/chat/completions": [
         {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 4, "seed": 1},
@@ -37,6 +39,32 @@ ROUTES = {
             "stream": True,
             "stream_options": {"include_usage": True},
             "softmask": {"steps": 3, "alg": "topk_margin", "deadline": 1.0},
+        },
+        {
+            "messages": [
+                {"role": "user", "content": "Hi"},
+                {"role": "assistant", "content": None, "tool_calls": [CALL]},
+                {"role": "tool", "tool_call_id": "c", "content": "5"},
+            ],
+            "tools": [{"type": "function", "function": {"name": "f", "parameters": SCHEMA}}],
+            "tool_choice": {"type": "function", "function": {"name": "f"}},
+            "parallel_tool_calls": False,
+        },
+    ],
+    "/v1/responses": [
+        {
+            "input": [
+                {"role": "user", "content": [{"type": "input_text", "text": "Hi"}]},
+                {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"},
+                {"type": "function_call_output", "call_id": "c", "output": "5"},
+            ],
+            "instructions": "Be short.",
+            "max_output_tokens": 4,
+            "text": {"format": {"type": "json_schema", "name": "s", "schema": {"enum": [1]}}},
+            "tools": [{"type": "function", "name": "f", "parameters": SCHEMA}],
+            "tool_choice": "none",
+            "include": ["message.output_text.logprobs"],
+            "stream": True,
         },
     ],
     "/v1/completions": [

@@ -5,12 +5,13 @@ import functools
 from . import json_values
 from .automaton import ByteAutomaton, minimal
 from .choice import choice_form
-from .constraint import Constraint
+from .constraint import Constraint, Kind
 from .forms import Form, TooLarge
 from .grammar import grammar_form
 from .json_schema import schema_form
 from .nfa import determinise
 from .regex import regex_form
+from .tools import tools_form
 
 # Characters. Whatever is longer exceeds the limits on states, and is parsed for seconds first.
 MAX_SOURCE = 200_000
@@ -22,6 +23,7 @@ _NAMES = {
     "json_object": "JSON object",
     "choice": "list of choices",
     "grammar": "grammar",
+    "tools": "list of tools",
 }
 
 
@@ -57,8 +59,11 @@ def compile_constraint(constraint: Constraint) -> ByteAutomaton:
 
 
 def _form(constraint: Constraint) -> Form:
-    source = constraint.source
-    match constraint.kind:
+    return _form_of(constraint.kind, constraint.source)
+
+
+def _form_of(kind: Kind, source: str) -> Form:
+    match kind:
         case "regex":
             return regex_form(source)
         case "json_schema":
@@ -69,3 +74,5 @@ def _form(constraint: Constraint) -> Form:
             return choice_form(source)
         case "grammar":
             return grammar_form(source)
+        case "tools":
+            return tools_form(source, _form_of)

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Literal, get_args
 
-Kind = Literal["regex", "json_schema", "json_object", "choice", "grammar"]
+Kind = Literal["regex", "json_schema", "json_object", "choice", "grammar", "tools"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
@@ -14,9 +14,11 @@ class Constraint:
     Attributes:
         kind: "regex": the whole answer matches, as by `re.fullmatch`. "json_schema": JSON that
             validates. "json_object": any JSON object. "choice": one of the given texts.
-            "grammar": a text of a grammar in GBNF or Lark.
+            "grammar": a text of a grammar in GBNF or Lark. "tools": calls of functions, as
+            `tools.py` has them.
         source: The pattern, the schema as JSON, the texts as a JSON list, the grammar. Empty for
             "json_object".
+        controls: Names of the control tokens that the source has marks for (`controls.py`).
 
     Raises:
         ValueError: There is no such kind, or a "json_object" has a source.
@@ -24,6 +26,7 @@ class Constraint:
 
     kind: Kind
     source: str = ""
+    controls: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:

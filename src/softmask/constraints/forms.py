@@ -8,6 +8,7 @@ how many states of a non-deterministic automaton it takes.
 import dataclasses
 from collections.abc import Iterable
 
+from .controls import to_bytes
 from .utf8 import inner_nodes
 
 # A form of this many states is determinised in a few tenths of a second. A schema of 30
@@ -114,6 +115,12 @@ def literal(text: str) -> Form:
         raise ValueError(
             f"{text[:40]!r} holds half of a surrogate pair, which no text holds"
         ) from None
+    return Literal(data, size=_counted(len(data))) if data else EMPTY
+
+
+def marked_text(text: str) -> Form:
+    """Exactly this text, in which marks stand for control tokens (`controls.py`)."""
+    data = to_bytes(text)
     return Literal(data, size=_counted(len(data))) if data else EMPTY
 
 

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from . import controls
 from .automaton import ByteAutomaton
 
 # (state, place in a token) pairs that are walked at once, and in all: a form that needs more has
@@ -47,8 +48,18 @@ class Vocabulary:
     @classmethod
     def of(cls, tokens: Sequence[bytes | None]) -> Vocabulary:
         """From the bytes of each token id."""
-        flat = np.frombuffer(b"".join(token or b"" for token in tokens), dtype=np.uint8)
-        return cls(flat, np.array([len(token or b"") for token in tokens], dtype=np.int64))
+        texts = [token if token and max(token) < controls.FIRST else b"" for token in tokens]
+        flat = np.frombuffer(b"".join(texts), dtype=np.uint8)
+        return cls(flat, np.array([len(text) for text in texts], dtype=np.int64))
+
+    def with_controls(self, ids: Sequence[int]) -> Vocabulary:
+        """With control tokens, each of which is a byte of its own."""
+        flat, length_V = self.flat, self.length_V.copy()
+        for number, token in enumerate(ids):
+            place = int(length_V[:token].sum())
+            flat = np.insert(flat, place, controls.FIRST + number)
+            length_V[token] = 1
+        return Vocabulary(flat, length_V)
 
 
 class TokenAutomaton:
@@ -59,6 +70,7 @@ class TokenAutomaton:
         end_ids: tokens that end a text where it is complete, and fill the canvas behind it. Empty:
             the text fills its canvas.
         suppressed: tokens that are never written.
+        control_ids: tokens for which the automaton has bytes of their own, in their order.
 
     Raises:
         ValueError: the automaton is too large for this vocabulary.
@@ -72,8 +84,12 @@ class TokenAutomaton:
         encode: Callable[[str], list[int]],
         end_ids: Iterable[int] = (),
         suppressed: Iterable[int] = (),
+        control_ids: Sequence[int] = (),
     ) -> None:
         self.automaton, self.end_ids = automaton, tuple(end_ids)
+        self.control_ids = tuple(control_ids)
+        self.marks = {token: controls.mark(i) for i, token in enumerate(self.control_ids)}
+        vocabulary = vocabulary.with_controls(self.control_ids)
         self._encode = encode
         states = len(automaton.next_SB)
         self.states = states + bool(self.end_ids)
@@ -239,10 +255,15 @@ class TokenAutomaton:
                 text.append(byte_S[state])
                 state = int(next_SB[state, byte_S[state]])
             # A character of which the first bytes alone are fixed is no text.
-            whole = bytes(text).decode(errors="ignore")
-            ids = self._encode(whole) if whole else []
+            pieces = controls.pieces(bytes(text))
+            ids: list[int] = []
+            for piece in pieces:
+                if isinstance(piece, str):
+                    ids += self._encode(piece)
+                else:
+                    ids.append(self.control_ids[piece])
             is_over = accepting_S[state] and not (next_SB[state] >= 0).any()
-            if ids and not is_over and (single_S[state] or not _is_cut_behind(whole[-1])):
+            if ids and not is_over and (single_S[state] or not _is_cut_behind(pieces[-1])):
                 ids = ids[:-1]
             if ids and self._leads_on(first, ids):
                 found[first] = tuple(ids)
@@ -260,8 +281,8 @@ class TokenAutomaton:
         return True
 
     def accepts(self, text: str) -> bool:
-        """Whether a whole text is of the form."""
-        return self.automaton.accepts(text.encode())
+        """Whether a whole text, with marks for control tokens, is of the form."""
+        return self.automaton.accepts(controls.to_bytes(text))
 
     def completes(self, kinds: Sequence[int | None]) -> bool:
         """Whether a canvas of tokens (their classes) and holes (None) can be completed.
@@ -292,9 +313,9 @@ class TokenAutomaton:
         return None
 
 
-def _is_cut_behind(character: str) -> bool:
+def _is_cut_behind(piece: str | int) -> bool:
     """Whether tokenizers end a token behind it whatever follows, by and large."""
-    return not (character.isalnum() or character.isspace())
+    return isinstance(piece, int) or not (piece[-1].isalnum() or piece[-1].isspace())
 
 
 def _walk(

@@ -54,6 +54,7 @@ def render_chat(
     tokenizer: PreTrainedTokenizerBase,
     messages: Sequence[Mapping[str, Any]],
     *,
+    tools: Sequence[Mapping[str, Any]] | None = None,
     add_generation_prompt: bool = False,
     continue_final_message: bool = False,
 ) -> str:
@@ -61,6 +62,7 @@ def render_chat(
 
     Args:
         tokenizer: its `chat_template` is the template, its special tokens are known there by name.
+        tools: functions that may be called, as OpenAI's `tools` has them.
         add_generation_prompt: up to where the next answer begins.
         continue_final_message: the last message stays open.
 
@@ -79,7 +81,7 @@ def render_chat(
     try:
         text = template.render(
             messages=chat,
-            tools=None,
+            tools=tools,
             documents=None,
             add_generation_prompt=add_generation_prompt,
             **tokenizer.special_tokens_map,

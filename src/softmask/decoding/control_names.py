@@ -44,7 +44,7 @@ class ControlNames:
     def hide(self, messages: Sequence[Message]) -> tuple[list[dict[str, Any]], bool]:
         """The messages with a mark in place of each name, roles as they are; whether any was."""
         hidden = [
-            {key: value if key == "role" else self._replace(value) for key, value in m.items()}
+            {key: value if key == "role" else self.hidden(value) for key, value in m.items()}
             for m in messages
         ]
         return hidden, hidden != [dict(message) for message in messages]
@@ -96,14 +96,14 @@ class ControlNames:
     def _marked(self, found: re.Match[str]) -> str:
         return f"{self._prefix}{self._order.index(found[0]):08}"
 
-    def _replace(self, value: Any) -> Any:
-        """A value of a message, which may hold texts at any depth."""
+    def hidden(self, value: Any) -> Any:
+        """A value with a mark in place of each name in its texts, which may lie at any depth."""
         if isinstance(value, str):
             return re.sub(self._names, self._marked, value)
         if isinstance(value, Mapping):
-            return {key: self._replace(part) for key, part in value.items()}
+            return {self.hidden(key): self.hidden(part) for key, part in value.items()}
         if isinstance(value, (list, tuple)):
-            return [self._replace(part) for part in value]
+            return [self.hidden(part) for part in value]
         return value
 
 

@@ -26,13 +26,14 @@ def automaton_for(
     """
     known, key = checkpoint.automata, (constraint, infill)
     if key not in known:
-        rules = rules_of(checkpoint, infill=infill)
+        rules, names = rules_of(checkpoint, infill=infill), checkpoint.tokenizer.get_vocab()
         automaton = TokenAutomaton(
             compile_constraint(constraint),
             checkpoint.vocabulary,
             encode=lambda text: encode(checkpoint, text, control=False),
             end_ids=rules.end_ids,
             suppressed=rules.suppressed,
+            control_ids=[names[name] for name in constraint.controls],
         )
         while len(known) >= MOST_KEPT:
             known.pop(next(iter(known)))

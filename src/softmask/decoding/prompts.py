@@ -114,8 +114,13 @@ def encode(checkpoint: Checkpoint, text: str, *, control: bool = True) -> list[i
     return ids
 
 
-def encode_chat(checkpoint: Checkpoint, messages: Messages) -> list[int]:
+def encode_chat(
+    checkpoint: Checkpoint, messages: Messages, tools: Messages | None = None
+) -> list[int]:
     """Token ids of a conversation in the model's template, up to where the answer begins.
+
+    Args:
+        tools: functions that may be called, as OpenAI's `tools` has them.
 
     Raises:
         ValueError: the model has no chat template, a message lacks its role or content, or the
@@ -126,7 +131,11 @@ def encode_chat(checkpoint: Checkpoint, messages: Messages) -> list[int]:
     messages = [_message(number, each) for number, each in enumerate(messages, start=1)]
     names = ControlNames(checkpoint.tokenizer)
     hidden, any_name = names.hide(messages)
-    rendered = render_chat(checkpoint.tokenizer, hidden, add_generation_prompt=True)
+    hidden_tools = None if tools is None else names.hidden(tools)
+    any_name |= hidden_tools != tools
+    rendered = render_chat(
+        checkpoint.tokenizer, hidden, tools=hidden_tools, add_generation_prompt=True
+    )
     return names.encode_rendered(rendered).ids if any_name else encode(checkpoint, rendered)
 
 
@@ -174,10 +183,14 @@ def encode_turn_end(checkpoint: Checkpoint) -> list[int]:
 
 
 class DecodeStream:
-    """What tokens add to a text, one by one; a character of several comes with the last."""
+    """What tokens add to a text, one by one; a character of several comes with the last.
 
-    def __init__(self, checkpoint: Checkpoint) -> None:
-        self._checkpoint = checkpoint
+    Args:
+        marks: what stands for some control tokens, which have no text.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, marks: Mapping[int, str] | None = None) -> None:
+        self._checkpoint, self._marks = checkpoint, marks or {}
         self._open: list[int] = []
 
     @property
@@ -187,6 +200,8 @@ class DecodeStream:
 
     def add(self, token: int) -> str:
         """What a token adds."""
+        if token in self._marks:
+            return self.rest() + self._marks[token]
         self._open.append(token)
         text = self._checkpoint.decode(self._open, skip_special_tokens=True)
         if text.endswith("\ufffd"):

@@ -41,7 +41,9 @@ class IncrementalDetokenizer:
     ) -> None:
         mask_id = checkpoint.model.mask_id
         masked = [i for i, token in enumerate(request.ids) if token == mask_id]
-        self._decoder, self._stops = DecodeStream(checkpoint), tuple(stops)
+        form = request.constraint
+        self._decoder = DecodeStream(checkpoint, None if form is None else form.marks)
+        self._stops = tuple(stops)
         self._end_ids = frozenset() if infill else frozenset(checkpoint.end_ids)
         self._ids = list(request.ids)
         self._next, self._last = masked[0], masked[-1]

@@ -9,87 +9,45 @@ from __future__ import annotations
 import dataclasses
 import difflib
 from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import cache
-from typing import Any, Literal
 
-Kind = Literal[
-    "chat",
-    "completions",
-    "denoise",
-    "message",
-    "part",
-    "stream_options",
-    "response_format",
-    "named_schema",
-    "structured_outputs",
-]
-Does = Literal["implemented", "logged", "ignored", "neutral"]
-BOTH: tuple[Kind, ...] = ("chat", "completions")
-ALL: tuple[Kind, ...] = (*BOTH, "denoise")
-CHAT, COMPLETIONS, DENOISE = BOTH[:1], BOTH[1:], ALL[2:]
-MESSAGE: tuple[Kind, ...] = ("message",)
-PART: tuple[Kind, ...] = ("part",)
-OPTIONS: tuple[Kind, ...] = ("stream_options",)
-FORMAT: tuple[Kind, ...] = ("response_format",)
-NAMED: tuple[Kind, ...] = ("named_schema",)
-OUTPUTS: tuple[Kind, ...] = ("structured_outputs",)
-
-
-@dataclass(frozen=True)
-class Known:
-    """A field that clients send, and in which kinds of objects.
-
-    Args:
-        meaning: what it does; of one that is ignored, why it changes nothing; of one that is
-            accepted at a neutral value alone, what to do instead.
-        neutral: values at which it changes nothing, beside null.
-        api: whose field it is.
-    """
-
-    name: str
-    does: Does
-    meaning: str
-    kinds: tuple[Kind, ...] = BOTH
-    neutral: tuple[Any, ...] = ()
-    api: str = ""
-
-    def is_dropped(self, value: Any) -> bool:
-        """Whether a request means the same without this value."""
-        if value is None or self.does == "ignored":
-            return True
-        # To Python false is 0.
-        return any(
-            value == one and isinstance(value, bool) == isinstance(one, bool)
-            for one in self.neutral
-        )
-
-
-def _done(name: str, meaning: str, kinds: tuple[Kind, ...] = BOTH, *neutral: Any) -> Known:
-    return Known(name, "implemented", meaning, kinds, neutral)
-
-
-def _logged(name: str, meaning: str) -> Known:
-    return Known(name, "logged", f"{meaning}; goes into the server's log")
-
-
-def _ignored(reason: str, *names: str, kinds: tuple[Kind, ...] = BOTH) -> tuple[Known, ...]:
-    return tuple(Known(name, "ignored", reason, kinds) for name in names)
-
-
-def _only(name: str, *neutral: Any, instead: str, kinds: tuple[Kind, ...] = BOTH) -> Known:
-    return Known(name, "neutral", instead, kinds, neutral)
-
+from .field_rows import (
+    ALL,
+    BOTH,
+    CALL,
+    CALLED,
+    CHAT,
+    CHOICE,
+    CHOSEN,
+    COMPLETIONS,
+    DENOISE,
+    FORMAT,
+    FUNCTION,
+    IN_ANY_CASE,
+    MESSAGE,
+    NAMED,
+    NO_REASONING,
+    NOT_KEPT,
+    OPTIONS,
+    OUTPUTS,
+    PART,
+    TEXT_ALONE,
+    TOOL,
+    TURNED_OFF,
+    Kind,
+    Known,
+)
+from .field_rows import done as _done
+from .field_rows import ignored as _ignored
+from .field_rows import logged as _logged
+from .field_rows import only as _only
+from .fields_responses import RESPONSES_API
 
 NO_ORDER = "tokens are not written one after the other: vary words by temperature and top_p"
 FILTERS = "filter tokens by top_p or top_k"
-TEXT_ALONE = "this model reads and writes text alone"
 BY_FORM = "exclude them by guided_regex, or check the answer"
-NO_TOOLS = "tools are not implemented here: describe them in words, in a message"
-NOT_KEPT = "nothing is kept from one request to the next"
-NO_REASONING = "the model does not reason apart from its answer"
+OLD_TOOLS = "tools and tool_choice are the newer names"
 IDS = "the steps of /v1/denoise name token ids"
-TURNED_OFF = "a detail of something that is off"
 TEMPLATE = "start the server with --chat-template"
 
 OPENAI = (
@@ -125,7 +83,6 @@ OPENAI = (
         kinds=CHAT,
     ),
     *_ignored("there is one tier", "service_tier", kinds=CHAT),
-    *_ignored("no tools are called", "parallel_tool_calls", kinds=CHAT),
     *_ignored("a guess to save time, which changes no answer", "prediction", kinds=CHAT),
     *_ignored(NO_REASONING, "reasoning_effort", kinds=CHAT),
     _only("frequency_penalty", 0, instead=NO_ORDER),
@@ -140,20 +97,21 @@ OPENAI = (
     _only("web_search_options", instead="put what was found into a message", kinds=CHAT),
     _only("moderation", instead="look at texts before and behind this server", kinds=CHAT),
     _done("response_format", "the form of the answer", ALL, {"type": "text"}),
-    _only("tools", [], instead=NO_TOOLS, kinds=CHAT),
-    _only("tool_choice", "none", "auto", instead=NO_TOOLS, kinds=CHAT),
-    _only("functions", [], instead=NO_TOOLS, kinds=CHAT),
-    _only("function_call", "none", "auto", instead=NO_TOOLS, kinds=CHAT),
+    _done("tools", "functions that the model may call, with JSON schemas", CHAT, []),
+    _done("tool_choice", "none, auto, required, or an object that names one", CHAT),
+    _done("parallel_tool_calls", "false: one call at most", CHAT),
+    _only("functions", [], instead=OLD_TOOLS, kinds=CHAT),
+    _only("function_call", "none", "auto", instead=OLD_TOOLS, kinds=CHAT),
     # In messages.
-    _done("role", "who says it: system, developer, user or assistant", MESSAGE),
-    _done("content", "what is said: a text, or parts of type text", MESSAGE),
+    _done("role", "who says it: system, developer, user, assistant or tool", MESSAGE),
+    _done("content", "what is said: a text, or parts of type text; null beside calls", MESSAGE),
     _done("name", "of the speaker, for chat templates that know names", MESSAGE),
     *_ignored("it belongs to no turn's text", "annotations", kinds=MESSAGE),
     _only("refusal", "", instead="give it as content", kinds=MESSAGE),
     _only("audio", instead=TEXT_ALONE, kinds=MESSAGE),
-    _only("tool_calls", [], instead=NO_TOOLS, kinds=MESSAGE),
-    _only("function_call", instead=NO_TOOLS, kinds=MESSAGE),
-    _only("tool_call_id", instead=NO_TOOLS, kinds=MESSAGE),
+    _done("tool_calls", "of an assistant: the functions that it called", MESSAGE, []),
+    _done("tool_call_id", "of a tool: which call it answers", MESSAGE),
+    _only("function_call", instead=OLD_TOOLS, kinds=MESSAGE),
     _done("type", "text", PART),
     _done("text", "what is said", PART),
     *_ignored(NOT_KEPT, "prompt_cache_breakpoint", kinds=PART),
@@ -162,7 +120,16 @@ OPENAI = (
     _done("json_schema", "with type json_schema: an object with `schema`", FORMAT),
     _done("schema", "what the answer validates against", NAMED),
     *_ignored("the schema says it all", "name", "description", kinds=NAMED),
-    *_ignored("an answer keeps to its schema in any case", "strict", kinds=NAMED),
+    *_ignored(IN_ANY_CASE, "strict", kinds=NAMED + FUNCTION),
+    # In tools, tool_choice and tool_calls.
+    _done("type", "function", TOOL + CHOICE + CALL),
+    _done("function", "the function", TOOL + CHOICE + CALL),
+    _done("name", "the function's name", FUNCTION + CHOSEN + CALLED),
+    _done("description", "what it does, for the model", FUNCTION),
+    _done("parameters", "the JSON schema of its arguments; default: none", FUNCTION),
+    _done("id", "the call's name", CALL),
+    *_ignored("calls stand in their order", "index", kinds=CALL),
+    _done("arguments", "a JSON object, as text", CALLED),
     # In stream_options.
     _done("include_usage", "the last event counts tokens", OPTIONS),
     *_ignored("nothing is padded", "include_obfuscation", kinds=OPTIONS),
@@ -294,7 +261,7 @@ OWN = (
 FIELDS = tuple(
     dataclasses.replace(one, api=api)
     for api, rows in {
-        "OpenAI": OPENAI,
+        "OpenAI": (*OPENAI, *RESPONSES_API),
         "vLLM": VLLM,
         "llama.cpp": LLAMA_CPP,
         "softmask": OWN,

@@ -7,8 +7,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from ..settings import shown
-from .fields import TEXT_ALONE
+from .field_rows import TEXT_ALONE
 from .strict import Strict, Text, wrong
+from .tools import ToolCalls
 
 
 class TextPart(Strict):
@@ -18,15 +19,17 @@ class TextPart(Strict):
     text: Text
 
 
-ROLES = ("system", "developer", "user", "assistant")
+ROLES = ("system", "developer", "user", "assistant", "tool")
 
 
 class Message(Strict):
     kind = "message"
 
-    role: Literal["system", "developer", "user", "assistant"]
-    content: Text | Annotated[list[TextPart], Field(fail_fast=True)]
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: Text | Annotated[list[TextPart], Field(fail_fast=True)] = ""
     name: Text | None = None
+    tool_calls: ToolCalls = Field(default_factory=list)
+    tool_call_id: Text | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -37,8 +40,10 @@ class Message(Strict):
         role, content = values.get("role"), values.get("content")
         if "role" in values and role not in ROLES:
             raise wrong("role", f"{shown(role)} is none of {', '.join(ROLES)}")
+        if values.get("tool_calls") and role != "assistant":
+            raise wrong("tool_calls", "an assistant alone calls tools")
         if content is None and values.get("tool_calls"):
-            return values  # as of an assistant that called tools
+            return values
         if content is None:
             raise wrong("content", "a message says something: give a text, which may be empty")
         if isinstance(content, list):
@@ -57,11 +62,16 @@ class Message(Strict):
             return self.content
         return "".join(part.text for part in self.content)
 
-    def as_template(self) -> dict[str, str]:
+    def as_template(self) -> dict[str, Any]:
         """As chat templates take it."""
         role = "system" if self.role == "developer" else self.role
-        named = {} if self.name is None else {"name": self.name}
-        return {"role": role, "content": self.text, **named}
+        message: dict[str, Any] = {"role": role, "content": self.text}
+        for name in ("name", "tool_call_id"):
+            if (value := getattr(self, name)) is not None:
+                message[name] = value
+        if self.tool_calls:
+            message["tool_calls"] = [call.as_template() for call in self.tool_calls]
+        return message
 
 
 # One fault is enough: of a long list there could be a hundred thousand.

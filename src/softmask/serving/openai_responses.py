@@ -8,9 +8,12 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from ..decoding.tool_syntax import ToolSyntax
 from ..models.checkpoint import Checkpoint
 from .detokenizer import IncrementalDetokenizer, Token
 from .engine import Event, Request, Result
+from .errors import Ended
+from .tool_calls import Call, CallReader, Piece
 
 
 class Answer:
@@ -18,6 +21,7 @@ class Answer:
 
     Args:
         top: leading tokens to report; None: no log-probabilities.
+        tools: how calls of tools are written, where there may be some.
     """
 
     def __init__(
@@ -28,12 +32,15 @@ class Answer:
         infill: bool,
         stops: Sequence[str],
         top: int | None,
+        tools: ToolSyntax | None = None,
     ) -> None:
         self._checkpoint = checkpoint
+        self._reader = None if tools is None else CallReader(tools)
         self._stream = IncrementalDetokenizer(checkpoint, request, infill=infill, stops=stops)
         self._infill, self.top, self._form = infill, top, request.constraint
         self.forwards = 0  # so far
         self.all: list[Token] = []
+        self._fresh: list[Piece] = []
         self.result: Result | None = None
 
     @property
@@ -43,7 +50,18 @@ class Answer:
 
     @property
     def text(self) -> str:
-        return self._stream.text
+        """All of the text outside of calls of tools."""
+        return self._stream.text if self._reader is None else self._reader.text
+
+    @property
+    def may_call(self) -> bool:
+        """Whether there may be calls of tools."""
+        return self._reader is not None
+
+    @property
+    def calls(self) -> list[Call]:
+        """The calls of tools."""
+        return [] if self._reader is None else self._reader.calls
 
     @property
     def tokens(self) -> int:
@@ -51,14 +69,16 @@ class Answer:
 
     @property
     def finish_reason(self) -> str:
-        # A text of a form is whole where it fills its canvas.
-        whole = self._infill or self._form is not None
+        if self.calls:
+            return "tool_calls"
+        # A text of a form is whole where it fills its canvas; one that is free may go on.
+        whole = self._infill or (self._form is not None and self._reader is None)
         return "stop" if self.is_ended or whole else "length"
 
     @property
     def is_malformed(self) -> bool:
         """Whether the text is not of the form that was asked for: a stop string cut it."""
-        return self._form is not None and not self._form.accepts(self.text)
+        return self._form is not None and not self._form.accepts(self._stream.text)
 
     @property
     def cost(self) -> dict[str, int | float]:
@@ -68,16 +88,29 @@ class Answer:
 
     def take(self, event: Event) -> list[Token]:
         """What has become final with an event."""
-        tokens = self._stream.take(event)
-        self.all += tokens
         self.forwards = event.forwards
-        return tokens
+        return self._read(self._stream.take(event))
 
     def finish(self, result: Result) -> list[Token]:
         """What was held back, now that the request is over."""
-        tokens = self._stream.rest()
-        self.all += tokens
         self.result, self.forwards = result, result.forwards
+        tokens = self._read(self._stream.rest())
+        if self._reader is not None:
+            self._fresh += self._reader.rest()
+        return tokens
+
+    def pieces(self) -> list[Piece]:
+        """What has been added to the text and to calls of tools since this was asked last."""
+        fresh, self._fresh = self._fresh, []
+        return fresh
+
+    def _read(self, tokens: list[Token]) -> list[Token]:
+        self.all += tokens
+        text = "".join(token.text for token in tokens)
+        if self._reader is not None:
+            self._fresh += self._reader.feed(text)
+        elif tokens:
+            self._fresh.append(Piece("text", text))
         return tokens
 
     def name(self, token: int) -> str:
@@ -91,11 +124,12 @@ class Answer:
 
 
 class ResponseFormat:
-    """What the formats of chat and completions share."""
+    """What the formats of all answers share."""
 
     prefix: str
     kind: str
     chunk_kind: str
+    done = "data: [DONE]\n\n"  # ends a stream
 
     def __init__(self, model: str) -> None:
         self.id = f"{self.prefix}-{secrets.token_hex(12)}"
@@ -108,9 +142,25 @@ class ResponseFormat:
     def _chunk(self, choice: dict[str, Any]) -> dict[str, Any]:
         return self._frame(self.chunk_kind, [choice])
 
-    def opening(self, _index: int) -> list[dict[str, Any]]:
+    def event_name(self, _chunk: dict[str, Any]) -> str | None:
+        """What the line `event` of a chunk says, where it has one."""
+        return None
+
+    def opening(self, _index: int, _answer: Answer) -> list[dict[str, Any]]:
         """Chunks before the first text."""
         return []
+
+    def chunks(self, index: int, answer: Answer, tokens: list[Token]) -> list[dict[str, Any]]:
+        """What has become final of a text."""
+        raise NotImplementedError
+
+    def closing(self, index: int, answer: Answer, prompt_tokens: int) -> list[dict[str, Any]]:
+        """The end of a text."""
+        raise NotImplementedError
+
+    def failure(self, error: Ended) -> dict[str, Any]:
+        """That a text came to no end."""
+        return error.body
 
     def whole(self, answers: Sequence[Answer], prompt_tokens: int) -> dict[str, Any]:
         """An answer that is not streamed."""
@@ -133,39 +183,46 @@ class ChatResponse(ResponseFormat):
     def _choice(self, index: int, answer: Answer) -> dict[str, Any]:
         return {
             "index": index,
-            "message": {"role": "assistant", "content": answer.text, "refusal": None},
-            "logprobs": self._logprobs(answer, answer.all),
+            "message": self._message(answer),
+            "logprobs": _chat_logprobs(answer, answer.all),
             "finish_reason": answer.finish_reason,
             "softmask": answer.cost,
         }
 
-    def opening(self, index: int) -> list[dict[str, Any]]:
-        delta = {"role": "assistant", "content": ""}
+    def _message(self, answer: Answer) -> dict[str, Any]:
+        calls = [
+            {
+                "id": call.id,
+                "type": "function",
+                "function": {"name": call.name, "arguments": call.arguments},
+            }
+            for call in answer.calls
+        ]
+        content = None if calls and not answer.text else answer.text
+        message = {"role": "assistant", "content": content, "refusal": None}
+        return {**message, "tool_calls": calls} if calls else message
+
+    def opening(self, index: int, answer: Answer) -> list[dict[str, Any]]:
+        # Whether there is a text shows later where calls may take its place.
+        delta = {"role": "assistant", "content": None if answer.may_call else ""}
         return [self._chunk({"index": index, "delta": delta, "finish_reason": None})]
 
-    def chunk(self, index: int, answer: Answer, tokens: list[Token]) -> dict[str, Any]:
-        """New text."""
-        delta = {"content": "".join(token.text for token in tokens)}
-        logprobs = self._logprobs(answer, tokens)
-        choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": None}
-        return self._chunk(choice)
+    def chunks(self, index: int, answer: Answer, tokens: list[Token]) -> list[dict[str, Any]]:
+        """New text, and what is new of calls."""
+        deltas = [_delta(answer, piece) for piece in answer.pieces()]
+        if answer.top is not None and tokens and not deltas:
+            deltas = [{"content": ""}]  # the text is held back, its log-probabilities are not
+        chunks = []
+        for delta in deltas:
+            logprobs, tokens = _chat_logprobs(answer, tokens), []
+            choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": None}
+            chunks.append(self._chunk(choice))
+        return chunks
 
-    def closing(self, index: int, answer: Answer) -> dict[str, Any]:
+    def closing(self, index: int, answer: Answer, _prompt_tokens: int) -> list[dict[str, Any]]:
         """The end of a text."""
         choice = {"index": index, "delta": {}, "finish_reason": answer.finish_reason}
-        return self._chunk({**choice, "softmask": answer.cost})
-
-    def _logprobs(self, answer: Answer, tokens: list[Token]) -> dict[str, Any] | None:
-        if answer.top is None:
-            return None
-        content = [
-            {
-                **answer.entry(token.id, token.logprob),
-                "top_logprobs": [answer.entry(i, value) for i, value in token.top[: answer.top]],
-            }
-            for token in tokens
-        ]
-        return {"content": content, "refusal": None}
+        return [self._chunk({**choice, "softmask": answer.cost})]
 
 
 class CompletionResponse(ResponseFormat):
@@ -186,18 +243,20 @@ class CompletionResponse(ResponseFormat):
             "softmask": answer.cost,
         }
 
-    def chunk(self, index: int, answer: Answer, tokens: list[Token]) -> dict[str, Any]:
+    def chunks(self, index: int, answer: Answer, tokens: list[Token]) -> list[dict[str, Any]]:
         """New text."""
+        if not tokens:
+            return []
         text = "".join(token.text for token in tokens)
         logprobs = self._logprobs(answer, tokens, self._lengths[index])
         self._lengths[index] += len(text)
         choice = {"index": index, "text": text, "logprobs": logprobs, "finish_reason": None}
-        return self._chunk(choice)
+        return [self._chunk(choice)]
 
-    def closing(self, index: int, answer: Answer) -> dict[str, Any]:
+    def closing(self, index: int, answer: Answer, _prompt_tokens: int) -> list[dict[str, Any]]:
         """The end of a text."""
         choice = {"index": index, "text": "", "finish_reason": answer.finish_reason}
-        return self._chunk({**choice, "logprobs": None, "softmask": answer.cost})
+        return [self._chunk({**choice, "logprobs": None, "softmask": answer.cost})]
 
     def _logprobs(self, answer: Answer, tokens: list[Token], offset: int) -> dict[str, Any] | None:
         if answer.top is None:
@@ -212,6 +271,35 @@ class CompletionResponse(ResponseFormat):
             "top_logprobs": [_by_text(answer, token) for token in tokens],
             "text_offset": offsets,
         }
+
+
+def content_logprobs(answer: Answer, tokens: Sequence[Token]) -> list[dict[str, Any]] | None:
+    """Log-probabilities of tokens, as chats report them; None: they are not asked for."""
+    if answer.top is None:
+        return None
+    return [
+        {
+            **answer.entry(token.id, token.logprob),
+            "top_logprobs": [answer.entry(i, value) for i, value in token.top[: answer.top]],
+        }
+        for token in tokens
+    ]
+
+
+def _chat_logprobs(answer: Answer, tokens: Sequence[Token]) -> dict[str, Any] | None:
+    content = content_logprobs(answer, tokens)
+    return None if content is None else {"content": content, "refusal": None}
+
+
+def _delta(answer: Answer, piece: Piece) -> dict[str, Any]:
+    """A piece of a message, as chunks have it."""
+    if piece.kind == "text":
+        return {"content": piece.text}
+    call: dict[str, Any] = {"index": piece.call, "function": {"arguments": piece.text}}
+    if piece.kind == "call":
+        call |= {"id": answer.calls[piece.call].id, "type": "function"}
+        call["function"] = {"name": piece.text, "arguments": ""}
+    return {"tool_calls": [call]}
 
 
 def usage(answers: Sequence[Answer], prompt_tokens: int) -> dict[str, Any]:

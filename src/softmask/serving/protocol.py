@@ -29,6 +29,7 @@ from .fields import known, unknown
 from .messages import Messages
 from .strict import Strict, Text, require_few, wrong
 from .structured import Structured
+from .tools import Choice, Mode, NamedTool, Tool, Tools, check_choice
 
 MOST_TEXTS = 64  # n times prompts
 MOST_STOPS = 16
@@ -193,6 +194,30 @@ class ChatRequest(OpenAIRequest):
     messages: Messages
     logprobs: bool = False
     top_logprobs: int | None = Field(None, ge=0, le=MOST_TOP)
+    tools: Tools = Field(default_factory=list)
+    tool_choice: Choice = "auto"
+    parallel_tool_calls: bool = True
+
+    @property
+    def chosen_tool(self) -> str | None:
+        """The function that is to be called, where one is named."""
+        return self.tool_choice.function.name if isinstance(self.tool_choice, NamedTool) else None
+
+    @property
+    def tool_mode(self) -> Mode:
+        """Whether tools may be called, or have to be."""
+        return "required" if isinstance(self.tool_choice, NamedTool) else self.tool_choice
+
+    @property
+    def offered(self) -> list[Tool]:
+        """The tools that may be called."""
+        return [] if self.tool_choice == "none" else self.tools
+
+    @model_validator(mode="after")
+    def _has_tools(self) -> ChatRequest:
+        names = [tool.function.name for tool in self.tools]
+        check_choice(names, self.tool_mode, self.chosen_tool)
+        return self
 
     @model_validator(mode="after")
     def _has_logprobs(self) -> ChatRequest:

@@ -18,11 +18,14 @@ from pydantic import BaseModel
 from .fields import FIELDS
 from .messages import Message
 from .protocol import ChatRequest, CompletionRequest, DenoiseRequest, Extension, StreamOptions
+from .responses_api import Item, ResponsesRequest
+from .tools import FunctionDefinition
 
 ROUTES = {
     "GET /": "the page that shows the denoising",
     "POST /v1/chat/completions": "OpenAI's chat completions, whole or streamed",
     "POST /v1/completions": "OpenAI's completions; with `suffix` the text between the two",
+    "POST /v1/responses": "OpenAI's Responses API, whole or streamed; nothing is stored",
     "POST /v1/denoise": "every step of one text",
     "GET /v1/models": "the model that is served, in a list",
     "GET /v1/models/{name}": "its entry: context, soft-mask parameters, defaults",
@@ -34,8 +37,11 @@ ROUTES = {
 REQUESTS: dict[str, type[BaseModel]] = {
     "POST /v1/chat/completions": ChatRequest,
     "A message": Message,
+    "A tool's function": FunctionDefinition,
     "POST /v1/completions": CompletionRequest,
     "The key `stream_options`": StreamOptions,
+    "POST /v1/responses": ResponsesRequest,
+    "An item of `input`": Item,
     "POST /v1/denoise": DenoiseRequest,
     "The key `softmask` of every request": Extension,
 }
@@ -45,6 +51,16 @@ PLACES = {
     "message": "messages",
     "part": "parts of a message",
     "stream_options": "`stream_options`",
+    "named_schema": "`json_schema`",
+    "structured_outputs": "`structured_outputs`",
+    "function": "a tool's function",
+    "tool_call": "`tool_calls`",
+    "responses": "responses",
+    "responses_text": "`text` of responses",
+    "responses_format": "`text.format`",
+    "responses_tool": "`tools` of responses",
+    "item": "items of `input`",
+    "item_part": "parts of an item",
 }
 NEUTRAL_TITLE = "Fields that change nothing"
 NEUTRAL_LEAD = (

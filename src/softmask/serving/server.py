@@ -22,10 +22,12 @@ from .engine import Result
 from .errors import Ended, handle_errors, refusals
 from .metrics import Metrics
 from .middleware import RequestContext, RequestMiddleware
-from .openai_responses import Answer, ChatResponse, CompletionResponse
+from .openai_responses import Answer, ChatResponse, CompletionResponse, ResponseFormat
 from .page import live_data, page_csp, page_html
 from .protocol import ChatRequest, CompletionRequest, DenoiseRequest, Shared
 from .reference import page as reference_page
+from .responses_api import ResponsesRequest
+from .responses_output import ResponsesResponse
 from .service import Service
 from .streaming import cancelling, check_end, event_stream, merged, stream_answers, stream_steps
 from .trace import Tracer
@@ -157,20 +159,33 @@ def _add_openai(app: FastAPI, service: Service, metrics: Metrics) -> None:
         """What follows a prompt or, with `suffix`, what stands between the two."""
         return await _answer(service, metrics, asked, request, CompletionResponse(service.name))
 
+    @app.post("/v1/responses")
+    async def respond(asked: ResponsesRequest, request: Request) -> Response:
+        """The next items of a conversation. Nothing is stored."""
+        response = ResponsesResponse(service.name, asked)
+        return await _answer(service, metrics, asked.as_chat(), request, response)
+
 
 async def _answer(
     service: Service,
     metrics: Metrics,
     asked: ChatRequest | CompletionRequest,
     request: Request,
-    response: ChatResponse | CompletionResponse,
+    response: ResponseFormat,
 ) -> Response:
     _check_name(service, asked.model)
     with refusals():
         jobs = await _encoded(service, service.jobs, asked)
         handles = service.submit(jobs)
     answers = [
-        Answer(service.checkpoint, job.request, infill=job.infill, stops=asked.stop, top=asked.top)
+        Answer(
+            service.checkpoint,
+            job.request,
+            infill=job.infill,
+            stops=asked.stop,
+            top=asked.top,
+            tools=job.tools,
+        )
         for job in jobs
     ]
     prompt_tokens = sum(job.prompt_tokens for job in jobs[:: asked.n])

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 import secrets
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..config import BUNDLED, PromptKind, SamplingConfig, from_mapping, kinds_to_json, require
+from ..constraints.constraint import Constraint
 from ..decoding.forms import automaton_for
 from ..decoding.generation import choose_soft_mask
 from ..decoding.prompts import (
@@ -25,6 +27,7 @@ from ..decoding.prompts import (
     rules_of,
     with_chat_template,
 )
+from ..decoding.tool_syntax import ToolSyntax, tool_syntax
 from ..models.checkpoint import Checkpoint
 from ..rules import KINDS, names
 from .config import ServeConfig
@@ -40,18 +43,25 @@ from .protocol import (
     OpenAIRequest,
     Shared,
 )
+from .tools import Tool, tools_constraint
 
 OPTIONAL = {f.name for f in dataclasses.fields(SamplingConfig) if f.default is None}
 
 
 @dataclass(frozen=True)
 class Job:
-    """A request of the engine, and what its text is; `start`: where one with holes begins."""
+    """A request of the engine, and what its text is.
+
+    Args:
+        start: where a text with holes begins.
+        tools: how calls are written in it, where there may be some.
+    """
 
     request: Request
     infill: bool
     prompt_tokens: int
     start: int = 0
+    tools: ToolSyntax | None = None
 
 
 class Service:
@@ -103,9 +113,20 @@ class Service:
             ValueError: one sentence on what cannot be done, and the field's name where it is one.
         """
         suffix: list[int] = []
+        constraint, tools = asked.constraint, None
         if isinstance(asked, ChatRequest):
             self._check_count(1, asked.n)
-            prompts = [self._conversation(asked.messages)]
+            prompts = [self._conversation(asked.messages, asked.offered)]
+            if asked.offered:
+                tools = self._tools
+                constraint = tools_constraint(
+                    tools,
+                    asked.offered,
+                    mode=asked.tool_mode,
+                    chosen=asked.chosen_tool,
+                    parallel=asked.parallel_tool_calls,
+                    text=constraint,
+                )
             kinds = [self.checkpoint.kind_of(asked.messages[-1].text)]
         else:
             assert isinstance(asked, CompletionRequest)
@@ -127,11 +148,12 @@ class Service:
                 ids,
                 kind,
                 seed + index,
+                constraint=constraint,
                 infill=infill,
                 endless=asked.ignore_eos,
                 top_logprobs=top_logprobs,
             )
-            jobs.append(Job(request, infill, len(prompt) + len(suffix)))
+            jobs.append(Job(request, infill, len(prompt) + len(suffix), tools=tools))
         return jobs
 
     def trace_job(self, asked: DenoiseRequest) -> Job:
@@ -160,6 +182,7 @@ class Service:
             tuple(ids),
             kind,
             self._seed(asked),
+            constraint=asked.constraint,
             infill=infill,
             top_logprobs=top_logprobs,
             trace=True,
@@ -183,14 +206,23 @@ class Service:
             raise
         return handles
 
-    def _conversation(self, messages: Sequence[Message]) -> list[int]:
+    @functools.cached_property
+    def _tools(self) -> ToolSyntax:
+        return tool_syntax(self.checkpoint)
+
+    def _conversation(self, messages: Sequence[Message], tools: Sequence[Tool] = ()) -> list[int]:
         require(
             has_chat_template(self.checkpoint),
             f"{self.name} has no chat template: ask /v1/completions to go on with a text, or start "
             "the server with --chat-template FILE",
         )
-        self._check_size(sum(len(m.text.encode()) for m in messages), "conversation")
-        return encode_chat(self.checkpoint, [message.as_template() for message in messages])
+        said, offered = ([one.as_template() for one in group] for group in (messages, tools))
+        size = sum(len(message["content"].encode()) for message in said)
+        calls = [message["tool_calls"] for message in said if "tool_calls" in message]
+        if calls or offered:
+            size += len(json.dumps([calls, offered], ensure_ascii=False).encode())
+        self._check_size(size, "conversation")
+        return encode_chat(self.checkpoint, said, offered or None)
 
     def _prompt(self, prompt: str | Sequence[int], suffix: Sequence[int] = ()) -> list[int]:
         mask_id = self.checkpoint.model.mask_id
@@ -249,16 +281,16 @@ class Service:
         kind: PromptKind,
         seed: int,
         *,
+        constraint: Constraint | None,
         infill: bool,
         top_logprobs: int,
         endless: bool = False,
         trace: bool = False,
     ) -> Request:
         extension = asked.softmask
-        constraint = None
-        if asked.constraint is not None:
-            bounded = infill or endless
-            constraint = automaton_for(self.checkpoint, asked.constraint, infill=bounded)
+        automaton = None
+        if constraint is not None:
+            automaton = automaton_for(self.checkpoint, constraint, infill=infill or endless)
         deadline = min(extension.deadline or self.config.deadline, self.config.deadline)
         return Request(
             ids,
@@ -270,7 +302,7 @@ class Service:
             deadline=deadline,
             top_logprobs=top_logprobs,
             trace=trace,
-            constraint=constraint,
+            constraint=automaton,
         )
 
     def _sampling(self, asked: Shared, kind: PromptKind, masks: int) -> SamplingConfig:

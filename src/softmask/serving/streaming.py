@@ -14,11 +14,9 @@ from fastapi.responses import StreamingResponse
 from .detokenizer import Token
 from .engine import RequestHandle
 from .errors import Ended
-from .openai_responses import Answer, ChatResponse, CompletionResponse, usage
+from .openai_responses import Answer, ResponseFormat, usage
 from .protocol import OpenAIRequest
 from .trace import Tracer
-
-DONE = "data: [DONE]\n\n"
 
 
 def check_end(handle: RequestHandle, answer: Answer) -> None:
@@ -52,7 +50,7 @@ async def cancelling(request: Request, handles: Sequence[RequestHandle]) -> Asyn
 async def stream_answers(
     handles: Sequence[RequestHandle],
     answers: Sequence[Answer],
-    response: ChatResponse | CompletionResponse,
+    response: ResponseFormat,
     asked: OpenAIRequest,
     prompt_tokens: int,
     count_tokens: Callable[[], None],
@@ -64,24 +62,27 @@ async def stream_answers(
             chunk["usage"] = usage(answers, prompt_tokens)
         elif asked.sends_usage:
             chunk["usage"] = None  # as OpenAI's: the last one alone has it
-        return sse(chunk)
+        return sse(chunk, response.event_name(chunk))
 
     try:
-        for index in range(len(answers)):
-            for chunk in response.opening(index):
+        for index, answer in enumerate(answers):
+            for chunk in response.opening(index, answer):
                 yield event(chunk)
         async for index, tokens, is_last in merged(handles, answers):
             answer = answers[index]
-            if tokens:
-                yield event(response.chunk(index, answer, tokens))
+            for chunk in response.chunks(index, answer, tokens):
+                yield event(chunk)
             if is_last:
                 check_end(handles[index], answer)
-                yield event(response.closing(index, answer))
+                for chunk in response.closing(index, answer, prompt_tokens):
+                    yield event(chunk)
         if asked.sends_usage:
             yield sse(response.usage_chunk(answers, prompt_tokens))
-        yield DONE
+        if response.done:
+            yield response.done
     except Ended as error:
-        yield sse(error.body)
+        failure = response.failure(error)
+        yield sse(failure, response.event_name(failure))
     finally:
         count_tokens()
         for handle in handles:

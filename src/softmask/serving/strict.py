@@ -6,6 +6,7 @@ is refused by name: `fields.py` has them all.
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any, ClassVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, model_validator
@@ -79,6 +80,26 @@ def _whole_characters(text: str) -> str:
     place = half_character(text)
     require(place is None, f"character {place} is half of one (a lone surrogate)")
     return text
+
+
+def _whole_texts(value: dict[str, Any]) -> dict[str, Any]:
+    """An object whose texts, at any depth, are all of whole characters."""
+    try:
+        _whole_characters(json.dumps(value, ensure_ascii=False))
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    return value
+
+
+JsonObject = Annotated[dict[str, Any], AfterValidator(_whole_texts)]
+
+
+def text_or_more(value: Any) -> str:
+    """Which of two types a value is to be, so that an error is one of that type alone.
+
+    The names have spaces: they are no part of a field's place.
+    """
+    return "a text" if isinstance(value, str) else "more than a text"
 
 
 Text = Annotated[str, AfterValidator(_whole_characters)]

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from ..constraints.constraint import Constraint
-from .strict import Strict, Text
+from .strict import JsonObject, Strict, Text
 
 MOST_CHOICES = 10_000
-Schema = dict[str, Any] | bool
+Schema = JsonObject | bool
 Choices = Annotated[list[Text], Field(min_length=1, max_length=MOST_CHOICES, fail_fast=True)]
 
 

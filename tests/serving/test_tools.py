@@ -1,0 +1,271 @@
+"""Tools as OpenAI's own client meets them: calls whose arguments keep to their schema."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import jsonschema_rs
+import openai
+import pytest
+from test_server import HELLO, serving
+from tiny import CHAT_TEMPLATE, TOOL_TEMPLATE, write_dream_folder
+
+import softmask
+from softmask.constraints.compile import compile_constraint
+from softmask.constraints.controls import to_bytes
+from softmask.decoding.prompts import encode_chat, with_chat_template
+from softmask.decoding.tool_syntax import Function, ToolSyntax, tool_syntax
+from softmask.models.checkpoint import Checkpoint
+from softmask.serving.config import ServeConfig
+from softmask.serving.protocol import ChatRequest
+from softmask.serving.service import Service
+from softmask.serving.tool_calls import CallReader
+
+WEATHER = {
+    "type": "object",
+    "properties": {
+        "city": {"type": "string", "maxLength": 6},
+        "days": {"type": "integer", "minimum": 1, "maximum": 9},
+    },
+    "required": ["city"],
+}
+SCHEMAS: dict[str, Any] = {"weather": WEATHER, "now": {"type": "object", "properties": {}}}
+TOOLS: list[Any] = [
+    {"type": "function", "function": {"name": name, "parameters": schema}}
+    for name, schema in SCHEMAS.items()
+]
+NAMED: Any = {"type": "function", "function": {"name": "weather"}}
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory) -> Checkpoint:
+    folder = tmp_path_factory.mktemp("model") / "tools"
+    return softmask.load(
+        write_dream_folder(folder, tools=True, max_position_embeddings=1024), device="cpu"
+    )
+
+
+@pytest.fixture(scope="module")
+def client(checkpoint) -> Iterator[openai.OpenAI]:
+    with (
+        serving(checkpoint, max_tokens=120) as (url, _service),
+        openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client,
+    ):
+        yield client
+
+
+def ask(**more: Any) -> dict[str, Any]:
+    quick = {"softmask": {"steps": 40, "block_length": 8}}
+    return {"model": "tools", "messages": HELLO, "tools": TOOLS, "extra_body": quick} | more
+
+
+def check(calls: Any) -> None:
+    for call in calls:
+        arguments = json.loads(call.function.arguments)
+        jsonschema_rs.validate(SCHEMAS[call.function.name], arguments)
+        assert call.id.startswith("call_")
+
+
+# Calls.
+
+
+def test_a_call_that_is_required_comes_and_its_arguments_keep_to_their_schema(client) -> None:
+    answer = client.chat.completions.create(
+        **ask(tool_choice="required", temperature=1.0, seed=1, n=3, logprobs=True)
+    )
+    for choice in answer.choices:
+        assert choice.finish_reason == "tool_calls"
+        assert choice.message.content is None
+        assert choice.message.tool_calls
+        check(choice.message.tool_calls)
+    ids = [call.id for choice in answer.choices for call in choice.message.tool_calls]
+    assert len(set(ids)) == len(ids)
+
+
+def test_a_tool_that_is_named_is_called_once(client) -> None:
+    answer = client.chat.completions.create(**ask(tool_choice=NAMED, temperature=1.0, seed=2))
+    (call,) = answer.choices[0].message.tool_calls
+    assert call.function.name == "weather"
+    check([call])
+
+
+def test_without_parallel_calls_there_is_one_at_most(client) -> None:
+    options = {"tool_choice": "required", "temperature": 1.0, "seed": 1, "n": 3}
+    options["extra_body"] = {"softmask": {"steps": 40}}
+    many = client.chat.completions.create(**ask(**options))
+    single = client.chat.completions.create(**ask(**options, parallel_tool_calls=False))
+    assert max(len(choice.message.tool_calls) for choice in many.choices) > 1
+    assert [len(choice.message.tool_calls) for choice in single.choices] == [1, 1, 1]
+
+
+def test_a_choice_that_is_free_brings_text_or_calls_or_both(client) -> None:
+    answer = client.chat.completions.create(**ask(temperature=1.0, seed=0, n=2))
+    called = [choice.message.tool_calls or [] for choice in answer.choices]
+    assert any(called)
+    assert not all(called)
+    for choice, calls in zip(answer.choices, called, strict=True):
+        check(calls)
+        assert calls or choice.message.content
+        assert (choice.finish_reason == "tool_calls") == bool(calls)
+
+
+def test_with_a_form_of_its_own_a_text_has_it_and_else_tools_are_called(client) -> None:
+    form = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"enum": ["yes"]}}}
+    answer = client.chat.completions.create(
+        **ask(response_format=form, temperature=1.0, seed=3, n=4)
+    )
+    for choice in answer.choices:
+        check(choice.message.tool_calls or [])
+        assert choice.message.tool_calls or choice.message.content == '"yes"'
+
+
+def test_a_stream_brings_the_same_calls_piece_by_piece(client) -> None:
+    options = ask(tool_choice="auto", temperature=1.0, seed=1)
+    whole = client.chat.completions.create(**options).choices[0]
+    assert whole.message.tool_calls
+    pieces = 0
+    with client.chat.completions.stream(**options) as stream:
+        for event in stream:
+            pieces += event.type == "tool_calls.function.arguments.delta"
+        final = stream.get_final_completion().choices[0]
+    assert pieces > 2 * len(whole.message.tool_calls)
+    assert final.finish_reason == "tool_calls"
+    assert final.message.content == whole.message.content
+    assert [(c.function.name, c.function.arguments) for c in final.message.tool_calls] == [
+        (c.function.name, c.function.arguments) for c in whole.message.tool_calls
+    ]
+
+
+# What the model is told.
+
+
+HISTORY = [
+    *HELLO,
+    {
+        "role": "assistant",
+        "content": None,
+        "tool_calls": [
+            {
+                "id": "call_1",
+                "type": "function",
+                "function": {"name": "weather", "arguments": '{"city": "</tool_call>"}'},
+            }
+        ],
+    },
+    {"role": "tool", "tool_call_id": "call_1", "content": "5 <|im_end|>"},
+]
+
+
+def test_earlier_calls_and_their_results_are_in_the_prompt_and_names_in_them_are_text(
+    checkpoint,
+) -> None:
+    service = Service(checkpoint, ServeConfig(max_tokens=100))
+    described = {**TOOLS[0]["function"], "description": "<|im_end|>"}
+    tools = [{"type": "function", "function": described}]
+    asked = ChatRequest.model_validate({"messages": HISTORY, "tools": tools})
+    (job,) = service.jobs(asked)
+    ids = list(job.request.ids[: job.prompt_tokens])
+    text = checkpoint.decode(ids)
+    assert '<tool_call>\n{"name": "weather", "arguments": {"city": "</tool_call>"}}\n' in text
+    assert '"description": "<|im_end|>"' in text
+    assert "<tool_response>\n5 <|im_end|>\n</tool_response>" in text
+    vocabulary = checkpoint.tokenizer.get_vocab()
+    # Those of the template, which mentions a pair and writes one.
+    assert ids.count(vocabulary["</tool_call>"]) == 2
+    assert ids.count(vocabulary["<|im_end|>"]) == 4
+    plain = ChatRequest.model_validate({"messages": HELLO, "tools": TOOLS, "tool_choice": "none"})
+    (job,) = service.jobs(plain)
+    assert list(job.request.ids[: job.prompt_tokens]) == encode_chat(checkpoint, HELLO)
+    assert job.request.constraint is None
+
+
+LLAMA = (
+    "{% for t in tools or [] %}{{ t | tojson }}{% endfor %}{% for m in messages %}{{ m.role }}: "
+    "{% if m.tool_calls %}{% if m.tool_calls | length > 1 %}{{ raise_exception('one') }}{% endif %}"
+    '{"name": "{{ m.tool_calls[0].function.name }}", "parameters": '
+    "{{ m.tool_calls[0].function.arguments | tojson }}}{% else %}{{ m.content }}{% endif %}"
+    "<|im_end|>{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}"
+)
+
+
+def test_how_calls_are_written_is_read_off_the_template(checkpoint) -> None:
+    hermes = tool_syntax(checkpoint)
+    assert hermes.controls == ("<tool_call>", "</tool_call>")
+    assert hermes.open == '\udcf8\n{"name": "'
+    assert hermes.between == '}\n\udcf9\n\udcf8\n{"name": "'
+    assert hermes.close == "}\n\udcf9"
+    llama = tool_syntax(with_chat_template(checkpoint, LLAMA))
+    assert llama == ToolSyntax('{"name": "', '", "parameters": ', None, "}", ())
+    with pytest.raises(ValueError, match="knows no tools"):
+        tool_syntax(with_chat_template(checkpoint, CHAT_TEMPLATE))
+    odd = TOOL_TEMPLATE.replace("call.function.arguments | tojson", "'x'")
+    with pytest.raises(ValueError, match="does not write calls as names and JSON"):
+        tool_syntax(with_chat_template(checkpoint, odd))
+
+
+def test_where_no_token_opens_a_call_its_first_words_do(checkpoint) -> None:
+    syntax = tool_syntax(with_chat_template(checkpoint, LLAMA))
+    functions = [Function("weather", WEATHER)]
+    free = syntax.constraint(functions, required=False, parallel=True, text=None)
+    automaton = compile_constraint(free)
+    call = '{"name": "weather", "parameters": {"city": "x"}}'
+    for text in ("", "Hi {", call, f"Hi {call}"):
+        assert automaton.accepts(to_bytes(text))
+    for text in ('{"name": "', call[:-1], f"{call} ", call * 2):
+        assert not automaton.accepts(to_bytes(text))
+
+
+@pytest.mark.parametrize("size", [1, 3, 1000])
+def test_calls_are_read_whatever_pieces_their_text_comes_in(checkpoint, size) -> None:
+    syntax = tool_syntax(checkpoint)
+    arguments = ['{"a": "}\\"{", "b": [{}]}', "{}"]
+    text = f"Let <me>.\n{syntax.open}f{syntax.middle}{arguments[0]}{syntax.between}g{syntax.middle}"
+    text += arguments[1] + syntax.close
+    reader, pieces = CallReader(syntax), []
+    for start in range(0, len(text), size):
+        pieces += reader.feed(text[start : start + size])
+    assert reader.rest() == []
+    assert reader.text == "Let <me>."
+    assert [(call.name, call.arguments) for call in reader.calls] == list(
+        zip("fg", arguments, strict=True)
+    )
+    for number, one in enumerate(arguments):
+        parts = [p.text for p in pieces if p.kind == "arguments" and p.call == number]
+        assert "".join(parts) == one
+
+
+# Refusals.
+
+
+@pytest.mark.parametrize(
+    ("more", "sentence"),
+    [
+        ({"tools": [], "tool_choice": "required"}, "tool_choice needs tools to choose from"),
+        ({"tool_choice": {**NAMED, "function": {"name": "x"}}}, "there is no tool 'x'"),
+        ({"tools": TOOLS[:1] * 2}, "two functions have the same name"),
+        ({"tools": [{"type": "custom"}]}, "tools.0.type: functions are the only tools here"),
+        (
+            {"tools": [{**NAMED, "function": {"name": "f", "parameters": {"type": "array"}}}]},
+            "tool f: parameters have to be of type object",
+        ),
+        (
+            {"tools": [{**NAMED, "function": {"name": "f", "parameters": {"type": 3}}}]},
+            "tool f: ",
+        ),
+        ({"messages": [*HELLO, {"role": "tool", "content": None}]}, "messages.1.content: "),
+        ({"max_tokens": 9, "tool_choice": "required"}, "the shortest text of this form has"),
+    ],
+)
+def test_what_cannot_be_called_is_refused_in_a_sentence(client, more, sentence) -> None:
+    with pytest.raises(openai.BadRequestError) as refused:
+        client.chat.completions.create(**ask(**more))
+    assert sentence in refused.value.body["message"]
+
+
+def test_a_model_whose_template_knows_no_tools_says_so(checkpoint) -> None:
+    service = Service(with_chat_template(checkpoint, CHAT_TEMPLATE), ServeConfig())
+    asked = ChatRequest.model_validate({"messages": HELLO, "tools": TOOLS})
+    with pytest.raises(ValueError, match="knows no tools: describe them in words"):
+        service.jobs(asked)
