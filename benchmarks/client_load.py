@@ -11,7 +11,6 @@ the batch's; the time of a busy run outside of steps is the engine's and, with H
 from __future__ import annotations
 
 import argparse
-import asyncio
 import contextlib
 import json
 import statistics
@@ -26,6 +25,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from load_client import TOKENS, body
 from rich.console import Console
 from rich.table import Table
 
@@ -43,53 +43,6 @@ from softmask.serving.service import Service
 
 Json = dict[str, Any]
 CONCURRENCY = (1, 8, 64)
-TOKENS = 48
-PROMPTS = ("One day, Tom", "Lily had a red ball", "It was raining. Ben", "Once upon a time")
-
-
-def body(number: int) -> Json:
-    """A request; each has a prompt of its own in turn."""
-    return {
-        "prompt": PROMPTS[number % len(PROMPTS)],
-        "max_tokens": TOKENS,
-        "temperature": 0,
-        "stream": True,
-    }
-
-
-# The client, in a process of its own.
-
-
-async def ask(port: int, number: int) -> tuple[float, float]:
-    """Seconds to the first part of the answer, and to its end."""
-    content = json.dumps(body(number)).encode()
-    head = "POST /v1/completions HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n"
-    head += f"content-type: application/json\r\ncontent-length: {len(content)}\r\n\r\n"
-    started = time.perf_counter()
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.write(head.encode() + content)
-    status = await reader.readline()
-    assert b" 200 " in status, status
-    await reader.readuntil(b"data: ")
-    first = time.perf_counter() - started
-    rest = await reader.read()
-    assert b"data: [DONE]" in rest
-    writer.close()
-    return first, time.perf_counter() - started
-
-
-async def drive(port: int, concurrency: int, count: int) -> list[tuple[float, float]]:
-    """`count` requests, so many at once; before their times that of the whole run."""
-    numbers = iter(range(count))
-    times: list[tuple[float, float]] = []
-
-    async def one_after_another() -> None:
-        for number in numbers:
-            times.append(await ask(port, number))
-
-    started = time.perf_counter()
-    await asyncio.gather(*(one_after_another() for _ in range(concurrency)))
-    return [(0.0, time.perf_counter() - started), *times]
 
 
 # The server, and what its steps spend their time on.
@@ -148,7 +101,8 @@ def serving() -> Iterator[tuple[Service, int]]:
 
 def over_http(port: int, concurrency: int, count: int) -> list[tuple[float, float]]:
     """Seconds of each request to its first part and to its end; the first is of the whole run."""
-    command = [sys.executable, __file__, "--drive", str(port), str(concurrency), str(count)]
+    client = Path(__file__).with_name("load_client.py")
+    command = [sys.executable, str(client), str(port), str(concurrency), str(count)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return [(first, last) for first, last in json.loads(done.stdout)]
 
@@ -207,9 +161,6 @@ def guidellm(program: Path, port: int, concurrency: int, count: int, folder: Pat
 
 def main(argv: list[str]) -> int:
     """The command."""
-    if argv[:1] == ["--drive"]:
-        print(json.dumps(asyncio.run(drive(*map(int, argv[1:])))))
-        return 0
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("out", type=Path, help="folder for the result")
     parser.add_argument("--rounds", type=int, default=3, help="pairs of runs (3)")

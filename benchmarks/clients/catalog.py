@@ -6,15 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PROGRAMS = Path(__file__).with_name("programs")
-# Hugging Face's libraries must not reach for the Hub: there is nothing there that is needed.
-OFFLINE = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+# Nothing is fetched on the way: models of the Hub, lists of prices.
+OFFLINE = {"HF_HUB_OFFLINE": "1", "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
 
 
 @dataclass(frozen=True)
 class Client:
-    """A client and the program, or command, that uses it.
+    """A client and the program with the arguments `command`, or the command, that uses it.
 
-    In `command` the words {url}, {root}, {model} and {tokenizer} are filled in.
+    In `command` and `environment` the words {url}, {root}, {model} and {tokenizer} are filled in.
     """
 
     name: str
@@ -46,13 +46,14 @@ GPTME = (
     "gptme", "--non-interactive", "--no-confirm", "--name", "random", "--model", "local/{model}",
     "--tools", "none", "--system", "short", "Name an animal.",
 )  # fmt: skip
+# It needs torch: that without CUDA, or gigabytes would come.
+CPU_TORCH = ("--extra-index-url", "https://download.pytorch.org/whl/cpu")
+LM_EVAL = ("lm_eval[api]", "transformers", "datasets")
 GUIDELLM = (
     "guidellm", "benchmark", "--target", "{root}", "--model", "{model}", "--rate-type",
     "concurrent", "--rate", "4", "--max-requests", "12", "--processor", "{tokenizer}",
     "--data", "prompt_tokens=24,output_tokens=16", "--output-path", "guidellm.json",
 )  # fmt: skip
-LM_EVAL = ("lm_eval", "run", "--include_path", "{programs}/lm_eval_tasks", "--limit", "4")
-
 CLIENTS = (
     Client("openai (Python)", ("openai",), "chat, stream, pydantic model, tools, completions, "
            "Responses API", "openai_py.py"),
@@ -73,7 +74,7 @@ CLIENTS = (
            "pydantic_ai_.py"),
     Client("autogen", ("autogen-ext[openai]", "autogen-agentchat"),
            "agents, a tool, stream, pydantic model", "autogen.py"),
-    Client("openai-agents", ("openai-agents",), "agents, typed output, a tool (Responses API)",
+    Client("openai-agents", ("openai-agents",), "typed output, a tool (Responses API)",
            "openai_agents.py"),
     Client("dspy", ("dspy",), "chat, a typed prediction", "dspy_.py"),
     Client("smolagents", ("smolagents[openai]",), "chat, stream, an agent's tool call",
@@ -82,5 +83,10 @@ CLIENTS = (
            environment=(("OPENAI_BASE_URL", "{url}"), ("OPENAI_API_KEY", "none"))),
     Client("aider", ("aider-chat",), "one message of its command", command=AIDER,
            environment=(("OPENAI_API_BASE", "{url}"), ("OPENAI_API_KEY", "none"))),
-    Client("guidellm", ("guidellm",), "a benchmark of 12 requests", command=GUIDELLM),
+    Client("lm_eval, local-completions", LM_EVAL, "a task by likelihood", "lm_eval_.py",
+           ("local-completions",), environment=(("TOKENIZER", "{tokenizer}"),)),
+    Client("lm_eval, local-chat-completions", LM_EVAL, "a task by generated text, six stops",
+           "lm_eval_.py", ("local-chat-completions",),
+           environment=(("OPENAI_API_KEY", "none"),)),
+    Client("guidellm", ("guidellm", *CPU_TORCH), "a benchmark of 12 requests", command=GUIDELLM),
 )  # fmt: skip

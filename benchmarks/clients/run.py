@@ -14,6 +14,7 @@ import argparse
 import contextlib
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -184,7 +185,7 @@ def _command(client: Client, place: Path, work: Path, values: dict[str, str]) ->
         program.write_text((PROGRAMS / client.program).read_text())
         return ["node", str(program)]
     if client.program is not None:
-        return [str(place / "bin/python"), str(PROGRAMS / client.program)]
+        return [str(place / "bin/python"), str(PROGRAMS / client.program), *client.command]
     first, *rest = (word.format(**values) for word in client.command)
     return [str(place / "bin" / first), *rest]
 
@@ -213,10 +214,11 @@ def _run(command: list[str], work: Path, environment: dict[str, str]) -> str:
 
 def _write_records(client: Client, version: str, asked: list[dict[str, object]]) -> None:
     RECORDS.mkdir(parents=True, exist_ok=True)
-    name = "".join(c if c.isalnum() else "_" for c in client.name.lower()).strip("_")
-    content = {"client": client.name, "version": version, "requests": fixture(asked)}
-    lines = json.dumps(content, indent=None, ensure_ascii=True)
-    (RECORDS / f"{name}.json").write_text(lines + "\n", encoding="utf-8")
+    name = re.sub("[^a-z0-9]+", "_", client.name.lower()).strip("_")
+    lines = ",\n".join(json.dumps(one) for one in fixture(asked))
+    head = f'"client": {json.dumps(client.name)}, "version": {json.dumps(version)}'
+    content = f'{{{head}, "requests": [\n{lines}\n]}}\n'
+    (RECORDS / f"{name}.json").write_text(content, encoding="utf-8")
 
 
 def _page(verdicts: list[Verdict]) -> str:
