@@ -66,7 +66,7 @@ CLIENTS = (
     Client("langchain-openai", ("langchain-openai",), "chat, stream, structured output, tools, "
            "completions", "langchain.py"),
     Client("llama-index-llms-openai-like", ("llama-index-llms-openai-like",),
-           "chat, stream, completion, tools", "llama_index.py"),
+           "chat, stream, completion, tools", "llama_index_.py"),
     Client("litellm", ("litellm",), "chat, stream, pydantic model, tools", "litellm_.py"),
     Client("instructor", ("instructor",), "pydantic model by tools and JSON schema, streamed",
            "instructor_.py"),

@@ -18,7 +18,6 @@ import re
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -31,7 +30,7 @@ from recorder import fixture, recording  # noqa: E402
 from rich.console import Console  # noqa: E402
 from tiny import write_dream_folder  # noqa: E402
 
-from softmask.reporting.result_folder import claim, write  # noqa: E402
+from softmask.reporting.result_folder import claim, provenance, write  # noqa: E402
 from softmask.reporting.tables import light_table  # noqa: E402
 
 RECORDS, PAGE = ROOT / "tests/data/clients", ROOT / "docs/reference/clients.md"
@@ -49,8 +48,7 @@ class Verdict:
     tries: str
     works: bool
     reason: str
-    requests: int
-    seconds: float
+    commit: str | None
 
 
 def main(argv: list[str]) -> int:
@@ -59,16 +57,22 @@ def main(argv: list[str]) -> int:
     chosen = [client for client in CLIENTS if not args.only or client.name in args.only]
     if args.out is not None:
         claim(args.out)
-    verdicts = []
+    store = args.cache / "verdicts.json"
+    found: dict[str, Verdict] = {}
+    if store.exists():
+        found = {name: Verdict(**one) for name, one in json.loads(store.read_text()).items()}
     with tempfile.TemporaryDirectory() as folder, _serving(Path(folder)) as (address, model):
         for client in chosen:
             if args.install:
                 _install(client, args.cache)
             verdict, records = _try(client, args.cache, address, model)
-            verdicts.append(verdict)
+            found[client.name] = verdict
+            # Kept one by one: --only tries some again, and the table has all.
+            store.write_text(json.dumps({name: asdict(one) for name, one in found.items()}))
             print(f"{verdict.client}: {verdict.reason or 'works'}", flush=True)
             if verdict.works and args.records:
                 _write_records(client, verdict.version, records)
+    verdicts = [found[client.name] for client in CLIENTS if client.name in found]
     table = light_table()
     for column in ("client", "version", "tried", "works"):
         table.add_column(column)
@@ -146,8 +150,7 @@ def _try(
 ) -> tuple[Verdict, list[dict[str, object]]]:
     place = _environment(client, cache).absolute()
     if not place.exists():
-        return Verdict(client.name, "", client.tries, False, "not installed", 0, 0.0), []
-    start = time.perf_counter()
+        return Verdict(client.name, "", client.tries, False, "not installed", None), []
     with recording(address) as (root, asked), tempfile.TemporaryDirectory() as work:
         values = {
             "url": f"{root}/v1",
@@ -165,10 +168,8 @@ def _try(
             reason = f"{bad[0]['status']}: {bad[0]['error']}"
         elif not reason and not any(one["method"] == "POST" for one in asked):
             reason = "it asked nothing"
-    seconds = round(time.perf_counter() - start, 1)
-    version = _version(client, place)
-    works = not reason
-    return Verdict(client.name, version, client.tries, works, reason, len(asked), seconds), asked
+    version, commit = _version(client, place), provenance()["commit"]
+    return Verdict(client.name, version, client.tries, not reason, reason, commit), asked
 
 
 def _plain_environment() -> dict[str, str]:
