@@ -171,7 +171,7 @@ def main(argv: list[str]) -> int:
     with parts_of_steps() as spent, serving() as (service, port):
         over_http(port, 4, 4)  # warm
         for concurrency in CONCURRENCY:
-            count = max(8, 2 * concurrency)
+            count = max(4, concurrency)
             for number in range(args.rounds):
                 ways = {
                     "HTTP": partial(over_http, port, concurrency, count),

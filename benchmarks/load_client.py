@@ -14,7 +14,7 @@ import sys
 import time
 from typing import Any
 
-TOKENS = 48
+TOKENS = 32
 PROMPTS = ("One day, Tom", "Lily had a red ball", "It was raining. Ben", "Once upon a time")
 
 
