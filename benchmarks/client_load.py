@@ -147,10 +147,14 @@ def guidellm(program: Path, port: int, concurrency: int, count: int, folder: Pat
     asked = folder / "asked.jsonl"
     lines = [{"prompt": body(n)["prompt"], "output_tokens_count": TOKENS} for n in range(count)]
     asked.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    words = ["benchmark", "--target", f"http://127.0.0.1:{port}", "--rate-type", "concurrent"]
-    words += ["--rate", str(concurrency), "--max-requests", str(count), "--data", str(asked)]
-    words += ["--request-type", "text_completions", "--output-path", str(folder / "out.json")]
-    words += ["--processor", str(Path(softmask.__file__).with_name("default"))]
+    backend = f"kind=openai_http,target=http://127.0.0.1:{port},request_format=/v1/completions"
+    words = [
+        *("run", "--backend", backend, "--disable-console"),
+        *("--profile", f"kind=concurrent,streams={concurrency}"),
+        *("--constraint", f"kind=max_requests,count={count}"),
+        *("--data", f"kind=json_file,path={asked}"),
+        *("--output", f"kind=json,path={folder / 'out.json'}"),
+    ]
     subprocess.run([program, *words], check=True, capture_output=True, text=True, cwd=folder)
     found = json.loads((folder / "out.json").read_text())["benchmarks"][0]["metrics"]
     return {

@@ -49,11 +49,6 @@ GPTME = (
 # It needs torch: that without CUDA, or gigabytes would come.
 CPU_TORCH = ("--extra-index-url", "https://download.pytorch.org/whl/cpu")
 LM_EVAL = ("lm_eval[api]", "transformers", "datasets")
-GUIDELLM = (
-    "guidellm", "benchmark", "--target", "{root}", "--model", "{model}", "--rate-type",
-    "concurrent", "--rate", "4", "--max-requests", "12", "--processor", "{tokenizer}",
-    "--data", "prompt_tokens=24,output_tokens=16", "--output-path", "guidellm.json",
-)  # fmt: skip
 CLIENTS = (
     Client("openai (Python)", ("openai",), "chat, stream, pydantic model, tools, completions, "
            "Responses API", "openai_py.py"),
@@ -88,5 +83,6 @@ CLIENTS = (
     Client("lm_eval, local-chat-completions", LM_EVAL, "a task by generated text, six stops",
            "lm_eval_.py", ("local-chat-completions",),
            environment=(("OPENAI_API_KEY", "none"),)),
-    Client("guidellm", ("guidellm", *CPU_TORCH), "a benchmark of 12 requests", command=GUIDELLM),
+    Client("guidellm", ("guidellm", *CPU_TORCH), "a benchmark of 8 requests, 4 at once",
+           "guidellm_.py"),
 )  # fmt: skip

@@ -30,6 +30,7 @@ from recorder import fixture, recording  # noqa: E402
 from rich.console import Console  # noqa: E402
 from tiny import write_dream_folder  # noqa: E402
 
+from softmask.hub.load import load  # noqa: E402
 from softmask.reporting.result_folder import claim, provenance, write  # noqa: E402
 from softmask.reporting.tables import light_table  # noqa: E402
 
@@ -105,6 +106,8 @@ def _serving(folder: Path) -> Iterator[tuple[str, Path]]:
     model = write_dream_folder(
         folder / "tiny", tools=True, max_position_embeddings=CONTEXT, num_hidden_layers=1
     )
+    # For clients that count tokens: the checkpoint's own is code, which they would not run.
+    load(model, device="cpu").tokenizer.save_pretrained(folder / "tokenizer")
     command = [sys.executable, "-m", "softmask", "serve", "--model", str(model), "--port", "0"]
     with subprocess.Popen(
         command,
@@ -156,7 +159,7 @@ def _try(
             "url": f"{root}/v1",
             "root": root,
             "model": "tiny",
-            "tokenizer": str(model),
+            "tokenizer": str(model.with_name("tokenizer")),
             "programs": str(PROGRAMS),
         }
         own = {name: value.format(**values) for name, value in client.environment}

@@ -1,20 +1,15 @@
-"""A prediction, by its JSON adapter, whose form the server holds to."""
+"""Chat, and a typed prediction, whose form the server is asked to hold to."""
 
 import dspy
-import litellm
 from common import KEY, MODEL, TEXT, URL, say
 
-# dspy asks litellm whether a model takes a schema; of one it does not know it takes any object.
-litellm.register_model(
-    {
-        f"openai/{MODEL}": {
-            "litellm_provider": "openai",
-            "mode": "chat",
-            "supports_response_schema": True,
-            "supports_function_calling": True,
-        }
-    }
-)
+ANSWER = {
+    "type": "object",
+    "properties": {"legs": {"type": "integer"}, "tame": {"type": "boolean"}},
+    "required": ["legs", "tame"],
+    "additionalProperties": False,
+}
+FORM = {"type": "json_schema", "json_schema": {"name": "answer", "schema": ANSWER, "strict": True}}
 
 
 class Ask(dspy.Signature):
@@ -25,7 +20,9 @@ class Ask(dspy.Signature):
     tame: bool = dspy.OutputField()
 
 
-model = dspy.LM(f"openai/{MODEL}", api_base=URL, api_key=KEY, max_tokens=128, cache=False)
-say("chat", model(TEXT)[0])
+settings = {"api_base": URL, "api_key": KEY, "max_tokens": 128, "cache": False}
+say("chat", dspy.LM(f"openai/{MODEL}", **settings)(TEXT)[0])
+# dspy itself sends a schema to models that it knows alone.
+model = dspy.LM(f"openai/{MODEL}", **settings, response_format=FORM)
 dspy.configure(lm=model, adapter=dspy.JSONAdapter())
 say("prediction", dspy.Predict(Ask)(question=TEXT).legs)
