@@ -175,7 +175,7 @@ SAMPLING = st.fixed_dictionaries(
 OWN = st.tuples(st.integers(2, 40), st.integers(0, 9), st.sampled_from([0, 5]))
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=16, deadline=None, derandomize=True)
 @given(SAMPLING, st.sampled_from([None, SOFT]), st.lists(OWN, min_size=2, max_size=4))
 def test_what_is_drawn_or_chosen_among_equals_depends_on_the_request_alone(
     sampling, soft_mask, own

@@ -1064,6 +1064,7 @@ def test_without_a_network_the_sentence_says_what_to_do(tokenizer, monkeypatch) 
 
 
 @pytest.mark.skipif(not GSM8K.is_file(), reason="needs GSM8K and the Qwen2.5 tokenizer")
+@pytest.mark.slow
 def test_all_of_gsm8k_becomes_rows_with_the_qwen_tokenizer(tokenizer) -> None:
     qwen = Qwen2Tokenizer.from_pretrained(SHARED / "tokenizer_qwen2.5")
     qwen.add_tokens(["<|im_start|>", "<|im_end|>"], special_tokens=True)
