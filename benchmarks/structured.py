@@ -117,7 +117,7 @@ def steps(args: argparse.Namespace, tokenizer: PreTrainedTokenizerFast) -> tuple
             form = TokenAutomaton(
                 compile_constraint(constraint),
                 vocabulary,
-                encode=lambda text: tokenizer(text, add_special_tokens=False)["input_ids"],
+                encode=lambda texts: tokenizer(texts, add_special_tokens=False)["input_ids"],
                 end_ids=(0,),
                 suppressed=(model.mask_id,),
             )

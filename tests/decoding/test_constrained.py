@@ -15,6 +15,8 @@ import softmask
 from softmask.config import SamplingConfig, SoftMaskConfig
 from softmask.constraints import token_automaton
 from softmask.constraints.constraint import Constraint
+from softmask.decoding import forms
+from softmask.decoding.control_names import ControlNames
 from softmask.decoding.forms import automaton_for
 from softmask.decoding.generation import generate
 from softmask.decoding.prompts import encode, rules_of
@@ -240,8 +242,33 @@ def test_sets_that_were_forgotten_are_read_off_the_canvas_again(checkpoint, monk
         return run.text
 
     expected = answer()
-    monkeypatch.setattr(token_automaton, "MOST_SETS", 3)
+    monkeypatch.setattr(token_automaton, "MOST_BYTES", 9000)
     assert answer() == expected
+
+
+def test_what_is_kept_of_forms_is_bounded_and_those_used_last_stay(checkpoint, monkeypatch):
+    def ask(letter: str) -> int:
+        return automaton_for(checkpoint, Constraint("regex", f"{letter}{{50}}"), infill=True).nbytes
+
+    checkpoint.automata.clear()
+    monkeypatch.setattr(forms, "MOST_BYTES", ask("a") * 5 // 2)
+    for letter in "bacad":
+        ask(letter)
+    assert [constraint.source for constraint, _, _ in checkpoint.automata] == ["a{50}", "d{50}"]
+
+
+def test_fixed_text_is_tokenized_in_one_call_however_long(checkpoint, monkeypatch):
+    sizes = []
+    batch = ControlNames.encode_batch
+
+    def counted(names, texts):
+        sizes.append(len(texts))
+        return batch(names, texts)
+
+    monkeypatch.setattr(ControlNames, "encode_batch", counted)
+    form = Constraint("choice", json.dumps(["".join(chr(97 + i % 23) for i in range(3000))]))
+    assert automaton_for(checkpoint, form, infill=True).shortest(4000) == 3000
+    assert len(sizes) == 1
 
 
 def test_a_stopping_rule_that_ends_a_text_before_it_has_its_form_is_an_error(checkpoint):

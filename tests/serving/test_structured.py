@@ -100,6 +100,7 @@ def test_what_stands_between_two_texts_has_the_form_too(url) -> None:
 REFUSED = [
     ({"guided_regex": "a", "guided_choice": ["a"]}, "each ask for a form: give one of them"),
     ({"guided_regex": "(a"}, "regex"),
+    ({"guided_regex": "a", "max_tokens": 0, "echo": True}, "nothing is written that could have"),
     ({"guided_regex": r"(a)\1"}, "not supported"),
     ({"guided_regex": "a{50}", "max_tokens": 9}, "has 50 tokens, but there is room for 9"),
     ({"json_schema": {"type": "object", "not": {}}}, "not"),

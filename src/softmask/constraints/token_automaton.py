@@ -23,16 +23,15 @@ import numpy as np
 
 from . import controls
 from .automaton import ByteAutomaton
+from .fixed_text import fixed_texts
 
 # (state, place in a token) pairs that are walked at once, and in all: a form that needs more has
 # too many states in which most tokens are possible (long bounded strings). 8 s and 500 MB.
 MOST_PAIRS = 60_000_000
-# Interned sets: some kilobytes each.
-MOST_SETS = 20_000
+# Of interned sets and what is looked up by them: 1,000 holes and 8,000 states take 18 MB.
+MOST_BYTES = 200 * 2**20
 MOST_ALLOWED = 4096
 EMPTY = 0
-# Bytes of fixed text that are encoded at once.
-MOST_FIXED = 64
 
 
 @dataclass(frozen=True)
@@ -66,7 +65,7 @@ class TokenAutomaton:
     """What a `ByteAutomaton` says of tokens.
 
     Args:
-        encode: token ids of a text, by which fixed text is written.
+        encode: token ids of texts, by which fixed text is written.
         end_ids: tokens that end a text where it is complete, and fill the canvas behind it. Empty:
             the text fills its canvas.
         suppressed: tokens that are never written.
@@ -81,7 +80,7 @@ class TokenAutomaton:
         automaton: ByteAutomaton,
         vocabulary: Vocabulary,
         *,
-        encode: Callable[[str], list[int]],
+        encode: Callable[[Sequence[str]], list[list[int]]],
         end_ids: Iterable[int] = (),
         suppressed: Iterable[int] = (),
         control_ids: Sequence[int] = (),
@@ -90,7 +89,6 @@ class TokenAutomaton:
         self.control_ids = tuple(control_ids)
         self.marks = {token: controls.mark(i) for i, token in enumerate(self.control_ids)}
         vocabulary = vocabulary.with_controls(self.control_ids)
-        self._encode = encode
         states = len(automaton.next_SB)
         self.states = states + bool(self.end_ids)
         self.end = states if self.end_ids else None
@@ -118,7 +116,7 @@ class TokenAutomaton:
         order = np.argsort(class_E, kind="stable")
         self._state_E, self._class_E, self._next_E = state_E[order], class_E[order], next_E[order]
         self._begin_C = np.searchsorted(self._class_E, np.arange(self.classes + 1))
-        self._fixed = self._fixed_texts()
+        self._fixed = self._that_lead_on(fixed_texts(automaton, encode, self.control_ids))
         # A hole takes fixed text as the tokenizer writes it; given tokens may cut it elsewhere.
         first_S = np.full(self.states, -1)
         for state, tokens in self._fixed.items():
@@ -149,9 +147,22 @@ class TokenAutomaton:
 
     def trim(self) -> None:
         """Forgets what was interned once it is much; the numbers of another epoch are void."""
-        if len(self._sets) >= MOST_SETS:
+        if self._interned > MOST_BYTES:
             self._forget()
             self.epoch += 1
+
+    @property
+    def _interned(self) -> int:
+        """Bytes of what was interned, nearly: an entry of a dict takes some 150."""
+        entries = len(self._forward) + len(self._backward) + len(self._only) + len(self._sets)
+        sets = len(self._sets) * (self.states + self.states // 8)
+        return sets + len(self._allowed) * self.classes + 150 * entries
+
+    @property
+    def nbytes(self) -> int:
+        """The memory that it takes, nearly: more with each canvas that it is asked about."""
+        edges = 3 * (self._state_E.nbytes + self._open[0].nbytes) + 2 * self._from_R.nbytes
+        return self.automaton.next_SB.nbytes + self.class_V.nbytes + edges + self._interned
 
     def _intern(self, set_S: np.ndarray) -> int:
         key = np.packbits(set_S).tobytes()
@@ -244,46 +255,24 @@ class TokenAutomaton:
         states = self._sets[reached].nonzero()[0]
         return self._fixed.get(int(states[0]), ()) if len(states) == 1 else ()
 
-    def _fixed_texts(self) -> dict[int, tuple[int, ...]]:
-        """The tokens of the text that must follow each state where some must.
-
-        A word at their end is left to the model where a longer token could stand there: after
-        `in` may come `teger`, which tokenizers write as one. They cut at punctuation.
-        """
-        next_SB, accepting_S = self.automaton.next_SB, self.automaton.accepting_S
-        single_S = ((next_SB >= 0).sum(axis=1) == 1) & ~accepting_S
-        byte_S = (next_SB >= 0).argmax(axis=1)
-        found: dict[int, tuple[int, ...]] = {}
-        for first in single_S.nonzero()[0].tolist():
-            state, text = first, bytearray()
-            while single_S[state] and len(text) < MOST_FIXED:
-                text.append(byte_S[state])
-                state = int(next_SB[state, byte_S[state]])
-            # A character of which the first bytes alone are fixed is no text.
-            pieces = controls.pieces(bytes(text))
-            ids: list[int] = []
-            for piece in pieces:
-                if isinstance(piece, str):
-                    ids += self._encode(piece)
-                else:
-                    ids.append(self.control_ids[piece])
-            is_over = accepting_S[state] and not (next_SB[state] >= 0).any()
-            if ids and not is_over and (single_S[state] or not _is_cut_behind(pieces[-1])):
-                ids = ids[:-1]
-            if ids and self._leads_on(first, ids):
-                found[first] = tuple(ids)
-        return found
-
-    def _leads_on(self, state: int, ids: Sequence[int]) -> bool:
-        """Whether these tokens can follow a state: a tokenizer may change what it is given."""
-        for token in ids:
-            kind = self.class_of(token)
-            own = slice(self._begin_C[kind], self._begin_C[kind + 1])
-            here = (self._state_E[own] == state).nonzero()[0]
-            if not kind or not len(here):
-                return False
-            state = int(self._next_E[own][here[0]])
-        return True
+    def _that_lead_on(self, texts: dict[int, tuple[int, ...]]) -> dict[int, tuple[int, ...]]:
+        """Those whose tokens can follow their state: a tokenizer may change what it is given."""
+        order = (key_E := self._class_E * self.states + self._state_E).argsort()
+        key_E, next_E = np.append(key_E[order], -1), np.append(self._next_E[order], 0)
+        length_F = np.array([len(ids) for ids in texts.values()], dtype=np.int64)
+        tokens_FT = np.zeros((len(texts), int(length_F.max(initial=0))), dtype=np.int64)
+        for row, ids in enumerate(texts.values()):
+            tokens_FT[row, : len(ids)] = ids
+        kind_FT = np.append(self.class_V, 0)[np.minimum(tokens_FT, len(self.class_V))]
+        at_F, leads_F = np.array(list(texts), dtype=np.int64), length_F > 0
+        for column, kind_F in enumerate(kind_FT.T):
+            key_F, inside_F = kind_F * self.states + at_F, column < length_F
+            place_F = np.searchsorted(key_E[:-1], key_F)
+            leads_F &= ~inside_F | ((kind_F > 0) & (key_E[place_F] == key_F))
+            at_F = np.where(leads_F & inside_F, next_E[place_F], at_F)
+        return {
+            state: ids for (state, ids), leads in zip(texts.items(), leads_F, strict=True) if leads
+        }
 
     def accepts(self, text: str) -> bool:
         """Whether a whole text, with marks for control tokens, is of the form."""
@@ -316,11 +305,6 @@ class TokenAutomaton:
             moved_S[self._to_R[set_S[self._from_R]]] = True
             set_S = moved_S
         return None
-
-
-def _is_cut_behind(piece: str | int) -> bool:
-    """Whether tokenizers end a token behind it whatever follows, by and large."""
-    return isinstance(piece, int) or not (piece[-1].isalnum() or piece[-1].isspace())
 
 
 def _walk(

@@ -9,10 +9,11 @@ from ..constraints.token_automaton import TokenAutomaton
 from ..models.checkpoint import Checkpoint
 from .control_names import ControlNames
 from .healing import SPACED
-from .prompts import encode, rules_of
+from .prompts import rules_of
 
-# Kept of a checkpoint: some megabytes each.
+# Kept of a checkpoint: some megabytes each, more where long texts were written.
 MOST_KEPT = 64
+MOST_BYTES = 2**30
 
 
 def automaton_for(
@@ -29,23 +30,33 @@ def automaton_for(
             write any text of it.
     """
     known, key = checkpoint.automata, (constraint, infill, spaced)
-    if key not in known:
-        rules, names = rules_of(checkpoint, infill=infill), ControlNames(checkpoint.tokenizer).ids
-        unknown = [name for name in constraint.controls if name not in names]
-        require(not unknown, f"this tokenizer has no control tokens {', '.join(unknown)}")
-        form = compile_constraint(constraint)
-        automaton = TokenAutomaton(
-            form.behind_space() if spaced else form,
-            checkpoint.vocabulary,
-            encode=lambda text: encode(checkpoint, text, control=False),
-            end_ids=rules.end_ids,
-            suppressed=rules.suppressed,
-            control_ids=[names[name] for name in constraint.controls],
-        )
-        while len(known) >= MOST_KEPT:
-            known.pop(next(iter(known)))
-        known[key] = automaton
-    return known[key]
+    automaton = known.pop(key, None)
+    if automaton is None:
+        automaton = _made(checkpoint, constraint, infill=infill, spaced=spaced)
+    known[key] = automaton
+    # Those that were not used for the longest time go first.
+    while len(known) > MOST_KEPT or (
+        len(known) > 1 and sum(one.nbytes for one in list(known.values())) > MOST_BYTES
+    ):
+        known.pop(next(iter(known)))
+    return automaton
+
+
+def _made(
+    checkpoint: Checkpoint, constraint: Constraint, *, infill: bool, spaced: bool
+) -> TokenAutomaton:
+    rules, names = rules_of(checkpoint, infill=infill), ControlNames(checkpoint.tokenizer)
+    unknown = [name for name in constraint.controls if name not in names.ids]
+    require(not unknown, f"this tokenizer has no control tokens {', '.join(unknown)}")
+    form = compile_constraint(constraint)
+    return TokenAutomaton(
+        form.behind_space() if spaced else form,
+        checkpoint.vocabulary,
+        encode=names.encode_batch,
+        end_ids=rules.end_ids,
+        suppressed=rules.suppressed,
+        control_ids=[names.ids[name] for name in constraint.controls],
+    )
 
 
 def spaces(checkpoint: Checkpoint) -> TokenAutomaton:

@@ -279,6 +279,8 @@ class CompletionRequest(OpenAIRequest):
     def _says_something(self) -> CompletionRequest:
         if self.new_tokens == 0 and not self.echo:
             raise ValueError("max_tokens is 0 with echo alone: else nothing is written")
+        if self.new_tokens == 0 and self.constraint is not None:
+            raise ValueError("max_tokens is 0, so nothing is written that could have the form")
         if self.echo and self.suffix:
             raise ValueError("echo and suffix do not go together: put the texts together yourself")
         return self
