@@ -87,7 +87,8 @@ def operations(url) -> dict:
 def test_the_schema_names_all_routes(operations) -> None:
     assert {label.split()[1] for label in operations} == {
         *("/health", "/metrics", "/v1/models", "/v1/models/{name}"),
-        *("/v1/chat/completions", "/v1/completions", "/v1/denoise"),
+        *("/v1/chat/completions", "/v1/completions", "/v1/responses"),
+        *("/v1/denoise", "/v1/score", "/v1/edits"),
     }
 
 
