@@ -233,7 +233,8 @@ def _misfit(automaton: TokenAutomaton, holes: int) -> ValueError:
             f"the shortest text of this form has {least} tokens, but there is room for {holes}: "
             "ask for more"
         )
-    return ValueError(f"no text of this form has just the {holes} tokens that are to be filled in")
+    tokens = "token that is" if holes == 1 else "tokens that are"
+    return ValueError(f"no text of this form has just the {holes} {tokens} to be filled in")
 
 
 def forbidden(automaton: TokenAutomaton, pairs: Sequence[Pair], device: torch.device) -> Forbid:
