@@ -192,7 +192,7 @@ def main(argv: list[str]) -> int:
                 print(runs[-1], flush=True)
     table = summary(runs)
     Console().print(table)
-    write(args.out, [sys.executable, *sys.argv], {"tokens": TOKENS, "runs": runs}, [table])
+    write(args.out, ["python", *sys.argv], {"tokens": TOKENS, "runs": runs}, [table])
     return 0
 
 

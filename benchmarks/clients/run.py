@@ -66,9 +66,7 @@ def main(argv: list[str]) -> int:
         table.add_row(one.client, one.version, one.tries, one.reason or "yes")
     Console().print(table)
     if args.out is not None:
-        write(
-            args.out, [sys.executable, *sys.argv], {"clients": list(map(asdict, verdicts))}, [table]
-        )
+        write(args.out, ["python", *sys.argv], {"clients": list(map(asdict, verdicts))}, [table])
     if args.page:
         PAGE.write_text(_page(verdicts), encoding="utf-8")
     return 0 if all(one.works for one in verdicts) else 1
