@@ -175,6 +175,7 @@ def test_the_dream_suite_runs_whole_programs_included(model, data, tmp_path, cap
     assert {row["metric"] for row in rows} == {"pass_at_1", "pass_at_1_plus"}
 
 
+@pytest.mark.slow  # the suite before it goes the same way, with programs
 def test_the_planning_suite_runs_whole(model, data, tmp_path, capsys) -> None:
     few = ("--fractions", "1/4", "--modes", "binary")
     assert main(words("planning", model, data, tmp_path / "s", *few)) == 0

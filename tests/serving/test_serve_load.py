@@ -102,7 +102,7 @@ def test_whatever_the_schema_allows_or_forbids_the_server_does_not_fail(
     operation = operations[f"POST /v1/{path}"]
 
     @settings(
-        max_examples=25,
+        max_examples=15,
         derandomize=True,
         database=None,
         deadline=None,

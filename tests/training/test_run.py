@@ -240,6 +240,7 @@ def test_a_run_whose_feedback_was_hardly_let_in_says_so(settings, start, noted, 
     assert not noted or "soft_mask.offset near -" in hint[0]
 
 
+@pytest.mark.slow
 def test_a_sweep_goes_on_where_it_was_stopped(settings, tmp_path) -> None:
     runs = runs_of(recipe_of(settings, steps=2, eval_at_start=False), [1, 2], twins=True)
     begun = []
