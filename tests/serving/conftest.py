@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 from browsing import CHROMIUM, FLAGS, WATCH, serving
+from tiny import write_dream_folder
 
 import softmask
 
@@ -20,6 +21,21 @@ def address() -> Iterator[str]:
 def chat_address(model) -> Iterator[str]:
     with serving(softmask.load(model, device="cpu")) as address:
         yield address
+
+
+@pytest.fixture(scope="session")
+def chat_checkpoint(tmp_path_factory):
+    """A random model of 128 positions with a chat template."""
+    folder = write_dream_folder(tmp_path_factory.mktemp("model") / "chat", chat=True)
+    return softmask.load(folder, device="cpu")
+
+
+@pytest.fixture(scope="session")
+def tool_checkpoint(tmp_path_factory):
+    """A random model whose chat template knows tools."""
+    folder = tmp_path_factory.mktemp("model") / "tools"
+    write_dream_folder(folder, tools=True, max_position_embeddings=1024)
+    return softmask.load(folder, device="cpu")
 
 
 @pytest.fixture(scope="module")

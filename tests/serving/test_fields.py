@@ -19,7 +19,6 @@ from openai.types.responses import response_input_param
 from openai.types.responses.response_create_params import ResponseCreateParamsStreaming
 from openai.types.shared_params import FunctionDefinition
 from test_server import HELLO, post, serving
-from tiny import write_dream_folder
 
 import softmask
 from softmask.decoding.prompts import encode_chat
@@ -70,9 +69,8 @@ TEXTS = {"chat": {"messages": HELLO}, "completions": {"prompt": "One"}, "respons
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    folder = write_dream_folder(tmp_path_factory.mktemp("model") / "chat", chat=True)
-    return softmask.load(folder, device="cpu")
+def checkpoint(chat_checkpoint):
+    return chat_checkpoint
 
 
 @pytest.fixture(scope="module")

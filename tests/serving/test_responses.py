@@ -12,9 +12,7 @@ import pytest
 from openai.types.responses import Response, ResponseInputItem
 from test_server import serving
 from test_tools import TOOLS
-from tiny import write_dream_folder
 
-import softmask
 from softmask.decoding.prompts import encode_chat
 from softmask.models.checkpoint import Checkpoint
 from softmask.serving.responses_api import ResponsesRequest
@@ -28,11 +26,8 @@ class Verdict(pydantic.BaseModel):
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory) -> Checkpoint:
-    folder = tmp_path_factory.mktemp("model") / "tools"
-    return softmask.load(
-        write_dream_folder(folder, tools=True, max_position_embeddings=1024), device="cpu"
-    )
+def checkpoint(tool_checkpoint) -> Checkpoint:
+    return tool_checkpoint
 
 
 @pytest.fixture(scope="module")

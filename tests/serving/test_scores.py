@@ -13,7 +13,7 @@ from lm_eval.models import api_models
 from lm_eval.models.openai_completions import LocalCompletionsAPI
 from lm_eval.tasks import TaskManager
 from test_server import HELLO, post, serving
-from tiny import tiny_model, write_dream_folder
+from tiny import tiny_model
 
 import softmask
 from softmask.config import SamplingConfig, SoftMaskConfig
@@ -28,9 +28,8 @@ CHAIN = LikelihoodConfig(estimator="chain")
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    folder = write_dream_folder(tmp_path_factory.mktemp("model") / "chat", chat=True)
-    return softmask.load(folder, device="cpu")
+def checkpoint(chat_checkpoint):
+    return chat_checkpoint
 
 
 @pytest.fixture(scope="module")

@@ -42,9 +42,8 @@ SERVERS: dict[Service, HttpServer] = {}  # those that run now
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    folder = write_dream_folder(tmp_path_factory.mktemp("model") / "chat", chat=True)
-    return softmask.load(folder, device="cpu")
+def checkpoint(chat_checkpoint):
+    return chat_checkpoint
 
 
 @contextmanager

@@ -10,9 +10,8 @@ import jsonschema_rs
 import openai
 import pytest
 from test_server import HELLO, serving
-from tiny import CHAT_TEMPLATE, TOOL_TEMPLATE, write_dream_folder
+from tiny import CHAT_TEMPLATE, TOOL_TEMPLATE
 
-import softmask
 from softmask.constraints.compile import compile_constraint
 from softmask.constraints.constraint import Constraint
 from softmask.constraints.controls import to_bytes
@@ -42,11 +41,8 @@ NAMED: Any = {"type": "function", "function": {"name": "weather"}}
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory) -> Checkpoint:
-    folder = tmp_path_factory.mktemp("model") / "tools"
-    return softmask.load(
-        write_dream_folder(folder, tools=True, max_position_embeddings=1024), device="cpu"
-    )
+def checkpoint(tool_checkpoint) -> Checkpoint:
+    return tool_checkpoint
 
 
 @pytest.fixture(scope="module")

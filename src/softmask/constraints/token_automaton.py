@@ -145,6 +145,8 @@ class TokenAutomaton:
         if self.end is not None:
             accepted_S[self.end] = True
         self.start, self.accepted = self._intern(start_S), self._intern(accepted_S)
+        # Between all states any token that can stand somewhere is allowed.
+        self.any_state = self._intern(np.ones(self.states, dtype=bool))
 
     def trim(self) -> None:
         """Forgets what was interned once it is much; the numbers of another epoch are void."""
@@ -175,6 +177,10 @@ class TokenAutomaton:
     def class_of(self, token: int) -> int:
         """A token's class; 0 for what is never allowed."""
         return int(self.class_V[token]) if token < len(self.class_V) else 0
+
+    def classes_of(self, tokens: np.ndarray) -> np.ndarray:
+        """The class of each of some tokens."""
+        return np.append(self.class_V, 0)[np.minimum(tokens, len(self.class_V))]
 
     def after(self, reached: int, kind: int | None) -> int:
         """The set behind a token of this class, or a hole (None), that stands behind a set."""
@@ -222,11 +228,6 @@ class TokenAutomaton:
             self._allowed.popitem(last=False)
         return allowed_C
 
-    @property
-    def any_state(self) -> int:
-        """The set of all states, between which any token that can stand somewhere is allowed."""
-        return self._intern(np.ones(self.states, dtype=bool))
-
     def meets(self, reached: int, needed: int) -> bool:
         """Whether two sets share a state."""
         return bool((self._sets[reached] & self._sets[needed]).any())
@@ -264,7 +265,7 @@ class TokenAutomaton:
         tokens_FT = np.zeros((len(texts), int(length_F.max(initial=0))), dtype=np.int64)
         for row, ids in enumerate(texts.values()):
             tokens_FT[row, : len(ids)] = ids
-        kind_FT = np.append(self.class_V, 0)[np.minimum(tokens_FT, len(self.class_V))]
+        kind_FT = self.classes_of(tokens_FT)
         at_F, leads_F = np.array(list(texts), dtype=np.int64), length_F > 0
         for column, kind_F in enumerate(kind_FT.T):
             key_F, inside_F = kind_F * self.states + at_F, column < length_F

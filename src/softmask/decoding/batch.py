@@ -344,10 +344,7 @@ class Batch:
         self.candidate_P[rows_N] = tokens_N
         self.canvas_P[rows_N] = torch.where(chosen_N, tokens_N, self.canvas_P[rows_N])
         if self.logprobs is not None and any(s.top_logprobs for s in predictions.sequences):
-            # Where there are no logits the token is the likeliest.
-            logits_N = predictions.seen.logits_NK[:, 0]
-            if predictions.logits_NV is not None:
-                logits_N = predictions.logits_NV.gather(1, tokens_N[:, None]).squeeze(1)
+            logits_N = predictions.logits_of(tokens_N)
             self.logprobs.put(rows_N, predictions.seen, chosen_N, logits_N)
 
     def _update_masks(self, groups: list[Predictions]) -> None:

@@ -53,12 +53,12 @@ class CanvasConstraint:
         self.automaton, self._mask_id = automaton, mask_id
         holes = first + (ids_L[first:stop] == mask_id).nonzero()[0]
         self.first, self.stop = int(holes[0]), int(holes[-1]) + 1
-        self._read(ids_L)
+        self.renew(ids_L)
         if not automaton.meets(self.reached[0], self.needed[0]):
             raise _misfit(automaton, len(holes))
 
-    def _read(self, ids_L: np.ndarray) -> None:
-        """The sets of a canvas."""
+    def renew(self, ids_L: np.ndarray) -> None:
+        """Reads the sets off a canvas."""
         automaton = self.automaton
         self._epoch = automaton.epoch
         self.kinds: list[int | None] = [
@@ -72,10 +72,10 @@ class CanvasConstraint:
             needed.append(automaton.before(needed[-1], kind))
         self.needed = needed[::-1]
 
-    def renew(self, ids_L: np.ndarray) -> None:
-        """Reads the canvas anew where the automaton has forgotten its sets."""
-        if self._epoch != self.automaton.epoch:
-            self._read(ids_L)
+    @property
+    def is_void(self) -> bool:
+        """Whether the automaton has forgotten its sets."""
+        return self._epoch != self.automaton.epoch
 
     def follow(self, ids_L: np.ndarray) -> bool:
         """Takes in what others wrote onto the canvas; whether it can still be completed."""
@@ -183,6 +183,11 @@ class HoleConstraint(CanvasConstraint):
         """As of each hole."""
         for hole in self.holes:
             hole.renew(ids_L)
+
+    @property
+    def is_void(self) -> bool:
+        """As of any hole."""
+        return any(hole.is_void for hole in self.holes)
 
     def follow(self, ids_L: np.ndarray) -> bool:
         """As of each hole."""

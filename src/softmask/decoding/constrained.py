@@ -29,7 +29,8 @@ def renew(sequences: Sequence[SequenceState], ids: Callable[[SequenceState], np.
     for _, constraint in constrained:
         constraint.automaton.trim()
     for sequence, constraint in constrained:
-        constraint.renew(ids(sequence))
+        if constraint.is_void:
+            constraint.renew(ids(sequence))
 
 
 def write_fixed(sequence: SequenceState, ids_L: np.ndarray) -> list[tuple[int, int]]:
@@ -52,10 +53,7 @@ def settle(
     predictions: Predictions, chosen_N: Tensor, tokens_N: Tensor, reader: LogitReader
 ) -> tuple[Tensor, Tensor]:
     """(N,) bool and (N,) the commits of a step that are possible together, and their tokens."""
-    sure_N = predictions.seen.logits_NK[:, 0]  # of the likeliest, where there are no logits
-    if predictions.logits_NV is not None:
-        sure_N = predictions.logits_NV.gather(1, tokens_N[:, None]).squeeze(1).float()
-    sure = (sure_N - predictions.seen.total_N).cpu().numpy()
+    sure = (predictions.logits_of(tokens_N).float() - predictions.seen.total_N).cpu().numpy()
     chosen, tokens = chosen_N.cpu().numpy().copy(), tokens_N.cpu().numpy().copy()
     column_N, begin = predictions.ragged.column_N.cpu().numpy(), 0
     for sequence, scheduled, count in zip(
@@ -124,10 +122,8 @@ def _misled(predictions: Predictions, pairs: dict[int, Pair]) -> dict[int, Pair]
     if not pairs:
         return {}
     seen = LogitStatistics(*(values[list(pairs)] for values in predictions.seen))
-    ids_MK = seen.ids_NK.cpu().numpy()
+    class_MK = automaton.classes_of(seen.ids_NK.cpu().numpy())
     floored_MK = (seen.logits_NK - seen.total_N[:, None] < FORBIDDEN).cpu().numpy()
-    class_MK = automaton.class_V[np.minimum(ids_MK, len(automaton.class_V) - 1)]
-    class_MK[ids_MK >= len(automaton.class_V)] = 0
     return {
         row: pair
         for (row, pair), class_K, floored_K in zip(pairs.items(), class_MK, floored_MK, strict=True)

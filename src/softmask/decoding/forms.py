@@ -59,6 +59,21 @@ def _made(
     )
 
 
-def spaces(checkpoint: Checkpoint) -> TokenAutomaton:
-    """The form of a hole that begins with the space that was typed before it."""
-    return automaton_for(checkpoint, SPACED, infill=True)
+def binding(
+    checkpoint: Checkpoint, constraint: Constraint | None, spaced: tuple[int, ...], *, infill: bool
+) -> tuple[TokenAutomaton | None, tuple[int, ...] | None]:
+    """What binds a canvas, and the columns of the holes that it binds each by itself (None: the
+    text from the first hole to the last): the form that is asked for, or else that holes begin
+    with the space that was typed before them.
+
+    Args:
+        spaced: columns of the holes behind such a space.
+
+    Raises:
+        ValueError: see `automaton_for`.
+    """
+    if constraint is not None:
+        return automaton_for(checkpoint, constraint, infill=infill, spaced=bool(spaced)), None
+    if spaced:
+        return automaton_for(checkpoint, SPACED, infill=True), spaced
+    return None, None

@@ -16,7 +16,7 @@ from ..constraints.token_automaton import TokenAutomaton
 from ..models.checkpoint import Checkpoint
 from ..rules import by_name
 from .arguments import as_count, check_keywords, row_seeds
-from .forms import automaton_for, spaces
+from .forms import binding
 from .prompts import (
     Prompt,
     decode_answer,
@@ -196,17 +196,12 @@ class Generation:
 
     def _constrain(self) -> None:
         """The form of each row: what is asked for, or what begins with the space before a hole."""
-        form, rows = self.form, len(self.prompts)
-        spaced = self._spaced or [()] * rows
-        self.constraints: list[TokenAutomaton | None] = [None] * rows
-        self.holes: list[tuple[int, ...] | None] = [None] * rows
-        for row, columns in enumerate(spaced):
-            if form is None and columns:
-                self.constraints[row], self.holes[row] = spaces(self.checkpoint), columns
-            elif form is not None:
-                self.constraints[row] = automaton_for(
-                    self.checkpoint, form, infill=self.infill, spaced=bool(columns)
-                )
+        self.constraints: list[TokenAutomaton | None] = []
+        self.holes: list[tuple[int, ...] | None] = []
+        for columns in self._spaced or [()] * len(self.prompts):
+            automaton, holes = binding(self.checkpoint, self.form, columns, infill=self.infill)
+            self.constraints.append(automaton)
+            self.holes.append(holes)
 
     def _row(self, prompt: Any, chat: bool, system: str | None) -> list[int]:
         if is_token_ids(prompt):

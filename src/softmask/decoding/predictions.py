@@ -63,6 +63,12 @@ class Predictions(Rows):
     choice: Choice | None
     hidden_ND: Tensor | None = None
 
+    def logits_of(self, tokens_N: Tensor) -> Tensor:
+        """(N,) the logit of a token in each row. Without all logits it must be the likeliest."""
+        if self.logits_NV is None:
+            return self.seen.logits_NK[:, 0]
+        return self.logits_NV.gather(1, tokens_N[:, None]).squeeze(1)
+
 
 class LogitReader:
     """Reads a model's head at chosen rows, as the settings of their sequences need it."""

@@ -21,7 +21,7 @@ from ..config import SamplingConfig, from_mapping, require
 from ..constraints.constraint import Constraint
 from ..decoding.arguments import check_keywords
 from ..decoding.canvas_constraint import check_fits
-from ..decoding.forms import automaton_for, spaces
+from ..decoding.forms import binding
 from ..decoding.generation import SoftMaskChoice, choose_soft_mask
 from ..decoding.healing import without_space
 from ..decoding.prompts import encode, rules_of
@@ -131,11 +131,8 @@ def span_requests(
         f"the text has {len(ids) + len(behind)} tokens beside the span, and up to {lengths[-1]} "
         f"are to be written, but the context is {context}: shorten the text, or ask for fewer",
     )
-    automaton, holes = None, None
-    if constraint is not None:
-        automaton = automaton_for(checkpoint, constraint, infill=True, spaced=spaced)
-    elif spaced:
-        automaton, holes = spaces(checkpoint), (len(ids),)
+    columns = (len(ids),) if spaced else ()
+    automaton, holes = binding(checkpoint, constraint, columns, infill=True)
     requests, misfit = [], None
     for length in lengths:
         canvas = (*ids, *[checkpoint.model.mask_id] * length, *behind)

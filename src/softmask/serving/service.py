@@ -16,7 +16,7 @@ from typing import Any
 
 from ..config import BUNDLED, PromptKind, SamplingConfig, from_mapping, kinds_to_json, require
 from ..constraints.constraint import Constraint
-from ..decoding.forms import automaton_for, spaces
+from ..decoding.forms import binding
 from ..decoding.generation import choose_soft_mask
 from ..decoding.healing import without_space
 from ..decoding.prompts import (
@@ -314,11 +314,7 @@ class Service:
         spaced: tuple[int, ...] = (),
     ) -> Request:
         extension = asked.softmask
-        automaton = spaces(self.checkpoint) if spaced else None
-        if constraint is not None:
-            automaton = automaton_for(
-                self.checkpoint, constraint, infill=infill or endless, spaced=bool(spaced)
-            )
+        automaton, holes = binding(self.checkpoint, constraint, spaced, infill=infill or endless)
         deadline = min(extension.deadline or self.config.deadline, self.config.deadline)
         return Request(
             ids,
@@ -331,7 +327,7 @@ class Service:
             top_logprobs=top_logprobs,
             trace=trace,
             constraint=automaton,
-            holes=spaced if spaced and constraint is None else None,
+            holes=holes,
         )
 
     def sampling_of(self, asked: Shared, kind: PromptKind, masks: int) -> SamplingConfig:
