@@ -50,6 +50,8 @@ def top_k(logits_NV: Tensor, k: int) -> tuple[Tensor, Tensor]:
     tied_N = (values_NK[:, 1:] == values_NK[:, :-1]).any(-1)
     values_NK, ids_NK = values_NK[:, :k], ids_NK[:, :k]
     if bool(tied_N.any()):
+        # Copies: the backward pass reads what topk gave.
+        values_NK, ids_NK = values_NK.clone(), ids_NK.clone()
         values_NK[tied_N], ids_NK[tied_N] = _among_blocks(logits_NV[tied_N], k, _first_of_equal)
     return values_NK, ids_NK
 
