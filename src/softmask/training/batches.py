@@ -110,8 +110,8 @@ def side_by_side(rows: Sequence[tuple[Tensor, Tensor]]) -> Batch:
     """Rows (ids, which may be masked) of several batches as one; NOTHING is behind shorter ones."""
     ids, maskable = zip(*rows, strict=True)
     return Batch(
-        pad_sequence(ids, batch_first=True, padding_value=NOTHING),
-        pad_sequence(maskable, batch_first=True),
+        pad_sequence([*ids], batch_first=True, padding_value=NOTHING),
+        pad_sequence([*maskable], batch_first=True),
     )
 
 

@@ -5,6 +5,7 @@ Shape suffixes: B batch, L length, N masked positions (flat indices into B * L),
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -224,13 +225,19 @@ def _scored(
 
 def _averaged(losses: list[Loss]) -> Loss:
     """Of the forwards of an update; entropy and lambda of those that read feedback."""
-    read = [loss for loss in losses if loss.mixed is not None]
-    mean = {
-        name: None if not found else torch.stack([getattr(x, name) for x in found]).mean()
-        for name, found in (("value", losses), ("nats", losses), ("entropy", read), ("mixed", read))
-    }
-    hits_T, total_T = (sum(getattr(x, name) for x in losses) for name in ("hits_T", "total_T"))
-    return Loss(**mean, hits_T=hits_T, total_T=total_T)
+
+    def mean(values: Sequence[Tensor | None]) -> Tensor:
+        return torch.stack([value for value in values if value is not None]).mean()
+
+    read = any(loss.mixed is not None for loss in losses)
+    return Loss(
+        mean([loss.value for loss in losses]),
+        mean([loss.nats for loss in losses]),
+        mean([loss.entropy for loss in losses]) if read else None,
+        mean([loss.mixed for loss in losses]) if read else None,
+        torch.stack([loss.hits_T for loss in losses]).sum(0),
+        torch.stack([loss.total_T for loss in losses]).sum(0),
+    )
 
 
 def _without_first(mask_BL: Tensor) -> Tensor:

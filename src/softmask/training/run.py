@@ -216,9 +216,7 @@ def make_data(
     visits = None if train.trajectory is None else Visits(train.trajectory, global_batch.size)
     if recipe.conversations is not None:
         found = load_conversations(recipe.conversations, tokenizer, recipe.seed, report)
-        updates = math.ceil(
-            len(found.train) * train.visits * train.epochs / global_batch.size
-        )
+        updates = math.ceil(len(found.train) * train.visits * train.epochs / global_batch.size)
         schedule = TrainingSchedule(train, train.steps or updates)
         length = schedule.steps * global_batch.size
         rows: Any

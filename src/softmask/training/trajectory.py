@@ -31,7 +31,6 @@ from torch import Tensor
 from ..soft_mask import Feedback
 from .config import TrajectoryConfig
 
-
 # More rows than a batch of a corpus has.
 MOST_ROWS = 2**20
 
@@ -96,7 +95,9 @@ def reveal(
     """
     target_B = ((1 - share_B) * maskable_BL.sum(1)).round().long()
     target_B = torch.minimum(target_B, masked_BL.sum(1) - least).clamp_min(1)
-    order_BL = first_BL.masked_fill(~masked_BL, torch.inf).argsort(dim=1, descending=True, stable=True)
+    order_BL = first_BL.masked_fill(~masked_BL, torch.inf).argsort(
+        dim=1, descending=True, stable=True
+    )
     # The masks lie behind all others in that order, the surest first.
     place_L = torch.arange(order_BL.shape[1], device=order_BL.device)
     stays_BL = place_L >= (order_BL.shape[1] - target_B)[:, None]
@@ -150,16 +151,17 @@ class Trajectories:
         A canvas may have another length than before, as batches are padded: what is beyond the old
         one is as in `masked_BL`.
         """
-        batch, length = masked_BL.shape
-        like = {"device": masked_BL.device}
+        device, (batch, length) = masked_BL.device, masked_BL.shape
+        number_BL = torch.zeros(batch, length, device=device)
+        number_BLK = torch.zeros(batch, length, self.k, device=device)
         entered = Carried(
             list(rows),
             masked_BL.clone(),
-            torch.zeros(batch, length, dtype=torch.bool, **like),
-            torch.zeros(batch, length, **like),
-            torch.zeros(batch, length, **like),
-            torch.zeros(batch, length, self.k, dtype=torch.long, **like),
-            torch.zeros(batch, length, self.k, **like),
+            torch.zeros_like(masked_BL),
+            number_BL,
+            number_BL.clone(),
+            number_BLK.long(),
+            number_BLK,
         )
         before = self._carried.get(place)
         if before is None:
@@ -167,7 +169,7 @@ class Trajectories:
         known = {row: index for index, row in enumerate(before.rows)}
         pairs = [(own, known[row]) for own, row in enumerate(rows) if row in known]
         if pairs:
-            own_M, old_M = (torch.tensor(column, **like) for column in zip(*pairs, strict=True))
+            own_M, old_M = torch.tensor(pairs, device=device).T
             common = min(length, before.masked_BL.shape[1])
             for name in TENSORS:
                 old, new = getattr(before, name), getattr(entered, name)
@@ -207,8 +209,6 @@ class Trajectories:
             place, _, name = key.partition(".")
             found.setdefault(int(place), {})[name] = tensor
         self._carried = {
-            place: Carried(
-                parts.pop("rows").tolist(), **{n: parts[n].to(device) for n in TENSORS}
-            )
+            place: Carried(parts.pop("rows").tolist(), **{n: parts[n].to(device) for n in TENSORS})
             for place, parts in found.items()
         }
