@@ -325,8 +325,9 @@ class DreamModel(Qwen2PreTrainedModel):
         with torch.no_grad():
             if self.soft_mask.is_dense:
                 return Feedback(rows_N, logits_NV=self.lm_head(chosen_ND))
-            k = min(self.soft_mask.reads, self.config.vocab_size)
-            seen = read_head(self.lm_head, chosen_ND, self.config.vocab_size, k)
+            size, temperature = self.config.vocab_size, self.soft_mask.entropy_temperature
+            k = min(self.soft_mask.reads, size)
+            seen = read_head(self.lm_head, chosen_ND, size, k, temperature=temperature)
             return feedback_of(seen, rows_N, k)
 
     def _source_rows(
