@@ -369,6 +369,13 @@ class Recipe:
         else:
             bounded = bool(self.train.stages) or self.train.steps is not None
             require(bounded, "a corpus is endless: give train.steps or train.stages")
+        if self.train.fit_soft_mask and self.soft_mask is not None:
+            weight = self.soft_mask.weight
+            require(
+                weight == "sigmoid",
+                f"fit_soft_mask finds offset and steepness, which weight {weight} does not read: "
+                "leave it out",
+            )
         if self.model.load_in_4bit:
             require(self.adapter is not None, "weights in 4 bits cannot be trained: add an adapter")
 
