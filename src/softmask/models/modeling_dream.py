@@ -330,8 +330,12 @@ class DreamModel(Qwen2PreTrainedModel):
         # Through the module, not its weight: it may be quantised, adapted or sharded.
         logits_NV = self.lm_head(chosen_ND)
         losses_N = F.cross_entropy(logits_NV.float(), labels_N, reduction="none")
-        seen = () if not kept else statistics(logits_NV if attached else logits_NV.detach(), kept)
-        return losses_N, logits_NV.detach().argmax(-1), *seen
+        predicted_N = logits_NV.detach().argmax(-1)
+        if not kept:
+            return losses_N, predicted_N
+        temperature = 1.0 if self.soft_mask is None else self.soft_mask.entropy_temperature
+        read_NV = logits_NV if attached else logits_NV.detach()
+        return losses_N, predicted_N, *statistics(read_NV, kept, temperature)
 
     def _untouched(self) -> Tensor | float:
         """0 that depends on all trainable soft-mask parameters: plain passes give them gradient 0.
@@ -349,8 +353,9 @@ class DreamModel(Qwen2PreTrainedModel):
         with torch.no_grad():
             if self.soft_mask.is_dense:
                 return Feedback(rows_N, logits_NV=self.lm_head(chosen_ND))
-            k = min(self.soft_mask.reads, self.config.vocab_size)
-            seen = read_head(self.lm_head, chosen_ND, self.config.vocab_size, k)
+            size, temperature = self.config.vocab_size, self.soft_mask.entropy_temperature
+            k = min(self.soft_mask.reads, size)
+            seen = read_head(self.lm_head, chosen_ND, size, k, temperature=temperature)
             return feedback_of(seen, rows_N, k)
 
     def _source_rows(

@@ -426,6 +426,13 @@ class Recipe:
                 f"trajectory would carry all logits for soft_mask.mode {self.soft_mask.mode}: "
                 "choose one that mixes leading tokens, such as topk",
             )
+        if self.train.fit_soft_mask and self.soft_mask is not None:
+            weight = self.soft_mask.weight
+            require(
+                weight == "sigmoid",
+                f"fit_soft_mask finds offset and steepness, which weight {weight} does not read: "
+                "leave it out",
+            )
         if self.model.load_in_4bit:
             require(self.adapter is not None, "weights in 4 bits cannot be trained: add an adapter")
 
