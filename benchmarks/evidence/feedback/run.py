@@ -1,0 +1,252 @@
+"""Does trained feedback beat plain decoding at equal seconds and equal forwards? See README.md.
+
+    python benchmarks/evidence/feedback/run.py OUT [--stage time|train|choose|test|report]
+
+Without --stage all of them, in this order. What is done is not done again: the same command goes
+on after a kill. OUT gets result.json (every seed, every puzzle), table.txt, plots and logs; runs,
+models, puzzles and timing.json go to --work.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import sys
+from collections.abc import Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # what all experiments share
+
+from arms import (
+    ARMS,
+    CARRY,
+    CHOICE,
+    CHOICES,
+    CHOSEN,
+    GIVENS,
+    GROUPS,
+    MORE,
+    PLAIN_UPDATES,
+    SECONDS,
+    SIZES,
+    TEST,
+    TWO_PASS,
+    Group,
+)
+from common import (
+    HERE,
+    PLAIN,
+    Arm,
+    Runs,
+    Task,
+    add_run_options,
+    run_chains,
+    seconds_of,
+)
+from puzzles import held_out_sudokus, write_lines
+
+from softmask.files import write_atomically
+from softmask.reporting.result_folder import claim
+
+STAGES = ("time", "train", "choose", "test", "report")
+ROUNDS = 3
+# Three lines of the log, two stretches of eight updates.
+TIMED = ("train.steps=24", "train.log_every=8", "train.eval_batches=1")
+
+
+class Feedback:
+    """The experiment: its runs, its puzzles, and what each stage makes."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.runs = Runs("sudoku", args, MORE, ARMS)
+        self.work, self.set, self.share = self.runs.work, args.puzzles, args.share
+        self.seconds = args.seconds
+        # Scores of other puzzles than the first ones lie beside those.
+        self.suffix = "" if self.set == TEST else f"-{self.set}"
+
+    # Equal seconds.
+
+    @property
+    def timing(self) -> Path:
+        return self.work / "timing.json"
+
+    def rounds(self) -> list[dict[str, Any]]:
+        return json.loads(self.timing.read_text())["rounds"] if self.timing.is_file() else []
+
+    def time(self) -> None:
+        """Rounds of a few updates of every arm, in turns, until each is in three of them."""
+        self.runs.make_base()
+        rounds = self.rounds()
+        while True:
+            timed = [name for done in rounds for name in done["seconds"]]
+            missing = [
+                arm
+                for arm in self.runs.arms
+                if arm.name != PLAIN_UPDATES and timed.count(arm.name) < ROUNDS
+            ]
+            if not missing:
+                break
+            number = len(rounds) + 1
+            arms = [self.runs.of(PLAIN), *(arm for arm in missing if arm.name != PLAIN)]
+            folders = {arm.name: self.work / "timing" / f"{number}-{arm.name}" for arm in arms}
+            load = [os.getloadavg()[0]]
+            for arm in arms:
+                task = self.runs.trained(arm, number, TIMED, folders[arm.name])
+                run_chains([[task]], 1)
+                load.append(os.getloadavg()[0])
+            seconds = {name: seconds_of(folder) for name, folder in folders.items()}
+            rounds.append({"seconds": seconds, "load": load})
+            found = {"rounds": rounds, "seconds": seconds_by_arm(rounds)}
+            write_atomically(self.timing, json.dumps(found, indent=1) + "\n")
+
+    def updates(self) -> dict[str, int]:
+        """Of every arm that was timed: as many as fit into the seconds."""
+        each = seconds_by_arm(self.rounds())
+        updates = {name: max(1, round(self.seconds / s)) for name, s in each.items()}
+        if TWO_PASS in updates:
+            updates[PLAIN_UPDATES] = updates[TWO_PASS]
+        return updates
+
+    def train(self) -> None:
+        self.runs.make_base()
+        updates = self.updates()
+        tasks = [
+            self.runs.trained(arm, seed, [f"train.steps={updates[arm.name]}"])
+            for seed in self.runs.seeds
+            for arm in self.runs.arms
+        ]
+        run_chains([[task] for task in tasks], self.runs.workers)
+
+    # Puzzles, and what is solved of them.
+
+    def puzzles(self, name: str) -> Path:
+        """The folder of these puzzles; made where it is missing."""
+        folder = self.work / "puzzles" / name
+        file = folder / "sudoku_hard.jsonl"
+        if not file.is_file():
+            folder.mkdir(parents=True, exist_ok=True)
+            count = max(4, round(self.share * SIZES[name]))
+            write_lines(file, islice(held_out_sudokus(f"feedback/{name}", GIVENS), count))
+        return folder
+
+    def scoring(
+        self,
+        arm: Arm,
+        seed: int,
+        group: Group,
+        puzzles: str,
+        modes: Sequence[str],
+    ) -> Task:
+        """The scores of one model in these ways."""
+        folder = self.puzzles(puzzles)
+        count = len((folder / "sudoku_hard.jsonl").read_text().splitlines())
+
+        def score(_arm: Arm, model: Path, out: Path) -> list[str]:
+            words = [str(HERE / "score_puzzles.py"), str(model), str(out), "--data", str(folder)]
+            words += ["--modes", ",".join(modes), "--fewer", ",".join(group.fewer)]
+            return [*words, "--first", str(max(1, round(group.share * count)))]
+
+        return self.runs.scored(arm, seed, group.name, score)
+
+    def choose(self) -> None:
+        """All ways of decoding of the primary arm on the puzzles for choices."""
+        if CARRY not in [arm.name for arm in self.runs.arms] or self.set != TEST:
+            return
+        arm = self.runs.of(CARRY)
+        group = Group(CHOICE, CHOICES)
+        tasks = [self.scoring(arm, s, group, CHOICE, CHOICES) for s in self.runs.seeds]
+        run_chains([[task] for task in tasks], self.runs.workers)
+        found = [json.loads(task.product.read_text())["cells"] for task in tasks]
+        solved = {
+            mode: statistics.fmean(
+                int(one)
+                for cells in found
+                for cell in cells
+                if cell["mode"] == mode
+                for one in cell["solved"]
+            )
+            for mode in CHOICES
+        }
+        best = max(CHOICES, key=lambda mode: solved[mode])  # of equal ones the first
+        chosen = {"chosen": best, "solved": solved, "seeds": list(self.runs.seeds)}
+        write_atomically(self.choice, json.dumps(chosen, indent=1) + "\n")
+
+    @property
+    def choice(self) -> Path:
+        return self.work / "choice.json"
+
+    def groups(self) -> list[Group]:
+        """What is scored, by importance, with the chosen way in its place."""
+        chosen = None
+        if self.choice.is_file():
+            chosen = json.loads(self.choice.read_text())["chosen"]
+        groups = []
+        for group in GROUPS:
+            modes = tuple(chosen if mode == CHOSEN else mode for mode in group.modes)
+            # What another group scores anyway is not scored twice.
+            known = {mode for one in groups for mode in one.modes}
+            if None not in modes and (group.name != CHOSEN or modes[0] not in known):
+                name = f"{group.name}{self.suffix}"
+                groups.append(Group(name, modes, group.arms, group.fewer, group.share))
+        return groups
+
+    def test(self) -> None:
+        tasks = []
+        for group in self.groups():
+            names = group.arms or tuple(arm.name for arm in self.runs.arms)
+            arms = [arm for name in names for arm in self.runs.arms if arm.name == name]
+            for seed in self.runs.seeds:
+                for arm in arms:
+                    modes = group.modes if arm.is_soft else ("own",)
+                    tasks.append(self.scoring(arm, seed, group, self.set, modes))
+        run_chains([[task] for task in tasks], self.runs.workers)
+
+
+def seconds_by_arm(rounds: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """Seconds of an update: the reference's median over its first rounds, times an arm's median
+    ratio to the reference of the same round."""
+    each = [done["seconds"] for done in rounds]
+    reference = statistics.median(seconds[PLAIN] for seconds in each[:ROUNDS])
+    names = dict.fromkeys(name for seconds in each for name in seconds)
+    ratios = {
+        name: [seconds[name] / seconds[PLAIN] for seconds in each if name in seconds]
+        for name in names
+    }
+    return {name: reference * statistics.median(ratios[name]) for name in names}
+
+
+def parser() -> argparse.ArgumentParser:
+    """What the command takes."""
+    made = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    made.add_argument("out", type=Path)
+    made.add_argument("--stage", choices=STAGES, help="this one alone (default: all)")
+    made.add_argument("--puzzles", choices=[TEST, "second"], default=TEST, help="that are solved")
+    made.add_argument("--seconds", type=float, default=SECONDS, help="of training, each arm")
+    made.add_argument("--share", type=float, default=1.0, help="of the puzzles (default 1)")
+    add_run_options(made, ARMS, ARMS)
+    return made
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = parser().parse_args(argv)
+    stages = STAGES if args.stage is None else (args.stage,)
+    if "report" in stages:
+        claim(args.out)
+    experiment = Feedback(args)
+    for stage in stages:
+        if stage == "report":
+            from report import report
+
+            report(experiment, args.out)
+        else:
+            getattr(experiment, stage)()
+
+
+if __name__ == "__main__":
+    main()
