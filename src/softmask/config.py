@@ -99,23 +99,6 @@ class SoftMaskConfig:
         return Chosen(find("feedback", self.mode), self.options)
 
 
-# Settings of the feedback that have a name, each as `soft_mask` takes it: the checkpoint's own (an
-# error where it has none), all settings, or None, plain decoding. All but the first are for any
-# checkpoint, trained with feedback or not.
-FEEDBACK_PRESETS: dict[str, SoftMaskConfig | Literal[True] | None] = {
-    "published": True,
-    "spherical": SoftMaskConfig(k=2, scale=0.3, mixture="spherical", weight="constant"),
-    "rcd": SoftMaskConfig(mode="temperature", scale=1.0, weight="entropy"),
-    "off": None,
-}
-FEEDBACK_HELP = (
-    "soft-mask settings by name: published (the checkpoint's own, arXiv 2510.17206), spherical (an "
-    "arc towards the two likeliest tokens, lambda 0.3, for models as they are, arXiv 2609.37391), "
-    "rcd (all tokens, the more the less sure, arXiv 2601.22954, whose models are trained for it; "
-    "its T is entropy_temperature), off; further soft-mask settings change a preset's"
-)
-
-
 def _take_rule(config: Any, kind: Any, field: str, options: str, plain: tuple[str, ...]) -> None:
     """Checks the field of a config that names a rule, and the rule's options.
 
@@ -134,6 +117,23 @@ def _take_rule(config: Any, kind: Any, field: str, options: str, plain: tuple[st
         name, given = rule.name, rule.parse(given, options)
     object.__setattr__(config, field, name)
     object.__setattr__(config, options, Options(given))
+
+
+# Settings of the feedback that have a name, each as `soft_mask` takes it: the checkpoint's own (an
+# error where it has none), all settings, or None, plain decoding. All but the first are for any
+# checkpoint, trained with feedback or not.
+FEEDBACK_PRESETS: dict[str, SoftMaskConfig | Literal[True] | None] = {
+    "published": True,
+    "spherical": SoftMaskConfig(k=2, scale=0.3, mixture="spherical", weight="constant"),
+    "rcd": SoftMaskConfig(mode="temperature", scale=1.0, weight="entropy"),
+    "off": None,
+}
+FEEDBACK_HELP = (
+    "soft-mask settings by name: published (the checkpoint's own, arXiv 2510.17206), spherical (an "
+    "arc towards the two likeliest tokens, lambda 0.3, for models as they are, arXiv 2609.37391), "
+    "rcd (all tokens, the more the less sure, arXiv 2601.22954, whose models are trained for it; "
+    "its T is entropy_temperature), off; further soft-mask settings change a preset's"
+)
 
 
 def is_on(soft_mask: SoftMaskConfig | None) -> bool:

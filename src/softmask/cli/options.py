@@ -22,6 +22,7 @@ from ..config import (
     PUBLISHED_KEYS,
     SamplingConfig,
     SoftMaskConfig,
+    require_choice,
 )
 from ..reporting.progress import progress
 from ..reporting.words import tell
@@ -317,9 +318,15 @@ def add_decoding_options(
 
 def add_feedback_option(group: Any) -> None:
     """Settings of the feedback by their name."""
-    group.add_argument(
-        "--feedback", choices=tuple(FEEDBACK_PRESETS), help=FEEDBACK_HELP.replace("%", "%%")
-    )
+    group.add_argument("--feedback", type=_preset, metavar="NAME", help=FEEDBACK_HELP)
+
+
+def _preset(name: str) -> str:
+    try:
+        require_choice("feedback", name, tuple(FEEDBACK_PRESETS))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return name
 
 
 def with_feedback(checkpoint: Any, preset: str | None) -> Any:

@@ -105,7 +105,9 @@ class _Running:
             powers: memory for as many exponentials.
         """
         if self.temperature != 1:
-            z_NC, shift_N = z_NC.div_(self.temperature), shift_N / self.temperature
+            # Through the floor: what is suppressed may have become infinite.
+            z_NC = z_NC.div_(self.temperature).clamp_min_(FLOOR)
+            shift_N = shift_N / self.temperature
         p_NC = torch.exp(z_NC, out=powers[: z_NC.numel()].view(z_NC.shape))
         # e^-1e4 is 0; further down 0 * infinity would be NaN.
         shift_N = shift_N.clamp_min(-1e4)
