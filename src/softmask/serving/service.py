@@ -25,7 +25,7 @@ from ..config import (
     require,
 )
 from ..constraints.constraint import Constraint
-from ..decoding.forms import binding
+from ..decoding.forms import binding, only_look_up
 from ..decoding.generation import SoftMaskChoice, choose_soft_mask
 from ..decoding.healing import without_space
 from ..decoding.prompts import (
@@ -94,7 +94,9 @@ class Service:
         )
         # Tokenizers keep a setting between two calls, and 60 MB for each thread that had a long
         # prompt: `jobs` and `trace_job` are for one thread, which keeps them off an event loop.
-        self.encoder = ThreadPoolExecutor(1, "softmask-encoder")
+        self.encoder = ThreadPoolExecutor(1, "softmask-encoder", only_look_up)
+        # A new form takes seconds at worst: only other new forms wait for it.
+        self.compiler = ThreadPoolExecutor(1, "softmask-forms")
 
     @property
     def context(self) -> int:
