@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from arms import BARS, BUFFER, CHOICE, FEWER, GROUPS
+from arms import BARS, BUFFER, CHOICE, FEWER, RULE, WAYS
 from common import PLAIN, Arm, cost_table, draw, estimate, minus, percent
 from puzzles import Scores
 from rich.table import Table
@@ -27,7 +27,9 @@ class Found(Scores):
     """Scores of this experiment: by arm and mode, tables of seeds x puzzles by forwards."""
 
     def at(self, arm: str, mode: str, fewer: str) -> list[list[float]] | None:
-        return self.solved(arm, mode, self.groups[0], fewer)
+        """(seeds, puzzles) solved; None: not scored, or not of every seed."""
+        found = self.solved(arm, mode, self.groups[0], fewer)
+        return found if found is not None and len(found) == len(self.seeds) else None
 
     def both(self, arm: str, mode: str = "own") -> dict[str, list[list[float]]] | None:
         """By number of forwards, those of the rule; None: not scored."""
@@ -74,7 +76,7 @@ BARS_OF_ALL = min(BARS.values())  # shown of arms that cannot succeed
 def report(experiment: Any, out: Path) -> None:
     """Writes the result folder."""
     runs, suffix = experiment.runs, experiment.suffix
-    names = [f"{group.name}{suffix}" for group in GROUPS]
+    names = [f"{name}{suffix}" for name in dict.fromkeys(g.name for g in (RULE, *WAYS))]
     whole = [
         arm
         for arm in runs.arms

@@ -1,6 +1,6 @@
 """Does trained feedback beat plain decoding at equal seconds and equal forwards? See README.md.
 
-    python benchmarks/evidence/feedback/run.py OUT [--stage time|train|choose|test|report]
+    python benchmarks/evidence/feedback/run.py OUT [--stage time|train|test|choose|ways|report]
 
 Without --stage all of them, in this order. What is done is not done again: the same command goes
 on after a kill. OUT gets result.json (every seed, every puzzle), table.txt, plots and logs; runs,
@@ -15,6 +15,7 @@ import os
 import statistics
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -28,13 +29,14 @@ from arms import (
     CHOICES,
     CHOSEN,
     GIVENS,
-    GROUPS,
     MORE,
     PLAIN_UPDATES,
+    RULE,
     SECONDS,
     SIZES,
     TEST,
     TWO_PASS,
+    WAYS,
     Group,
 )
 from common import (
@@ -52,10 +54,10 @@ from puzzles import held_out_sudokus, write_lines
 from softmask.files import write_atomically
 from softmask.reporting.result_folder import claim
 
-STAGES = ("time", "train", "choose", "test", "report")
+STAGES = ("time", "train", "test", "choose", "ways", "report")
 ROUNDS = 3
-# Three lines of the log, two stretches of eight updates.
-TIMED = ("train.steps=24", "train.log_every=8", "train.eval_batches=1")
+# Three lines of the log, two stretches of six updates.
+TIMED = ("train.steps=18", "train.log_every=6", "train.eval_batches=1")
 
 
 class Feedback:
@@ -143,6 +145,7 @@ class Feedback:
     ) -> Task:
         """The scores of one model in these ways."""
         folder = self.puzzles(puzzles)
+        name = group.name if puzzles == CHOICE else f"{group.name}{self.suffix}"
         count = len((folder / "sudoku_hard.jsonl").read_text().splitlines())
 
         def score(_arm: Arm, model: Path, out: Path) -> list[str]:
@@ -150,7 +153,7 @@ class Feedback:
             words += ["--modes", ",".join(modes), "--fewer", ",".join(group.fewer)]
             return [*words, "--first", str(max(1, round(group.share * count)))]
 
-        return self.runs.scored(arm, seed, group.name, score)
+        return self.runs.scored(arm, seed, name, score)
 
     def choose(self) -> None:
         """All ways of decoding of the primary arm on the puzzles for choices."""
@@ -179,26 +182,30 @@ class Feedback:
     def choice(self) -> Path:
         return self.work / "choice.json"
 
-    def groups(self) -> list[Group]:
-        """What is scored, by importance, with the chosen way in its place."""
+    def ways(self) -> None:
+        """The further ways of decoding, as far as they have been chosen."""
         chosen = None
         if self.choice.is_file():
             chosen = json.loads(self.choice.read_text())["chosen"]
-        groups = []
-        for group in GROUPS:
-            modes = tuple(chosen if mode == CHOSEN else mode for mode in group.modes)
-            # What another group scores anyway is not scored twice.
-            known = {mode for one in groups for mode in one.modes}
-            if None not in modes and (group.name != CHOSEN or modes[0] not in known):
-                name = f"{group.name}{self.suffix}"
-                groups.append(Group(name, modes, group.arms, group.fewer, group.share))
-        return groups
+        # `half` and `own` have scores of their own.
+        is_new = chosen not in (None, "own", "half")
+        groups = [
+            replace(group, modes=(chosen,)) if group.name == CHOSEN else group
+            for group in WAYS
+            if group.name != CHOSEN or is_new
+        ]
+        self.score(groups)
 
     def test(self) -> None:
+        """At the learned scale and with the feedback off: what the rule of success is about."""
+        self.score([RULE])
+
+    def score(self, groups: Sequence[Group]) -> None:
+        """Every model of these groups, in their order."""
         tasks = []
-        for group in self.groups():
+        for group in groups:
             names = group.arms or tuple(arm.name for arm in self.runs.arms)
-            arms = [arm for name in names for arm in self.runs.arms if arm.name == name]
+            arms = [arm for arm in self.runs.arms if arm.name in names]
             for seed in self.runs.seeds:
                 for arm in arms:
                     modes = group.modes if arm.is_soft else ("own",)
