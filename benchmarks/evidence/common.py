@@ -49,7 +49,7 @@ ARMS = (
     Arm(LONGER, "(b) plain, as long as (c)", is_soft=False, needs=(PLAIN, REFERENCE)),
     Arm("soft-1", "(c) soft, k = 1", ("soft_mask.k=1",)),
     Arm(REFERENCE, "(c) soft, k = 3"),
-    Arm("keep-norm", "(d) soft, norm kept", ("soft_mask.keep_norm=true",)),
+    Arm("keep-norm", "(d) soft, norm kept", ("soft_mask.mixture=norm_kept",)),
     Arm("always", "(e) always two passes", ("train.soft_probability=1.0",)),
     Arm(
         # Scale 0 is raised to 1e-6: the feedback begins switched off.

@@ -24,12 +24,19 @@ class LogitStatistics(NamedTuple):
     """What is read off N rows of logits z, all in fp32 (entropies in nats).
 
     `ids_NK`, `logits_NK`: the K largest logits, largest first. `total_N`: log sum exp z.
+    `tempered_N`: the entropy at another temperature; at 1 it is `entropy_N` itself.
     """
 
     ids_NK: Tensor
     logits_NK: Tensor
     total_N: Tensor
     entropy_N: Tensor
+    tempered_N: Tensor
+
+
+def tempered(logits: Tensor, temperature: float) -> Tensor:
+    """Logits over a temperature; at 1 they are not even copied."""
+    return logits if temperature == 1 else logits / temperature
 
 
 def top_k(logits_NV: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -50,6 +57,8 @@ def top_k(logits_NV: Tensor, k: int) -> tuple[Tensor, Tensor]:
     tied_N = (values_NK[:, 1:] == values_NK[:, :-1]).any(-1)
     values_NK, ids_NK = values_NK[:, :k], ids_NK[:, :k]
     if bool(tied_N.any()):
+        # Copies: the backward pass reads what topk gave.
+        values_NK, ids_NK = values_NK.clone(), ids_NK.clone()
         values_NK[tied_N], ids_NK[tied_N] = _among_blocks(logits_NV[tied_N], k, _first_of_equal)
     return values_NK, ids_NK
 
@@ -117,7 +126,15 @@ def _totals(logits_NV: Tensor) -> tuple[Tensor, Tensor]:
     return torch.cat(total), torch.cat(entropy_)
 
 
-def statistics(logits_NV: Tensor, k: int) -> LogitStatistics:
-    """The statistics of logits that exist already."""
+def statistics(logits_NV: Tensor, k: int, temperature: float = 1.0) -> LogitStatistics:
+    """The statistics of logits that exist already.
+
+    Args:
+        temperature: of `tempered_N`.
+    """
     values_NK, ids_NK = top_k(logits_NV, k)
-    return LogitStatistics(ids_NK, values_NK.float(), *_totals(logits_NV))
+    total_N, entropy_N = _totals(logits_NV)
+    tempered_N = entropy_N
+    if temperature != 1:
+        tempered_N = entropy(tempered(logits_NV.float(), temperature))
+    return LogitStatistics(ids_NK, values_NK.float(), total_N, entropy_N, tempered_N)

@@ -8,7 +8,7 @@ from pathlib import Path
 from common import PLAIN, Arm
 
 HERE = Path(__file__).parent
-SECONDS = 180.0  # of training, at the speed of a quiet machine
+SECONDS = 300.0  # of training, at the speed of a quiet machine
 PLAIN_UPDATES, TWO_PASS, BUFFER, CARRY, UNROLLED = (
     "plain-updates",
     "two-pass",

@@ -86,26 +86,28 @@ class LogitReader:
         if settings.automaton is not None:
             forbid = forbidden(settings.automaton, rows.pairs(), hidden_ND.device)
         if is_greedy(settings.config) and not dense:
-            seen = read_head(head, hidden_ND, size, k, bias_V, forbid)
+            seen = read_head(head, hidden_ND, size, k, bias_V, forbid, _temperature(settings))
             return self._choose(rows, seen, None, None if forbid is None else hidden_ND)
         logits_NV = torch.cat(list(chunked_logits(head, hidden_ND, size, bias_V, forbid)))
-        return self._choose(rows, statistics(logits_NV, k), logits_NV)
+        return self._choose(rows, statistics(logits_NV, k, _temperature(settings)), logits_NV)
 
     def read_again(self, predictions: Predictions, index_M: Tensor) -> LogitStatistics:
         """What some rows of constrained texts say now, after commits that bind them."""
         automaton, pairs = predictions.settings.automaton, predictions.pairs()
         assert automaton is not None
+        temperature = _temperature(predictions.settings)
         forbid = forbidden(automaton, [pairs[row] for row in index_M.tolist()], index_M.device)
         k = predictions.seen.ids_NK.shape[1]
         if predictions.logits_NV is not None:
             logits_MV = predictions.logits_NV[index_M]
             forbid(logits_MV, 0, 0)
             predictions.logits_NV[index_M] = logits_MV
-            return statistics(logits_MV, k)
+            return statistics(logits_MV, k, temperature)
         assert predictions.hidden_ND is not None
         hidden_MD = predictions.hidden_ND[index_M]
         bias_V = self._bias(predictions.settings, hidden_MD.device)
-        return read_head(self._model.lm_head, hidden_MD, self._vocabulary, k, bias_V, forbid)
+        head, size = self._model.lm_head, self._vocabulary
+        return read_head(head, hidden_MD, size, k, bias_V, forbid, temperature)
 
     def logits(self, hidden_TD: Tensor) -> Tensor:
         """(T, V) all logits, for hooks."""
@@ -119,7 +121,8 @@ class LogitReader:
         automaton = rows.settings.automaton
         if automaton is not None:
             forbidden(automaton, rows.pairs(), logits_NV.device)(logits_NV, 0, 0)
-        return self._choose(rows, statistics(logits_NV, self._leading(rows)), logits_NV)
+        seen = statistics(logits_NV, self._leading(rows), _temperature(rows.settings))
+        return self._choose(rows, seen, logits_NV)
 
     def _leading(self, rows: Rows) -> int:
         """How many leading tokens are to be read."""
@@ -163,6 +166,11 @@ class LogitReader:
                 bias_V[list(rules.suppressed)] = torch.finfo(self._model.dtype).min
             self._biases[key] = bias_V
         return self._biases[key]
+
+
+def _temperature(settings: Settings) -> float:
+    """Of the entropy that the feedback is weighed by."""
+    return 1.0 if settings.soft_mask is None else settings.soft_mask.entropy_temperature
 
 
 def fail_where_nan(predictions: Predictions) -> None:

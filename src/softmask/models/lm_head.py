@@ -39,16 +39,20 @@ def read_head(
     k: int,
     bias_V: Tensor | None = None,
     forbid: Forbid | None = None,
+    temperature: float = 1.0,
 ) -> LogitStatistics:
     """The statistics of `head(hidden) + bias`, whose logits are never whole.
 
     A plain linear head on a CPU is streamed over the vocabulary; any other (quantised, adapted,
     offloaded, on an accelerator) is called for chunks of rows.
+
+    Args:
+        temperature: of `tempered_N`.
     """
     if isinstance(head, nn.Linear) and len(hidden_ND) and _streams(head, hidden_ND):
-        return _stream(hidden_ND, head, k, bias_V, forbid)
+        return _stream(hidden_ND, head, k, bias_V, forbid, temperature)
     pieces = chunked_logits(head, hidden_ND, vocabulary, bias_V, forbid)
-    parts = [statistics(z_CV, k) for z_CV in pieces]
+    parts = [statistics(z_CV, k, temperature) for z_CV in pieces]
     return LogitStatistics(*map(torch.cat, zip(*parts, strict=True)))
 
 
@@ -83,24 +87,59 @@ def _streams(head: nn.Linear, hidden_ND: Tensor) -> bool:
     return plain and head.weight.device.type == "cpu" and not cast
 
 
+class _Running:
+    """Sums of e^(z / T) and of z / T e^(z / T) over the vocabulary, relative to the maximum z.
+
+    They are rescaled whenever a row's maximum grows.
+    """
+
+    def __init__(self, rows: int, temperature: float) -> None:
+        self.temperature = temperature
+        self.sum_N, self.dot_N = torch.zeros(rows), torch.zeros(rows)
+
+    def add(self, z_NC: Tensor, shift_N: Tensor, powers: Tensor) -> None:
+        """Takes a piece in, and overwrites it.
+
+        Args:
+            z_NC: logits below the maximum so far. shift_N: by how much that has changed.
+            powers: memory for as many exponentials.
+        """
+        if self.temperature != 1:
+            # Through the floor: what is suppressed may have become infinite.
+            z_NC = z_NC.div_(self.temperature).clamp_min_(FLOOR)
+            shift_N = shift_N / self.temperature
+        p_NC = torch.exp(z_NC, out=powers[: z_NC.numel()].view(z_NC.shape))
+        # e^-1e4 is 0; further down 0 * infinity would be NaN.
+        shift_N = shift_N.clamp_min(-1e4)
+        scale_N = shift_N.exp()
+        self.dot_N = (self.dot_N + self.sum_N * shift_N) * scale_N + z_NC.mul_(p_NC).sum(1)
+        self.sum_N = self.sum_N * scale_N + p_NC.sum(1)
+
+    def entropy(self) -> Tensor:
+        """(N,) in nats."""
+        return self.sum_N.log() - self.dot_N / self.sum_N
+
+
 def _stream(
     hidden_ND: Tensor,
     head: nn.Linear,
     k: int,
     bias_V: Tensor | None,
     forbid: Forbid | None,
+    temperature: float,
 ) -> LogitStatistics:
-    """One pass over the vocabulary; sums are rescaled whenever a row's maximum grows."""
+    """One pass over the vocabulary."""
     rows = len(hidden_ND)
     size = max(256, k, min(PIECE_COLUMNS, PIECE_LOGITS // rows))
     powers = torch.empty(rows * size)
     best_NK = torch.full((rows, k), -torch.inf)
     ids_NK = torch.zeros(rows, k, dtype=torch.long)
     top_N = torch.full((rows,), FLOOR)
-    sum_N, dot_N = torch.zeros(rows), torch.zeros(rows)  # of e^(z - top), of (z - top) e^(z - top)
+    plain = own = _Running(rows, 1.0)
+    if temperature != 1:
+        own = _Running(rows, temperature)
     for start in range(0, head.weight.shape[0], size):
         weight_CD = head.weight[start : start + size]
-        shape = (rows, len(weight_CD))
         z_NC = multiply(hidden_ND, weight_CD).float()
         if bias_V is not None:
             z_NC += bias_V[start : start + size]
@@ -110,15 +149,13 @@ def _stream(
         # Through the floor, as a row may begin with pieces that are suppressed as a whole.
         new_N = best_NK[:, 0].clamp_min(FLOOR)
         z_NC -= new_N[:, None]
-        p_NC = torch.exp(z_NC, out=powers[: z_NC.numel()].view(shape))
-        # e^-1e4 is 0; further down 0 * infinity would be NaN.
-        shift_N = (top_N - new_N).clamp_min(-1e4)
-        scale_N = shift_N.exp()
-        dot_N = (dot_N + sum_N * shift_N) * scale_N + z_NC.mul_(p_NC).sum(1)
-        sum_N = sum_N * scale_N + p_NC.sum(1)
+        if own is not plain:
+            own.add(z_NC.clone(), top_N - new_N, powers)
+        plain.add(z_NC, top_N - new_N, powers)
         top_N = new_N
-    log_N = sum_N.log()
-    return LogitStatistics(ids_NK, best_NK, top_N + log_N, log_N - dot_N / sum_N)
+    total_N, entropy_N = top_N + plain.sum_N.log(), plain.entropy()
+    tempered_N = entropy_N if own is plain else own.entropy()
+    return LogitStatistics(ids_NK, best_NK, total_N, entropy_N, tempered_N)
 
 
 def _keep_best(z_NC: Tensor, start: int, best_NK: Tensor, ids_NK: Tensor) -> tuple[Tensor, Tensor]:
