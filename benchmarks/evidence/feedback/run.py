@@ -23,17 +23,17 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))  # what all experiments share
 
 from arms import (
+    ABLATIONS,
     ARMS,
     CARRY,
     CHOICE,
     CHOICES,
     CHOSEN,
-    GIVENS,
     MORE,
     PLAIN_UPDATES,
+    PROBLEMS,
     RULE,
-    SECONDS,
-    SIZES,
+    SECOND,
     TEST,
     TWO_PASS,
     WAYS,
@@ -49,7 +49,7 @@ from common import (
     run_chains,
     seconds_of,
 )
-from puzzles import held_out_sudokus, write_lines
+from puzzles import write_lines
 
 from softmask.files import write_atomically
 from softmask.reporting.result_folder import claim
@@ -64,9 +64,11 @@ class Feedback:
     """The experiment: its runs, its puzzles, and what each stage makes."""
 
     def __init__(self, args: argparse.Namespace) -> None:
-        self.runs = Runs("sudoku", args, MORE, ARMS)
+        self.problem = PROBLEMS[args.task]
+        more = (*MORE, *self.problem.settings)
+        self.runs = Runs(self.problem.recipe, args, more, (*ARMS, *ABLATIONS))
         self.work, self.set, self.share = self.runs.work, args.puzzles, args.share
-        self.seconds = args.seconds
+        self.seconds = args.seconds or self.problem.seconds
         # Scores of other puzzles than the first ones lie beside those.
         self.suffix = "" if self.set == TEST else f"-{self.set}"
 
@@ -128,11 +130,11 @@ class Feedback:
     def puzzles(self, name: str) -> Path:
         """The folder of these puzzles; made where it is missing."""
         folder = self.work / "puzzles" / name
-        file = folder / "sudoku_hard.jsonl"
+        file = folder / f"{self.problem.file}.jsonl"
         if not file.is_file():
             folder.mkdir(parents=True, exist_ok=True)
-            count = max(4, round(self.share * SIZES[name]))
-            write_lines(file, islice(held_out_sudokus(f"feedback/{name}", GIVENS), count))
+            count = max(4, round(self.share * self.problem.sizes[name]))
+            write_lines(file, islice(self.problem.puzzles(f"feedback/{name}"), count))
         return folder
 
     def scoring(
@@ -146,7 +148,7 @@ class Feedback:
         """The scores of one model in these ways."""
         folder = self.puzzles(puzzles)
         name = group.name if puzzles == CHOICE else f"{group.name}{self.suffix}"
-        count = len((folder / "sudoku_hard.jsonl").read_text().splitlines())
+        count = len((folder / f"{self.problem.file}.jsonl").read_text().splitlines())
 
         def score(_arm: Arm, model: Path, out: Path) -> list[str]:
             words = [str(HERE / "score_puzzles.py"), str(model), str(out), "--data", str(folder)]
@@ -233,10 +235,11 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("out", type=Path)
     made.add_argument("--stage", choices=STAGES, help="this one alone (default: all)")
-    made.add_argument("--puzzles", choices=[TEST, "second"], default=TEST, help="that are solved")
-    made.add_argument("--seconds", type=float, default=SECONDS, help="of training, each arm")
+    made.add_argument("--task", choices=PROBLEMS, default="sudoku")
+    made.add_argument("--puzzles", choices=[TEST, SECOND], default=TEST, help="that are solved")
+    made.add_argument("--seconds", type=float, help="of training, each arm (default: by task)")
     made.add_argument("--share", type=float, default=1.0, help="of the puzzles (default 1)")
-    add_run_options(made, ARMS, ARMS)
+    add_run_options(made, ARMS, (*ARMS, *ABLATIONS))
     return made
 
 
