@@ -214,9 +214,8 @@ def add_arm_options(
     parser: argparse.ArgumentParser, arms: Sequence[Arm], known: Sequence[Arm] = ARMS
 ) -> None:
     """Which runs: `arms` are those of the known that are meant when nothing is said."""
-    names = ",".join(arm.name for arm in known[:2])
-    chosen = partial(chosen_arms, known=known)
-    parser.add_argument("--arms", type=chosen, default=arms, help=f"{names},...")
+    chosen, some = partial(chosen_arms, known=known), f"{known[0].name},{known[1].name},..."
+    parser.add_argument("--arms", type=chosen, default=arms, help=some)
     parser.add_argument("--seeds", default="1-3")
     parser.add_argument("--device", default="cpu", help="of training and scoring")
 
@@ -247,11 +246,8 @@ def chosen_arms(names: str, known: Sequence[Arm] = ARMS) -> tuple[Arm, ...]:
         raise argparse.ArgumentTypeError(f"no arm {', '.join(unknown)}: there are {there}")
     chosen = tuple(arm for arm in known if arm.name in wanted)
     for arm in chosen:
-        for needed in arm.needs:
-            if needed not in wanted:
-                raise argparse.ArgumentTypeError(
-                    f"{arm.name} is compared with {needed}: name it too"
-                )
+        for needed in sorted(set(arm.needs) - wanted):
+            raise argparse.ArgumentTypeError(f"{arm.name} is compared with {needed}: name it too")
     return chosen
 
 

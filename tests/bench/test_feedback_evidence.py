@@ -83,14 +83,29 @@ def test_an_arm_is_timed_against_the_reference_of_its_own_round() -> None:
 
 
 def test_every_arm_differs_from_its_control_in_what_the_experiment_says() -> None:
-    from arms import ARMS, BARS, GROUPS
+    from arms import ABLATIONS, ARMS, BARS, RULE, WAYS
+    from common import chosen_arms
 
-    by_name = {arm.name: arm for arm in ARMS}
+    known = (*ARMS, *ABLATIONS)
+    by_name = {arm.name: arm for arm in known}
+    assert len(by_name) == len(known)
+    assert all(need in by_name for arm in known for need in arm.needs)
+    assert len(chosen_arms("plain,buffer,carry,carry-k1", known)) == 4
     assert by_name["buffer"].settings == by_name["carry"].settings
     assert (by_name["buffer"].is_soft, by_name["carry"].is_soft) == (False, True)
     assert set(BARS) == {"carry", "unrolled"}
-    assert GROUPS[0].modes == ("own", "off")
-    assert all(name in by_name for group in GROUPS for name in group.arms)
+    assert RULE.modes == ("own", "off")
+    assert all(name in by_name for group in WAYS for name in group.arms)
+
+
+def test_where_arms_need_not_win_a_loss_has_to_be_surely_below_the_margin() -> None:
+    from rule import not_worse
+
+    plain = tables(0.18, 0.10, 1)
+    (level,) = not_worse(tables(0.18, 0.10, 2), plain, 0.1)
+    (lost,) = not_worse(tables(0.10, 0.02, 2), plain, 0.05)
+    assert level.holds
+    assert not lost.holds
 
 
 @pytest.mark.slow
@@ -111,7 +126,7 @@ def test_the_experiment_runs_from_nothing_to_its_verdict_and_not_twice(tmp_path)
         return done.stdout
 
     # Stage by stage, each again: what is done stays as it is.
-    for stage in ("time", "train", "choose", "test"):
+    for stage in ("time", "train", "test", "choose", "ways"):
         run("--stage", stage)
         assert "done" not in run("--stage", stage)
     timing = json.loads((out / "work" / "timing.json").read_text())

@@ -11,11 +11,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from arms import BARS, BUFFER, CHOICE, FEWER, GROUPS
+from arms import BARS, BUFFER, CHOICE, FEWER, RULE, WAYS
 from common import PLAIN, Arm, cost_table, draw, estimate, minus, percent
 from puzzles import Scores
 from rich.table import Table
-from rule import Condition, conditions, gain, in_errors, over_forwards
+from rule import Condition, conditions, gain, in_errors, not_worse, over_forwards
 
 from softmask.reporting.result_folder import write
 from softmask.reporting.tables import light_table
@@ -27,7 +27,9 @@ class Found(Scores):
     """Scores of this experiment: by arm and mode, tables of seeds x puzzles by forwards."""
 
     def at(self, arm: str, mode: str, fewer: str) -> list[list[float]] | None:
-        return self.solved(arm, mode, self.groups[0], fewer)
+        """(seeds, puzzles) solved; None: not scored, or not of every seed."""
+        found = self.solved(arm, mode, self.groups[0], fewer)
+        return found if found is not None and len(found) == len(self.seeds) else None
 
     def both(self, arm: str, mode: str = "own") -> dict[str, list[list[float]]] | None:
         """By number of forwards, those of the rule; None: not scored."""
@@ -49,8 +51,10 @@ class Found(Scores):
                 if self.both(arm.name, mode) is not None:
                     yield arm, mode
 
-    def conditions(self, arm: Arm) -> list[Condition] | None:
+    def conditions(self, arm: Arm, margin: float | None) -> list[Condition] | None:
         """The rule for this arm; None: something that it needs was not scored."""
+        if margin is not None:
+            return not_worse(self.both(arm.name), self.both(PLAIN), margin)
         parts = self.both(arm.name), self.both(arm.name, "off"), self.both(BUFFER)
         if arm.name == BUFFER or BUFFER not in self.raw or None in parts:
             return None
@@ -74,7 +78,7 @@ BARS_OF_ALL = min(BARS.values())  # shown of arms that cannot succeed
 def report(experiment: Any, out: Path) -> None:
     """Writes the result folder."""
     runs, suffix = experiment.runs, experiment.suffix
-    names = [f"{group.name}{suffix}" for group in GROUPS]
+    names = [f"{name}{suffix}" for name in dict.fromkeys(g.name for g in (RULE, *WAYS))]
     whole = [
         arm
         for arm in runs.arms
@@ -87,8 +91,10 @@ def report(experiment: Any, out: Path) -> None:
         )
     runs.arms = tuple(whole)
     found = Found(runs, names)
-    verdicts = {arm.name: found.conditions(arm) for arm in whole if arm.name != PLAIN}
+    margin = experiment.problem.margin
+    verdicts = {arm.name: found.conditions(arm, margin) for arm in whole if arm.name != PLAIN}
     said = sentences(verdicts, missing)
+    is_in_place = any(found.wrong(PLAIN, FEWER[0]))
     print(*said, sep="\n")
     tables = [
         *said,
@@ -96,7 +102,8 @@ def report(experiment: Any, out: Path) -> None:
         solved_table(found),
         seeds_table(found),
         rule_table(found, verdicts),
-        wrong_table(found),
+        control_table(found),
+        *([wrong_table(found)] if is_in_place else []),
         cost_table(runs, "equal quiet seconds but for 1"),
     ]
     draw(
@@ -107,8 +114,9 @@ def report(experiment: Any, out: Path) -> None:
         out / "accuracy.png",
         "solved, %",
     )
-    panels = {fewer: partial(wrong_panel, runs, found, fewer) for fewer in FEWER}
-    draw(panels, out / "wrong_commits.png", "wrong, % of tokens committed")
+    if is_in_place:
+        panels = {fewer: partial(wrong_panel, runs, found, fewer) for fewer in FEWER}
+        draw(panels, out / "wrong_commits.png", "wrong, % of tokens committed")
     result = {
         **runs.describe(out),
         "timing": read(experiment.timing),
@@ -151,8 +159,8 @@ def solved_table(found: Found) -> Table:
     """Solved by number of forwards, and below it the paired difference to the reference."""
     (puzzles,) = {len(row) for row in found.at(PLAIN, "own", "full")}
     table = light_table(
-        f"{puzzles} hard Sudokus, {len(found.seeds)} seeds; solved, % (standard error), and minus "
-        "2, paired; shuffled: the first of them"
+        f"{found.groups[0]}: {puzzles} puzzles, {len(found.seeds)} seeds; solved, % (standard "
+        "error), and minus 2, paired; shuffled: the first of them"
     )
     table.add_column("continued, decoded")
     for fewer in FEWER:
@@ -206,6 +214,22 @@ def rule_table(found: Found, verdicts: Mapping[str, list[Condition] | None]) -> 
             table.add_row(
                 arm.title, one.what, percent(one.found, "+"), errors, f"{one.bar:g}", holds
             )
+    return table
+
+
+def control_table(found: Found) -> Table:
+    """Every arm against the one that differs in one thing."""
+    table = light_table("minus the control, paired, mean of both: points (standard error)")
+    for name in ("continued", "control"):
+        table.add_column(name)
+    for name in ("points", "in errors"):
+        table.add_column(name, justify="right")
+    titles = {arm.name: arm.title for arm in found.arms}
+    for arm in found.arms:
+        if arm.needs and arm.needs[-1] in titles:
+            gap = gain(found.both(arm.name), found.both(arm.needs[-1]))
+            row = (arm.title, titles[arm.needs[-1]], percent(gap, "+"), f"{in_errors(gap):+.2f}")
+            table.add_row(*row)
     return table
 
 

@@ -11,6 +11,7 @@ from common import Estimate, estimate, minus
 Table = Sequence[Sequence[float]]  # seeds x puzzles, solved or not
 LEAST = -1.0  # standard errors, at every number of forwards
 ON_OFF, OVER_CONTROL = 2.0, 2.0
+NOT_WORSE = 1.64  # of a loss that is smaller than the margin: one side, 5 %
 
 
 def over_forwards(tables: Mapping[str, Table]) -> list[list[float]]:
@@ -67,3 +68,12 @@ def conditions(
         Condition("on minus off", gain(own, off), ON_OFF),
         Condition("minus buffer without carry", gain(own, control), OVER_CONTROL),
     ]
+
+
+def not_worse(
+    own: Mapping[str, Table], plain: Mapping[str, Table], margin: float
+) -> list[Condition]:
+    """The rule where arms need not win: the loss is surely smaller than `margin`."""
+    found = gain(own, plain)
+    said = f"minus plain, mean of all forwards, plus {100 * margin:g} points"
+    return [Condition(said, Estimate(found.mean + margin, found.error), NOT_WORSE)]

@@ -1,6 +1,6 @@
 """Does trained feedback beat plain decoding at equal seconds and equal forwards? See README.md.
 
-    python benchmarks/evidence/feedback/run.py OUT [--stage time|train|choose|test|report]
+    python benchmarks/evidence/feedback/run.py OUT [--stage time|train|test|choose|ways|report]
 
 Without --stage all of them, in this order. What is done is not done again: the same command goes
 on after a kill. OUT gets result.json (every seed, every puzzle), table.txt, plots and logs; runs,
@@ -15,6 +15,7 @@ import os
 import statistics
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -22,19 +23,20 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))  # what all experiments share
 
 from arms import (
+    ABLATIONS,
     ARMS,
     CARRY,
     CHOICE,
     CHOICES,
     CHOSEN,
-    GIVENS,
-    GROUPS,
     MORE,
     PLAIN_UPDATES,
-    SECONDS,
-    SIZES,
+    PROBLEMS,
+    RULE,
+    SECOND,
     TEST,
     TWO_PASS,
+    WAYS,
     Group,
 )
 from common import (
@@ -47,24 +49,26 @@ from common import (
     run_chains,
     seconds_of,
 )
-from puzzles import held_out_sudokus, write_lines
+from puzzles import write_lines
 
 from softmask.files import write_atomically
 from softmask.reporting.result_folder import claim
 
-STAGES = ("time", "train", "choose", "test", "report")
+STAGES = ("time", "train", "test", "choose", "ways", "report")
 ROUNDS = 3
-# Three lines of the log, two stretches of eight updates.
-TIMED = ("train.steps=24", "train.log_every=8", "train.eval_batches=1")
+# Three lines of the log, two stretches of six updates.
+TIMED = ("train.steps=18", "train.log_every=6", "train.eval_batches=1")
 
 
 class Feedback:
     """The experiment: its runs, its puzzles, and what each stage makes."""
 
     def __init__(self, args: argparse.Namespace) -> None:
-        self.runs = Runs("sudoku", args, MORE, ARMS)
+        self.problem = PROBLEMS[args.task]
+        more = (*MORE, *self.problem.settings)
+        self.runs = Runs(self.problem.recipe, args, more, (*ARMS, *ABLATIONS))
         self.work, self.set, self.share = self.runs.work, args.puzzles, args.share
-        self.seconds = args.seconds
+        self.seconds = args.seconds or self.problem.seconds
         # Scores of other puzzles than the first ones lie beside those.
         self.suffix = "" if self.set == TEST else f"-{self.set}"
 
@@ -126,11 +130,11 @@ class Feedback:
     def puzzles(self, name: str) -> Path:
         """The folder of these puzzles; made where it is missing."""
         folder = self.work / "puzzles" / name
-        file = folder / "sudoku_hard.jsonl"
+        file = folder / f"{self.problem.file}.jsonl"
         if not file.is_file():
             folder.mkdir(parents=True, exist_ok=True)
-            count = max(4, round(self.share * SIZES[name]))
-            write_lines(file, islice(held_out_sudokus(f"feedback/{name}", GIVENS), count))
+            count = max(4, round(self.share * self.problem.sizes[name]))
+            write_lines(file, islice(self.problem.puzzles(f"feedback/{name}"), count))
         return folder
 
     def scoring(
@@ -143,14 +147,15 @@ class Feedback:
     ) -> Task:
         """The scores of one model in these ways."""
         folder = self.puzzles(puzzles)
-        count = len((folder / "sudoku_hard.jsonl").read_text().splitlines())
+        name = group.name if puzzles == CHOICE else f"{group.name}{self.suffix}"
+        count = len((folder / f"{self.problem.file}.jsonl").read_text().splitlines())
 
         def score(_arm: Arm, model: Path, out: Path) -> list[str]:
             words = [str(HERE / "score_puzzles.py"), str(model), str(out), "--data", str(folder)]
             words += ["--modes", ",".join(modes), "--fewer", ",".join(group.fewer)]
             return [*words, "--first", str(max(1, round(group.share * count)))]
 
-        return self.runs.scored(arm, seed, group.name, score)
+        return self.runs.scored(arm, seed, name, score)
 
     def choose(self) -> None:
         """All ways of decoding of the primary arm on the puzzles for choices."""
@@ -179,26 +184,30 @@ class Feedback:
     def choice(self) -> Path:
         return self.work / "choice.json"
 
-    def groups(self) -> list[Group]:
-        """What is scored, by importance, with the chosen way in its place."""
+    def ways(self) -> None:
+        """The further ways of decoding, as far as they have been chosen."""
         chosen = None
         if self.choice.is_file():
             chosen = json.loads(self.choice.read_text())["chosen"]
-        groups = []
-        for group in GROUPS:
-            modes = tuple(chosen if mode == CHOSEN else mode for mode in group.modes)
-            # What another group scores anyway is not scored twice.
-            known = {mode for one in groups for mode in one.modes}
-            if None not in modes and (group.name != CHOSEN or modes[0] not in known):
-                name = f"{group.name}{self.suffix}"
-                groups.append(Group(name, modes, group.arms, group.fewer, group.share))
-        return groups
+        # `half` and `own` have scores of their own.
+        is_new = chosen not in (None, "own", "half")
+        groups = [
+            replace(group, modes=(chosen,)) if group.name == CHOSEN else group
+            for group in WAYS
+            if group.name != CHOSEN or is_new
+        ]
+        self.score(groups)
 
     def test(self) -> None:
+        """At the learned scale and with the feedback off: what the rule of success is about."""
+        self.score([RULE])
+
+    def score(self, groups: Sequence[Group]) -> None:
+        """Every model of these groups, in their order."""
         tasks = []
-        for group in self.groups():
+        for group in groups:
             names = group.arms or tuple(arm.name for arm in self.runs.arms)
-            arms = [arm for name in names for arm in self.runs.arms if arm.name == name]
+            arms = [arm for arm in self.runs.arms if arm.name in names]
             for seed in self.runs.seeds:
                 for arm in arms:
                     modes = group.modes if arm.is_soft else ("own",)
@@ -226,10 +235,11 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("out", type=Path)
     made.add_argument("--stage", choices=STAGES, help="this one alone (default: all)")
-    made.add_argument("--puzzles", choices=[TEST, "second"], default=TEST, help="that are solved")
-    made.add_argument("--seconds", type=float, default=SECONDS, help="of training, each arm")
+    made.add_argument("--task", choices=PROBLEMS, default="sudoku")
+    made.add_argument("--puzzles", choices=[TEST, SECOND], default=TEST, help="that are solved")
+    made.add_argument("--seconds", type=float, help="of training, each arm (default: by task)")
     made.add_argument("--share", type=float, default=1.0, help="of the puzzles (default 1)")
-    add_run_options(made, ARMS, ARMS)
+    add_run_options(made, ARMS, (*ARMS, *ABLATIONS))
     return made
 
 
