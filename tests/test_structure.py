@@ -22,6 +22,7 @@ ROOMS = [
         "files",
         "constraints",
         "logits",
+        "mixtures",
         "soft_mask",
         "reporting",
         "models",
