@@ -16,7 +16,6 @@ from typing import Any
 
 from ..config import (
     BUNDLED,
-    FEEDBACK_PRESETS,
     PromptKind,
     SamplingConfig,
     SoftMaskConfig,
@@ -113,11 +112,6 @@ class Service:
             "context": self.context,
             "chat": has_chat_template(self.checkpoint),
             "soft_mask": None if soft_mask is None else dataclasses.asdict(soft_mask),
-            "feedback": {
-                name: None if preset is None else dataclasses.asdict(preset)
-                for name, preset in FEEDBACK_PRESETS.items()
-                if preset is not True
-            },
             "sampling": dict(self.checkpoint.sampling),
             "prompt_kinds": kinds_to_json(self.checkpoint.prompt_kinds),
             "rules": {kind: names(kind) for kind in KINDS},
