@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from ..evaluation.calibration import (
 from ..evaluation.calibration_plot import PLOT, draw, need_matplotlib, table_of
 from ..evaluation.config import ModelArgs
 from ..evaluation.held_out import windows
+from ..files import write_atomically
 from ..puzzles.solve import ALG, fresh_puzzles
 from ..reporting.progress import progress
 from .eval_options import add_eval_model, add_record_options
@@ -33,6 +35,7 @@ from .options import add_settings, given, new_parser, set_threads
 
 PUZZLES = ("sudoku_9x9",)
 COUNT, GIVENS = 100, 30
+BY_TEXT = "samples_calibration.jsonl"
 # Settings of the harness' tasks, and those that this command has as its own.
 LEFT_OUT = (
     *("batch_size", "max_batch_size", "seed", "add_bos_token", "max_length", "max_new_tokens"),
@@ -80,6 +83,8 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
 
         found = dataclasses.asdict(calibration(checkpoint, canvases, config, soft, sampling))
         draw(found, folder / PLOT)
+        lines = [json.dumps(row) + "\n" for row in found.pop("by_text")]
+        write_atomically(folder / BY_TEXT, "".join(lines))
         return found
 
     if args.texts is not None:

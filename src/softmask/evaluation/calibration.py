@@ -34,7 +34,7 @@ from ..models.checkpoint import Checkpoint
 from ..puzzles.puzzles import Puzzle, holed
 from ..reporting.progress import progress
 from .batching import batched
-from .calibration_scores import Found, Sums, found_of
+from .calibration_scores import Found, Measured, Sums, found_of
 
 # The published schedule linspace(1, eps, steps + 1) leaves every commit to its last step where it
 # ends next to its start: the steps before it are passes without commits.
@@ -113,7 +113,7 @@ def calibration(
     Without feedback every pass would be the first, so there is one.
 
     Args:
-        sampling: how a text with so many masks is decoded.
+        sampling: how a text with so many masks is into.
 
     Raises:
         ValueError: a text longer than the model's context, a text without masks, fewer steps than
@@ -125,38 +125,27 @@ def calibration(
     configs = [sampling(int(canvas.masked_L.sum())) for canvas in canvases]
     rules = rules_of(checkpoint, infill=True)
     ways = {"on": soft_mask, "off": None} if is_on(soft_mask) else {"off": None}
-    passes = {way: config.passes if soft else 1 for way, soft in ways.items()}
     most = max(one.steps for one in configs)
-    read = {way: Sums(len(canvases), passes[way]) for way in ways}
-    decoded = {way: Decoded(len(canvases), most) for way in ways}
+    measured = {
+        way: Measured(len(canvases), config.passes if soft else 1, most)
+        for way, soft in ways.items()
+    }
     with progress("", 2 * len(ways) * len(canvases), "texts") as shown:
         for way, soft in ways.items():
             for batch in batched(order, config.batch_size):
                 texts = [canvases[i] for i in batch]
                 index = torch.tensor(batch)
                 shown.update(f"feedback {way}: reading masks again")
-                read_again(checkpoint.model, texts, rules, soft, read[way], index)
+                into = measured[way]
+                read_again(checkpoint.model, texts, rules, soft, into.read, index)
                 shown.advance(len(batch))
                 shown.update(f"feedback {way}: decoding")
                 own = [configs[i] for i in batch]
                 seeds = [config.seed + i for i in batch]
-                decode(checkpoint.model, texts, own, rules, soft, decoded[way], index, seeds)
+                decode(checkpoint.model, texts, own, rules, soft, into, index, seeds)
                 shown.advance(len(batch))
     masks_W = torch.tensor([float(canvas.masked_L.sum()) for canvas in canvases])
-    parts = {way: (read[way], decoded[way]) for way in ways}
-    return found_of(masks_W, {way: (seen, *done.parts) for way, (seen, done) in parts.items()})
-
-
-class Decoded:
-    """Of texts, what each step of their decoding committed and left masked; how they came out."""
-
-    def __init__(self, texts: int, steps: int) -> None:
-        self.committed, self.waiting = Sums(texts, steps), Sums(texts, steps)
-        self.forwards_W, self.exact_W = torch.zeros(2, texts, dtype=torch.float64)
-
-    @property
-    def parts(self) -> tuple[Sums, Sums, Tensor, Tensor]:
-        return self.committed, self.waiting, self.forwards_W, self.exact_W
+    return found_of(masks_W, measured)
 
 
 @torch.no_grad()
@@ -203,7 +192,7 @@ def decode(
     configs: Sequence[SamplingConfig],
     rules: Rules,
     soft_mask: SoftMaskConfig | None,
-    decoded: Decoded,
+    into: Measured,
     texts: Tensor,
     seeds: Sequence[int],
 ) -> None:
@@ -218,12 +207,12 @@ def decode(
         _step(batch)
         read_P = ~store.logprobs_PK[:, 0].isnan()
         for sums, rows_P in (
-            (decoded.committed, read_P & batch.committed_P),
-            (decoded.waiting, read_P & batch.masked_P),
+            (into.committed, read_P & batch.committed_P),
+            (into.waiting, read_P & batch.masked_P),
         ):
             rows_N = rows_P.nonzero().squeeze(1)
             token_N, logprob_N = store.ids_PK[rows_N, 0], store.logprobs_PK[rows_N, 0]
-            if sums is decoded.committed:
+            if sums is into.committed:
                 token_N, logprob_N = batch.canvas_P[rows_N], store.logprob_P[rows_N]
             right_N, values = token_N == true_P[rows_N], {"lambda": lambda_P[rows_N]}
             sums.add(index, text_P[rows_N].cpu(), logprob_N.exp(), right_N, values)
@@ -231,8 +220,8 @@ def decode(
     wrong_P = generated_P & (batch.canvas_P != true_P)
     for sequence, text in zip(batch.sequences, texts.tolist(), strict=True):
         own = slice(sequence.start, sequence.start + sequence.length)
-        decoded.forwards_W[text] = sequence.forwards
-        decoded.exact_W[text] = float(not wrong_P[own].any())
+        into.forwards_W[text] = sequence.forwards
+        into.exact_W[text] = float(not wrong_P[own].any())
 
 
 def _lay(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import io
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,24 +17,25 @@ from ..reporting.tables import light_table
 
 PLOT = "calibration.png"
 TITLES = {"on": "with feedback", "off": "without feedback"}
+# Bins of fewer tokens are not drawn.
+LEAST = 10
 COLOURS = {"on": "tab:orange", "off": "tab:blue"}
 
 
 def table_of(found: dict[str, Any]) -> Group:
     """`asdict(Found)` as tables, with the verdict below."""
-    size = f"{found['texts']} texts, {found['masks']} masks"
-    parts: list[Any] = [_passes(found, size)]
-    if "on" in found["ways"]:
-        parts.append(_feedback(found["ways"]["on"]["passes"]))
-    for way, one in found["ways"].items():
-        parts.append(_steps(one["decoding"], f"decoding {TITLES[way]}: what steps commit"))
-    return Group(*parts, Text(found["verdict"]))
+    ways = found["ways"]
+    parts: list[Any] = [_passes(found)]
+    if "on" in ways and len(ways["on"]["passes"]) > 1:
+        parts.append(_feedback(ways["on"]["passes"][1:]))
+    parts += [_commits(ways), _waiting(ways), _results(ways), Text(found["verdict"])]
+    return Group(*parts)
 
 
-def _passes(found: dict[str, Any], size: str) -> Table:
+def _passes(found: dict[str, Any]) -> Table:
     table = _table(
-        f"the same masks read again and again: {size} (standard error)",
-        *("feedback", "pass", "right, %", "sure, %", "sure - right", "ECE, %", "nats"),
+        f"the same masks read again: {found['texts']} texts, {found['masks']} masks",
+        *("feedback", "pass", "right, %", "sure, %", "surer by", "ECE, %", "nats"),
     )
     for way in ("off", "on"):
         for one in found["ways"].get(way, {"passes": []})["passes"]:
@@ -41,42 +43,65 @@ def _passes(found: dict[str, Any], size: str) -> Table:
             cells = [_points(seen[name]) for name in ("right", "confidence")]
             cells += [_points(seen["gap"], "+"), _points(seen["ece"]), _number(one["nats"])]
             table.add_row(way, str(one["number"]), *cells)
+    table.caption = "surer by: sure minus right, points; in brackets: standard errors over texts"
     return table
 
 
 def _feedback(passes: list[dict[str, Any]]) -> Table:
     table = _table(
-        "with feedback: what changes from pass to pass, and what each one reads",
-        *("pass", "other token, %", "KL, nats", "lambda", "norm / mask's", "angle, degrees"),
+        "feedback on: what a pass changes of the one before, and what it reads",
+        *("pass", "other token, %", "KL, 1e-3 nats", "lambda", "norm", "angle"),
     )
     for one in passes:
-        cells = [_points(one["flips"]), _number(one["kl"], 4), _number(one["mean_lambda"])]
-        cells += [_number(one["norm"]), _number(one["angle"], 1)]
-        table.add_row(str(one["number"]), *cells)
+        kl = {name: None if value is None else 1000 * value for name, value in one["kl"].items()}
+        cells = [_points(one["flips"]), _number(kl, 1)]
+        cells += [_number(one[name]) for name in ("mean_lambda", "norm")]
+        table.add_row(str(one["number"]), *cells, _number(one["angle"], 1))
     return table
 
 
-def _steps(decoding: dict[str, Any], title: str) -> Table:
+def _commits(ways: dict[str, Any]) -> Table:
+    columns = [f"{name}\n{way}" for name in ("wrong, %", "surer by") for way in ways]
+    table = _table("decoding: what steps commit", "steps", "commits", *columns)
+    for name, parts in _stretches(ways):
+        done = [part["committed"] for part in parts]
+        counts = "/".join(dict.fromkeys(str(0 if c is None else c["tokens"]) for c in done))
+        cells = [_points(None if one is None else _wrong(one["right"])) for one in done]
+        cells += [_points(None if one is None else one["gap"], "+") for one in done]
+        table.add_row(name, counts, *cells)
+    return table
+
+
+def _waiting(ways: dict[str, Any]) -> Table:
+    columns = [f"{name}\n{way}" for name in ("right, %", "surer by") for way in ways]
+    columns += ["lambda\non"] if "on" in ways else []
+    table = _table("decoding: what steps leave masked", "steps", *columns)
+    for name, parts in _stretches(ways):
+        left = [part["waiting"] for part in parts]
+        cells = [_points(None if one is None else one["right"]) for one in left]
+        cells += [_points(None if one is None else one["gap"], "+") for one in left]
+        if "on" in ways:
+            cells.append(_number(parts[0]["mean_lambda"]))
+        table.add_row(name, *cells)
+    return table
+
+
+def _stretches(ways: dict[str, Any]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """The name of each stretch of steps, and what each way did there."""
+    for parts in zip(*(one["decoding"]["by_stretch"] for one in ways.values()), strict=True):
+        ends = dict.fromkeys((parts[0]["first"], parts[0]["last"]))
+        yield "-".join(map(str, ends)), list(parts)
+
+
+def _results(ways: dict[str, Any]) -> Table:
     table = _table(
-        title, "steps", "commits", "wrong, %", "sure - right", "left: right", "sure - right", "lambda"
+        "decoding: all steps",
+        *("feedback", "wrong commits, %", "ECE of commits, %", "texts all right, %", "forwards"),
     )
-    for one in decoding["by_stretch"]:
-        ends = str(one["first"]), str(one["last"])
-        done, left = one["committed"], one["waiting"]
-        cells = ["0", "", ""]
-        if done is not None:
-            cells = [str(done["tokens"]), _points(_wrong(done["right"])), _points(done["gap"], "+")]
-        cells += ["", ""] if left is None else [_points(left["right"]), _points(left["gap"], "+")]
-        table.add_row("-".join(dict.fromkeys(ends)), *cells, _number(one["mean_lambda"]))
-    done = decoding["committed"]
-    cells = [str(done["tokens"]), _points(decoding["wrong"]), _points(done["gap"], "+")]
-    table.add_section()
-    table.add_row("all", *cells, "", "", "")
-    table.caption = (
-        f"all right: {_points(decoding['exact'])} % of texts; "
-        f"{decoding['forwards']['value']:.1f} forwards each; "
-        f"ECE of commits {_points(done['ece'])} %"
-    )
+    for way, one in ways.items():
+        done = one["decoding"]
+        means = (done["wrong"], done["committed"]["ece"], done["exact"])
+        table.add_row(way, *map(_points, means), f"{done['forwards']['value']:.1f}")
     return table
 
 
@@ -145,7 +170,7 @@ def _draw_reliability(axis: Any, ways: dict[str, Any]) -> None:
     chosen = [one for one in shown if one["number"] in (1, 2, 4, len(shown))]
     for index, one in enumerate(chosen):
         colour = colormaps["viridis"](0.9 * index / max(len(chosen) - 1, 1))
-        bins = one["reliability"]
+        bins = [own for own in one["reliability"] if own["tokens"] >= LEAST]
         axis.plot(
             [100 * own["confidence"] for own in bins],
             [100 * own["right"] for own in bins],
@@ -154,7 +179,8 @@ def _draw_reliability(axis: Any, ways: dict[str, Any]) -> None:
             color=colour,
             label=f"pass {one['number']}: ECE {100 * one['seen']['ece']['value']:.1f} %",
         )
-    axis.set(xlabel="sure, %", ylabel="right, %", title="reliability, nothing committed")
+    axis.set(xlabel="sure, %", ylabel="right, %")
+    axis.set_title(f"reliability, nothing committed (bins of {LEAST} tokens or more)")
 
 
 def _draw_passes(axis: Any, ways: dict[str, Any]) -> None:

@@ -7,6 +7,7 @@ Shape suffixes: N tokens, W texts, R rounds (passes or steps), B bins of confide
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -160,6 +161,11 @@ class Sums:
         """(W, R)"""
         return self.bins_WRB3.shape[:2]
 
+    @property
+    def last_used(self) -> int:
+        """How many rounds there are up to the last one with tokens."""
+        return int(self.bins_WRB3[..., 0].sum((0, 2)).nonzero().max()) + 1
+
     def calibration(self, rounds: slice) -> Calibration | None:
         """Of the tokens of some rounds; None: there is none."""
         return calibration_of(self.bins_WRB3[:, rounds].sum(1))
@@ -178,6 +184,10 @@ class Sums:
         if name not in self.values:
             return None
         return mean_of(*self.values[name][:, :, rounds].sum(2))
+
+    def must(self, name: str, rounds: slice) -> Mean:
+        """Of a further value that every token has."""
+        return Mean(*clustered_ratio(*self.values[name][:, :, rounds].sum(2)))
 
 
 def mean_of(sums_W: Tensor, counts_W: Tensor) -> Mean | None:
@@ -221,22 +231,28 @@ def _ece_of(bins_WB3: Tensor) -> Tensor:
     return (sure_WB - right_WB).abs().sum(1) / tokens_WB.sum(1)
 
 
-Parts = tuple[Sums, Sums, Sums, Tensor, Tensor]
+class Measured:
+    """What was seen of texts in one way: by pass; by step what was committed, and what stayed
+    masked; of each text its forwards, and whether all of it came out right."""
+
+    def __init__(self, texts: int, passes: int, steps: int) -> None:
+        self.read = Sums(texts, passes)
+        self.committed, self.waiting = Sums(texts, steps), Sums(texts, steps)
+        self.forwards_W, self.exact_W = torch.zeros(2, texts, dtype=torch.float64)
 
 
-def found_of(masks_W: Tensor, parts: Mapping[str, Parts]) -> Found:
-    """The numbers from sums: of each way its passes, its decoding's commits, what that left
-    masked, and by text forwards and whether all is right."""
-    ways = {
-        way: Way(_passes(read), _decoding(*decoded)) for way, (read, *decoded) in parts.items()
-    }
-    differences = _differences(parts) if "on" in parts else {}
+def found_of(masks_W: Tensor, measured: Mapping[str, Measured]) -> Found:
+    """The numbers of each way, from its sums."""
+    # The same stretches of steps for both ways, up to the last commit of either.
+    used = max(one.committed.last_used for one in measured.values())
+    ways = {way: Way(_passes(one.read), _decoding(one, used)) for way, one in measured.items()}
+    differences = _differences(measured["on"], measured["off"]) if "on" in measured else {}
     return Found(
         texts=len(masks_W),
         masks=int(masks_W.sum()),
         ways=ways,
         on_minus_off=differences,
-        by_text=_by_text(masks_W, parts),
+        by_text=_by_text(masks_W, measured),
         verdict=verdict(ways, differences),
     )
 
@@ -246,30 +262,27 @@ def _passes(read: Sums) -> tuple[Pass, ...]:
     for index in range(read.rounds):
         own = slice(index, index + 1)
         seen = read.calibration(own)
-        values = {name: read.mean(name, own) for name in ("nats", "lambda", "norm")}
-        nats, mixed, norm = values.values()
-        assert seen is not None and nats is not None and mixed is not None and norm is not None
+        assert seen is not None, "every pass reads every mask"
         found.append(
             Pass(
                 number=index + 1,
                 seen=seen,
                 reliability=read.reliability(own),
-                nats=nats,
+                nats=read.must("nats", own),
                 flips=read.mean("flips", own),
                 kl=read.mean("kl", own),
-                mean_lambda=mixed,
-                norm=norm,
+                mean_lambda=read.must("lambda", own),
+                norm=read.must("norm", own),
                 angle=read.mean("angle", own),
             )
         )
     return tuple(found)
 
 
-def _decoding(committed: Sums, waiting: Sums, forwards_W: Tensor, exact_W: Tensor) -> Decoding:
-    every = slice(None)
+def _decoding(one: Measured, used: int) -> Decoding:
+    every, committed, waiting = slice(None), one.committed, one.waiting
     whole = committed.calibration(every)
     assert whole is not None, "a decoding commits something"
-    used = int(committed.bins_WRB3[..., 0].sum((0, 2)).nonzero().max()) + 1
 
     def steps(first: int, stop: int) -> Steps:
         own = slice(first, stop)
@@ -287,58 +300,55 @@ def _decoding(committed: Sums, waiting: Sums, forwards_W: Tensor, exact_W: Tenso
         )
 
     edges = [round(i * used / min(STRETCHES, used)) for i in range(min(STRETCHES, used) + 1)]
-    wrong, ones_W = Mean(1 - whole.right.value, whole.right.error), torch.ones_like(exact_W)
-    exact, forwards = mean_of(exact_W, ones_W), mean_of(forwards_W, ones_W)
-    assert exact is not None and forwards is not None
+    ones_W = torch.ones_like(one.exact_W)
     return Decoding(
         committed=whole,
         waiting=waiting.calibration(every),
-        wrong=wrong,
-        exact=exact,
-        forwards=forwards,
+        wrong=Mean(1 - whole.right.value, whole.right.error),
+        exact=Mean(*clustered_ratio(one.exact_W, ones_W)),
+        forwards=Mean(*clustered_ratio(one.forwards_W, ones_W)),
         reliability=committed.reliability(every),
-        by_stretch=tuple(steps(*edge) for edge in zip(edges, edges[1:], strict=False)),
+        by_stretch=tuple(steps(*edge) for edge in itertools.pairwise(edges)),
         by_step=tuple(steps(index, index + 1) for index in range(used)),
     )
 
 
-def _differences(parts: Mapping[str, Parts]) -> dict[str, Mean]:
+def _differences(on: Measured, off: Measured) -> dict[str, Mean]:
     """On minus off, paired by text."""
-    by_way = []
-    for way in ("on", "off"):
-        read, committed, _waiting, _forwards_W, exact_W = parts[way]
-        tokens_W, sure_W, right_W = read.bins_WRB3[:, -1].sum(1).unbind(1)
-        written_W, _, good_W = committed.bins_WRB3.sum((1, 2)).unbind(1)
-        by_way.append(
-            {
-                "gap": (sure_W - right_W, tokens_W),
-                "wrong": (written_W - good_W, written_W),
-                "exact": (exact_W, torch.ones_like(exact_W)),
-            }
-        )
-    found = {}
-    for name, (on_W, count_W) in by_way[0].items():
-        off_W, _ = by_way[1][name]
-        found[name] = Mean(*clustered_ratio(on_W - off_W, count_W))
-    return found
+
+    def parts(one: Measured) -> dict[str, tuple[Tensor, Tensor]]:
+        tokens_W, sure_W, right_W = one.read.bins_WRB3[:, -1].sum(1).unbind(1)
+        commits_W, _, good_W = one.committed.bins_WRB3.sum((1, 2)).unbind(1)
+        return {
+            "gap": (sure_W - right_W, tokens_W),
+            "wrong": (commits_W - good_W, commits_W),
+            "exact": (one.exact_W, torch.ones_like(one.exact_W)),
+        }
+
+    other = parts(off)
+    return {
+        name: Mean(*clustered_ratio(on_W - other[name][0], counts_W))
+        for name, (on_W, counts_W) in parts(on).items()
+    }
 
 
-def _by_text(masks_W: Tensor, parts: Mapping[str, Parts]) -> list[dict[str, object]]:
-    """Of each text and way: right and confidence (sums over its masks) by pass; commits, wrong ones
-    and their confidence by step; forwards."""
+def _by_text(masks_W: Tensor, measured: Mapping[str, Measured]) -> list[dict[str, object]]:
+    """Of each text and way: right, confidence and nats by pass, over its masks; commits, wrong
+    ones and the sum of their confidence by step; forwards."""
     rows = []
     for text, masks in enumerate(masks_W.tolist()):
         row: dict[str, object] = {"masks": int(masks)}
-        for way, (read, committed, _waiting, forwards_W, _exact_W) in parts.items():
-            _, sure_R, right_R = read.bins_WRB3[text].sum(1).unbind(1)
-            commits_R, confidence_R, good_R = committed.bins_WRB3[text].sum(1).unbind(1)
+        for way, one in measured.items():
+            _, sure_R, right_R = one.read.bins_WRB3[text].sum(1).unbind(1)
+            commits_R, confidence_R, good_R = one.committed.bins_WRB3[text].sum(1).unbind(1)
             row[way] = {
                 "right": right_R.int().tolist(),
                 "confidence": [round(value, 4) for value in sure_R.tolist()],
+                "nats": [round(value, 4) for value in one.read.values["nats"][0, text].tolist()],
                 "commits": commits_R.int().tolist(),
                 "wrong": (commits_R - good_R).int().tolist(),
                 "commit_confidence": [round(value, 4) for value in confidence_R.tolist()],
-                "forwards": int(forwards_W[text]),
+                "forwards": int(one.forwards_W[text]),
             }
         rows.append(row)
     return rows
@@ -349,29 +359,28 @@ def verdict(ways: Mapping[str, Way], differences: Mapping[str, Mean]) -> str:
     off = ways["off"]
     first = f"Read once, without feedback, the model is {_surer(off.passes[0].seen.gap)}."
     if "on" not in ways:
-        wrong = _percent(off.decoding.wrong)
-        return f"{first} Of what decoding commits, {wrong} is wrong."
+        plain = off.decoding.wrong
+        share = f"{100 * plain.value:.1f} %{_error(plain)}"
+        return f"{first} Of what decoding commits, {share} is wrong."
     on = ways["on"]
     last = on.passes[-1]
     readings = f"After {last.number} passes with feedback" if last.number > 1 else "In one pass"
     again = f"{readings} it is {_surer(last.seen.gap)}."
-    wrong = f"{_percent(on.decoding.wrong)} with feedback and {_percent(off.decoding.wrong)} without"
-    change = differences["wrong"]
-    clear = change.error is not None and abs(change.value) >= 2 * change.error
-    doubt = "" if clear else ", a difference within its error"
-    return f"{first} {again} Of what decoding commits, {wrong} is wrong{doubt}."
+    wrong = [f"{100 * way.decoding.wrong.value:.1f} %" for way in (on, off)]
+    change = f"{100 * differences['wrong'].value:+.1f} points{_error(differences['wrong'])}"
+    return (
+        f"{first} {again} Of what decoding commits, {wrong[0]} is wrong with feedback and "
+        f"{wrong[1]} without, a difference of {change}."
+    )
 
 
 def _surer(gap: Mean) -> str:
     points = 100 * gap.value
-    error = "" if gap.error is None else f" (standard error {100 * gap.error:.1f})"
     if gap.error is not None and abs(gap.value) < 2 * gap.error:
-        return f"as sure as it is right, within the error: {points:+.1f} points{error}"
+        return f"as sure as it is right, within the error: {points:+.1f} points{_error(gap)}"
     kind = "surer" if points > 0 else "less sure"
-    return f"{abs(points):.1f} points{error} {kind} than it is right"
+    return f"{abs(points):.1f} points{_error(gap)} {kind} than it is right"
 
 
-def _percent(mean: Mean) -> str:
-    error = "" if mean.error is None else f" ({100 * mean.error:.1f})"
-    return f"{100 * mean.value:.1f} %{error}"
-
+def _error(mean: Mean) -> str:
+    return "" if mean.error is None else f" (standard error {100 * mean.error:.1f})"
