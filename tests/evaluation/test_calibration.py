@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import random
 
 import pytest
 import torch
 from tiny import tiny_model
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
 
 from softmask.config import SamplingConfig, SoftMaskConfig
 from softmask.decoding.sampler import Rules, denoise
@@ -15,10 +18,13 @@ from softmask.evaluation.calibration import (
     CalibrationConfig,
     Canvas,
     decode,
+    puzzle_canvases,
     read_again,
     text_canvases,
 )
 from softmask.evaluation.calibration_scores import Measured, Sums, calibration_of, found_of
+from softmask.models.checkpoint import Checkpoint
+from softmask.puzzles.puzzles import generate_sudoku_9x9
 from softmask.soft_mask import feedback, make_mixer
 
 MODEL = tiny_model()
@@ -215,6 +221,20 @@ def test_masks_are_of_the_share_and_never_the_first_token() -> None:
         not torch.equal(a.masked_L, b.masked_L) for a, b in zip(CANVASES, other, strict=True)
     )
     assert text_canvases([[1, 2]], 0.01, 0)[0].masked_L.tolist() == [False, True]
+
+
+def test_a_tokenizer_without_a_token_for_each_digit_is_refused() -> None:
+    inner = Tokenizer(models.BPE())
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=300, initial_alphabet=alphabet, show_progress=False)
+    puzzle = generate_sudoku_9x9(random.Random(0), 40)
+    inner.train_from_iterator([puzzle.output] * 5, trainer)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, mask_token="<|mask|>")
+    model = tiny_model(vocab_size=len(tokenizer))
+    assert tokenizer.mask_token_id == model.mask_id
+    with pytest.raises(ValueError, match="no token for each digit"):
+        puzzle_canvases(Checkpoint(model, tokenizer, None, "words"), [puzzle])
 
 
 @pytest.mark.parametrize(

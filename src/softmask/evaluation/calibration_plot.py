@@ -180,7 +180,7 @@ def _draw_reliability(axis: Any, ways: dict[str, Any]) -> None:
             label=f"pass {one['number']}: ECE {100 * one['seen']['ece']['value']:.1f} %",
         )
     axis.set(xlabel="sure, %", ylabel="right, %")
-    axis.set_title(f"reliability, nothing committed (bins of {LEAST} tokens or more)")
+    axis.set_title(f"reliability (bins of {LEAST} tokens or more)")
 
 
 def _draw_passes(axis: Any, ways: dict[str, Any]) -> None:
