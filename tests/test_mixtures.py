@@ -8,18 +8,23 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny import tiny_model
 
 from softmask.config import (
     FEEDBACK_MIXTURES,
     FEEDBACK_WEIGHTS,
     SoftMaskConfig,
+    read_soft_mask_file,
     soft_mask_from_published,
     soft_mask_to_published,
 )
 from softmask.logits import entropy
 from softmask.mixtures import MIXTURES, WEIGHTS, Ends
 from softmask.soft_mask import SoftMask, SoftTokens, feedback
+from softmask.training.build import learnable
 from softmask.training.config import Recipe
+from softmask.training.objective import masked_diffusion_loss
+from softmask.training.weights import save_soft_mask
 
 PROPERTY = settings(max_examples=40, deadline=None, derandomize=True)
 MASK, SIZE = 29, 30
@@ -228,3 +233,21 @@ def test_a_recipe_that_said_keep_norm_is_read_as_what_it_meant() -> None:
     fitted = {**base, "train": train, "soft_mask": {"weight": "constant"}}
     with pytest.raises(ValueError, match="fit_soft_mask finds offset and steepness"):
         Recipe.of(fitted, "here")
+
+
+def test_a_trained_mixture_and_its_weight_are_in_the_file_of_the_run(tmp_path) -> None:
+    model = tiny_model()
+    ours = {"mixture": "spherical", "weight": "entropy", "entropy_temperature": 2.0}
+    model.soft_mask = learnable(SoftMaskConfig(k=2, scale=0.5, **ours), model)
+    ids_BL = torch.randint(0, 60, (2, 8), generator=torch.Generator().manual_seed(0))
+    masked_BL = torch.arange(8).expand(2, 8) % 2 == 1
+    noisy_BL = ids_BL.masked_fill(masked_BL, model.mask_id)
+    loss = masked_diffusion_loss(model, noisy_BL, ids_BL, masked_BL, torch.ones(2), soft=True)
+    loss.value.backward()
+    assert {n for n, p in model.soft_mask.named_parameters() if p.grad is not None} == {"raw_scale"}
+    table = model.model.embed_tokens.weight
+    assert table.grad.isfinite().all()
+    assert table.grad[model.mask_id].any()
+    save_soft_mask(model.soft_mask, tmp_path)
+    kept = read_soft_mask_file(tmp_path / "transparency_config.json")
+    assert {name: getattr(kept, name) for name in ours} == ours
