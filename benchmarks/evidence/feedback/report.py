@@ -91,7 +91,7 @@ def report(experiment: Any, out: Path) -> None:
         )
     runs.arms = tuple(whole)
     found = Found(runs, names)
-    margin = experiment.problem.margin
+    margin, choice = experiment.problem.margin, read(experiment.choice)
     verdicts = {arm.name: found.conditions(arm, margin) for arm in whole if arm.name != PLAIN}
     said = sentences(verdicts, missing)
     is_in_place = any(found.wrong(PLAIN, FEWER[0]))
@@ -104,6 +104,7 @@ def report(experiment: Any, out: Path) -> None:
         rule_table(found, verdicts),
         control_table(found),
         *([wrong_table(found)] if is_in_place else []),
+        *([] if choice is None else [choice_table(choice)]),
         cost_table(runs, "equal quiet seconds but for 1"),
     ]
     draw(
@@ -120,7 +121,7 @@ def report(experiment: Any, out: Path) -> None:
     result = {
         **runs.describe(out),
         "timing": read(experiment.timing),
-        CHOICE: read(experiment.choice),
+        CHOICE: choice,
         "not_run": missing,
         "verdict": said,
         "rule": {
@@ -246,6 +247,18 @@ def wrong_table(found: Found) -> Table:
             cut = [shares[i * len(shares) // 4 : (i + 1) * len(shares) // 4] for i in range(4)]
             cells.append(" ".join(f"{100 * statistics.fmean(part or [0.0]):.1f}" for part in cut))
         table.add_row(arm.title, *cells)
+    return table
+
+
+def choice_table(choice: Mapping[str, Any]) -> Table:
+    """What the way of decoding was chosen by."""
+    table = light_table("the primary arm on the puzzles for choices: solved, %, mean of both")
+    table.add_column("decoded")
+    table.add_column("solved", justify="right")
+    for mode, solved in choice["solved"].items():
+        table.add_row(
+            mode + (" (chosen)" if mode == choice["chosen"] else ""), f"{100 * solved:.1f}"
+        )
     return table
 
 
