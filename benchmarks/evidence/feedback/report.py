@@ -94,7 +94,7 @@ def report(experiment: Any, out: Path) -> None:
     margin, choice = experiment.problem.margin, read(experiment.choice)
     verdicts = {arm.name: found.conditions(arm, margin) for arm in whole if arm.name != PLAIN}
     said = sentences(verdicts, missing)
-    is_in_place = any(found.wrong(PLAIN, FEWER[0]))
+    is_in_place = bool(found.raw[PLAIN][0]["cells"][0]["committed"])
     print(*said, sep="\n")
     tables = [
         *said,
