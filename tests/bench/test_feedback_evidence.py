@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import subprocess
 import sys
 
@@ -106,6 +107,66 @@ def test_where_arms_need_not_win_a_loss_has_to_be_surely_below_the_margin() -> N
     (lost,) = not_worse(tables(0.10, 0.02, 2), plain, 0.05)
     assert level.holds
     assert not lost.holds
+
+
+@pytest.mark.slow
+def test_the_report_says_who_succeeds_and_shows_each_arm_against_its_control(
+    tmp_path, capsys
+) -> None:
+    from run import main
+
+    solved = {
+        "plain": (0.80, 0.70),
+        "two-pass": (0.60, 0.50),
+        "buffer": (0.80, 0.70),
+        "carry": (0.92, 0.88),
+    }
+    for number, (arm, chances) in enumerate(solved.items()):
+        is_soft = arm in ("two-pass", "carry")
+        modes = {"own": chances, **({"off": solved["plain"]} if is_soft else {})}
+        for seed in (1, 2, 3):
+            folder = tmp_path / "out" / "work" / f"{arm}-seed{seed}"
+            folder.mkdir(parents=True)
+            cells = [
+                cell(mode, fewer, table[seed - 1])
+                for mode, of in modes.items()
+                for fewer, table in tables(*of, 100 * number + len(mode)).items()
+            ]
+            (folder / "own.json").write_text(json.dumps({"soft_mask": None, "cells": cells}))
+            learned = {"lambda": 0.3, "scale": 0.5, "offset": -1.0, "steepness": 2.0}
+            lines = [
+                {"step": step, "seconds": 1.0 * step, "nats": 1.0, **(learned if is_soft else {})}
+                for step in (20, 40)
+            ]
+            (folder / "log.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines))
+    main([str(tmp_path / "out"), "--stage", "report"])
+    said = capsys.readouterr().out
+    assert "carry: SUCCEEDS" in said
+    assert "unrolled: no verdict" in said
+    assert "not run: plain-updates, unrolled" in said
+    result = json.loads((tmp_path / "out" / "result.json").read_text())
+    rows = {(row["arm"], row["mode"]): row for row in result["numbers"]}
+    assert len(rows["carry", "own"]["by_seed"]["full"]) == 3
+    assert rows["two-pass", "own"]["mean_minus_plain"]["mean"] == pytest.approx(-0.2, abs=0.05)
+    table = (tmp_path / "out" / "table.txt").read_text()
+    assert re.search(r"5 buffer, carry +4 buffer, no carry +\+", table)
+    for name in ("accuracy.png", "wrong_commits.png", "parameters.png"):
+        assert (tmp_path / "out" / name).is_file()
+
+
+def cell(mode: str, fewer: str, row: list[float]) -> dict[str, object]:
+    """As score_puzzles.py writes one."""
+    steps = 51 if fewer == "full" else 13
+    return {
+        "puzzles": "sudoku_hard",
+        "mode": mode,
+        "fewer": fewer,
+        "solved": "".join(str(int(one)) for one in row),
+        "forwards": float(steps),
+        "seconds": 1.0,
+        "committed": [240] * steps,
+        "wrong": list(range(steps)),
+    }
 
 
 @pytest.mark.slow
