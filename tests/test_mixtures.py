@@ -19,6 +19,7 @@ from softmask.config import (
 from softmask.logits import entropy
 from softmask.mixtures import MIXTURES, WEIGHTS, Ends
 from softmask.soft_mask import SoftMask, SoftTokens, feedback
+from softmask.training.config import Recipe
 
 PROPERTY = settings(max_examples=40, deadline=None, derandomize=True)
 MASK, SIZE = 29, 30
@@ -216,3 +217,14 @@ def test_a_file_of_before_there_were_other_mixtures_is_read() -> None:
         read = soft_mask_from_published(older | {"mixture_norm": kept}, "here")
         assert read is not None
         assert read.mixture == mixture
+
+
+def test_a_recipe_that_said_keep_norm_is_read_as_what_it_meant() -> None:
+    base = {"name": "x", "train": {"steps": 1}, "corpus": {"puzzle_share": 1}}
+    for kept, mixture in ((True, "norm_kept"), (False, "linear")):
+        recipe = Recipe.of({**base, "soft_mask": {"k": 2, "keep_norm": kept}}, "here")
+        assert recipe.soft_mask == SoftMaskConfig(k=2, mixture=mixture)
+    train = {"steps": 1, "fit_soft_mask": True}
+    fitted = {**base, "train": train, "soft_mask": {"weight": "constant"}}
+    with pytest.raises(ValueError, match="fit_soft_mask finds offset and steepness"):
+        Recipe.of(fitted, "here")

@@ -7,7 +7,7 @@ is called says how (a, b) follow from lambda:
     linear      1 - lambda, lambda                                            as published
     norm_kept   the same, stretched to the mean norm of what it is made of    ours
     spherical   on the arc from m towards Delta, at the norm of m             arXiv 2609.37391
-    additive    1, lambda: the mask is not lessened                           IterSmooth
+    additive    1, lambda: the mask is not lessened               IterSmooth, arXiv 2510.08666
 
 lambda = scale * r(t) * trust, where the trust, in [0, 1], is another table's:
 

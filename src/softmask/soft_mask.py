@@ -133,10 +133,6 @@ def check_k(k: int, vocabulary: int) -> None:
         raise ValueError(f"soft-mask k is {k}, but the vocabulary has {vocabulary} tokens: lower k")
 
 
-def _softplus_inverse(value: float) -> float:
-    return value + math.log(-math.expm1(-value))
-
-
 class SoftMask(nn.Module):
     """The soft-mask parameters, learned through unconstrained raw values.
 
@@ -145,7 +141,7 @@ class SoftMask(nn.Module):
     scale is clamped to [1e-6, 1 - 1e-6] before the logit. With `exact=True` the given numbers are
     used as they are and nothing is learned: decoding, where scale 0 must equal plain bit for bit.
     Always fp32: at 1e-2 the optimiser's updates vanish in bfloat16. Each has shape (1,):
-    FSDP2 does not shard tensors without a dimension. Settings that are not learned: `FIXED`.
+    FSDP2 does not shard tensors without a dimension.
     """
 
     raw_offset: Tensor
@@ -189,7 +185,8 @@ class SoftMask(nn.Module):
             ("steepness", steepness, sure),
             ("temperature", temperature, mode != "topk"),
         ):
-            raw = torch.tensor([_softplus_inverse(max(value, 1e-6))])
+            least = max(value, 1e-6)
+            raw = torch.tensor([least + math.log(-math.expm1(-least))])  # softplus' inverse
             self.register_parameter(f"raw_{name}", nn.Parameter(raw, requires_grad=used))
 
     @property
@@ -199,7 +196,7 @@ class SoftMask(nn.Module):
 
     @property
     def is_dense(self) -> bool:
-        """Whether all logits are read."""
+        """Whether it reads all logits."""
         return self.rule.rule.dense
 
     @property
@@ -336,15 +333,13 @@ class SoftMask(nn.Module):
     ) -> Mixture:
         """What the positions of `seen` become, whose tokens are `own_N` (masks).
 
-        `table_VD` are the input embeddings, which mode "temperature" mixes here. `judged` is what
-        the rule said already.
+        `table_VD` are the input embeddings, `judged` is what the rule said already.
         """
         confidence_N, shares = self.judge(seen) if judged is None else judged
         # Mixed-precision training must not round what weights are made of.
         with torch.autocast(table_VD.device.type, enabled=False):
-            trust = WEIGHTS[self.weight]
-            trust_N = trust(confidence_N, lambda: self.entropy(seen), len(table_VD))
-            lambda_N = self.scale * rate_N * trust_N
+            weighed = WEIGHTS[self.weight](confidence_N, lambda: self.entropy(seen), len(table_VD))
+            lambda_N = self.scale * rate_N * weighed
             if shares is None:
                 assert seen.logits_NK is not None
                 # What the rule reads beyond k tokens is not mixed in by itself.

@@ -6,6 +6,7 @@ import dataclasses
 import io
 import json
 import re
+import shlex
 import subprocess
 import sys
 
@@ -251,7 +252,9 @@ def test_a_recipe_that_does_not_exist_or_is_misspelt_is_one_line(capsys, tmp_pat
 
 def on(stream: str, *arguments: str) -> subprocess.CompletedProcess[bytes]:
     """A command with a shell's redirection."""
-    command = f'exec "{sys.executable}" -m softmask "$@" {stream}'
+    # A stream that is closed cannot be handed on: such a command is an interpreter of its own.
+    start = [sys.executable] if "&-" in stream else python()
+    command = f'exec {shlex.join(start)} -m softmask "$@" {stream}'
     return subprocess.run(["sh", "-c", command, "sh", *arguments], capture_output=True, check=False)
 
 

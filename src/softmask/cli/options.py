@@ -48,6 +48,8 @@ FIRST = {
     "--temperature --no-soft-mask --out",
     "eval ppl": "--data --limit --length --times --model --adapter --no-soft-mask --batch-size "
     "--device --out",
+    "eval calibration": "--puzzles --givens --count --texts --share --passes --steps --model "
+    "--no-soft-mask --out --json",
     "bench": "--model --batch --prompt-tokens --max-new-tokens --steps --block-length --cache "
     "--repeat --device --dtype --out --json",
 }

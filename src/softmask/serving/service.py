@@ -16,7 +16,6 @@ from typing import Any
 
 from ..config import (
     BUNDLED,
-    FEEDBACK_PRESETS,
     PromptKind,
     SamplingConfig,
     SoftMaskConfig,
@@ -25,7 +24,7 @@ from ..config import (
     require,
 )
 from ..constraints.constraint import Constraint
-from ..decoding.forms import binding
+from ..decoding.forms import binding, only_look_up
 from ..decoding.generation import SoftMaskChoice, choose_soft_mask
 from ..decoding.healing import without_space
 from ..decoding.prompts import (
@@ -94,7 +93,9 @@ class Service:
         )
         # Tokenizers keep a setting between two calls, and 60 MB for each thread that had a long
         # prompt: `jobs` and `trace_job` are for one thread, which keeps them off an event loop.
-        self.encoder = ThreadPoolExecutor(1, "softmask-encoder")
+        self.encoder = ThreadPoolExecutor(1, "softmask-encoder", only_look_up)
+        # A new form takes seconds at worst: only other new forms wait for it.
+        self.compiler = ThreadPoolExecutor(1, "softmask-forms")
 
     @property
     def context(self) -> int:
@@ -111,11 +112,6 @@ class Service:
             "context": self.context,
             "chat": has_chat_template(self.checkpoint),
             "soft_mask": None if soft_mask is None else dataclasses.asdict(soft_mask),
-            "feedback": {
-                name: None if preset is None else dataclasses.asdict(preset)
-                for name, preset in FEEDBACK_PRESETS.items()
-                if preset is not True
-            },
             "sampling": dict(self.checkpoint.sampling),
             "prompt_kinds": kinds_to_json(self.checkpoint.prompt_kinds),
             "rules": {kind: names(kind) for kind in KINDS},

@@ -25,6 +25,7 @@ from ..config import (
     SamplingConfig,
     SoftMaskConfig,
     check_kinds,
+    from_mapping,
     require,
     require_choice,
     require_positive,
@@ -427,14 +428,27 @@ class Recipe:
                 "choose one that mixes leading tokens, such as topk",
             )
         if self.train.fit_soft_mask and self.soft_mask is not None:
-            weight = self.soft_mask.weight
             require(
-                weight == "sigmoid",
-                f"fit_soft_mask finds offset and steepness, which weight {weight} does not read: "
-                "leave it out",
+                self.soft_mask.weight == "sigmoid",
+                "fit_soft_mask finds offset and steepness, which weight sigmoid alone reads",
             )
         if self.model.load_in_4bit:
             require(self.adapter is not None, "weights in 4 bits cannot be trained: add an adapter")
+
+    @classmethod
+    def of(cls, values: Any, where: str) -> Recipe:
+        """The recipe of a mapping, which an earlier version may have written.
+
+        Raises:
+            ValueError: see `from_mapping`.
+        """
+        mask = values.get("soft_mask") if isinstance(values, dict) else None
+        if isinstance(mask, dict) and isinstance(mask.get("keep_norm"), bool):
+            mask = dict(mask)
+            if mask.pop("keep_norm"):
+                mask.setdefault("mixture", "norm_kept")
+            values = values | {"soft_mask": mask}
+        return from_mapping(cls, values, where)
 
     def twin(self) -> Recipe:
         """The same run without soft-masking."""
