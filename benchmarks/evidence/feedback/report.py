@@ -281,8 +281,11 @@ def accuracy_panel(runs: Any, found: Found, what: str, axis: Any) -> None:
         low = [m - e for m, e in zip(mean, error, strict=True)]
         high = [m + e for m, e in zip(mean, error, strict=True)]
         axis.fill_between(at, low, high, color=colour, alpha=0.12, linewidth=0)
-    axis.set_xscale("log", base=2)
     axis.set_xlabel(f"{what} a puzzle" + (", 64 side by side" if what == "seconds" else ""))
+    if what == "forwards":
+        axis.set_xscale("log")
+        axis.set_xticks(at, [f"{x:.0f}" for x in at])  # of the last arm; all are alike
+        axis.minorticks_off()
 
 
 def wrong_panel(runs: Any, found: Found, fewer: str, axis: Any) -> None:
