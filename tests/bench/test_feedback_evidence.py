@@ -109,6 +109,39 @@ def test_where_arms_need_not_win_a_loss_has_to_be_surely_below_the_margin() -> N
     assert not lost.holds
 
 
+def test_a_way_is_chosen_on_puzzles_of_its_own_and_scored_by_importance(
+    tmp_path, monkeypatch
+) -> None:
+    import run
+
+    work = tmp_path / "work"
+    for name in ("test", "choice"):
+        (work / "puzzles" / name).mkdir(parents=True)
+        (work / "puzzles" / name / "sudoku_hard.jsonl").write_text("{}\n" * 8)
+    made: list[tuple[str, str, str]] = []
+
+    def fake(chains, workers) -> None:
+        for (task,) in chains:
+            words = dict(zip(task.command, task.command[1:], strict=False))
+            modes, data = words["--modes"], words["--data"].rsplit("/", 1)[1]
+            made.append((task.product.parent.name, modes, f"{data} {words['--first']}"))
+            task.product.parent.mkdir(parents=True, exist_ok=True)
+            best = {"tokens-2": "11", "both-1.5": "11"}  # as good: the first is taken
+            cells = [{"mode": m, "solved": best.get(m, "10")} for m in modes.split(",")]
+            task.product.write_text(json.dumps({"cells": cells}))
+
+    monkeypatch.setattr(run, "run_chains", fake)
+    command = [str(tmp_path / "out"), "--work", str(work), "--seeds", "1"]
+    for stage in ("test", "choose", "ways"):
+        run.main([*command, "--stage", stage])
+    assert made[0] == ("plain-seed1", "own", "test 8")
+    assert ("carry-seed1", "own,off", "test 8") in made[:8]
+    assert made[8] == ("carry-seed1", ",".join(run.CHOICES), "choice 8")
+    assert made[9] == ("carry-seed1", "tokens-2", "test 8")
+    assert ("two-pass-seed1", "shuffled", "test 2") in made
+    assert len(set(made[9:])) == len(made[9:])
+
+
 @pytest.mark.slow
 def test_the_report_says_who_succeeds_and_shows_each_arm_against_its_control(
     tmp_path, capsys
