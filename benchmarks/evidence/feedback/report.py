@@ -91,10 +91,10 @@ def report(experiment: Any, out: Path) -> None:
         )
     runs.arms = tuple(whole)
     found = Found(runs, names)
-    margin = experiment.problem.margin
+    margin, choice = experiment.problem.margin, read(experiment.choice)
     verdicts = {arm.name: found.conditions(arm, margin) for arm in whole if arm.name != PLAIN}
     said = sentences(verdicts, missing)
-    is_in_place = any(found.wrong(PLAIN, FEWER[0]))
+    is_in_place = bool(found.raw[PLAIN][0]["cells"][0]["committed"])
     print(*said, sep="\n")
     tables = [
         *said,
@@ -104,6 +104,7 @@ def report(experiment: Any, out: Path) -> None:
         rule_table(found, verdicts),
         control_table(found),
         *([wrong_table(found)] if is_in_place else []),
+        *([] if choice is None else [choice_table(choice)]),
         cost_table(runs, "equal quiet seconds but for 1"),
     ]
     draw(
@@ -120,7 +121,7 @@ def report(experiment: Any, out: Path) -> None:
     result = {
         **runs.describe(out),
         "timing": read(experiment.timing),
-        CHOICE: read(experiment.choice),
+        CHOICE: choice,
         "not_run": missing,
         "verdict": said,
         "rule": {
@@ -249,6 +250,18 @@ def wrong_table(found: Found) -> Table:
     return table
 
 
+def choice_table(choice: Mapping[str, Any]) -> Table:
+    """What the way of decoding was chosen by."""
+    table = light_table("the primary arm on the puzzles for choices: solved, %, mean of both")
+    table.add_column("decoded")
+    table.add_column("solved", justify="right")
+    for mode, solved in choice["solved"].items():
+        table.add_row(
+            mode + (" (chosen)" if mode == choice["chosen"] else ""), f"{100 * solved:.1f}"
+        )
+    return table
+
+
 def accuracy_panel(runs: Any, found: Found, what: str, axis: Any) -> None:
     """Solved against counted forwards or measured seconds, with bands of a standard error."""
     group = found.groups[0]
@@ -268,8 +281,11 @@ def accuracy_panel(runs: Any, found: Found, what: str, axis: Any) -> None:
         low = [m - e for m, e in zip(mean, error, strict=True)]
         high = [m + e for m, e in zip(mean, error, strict=True)]
         axis.fill_between(at, low, high, color=colour, alpha=0.12, linewidth=0)
-    axis.set_xscale("log", base=2)
     axis.set_xlabel(f"{what} a puzzle" + (", 64 side by side" if what == "seconds" else ""))
+    if what == "forwards":
+        axis.set_xscale("log")
+        axis.set_xticks(at, [f"{x:.0f}" for x in at])  # of the last arm; all are alike
+        axis.minorticks_off()
 
 
 def wrong_panel(runs: Any, found: Found, fewer: str, axis: Any) -> None:
