@@ -108,9 +108,13 @@ class Feedback:
             write_atomically(self.timing, json.dumps(found, indent=1) + "\n")
 
     def updates(self) -> dict[str, int]:
-        """Of every arm that was timed: as many as fit into the seconds."""
+        """Of every arm that was timed: as many as fit into the seconds.
+
+        The reference has at least as many as the primary arm, whatever the clock says.
+        """
         each = seconds_by_arm(self.rounds())
         updates = {name: max(1, round(self.seconds / s)) for name, s in each.items()}
+        updates[PLAIN] = max(updates[PLAIN], updates.get(CARRY, 0))
         if TWO_PASS in updates:
             updates[PLAIN_UPDATES] = updates[TWO_PASS]
         return updates
