@@ -1,12 +1,14 @@
 """What is read off logits: the k largest with their ids, the log-sum-exp, and the entropy.
 
-Greedy decoding, the rules of confidence and the feedback of soft-masking need no more than these.
-Shape suffixes: N rows, V vocabulary, C columns of a piece of it, K leading tokens.
+Greedy decoding, the rules of confidence and the feedback of soft-masking need no more than these:
+of the logits z as they are, and of z / t at further temperatures t where somebody asks for them.
+Shape suffixes: N rows, V vocabulary, C columns of a piece of it, K leading tokens, T further
+temperatures.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -24,12 +26,16 @@ class LogitStatistics(NamedTuple):
     """What is read off N rows of logits z, all in fp32 (entropies in nats).
 
     `ids_NK`, `logits_NK`: the K largest logits, largest first. `total_N`: log sum exp z.
+    `totals_NT`, `entropies_NT`: the same of z / t, a column for each temperature that was asked
+    for.
     """
 
     ids_NK: Tensor
     logits_NK: Tensor
     total_N: Tensor
     entropy_N: Tensor
+    totals_NT: Tensor = torch.empty(0, 0)
+    entropies_NT: Tensor = torch.empty(0, 0)
 
 
 def top_k(logits_NV: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -99,8 +105,8 @@ def entropy(logits_NV: Tensor) -> Tensor:
     return _totals(logits_NV)[1]
 
 
-def _totals(logits_NV: Tensor) -> tuple[Tensor, Tensor]:
-    """(N,) log sum exp and (N,) entropy of each row."""
+def _totals(logits_NV: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+    """(N,) log sum exp and (N,) entropy of each row over a temperature."""
     if not len(logits_NV):
         return (logits_NV.new_zeros(0, dtype=torch.float32),) * 2
     parts = []
@@ -108,7 +114,10 @@ def _totals(logits_NV: Tensor) -> tuple[Tensor, Tensor]:
         # Shifting by the maximum keeps sum p z from cancelling; finite floor: 0 * -inf is NaN.
         z_NV = chunk_NV.float()
         top_N1 = z_NV.amax(-1, keepdim=True)
-        z_NV = (z_NV - top_N1).clamp_min(FLOOR)
+        z_NV = z_NV - top_N1
+        if temperature != 1:
+            z_NV, top_N1 = z_NV / temperature, top_N1 / temperature
+        z_NV = z_NV.clamp_min(FLOOR)
         p_NV = z_NV.exp()
         sum_N = p_NV.sum(-1)
         log_N = sum_N.log()
@@ -117,7 +126,20 @@ def _totals(logits_NV: Tensor) -> tuple[Tensor, Tensor]:
     return torch.cat(total), torch.cat(entropy_)
 
 
-def statistics(logits_NV: Tensor, k: int) -> LogitStatistics:
-    """The statistics of logits that exist already."""
+def statistics(logits_NV: Tensor, k: int, temperatures: Sequence[float] = ()) -> LogitStatistics:
+    """The statistics of logits that exist already; `temperatures`: further ones, above 0."""
     values_NK, ids_NK = top_k(logits_NV, k)
-    return LogitStatistics(ids_NK, values_NK.float(), *_totals(logits_NV))
+    further = [_totals(logits_NV, temperature) for temperature in temperatures]
+    return joined(ids_NK, values_NK.float(), [_totals(logits_NV), *further])
+
+
+def joined(
+    ids_NK: Tensor, logits_NK: Tensor, totals: Sequence[tuple[Tensor, Tensor]]
+) -> LogitStatistics:
+    """Statistics from pairs of log-sum-exp and entropy: of the logits, then tempered."""
+    (total_N, entropy_N), *further = totals
+    none_NT = total_N.new_zeros(len(total_N), 0)
+    totals_NT, entropies_NT = (
+        torch.cat([none_NT, *(pair[i][:, None] for pair in further)], dim=1) for i in (0, 1)
+    )
+    return LogitStatistics(ids_NK, logits_NK, total_N, entropy_N, totals_NT, entropies_NT)

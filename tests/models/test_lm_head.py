@@ -21,11 +21,12 @@ def head_of(vocabulary: int, width: int, seed: int, spread: float = 0.5) -> torc
     return head
 
 
-def in_pieces(head, hidden, k, bias=None, piece=64):
+def in_pieces(head, hidden, k, bias=None, piece=64, temperatures=()):
     """`read_head`, streamed in pieces of this many logits in all."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(readout, "PIECE_LOGITS", piece)
-        return read_head(head, hidden, head.out_features, k, bias)
+        vocabulary = head.out_features
+        return read_head(head, hidden, vocabulary, k, bias, temperatures=temperatures)
 
 
 @PROPERTY
@@ -36,18 +37,29 @@ def in_pieces(head, hidden, k, bias=None, piece=64):
     k=st.integers(1, 5),
     spread=st.sampled_from([0.01, 0.5, 8.0]),
     suppressed=st.sampled_from([0, 1, 300]),
+    temperatures=st.sampled_from([(), (2.0,), (0.5, 3.0)]),
 )
 def test_streamed_statistics_equal_those_of_whole_logits(
-    seed, rows, vocabulary, k, spread, suppressed
+    seed, rows, vocabulary, k, spread, suppressed, temperatures
 ) -> None:
     head = head_of(vocabulary, 8, seed, spread)
     hidden = torch.randn(rows, 8, generator=torch.Generator().manual_seed(seed))
     bias = torch.zeros(vocabulary)
     bias[: min(suppressed, vocabulary - k)] = FLOOR  # whole pieces of it
-    found = in_pieces(head, hidden, k, bias)
+    found = in_pieces(head, hidden, k, bias, temperatures=temperatures)
     with torch.no_grad():
         logits = head(hidden) + bias
-    whole = statistics(logits, k)
+    whole = statistics(logits, k, temperatures)
+    assert found.totals_NT.shape == whole.entropies_NT.shape == (rows, len(temperatures))
+    for column, temperature in enumerate(temperatures):
+        tempered = statistics(logits / temperature, k)
+        for one in (found, whole):
+            close = {"rtol": 1e-4, "atol": 1e-3}
+            torch.testing.assert_close(one.totals_NT[:, column], tempered.total_N, **close)
+            torch.testing.assert_close(one.entropies_NT[:, column], tempered.entropy_N, **close)
+    # What nobody tempers costs no bit.
+    for value, plain in zip(found[:4], in_pieces(head, hidden, k, bias)[:4], strict=True):
+        assert torch.equal(value, plain)
     torch.testing.assert_close(found.logits_NK, whole.logits_NK, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(found.total_N, whole.total_N, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(found.entropy_N, whole.entropy_N, rtol=1e-3, atol=1e-3)

@@ -3,18 +3,19 @@
 Greedy decoding and the feedback of soft-masking read four numbers off a row of V logits: the k
 largest with their ids, the logarithm of the sum of exponentials, and the entropy. They can be kept
 up to date while the vocabulary goes by, so that no (N, V) tensor ever exists.
-Shape suffixes: N rows, V vocabulary, C columns of a piece of it, D width, K leading tokens.
+Shape suffixes: N rows, V vocabulary, C columns of a piece of it, D width, K leading tokens, T
+temperatures.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from ..logits import FLOOR, LogitStatistics, statistics, top_k
+from ..logits import FLOOR, LogitStatistics, joined, statistics, top_k
 from .linear import PLAIN, multiply
 
 # Most logits that are computed at once where they are only read and not returned: 256 MB in
@@ -39,16 +40,18 @@ def read_head(
     k: int,
     bias_V: Tensor | None = None,
     forbid: Forbid | None = None,
+    temperatures: Sequence[float] = (),
 ) -> LogitStatistics:
     """The statistics of `head(hidden) + bias`, whose logits are never whole.
 
     A plain linear head on a CPU is streamed over the vocabulary; any other (quantised, adapted,
-    offloaded, on an accelerator) is called for chunks of rows.
+    offloaded, on an accelerator) is called for chunks of rows. Those at further `temperatures` are
+    of the same logits, an exponential more each.
     """
     if isinstance(head, nn.Linear) and len(hidden_ND) and _streams(head, hidden_ND):
-        return _stream(hidden_ND, head, k, bias_V, forbid)
+        return _stream(hidden_ND, head, k, bias_V, forbid, temperatures)
     pieces = chunked_logits(head, hidden_ND, vocabulary, bias_V, forbid)
-    parts = [statistics(z_CV, k) for z_CV in pieces]
+    parts = [statistics(z_CV, k, temperatures) for z_CV in pieces]
     return LogitStatistics(*map(torch.cat, zip(*parts, strict=True)))
 
 
@@ -89,6 +92,7 @@ def _stream(
     k: int,
     bias_V: Tensor | None,
     forbid: Forbid | None,
+    temperatures: Sequence[float],
 ) -> LogitStatistics:
     """One pass over the vocabulary; sums are rescaled whenever a row's maximum grows."""
     rows = len(hidden_ND)
@@ -97,7 +101,9 @@ def _stream(
     best_NK = torch.full((rows, k), -torch.inf)
     ids_NK = torch.zeros(rows, k, dtype=torch.long)
     top_N = torch.full((rows,), FLOOR)
-    sum_N, dot_N = torch.zeros(rows), torch.zeros(rows)  # of e^(z - top), of (z - top) e^(z - top)
+    # Of e^(z - top) and of (z - top) e^(z - top). That of the logits as they are comes last: its
+    # products overwrite them.
+    all_sums = [_Sums(rows, temperature) for temperature in (*temperatures, 1.0)]
     for start in range(0, head.weight.shape[0], size):
         weight_CD = head.weight[start : start + size]
         shape = (rows, len(weight_CD))
@@ -110,15 +116,43 @@ def _stream(
         # Through the floor, as a row may begin with pieces that are suppressed as a whole.
         new_N = best_NK[:, 0].clamp_min(FLOOR)
         z_NC -= new_N[:, None]
-        p_NC = torch.exp(z_NC, out=powers[: z_NC.numel()].view(shape))
-        # e^-1e4 is 0; further down 0 * infinity would be NaN.
-        shift_N = (top_N - new_N).clamp_min(-1e4)
-        scale_N = shift_N.exp()
-        dot_N = (dot_N + sum_N * shift_N) * scale_N + z_NC.mul_(p_NC).sum(1)
-        sum_N = sum_N * scale_N + p_NC.sum(1)
+        for sums in all_sums:
+            sums.add(z_NC, top_N - new_N, powers[: z_NC.numel()].view(shape))
         top_N = new_N
-    log_N = sum_N.log()
-    return LogitStatistics(ids_NK, best_NK, top_N + log_N, log_N - dot_N / sum_N)
+    *further, plain = [sums.totals(top_N) for sums in all_sums]
+    return joined(ids_NK, best_NK, [plain, *further])
+
+
+class _Sums:
+    """Of the pieces so far, of z / t below its maximum: the sum of e^z, and that of z e^z."""
+
+    def __init__(self, rows: int, temperature: float) -> None:
+        self.temperature = temperature
+        self.sum_N, self.dot_N = torch.zeros(rows), torch.zeros(rows)
+
+    def add(self, z_NC: Tensor, shift_N: Tensor, powers_NC: Tensor) -> None:
+        """Takes in a piece below the new maximum, `-shift_N` above the old one.
+
+        Args:
+            z_NC: overwritten at temperature 1.
+            powers_NC: memory of its shape.
+        """
+        if self.temperature != 1:
+            z_NC = (z_NC / self.temperature).clamp_min_(FLOOR)
+            shift_N = shift_N / self.temperature
+        p_NC = torch.exp(z_NC, out=powers_NC)
+        # e^-1e4 is 0; further down 0 * infinity would be NaN.
+        shift_N = shift_N.clamp_min(-1e4)
+        scale_N = shift_N.exp()
+        self.dot_N = (self.dot_N + self.sum_N * shift_N) * scale_N + z_NC.mul_(p_NC).sum(1)
+        self.sum_N = self.sum_N * scale_N + p_NC.sum(1)
+
+    def totals(self, top_N: Tensor) -> tuple[Tensor, Tensor]:
+        """(N,) log sum exp and (N,) entropy, of rows with these maxima."""
+        if self.temperature != 1:
+            top_N = top_N / self.temperature
+        log_N = self.sum_N.log()
+        return top_N + log_N, log_N - self.dot_N / self.sum_N
 
 
 def _keep_best(z_NC: Tensor, start: int, best_NK: Tensor, ids_NK: Tensor) -> tuple[Tensor, Tensor]:
