@@ -23,9 +23,11 @@ from browsing import (
     view,
 )
 
-from softmask.config import CACHES, SOFT_MASK_SCHEDULES, UNMASK_RULES, SamplingConfig
+from softmask.config import SOFT_MASK_SCHEDULES
 from softmask.puzzles.puzzles import is_solved
+from softmask.sampling import CACHES, SamplingConfig
 from softmask.serving.page import live_data, page_csp, page_html
+from softmask.shipped_rules import UNMASK_RULES
 
 SUDOKU = "Sudoku\n0102\n4201\n0003\n2300\nSolution\n"
 COUNTDOWN = "Countdown\n74,59,82,67\nSolution\n"

@@ -23,8 +23,9 @@ from pydantic import (
     model_validator,
 )
 
-from ..config import TOP_K_OFF, SamplingConfig, SoftMaskConfig, from_mapping, require
+from ..config import SamplingConfig, SoftMaskConfig, from_mapping, require
 from ..decoding.control_names import half_character
+from ..sampling import TOP_K_OFF
 from .fields import known, unknown
 from .messages import Messages
 from .strict import Strict, Text, require_few, wrong

@@ -20,8 +20,10 @@ from functools import lru_cache
 from importlib import resources
 from typing import Any
 
-from ...config import CACHES, SOFT_MASK_SCHEDULES, UNMASK_RULES, SamplingConfig, SoftMaskConfig
+from ...config import SOFT_MASK_SCHEDULES, SoftMaskConfig
 from ...rules import names
+from ...sampling import CACHES, SamplingConfig
+from ...shipped_rules import UNMASK_RULES
 
 # In this order: a file uses what those before it define.
 SCRIPTS = (
