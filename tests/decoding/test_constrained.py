@@ -75,6 +75,11 @@ SAMPLINGS = {
     "threshold": {"steps": 48, "alg": "topk_margin", "threshold": 0.6, "block_length": 16},
     "blocks": {"steps": 48, "alg": "entropy", "block_length": 12, "cache": "prefix"},
     "lookahead": {"steps": 48, "alg": "entropy", "block_length": 12, "lookahead": 12},
+    "early": {
+        **{"steps": 48, "block_length": 12, "cache": "dual", "next_block_at": 0.5},
+        **{"entropy_threshold": 1.0, "agreement": 2, "commit_from": "plain"},
+    },
+    "early and scheduled": {"steps": 20, "block_length": 12, "next_block_at": 0.25},
 }
 
 
