@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from itertools import pairwise
 
 import pytest
 import torch
@@ -88,13 +89,13 @@ def test_without_feedback_a_plain_score_is_the_score(base) -> None:
 
 
 def test_a_plain_score_orders_what_the_soft_forward_says() -> None:
-    """One step of each kind by hand: positions by the plain entropies, tokens by the soft logits."""
+    """By hand: positions by the plain entropies, tokens by the soft logits."""
     canvas, _ = canvas_of(MODEL, [6])
     config = SamplingConfig(steps=12, threshold=1.0, commit_from="plain")
     mask_id, differs = MODEL.config.mask_token_id, 0
     soft = dataclasses.replace(SOFT, scale=1.0, offset=-8.0)
     steps = run(MODEL, canvas, config, soft)
-    for before, step in zip(steps, steps[1:], strict=False):
+    for before, step in pairwise(steps):
         masked = (before.canvas_BL[0] == mask_id).nonzero().squeeze(1)
         logits = MODEL(before.canvas_BL).logits[0, masked]
         logits[:, mask_id] = -torch.inf
@@ -145,7 +146,8 @@ def test_agreement_commits_what_has_led_for_so_many_forwards() -> None:
             assert int(step.committed_BL.sum()) == 1 or left == 1
         held += int((masked & ~agrees).sum())
         masked &= ~step.committed_BL
-    assert held and not masked.any()
+    assert held
+    assert not masked.any()
 
 
 @settings(max_examples=40, derandomize=True, deadline=None)

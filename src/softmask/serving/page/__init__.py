@@ -22,7 +22,7 @@ from typing import Any
 
 from ...config import SOFT_MASK_SCHEDULES, SoftMaskConfig
 from ...rules import names
-from ...sampling import CACHES, SamplingConfig
+from ...sampling import CACHES, COMMIT_SOURCES, SamplingConfig
 from ...shipped_rules import UNMASK_RULES
 
 # In this order: a file uses what those before it define.
@@ -57,12 +57,21 @@ DATA = '<script type="application/json" id="softmask-data"></script>'
 # The settings that the form has, by group, under the names of a request.
 GROUPS = {
     "Canvas": ("max_tokens", "softmask.steps", "softmask.block_length", "softmask.cache"),
+    "Trust": (
+        *("softmask.entropy_threshold", "softmask.next_block_at", "softmask.agreement"),
+        *("softmask.commit_from", "softmask.score_temperature"),
+    ),
     "Choice of tokens": ("softmask.alg", "softmask.threshold", "temperature", "top_p", "seed"),
     "Soft-masking": tuple(
         f"softmask.soft_mask.{name}" for name in ("k", "scale", "offset", "steepness", "schedule")
     ),
 }
-CHOICES = {"cache": CACHES, "alg": UNMASK_RULES, "schedule": SOFT_MASK_SCHEDULES}
+CHOICES = {
+    "cache": CACHES,
+    "alg": UNMASK_RULES,
+    "schedule": SOFT_MASK_SCHEDULES,
+    "commit_from": COMMIT_SOURCES,
+}
 # What is no setting of decoding: kind and sentence, those of `softmask generate`.
 OTHERS = {
     "max_tokens": ("int", "masks to fill"),
