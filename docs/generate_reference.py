@@ -172,15 +172,15 @@ def options(parser: argparse.ArgumentParser) -> list[str]:
 def settings() -> str:
     """A table for each class of settings."""
     from softmask import config
+    from softmask.evaluation import calibration, held_out
     from softmask.evaluation import config as evaluation
-    from softmask.evaluation import held_out
     from softmask.serving import config as serving
     from softmask.training import config as training
 
     sections = {
         "Decoding and soft-masking": [config],
         "Training": [training],
-        "Evaluation": [evaluation, held_out],
+        "Evaluation": [evaluation, held_out, calibration],
         "Serving": [serving],
     }
     lines = [

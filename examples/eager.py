@@ -3,7 +3,7 @@
     softmask generate "One day, Tom" --soft-mask-mode eager:eager --soft-mask-options rate=0.3
 
 The published rule (mode "topk") looks at the entropy of this step alone. lambda is scale * r(t)
-times what a rule returns, so `scale`, `schedule`, `k` and `keep_norm` mean what they always do.
+times what a rule returns, so `scale`, `schedule`, `k` and `mixture` mean what they always do.
 """
 
 from torch import Tensor

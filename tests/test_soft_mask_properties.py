@@ -6,9 +6,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny import tiny_model
+from tiny import tiny_model, weight_at
 
-from softmask.config import SoftMaskConfig, soft_mask_from_published, soft_mask_to_published
+from softmask.config import SoftMaskConfig
 from softmask.logits import _first_of_equal, entropy, top_k
 from softmask.soft_mask import Feedback, SoftMask, SoftTokens, feedback, rate
 
@@ -69,7 +69,7 @@ def test_lambda_lies_between_0_and_the_scale_and_falls_with_entropy(
     scale: float, offset: float, steepness: float, entropies: list[float]
 ) -> None:
     entropy_N = torch.tensor(sorted(entropies))
-    lambda_N = SoftMask(scale, offset, steepness, exact=True).weight(entropy_N)
+    lambda_N = weight_at(SoftMask(scale, offset, steepness, exact=True), entropy_N)
     assert lambda_N.min() >= 0
     assert lambda_N.max() <= torch.tensor(scale)
     assert (lambda_N.diff() <= 0).all()
@@ -146,7 +146,7 @@ def test_learned_parameters_start_at_the_numbers_given(
     exact = SoftMask(scale, offset, steepness, exact=True)
     entropy_N = torch.linspace(0, 8, 9)
     torch.testing.assert_close(
-        learned.weight(entropy_N), exact.weight(entropy_N), rtol=1e-3, atol=1e-5
+        weight_at(learned, entropy_N), weight_at(exact, entropy_N), rtol=1e-3, atol=1e-5
     )
 
 
@@ -193,39 +193,3 @@ def test_feedback_carries_no_gradient() -> None:
     assert isinstance(seen, Feedback)
     assert not seen.logits_NK.requires_grad
     assert not seen.entropy_N.requires_grad
-
-
-@PROPERTY
-@given(seed=seeds, k=st.integers(1, 4), mode=st.sampled_from(["topk", "temperature"]))
-def test_a_mixture_that_keeps_its_norm_is_the_same_one_stretched(seed, k, mode) -> None:
-    logits_NV, table_VD = random_logits(seed, 6, 30), random_logits(seed + 1, 30, 16)
-    own_N = torch.full((6,), 29)
-    embedded, norms = [], None
-    for keep_norm in (False, True):
-        mask = SoftMask(0.7, -2.0, 0.8, 1.3, mode=mode, k=k, keep_norm=keep_norm, exact=True)
-        seen = feedback(logits_NV, torch.arange(6), k, mode)
-        mixed = mask.mix(own_N, seen, table_VD)
-        added = None if mixed.added_ND is None else mixed.added_ND[None]
-        soft = SoftTokens(mixed.ids_NK[None], mixed.weights_NK[None], added)
-        embedded.append(soft.embed(table_VD)[0])
-        if not keep_norm:
-            q_NV = torch.softmax(logits_NV / (1.3 if mode == "temperature" else 1.0), dim=-1)
-            if mode == "topk":
-                q_NV = torch.zeros_like(logits_NV).scatter(
-                    1, seen.ids_NK, seen.logits_NK.softmax(-1)
-                )
-            weights_NV = mixed.lambda_N[:, None] * q_NV
-            weights_NV[:, 29] += 1 - mixed.lambda_N
-            norms = weights_NV @ table_VD.norm(dim=1)
-    plain_ND, kept_ND = embedded
-    torch.testing.assert_close(kept_ND.norm(dim=1), norms)
-    cosine = torch.cosine_similarity(plain_ND, kept_ND)
-    torch.testing.assert_close(cosine, torch.ones_like(cosine))
-
-
-def test_the_published_file_names_the_stretch_only_where_it_is_on() -> None:
-    for keep_norm in (False, True):
-        config = SoftMaskConfig(k=2, scale=0.4, keep_norm=keep_norm)
-        values = soft_mask_to_published(config)
-        assert ("mixture_norm" in values) is keep_norm
-        assert soft_mask_from_published(values, "here") == config

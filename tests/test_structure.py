@@ -23,6 +23,7 @@ ROOMS = [
         "files",
         "constraints",
         "logits",
+        "mixtures",
         "soft_mask",
         "reporting",
         "models",

@@ -12,6 +12,7 @@ from tokenizers import pre_tokenizers
 from softmask.hub.adapters import quiet_peft
 from softmask.hub.load import load
 from softmask.models import DreamConfig, DreamModel
+from softmask.soft_mask import SoftMask, confidence
 
 SHAPE = {
     "hidden_size": 32,
@@ -196,3 +197,8 @@ def _write_weights(path: Path, tensors: dict[str, torch.Tensor], shards: int) ->
         save_file(part, path / file, metadata={"format": "pt"})
         where |= dict.fromkeys(part, file)
     write_json(path / "model.safetensors.index.json", {"metadata": {}, "weight_map": where})
+
+
+def weight_at(mask: SoftMask, entropy_N: torch.Tensor) -> torch.Tensor:
+    """(N,) the published weight of the feedback where the entropy is this."""
+    return mask.scale * confidence(entropy_N, mask.offset, mask.steepness)

@@ -24,27 +24,32 @@ from softmask.reporting.tables import light_table
 from softmask.training.sweep import parse_seeds
 
 T = TypeVar("T")
+Score = Callable[["Arm", Path, Path], list[str]]  # from (arm, model, out) to a command's words
 HERE = Path(__file__).parent
 FEWER = {"full": 1, "1/2": 2, "1/4": 4, "1/8": 8}
 
 
 @dataclass(frozen=True)
 class Arm:
-    """A way of continuing the shared checkpoint: settings of the recipe, as for --set."""
+    """A way of continuing the shared checkpoint: settings of the recipe, as for --set.
+
+    `needs` are the arms that it is compared with, or takes its number of updates from.
+    """
 
     name: str
     title: str
     settings: tuple[str, ...] = ()
     is_soft: bool = True
+    needs: tuple[str, ...] = ("plain",)
 
 
 PLAIN, LONGER, REFERENCE = "plain", "plain-longer", "soft-3"
 ARMS = (
-    Arm(PLAIN, "(a) plain", is_soft=False),
-    Arm(LONGER, "(b) plain, as long as (c)", is_soft=False),
+    Arm(PLAIN, "(a) plain", is_soft=False, needs=()),
+    Arm(LONGER, "(b) plain, as long as (c)", is_soft=False, needs=(PLAIN, REFERENCE)),
     Arm("soft-1", "(c) soft, k = 1", ("soft_mask.k=1",)),
     Arm(REFERENCE, "(c) soft, k = 3"),
-    Arm("keep-norm", "(d) soft, norm kept", ("soft_mask.keep_norm=true",)),
+    Arm("keep-norm", "(d) soft, norm kept", ("soft_mask.mixture=norm_kept",)),
     Arm("always", "(e) always two passes", ("train.soft_probability=1.0",)),
     Arm(
         # Scale 0 is raised to 1e-6: the feedback begins switched off.
@@ -65,7 +70,14 @@ ARMS = (
         ("soft_mask.scale=0.6", "soft_mask.offset=-6.0", "soft_mask.steepness=0.7"),
     ),
 )
-COLOURS = {arm.name: f"C{number}" for number, arm in enumerate(ARMS)}
+
+
+def colours(known: Sequence[Arm]) -> dict[str, str]:
+    """The colour of each arm, whichever of them are drawn."""
+    return {arm.name: f"C{number}" for number, arm in enumerate(known)}
+
+
+COLOURS = colours(ARMS)
 
 
 @dataclass(frozen=True)
@@ -198,16 +210,21 @@ def folder_of(work: Path, arm: str, seed: int) -> Path:
     return work / f"{arm}-seed{seed}"
 
 
-def add_arm_options(parser: argparse.ArgumentParser, arms: Sequence[Arm]) -> None:
-    """Which runs: `arms` are those that are meant when nothing is said."""
-    parser.add_argument("--arms", type=chosen_arms, default=arms, help="plain,soft-3,...")
+def add_arm_options(
+    parser: argparse.ArgumentParser, arms: Sequence[Arm], known: Sequence[Arm] = ARMS
+) -> None:
+    """Which runs: `arms` are those of the known that are meant when nothing is said."""
+    chosen, some = partial(chosen_arms, known=known), f"{known[0].name},{known[1].name},..."
+    parser.add_argument("--arms", type=chosen, default=arms, help=some)
     parser.add_argument("--seeds", default="1-3")
     parser.add_argument("--device", default="cpu", help="of training and scoring")
 
 
-def add_run_options(parser: argparse.ArgumentParser, arms: Sequence[Arm]) -> None:
+def add_run_options(
+    parser: argparse.ArgumentParser, arms: Sequence[Arm], known: Sequence[Arm] = ARMS
+) -> None:
     """What every experiment takes that makes runs."""
-    add_arm_options(parser, arms)
+    add_arm_options(parser, arms, known)
     parser.add_argument("--recipes", metavar="NAME", help="NAME-base.yaml and NAME-more.yaml here")
     parser.add_argument("--base", type=Path, help="model that the shared one begins as")
     parser.add_argument("--batch", type=int, help="decoded side by side (default: by experiment)")
@@ -216,22 +233,22 @@ def add_run_options(parser: argparse.ArgumentParser, arms: Sequence[Arm]) -> Non
     parser.add_argument("--more", action="append", default=[], metavar="KEY=VALUE", help="of all")
 
 
-def chosen_arms(names: str) -> tuple[Arm, ...]:
+def chosen_arms(names: str, known: Sequence[Arm] = ARMS) -> tuple[Arm, ...]:
     """The arms of these names, in their own order.
 
     Raises:
         argparse.ArgumentTypeError: a name is unknown, or what others are compared with is missing.
     """
     wanted = set(names.split(","))
-    unknown = sorted(wanted - {arm.name for arm in ARMS})
+    unknown = sorted(wanted - {arm.name for arm in known})
     if unknown:
-        known = ", ".join(arm.name for arm in ARMS)
-        raise argparse.ArgumentTypeError(f"no arm {', '.join(unknown)}: there are {known}")
-    if PLAIN not in wanted:
-        raise argparse.ArgumentTypeError(f"everything is compared with {PLAIN}: name it too")
-    if LONGER in wanted and REFERENCE not in wanted:
-        raise argparse.ArgumentTypeError(f"{LONGER} lasts as long as {REFERENCE}: name it too")
-    return tuple(arm for arm in ARMS if arm.name in wanted)
+        there = ", ".join(arm.name for arm in known)
+        raise argparse.ArgumentTypeError(f"no arm {', '.join(unknown)}: there are {there}")
+    chosen = tuple(arm for arm in known if arm.name in wanted)
+    for arm in chosen:
+        for needed in sorted(set(arm.needs) - wanted):
+            raise argparse.ArgumentTypeError(f"{arm.name} is compared with {needed}: name it too")
+    return chosen
 
 
 class Runs:
@@ -241,45 +258,62 @@ class Runs:
         self,
         name: str,
         args: argparse.Namespace,
-        score: Callable[[Arm, Path, Path], list[str]],
         more: Sequence[str] = (),
+        known: Sequence[Arm] = ARMS,
     ) -> None:
-        """What `add_run_options` read; `score`: the command from a model to its scores.
+        """What `add_run_options` read.
 
-        `name`: of the recipes, where none is given; `more`: settings of every run.
+        `name`: of the recipes, where none is given; `more`: settings of every run; `known`: all
+        arms of the experiment.
         """
         self.name, self.arms, self.seeds = args.recipes or name, args.arms, parse_seeds(args.seeds)
         self.work, self.workers = args.work or args.out / "work", args.workers
         self.device, self.begins_as = args.device, args.base
-        self.more, self.score, self.batch = [*more, *args.more], score, args.batch
+        self.more, self.batch = [*more, *args.more], args.batch
+        self.colours = colours(known)
 
     def folder(self, arm: Arm, seed: int) -> Path:
         return folder_of(self.work, arm.name, seed)
 
-    def chain(self, arm: Arm, seed: int, settings: Sequence[str] = ()) -> list[Task]:
-        """A run, and its scores."""
-        folder, base = self.folder(arm, seed), self.work / "base" / "model"
-        recipe, scores = HERE / f"{self.name}-more.yaml", folder / "scores.json"
-        own = (f"model.path={base}", *self.more, *arm.settings, *settings)
-        command = [sys.executable, *self.score(arm, folder / "model", scores)]
+    def trained(
+        self, arm: Arm, seed: int, settings: Sequence[str] = (), folder: Path | None = None
+    ) -> Task:
+        """A run, in its own folder or in another one."""
+        recipe = HERE / f"{self.name}-more.yaml"
+        own = (f"model.path={self.work / 'base' / 'model'}", *self.more, *arm.settings, *settings)
+        where = folder or self.folder(arm, seed)
+        return training(recipe, where, seed, own, arm.is_soft, self.device)
+
+    def scored(self, arm: Arm, seed: int, name: str, score: Score) -> Task:
+        """The scores of a run that `score` makes: NAME.json in its folder."""
+        folder = self.folder(arm, seed)
+        scores = folder / f"{name}.json"
+        command = [sys.executable, *score(arm, folder / "model", scores)]
         command += ["--device", self.device]
         command += [] if self.batch is None else ["--batch", str(self.batch)]
-        trained = training(recipe, folder, seed, own, arm.is_soft, self.device)
-        return [trained, Task(tuple(command), scores)]
+        return Task(tuple(command), scores)
 
-    def run(self) -> None:
-        """Everything; what is there is not made again."""
+    def make_base(self) -> None:
+        """The plain model that every arm continues."""
         recipe = HERE / f"{self.name}-base.yaml"
         begins = [] if self.begins_as is None else [f"model.path={self.begins_as}"]
         settings = [*self.more, *begins]
         shared = training(recipe, self.work / "base", 1, settings, True, self.device)
         run_chains([[shared]], 1)
+
+    def run(self, score: Score) -> None:
+        """Everything, up to each run's scores; what is there is not made again."""
+
+        def chain(arm: Arm, seed: int, settings: Sequence[str] = ()) -> list[Task]:
+            return [self.trained(arm, seed, settings), self.scored(arm, seed, "scores", score)]
+
+        self.make_base()
         first = [arm for arm in self.arms if arm.name != LONGER]
-        run_chains([self.chain(arm, seed) for seed in self.seeds for arm in first], self.workers)
+        run_chains([chain(arm, seed) for seed in self.seeds for arm in first], self.workers)
         for arm in self.arms:
             if arm.name == LONGER:
                 setting = f"train.steps={self.updates_of_longer()}"
-                chains = [self.chain(arm, seed, [setting]) for seed in self.seeds]
+                chains = [chain(arm, seed, [setting]) for seed in self.seeds]
                 run_chains(chains, self.workers)
 
     def updates_of_longer(self) -> int:
@@ -296,15 +330,15 @@ class Runs:
         """Of an update; the median over the seeds."""
         return statistics.median(seconds_of(self.folder(arm, seed)) for seed in self.seeds)
 
-    def raw(self) -> dict[str, list[dict[str, Any]]]:
-        """The scores of every arm, in the order of the seeds."""
-        return {
-            arm.name: [
-                json.loads((self.folder(arm, seed) / "scores.json").read_text())
-                for seed in self.seeds
-            ]
-            for arm in self.arms
-        }
+    def raw(self, names: Sequence[str] = ("scores",)) -> dict[str, list[dict[str, Any]]]:
+        """The scores of every arm, in the order of the seeds; of several files, all their cells."""
+
+        def of(folder: Path) -> dict[str, Any]:
+            files = [folder / f"{name}.json" for name in names]
+            parts = [json.loads(file.read_text()) for file in files if file.is_file()]
+            return {**parts[0], "cells": [cell for part in parts for cell in part["cells"]]}
+
+        return {arm.name: [of(self.folder(arm, s)) for s in self.seeds] for arm in self.arms}
 
     def describe(self, out: Path) -> dict[str, Any]:
         """What a result says of its runs; their logs and their plot go to `out`."""
@@ -334,7 +368,7 @@ def draw_parameters(runs: Runs, target: Path) -> None:
                 axis.plot(
                     [line["step"] for line in lines],
                     [line[key] for line in lines],
-                    color=COLOURS[arm.name],
+                    color=runs.colours[arm.name],
                     label=arm.title if number == 0 else None,
                     linewidth=1,
                 )
@@ -344,9 +378,9 @@ def draw_parameters(runs: Runs, target: Path) -> None:
     draw({key: partial(panel, key) for key in keys}, target, "")
 
 
-def cost_table(runs: Runs) -> Table:
+def cost_table(runs: Runs, said: str = "(b) has as many seconds as (c)") -> Table:
     """Seconds an update, and where lambda and the parameters end."""
-    table = light_table("training, medians over the seeds: (b) has as many seconds as (c)")
+    table = light_table(f"training, medians over the seeds: {said}")
     table.add_column("continued")
     for name in ("updates", "s an update", "lambda", "scale", "offset", "steepness"):
         table.add_column(name, justify="right")

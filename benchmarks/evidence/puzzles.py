@@ -15,7 +15,7 @@ import json
 import random
 import statistics
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
 from itertools import islice
@@ -41,6 +41,7 @@ from common import (
 )
 from rich.table import Table
 
+from softmask.files import write_atomically
 from softmask.puzzles.puzzles import Puzzle, new_sudoku_9x9, read_puzzles
 from softmask.reporting.result_folder import claim, write
 from softmask.reporting.tables import light_table
@@ -51,11 +52,17 @@ SUDOKUS = {"sudoku_easy": 334, "sudoku_medium": 333, "sudoku_hard": 333}
 COUNTDOWNS = {"cd3_test": 1000, "cd4_test": 1000}
 
 
-def held_out_sudokus(level: str) -> Iterator[Puzzle]:
-    """Sudokus of this level without end, none of them a twin of one that is trained on."""
-    rng = random.Random(f"held out/{level}")
+def held_out_sudokus(name: str, givens: int) -> Iterator[Puzzle]:
+    """Sudokus of this name without end, none of them a twin of one that is trained on."""
+    rng = random.Random(f"held out/{name}")
     while True:
-        yield new_sudoku_9x9(rng, GIVENS[level])
+        yield new_sudoku_9x9(rng, givens)
+
+
+def write_lines(target: Path, puzzles: Iterable[Puzzle]) -> None:
+    """A file that is scored; whole, or not there."""
+    lines = [json.dumps({"input": p.input, "output": p.output}) + "\n" for p in puzzles]
+    write_atomically(target, "".join(lines))
 
 
 def write_puzzles(experiment: str, data: Path | None, share: float, folder: Path) -> None:
@@ -67,19 +74,19 @@ def write_puzzles(experiment: str, data: Path | None, share: float, folder: Path
         if target.is_file():
             continue
         if experiment == "sudoku":
-            puzzles = list(islice(held_out_sudokus(name), count))
+            puzzles = list(islice(held_out_sudokus(name, GIVENS[name]), count))
         else:
             puzzles = read_puzzles(data / f"{name}.jsonl", "countdown")[:count]
-        lines = [json.dumps({"input": p.input, "output": p.output}) + "\n" for p in puzzles]
-        target.write_text("".join(lines))
+        write_lines(target, puzzles)
 
 
 class Scores:
     """What all runs reached: arrays of seeds x puzzles."""
 
-    def __init__(self, runs: Runs) -> None:
+    def __init__(self, runs: Runs, names: Sequence[str] = ("scores",)) -> None:
+        """`names` of the files in each run's folder."""
         self.arms, self.seeds = runs.arms, runs.seeds
-        self.raw = runs.raw()
+        self.raw = runs.raw(names)
         first = self.raw[PLAIN][0]["cells"]
         self.groups = list(dict.fromkeys(cell["puzzles"] for cell in first))
 
@@ -207,8 +214,8 @@ def main() -> None:
         command = [str(HERE / "score_puzzles.py"), str(model), str(out), "--data", str(files)]
         return [*command, "--untrained"] if arm.name == PLAIN else command
 
-    runs = Runs(args.experiment, args, score)
-    runs.run()
+    runs = Runs(args.experiment, args)
+    runs.run(score)
     report(runs, args.out)
 
 

@@ -281,8 +281,8 @@ def main() -> None:
         return command + ([] if args.gsm8k is None else ["--gsm8k", str(args.gsm8k)])
 
     texts = [args.code / "train.txt", *sorted(args.words.glob("*.txt") if args.words else ())]
-    runs = Runs("code", args, score, [f"corpus.text=[{','.join(map(str, texts))}]"])
-    runs.run()
+    runs = Runs("code", args, [f"corpus.text=[{','.join(map(str, texts))}]"])
+    runs.run(score)
     scores = Scores(runs)
     panels = {
         "lines filled in exactly, %": partial(scores.panel, "lines"),

@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from .rules import Chosen, added, find
 from .sampling import COLDEST, SamplingConfig, take_rule
@@ -28,6 +28,9 @@ from .settings import (
 from .shipped_rules import SOFT_MASK_MODES
 
 SOFT_MASK_SCHEDULES = ("none", "linear", "stepwise")
+# Of `mixtures.py`, which computes them.
+FEEDBACK_MIXTURES = ("linear", "norm_kept", "spherical", "additive")
+FEEDBACK_WEIGHTS = ("sigmoid", "constant", "entropy")
 # The name of the bundled model, and of its folder in this package.
 BUNDLED = "default"
 # Settings that a checkpoint brings: the published file, and ours.
@@ -54,8 +57,21 @@ class SoftMaskConfig:
     steepness: float = setting(6.66, "how sharply confidence raises the weight, >= 0")
     temperature: float = setting(1.0, "mode temperature: softmax temperature of the mixture, > 0")
     schedule: str = setting("none", "weight over time: none, linear (masks left), stepwise (half)")
-    keep_norm: bool = setting(
-        False, "stretch a mixture to the mean norm of the embeddings that it is made of"
+    mixture: str = setting(
+        "linear",
+        "between mask and prediction: linear, norm_kept (stretched to its parts' mean norm), "
+        "spherical (on an arc, at the mask's norm), additive (the mask is not lessened)",
+    )
+    weight: str = setting(
+        "sigmoid",
+        "what the scale is multiplied with: sigmoid (confidence), constant (1), or entropy (its "
+        "share of the largest one)",
+    )
+    entropy_temperature: float = setting(
+        1.0, "softmax temperature of the entropy that the weight is read off, > 0"
+    )
+    token_temperature: float = setting(
+        1.0, "softmax temperature of the shares in which tokens are mixed in, > 0"
     )
     options: dict[str, Any] = setting({}, "options of a mode that is a feedback rule of your own")
 
@@ -67,15 +83,33 @@ class SoftMaskConfig:
         require(0 <= self.scale <= 1, f"soft-mask scale must lie in [0, 1], not {self.scale}")
         require(self.offset <= 0, f"soft-mask offset must be <= 0, not {self.offset}")
         require(self.steepness >= 0, f"soft-mask steepness must be >= 0, not {self.steepness}")
-        require(
-            self.temperature >= COLDEST,
-            f"soft-mask temperature must be at least {COLDEST}, not {self.temperature}",
-        )
+        require_choice("soft-mask mixture", self.mixture, FEEDBACK_MIXTURES)
+        require_choice("soft-mask weight", self.weight, FEEDBACK_WEIGHTS)
+        for name in ("temperature", "entropy_temperature", "token_temperature"):
+            value = getattr(self, name)
+            require(value >= COLDEST, f"soft-mask {name} must be at least {COLDEST}, not {value}")
 
     @property
     def feedback(self) -> Chosen:
         """The rule that says what is fed back."""
         return Chosen(find("feedback", self.mode), self.options)
+
+
+# Settings of the feedback that have a name, each as `soft_mask` takes it: the checkpoint's own (an
+# error where it has none), all settings, or None, plain decoding. All but the first are for any
+# checkpoint, trained with feedback or not.
+FEEDBACK_PRESETS: dict[str, SoftMaskConfig | Literal[True] | None] = {
+    "published": True,
+    "spherical": SoftMaskConfig(k=2, scale=0.3, mixture="spherical", weight="constant"),
+    "rcd": SoftMaskConfig(mode="temperature", scale=1.0, weight="entropy"),
+    "off": None,
+}
+FEEDBACK_HELP = (
+    "soft-mask settings by name: published (the checkpoint's own, arXiv 2510.17206), spherical (an "
+    "arc towards the two likeliest tokens, lambda 0.3, for models as they are, arXiv 2609.37391), "
+    "rcd (all tokens, the more the less sure, arXiv 2601.22954, whose models are trained for it; "
+    "its T is entropy_temperature), off; further soft-mask settings change a preset's"
+)
 
 
 def is_on(soft_mask: SoftMaskConfig | None) -> bool:
@@ -98,9 +132,14 @@ PUBLISHED_KEYS = {
     "mixture_temp": "temperature",
     "transparency_scheduling": "schedule",
     # Ours; written only where they are used, so that the published code can read the file.
-    "mixture_norm": "keep_norm",
+    "mixture": "mixture",
+    "mixture_weight": "weight",
+    "mixture_entropy_temp": "entropy_temperature",
+    "mixture_token_temp": "token_temperature",
     "mixture_options": "options",
 }
+# Keys of ours: those from here on.
+OURS = tuple(PUBLISHED_KEYS)[tuple(PUBLISHED_KEYS).index("mixture") :]
 
 
 def soft_mask_from_published(values: Any, where: str) -> SoftMaskConfig | None:
@@ -114,6 +153,9 @@ def soft_mask_from_published(values: Any, where: str) -> SoftMaskConfig | None:
     if not isinstance(values, dict):
         raise ValueError(f"{where}: expected a mapping of settings, found {type(values).__name__}")
     own: dict[str, Any] = {}
+    values = dict(values)
+    if values.pop("mixture_norm", None) is True:  # how files said it before there were others
+        values.setdefault("mixture", "norm_kept")
     for key, value in values.items():
         if key not in PUBLISHED_KEYS:
             raise unknown_setting(where, key, list(PUBLISHED_KEYS))
@@ -137,9 +179,10 @@ def soft_mask_to_published(config: SoftMaskConfig) -> dict[str, Any]:
     """The mapping to write as `transparency_config.json`; inverse of the reader above."""
     by_mode = {mode: alg for alg, mode in PUBLISHED_MODES.items()}
     values = {key: getattr(config, name) for key, name in PUBLISHED_KEYS.items()}
-    for ours in ("mixture_norm", "mixture_options"):
-        if not values[ours]:
-            del values[ours]
+    default = SoftMaskConfig()
+    for key in OURS:
+        if values[key] == getattr(default, PUBLISHED_KEYS[key]):
+            del values[key]
     return values | {"transparency_alg": by_mode.get(config.mode, config.mode)}
 
 

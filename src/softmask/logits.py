@@ -26,6 +26,7 @@ class LogitStatistics(NamedTuple):
     """What is read off N rows of logits z, all in fp32 (entropies in nats).
 
     `ids_NK`, `logits_NK`: the K largest logits, largest first. `total_N`: log sum exp z.
+    `tempered_N`: the entropy at another temperature; at 1 it is `entropy_N` itself.
     `totals_NT`, `entropies_NT`: the same of z / t, a column for each temperature that was asked
     for.
     """
@@ -34,8 +35,14 @@ class LogitStatistics(NamedTuple):
     logits_NK: Tensor
     total_N: Tensor
     entropy_N: Tensor
+    tempered_N: Tensor
     totals_NT: Tensor = torch.empty(0, 0)
     entropies_NT: Tensor = torch.empty(0, 0)
+
+
+def tempered(logits: Tensor, temperature: float) -> Tensor:
+    """Logits over a temperature; at 1 they are not even copied."""
+    return logits if temperature == 1 else logits / temperature
 
 
 def top_k(logits_NV: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -56,6 +63,8 @@ def top_k(logits_NV: Tensor, k: int) -> tuple[Tensor, Tensor]:
     tied_N = (values_NK[:, 1:] == values_NK[:, :-1]).any(-1)
     values_NK, ids_NK = values_NK[:, :k], ids_NK[:, :k]
     if bool(tied_N.any()):
+        # Copies: the backward pass reads what topk gave.
+        values_NK, ids_NK = values_NK.clone(), ids_NK.clone()
         values_NK[tied_N], ids_NK[tied_N] = _among_blocks(logits_NV[tied_N], k, _first_of_equal)
     return values_NK, ids_NK
 
@@ -126,15 +135,26 @@ def _totals(logits_NV: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor
     return torch.cat(total), torch.cat(entropy_)
 
 
-def statistics(logits_NV: Tensor, k: int, temperatures: Sequence[float] = ()) -> LogitStatistics:
-    """The statistics of logits that exist already; `temperatures`: further ones, above 0."""
+def statistics(
+    logits_NV: Tensor, k: int, temperature: float = 1.0, temperatures: Sequence[float] = ()
+) -> LogitStatistics:
+    """The statistics of logits that exist already.
+
+    Args:
+        temperature: of `tempered_N`.
+        temperatures: further ones, of `totals_NT` and `entropies_NT`.
+    """
     values_NK, ids_NK = top_k(logits_NV, k)
-    further = [_totals(logits_NV, temperature) for temperature in temperatures]
-    return joined(ids_NK, values_NK.float(), [_totals(logits_NV), *further])
+    totals = [_totals(logits_NV, one) for one in (1.0, *temperatures)]
+    tempered_N = totals[0][1] if temperature == 1 else _totals(logits_NV, temperature)[1]
+    return joined(ids_NK, values_NK.float(), totals, tempered_N)
 
 
 def joined(
-    ids_NK: Tensor, logits_NK: Tensor, totals: Sequence[tuple[Tensor, Tensor]]
+    ids_NK: Tensor,
+    logits_NK: Tensor,
+    totals: Sequence[tuple[Tensor, Tensor]],
+    tempered_N: Tensor,
 ) -> LogitStatistics:
     """Statistics from pairs of log-sum-exp and entropy: of the logits, then tempered."""
     (total_N, entropy_N), *further = totals
@@ -142,4 +162,5 @@ def joined(
     totals_NT, entropies_NT = (
         torch.cat([none_NT, *(pair[i][:, None] for pair in further)], dim=1) for i in (0, 1)
     )
-    return LogitStatistics(ids_NK, logits_NK, total_N, entropy_N, totals_NT, entropies_NT)
+    of_logits = ids_NK, logits_NK, total_N, entropy_N
+    return LogitStatistics(*of_logits, tempered_N, totals_NT, entropies_NT)

@@ -67,9 +67,11 @@ class MaskedRows(_Lazy):
         open_N: batched commit rules: whether the step may commit it.
         top_logits_NK: feedback rules: the leading logits.
         logits_NV: feedback rules with `dense`: all logits.
-        offset, steepness, temperature: feedback rules: the parameters of these names.
+        offset, steepness, temperature, entropy_temperature, token_temperature: feedback rules: the
+            parameters of these names; `entropy_N` is at the entropy's temperature already.
         confidence: feedback rules: the published confidence, a function of (N,) entropies.
         entropy_of: feedback rules: the entropy of logits, a function of (N, V) logits.
+        tempered: feedback rules: logits over a temperature, a function of both.
         state: what the rule keeps at these positions; what it writes here is there the next time.
     """
 
@@ -92,8 +94,11 @@ class MaskedRows(_Lazy):
     offset: Tensor
     steepness: Tensor
     temperature: Tensor
+    entropy_temperature: float
+    token_temperature: float
     confidence: Callable[[Tensor], Tensor]
     entropy_of: Callable[[Tensor], Tensor]
+    tempered: Callable[[Tensor, float], Tensor]
     # Batched rules: what tells texts apart.
     left_R: Sequence[int]
     masks_R: Sequence[int]

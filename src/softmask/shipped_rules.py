@@ -104,8 +104,9 @@ def topk(rows: MaskedRows) -> Tensor:
 @feedback_rule("temperature", top=1, batched=True, dense=True)
 def temperature(rows: MaskedRows) -> tuple[Tensor, Tensor]:
     """All tokens as a softmax at a temperature weighs them, the more the lower its entropy."""
-    tempered_NV = rows.logits_NV.float() / rows.temperature
-    return rows.confidence(rows.entropy_of(tempered_NV)), tempered_NV.softmax(-1)
+    own_NV = rows.logits_NV.float() / rows.temperature
+    confidence_N = rows.confidence(rows.entropy_of(rows.tempered(own_NV, rows.entropy_temperature)))
+    return confidence_N, rows.tempered(own_NV, rows.token_temperature).softmax(-1)
 
 
 @stopping_rule("end")

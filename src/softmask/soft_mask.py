@@ -7,7 +7,9 @@ For a position that is still [MASK] after a step's commit, with p = softmax of t
     q      = softmax over the k largest logits | softmax(logits / temperature)
     e_next = (1 - lambda) * E[MASK] + lambda * sum_i q_i E[i]
 
-With `keep_norm` (ours; off by default) e_next is stretched to the mean norm of what it is made of.
+That is the published mixture and weight, and the default; `mixtures.py` has the others. Two more
+temperatures are 1 as published: H can be read off softmax(logits / entropy_temperature), and q off
+logits / token_temperature; in mode "temperature" they multiply its own.
 
 Four pieces, in the order of a step: `feedback()` reads the statistics off the logits and holds
 no parameter; a feedback rule (`rules.py`; the published modes are two of them) reads off those how
@@ -31,9 +33,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .config import SoftMaskConfig, is_on
-from .logits import LogitStatistics, entropy, statistics
+from .logits import LogitStatistics, entropy, statistics, tempered
+from .mixtures import MIXTURES, WEIGHTS, Ends
 from .rule_inputs import MaskedRows, are_shares
 from .rules import Chosen, find
+
+# Fields of SoftMaskConfig that training leaves as they are.
+FIXED = ("mode", "k", "mixture", "weight", "entropy_temperature", "token_temperature", "options")
 
 
 class SoftTokens(NamedTuple):
@@ -71,8 +77,8 @@ class Feedback(NamedTuple):
     """What one step's logits hand to the next one, at the flat positions `rows_N`."""
 
     rows_N: Tensor
-    # Mode "topk": the entropy and the leading tokens. Mode "temperature": all logits, as both
-    # the entropy and the mixture depend on the temperature.
+    # Mode "topk": the entropy, at its temperature, and the leading tokens. Mode "temperature": all
+    # logits, as both the entropy and the mixture depend on the mode's own temperature.
     entropy_N: Tensor | None = None
     ids_NK: Tensor | None = None
     logits_NK: Tensor | None = None
@@ -98,7 +104,9 @@ def confidence(entropy_N: Tensor, offset: Tensor, steepness: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def feedback(logits_NV: Tensor, rows_N: Tensor, k: int, mode: str) -> Feedback:
+def feedback(
+    logits_NV: Tensor, rows_N: Tensor, k: int, mode: str, entropy_temperature: float = 1.0
+) -> Feedback:
     """LogitStatistics of a step's aligned, unfiltered logits at the masked positions `rows_N`.
 
     Raises:
@@ -109,13 +117,13 @@ def feedback(logits_NV: Tensor, rows_N: Tensor, k: int, mode: str) -> Feedback:
         return Feedback(rows_N, logits_NV=logits_NV)
     check_k(k, logits_NV.shape[-1])
     k = min(max(k, rule.top), logits_NV.shape[-1])
-    return feedback_of(statistics(logits_NV, k), rows_N, k)
+    return feedback_of(statistics(logits_NV, k, entropy_temperature), rows_N, k)
 
 
 def feedback_of(seen: LogitStatistics, rows_N: Tensor, k: int) -> Feedback:
     """The feedback of mode "topk" from statistics of at least k leading tokens."""
     return Feedback(
-        rows_N, seen.entropy_N, seen.ids_NK[:, :k], seen.logits_NK[:, :k], total_N=seen.total_N
+        rows_N, seen.tempered_N, seen.ids_NK[:, :k], seen.logits_NK[:, :k], total_N=seen.total_N
     )
 
 
@@ -123,10 +131,6 @@ def check_k(k: int, vocabulary: int) -> None:
     """Raises ValueError unless 1 <= k <= vocabulary."""
     if not 1 <= k <= vocabulary:
         raise ValueError(f"soft-mask k is {k}, but the vocabulary has {vocabulary} tokens: lower k")
-
-
-def _softplus_inverse(value: float) -> float:
-    return value + math.log(-math.expm1(-value))
 
 
 class SoftMask(nn.Module):
@@ -140,6 +144,10 @@ class SoftMask(nn.Module):
     FSDP2 does not shard tensors without a dimension.
     """
 
+    raw_offset: Tensor
+    raw_steepness: Tensor
+    raw_temperature: Tensor
+
     def __init__(
         self,
         scale: float,
@@ -149,12 +157,16 @@ class SoftMask(nn.Module):
         *,
         mode: str = "topk",
         k: int = 1,
-        keep_norm: bool = False,
+        mixture: str = "linear",
+        weight: str = "sigmoid",
+        entropy_temperature: float = 1.0,
+        token_temperature: float = 1.0,
         options: Mapping[str, Any] | None = None,
         exact: bool = False,
     ) -> None:
         super().__init__()
-        self.mode, self.k, self.keep_norm, self.exact = mode, k, keep_norm, exact
+        self.mode, self.k, self.mixture, self.weight, self.exact = mode, k, mixture, weight, exact
+        self.entropy_temperature, self.token_temperature = entropy_temperature, token_temperature
         self.options = options or {}
         if not exact:
             self._check_trains()
@@ -166,13 +178,16 @@ class SoftMask(nn.Module):
         # In fp32 as published: 1 - 1e-6 is rounded before the logit.
         clamped = torch.tensor([float(scale)]).clamp(1e-6, 1 - 1e-6)
         self.raw_scale = nn.Parameter(torch.logit(clamped))
-        self.raw_offset = nn.Parameter(torch.tensor([_softplus_inverse(max(-offset, 1e-6))]))
-        self.raw_steepness = nn.Parameter(torch.tensor([_softplus_inverse(max(steepness, 1e-6))]))
-        # Without a use in mode "topk" it would be a parameter that never gets a gradient.
-        self.raw_temperature = nn.Parameter(
-            torch.tensor([_softplus_inverse(max(temperature, 1e-6))]),
-            requires_grad=mode != "topk",
-        )
+        # What is not used would be a parameter that never gets a gradient.
+        sure = weight == "sigmoid"
+        for name, value, used in (
+            ("offset", -offset, sure),
+            ("steepness", steepness, sure),
+            ("temperature", temperature, mode != "topk"),
+        ):
+            least = max(value, 1e-6)
+            raw = torch.tensor([least + math.log(-math.expm1(-least))])  # softplus' inverse
+            self.register_parameter(f"raw_{name}", nn.Parameter(raw, requires_grad=used))
 
     @property
     def rule(self) -> Chosen:
@@ -181,7 +196,7 @@ class SoftMask(nn.Module):
 
     @property
     def is_dense(self) -> bool:
-        """Whether all logits are read."""
+        """Whether it reads all logits."""
         return self.rule.rule.dense
 
     @property
@@ -206,19 +221,16 @@ class SoftMask(nn.Module):
         return self.raw_temperature if self.exact else F.softplus(self.raw_temperature) + 1e-6
 
     def entropy(self, seen: Feedback) -> Tensor:
-        """(N,) entropy in nats that confidence is read off.
+        """(N,) entropy in nats that the weight of the feedback is read off.
 
         Mode "topk": of softmax(logits); mode "temperature": of the tempered distribution itself,
-        as published (`neg_entropy` of p at `mixture_temp`).
+        as published (`neg_entropy` of p at `mixture_temp`). Each at `entropy_temperature`.
         """
         if seen.logits_NV is not None:
-            return entropy(seen.logits_NV.float() / self.temperature)
+            own_NV = seen.logits_NV.float() / self.temperature
+            return entropy(tempered(own_NV, self.entropy_temperature))
         assert seen.entropy_N is not None
         return seen.entropy_N
-
-    def weight(self, entropy_N: Tensor, rate_N: Tensor | float = 1.0) -> Tensor:
-        """(N,) lambda in [0, 1] of rows with this entropy (nats), as published; `rate_N`: r(t)."""
-        return self.scale * rate_N * confidence(entropy_N, self.offset, self.steepness)
 
     def view(
         self, seen: Feedback, more: Mapping[str, Callable[[], Any]] | None = None
@@ -228,19 +240,25 @@ class SoftMask(nn.Module):
             "offset": lambda: self.offset,
             "steepness": lambda: self.steepness,
             "temperature": lambda: self.temperature,
+            "entropy_temperature": lambda: self.entropy_temperature,
+            "token_temperature": lambda: self.token_temperature,
             "confidence": lambda: lambda seen_N: confidence(seen_N, self.offset, self.steepness),
             "entropy_of": lambda: entropy,
+            "tempered": lambda: tempered,
         }
 
         @functools.cache
         def read() -> LogitStatistics:
             if seen.logits_NV is not None:
-                return statistics(seen.logits_NV, min(self.reads, seen.logits_NV.shape[1]))
+                most = min(self.reads, seen.logits_NV.shape[1])
+                return statistics(seen.logits_NV, most, self.entropy_temperature)
             assert seen.ids_NK is not None
             assert seen.logits_NK is not None
             assert seen.total_N is not None
             assert seen.entropy_N is not None
-            return LogitStatistics(seen.ids_NK, seen.logits_NK, seen.total_N, seen.entropy_N)
+            return LogitStatistics(
+                seen.ids_NK, seen.logits_NK, seen.total_N, seen.entropy_N, seen.entropy_N
+            )
 
         @functools.cache
         def chances() -> Tensor:
@@ -248,7 +266,7 @@ class SoftMask(nn.Module):
 
         sources |= {
             "tokens_N": lambda: read().ids_NK[:, 0],
-            "entropy_N": lambda: read().entropy_N,
+            "entropy_N": lambda: read().tempered_N,
             "top_ids_NK": lambda: read().ids_NK,
             "top_logits_NK": lambda: read().logits_NK,
             "top_probability_NK": chances,
@@ -315,37 +333,28 @@ class SoftMask(nn.Module):
     ) -> Mixture:
         """What the positions of `seen` become, whose tokens are `own_N` (masks).
 
-        `table_VD` are the input embeddings, which mode "temperature" mixes here. `judged` is what
-        the rule said already.
+        `table_VD` are the input embeddings, `judged` is what the rule said already.
         """
         confidence_N, shares = self.judge(seen) if judged is None else judged
-        lambda_N = self.scale * rate_N * confidence_N
-        if seen.logits_NV is None:
-            assert seen.ids_NK is not None
-            assert seen.logits_NK is not None
-            # What the rule reads beyond k tokens is not mixed in by itself.
-            mixed = self.k if self.reads > self.k else None
-            q_NK = torch.softmax(seen.logits_NK[:, :mixed], dim=-1) if shares is None else shares
-            ids_NK = torch.cat([own_N[:, None], seen.ids_NK[:, : q_NK.shape[1]]], dim=1)
-            weights_NK = torch.cat([1 - lambda_N[:, None], lambda_N[:, None] * q_NK], dim=1)
-            if self.keep_norm:
-                vectors_NKD = F.embedding(ids_NK, table_VD).float()
-                mixed_ND = torch.einsum("nk,nkd->nd", weights_NK, vectors_NKD)
-                mean_N = (weights_NK * vectors_NKD.norm(dim=-1)).sum(1)
-                weights_NK = weights_NK * _stretch(mixed_ND, mean_N)[:, None]
-            return Mixture(ids_NK, weights_NK, lambda_N)
-        assert shares is not None
+        # Mixed-precision training must not round what weights are made of.
         with torch.autocast(table_VD.device.type, enabled=False):
-            weighted_NV = (lambda_N[:, None] * shares).to(table_VD.dtype)
-            added_ND = (weighted_NV @ table_VD).float()
-        weights_N = 1 - lambda_N
-        if self.keep_norm:
-            norms_V = table_VD.float().norm(dim=1)
-            mixed_ND = weights_N[:, None] * F.embedding(own_N, table_VD).float() + added_ND
-            mean_N = weights_N * norms_V[own_N] + lambda_N * (shares @ norms_V)
-            stretch_N = _stretch(mixed_ND, mean_N)
-            weights_N, added_ND = weights_N * stretch_N, added_ND * stretch_N[:, None]
-        return Mixture(own_N[:, None], weights_N[:, None], lambda_N, added_ND)
+            weighed = WEIGHTS[self.weight](confidence_N, lambda: self.entropy(seen), len(table_VD))
+            lambda_N = self.scale * rate_N * weighed
+            if shares is None:
+                assert seen.logits_NK is not None
+                # What the rule reads beyond k tokens is not mixed in by itself.
+                mixed = self.k if self.reads > self.k else None
+                logits_NK = tempered(seen.logits_NK[:, :mixed], self.token_temperature)
+                shares = torch.softmax(logits_NK, dim=-1)
+            ids_NK = None if seen.ids_NK is None else seen.ids_NK[:, : shares.shape[1]]
+            ends = Ends(own_N, ids_NK, shares, table_VD)
+            mask_N, delta_N = MIXTURES[self.mixture](lambda_N, ends)
+            if ids_NK is None:
+                added_ND = ends.scaled_delta(delta_N)
+                return Mixture(own_N[:, None], mask_N[:, None], lambda_N, added_ND)
+            ids_NK = torch.cat([own_N[:, None], ids_NK], dim=1)
+            weights_NK = torch.cat([mask_N[:, None], delta_N[:, None] * shares], dim=1)
+            return Mixture(ids_NK, weights_NK, lambda_N)
 
     def forward(
         self, ids_BL: Tensor, seen: Feedback, table_VD: Tensor, rate_N: Tensor | float = 1.0
@@ -370,19 +379,11 @@ class SoftMask(nn.Module):
         return soft, mixed.lambda_N
 
 
-def _stretch(mixed_ND: Tensor, mean_N: Tensor) -> Tensor:
-    """(N,) what a mixture is to be multiplied with, to have the mean norm of its parts.
-
-    Embeddings of different tokens are nearly orthogonal: their mixture is 20 to 40 % shorter.
-    """
-    return mean_N / mixed_ND.norm(dim=1).clamp_min(1e-12)
-
-
 def make_mixer(config: SoftMaskConfig | None, device: torch.device) -> SoftMask | None:
     """The module for fixed numbers; None where soft-masking changes nothing."""
     if not is_on(config):
         return None
-    names = ("scale", "offset", "steepness", "temperature", "mode", "k", "keep_norm", "options")
+    names = ("scale", "offset", "steepness", "temperature", *FIXED)
     return SoftMask(**{name: getattr(config, name) for name in names}, exact=True).to(device)
 
 

@@ -103,10 +103,15 @@ def test_a_setting_is_changed_by_its_one_name_and_taken_back(checkpoint) -> None
     assert shown["steps"][0] == "one per mask"
     one.set("temperature", "0.5")
     one.set("soft-mask-scale", "0.4")
-    one.set("soft_mask_keep_norm", "on")
+    one.set("soft_mask_mixture", "norm_kept")
     assert one.sampling.temperature == 0.5
     assert one.ask("hi").soft_mask.scale == 0.4
-    one.set("soft_mask_keep_norm", "default")
+    one.set("feedback", "spherical")
+    found = one.ask("hi").soft_mask
+    assert (found.scale, found.weight, found.mixture) == (0.4, "constant", "norm_kept")
+    assert ("soft_mask_weight", "constant", "feedback spherical") in one.rows()
+    one.set("feedback", "default")
+    one.set("soft_mask_mixture", "default")
     one.set("soft_mask_scale", "default")
     one.set("soft_mask", "off")
     assert one.ask("hi").soft_mask is None
@@ -118,6 +123,7 @@ def test_a_setting_is_changed_by_its_one_name_and_taken_back(checkpoint) -> None
         ("max_new_tokens", "99999", "but the model's context is 128"),
         ("temperature", "-1", "temperature must be"),
         ("soft_mask", "maybe", "is on or off"),
+        ("feedback", "round", "feedback must be one of published"),
         ("max_new_tokens", "0", "at least 1"),
         ("refresh_every", "2", "give cache too"),
     ]:

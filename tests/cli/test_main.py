@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import re
+import shlex
 import subprocess
 import sys
 
@@ -15,6 +17,7 @@ from tiny import write_dream_folder
 
 from softmask.cli.main import main
 from softmask.cli.text_flow import TextFlow
+from softmask.config import FEEDBACK_PRESETS
 
 
 @pytest.fixture(scope="module")
@@ -153,6 +156,10 @@ def test_holes_are_filled_with_escapes_understood(folder, capsys) -> None:
             "lower k",
         ),
         (["x", "--no-soft-mask", "--soft-mask-k", "2"], "contradict"),
+        (["x", "--no-soft-mask", "--feedback", "rcd"], "contradict"),
+        (["x", "--feedback", "off", "--soft-mask-k", "2"], "feedback off and k"),
+        (["x", "--feedback", "published"], "has no soft-mask parameters"),
+        (["x", "--feedback", "round"], "--feedback"),
         (["x", "--json", "--stream"], "contradict"),
         (["x", "--file", "y"], "one prompt"),
         (["--file", "/no/such/file"], "no file"),
@@ -167,6 +174,17 @@ def test_holes_are_filled_with_escapes_understood(folder, capsys) -> None:
 )
 def test_a_mistake_is_one_line_and_exit_code_2(folder, capsys, arguments, message) -> None:
     assert message in failed(capsys, "generate", "--model", folder, *arguments)
+
+
+def test_feedback_by_its_name_is_for_any_checkpoint_and_options_change_it(folder, capsys) -> None:
+    words = ["generate", "--model", folder, "x", "--max-new-tokens", "6", "--json"]
+    found = []
+    for more in ([], ["--soft-mask-scale", "0.5", "--soft-mask-k", "3"]):
+        assert main([*words, "--feedback", "spherical", *more]) == 0
+        found.append(json.loads(capsys.readouterr().out)["settings"]["soft_mask"])
+    preset, changed = found
+    assert preset == dataclasses.asdict(FEEDBACK_PRESETS["spherical"])
+    assert changed == preset | {"scale": 0.5, "k": 3}
 
 
 def test_invalid_utf8_on_standard_input_is_one_line(folder) -> None:
@@ -234,7 +252,9 @@ def test_a_recipe_that_does_not_exist_or_is_misspelt_is_one_line(capsys, tmp_pat
 
 def on(stream: str, *arguments: str) -> subprocess.CompletedProcess[bytes]:
     """A command with a shell's redirection."""
-    command = f'exec "{sys.executable}" -m softmask "$@" {stream}'
+    # A stream that is closed cannot be handed on: such a command is an interpreter of its own.
+    start = [sys.executable] if "&-" in stream else python()
+    command = f'exec {shlex.join(start)} -m softmask "$@" {stream}'
     return subprocess.run(["sh", "-c", command, "sh", *arguments], capture_output=True, check=False)
 
 

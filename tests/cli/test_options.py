@@ -17,7 +17,8 @@ SAME = [
     ("chat", "--soft-mask-scale .5", "--transparency-scale .5"),
     ("generate", "--soft-mask-offset -1", "--transparency-centre -1"),
     ("eval", "--tasks t --steps 4", "--tasks t --diffusion-steps 4"),
-    ("eval", "--tasks t --soft-mask-keep-norm", "--tasks t --mixture-norm"),
+    ("eval", "--tasks t --soft-mask-mixture additive", "--tasks t --mixture additive"),
+    ("generate", "--soft-mask-weight entropy", "--mixture-weight entropy"),
     ("eval ppl", "--data d --soft-mask-k 2", "--data d --mixinputs-k 2"),
     ("bench", "--soft-mask-k 5 --max-new-tokens 9", "--k 5 --new-tokens 9"),
 ]

@@ -11,7 +11,7 @@ from processes import ENVIRONMENT, python
 from tiny import write_dream_folder, write_json
 
 import softmask
-from softmask.config import SamplingConfig, SoftMaskConfig
+from softmask.config import FEEDBACK_PRESETS, SamplingConfig, SoftMaskConfig
 from softmask.decoding.prompts import encode_chat
 
 SOFT = SoftMaskConfig(k=3, scale=0.8, offset=-3.0, steepness=1.0)
@@ -92,7 +92,21 @@ def test_soft_masking_is_asked_for_by_true_false_or_what_changes(checkpoint) -> 
     assert text(True, SOFT) == text("checkpoint", SOFT) == text({}, SOFT) == soft
     assert text({"scale": 0.0}, SOFT) == plain
     assert text(dataclasses.asdict(SOFT), None) == soft
+    for name in ("spherical", "rcd"):  # for any checkpoint
+        preset = softmask.generate(
+            dataclasses.replace(checkpoint, soft_mask=None),
+            "Hello",
+            max_new_tokens=10,
+            soft_mask=FEEDBACK_PRESETS[name],
+        ).token_ids
+        assert text(name, None) == text({"feedback": name}, SOFT) == preset
+    assert text({"feedback": "spherical", "scale": 0.0}, SOFT) == plain
+    assert text("off", SOFT) == plain
+    assert text("published", SOFT) == text({"feedback": "published"}, SOFT) == soft
     for asked, message in [
+        ("published", "has no soft-mask parameters"),
+        ({"feedback": "off", "k": 2}, "feedback off and k of soft_mask contradict"),
+        ({"feedback": "round"}, "feedback must be one of published"),
         (True, "has no soft-mask parameters"),
         ({"k": 2}, "give a scale too"),
         ({"scale": 0.5, "ofset": -1.0}, "did you mean 'offset'"),

@@ -10,6 +10,15 @@ from softmask.config import SamplingConfig, SoftMaskConfig
 from softmask.decoding.sampler import Rules, denoise
 
 SOFT = SoftMaskConfig(k=3, scale=0.8, offset=-3.0, steepness=1.0)
+# Each mixture, weight and temperature that is not published, in one of the modes.
+OTHERS = (
+    SoftMaskConfig(k=2, scale=0.6, mixture="spherical", weight="constant", token_temperature=2.0),
+    SoftMaskConfig(
+        mode="temperature", scale=0.9, mixture="spherical", weight="entropy", temperature=0.8
+    ),
+    SoftMaskConfig(k=3, scale=0.9, mixture="additive", weight="entropy", entropy_temperature=2.0),
+    SoftMaskConfig(k=3, scale=0.8, mixture="norm_kept", offset=-3.0, steepness=1.0),
+)
 ALGS = ("origin", "maskgit_plus", "topk_margin", "entropy")
 
 
@@ -45,8 +54,14 @@ def only_mask(model):
     return Rules(suppressed=(model.config.mask_token_id,))
 
 
-@pytest.mark.parametrize("soft", [None, SOFT], ids=["plain", "soft"])
-@pytest.mark.parametrize("alg", ALGS)
+@pytest.mark.parametrize(
+    ("soft", "alg"),
+    [
+        *((soft, alg) for soft in (None, SOFT) for alg in ALGS),
+        *((soft, "entropy") for soft in OTHERS),
+    ],
+    ids=lambda value: value if isinstance(value, str) else getattr(value, "mixture", "plain"),
+)
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_a_row_gives_the_same_tokens_alone_and_in_a_batch(alg, soft, temperature) -> None:
     model = tiny_model()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 
@@ -14,7 +15,7 @@ from lm_eval.api.registry import get_model
 from lm_eval.tasks import TaskManager
 from tiny import write_dora_adapter, write_dream_folder, write_json
 
-from softmask.config import SoftMaskConfig, soft_mask_to_published
+from softmask.config import FEEDBACK_PRESETS, SoftMaskConfig, soft_mask_to_published
 from softmask.decoding.likelihood import Estimate
 from softmask.decoding.prompts import encode
 from softmask.evaluation.batching import make_batches
@@ -224,9 +225,17 @@ def test_softmasking_false_decodes_plainly_and_the_parameters_can_be_overridden(
     assert lm(soft_folder, mixinputs_k=3).soft_mask.scale == SOFT.scale
     assert lm(folder, transparency_scale=0.5).soft_mask.scale == 0.5
     assert lm(folder).soft_mask is None
+    arc = FEEDBACK_PRESETS["spherical"]
+    assert lm(folder, feedback="spherical").soft_mask == arc
+    changed = lm(soft_folder, feedback="spherical", mixinputs_k=3).soft_mask
+    assert changed == dataclasses.replace(arc, k=3)
+    assert lm(soft_folder, feedback="published").soft_mask.scale == SOFT.scale
+    assert lm(soft_folder, feedback="off").soft_mask is None
 
 
-@pytest.mark.parametrize("asked", [{"softmasking": True}, {"mixinputs_k": 3}])
+@pytest.mark.parametrize(
+    "asked", [{"softmasking": True}, {"mixinputs_k": 3}, {"feedback": "published"}]
+)
 def test_soft_masking_without_parameters_is_an_error_and_no_silent_plain_run(folder, asked) -> None:
     with pytest.raises(ValueError, match=r"no transparency_config\.json"):
         lm(folder, **asked)
@@ -238,6 +247,8 @@ def test_soft_masking_without_parameters_is_an_error_and_no_silent_plain_run(fol
         ({"mixinput_k": 3}, "did you mean 'mixinputs_k'"),
         ({"temperature": -1.0}, "temperature must be 0 or at least"),
         ({"softmasking": False, "mixinputs_k": 3}, "contradict each other"),
+        ({"feedback": "off", "mixinputs_k": 3}, "contradict each other"),
+        ({"feedback": "round"}, "feedback must be one of published"),
         ({"nfe": 0.5, "diffusion_steps": 3}, "diffusion_steps or nfe, not both"),
         ({"batch_size": "all"}, "batch_size must be a whole number or auto, not 'all'"),
         ({"batch_size": "auto:x"}, "batch_size must be a whole number or auto"),

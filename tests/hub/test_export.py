@@ -47,6 +47,10 @@ CALLS = {
         **{"inputs": PROMPT, **GREEDY, **SOFT},
         **{"transparency_alg": "mixinputs_with_temp", "mixture_temp": 0.7},
     },
+    "another mixture and weight": {
+        **{"inputs": PROMPT, **GREEDY, **SOFT, "mixture": "spherical"},
+        **{"mixture_weight": "entropy", "mixture_entropy_temp": 2.0, "mixture_token_temp": 0.5},
+    },
     "infilling": {"inputs": HOLES, **GREEDY, "max_new_tokens": 4},
     "padded rows": {
         **{"inputs": [[256, 256, 42, 43], [40, 41, 42, 43]], **GREEDY},
@@ -186,6 +190,7 @@ def test_the_exported_folder_gives_the_same_tokens_where_softmask_is_not_install
     assert alone["module"].startswith("transformers_modules.")
     assert here["its own soft-masking"] != here["plain"]
     assert here["its own soft-masking"] != here["its own with another scale"]
+    assert here["another mixture and weight"] != here["its own soft-masking"]
     assert not any(MASK in row for row in here["infilling"])
 
 

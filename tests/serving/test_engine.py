@@ -34,6 +34,7 @@ ONLY_TEXT = Rules(suppressed=(MASK, POISON))
 STOPS = Rules(suppressed=(MASK, POISON), end_ids=(0, 1, 2, 3, 4, 5), stop=True)
 SOFT = SoftMaskConfig(k=3, scale=0.8, offset=-3.0, steepness=1.0)
 TEMPERED = SoftMaskConfig(mode="temperature", scale=0.8, offset=-3.0, steepness=1.0)
+ARC = SoftMaskConfig(k=2, scale=0.8, mixture="spherical", weight="entropy", entropy_temperature=2.0)
 WAIT = 600.0  # seconds that no test needs
 
 
@@ -67,6 +68,7 @@ MIXED = [
     request(1, 12, soft_mask=SOFT, sampling={"threshold": 0.2, "block_length": 6, "cache": "dual"}),
     request(5, 10, sampling={"factor": 1.0}),
     request(5, 10, sampling={"entropy_bound": 0.5, "temperature": 0.7}, seed=2, rules=STOPS),
+    request(7, 10, soft_mask=ARC),
     request(5, 8, sampling={"steps": 40}),  # most steps commit nothing
 ]
 

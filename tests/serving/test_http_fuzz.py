@@ -198,7 +198,11 @@ SOFT_EXTREMES: dict[str, tuple] = {
     "steepness": (0, 1e-320, 1, 3.4e38),
     "temperature": (1e-6, 1, 3.4e38),
     "schedule": ("none", "linear", "stepwise"),
-    "keep_norm": (False, True),
+    "mixture": ("linear", "norm_kept", "spherical", "additive"),
+    "weight": ("sigmoid", "constant", "entropy"),
+    "entropy_temperature": (1e-6, 2, 3.4e38),
+    "token_temperature": (1e-6, 2, 3.4e38),
+    "feedback": ("spherical", "rcd"),
 }
 
 

@@ -23,7 +23,10 @@ from browsing import (
     view,
 )
 
-from softmask.config import SOFT_MASK_SCHEDULES
+from softmask.config import (
+    FEEDBACK_PRESETS,
+    SOFT_MASK_SCHEDULES,
+)
 from softmask.puzzles.puzzles import is_solved
 from softmask.sampling import CACHES, SamplingConfig
 from softmask.serving.page import live_data, page_csp, page_html
@@ -485,12 +488,23 @@ def test_what_is_empty_is_not_sent_and_defaults_are_shown(new_page, address) -> 
     assert plain == {"prompt": "Hello", "softmask": {}}
     settings = {"block_length": None, "soft_mask": {**soft, "scale": 0.25}}
     assert changed == {"prompt": "Hello", "max_tokens": 5, "softmask": settings}
+    for preset, more in (("spherical", {"scale": "0.2"}), ("off", {"k": "1"})):
+        page.select_option("[name='softmask.soft_mask.feedback']", preset)
+        for name, value in more.items():
+            put(page, f"softmask.soft_mask.{name}", value)
+        run(page)
+    arc, off = (body["softmask"]["soft_mask"] for body in bodies[2:])
+    assert (arc, off) == ({"feedback": "spherical", "scale": 0.2}, None)
+    page.select_option("[name='softmask.soft_mask.feedback']", "spherical")
+    assert page.input_value("[name='softmask.soft_mask.mixture']") == "spherical"
+    page.select_option("[name='softmask.soft_mask.feedback']", "")
+    assert page.input_value("[name='softmask.soft_mask.scale']") == "0.5"
     put(page, "max_tokens", "1.5")  # no number of its kind: nothing is posted
     page.evaluate("document.getElementById('settings').open = false")
     page.click("#run")
     assert "max_tokens must be a whole number" in page.get_by_role("alert").inner_text()
     assert page.get_attribute("#settings", "open") is not None
-    assert len(bodies) == 2
+    assert len(bodies) == 4
 
 
 def test_the_choices_and_what_settings_mean_are_the_librarys(page) -> None:
@@ -502,6 +516,7 @@ def test_the_choices_and_what_settings_mean_are_the_librarys(page) -> None:
         ("softmask.alg", UNMASK_RULES),
         ("softmask.cache", CACHES),
         ("softmask.soft_mask.schedule", SOFT_MASK_SCHEDULES),
+        ("softmask.soft_mask.feedback", tuple(FEEDBACK_PRESETS)),
     ):
         options = page.locator(f"[name='{name}'] option").all_text_contents()
         assert tuple(options[1:]) == values

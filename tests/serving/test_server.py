@@ -24,7 +24,7 @@ from tiny import write_dream_folder
 
 import softmask
 from softmask.cli.serve import config_of, make_parser
-from softmask.config import SamplingConfig, SoftMaskConfig
+from softmask.config import FEEDBACK_PRESETS, SamplingConfig, SoftMaskConfig
 from softmask.decoding.logprobs import Logprobs
 from softmask.decoding.prompts import encode_chat
 from softmask.serving.config import ServeConfig
@@ -302,13 +302,28 @@ def test_extensions_decide_how_it_is_decoded(client, checkpoint) -> None:
 def test_soft_mask_parameters_change_the_checkpoints_own_as_in_python(checkpoint) -> None:
     own = dataclasses.replace(checkpoint, soft_mask=SOFT)
     with serving(own) as (url, _service):
-        for asked in ({"scale": 0.3}, {"k": 1}, True, False, None, "checkpoint"):
+        named = ("spherical", "off", "published", {"feedback": "rcd", "scale": 0.4})
+        for asked in ({"scale": 0.3}, {"k": 1}, True, False, None, "checkpoint", *named):
             body = {"prompt": "One", "max_tokens": 12, "softmask": {"soft_mask": asked}}
             text = post(url, "/v1/completions", body).json()["choices"][0]["text"]
             settings = {"max_new_tokens": 12, "chat": False, "soft_mask": asked}
             assert text == softmask.generate(own, "One", **settings).text
-        answer = post(url, "/v1/completions", {"prompt": "x", "softmask": {"soft_mask": "on"}})
-        assert answer.status_code == 400
+        for wrong in ("on", {"feedback": "round"}, {"feedback": "off", "k": 1}):
+            body = {"prompt": "x", "softmask": {"soft_mask": wrong}}
+            assert post(url, "/v1/completions", body).status_code == 400
+
+
+def test_a_servers_own_feedback_stands_for_the_checkpoints(checkpoint) -> None:
+    own = dataclasses.replace(checkpoint, soft_mask=SOFT)
+    service = Service(own, ServeConfig(feedback="spherical"))
+    arc = FEEDBACK_PRESETS["spherical"]
+    assert service.soft_mask_of("checkpoint") == service.soft_mask_of(True) == arc
+    assert service.soft_mask_of({"k": 1}) == dataclasses.replace(arc, k=1)
+    assert service.soft_mask_of("published") == SOFT
+    assert service.soft_mask_of(None) is None
+    assert service.description["soft_mask"] == dataclasses.asdict(arc)
+    with pytest.raises(ValueError, match="no soft-mask parameters"):
+        Service(dataclasses.replace(own, soft_mask=None), ServeConfig(feedback="published"))
 
 
 # What would take long and be refused anyway.

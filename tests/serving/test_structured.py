@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx2 as httpx
 import openai
@@ -13,6 +15,8 @@ from browsing import serving
 from pydantic import BaseModel, Field
 
 import softmask
+from softmask.constraints import compile
+from softmask.decoding import forms
 
 HELLO = [{"role": "user", "content": "Hello"}]
 WAIT = 600.0
@@ -122,6 +126,32 @@ def test_a_form_that_cannot_be_promised_is_refused_in_a_sentence(url, asked, rea
     assert reason in message
     assert "\n" not in message
     assert len(message) < 300
+
+
+def test_others_are_answered_while_a_form_is_compiled(url, monkeypatch) -> None:
+    """Without a form, and with one that is known."""
+    known = {"messages": HELLO, "max_tokens": 30, "guided_choice": ["yes", "no"]}
+    hostile = {"messages": HELLO, "max_tokens": 30, "guided_regex": "slow|to|compile"}
+    others = (known, {"messages": HELLO, "max_tokens": 4})
+    chat = f"{url}/v1/chat/completions"
+    assert httpx.post(chat, json=known, timeout=WAIT).status_code == 200
+    begun, answered = threading.Event(), threading.Event()
+
+    def compile_constraint(constraint):
+        begun.set()
+        assert answered.wait(WAIT)
+        return compile.compile_constraint(constraint)
+
+    monkeypatch.setattr(forms, "compile_constraint", compile_constraint)
+    with ThreadPoolExecutor(1) as pool:
+        slow = pool.submit(httpx.post, chat, json=hostile, timeout=WAIT)
+        assert begun.wait(WAIT)
+        try:
+            found = [httpx.post(chat, json=asked, timeout=20) for asked in others]
+        finally:
+            answered.set()
+        assert [answer.status_code for answer in found] == [200, 200]
+        assert slow.result().json()["choices"][0]["message"]["content"] in ("slow", "to", "compile")
 
 
 def test_an_answer_that_a_stop_string_cuts_is_an_error_and_never_a_text(url) -> None:

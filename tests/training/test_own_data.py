@@ -12,6 +12,7 @@ import torch
 from commands import failed
 from runs import log_of, recipe_of
 from safetensors.torch import load_file
+from tiny import weight_at
 
 import softmask
 from softmask.cli.evaluate import run_or_folder
@@ -110,7 +111,7 @@ def test_the_start_lets_half_of_the_scale_in_at_the_median_and_more_where_it_is_
         k=3,
         exact=True,
     )
-    lambda_N = mask.weight(entropy_N)
+    lambda_N = weight_at(mask, entropy_N)
     assert lambda_N[200].item() == pytest.approx(0.3, abs=1e-3)
     assert lambda_N[100].item() == pytest.approx(0.45, abs=1e-3)
     alike = start_for(torch.full((9,), 3.0), SoftMaskConfig(k=3, scale=0.6))

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from ..config import SamplingConfig, SoftMaskConfig
+from ..config import FEEDBACK_MIXTURES, SamplingConfig, SoftMaskConfig
 from ..decoding.sampler import Rules, denoise
 from ..hub.load import choose_device, choose_dtype, load
 from ..models import DreamConfig, DreamModel
@@ -25,7 +25,7 @@ from ..reporting.measure import timed
 from ..reporting.progress import Step
 from .dense_twin import denoise_densely
 from .roofline import Work, counted, probes
-from .summary import MODES, PUBLISHED, Measured, block_wise, label
+from .summary import MIXTURE, MODES, PUBLISHED, Measured, block_wise, label
 
 # Strong enough that a random model's flat distributions are really mixed in.
 SOFT: dict[str, Any] = {"scale": 0.8, "offset": -3.0, "steepness": 1.0}
@@ -55,6 +55,11 @@ def decodings(args: argparse.Namespace) -> dict[str, Decoding]:
     soft = {"plain": None, "soft": SoftMaskConfig(k=args.soft_mask_k, **SOFT)}
     whole = SamplingConfig(steps=args.steps, **rules)
     found = {mode: Decoding(whole, mask) for mode, mask in soft.items()}
+    if args.mixtures:
+        for name in FEEDBACK_MIXTURES:
+            mask = SoftMaskConfig(k=args.soft_mask_k, mixture=name, **SOFT)
+            if mask != soft["soft"]:
+                found[f"{MIXTURE}{name.replace('_', '-')}"] = Decoding(whole, mask)
     if args.twin:
         if (args.alg, args.temperature, args.top_p) != ("entropy", 0.0, None):
             raise ValueError(

@@ -15,6 +15,7 @@ from ..sampling import CACHES
 from .roofline import Work, machine, parts
 
 PUBLISHED = "published_"
+MIXTURE = "soft_mixture_"
 MODES = ("plain", "soft")
 
 
@@ -74,6 +75,7 @@ def summarise(model: DreamModel, rows: int, tokens: int, found: Measured) -> dic
 def _ratios(found: Measured) -> dict[str, Any]:
     """Time against time of the same round, and memory against memory."""
     names, pairs = found.forwards, [("soft", "plain")]
+    pairs += [(name, "plain") for name in names if name.startswith(MIXTURE)]
     pairs += [(PUBLISHED + mode, mode) for mode in MODES if PUBLISHED + mode in names]
     for mode in MODES:
         uncached = block_wise(names, mode)[:1]

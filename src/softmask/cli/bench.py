@@ -58,6 +58,11 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--dtype", default=None, help="float32, bfloat16 (default: by device)")
     parser.add_argument("--threads", type=int, default=None, help="CPU threads (default: all)")
     parser.add_argument("--twin", action="store_true", help="also the published computation: slow")
+    parser.add_argument(
+        "--mixtures",
+        action="store_true",
+        help="also soft-masking's mixtures that are not published",
+    )
     parser.add_argument("--block-length", type=int, help="also block-wise, in blocks of this size")
     parser.add_argument("--block-steps", type=int, help=f"steps a block (default {BLOCK_STEPS})")
     parser.add_argument("--cache", choices=CACHES, help="also block-wise with this cache")

@@ -24,7 +24,7 @@ from ..models.checkpoint import Checkpoint
 from ..puzzles.puzzles import Puzzle
 from ..reporting.progress import progress
 from ..reporting.result_folder import claim, write
-from .options import new_parser
+from .options import add_feedback_option, new_parser, with_feedback
 from .rule_options import add_rules_option, rule_name
 
 
@@ -42,6 +42,7 @@ def make_parser() -> argparse.ArgumentParser:
         help=f"only these cells: {names}; or a commit rule of yours, by name or as MODULE:NAME",
     )
     add_rules_option(parser)
+    add_feedback_option(parser)
     parser.add_argument("--batch", type=int, default=1, help="puzzles at once (default 1)")
     parser.add_argument("--device", help="cpu, cuda, mps (default: the best)")
     parser.add_argument("--dtype", help="float32, bfloat16 (default: by device)")
@@ -101,7 +102,8 @@ def _measure(
     def load_with(loading: Mapping[str, Any]) -> Checkpoint:
         key = repr(sorted(loading.items()))
         if key not in held:
-            held[key] = load(args.model, device=args.device, dtype=args.dtype, **loading)
+            loaded = load(args.model, device=args.device, dtype=args.dtype, **loading)
+            held[key] = with_feedback(loaded, args.feedback)
         return held[key]
 
     with progress("loading the model", unit="runs") as shown:

@@ -18,7 +18,14 @@ from .chat_session import DEFAULTS, MAX_NEW_TOKENS, Session
 from .closing_line import Cost, print_text, say
 from .generate import show_steps
 from .mistakes import sentence
-from .options import Parser, add_decoding_options, add_model_options, load_model, new_parser
+from .options import (
+    Parser,
+    add_decoding_options,
+    add_model_options,
+    load_model,
+    new_parser,
+    soft_mask_of,
+)
 
 COMMANDS = {
     "/help": "this list",
@@ -101,8 +108,9 @@ class _Chat:
 
     def banner(self) -> None:
         """Which model this is, and what can be typed."""
-        checkpoint, soft = self.session.checkpoint, self.session.checkpoint.soft_mask
-        feedback = "soft-masked" if is_on(soft) and not self.args.no_soft_mask else "plain"
+        checkpoint = self.session.checkpoint
+        soft = soft_mask_of(self.args, checkpoint.soft_mask)
+        feedback = "soft-masked" if is_on(soft) else "plain"
         device = checkpoint.model.device
         say(
             [

@@ -214,9 +214,12 @@ class Session:
             rows.append((name, text, whence.get(name, "")))
         soft = soft_mask_of(self.args, self.checkpoint.soft_mask)
         rows.append(("soft_mask", _shown(soft is not None), ""))
-        own = given(self.args, SoftMaskConfig)
+        own, preset = given(self.args, SoftMaskConfig), self.args.feedback
+        others = "the checkpoint" if preset in (None, "published") else f"feedback {preset}"
         for name, value in vars(soft).items() if soft is not None else ():
-            whom = "you" if name in own else "the checkpoint"
+            if value == {}:
+                continue
+            whom = "you" if name in own else others
             rows.append((f"soft_mask_{name}", _shown(value), whom))
         return rows
 

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from ..config import require
 from ..reporting.progress import progress
-from .options import new_parser
+from .options import add_feedback_option, new_parser, with_feedback
 
 PUZZLES = 16  # of each kind, in the table: what two slow cores solve in half a minute
 
@@ -32,6 +32,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--givens", type=int, help="of the 9x9 Sudokus, 28 to 80 (28: hard)")
     parser.add_argument("--files", type=Path, help="score Dream's evaluation files in this folder")
     parser.add_argument("--limit", type=int, help="with --files: at most this many of each file")
+    add_feedback_option(parser)
     parser.add_argument("--json", action="store_true", help="the last line is JSON")
     return parser
 
@@ -48,7 +49,7 @@ def run(args: argparse.Namespace, _argv: list[str]) -> int:
         from ..puzzles.solve import ALG
         from . import demo_show
 
-        checkpoint = load(args.model)
+        checkpoint = with_feedback(load(args.model), args.feedback)
     if args.svg is not None:
         with progress("denoising"):
             demo_show.write_picture(checkpoint, args.svg)

@@ -1,4 +1,4 @@
-"""What `softmask eval ppl` and `samples` share: texts of files, and a measure with its record."""
+"""What `softmask eval ppl`, `samples` and `calibration` share: texts, a measure, its record."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def measure_and_record(
     model = read_model_args(args)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ValueError(
-            "eval ppl and eval samples run in one process: start them without a launcher"
+            f"eval {name.split('-')[0]} runs in one process: start it without a launcher"
         )
     with progress("loading the model"):
         checkpoint = load(**model.to_load)
@@ -54,6 +54,8 @@ def measure_and_record(
             record.write(folder / record.RESULTS, found)
     Console().print(table_of(found))
     print(folder)
+    if getattr(args, "json", False):
+        print(json.dumps(found))
     return 0
 
 

@@ -7,9 +7,11 @@ Evaluates a model on tasks of lm-evaluation-harness, upstream's and those in thi
     softmask eval compare evals/dream/plain evals/dream/soft
     softmask eval ppl --data held_out.txt
     softmask eval samples --scorer gpt2
+    softmask eval calibration --puzzles sudoku_9x9
 
-`softmask eval suite -h`, `ppl -h`, `samples -h` and `compare -h` explain those. A run that was
-stopped goes on by the same command; several GPUs: torchrun --nproc_per_node 4 -m softmask eval ...
+`softmask eval suite -h`, `ppl -h`, `samples -h`, `calibration -h` and `compare -h` explain those. A
+run that was stopped goes on by the same command; several GPUs: torchrun --nproc_per_node 4 -m
+softmask eval ...
 """
 
 from __future__ import annotations

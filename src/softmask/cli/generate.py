@@ -122,6 +122,8 @@ def _before(run: Any) -> str:
 def _closing_lines(args: argparse.Namespace, run: Any, cost: Cost) -> list[str | None]:
     """What the text cost, its seed, the settings that are not defaults, and files written."""
     yours = given(args, SamplingConfig) | soft_mask_given(given(args, SoftMaskConfig))
+    if args.feedback is not None:
+        yours["feedback"] = args.feedback
     sources = [("from the checkpoint", run.suited), ("from you", yours)]
     files = [str(path) for path in (args.html, args.svg, args.trace) if path is not None]
     return [

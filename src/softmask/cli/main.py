@@ -43,6 +43,7 @@ SUBCOMMANDS = {
         "suite": "eval_suite",
         "ppl": "eval_ppl",
         "samples": "eval_samples",
+        "calibration": "eval_calibration",
         "compare": "eval_compare",
     },
     "bench": {"frontier": "bench_frontier"},

@@ -15,7 +15,15 @@ import typing
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
-from ..config import BUNDLED, PUBLISHED_KEYS, SamplingConfig, SoftMaskConfig
+from ..config import (
+    BUNDLED,
+    FEEDBACK_HELP,
+    FEEDBACK_PRESETS,
+    PUBLISHED_KEYS,
+    SamplingConfig,
+    SoftMaskConfig,
+    require_choice,
+)
 from ..reporting.progress import progress
 from ..reporting.words import tell
 from .rule_options import RULE_FIELDS, add_rules_option, name_rules, rule_name, rule_options
@@ -40,6 +48,8 @@ FIRST = {
     "--temperature --no-soft-mask --out",
     "eval ppl": "--data --limit --length --times --model --adapter --no-soft-mask --batch-size "
     "--device --out",
+    "eval calibration": "--puzzles --givens --count --texts --share --passes --steps --model "
+    "--no-soft-mask --out --json",
     "bench": "--model --batch --prompt-tokens --max-new-tokens --steps --block-length --cache "
     "--repeat --device --dtype --out --json",
 }
@@ -97,6 +107,8 @@ class Parser(argparse.ArgumentParser):
                 found[name] = action
             elif name == "no_soft_mask":
                 found["soft_mask"] = action
+            elif name == "feedback":
+                found[name] = action
         return found
 
     def format_short_help(self) -> str:
@@ -299,10 +311,38 @@ def add_decoding_options(
     add_settings(group, SamplingConfig, "--", own, names={"steps": ["steps", "diffusion_steps"]})
     group = parser.add_argument_group("soft-masking (default: what the checkpoint brings)")
     group.add_argument("--no-soft-mask", action="store_true", help="decode plainly")
+    add_feedback_option(group)
     defaults = {f.name: "the checkpoint's" for f in dataclasses.fields(SoftMaskConfig)}
     # A mode has other values under its published name, and is not accepted under it.
     published = {own: [own, key] for key, own in PUBLISHED_KEYS.items() if own != "mode"}
     add_settings(group, SoftMaskConfig, "--soft-mask-", defaults, names=published)
+
+
+def add_feedback_option(group: Any) -> None:
+    """Settings of the feedback by their name."""
+    group.add_argument("--feedback", type=_preset, metavar="NAME", help=FEEDBACK_HELP)
+
+
+def _preset(name: str) -> str:
+    try:
+        require_choice("feedback", name, tuple(FEEDBACK_PRESETS))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return name
+
+
+def with_feedback(checkpoint: Any, preset: str | None) -> Any:
+    """The checkpoint as if it brought these settings itself; None: it as it is.
+
+    Raises:
+        ValueError: it has no settings of its own, which are asked for.
+    """
+    if preset is None:
+        return checkpoint
+    from ..decoding.generation import choose_soft_mask
+
+    chosen = choose_soft_mask(preset, checkpoint.soft_mask)
+    return dataclasses.replace(checkpoint, soft_mask=chosen)
 
 
 def soft_mask_of(args: argparse.Namespace, own: SoftMaskConfig | None) -> SoftMaskConfig | None:
@@ -315,8 +355,12 @@ def soft_mask_of(args: argparse.Namespace, own: SoftMaskConfig | None) -> SoftMa
     if args.no_soft_mask:
         if changes:
             raise ValueError("--no-soft-mask and a --soft-mask option contradict each other")
+        if args.feedback not in (None, "off"):
+            raise ValueError(f"--no-soft-mask and --feedback {args.feedback} contradict each other")
         return None
-    if own is None and changes and "scale" not in changes:
+    if args.feedback is not None:
+        changes["feedback"] = args.feedback
+    elif own is None and changes and "scale" not in changes:
         raise ValueError("this checkpoint has no soft-mask parameters: give --soft-mask-scale too")
     from ..decoding.generation import choose_soft_mask
 

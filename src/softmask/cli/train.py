@@ -13,6 +13,7 @@ updates. On several GPUs: torchrun --nproc_per_node 4 -m softmask train mix.
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import shlex
 import sys
@@ -187,6 +188,9 @@ def _run(args: argparse.Namespace) -> int:
         # Else the process that leaves first takes the others' connection with it: they abort. And
         # all at once: one that still talks when another takes its end down aborts too.
         torch.distributed.barrier()
+        # The trainer is a cycle, and its DistributedDataParallel keeps the group: freed with it as
+        # Python ends, the group waits for threads of gloo that wait for Python. They hang or abort.
+        gc.collect()
         torch.distributed.destroy_process_group()
     return 0
 

@@ -63,7 +63,10 @@ class DreamGenerationConfig:
     mixinputs_k: int | None = None
     mixture_temp: float | None = None
     transparency_scheduling: str | None = None
-    mixture_norm: bool | None = None
+    mixture: str | None = None
+    mixture_weight: str | None = None
+    mixture_entropy_temp: float | None = None
+    mixture_token_temp: float | None = None
     mixture_options: dict[str, Any] | None = None
 
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
+from functools import partial
+
 from ..config import require
 from ..constraints.compile import compile_constraint
 from ..constraints.constraint import Constraint
@@ -14,6 +18,22 @@ from .prompts import rules_of
 # Kept of a checkpoint: some megabytes each, more where long texts were written.
 MOST_KEPT = 64
 MOST_BYTES = 2**30
+
+_keeping = threading.Lock()
+_here = threading.local()
+
+
+class FormWanted(Exception):
+    """A form is not compiled yet, and this thread does not: `compile` is for another one."""
+
+    def __init__(self, compile: Callable[[], object]) -> None:
+        super().__init__("the form is not compiled yet")
+        self.compile = compile
+
+
+def only_look_up() -> None:
+    """From now on a form that is not known raises `FormWanted` in this thread."""
+    _here.only_looks_up = True
 
 
 def automaton_for(
@@ -28,18 +48,38 @@ def automaton_for(
     Raises:
         ValueError: the form is malformed, not supported or too large, or this tokenizer cannot
             write any text of it.
+        FormWanted: it is not known, in a thread that only looks up.
     """
     known, key = checkpoint.automata, (constraint, infill, spaced)
-    automaton = known.pop(key, None)
+    automaton = _kept(known, key)
     if automaton is None:
+        if getattr(_here, "only_looks_up", False):
+            make = partial(automaton_for, checkpoint, constraint, infill=infill, spaced=spaced)
+            raise FormWanted(make)
         automaton = _made(checkpoint, constraint, infill=infill, spaced=spaced)
-    known[key] = automaton
-    # Those that were not used for the longest time go first.
-    while len(known) > MOST_KEPT or (
-        len(known) > 1 and sum(one.nbytes for one in list(known.values())) > MOST_BYTES
-    ):
-        known.pop(next(iter(known)))
+        _keep(known, key, automaton)
     return automaton
+
+
+Key = tuple[Constraint, bool, bool]
+
+
+def _kept(known: dict[Key, TokenAutomaton], key: Key) -> TokenAutomaton | None:
+    with _keeping:
+        automaton = known.pop(key, None)
+        if automaton is not None:
+            known[key] = automaton  # the last one used
+        return automaton
+
+
+def _keep(known: dict[Key, TokenAutomaton], key: Key, automaton: TokenAutomaton) -> None:
+    with _keeping:
+        known[key] = automaton
+        # Those that were not used for the longest time go first.
+        while len(known) > MOST_KEPT or (
+            len(known) > 1 and sum(one.nbytes for one in known.values()) > MOST_BYTES
+        ):
+            known.pop(next(iter(known)))
 
 
 def _made(

@@ -10,7 +10,15 @@ from typing import Any, Literal
 
 import torch
 
-from ..config import PromptKind, SamplingConfig, SoftMaskConfig, from_mapping, require
+from ..config import (
+    FEEDBACK_PRESETS,
+    PromptKind,
+    SamplingConfig,
+    SoftMaskConfig,
+    from_mapping,
+    require,
+    require_choice,
+)
 from ..constraints.constraint import Constraint
 from ..constraints.token_automaton import TokenAutomaton
 from ..models.checkpoint import Checkpoint
@@ -33,16 +41,21 @@ from .sampler import DenoiseStep, denoise
 # Far more than one forward holds, and few enough for a list of each row's tokens.
 MOST_ROWS = 4096
 NEW_TOKENS = 128  # masks behind a prompt where nothing is said
-SoftMaskChoice = SoftMaskConfig | Mapping[str, Any] | Literal["checkpoint"] | bool | None
+# A str is "checkpoint" or a name of FEEDBACK_PRESETS.
+SoftMaskChoice = SoftMaskConfig | Mapping[str, Any] | str | bool | None
 
 
-def choose_soft_mask(asked: SoftMaskChoice, own: SoftMaskConfig | None) -> SoftMaskConfig | None:
+def choose_soft_mask(
+    asked: SoftMaskChoice, own: SoftMaskConfig | None, usual: SoftMaskChoice = "checkpoint"
+) -> SoftMaskConfig | None:
     """The soft-mask settings that are meant; None: plain decoding.
 
     Args:
         asked: "checkpoint": its own, where it has some; True: its own; False or None: plain; a
-            mapping: its own with these fields of SoftMaskConfig changed; or all settings.
+            mapping: its own with these fields of SoftMaskConfig changed, or where it has a key
+            `feedback` those of this preset; the name of a preset; or all settings.
         own: the checkpoint's.
+        usual: what stands for the checkpoint's own where no preset is named.
 
     Raises:
         ValueError: the checkpoint has none where some are needed, or an unknown or wrong setting.
@@ -51,20 +64,36 @@ def choose_soft_mask(asked: SoftMaskChoice, own: SoftMaskConfig | None) -> SoftM
         return None
     if isinstance(asked, SoftMaskConfig):
         return asked
+    if isinstance(asked, str) and asked in FEEDBACK_PRESETS:
+        return choose_soft_mask(FEEDBACK_PRESETS[asked], own)
+    base = own if usual == "checkpoint" else choose_soft_mask(usual, own)
     if isinstance(asked, Mapping):
-        if own is None and "scale" not in asked:
+        changes = by_name(asked)
+        preset = changes.pop("feedback", None)
+        if preset is not None:
+            require_choice("feedback", preset, tuple(FEEDBACK_PRESETS))
+            base = choose_soft_mask(preset, own)
+            if not changes:
+                return base
+            require(
+                base is not None,
+                f"feedback {preset} and {', '.join(changes)} of soft_mask contradict each other",
+            )
+        if base is None and "scale" not in changes:
             raise ValueError("this checkpoint has no soft-mask parameters: give a scale too")
-        base = {} if own is None else dataclasses.asdict(own)
-        return from_mapping(SoftMaskConfig, base | by_name(asked), "soft_mask")
+        values = {} if base is None else dataclasses.asdict(base)
+        return from_mapping(SoftMaskConfig, values | changes, "soft_mask")
     require(
         asked is True or asked == "checkpoint",
-        f"soft_mask must be True, False, 'checkpoint', a mapping or SoftMaskConfig, not {asked!r}",
+        f"soft_mask must be True, False, 'checkpoint', a preset ({', '.join(FEEDBACK_PRESETS)}), a "
+        f"mapping or SoftMaskConfig, not {asked!r}",
     )
     require(
-        own is not None or asked is not True,
-        "this checkpoint has no soft-mask parameters: give a mapping, or load an adapter with some",
+        base is not None or asked is not True,
+        "this checkpoint has no soft-mask parameters: give another preset of feedback, such as "
+        "spherical, or load an adapter with some",
     )
-    return own
+    return base
 
 
 @dataclass(frozen=True)
@@ -98,7 +127,8 @@ class Generation:
         sampling: a SamplingConfig, or some of its fields; the others are the checkpoint's own
             for this kind of prompt (`Checkpoint.kind_of`), and steps default to one per mask.
         soft_mask: "checkpoint" takes the checkpoint's parameters; False or None decodes plainly; a
-            mapping changes some of them. See `choose_soft_mask`.
+            mapping changes some of them; "spherical" and "rcd" are presets for any checkpoint. See
+            `choose_soft_mask`.
         seed: row i draws from seed + i, whatever stands beside it; None picks one; several: one
             for each row.
         num_return_sequences: rows per prompt, next to each other.

@@ -305,7 +305,7 @@ def soft_input(
         logits_NV: the earlier pass at the flat positions `rows_N`, which are all of `masked_BL`.
         start_B: M of r(t), the masks a row began with.
     """
-    seen = feedback(logits_NV, rows_N, mixer.k, mixer.mode)
+    seen = feedback(logits_NV, rows_N, mixer.k, mixer.mode, mixer.entropy_temperature)
     rate_B = rate(schedule, masked_BL.sum(dim=1), start_B)
     return mixer(noisy_BL, seen, table_VD, rate_B[rows_N // noisy_BL.shape[1]])
 

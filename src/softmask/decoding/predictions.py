@@ -92,7 +92,7 @@ class LogitReader:
             found = self._choose(rows, seen, None, None if forbid is None else hidden_ND)
         else:
             logits_NV = self._logits(hidden_ND, bias_V, forbid)
-            seen = statistics(logits_NV, k, settings.temperatures)
+            seen = _statistics(settings, logits_NV, k)
             found = self._choose(rows, seen, logits_NV)
         if scores is None or found.choice is None:
             return found
@@ -124,7 +124,8 @@ class LogitReader:
     ) -> LogitStatistics:
         """The statistics of logits that are not kept."""
         head, size = self._model.lm_head, self._vocabulary
-        return read_head(head, hidden_ND, size, k, bias_V, forbid, settings.temperatures)
+        temperatures = _temperature(settings), settings.temperatures
+        return read_head(head, hidden_ND, size, k, bias_V, forbid, *temperatures)
 
     def _logits(
         self, hidden_ND: Tensor, bias_V: Tensor | None = None, forbid: Forbid | None = None
@@ -143,7 +144,7 @@ class LogitReader:
             logits_MV = predictions.logits_NV[index_M]
             forbid(logits_MV, 0, 0)
             predictions.logits_NV[index_M] = logits_MV
-            return statistics(logits_MV, k, predictions.settings.temperatures)
+            return _statistics(predictions.settings, logits_MV, k)
         assert predictions.hidden_ND is not None
         hidden_MD = predictions.hidden_ND[index_M]
         bias_V = self._bias(predictions.settings, hidden_MD.device)
@@ -161,7 +162,7 @@ class LogitReader:
         forbid = self._forbid(rows)
         if forbid is not None:
             forbid(logits_NV, 0, 0)
-        seen = statistics(logits_NV, self._leading(rows), rows.settings.temperatures)
+        seen = _statistics(rows.settings, logits_NV, self._leading(rows))
         return self._choose(rows, seen, logits_NV)
 
     def _leading(self, rows: Rows) -> int:
@@ -207,6 +208,16 @@ class LogitReader:
                 bias_V[list(rules.suppressed)] = torch.finfo(self._model.dtype).min
             self._biases[key] = bias_V
         return self._biases[key]
+
+
+def _temperature(settings: Settings) -> float:
+    """Of the entropy that the feedback is weighed by."""
+    return 1.0 if settings.soft_mask is None else settings.soft_mask.entropy_temperature
+
+
+def _statistics(settings: Settings, logits_NV: Tensor, k: int) -> LogitStatistics:
+    """Those of logits that are there, at all temperatures that the settings ask for."""
+    return statistics(logits_NV, k, _temperature(settings), settings.temperatures)
 
 
 def fail_where_nan(predictions: Predictions) -> None:

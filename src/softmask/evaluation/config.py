@@ -13,12 +13,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..config import (
+    FEEDBACK_HELP,
+    FEEDBACK_PRESETS,
     PUBLISHED_KEYS,
     PUBLISHED_MODES,
     SamplingConfig,
     SoftMaskConfig,
     from_mapping,
     require,
+    require_choice,
     require_positive,
     setting,
     soft_mask_from_published,
@@ -92,13 +95,17 @@ class ModelArgs:
     refresh_every: int | None = setting(None, "steps between refreshes of the cache in a block")
     refresh_window: int | None = setting(None, "tokens around the block that it refreshes")
     softmasking: bool | None = setting(None, "True requires it, False turns it off")
+    feedback: str | None = setting(None, FEEDBACK_HELP)
     transparency_alg: str | None = setting(None, "topk, temperature, none, or your own rule")
     transparency_scale: float | None = setting(None, "largest weight of the feedback")
     transparency_centre: float | None = setting(None, "negative entropy at half the scale")
     transparency_steepness: float | None = setting(None, "how sharply confidence counts")
     mixinputs_k: int | None = setting(None, "tokens mixed in")
     mixture_temp: float | None = setting(None, "softmax temperature of the mixture")
-    mixture_norm: bool | None = setting(None, "stretch mixtures to the mean norm of their parts")
+    mixture: str | None = setting(None, "linear, norm_kept, spherical, additive")
+    mixture_weight: str | None = setting(None, "sigmoid, constant, entropy")
+    mixture_entropy_temp: float | None = setting(None, "temperature of the weight's entropy")
+    mixture_token_temp: float | None = setting(None, "temperature of the shares mixed in")
     mixture_options: dict[str, Any] | None = setting(None, "options of a feedback rule")
     transparency_scheduling: str | None = setting(None, "none, linear, stepwise")
     mc_num: int = setting(128, "likelihood tasks: Monte-Carlo samples of a request")
@@ -124,6 +131,15 @@ class ModelArgs:
             self.softmasking is not False or not self.soft_mask_changes,
             "softmasking=False and a soft-mask setting contradict each other",
         )
+        if self.feedback is not None:
+            require_choice("feedback", self.feedback, tuple(FEEDBACK_PRESETS))
+            on = self.softmasking is True or bool(self.soft_mask_changes)
+            require(
+                not (self.feedback == "off" and on)
+                and not (self.feedback != "off" and self.softmasking is False),
+                f"feedback={self.feedback} and softmasking={self.softmasking} or a soft-mask "
+                "setting contradict each other",
+            )
         self.sampling(1, {})  # refuses what is out of range before a model is loaded
         soft_mask_from_published(
             {"transparency_alg": "mixinputs_with_topk"} | self.soft_mask_changes, "model_args"
@@ -149,9 +165,12 @@ class ModelArgs:
             ValueError: soft-masking is asked for, and there are no parameters for it.
         """
         changes = self.soft_mask_changes
+        preset = FEEDBACK_PRESETS[self.feedback or "published"]
+        if preset is not True:
+            own = preset
         if self.softmasking is False or changes.get("transparency_alg") == "none":
             return None
-        wanted = self.softmasking is True or bool(changes)
+        wanted = self.softmasking is True or self.feedback == "published" or bool(changes)
         if own is None and wanted and "transparency_scale" not in changes:
             raise ValueError(
                 f"soft-masking is asked for, but {where} has no transparency_config.json: give an "

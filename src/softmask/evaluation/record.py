@@ -107,7 +107,7 @@ def _finished(folder: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
 
 def _delete(folder: Path) -> None:
     """Deletes a run; its mark first, so that what a kill leaves is no finished run."""
-    for pattern in (RESULTS, "samples_*.jsonl", "responses.*.jsonl", RUN):
+    for pattern in (RESULTS, "samples_*.jsonl", "responses.*.jsonl", "calibration.png", RUN):
         for path in folder.glob(pattern):
             path.unlink()
 

@@ -204,7 +204,7 @@ def _args(suite: Suite, part: Part, fraction: Fraction, mode: str, args: ModelAr
     # A soft cell without soft-mask parameters must be an error, not a second plain one.
     values["softmasking"] = mode == "soft"
     if mode == "plain":
-        values |= dict.fromkeys(args.soft_mask_changes)
+        values |= dict.fromkeys(["feedback", *args.soft_mask_changes])
     return dataclasses.replace(args, **values)
 
 

@@ -40,18 +40,22 @@ def read_head(
     k: int,
     bias_V: Tensor | None = None,
     forbid: Forbid | None = None,
+    temperature: float = 1.0,
     temperatures: Sequence[float] = (),
 ) -> LogitStatistics:
     """The statistics of `head(hidden) + bias`, whose logits are never whole.
 
     A plain linear head on a CPU is streamed over the vocabulary; any other (quantised, adapted,
-    offloaded, on an accelerator) is called for chunks of rows. Those at further `temperatures` are
-    of the same logits, an exponential more each.
+    offloaded, on an accelerator) is called for chunks of rows.
+
+    Args:
+        temperature: of `tempered_N`.
+        temperatures: further ones, of `totals_NT` and `entropies_NT`; each costs an exponential.
     """
     if isinstance(head, nn.Linear) and len(hidden_ND) and _streams(head, hidden_ND):
-        return _stream(hidden_ND, head, k, bias_V, forbid, temperatures)
+        return _stream(hidden_ND, head, k, bias_V, forbid, temperature, temperatures)
     pieces = chunked_logits(head, hidden_ND, vocabulary, bias_V, forbid)
-    parts = [statistics(z_CV, k, temperatures) for z_CV in pieces]
+    parts = [statistics(z_CV, k, temperature, temperatures) for z_CV in pieces]
     return LogitStatistics(*map(torch.cat, zip(*parts, strict=True)))
 
 
@@ -92,6 +96,7 @@ def _stream(
     k: int,
     bias_V: Tensor | None,
     forbid: Forbid | None,
+    temperature: float,
     temperatures: Sequence[float],
 ) -> LogitStatistics:
     """One pass over the vocabulary; sums are rescaled whenever a row's maximum grows."""
@@ -103,7 +108,8 @@ def _stream(
     top_N = torch.full((rows,), FLOOR)
     # Of e^(z - top) and of (z - top) e^(z - top). That of the logits as they are comes last: its
     # products overwrite them.
-    all_sums = [_Sums(rows, temperature) for temperature in (*temperatures, 1.0)]
+    own = () if temperature == 1 else (temperature,)
+    all_sums = [_Sums(rows, one) for one in (*temperatures, *own, 1.0)]
     for start in range(0, head.weight.shape[0], size):
         weight_CD = head.weight[start : start + size]
         shape = (rows, len(weight_CD))
@@ -120,7 +126,8 @@ def _stream(
             sums.add(z_NC, top_N - new_N, powers[: z_NC.numel()].view(shape))
         top_N = new_N
     *further, plain = [sums.totals(top_N) for sums in all_sums]
-    return joined(ids_NK, best_NK, [plain, *further])
+    tempered_N = further.pop()[1] if own else plain[1]
+    return joined(ids_NK, best_NK, [plain, *further], tempered_N)
 
 
 class _Sums:

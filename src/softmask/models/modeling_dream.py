@@ -20,6 +20,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import Qwen2Model, Qwen2PreTrainedModel
 from transformers.utils import ModelOutput
 
+from ..logits import LogitStatistics, statistics
 from ..soft_mask import Feedback, SoftMask, SoftTokens, feedback_of
 from .configuration_dream import DreamConfig
 from .linear import use_faster_products
@@ -151,6 +152,7 @@ class DreamModel(Qwen2PreTrainedModel):
         rows: Tensor | None = None,
         labels: Tensor | None = None,
         observe: bool = False,
+        attached: bool = False,
         *,
         use_cache: bool | None = None,
         output_attentions: bool | None = None,
@@ -174,7 +176,9 @@ class DreamModel(Qwen2PreTrainedModel):
             labels: (N,) true ids of `rows`: gives `losses` and `predicted` in place of logits; or
                 (B, L) true ids, -100 where none counts: gives the `loss` beside the logits.
             observe: gives the `feedback` of `rows` for a next pass in place of logits; in mode
-                "topk" the (N, V) logits are never whole.
+                "topk" the (N, V) logits are never whole. Beside labels of rows it comes with the
+                losses, and may be had without soft-mask parameters: then of the likeliest token.
+            attached: the feedback beside labels keeps its gradient.
             use_cache: False or None: there are no keys of earlier tokens to go on from.
             output_attentions: as in transformers.
             output_hidden_states: as in transformers.
@@ -189,7 +193,7 @@ class DreamModel(Qwen2PreTrainedModel):
 
         Raises:
             ValueError: none or several kinds of input, feedback or `observe` without soft-mask
-                parameters, `observe` without rows, labels with it or of another shape, a cache.
+                parameters, `observe` without rows, labels of another shape, a cache.
         """
         if use_cache:
             raise ValueError("Dream has no cache of earlier tokens: leave use_cache out")
@@ -237,8 +241,13 @@ class DreamModel(Qwen2PreTrainedModel):
         source = self._source_rows(hidden_BLD, padding, rows)
         chosen = hidden_BLD if source is None else hidden_BLD.flatten(0, 1)[source]
         if labels is not None and rows is not None:
-            losses_N, predicted_N = self._losses(chosen, labels.to(chosen.device))
+            kept = self._kept(observe)
+            losses_N, predicted_N, *seen = self._losses(
+                chosen, labels.to(chosen.device), kept, attached
+            )
             reading: dict[str, Any] = {"losses": losses_N, "predicted": predicted_N}
+            if kept:
+                reading["feedback"] = feedback_of(LogitStatistics(*seen), rows, kept)
         elif rows is not None and observe:
             reading = {"feedback": self._observe(chosen, rows)}
         else:
@@ -280,34 +289,53 @@ class DreamModel(Qwen2PreTrainedModel):
     def _check_reading(self, rows: Tensor | None, labels: Tensor | None, observe: bool) -> None:
         if rows is None and observe:
             raise ValueError("observe is for chosen rows: give rows")
-        if labels is not None and observe:
-            raise ValueError("give either labels or observe, not both")
         if labels is not None and rows is not None and labels.shape != rows.shape:
             raise ValueError(f"{len(rows)} rows need as many labels, not {tuple(labels.shape)}")
-        if observe and self.soft_mask is None:
+        if observe and labels is None and self.soft_mask is None:
             raise ValueError("observe needs a model with soft-mask parameters")
 
-    def _losses(self, chosen_ND: Tensor, labels_N: Tensor) -> tuple[Tensor, Tensor]:
-        """(N,) fp32 cross-entropy and (N,) most likely ids; logits live for a chunk of rows."""
+    def _kept(self, observe: bool) -> int:
+        """How many leading logits are kept of each row beside its loss."""
+        if not observe:
+            return 0
+        return 1 if self.soft_mask is None else min(self.soft_mask.reads, self.config.vocab_size)
+
+    def _losses(
+        self, chosen_ND: Tensor, labels_N: Tensor, kept: int, attached: bool
+    ) -> tuple[Tensor, ...]:
+        """(N,) fp32 cross-entropy and (N,) most likely ids; logits live for a chunk of rows.
+
+        With `kept` leading tokens also the parts of LogitStatistics.
+        """
         count = self._chunks(len(labels_N))
         *early, last = zip(chosen_ND.chunk(count), labels_N.chunk(count), strict=True)
+        more = (kept, attached)
         # Not F.linear_cross_entropy (torch 2.13): needs a weight, gives no argmax, and on a CPU in
         # bf16 takes 3 to 4 times as long as plain, this 1.5: results/2026-11-25_cross_entropy.
-        parts = [checkpoint(self._chunk_losses, *pair, use_reentrant=False) for pair in early]
+        parts = [
+            checkpoint(self._chunk_losses, *pair, *more, use_reentrant=False) for pair in early
+        ]
         # The backward pass starts with the last chunk: its logits need not be made again.
-        parts.append(self._chunk_losses(*last))
-        losses_N, predicted_N = (torch.cat(part) for part in zip(*parts, strict=True))
-        return losses_N + self._untouched(), predicted_N
+        parts.append(self._chunk_losses(*last, *more))
+        losses_N, *others = (torch.cat(part) for part in zip(*parts, strict=True))
+        return losses_N + self._untouched(), *others
 
     def _chunks(self, rows: int) -> int:
         """Into how many chunks of about equal size these rows go (at least one)."""
         return max(1, math.ceil(rows * self.config.vocab_size / CHUNK_LOGITS))
 
-    def _chunk_losses(self, chosen_ND: Tensor, labels_N: Tensor) -> tuple[Tensor, Tensor]:
+    def _chunk_losses(
+        self, chosen_ND: Tensor, labels_N: Tensor, kept: int, attached: bool
+    ) -> tuple[Tensor, ...]:
         # Through the module, not its weight: it may be quantised, adapted or sharded.
         logits_NV = self.lm_head(chosen_ND)
         losses_N = F.cross_entropy(logits_NV.float(), labels_N, reduction="none")
-        return losses_N, logits_NV.detach().argmax(-1)
+        predicted_N = logits_NV.detach().argmax(-1)
+        if not kept:
+            return losses_N, predicted_N
+        temperature = 1.0 if self.soft_mask is None else self.soft_mask.entropy_temperature
+        read_NV = logits_NV if attached else logits_NV.detach()
+        return losses_N, predicted_N, *statistics(read_NV, kept, temperature)
 
     def _untouched(self) -> Tensor | float:
         """0 that depends on all trainable soft-mask parameters: plain passes give them gradient 0.
@@ -325,8 +353,9 @@ class DreamModel(Qwen2PreTrainedModel):
         with torch.no_grad():
             if self.soft_mask.is_dense:
                 return Feedback(rows_N, logits_NV=self.lm_head(chosen_ND))
-            k = min(self.soft_mask.reads, self.config.vocab_size)
-            seen = read_head(self.lm_head, chosen_ND, self.config.vocab_size, k)
+            size, temperature = self.config.vocab_size, self.soft_mask.entropy_temperature
+            k = min(self.soft_mask.reads, size)
+            seen = read_head(self.lm_head, chosen_ND, size, k, temperature=temperature)
             return feedback_of(seen, rows_N, k)
 
     def _source_rows(

@@ -5,7 +5,15 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from ..config import check_numbers, require, require_positive, setting
+from ..config import (
+    FEEDBACK_HELP,
+    FEEDBACK_PRESETS,
+    check_numbers,
+    require,
+    require_choice,
+    require_positive,
+    setting,
+)
 
 # Seconds in which answers reach their clients once the last request is over.
 DRAIN_SECONDS = 5.0
@@ -24,6 +32,9 @@ class ServeConfig:
     name: str | None = setting(None, "the model's name for clients (default: its own)")
     chat_template: str | None = setting(
         None, "the text of a chat template (Jinja) in place of the model's own"
+    )
+    feedback: str | None = setting(
+        None, "of requests that name none (default: what the checkpoint brings); " + FEEDBACK_HELP
     )
     max_tokens: int = setting(256, "masks behind a prompt where a request names no number")
     memory_mb: int = setting(2048, "memory for requests that run, weights not included")
@@ -56,6 +67,8 @@ class ServeConfig:
 
     def __post_init__(self) -> None:
         check_numbers("", self)
+        if self.feedback is not None:
+            require_choice("feedback", self.feedback, tuple(FEEDBACK_PRESETS))
         require_positive(self, "max_tokens", "memory_mb", "running", "queue", "max_body")
         require_positive(self, "connections")
         require(

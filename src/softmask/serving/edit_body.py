@@ -10,7 +10,6 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
-from ..decoding.generation import choose_soft_mask
 from .edits import Edit, Span, draft_of, edit_of, span_requests
 from .protocol import Shared
 from .request import RequestHandle, Result
@@ -55,7 +54,7 @@ def edit_jobs(service: Service, asked: EditBody) -> list[Any]:
         asked.constraint,
         service.encode_text,
         lambda masks: service.sampling_of(asked, kind, masks),
-        soft_mask=choose_soft_mask(extension.soft_mask, checkpoint.soft_mask),
+        soft_mask=service.soft_mask_of(extension.soft_mask),
         seed=service.seed_of(asked),
         deadline=min(extension.deadline or service.config.deadline, service.config.deadline),
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import typing
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import (
@@ -23,7 +24,16 @@ from pydantic import (
     model_validator,
 )
 
-from ..config import SamplingConfig, SoftMaskConfig, from_mapping, require
+from ..config import (
+    FEEDBACK_HELP,
+    FEEDBACK_PRESETS,
+    SamplingConfig,
+    SoftMaskConfig,
+    from_mapping,
+    require,
+    require_choice,
+    setting,
+)
 from ..decoding.control_names import half_character
 from ..sampling import TOP_K_OFF
 from .fields import known, unknown
@@ -41,21 +51,40 @@ MOST_SEED = 2**63 - MOST_TEXTS  # text i draws from seed + i
 TOP_SAMPLING = ("temperature", "top_p", "top_k")
 
 
+@dataclass(frozen=True)
+class SoftMaskChanges(SoftMaskConfig):
+    """Parameters of a request: those that change, of a preset or of the server's own settings."""
+
+    # In place of the property of this name, which is of whole settings.
+    feedback: str | None = setting(None, FEEDBACK_HELP)  # type: ignore[assignment]
+
+
 def _soft_mask(value: Any) -> Any:
     """As `choose_soft_mask` takes it; a mapping is checked here, where errors name the field."""
     if isinstance(value, dict):
-        from_mapping(SoftMaskConfig, value, "softmask.soft_mask")
+        where = "softmask.soft_mask"
+        asked = from_mapping(SoftMaskChanges, value, where)
+        if asked.feedback is not None:
+            require_choice(f"{where}: feedback", asked.feedback, tuple(FEEDBACK_PRESETS))
     else:
         plain = isinstance(value, bool | SoftMaskConfig)
-        known = value is None or plain or value == "checkpoint"
-        require(known, "soft_mask must be true, false, 'checkpoint', null or parameters")
+        known = value is None or plain or value in ("checkpoint", *FEEDBACK_PRESETS)
+        require(
+            known,
+            "soft_mask must be true, false, null, 'checkpoint', a preset "
+            f"({', '.join(FEEDBACK_PRESETS)}) or parameters",
+        )
     return value
 
 
 SoftMaskField = Annotated[
     Any,
     PlainValidator(
-        _soft_mask, json_schema_input_type=Literal["checkpoint"] | bool | SoftMaskConfig | None
+        _soft_mask,
+        json_schema_input_type=Literal["checkpoint", *FEEDBACK_PRESETS]
+        | bool
+        | SoftMaskChanges
+        | None,
     ),
 ]
 
@@ -75,7 +104,8 @@ class _Extension(BaseModel):
 
     soft_mask: SoftMaskField = Field(
         "checkpoint",
-        description="the checkpoint's parameters, those that change, or null: plain decoding",
+        description="the checkpoint's parameters, a preset's by its name, those that change (of "
+        "the preset `feedback`), or null: plain decoding",
     )
     deadline: float | None = Field(
         None, gt=0, le=86400, description="seconds after which the request is given up"

@@ -139,7 +139,7 @@ def _type(schema: Mapping[str, Any]) -> str:
         return " or ".join(dict.fromkeys(names))
     if "$ref" in schema:
         name = schema["$ref"].rpartition("/")[2]
-        own = {"Message": "message", "TextPart": "part", "SoftMaskConfig": "parameters"}
+        own = {"Message": "message", "TextPart": "part", "SoftMaskChanges": "parameters"}
         own |= {"Item": "item", "ItemPart": "part", "Tool": "tool", "ResponsesTool": "tool"}
         return own.get(name, "object")
     if "const" in schema:

@@ -97,9 +97,9 @@ class Request:
 class Trace(NamedTuple):
     """The state of the masked positions of a sequence.
 
-    `logprobs` is what a step last read there. With soft-masking a position's input is
-    (1 - lambda) [MASK] + sum of `weights_MK` times `ids_MK` (all of it stretched, with
-    `keep_norm`); K is 0 in plain decoding and in mode "temperature".
+    `logprobs` is what a step last read there. With soft-masking a position's input is [MASK], by
+    its own weight, + sum of `weights_MK` times `ids_MK`; K is 0 in plain decoding and in mode
+    "temperature".
     """
 
     columns_M: np.ndarray

@@ -13,7 +13,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from ..decoding.generation import choose_soft_mask
 from ..decoding.likelihood import LikelihoodConfig, TokenScore
 from ..decoding.prompts import DecodeStream, encode_chat
 from ..decoding.score import SAMPLES, pairs_of
@@ -43,7 +42,8 @@ class ScoreExtension(BaseModel):
     )
     soft_mask: SoftMaskField = Field(
         "checkpoint",
-        description="the checkpoint's parameters, those that change, or null: plain",
+        description="the checkpoint's parameters, a preset's by its name, those that change (of "
+        "the preset `feedback`), or null: plain",
     )
     deadline: float | None = Field(
         None, gt=0, le=86400, description="seconds after which the request is given up"
@@ -87,7 +87,7 @@ def score_request(service: Service, asked: ScoreBody) -> ScoreRequest:
     return ScoreRequest(
         tuple(pairs),
         LikelihoodConfig(samples=extension.samples, seed=asked.seed, estimator=extension.estimator),
-        choose_soft_mask(extension.soft_mask, checkpoint.soft_mask),
+        service.soft_mask_of(extension.soft_mask),
         questions=(tuple(pairs[0][0]),) * len(pairs),
         deadline=_deadline(service, extension.deadline),
     )
@@ -138,7 +138,7 @@ def echo_request(
     return ScoreRequest(
         tuple(pairs),
         LikelihoodConfig(estimator="chain"),
-        choose_soft_mask(asked.softmask.soft_mask, service.checkpoint.soft_mask),
+        service.soft_mask_of(asked.softmask.soft_mask),
         top=asked.top,
         deadline=_deadline(service, asked.softmask.deadline),
     )

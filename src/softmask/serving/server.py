@@ -19,6 +19,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
 from .. import __version__
+from ..decoding.forms import FormWanted
 from ..decoding.likelihood import TokenScore
 from .edit_body import EditBody, edit_answer, edit_jobs, edited
 from .engine import Result
@@ -77,7 +78,12 @@ def create_app(service: Service) -> FastAPI:
 
 async def _encoded(service: Service, jobs: Callable[[Any], Any], asked: Strict) -> Any:
     """What is asked as jobs. Tokenizing a long prompt takes a while: not in the event loop."""
-    return await asyncio.get_running_loop().run_in_executor(service.encoder, jobs, asked)
+    loop = asyncio.get_running_loop()
+    while True:
+        try:
+            return await loop.run_in_executor(service.encoder, jobs, asked)
+        except FormWanted as wanted:
+            await loop.run_in_executor(service.compiler, wanted.compile)
 
 
 def _context(service: Service, request: Request, asked: Strict) -> RequestContext:

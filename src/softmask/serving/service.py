@@ -14,10 +14,18 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from ..config import BUNDLED, PromptKind, SamplingConfig, from_mapping, kinds_to_json, require
+from ..config import (
+    BUNDLED,
+    PromptKind,
+    SamplingConfig,
+    SoftMaskConfig,
+    from_mapping,
+    kinds_to_json,
+    require,
+)
 from ..constraints.constraint import Constraint
-from ..decoding.forms import binding
-from ..decoding.generation import choose_soft_mask
+from ..decoding.forms import binding, only_look_up
+from ..decoding.generation import SoftMaskChoice, choose_soft_mask
 from ..decoding.healing import without_space
 from ..decoding.prompts import (
     encode,
@@ -74,6 +82,7 @@ class Service:
         if config.chat_template is not None:
             checkpoint = with_chat_template(checkpoint, config.chat_template)
         self.checkpoint, self.config = checkpoint, config
+        self.soft_mask_of("checkpoint")  # refuses what the checkpoint does not have
         self.name = config.name or _name_of(checkpoint)
         self.engine = Engine(
             checkpoint.model,
@@ -84,7 +93,9 @@ class Service:
         )
         # Tokenizers keep a setting between two calls, and 60 MB for each thread that had a long
         # prompt: `jobs` and `trace_job` are for one thread, which keeps them off an event loop.
-        self.encoder = ThreadPoolExecutor(1, "softmask-encoder")
+        self.encoder = ThreadPoolExecutor(1, "softmask-encoder", only_look_up)
+        # A new form takes seconds at worst: only other new forms wait for it.
+        self.compiler = ThreadPoolExecutor(1, "softmask-forms")
 
     @property
     def context(self) -> int:
@@ -96,7 +107,7 @@ class Service:
     @property
     def description(self) -> dict[str, Any]:
         """What a client may want to know of the model."""
-        soft_mask = self.checkpoint.soft_mask
+        soft_mask = self.soft_mask_of("checkpoint")
         return {
             "context": self.context,
             "chat": has_chat_template(self.checkpoint),
@@ -108,6 +119,15 @@ class Service:
             "bundled": self.checkpoint.name == BUNDLED,
             "keyed": bool(self.config.api_keys),
         }
+
+    def soft_mask_of(self, asked: SoftMaskChoice) -> SoftMaskConfig | None:
+        """The feedback of a request: as asked, and else as this server's own settings say.
+
+        Raises:
+            ValueError: see `choose_soft_mask`.
+        """
+        usual = self.config.feedback or "checkpoint"
+        return choose_soft_mask(asked, self.checkpoint.soft_mask, usual)
 
     def jobs(self, asked: OpenAIRequest) -> list[Job]:
         """The texts asked for: `n` of each prompt, next to each other.
@@ -319,7 +339,7 @@ class Service:
         return Request(
             ids,
             self.sampling_of(asked, kind, ids.count(self.checkpoint.model.mask_id)),
-            soft_mask=choose_soft_mask(extension.soft_mask, self.checkpoint.soft_mask),
+            soft_mask=self.soft_mask_of(extension.soft_mask),
             # No end may be written: as in a hole.
             rules=rules_of(self.checkpoint, infill=infill or endless),
             seed=seed,

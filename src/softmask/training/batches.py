@@ -14,45 +14,71 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
 from .config import ConversationConfig, NoiseConfig, TrainConfig
 from .corpus import Batch, Corpus
 from .noise import corrupt, sample_times
-from .schedule import GlobalBatch, TrainingSchedule, derived_seed
+from .schedule import GlobalBatch, Stage, TrainingSchedule, derived_seed
+from .trajectory import MOST_ROWS, Visit, Visits, begin, shares
+
+NOTHING = -1  # in place of a token, where rows of a batch are not of one length
 
 
 class ConversationOrder(Dataset):
     """The rows of a run in the order in which they are trained on: epochs, each shuffled."""
 
-    def __init__(self, rows: Sequence[dict[str, Any]], seed: int, length: int) -> None:
-        """`length`: rows of the whole run."""
-        self.rows, self.seed, self.length = rows, seed, length
-        self._epoch, self._order = -1, torch.empty(0)
+    def __init__(
+        self,
+        rows: Sequence[dict[str, Any]],
+        seed: int,
+        length: int,
+        visits: Visits | None = None,
+    ) -> None:
+        """`length`: draws of the whole run. `visits`: rows stay for several draws."""
+        self.rows, self.seed, self.length, self.visits = rows, seed, length, visits
+        self._orders: dict[int, Tensor] = {}
 
     def __len__(self) -> int:
         return self.length
 
     def epochs(self, draws: int) -> float:
         """How often so many draws are all rows."""
-        return draws / len(self.rows)
+        stay = 1 if self.visits is None else self.visits.config.period
+        return draws / (stay * len(self.rows))
 
     def __getitem__(self, draw: int) -> dict[str, Any]:
-        epoch, place = divmod(draw, len(self.rows))
-        if epoch != self._epoch:
+        if self.visits is None:
+            return {**self._row(draw), "draw": draw}
+        seen = self.visits.of(draw)
+        return {**self._row(seen.row), "draw": draw, "visits": [seen]}
+
+    def _row(self, number: int) -> dict[str, Any]:
+        epoch, place = divmod(number, len(self.rows))
+        if epoch not in self._orders:
             generator = torch.Generator().manual_seed(derived_seed("order", self.seed, epoch))
-            self._epoch, self._order = epoch, torch.randperm(len(self.rows), generator=generator)
-        return {**self.rows[int(self._order[place])], "draw": draw}
+            # Rows that stay may be of two epochs at once.
+            self._orders = {e: order for e, order in self._orders.items() if e == epoch - 1}
+            self._orders[epoch] = torch.randperm(len(self.rows), generator=generator)
+        return self.rows[int(self._orders[epoch][place])]
 
 
 class CorpusOrder(Dataset):
     """The batches of a pretraining run, each of which counts as one row (`draw`)."""
 
     def __init__(
-        self, corpus: Corpus, schedule: TrainingSchedule, global_batch: GlobalBatch, seed: int
+        self,
+        corpus: Corpus,
+        schedule: TrainingSchedule,
+        global_batch: GlobalBatch,
+        seed: int,
+        visits: Visits | None = None,
     ) -> None:
-        self.corpus, self.seed = corpus, seed
+        """`visits`: rows stay for several draws, those of a batch for different ones."""
+        self.corpus, self.seed, self.visits = corpus, seed, visits
         self.schedule, self.global_batch = schedule, global_batch
+        self._batches: dict[int, Batch] = {}
 
     def __len__(self) -> int:
         return self.schedule.steps * self.global_batch.size
@@ -61,8 +87,32 @@ class CorpusOrder(Dataset):
         """A corpus is endless: there is no passing over all of it."""
 
     def __getitem__(self, draw: int) -> dict[str, Any]:
-        stage = self.schedule.at(self.global_batch.update_of(draw))
-        return {"batch": self.corpus.batch(self.seed, draw, stage), "draw": draw}
+        if self.visits is None:
+            return {"batch": self._batch(draw), "draw": draw}
+        rows, visits, kept = [], [], {}
+        for number in self.visits.batches(draw):
+            batch = self._batches.get(number) or self._batch(number)
+            kept[number] = batch
+            for place, row in enumerate(zip(*batch, strict=True)):
+                seen = self.visits.of(draw, place)
+                if seen.row == number:
+                    rows.append(row)
+                    visits.append(seen._replace(row=number * MOST_ROWS + place))
+        self._batches = kept
+        return {"batch": side_by_side(rows), "draw": draw, "visits": visits}
+
+    def _batch(self, number: int) -> Batch:
+        stage = self.schedule.at(self.global_batch.update_of(number))
+        return self.corpus.batch(self.seed, number, stage)
+
+
+def side_by_side(rows: Sequence[tuple[Tensor, Tensor]]) -> Batch:
+    """Rows (ids, which may be masked) of several batches as one; NOTHING is behind shorter ones."""
+    ids, maskable = zip(*rows, strict=True)
+    return Batch(
+        pad_sequence([*ids], batch_first=True, padding_value=NOTHING),
+        pad_sequence([*maskable], batch_first=True),
+    )
 
 
 def padded_length(longest: int, extra: int, multiple: int) -> int:
@@ -128,6 +178,7 @@ class Collator:
     mask_token_id: int
     pad_token_id: int
     two_passes: bool
+    visits: Visits | None = None
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         """The tensors of `mask`, and `soft`, `feedback_passes`, `draw` and `row_ids`."""
@@ -135,14 +186,56 @@ class Collator:
         stage = self.schedule.at(self.global_batch.update_of(draw))
         generator = torch.Generator().manual_seed(derived_seed("masks", self.seed, draw))
         batch = self.padded(rows, generator)
+        names = {"draw": draw, "row_ids": [row.get("id", row["draw"]) for row in rows]}
+        if self.visits is not None:
+            visits = [seen for row in rows for seen in row["visits"]]
+            return {**self.visited(batch, visits, draw, stage, generator), **names}
         times_B = draw_times(len(batch.ids_BL), self.noise, generator)
         soft, passes = self.coins(draw)
         return {
             **mask(batch, times_B, self.noise, self.mask_token_id, generator, stage.left_to_right),
             "soft": soft,
             "feedback_passes": passes,
-            "draw": draw,
-            "row_ids": [row.get("id", row["draw"]) for row in rows],
+            **names,
+        }
+
+    def visited(
+        self,
+        batch: Batch,
+        visits: list[Visit],
+        draw: int,
+        stage: Stage,
+        generator: torch.Generator,
+    ) -> dict[str, Any]:
+        """Rows that stay: the tensors of `mask` as if all were new, and what their stages need.
+
+        Besides `place`, the number of the forward in its update, and `rows`, their numbers:
+        `shares_BW` is revealed of a row at the stages of the update and after it, `reads_B` is
+        whether it reads its state, and `real_BL`, where rows are not of one length, what is text.
+        """
+        assert self.visits is not None
+        real_BL = batch.ids_BL != NOTHING
+        ids_BL = batch.ids_BL.masked_fill(~real_BL, self.pad_token_id)
+        shares_BW = shares(self.visits.config, self.seed, visits)
+        masked_BL = begin(batch.maskable_BL, shares_BW[:, 0], generator)
+        reads_B = torch.rand(len(visits), generator=generator) < stage.soft_probability
+        update = self.global_batch.update_of(draw)
+        carries = update > 0 or self.visits.config.forwards > 1
+        return {
+            "noisy_BL": ids_BL.masked_fill(masked_BL, self.mask_token_id),
+            "ids_BL": ids_BL,
+            "masked_BL": masked_BL,
+            "scored_BL": masked_BL,
+            "times_B": 1 - shares_BW[:, 0],
+            "maskable_BL": batch.maskable_BL,
+            "shares_BW": shares_BW,
+            "reads_B": reads_B,
+            "real_BL": None if bool(real_BL.all()) else real_BL,
+            "place": self.global_batch.forward_of(draw) % self.global_batch.accumulation,
+            "rows": [seen.row for seen in visits],
+            # Alike on all devices, as `coins` says.
+            "soft": self.two_passes and carries and stage.soft_probability > 0,
+            "feedback_passes": 1,
         }
 
     def padded(self, rows: list[dict[str, Any]], generator: torch.Generator) -> Batch:

@@ -17,7 +17,7 @@ from ..hub.adapters import quiet_peft, require_peft
 from ..hub.load import load
 from ..models import DreamConfig, DreamModel
 from ..puzzles.puzzles import generate_puzzles, prompt_of
-from ..soft_mask import SoftMask, check_k
+from ..soft_mask import FIXED, SoftMask, check_k
 from .config import CorpusConfig, ModelShape, Recipe
 from .corpus import read_stories, train_tokenizer
 
@@ -79,8 +79,7 @@ def learnable(config: SoftMaskConfig, model: DreamModel) -> SoftMask:
     """Trainable soft-mask parameters with these initial values; in fp32 always."""
     check_k(config.k, model.config.vocab_size)
     values = (config.scale, config.offset, config.steepness, config.temperature)
-    names = ("mode", "k", "keep_norm", "options")
-    mask = SoftMask(*values, **{name: getattr(config, name) for name in names})
+    mask = SoftMask(*values, **{name: getattr(config, name) for name in FIXED})
     return mask.to(model.device)
 
 

@@ -25,6 +25,7 @@ from ..config import (
     SamplingConfig,
     SoftMaskConfig,
     check_kinds,
+    from_mapping,
     require,
     require_choice,
     require_positive,
@@ -34,13 +35,16 @@ from ..config import (
 OPTIMIZERS = ("adamw", "muon")
 PRECISIONS = ("float32", "bfloat16")
 SCHEDULES = ("cosine", "linear", "constant")
-WEIGHTINGS = ("mean", "elbo", "published")
+WEIGHTINGS = ("mean", "row", "elbo", "published")
+# Where the loss does not ask for the time at which a row was masked.
+TIMELESS = WEIGHTINGS[:2]
 ACCUMULATIONS = ("mean", "sum")
 COINS = ("batch", "step")
 BIASES = ("none", "all", "lora_only")
 TRAINED_ON = ("last", "all")
 SUDOKUS = ("sudoku_4x4", "sudoku_9x9")
 DTYPES = ("float32", "bfloat16", "float16", "auto")
+MOST_STAGES = 4096  # of a row: more than a long answer has tokens
 MOST_PASSES = 64  # that make feedback for one update: as many as a short decoding has steps
 LARGEST = 1e30  # of a rate: what it is multiplied with stays finite
 # A BPE begins with all bytes and has a token for the end, the beginning and the mask.
@@ -273,18 +277,47 @@ class StageConfig:
 
 
 @dataclass(frozen=True)
+class TrajectoryConfig:
+    """Rows that are revealed stage by stage by the model's own confidence; see trajectory.py."""
+
+    stages: int = setting(8, "forwards that a row stays for: each reveals about so much of it")
+    forwards: int = setting(
+        1, "stages an update runs through, with the gradient through what is carried between them"
+    )
+
+    def __post_init__(self) -> None:
+        require_positive(self, "stages", "forwards")
+        require(self.stages <= MOST_STAGES, f"stages must be at most {MOST_STAGES}")
+        require(
+            self.stages % self.forwards == 0,
+            f"stages, {self.stages}, must be a multiple of forwards, {self.forwards}: an update "
+            "runs through so many",
+        )
+
+    @property
+    def period(self) -> int:
+        """Updates that a row takes part in."""
+        return self.stages // self.forwards
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """The optimisation."""
 
     steps: int | None = setting(None, "updates; null: as many as `epochs` takes")
-    epochs: float = setting(1.0, "passes over the conversations")
+    epochs: float = setting(1.0, "passes over the conversations, trajectories in full")
     batch_size: int = setting(1, "rows a device and forward (a corpus has batches of its own)")
     accumulation: int = setting(1, "forwards a device and update")
     learning_rate: float = setting(1e-4, "at the end of the warm-up")
     final_learning_rate: float = setting(0.0, "where the schedule ends")
     schedule: str = setting("cosine", "learning rate after the warm-up: " + ", ".join(SCHEDULES))
     warmup: float = setting(0.03, "linear warm-up: share of the updates (below 1) or updates")
-    soft_probability: float = setting(0.5, "share of batches with the two-pass soft-mask loss")
+    soft_probability: float = setting(
+        0.5, "share of batches with the two-pass loss; of rows that read their state (trajectory)"
+    )
+    trajectory: TrajectoryConfig | None = setting(
+        None, "carry a row's feedback from forward to forward; null: two passes, as published"
+    )
     feedback_passes: int = setting(
         1, "passes that make feedback: 1 as published; else a soft batch draws 1 to this many"
     )
@@ -335,10 +368,29 @@ class TrainConfig:
         _require_not_negative(self, "final_learning_rate", "warmup", "weight_decay")
         require(0 <= self.beta2 < 1, f"beta2 must lie in [0, 1), not {self.beta2}")
         require(self.ema is None or 0 < self.ema < 1, f"ema must lie in (0, 1), not {self.ema}")
+        if self.trajectory is not None:
+            self._check_trajectory()
         given = self.steps is not None and bool(self.stages)
         require(not given, "give steps or stages, not both: stages have steps of their own")
         best = not self.keep_best or self.save_every % self.eval_every == 0
         require(best, "keep_best needs save_every to be a multiple of eval_every")
+
+    @property
+    def visits(self) -> int:
+        """Updates that a row takes part in."""
+        return 1 if self.trajectory is None else self.trajectory.period
+
+    def _check_trajectory(self) -> None:
+        for name, neutral, instead in (
+            ("feedback_passes", 1, "a row's feedback is that of its stages before"),
+            ("left_to_right", 0.0, "the model's confidence says what is masked"),
+        ):
+            used = any(getattr(one, name) not in (None, neutral) for one in (self, *self.stages))
+            require(not used, f"{name} has no effect with trajectory ({instead}): leave it out")
+        require(
+            self.weighting in TIMELESS,
+            f"trajectory masks no row at a time t: weighting must be {' or '.join(TIMELESS)}",
+        )
 
 
 @dataclass(frozen=True)
@@ -369,8 +421,34 @@ class Recipe:
         else:
             bounded = bool(self.train.stages) or self.train.steps is not None
             require(bounded, "a corpus is endless: give train.steps or train.stages")
+        if self.train.trajectory is not None and self.soft_mask is not None:
+            require(
+                not self.soft_mask.feedback.rule.dense,
+                f"trajectory would carry all logits for soft_mask.mode {self.soft_mask.mode}: "
+                "choose one that mixes leading tokens, such as topk",
+            )
+        if self.train.fit_soft_mask and self.soft_mask is not None:
+            require(
+                self.soft_mask.weight == "sigmoid",
+                "fit_soft_mask finds offset and steepness, which weight sigmoid alone reads",
+            )
         if self.model.load_in_4bit:
             require(self.adapter is not None, "weights in 4 bits cannot be trained: add an adapter")
+
+    @classmethod
+    def of(cls, values: Any, where: str) -> Recipe:
+        """The recipe of a mapping, which an earlier version may have written.
+
+        Raises:
+            ValueError: see `from_mapping`.
+        """
+        mask = values.get("soft_mask") if isinstance(values, dict) else None
+        if isinstance(mask, dict) and isinstance(mask.get("keep_norm"), bool):
+            mask = dict(mask)
+            if mask.pop("keep_norm"):
+                mask.setdefault("mixture", "norm_kept")
+            values = values | {"soft_mask": mask}
+        return from_mapping(cls, values, where)
 
     def twin(self) -> Recipe:
         """The same run without soft-masking."""

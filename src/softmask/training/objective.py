@@ -5,6 +5,7 @@ Shape suffixes: B batch, L length, N masked positions (flat indices into B * L),
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -12,7 +13,9 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ..models import DreamModel
+from ..soft_mask import Feedback
 from .config import WEIGHTINGS
+from .trajectory import reveal
 
 # Equal buckets of t in [0, 1] over which right predictions are counted.
 BUCKETS = 10
@@ -63,9 +66,10 @@ def masked_diffusion_loss(
             position 0 never counts under the shift: nothing precedes it.
         scored_BL: which of the masked positions count in the loss; None: all. All get feedback.
         times_B: t of each row.
-        weighting: "mean": mean over the masked tokens of the batch; "elbo": sum over masked
-            tokens of CE / t, per token of the batch, the bound itself; "published": mean over
-            the masked tokens of CE / t, as the released training, whose rows share one t.
+        weighting: "mean": mean over the masked tokens of the batch; "row": mean over rows of
+            the mean over a row's; "elbo": sum over masked tokens of CE / t, per token of the
+            batch, the bound itself; "published": mean over the masked tokens of CE / t, as the
+            released training, whose rows share one t.
 
     Raises:
         ValueError: `soft` on a model without soft-mask parameters, an unknown weighting, or no
@@ -77,8 +81,7 @@ def masked_diffusion_loss(
     if soft and dream.soft_mask is None:
         raise ValueError("soft-mask training needs a model with soft-mask parameters")
     if dream.config.logit_shift:
-        masked_BL = masked_BL.clone()
-        masked_BL[:, 0] = False
+        masked_BL = _without_first(masked_BL)
     rows_N = masked_BL.flatten().nonzero().squeeze(1)
     inputs = {"attention_mask": attention_mask_BL, "rows": rows_N}
     seen = None
@@ -87,25 +90,161 @@ def masked_diffusion_loss(
             for _ in range(feedback_passes):
                 first = _without_ddp(model)(noisy_BL, feedback=seen, observe=True, **inputs)
                 seen = first.feedback
-    labels_N, time_N = ids_BL.flatten()[rows_N], times_B[rows_N // ids_BL.shape[1]]
-    output = model(noisy_BL, feedback=seen, labels=labels_N, **inputs)
+    forward = _scored(
+        model,
+        noisy_BL,
+        ids_BL,
+        rows_N,
+        times_B,
+        scored_BL=scored_BL,
+        weighting=weighting,
+        feedback=seen,
+        attention_mask=attention_mask_BL,
+    )
+    return forward.loss
+
+
+def trajectory_loss(
+    model: nn.Module,
+    ids_BL: Tensor,
+    masked_BL: Tensor,
+    maskable_BL: Tensor,
+    shares_BW: Tensor,
+    seen: Feedback | None,
+    *,
+    reads_B: Tensor,
+    soft: bool,
+    weighting: str = "row",
+    attention_mask_BL: Tensor | None = None,
+) -> tuple[Loss, Tensor, Feedback]:
+    """The loss of rows that are under way, and what they carry on; see trajectory.py.
+
+    Of W + 1 shares: W forwards, their losses averaged. Behind each the surest masks are revealed
+    until the next share of a row is, and what the forward said of the others is read by the next
+    one, with its gradient.
+
+    Args:
+        model: as in `masked_diffusion_loss`.
+        seen: what the rows read of their state; None: nothing.
+        reads_B: which rows read what the forwards here say, too; `soft`: whether any may.
+
+    Returns:
+        The loss; the masks that are left; what the last forward said of those.
+    """
+    dream = inner(model)
+    if dream.config.logit_shift:
+        maskable_BL = _without_first(maskable_BL)
+    masked_BL = masked_BL & maskable_BL
+    losses = []
+    said: Feedback | None = None
+    for number in range(1, shares_BW.shape[1]):
+        rows_N = masked_BL.flatten().nonzero().squeeze(1)
+        forward = _scored(
+            model,
+            ids_BL.masked_fill(masked_BL, dream.mask_id),
+            ids_BL,
+            rows_N,
+            masked_BL.sum(1) / maskable_BL.sum(1).clamp_min(1),
+            weighting=weighting,
+            feedback=seen,
+            attention_mask=attention_mask_BL,
+            observe=True,
+            attached=number + 1 < shares_BW.shape[1],
+        )
+        losses.append(forward.loss)
+        said = forward.said
+        assert said is not None
+        assert said.logits_NK is not None
+        assert said.total_N is not None
+        surest_BL = torch.full(masked_BL.shape, -torch.inf, device=masked_BL.device)
+        log_chance_N = (said.logits_NK[:, 0] - said.total_N).detach()
+        surest_BL.view(-1)[rows_N] = log_chance_N
+        masked_BL = reveal(masked_BL, maskable_BL, surest_BL, shares_BW[:, number])
+        said = said.at(masked_BL.flatten()[rows_N])
+        seen = said.at(reads_B[said.rows_N // ids_BL.shape[1]]) if soft else None
+    assert said is not None
+    return _averaged(losses), masked_BL, said
+
+
+class _Scored(NamedTuple):
+    loss: Loss
+    said: Feedback | None
+
+
+def _scored(
+    model: nn.Module,
+    noisy_BL: Tensor,
+    ids_BL: Tensor,
+    rows_N: Tensor,
+    times_B: Tensor,
+    *,
+    weighting: str,
+    feedback: Feedback | None,
+    attention_mask: Tensor | None,
+    scored_BL: Tensor | None = None,
+    observe: bool = False,
+    attached: bool = False,
+) -> _Scored:
+    """The forward that is trained, and the loss at its masked positions `rows_N`."""
+    length = ids_BL.shape[1]
+    labels_N, time_N = ids_BL.flatten()[rows_N], times_B[rows_N // length]
+    output = model(
+        noisy_BL,
+        feedback=feedback,
+        labels=labels_N,
+        rows=rows_N,
+        observe=observe,
+        attached=attached,
+        attention_mask=attention_mask,
+    )
     scored_N = torch.ones_like(rows_N) if scored_BL is None else scored_BL.flatten()[rows_N]
     losses_N = output.losses * scored_N
     count = scored_N.sum().clamp_min(1)
     nats = losses_N.sum() / count
     if weighting == "mean":
         value = nats
+    elif weighting == "row":
+        row_N, zeros_B = rows_N // length, losses_N.new_zeros(len(ids_BL))
+        count_B = zeros_B.index_add(0, row_N, scored_N.to(zeros_B.dtype))
+        mean_B = zeros_B.index_add(0, row_N, losses_N) / count_B.clamp_min(1)
+        value = mean_B.sum() / (count_B > 0).sum().clamp_min(1)
     elif weighting == "published":
         value = (losses_N / time_N).sum() / count
     else:
         value = (losses_N / time_N).sum() / ids_BL.numel()
-    return Loss(
+    read = feedback is not None
+    loss = Loss(
         value,
         nats.detach(),
-        _mean(output.entropies) if soft else None,
-        _mean(output.lambdas) if soft else None,
+        _mean(output.entropies) if read else None,
+        _mean(output.lambdas) if read else None,
         *_hits(output.predicted == labels_N, scored_N.bool(), time_N),
     )
+    return _Scored(loss, output.feedback)
+
+
+def _averaged(losses: list[Loss]) -> Loss:
+    """Of the forwards of an update; entropy and lambda of those that read feedback."""
+
+    def mean(values: Sequence[Tensor | None]) -> Tensor:
+        return torch.stack([value for value in values if value is not None]).mean()
+
+    read = any(loss.mixed is not None for loss in losses)
+    return Loss(
+        mean([loss.value for loss in losses]),
+        mean([loss.nats for loss in losses]),
+        mean([loss.entropy for loss in losses]) if read else None,
+        mean([loss.mixed for loss in losses]) if read else None,
+        torch.stack([loss.hits_T for loss in losses]).sum(0),
+        torch.stack([loss.total_T for loss in losses]).sum(0),
+    )
+
+
+def _without_first(mask_BL: Tensor) -> Tensor:
+    """Position 0 never counts under the shift: nothing precedes it."""
+    mask_BL = mask_BL.clone()
+    mask_BL[:, 0] = False
+    return mask_BL
 
 
 def inner(model: nn.Module) -> DreamModel:

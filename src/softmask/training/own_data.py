@@ -132,14 +132,14 @@ def _estimate(
     train, chats = recipe.train, recipe.conversations
     assert chats is not None
     size = train.batch_size * train.accumulation
-    updates = train.steps or math.ceil(rows * train.epochs / size)
+    updates = train.steps or math.ceil(rows * train.visits * train.epochs / size)
     length = sum(lengths) / len(lengths) + chats.extra_padding / 2 + chats.pad_multiple / 2
     flops = updates * size * length * _flops_of_a_token(recipe, dream)
     seconds = flops / (EFFICIENCY * _speed(device, train.precision, dream.config.hidden_size))
     seconds += updates * train.accumulation * OVERHEAD
     longest = max(lengths) + chats.extra_padding
     memory = _bytes(recipe, dream, train.batch_size * longest, device) / 1e9
-    passes = f"{updates * size / rows:,.1f}".removesuffix(".0")
+    passes = f"{updates * size / (rows * train.visits):,.1f}".removesuffix(".0")
     return (
         f"{count(updates, 'update')} of {count(size, 'row')}, "
         f"{passes} {'pass' if passes == '1' else 'passes'} over {rows:,}; "

@@ -67,7 +67,7 @@ def read_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
         raise ValueError(f"{name}: a recipe is a mapping of settings")
     for each in overrides:
         _override(values, each)
-    return from_mapping(Recipe, values, name)
+    return Recipe.of(values, name)
 
 
 def override(recipe: Recipe, overrides: Sequence[str]) -> Recipe:

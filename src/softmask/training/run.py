@@ -51,6 +51,7 @@ from .schedule import GlobalBatch, TrainingSchedule
 from .soft_mask_start import FORWARDS, fitted_start
 from .trainer import SoftMaskTrainer
 from .training_arguments import rows_per_forward, training_arguments
+from .trajectory import Visits
 
 # The parameters that a run began with, where they were fitted to its data.
 START = "soft_mask_start.json"
@@ -212,18 +213,20 @@ def make_data(
     """Rows in the order of the run, their collator, the batches of the evaluation, the schedule."""
     train, tokenizer = recipe.train, made.tokenizer
     global_batch = GlobalBatch(rows_per_forward(recipe), args.world_size, train.accumulation)
+    visits = None if train.trajectory is None else Visits(train.trajectory, global_batch.size)
     if recipe.conversations is not None:
         found = load_conversations(recipe.conversations, tokenizer, recipe.seed, report)
-        updates = math.ceil(len(found.train) * train.epochs / global_batch.size)
+        updates = math.ceil(len(found.train) * train.visits * train.epochs / global_batch.size)
         schedule = TrainingSchedule(train, train.steps or updates)
         length = schedule.steps * global_batch.size
         rows: Any
-        rows, held_out = ConversationOrder(found.train, recipe.seed, length), found.validation
+        rows = ConversationOrder(found.train, recipe.seed, length, visits)
+        held_out = found.validation
     else:
         assert recipe.corpus is not None  # a recipe has the one or the other
         held_out = Corpus(recipe.corpus, made.stories, tokenizer)
         schedule = TrainingSchedule(train, train.steps or 0)
-        rows = CorpusOrder(held_out, schedule, global_batch, recipe.seed)
+        rows = CorpusOrder(held_out, schedule, global_batch, recipe.seed, visits)
     collator = Collator(
         train=train,
         noise=recipe.noise,
@@ -234,5 +237,6 @@ def make_data(
         mask_token_id=made.dream.mask_id,
         pad_token_id=tokenizer.pad_token_id,
         two_passes=recipe.soft_mask is not None,
+        visits=visits,
     )
     return Data(schedule, collator, rows, Validation(collator, held_out, train.eval_batches))

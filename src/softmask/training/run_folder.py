@@ -25,7 +25,7 @@ from typing import Any
 
 from transformers import TrainerState
 
-from ..config import from_mapping, read_json, shown
+from ..config import read_json, shown
 from ..files import LOCK, locked, read_json_lines, write_atomically
 from ..hub.folder import kept_update
 from ..reporting.words import count
@@ -118,7 +118,7 @@ def _has_trained(folder: Path) -> bool:
 def _as_written(values: Any) -> Any:
     """A recipe of an earlier version, with the settings that have come since."""
     try:
-        recipe = from_mapping(Recipe, values, RECIPE)
+        recipe = Recipe.of(values, RECIPE)
     except ValueError:
         return values  # a setting has gone: it differs
     return json.loads(json.dumps(dataclasses.asdict(recipe)))

@@ -29,9 +29,10 @@ from .batches import Collator, Validation
 from .checkpoints import checkpoint_of, mark_complete
 from .config import TrainConfig
 from .ema import MovingAverage
-from .objective import BUCKETS, Loss, masked_diffusion_loss
+from .objective import BUCKETS, Loss, masked_diffusion_loss, trajectory_loss
 from .optimizers import make_optimizer, make_scheduler
 from .schedule import TrainingSchedule
+from .trajectory import Trajectories
 from .weights import (
     load_soft_mask,
     load_weights,
@@ -74,6 +75,8 @@ class SoftMaskTrainer(Trainer):
         if settings.ema is not None and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
             raise ValueError("train.ema averages whole weights, not sharded ones: leave it out")
         self.average = None if settings.ema is None else MovingAverage(model, settings.ema)
+        kept = 0 if dream.soft_mask is None else dream.soft_mask.reads
+        self.trajectories = None if settings.trajectory is None else Trajectories(kept)
         self._sums: dict[str, Tensor] = {}
         self._soft_in_update = False
         self.add_callback(AroundUpdate(self))
@@ -106,7 +109,10 @@ class SoftMaskTrainer(Trainer):
         Raises:
             ValueError: the loss is not finite; `bad_batch.json` then names the rows.
         """
-        loss = self._loss(model, inputs, inputs["soft"], inputs["feedback_passes"])
+        if self.trajectories is None:
+            loss = self._loss(model, inputs, inputs["soft"], inputs["feedback_passes"])
+        else:
+            loss = self._loss_of_trajectories(model, inputs, self.trajectories)
         if not torch.isfinite(loss.value):
             self._refuse(inputs, loss)
         self._count(loss, inputs)
@@ -130,6 +136,27 @@ class SoftMaskTrainer(Trainer):
             feedback_passes=feedback_passes,
             weighting=self.settings.weighting,
         )
+
+    def _loss_of_trajectories(
+        self, model: nn.Module, inputs: dict[str, Any], under_way: Trajectories
+    ) -> Loss:
+        """One stage or more of every row of the batch, which stays for the next update."""
+        place, reads_B, soft = inputs["place"], inputs["reads_B"], inputs["soft"]
+        carried = under_way.enter(place, inputs["rows"], inputs["masked_BL"])
+        loss, masked_BL, said = trajectory_loss(
+            model,
+            inputs["ids_BL"],
+            carried.masked_BL,
+            inputs["maskable_BL"],
+            inputs["shares_BW"],
+            carried.feedback(reads_B) if soft else None,
+            reads_B=reads_B,
+            soft=soft,
+            weighting=self.settings.weighting,
+            attention_mask_BL=inputs["real_BL"],
+        )
+        under_way.leave(place, carried, masked_BL, said)
+        return loss
 
     @property
     def _folder(self) -> Path:
@@ -301,6 +328,10 @@ class SoftMaskTrainer(Trainer):
         if self.average is not None:
             self.average.save(folder / EMA_WEIGHTS)
 
+    def _trajectories_of(self, folder: Path) -> Path:
+        """Where a process keeps its rows that are under way."""
+        return folder / f"trajectories-{self.args.process_index}.safetensors"
+
     def _save_checkpoint(self, model: nn.Module, trial: Any = None) -> None:
         """Marks a checkpoint as complete when all processes have written their files.
 
@@ -313,6 +344,9 @@ class SoftMaskTrainer(Trainer):
         writes = self.args.should_save
         with whole_folder(folder, "the checkpoint"):
             super()._save_checkpoint(model, trial)
+            if self.trajectories is not None:
+                folder.mkdir(parents=True, exist_ok=True)
+                self.trajectories.save(self._trajectories_of(folder))
             self.accelerator.wait_for_everyone()
             if writes:
                 # A path would hold in this place alone: BestCheckpoint finds it by its update.
@@ -341,6 +375,8 @@ class SoftMaskTrainer(Trainer):
             load_soft_mask(self.dream.soft_mask, folder)
         if self.average is not None:
             self.average.load(folder / EMA_WEIGHTS)
+        if self.trajectories is not None:
+            self.trajectories.load(self._trajectories_of(folder), self.args.device)
 
     def _load_best_model(self) -> None:
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:

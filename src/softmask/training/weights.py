@@ -16,7 +16,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from ..config import SOFT_MASK_FILE, SOFT_MASK_WEIGHTS, SoftMaskConfig, soft_mask_to_published
 from ..models import DreamModel
-from ..soft_mask import SoftMask
+from ..soft_mask import FIXED, SoftMask
 
 # How libraries report a failed write: those in Rust by an error with these words, of no class that
 # can be caught, and torch's writer of archives by a RuntimeError that does not say why.
@@ -66,7 +66,7 @@ def save_soft_mask(mask: SoftMask | None, folder: Path, writes: bool = True) -> 
         return
     raw = {name: _gathered(value).cpu().contiguous() for name, value in mask.state_dict().items()}
     values: dict[str, Any] = {**soft_mask_values(mask)}
-    values |= {name: getattr(mask, name) for name in ("mode", "k", "keep_norm", "options")}
+    values |= {name: getattr(mask, name) for name in FIXED}
     config = SoftMaskConfig(**values)
     if writes:
         folder.mkdir(parents=True, exist_ok=True)

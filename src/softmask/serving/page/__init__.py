@@ -20,7 +20,14 @@ from functools import lru_cache
 from importlib import resources
 from typing import Any
 
-from ...config import SOFT_MASK_SCHEDULES, SoftMaskConfig
+from ...config import (
+    FEEDBACK_HELP,
+    FEEDBACK_MIXTURES,
+    FEEDBACK_PRESETS,
+    FEEDBACK_WEIGHTS,
+    SOFT_MASK_SCHEDULES,
+    SoftMaskConfig,
+)
 from ...rules import names
 from ...sampling import CACHES, COMMIT_SOURCES, SamplingConfig
 from ...shipped_rules import UNMASK_RULES
@@ -54,6 +61,7 @@ STYLES = ("style.css", "run.css", "conversation.css")
 ELEMENTS = ("style", "script")
 STYLE, SCRIPT = (f"<{name}></{name}>" for name in ELEMENTS)
 DATA = '<script type="application/json" id="softmask-data"></script>'
+SOFT = ("feedback", "k", "scale", "mixture", "weight", "offset", "steepness", "schedule")
 # The settings that the form has, by group, under the names of a request.
 GROUPS = {
     "Canvas": ("max_tokens", "softmask.steps", "softmask.block_length", "softmask.cache"),
@@ -62,20 +70,22 @@ GROUPS = {
         *("softmask.commit_from", "softmask.score_temperature"),
     ),
     "Choice of tokens": ("softmask.alg", "softmask.threshold", "temperature", "top_p", "seed"),
-    "Soft-masking": tuple(
-        f"softmask.soft_mask.{name}" for name in ("k", "scale", "offset", "steepness", "schedule")
-    ),
+    "Soft-masking": tuple(f"softmask.soft_mask.{name}" for name in SOFT),
 }
 CHOICES = {
     "cache": CACHES,
     "alg": UNMASK_RULES,
     "schedule": SOFT_MASK_SCHEDULES,
+    "mixture": FEEDBACK_MIXTURES,
+    "weight": FEEDBACK_WEIGHTS,
+    "feedback": tuple(FEEDBACK_PRESETS),
     "commit_from": COMMIT_SOURCES,
 }
 # What is no setting of decoding: kind and sentence, those of `softmask generate`.
 OTHERS = {
     "max_tokens": ("int", "masks to fill"),
     "seed": ("int", "of the random choices (default: a new one)"),
+    "softmask.soft_mask.feedback": ("str", FEEDBACK_HELP),
 }
 
 
@@ -100,6 +110,11 @@ def live_data(description: Mapping[str, Any]) -> dict[str, Any]:
         "mode": "live",
         "model": dict(description),
         "settings": settings(),
+        "feedback": {
+            name: dataclasses.asdict(preset)
+            for name, preset in FEEDBACK_PRESETS.items()
+            if isinstance(preset, SoftMaskConfig)
+        },
         "examples": examples() if description["bundled"] else [],
         "opening": json.loads(_read("opening.json")),
     }
@@ -124,7 +139,7 @@ def _field(path: str) -> dict[str, Any]:
     name = path.rsplit(".", 1)[-1]
     if path in OTHERS:
         kind, sentence = OTHERS[path]
-        return {"name": path, "kind": kind, "help": sentence}
+        return {"name": path, "kind": kind, "help": sentence, **_choices(name)}
     config = SoftMaskConfig if ".soft_mask." in path else SamplingConfig
     (found,) = (field for field in dataclasses.fields(config) if field.name == name)
     annotation = typing.get_type_hints(config)[name]
@@ -133,10 +148,15 @@ def _field(path: str) -> dict[str, Any]:
     if name in CHOICES:
         # The values stand in the list beside the sentence.
         sentence = field["help"].replace(": " + ", ".join(CHOICES[name]), "")
-        # Rules that were registered can be chosen too.
-        choices = names("commit") if name == "alg" else list(CHOICES[name])
-        field |= {"choices": choices, "help": sentence}
+        field |= {"help": sentence, **_choices(name)}
     return field
+
+
+def _choices(name: str) -> dict[str, list[str]]:
+    if name not in CHOICES:
+        return {}
+    # Rules that were registered can be chosen too.
+    return {"choices": names("commit") if name == "alg" else list(CHOICES[name])}
 
 
 def page_csp(html: str) -> str:

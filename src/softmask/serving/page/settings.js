@@ -1,11 +1,14 @@
 // The settings of a request: a field for each, with the sentence that explains it.
 
 const SOFT = "softmask.soft_mask.";
+const FEEDBACK = `${SOFT}feedback`; // A preset, which the other fields of SOFT change.
 const TYPICAL = { seed: "new each time", "softmask.steps": "= masks" };
 
 class Settings {
-  constructor({ model, settings }) {
+  constructor({ model, settings, feedback }) {
     this.model = model;
+    this.presets = feedback;
+    this.preset = "";
     this.kind = this.kindOf("");
     this.defaults = this.readDefaults();
     this.fields = [];
@@ -34,6 +37,7 @@ class Settings {
     }
     field.name = name;
     this.hint(field);
+    if (name === FEEDBACK) field.addEventListener("change", () => this.choose(field.value));
     const sentence = element("small", "", help);
     sentence.id = `help-${name}`;
     field.setAttribute("aria-describedby", sentence.id);
@@ -64,6 +68,13 @@ class Settings {
     return this.model.prompt_kinds?.find(isOf);
   }
 
+  /** Shows what a preset of the feedback is; "" is what the model brings. */
+  choose(preset) {
+    this.preset = preset;
+    this.defaults = this.readDefaults();
+    for (const field of this.softFields()) field.value = this.usual(field);
+  }
+
   hint(field) {
     const isSoft = field.name.startsWith(SOFT);
     const value = isSoft ? undefined : this.defaults.get(field.name);
@@ -74,7 +85,8 @@ class Settings {
 
   /** What the model takes where a field is empty, by the field's name. */
   readDefaults() {
-    const { soft_mask: soft, max_tokens: usual } = this.model;
+    const { soft_mask: own, max_tokens: usual } = this.model;
+    const soft = this.presets[this.preset] ?? own;
     const { sampling, max_new_tokens: tokens } = this.kind ?? this.model;
     const values = new Map([["max_tokens", tokens ?? usual]]);
     for (const [name, value] of Object.entries(sampling)) {
@@ -90,12 +102,16 @@ class Settings {
    */
   fill(values) {
     this.clear();
-    return Object.keys(values).filter((name) => {
+    // First the preset, which decides what the others change.
+    const isPreset = (name) => name.endsWith("soft_mask.feedback");
+    const names = Object.keys(values).sort((a, b) => isPreset(b) - isPreset(a));
+    return names.filter((name) => {
       const isNamed = (field) => [field.name, field.name.replace("softmask.", "")].includes(name);
       const field = this.fields.find(isNamed);
       if (!field) return true;
       field.value = values[name]; // A field takes no value that is none of its kind.
       const isTaken = field.value === String(values[name]);
+      if (isTaken && field.name === FEEDBACK) this.choose(field.value);
       if (isTaken) this.filled.set(field, field.value);
       else field.value = this.usual(field);
       return !isTaken;
@@ -104,6 +120,7 @@ class Settings {
 
   clear() {
     this.filled = new Map();
+    this.choose("");
     for (const field of this.fields) field.value = this.usual(field);
   }
 
@@ -111,8 +128,13 @@ class Settings {
     return field.name.startsWith(SOFT) ? String(this.defaults.get(field.name) ?? "") : "";
   }
 
+  /** The fields that a preset has values of. */
+  softFields() {
+    return this.fields.filter(({ name }) => name.startsWith(SOFT) && name !== FEEDBACK);
+  }
+
   softValues() {
-    const fields = this.fields.filter((field) => field.name.startsWith(SOFT));
+    const fields = this.softFields();
     return fields.map((field) => field.value).join();
   }
 
@@ -146,10 +168,14 @@ class Settings {
   /** The part of a body that the settings are. */
   body(isInfill) {
     const body = { softmask: {} };
+    const { preset } = this;
+    if (preset) body.softmask.soft_mask = preset === "off" ? null : { feedback: preset };
     // Numbers that were left as they are: the checkpoint's own, whatever has no field here too.
-    if (this.softValues() !== this.original) body.softmask.soft_mask = { ...this.model.soft_mask };
+    else if (this.softValues() !== this.original) body.softmask.soft_mask = { ...this.model.soft_mask };
     for (const field of this.fields) {
       if (field.value === "" || (field.name === "max_tokens" && isInfill)) continue;
+      // What a preset has itself.
+      if (preset && field.name.startsWith(SOFT) && field.value === this.usual(field)) continue;
       const path = field.name.split(".");
       const name = path.pop();
       const place = path.reduce((object, part) => object?.[part], body);

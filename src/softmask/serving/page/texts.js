@@ -44,7 +44,7 @@ class Texts {
     const before = { runs: view.runs, layout: view.layout, about: view.about };
     const error = await this.page.during(async () => {
       const bodies = this.requests();
-      const isSoft = bodies.length > 1 || this.model.soft_mask;
+      const isSoft = this.isSoft(bodies[0]);
       const names = isSoft ? ["soft-masked", "plain"] : ["plain"];
       view.layout = "grid";
       view.show(bodies.map((body, i) => this.expect(body, names[i])));
@@ -98,9 +98,13 @@ class Texts {
     }
     const body = { ...asked, ...settings.body(Boolean(asked.infill)) };
     this.seed = body.seed;
-    const hasSoft = this.model.soft_mask || "soft_mask" in body.softmask;
-    if (!hasSoft || !byId("compare").checked) return [body];
+    if (!this.isSoft(body) || !byId("compare").checked) return [body];
     return [body, { ...body, softmask: { ...body.softmask, soft_mask: null } }];
+  }
+
+  /** Whether a body is decoded with feedback. */
+  isSoft({ softmask }) {
+    return Boolean("soft_mask" in softmask ? softmask.soft_mask : this.model.soft_mask);
   }
 
   ask(text) {
