@@ -30,7 +30,7 @@ _HOME = {
     "DenoiseStep": "decoding.sampler",
     "DreamConfig": "models",
     "DreamModel": "decoding.diffusion_generate",
-    "SamplingConfig": "config",
+    "SamplingConfig": "sampling",
     "SoftMaskConfig": "config",
     "Constraint": "constraints.constraint",
     "commit_rule": "rules",

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from .rules import Chosen, Options, Rule, added, find
+from .rules import Chosen, added, find
+from .sampling import COLDEST, SamplingConfig, take_rule
 from .settings import (
     check_numbers,
     from_mapping,
@@ -24,13 +25,8 @@ from .settings import (
     shown,
     unknown_setting,
 )
-from .shipped_rules import COMMIT_RULES, SOFT_MASK_MODES, UNMASK_RULES, end
+from .shipped_rules import SOFT_MASK_MODES
 
-# How other programs say that top_k filters nothing: transformers by 0, vLLM by -1.
-TOP_K_OFF = (0, -1)
-CACHES = ("none", "prefix", "dual")
-# Logits over a lower temperature, or plus a larger penalty, would be infinite.
-COLDEST, LARGEST_PENALTY = 1e-6, 1e6
 SOFT_MASK_SCHEDULES = ("none", "linear", "stepwise")
 # Of `mixtures.py`, which computes them.
 FEEDBACK_MIXTURES = ("linear", "norm_kept", "spherical", "additive")
@@ -80,7 +76,7 @@ class SoftMaskConfig:
     options: dict[str, Any] = setting({}, "options of a mode that is a feedback rule of your own")
 
     def __post_init__(self) -> None:
-        _take_rule(self, "feedback", "mode", "options", SOFT_MASK_MODES)
+        take_rule(self, "feedback", "mode", "options", SOFT_MASK_MODES)
         require_choice("soft-mask schedule", self.schedule, SOFT_MASK_SCHEDULES)
         require(self.k >= 1, f"soft-mask k must be at least 1, not {self.k}")
         check_numbers("soft-mask", self)
@@ -97,26 +93,6 @@ class SoftMaskConfig:
     def feedback(self) -> Chosen:
         """The rule that says what is fed back."""
         return Chosen(find("feedback", self.mode), self.options)
-
-
-def _take_rule(config: Any, kind: Any, field: str, options: str, plain: tuple[str, ...]) -> None:
-    """Checks the field of a config that names a rule, and the rule's options.
-
-    Args:
-        plain: shipped rules without options, which need not be looked up.
-
-    Raises:
-        ValueError: there is no such rule, or its options are wrong.
-    """
-    name, given = getattr(config, field), getattr(config, options)
-    if isinstance(name, Rule) or given or name not in plain:
-        rule = find(kind, name)
-        require(
-            not rule.is_setting, f"{rule.name} is a setting of its own: give {rule.name} a value"
-        )
-        name, given = rule.name, rule.parse(given, options)
-    object.__setattr__(config, field, name)
-    object.__setattr__(config, options, Options(given))
 
 
 # Settings of the feedback that have a name, each as `soft_mask` takes it: the checkpoint's own (an
@@ -229,180 +205,6 @@ def read_soft_mask_file(path: Path) -> SoftMaskConfig | None:
         ValueError: the file is not valid JSON or holds anything but the published settings.
     """
     return soft_mask_from_published(read_json(path), str(path))
-
-
-@dataclass(frozen=True)
-class SamplingConfig:
-    """How a canvas of masks becomes text. Names follow Dream's `diffusion_generate`."""
-
-    steps: int = setting(512, "denoising steps: one forward pass each")
-    alg: str = setting(
-        "entropy", f"which positions are committed first: {', '.join(UNMASK_RULES)}, or your own"
-    )
-    alg_options: dict[str, Any] = setting({}, "options of a commit rule of your own")
-    temperature: float = setting(0.0, "sampling temperature; 0 takes the likeliest token")
-    top_p: float | None = setting(None, "keep the smallest set of tokens with this total mass")
-    top_k: int | None = setting(None, "keep only this many likeliest tokens; 0: all of them")
-    alg_temp: float | None = setting(None, "randomness of the choice of positions; 0 or null: none")
-    eps: float = setting(1e-3, "last time of the published schedule linspace(1, eps, steps + 1)")
-    block_length: int | None = setting(None, "decode left to right in blocks of this many tokens")
-    lookahead: int | None = setting(
-        None,
-        "with blocks: how many masks behind the current block take part in a forward, of those "
-        "that end the text; null: all, as published",
-    )
-    end_penalty: float = setting(0.0, "subtracted from the logits of the end tokens, before mixing")
-    threshold: float | None = setting(
-        None, "commit every token that is likelier than this, at least one a forward"
-    )
-    threshold_end: float | None = setting(
-        None, "let the threshold move here, in step with the share of masks that are decided"
-    )
-    factor: float | None = setting(
-        None, "commit the n likeliest tokens while (n + 1)(1 - p_n) is below this"
-    )
-    entropy_bound: float | None = setting(
-        None, "commit the surest tokens while the entropies before them sum to at most this (nats)"
-    )
-    stop_rule: str = setting(
-        "end", "when a text gives up its last masks: end (at an end token), or your own"
-    )
-    stop_options: dict[str, Any] = setting({}, "options of a stopping rule of your own")
-    cache: str = setting("none", "keys and values kept within a block: " + ", ".join(CACHES))
-    refresh_every: int | None = setting(
-        None, "with a cache: look beyond the block every so many steps, and not at its start alone"
-    )
-    refresh_window: int | None = setting(
-        None, "by this many tokens on both sides of the block; null: over the whole text"
-    )
-
-    def __post_init__(self) -> None:
-        _take_rule(self, "commit", "alg", "alg_options", UNMASK_RULES)
-        _take_rule(self, "stopping", "stop_rule", "stop_options", (end.name,))
-        check_numbers("", self)
-        self._check_rules()
-        self._check_cache()
-        require(self.steps >= 1, f"steps must be at least 1, not {self.steps}")
-        require(
-            self.temperature == 0 or self.temperature >= COLDEST,
-            f"temperature must be 0 or at least {COLDEST}, not {self.temperature}",
-        )
-        self._switch_off_filters()
-        if self.top_p is not None:
-            require(0 < self.top_p <= 1, f"top_p must lie in (0, 1], not {self.top_p}")
-        if self.top_k is not None:
-            require(self.top_k >= 1, f"top_k must be at least 1, not {self.top_k}")
-        if self.alg_temp is not None:
-            require(
-                self.alg_temp == 0 or self.alg_temp >= COLDEST,
-                f"alg_temp must be 0 or at least {COLDEST}, not {self.alg_temp}",
-            )
-        require(0 < self.eps < 1, f"eps must lie between 0 and 1, not {self.eps}")
-        if self.block_length is not None:
-            require(
-                self.block_length >= 1,
-                f"block_length must be at least 1, not {self.block_length}",
-            )
-        require(
-            self.lookahead is None or self.lookahead >= 0,
-            f"lookahead must be >= 0, not {self.lookahead}",
-        )
-        require(
-            self.lookahead is None or self.block_length is not None,
-            "lookahead counts masks behind a block: give block_length too",
-        )
-        require(
-            abs(self.end_penalty) <= LARGEST_PENALTY,
-            f"end_penalty must lie within {LARGEST_PENALTY:g}, not be {self.end_penalty}",
-        )
-
-    @property
-    def adaptive(self) -> bool:
-        """Whether confidence, not the schedule, decides how many tokens are committed."""
-        return self.deciding is not None
-
-    @property
-    def ordering(self) -> Chosen:
-        """The commit rule that says which positions go first, or with what chance."""
-        rule = find("commit", self.alg)
-        if rule.returns == "rows":
-            return Chosen(find("commit", rule.order), Options())
-        return Chosen(rule, self.alg_options)
-
-    @property
-    def deciding(self) -> Chosen | None:
-        """The commit rule that says how many positions a step commits; None: the schedule does."""
-        rule = find("commit", self.alg)
-        if rule.returns == "rows":
-            return Chosen(rule, self.alg_options)
-        for name in COMMIT_RULES:
-            if getattr(self, name) is not None:
-                rule = find("commit", name)
-                fields = dataclasses.fields(rule.options)
-                return Chosen(rule, {one.name: getattr(self, one.name) for one in fields})
-        return None
-
-    @property
-    def stopping(self) -> Chosen:
-        """The rule that says when a text gives up its last masks."""
-        return Chosen(find("stopping", self.stop_rule), self.stop_options)
-
-    @property
-    def by_chance(self) -> bool:
-        """Whether each mask commits by a coin of its own, and tokens are drawn afterwards."""
-        return self.ordering.rule.returns == "chances"
-
-    @property
-    def is_random(self) -> bool:
-        """Whether anything is drawn."""
-        return self.temperature > 0 or bool(self.alg_temp) or self.by_chance
-
-    def _switch_off_filters(self) -> None:
-        # top_p 0 is off beside temperature 0 alone: where tokens are drawn it may also mean the
-        # likeliest one.
-        if self.top_k in TOP_K_OFF:
-            object.__setattr__(self, "top_k", None)
-        if self.top_p == 0 and self.temperature == 0:
-            object.__setattr__(self, "top_p", None)
-
-    def _check_rules(self) -> None:
-        rules = [name for name in COMMIT_RULES if getattr(self, name) is not None]
-        if find("commit", self.alg).returns == "rows":
-            rules.append(f"alg {self.alg}")
-        require(len(rules) <= 1, f"{' and '.join(rules)} are different rules: give one of them")
-        for name in ("threshold", "threshold_end"):
-            value = getattr(self, name)
-            require(value is None or 0 <= value <= 1, f"{name} must lie in [0, 1], not {value}")
-        for name in ("factor", "entropy_bound"):
-            value = getattr(self, name)
-            require(value is None or value >= 0, f"{name} must be >= 0, not {value}")
-        require(
-            self.threshold is not None or self.threshold_end is None,
-            "threshold_end is where a threshold moves to: give threshold too",
-        )
-        if rules:
-            require(
-                not self.by_chance and not self.alg_temp,
-                f"{rules[0]} commits by confidence, alg origin and alg_temp by chance: give one",
-            )
-
-    def _check_cache(self) -> None:
-        require_choice("cache", self.cache, CACHES)
-        require_positive(self, "refresh_every")
-        window = self.refresh_window
-        require(window is None or window >= 0, f"refresh_window must be >= 0, not {window}")
-        if self.cache == "none":
-            unused = self.refresh_every is None and window is None
-            require(unused, "refresh_every and refresh_window refresh a cache: give cache too")
-        else:
-            require(
-                self.block_length is not None,
-                f"cache {self.cache} keeps what lies outside of a block: give block_length too",
-            )
-            require(
-                window is None or self.refresh_every is not None,
-                "refresh_window says how far refresh_every looks: give that too",
-            )
 
 
 @dataclass(frozen=True)

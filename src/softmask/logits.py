@@ -1,12 +1,14 @@
 """What is read off logits: the k largest with their ids, the log-sum-exp, and the entropy.
 
-Greedy decoding, the rules of confidence and the feedback of soft-masking need no more than these.
-Shape suffixes: N rows, V vocabulary, C columns of a piece of it, K leading tokens.
+Greedy decoding, the rules of confidence and the feedback of soft-masking need no more than these:
+of the logits z as they are, and of z / t at further temperatures t where somebody asks for them.
+Shape suffixes: N rows, V vocabulary, C columns of a piece of it, K leading tokens, T further
+temperatures.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -25,6 +27,8 @@ class LogitStatistics(NamedTuple):
 
     `ids_NK`, `logits_NK`: the K largest logits, largest first. `total_N`: log sum exp z.
     `tempered_N`: the entropy at another temperature; at 1 it is `entropy_N` itself.
+    `totals_NT`, `entropies_NT`: the same of z / t, a column for each temperature that was asked
+    for.
     """
 
     ids_NK: Tensor
@@ -32,6 +36,8 @@ class LogitStatistics(NamedTuple):
     total_N: Tensor
     entropy_N: Tensor
     tempered_N: Tensor
+    totals_NT: Tensor = torch.empty(0, 0)
+    entropies_NT: Tensor = torch.empty(0, 0)
 
 
 def tempered(logits: Tensor, temperature: float) -> Tensor:
@@ -108,8 +114,8 @@ def entropy(logits_NV: Tensor) -> Tensor:
     return _totals(logits_NV)[1]
 
 
-def _totals(logits_NV: Tensor) -> tuple[Tensor, Tensor]:
-    """(N,) log sum exp and (N,) entropy of each row."""
+def _totals(logits_NV: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+    """(N,) log sum exp and (N,) entropy of each row over a temperature."""
     if not len(logits_NV):
         return (logits_NV.new_zeros(0, dtype=torch.float32),) * 2
     parts = []
@@ -117,7 +123,10 @@ def _totals(logits_NV: Tensor) -> tuple[Tensor, Tensor]:
         # Shifting by the maximum keeps sum p z from cancelling; finite floor: 0 * -inf is NaN.
         z_NV = chunk_NV.float()
         top_N1 = z_NV.amax(-1, keepdim=True)
-        z_NV = (z_NV - top_N1).clamp_min(FLOOR)
+        z_NV = z_NV - top_N1
+        if temperature != 1:
+            z_NV, top_N1 = z_NV / temperature, top_N1 / temperature
+        z_NV = z_NV.clamp_min(FLOOR)
         p_NV = z_NV.exp()
         sum_N = p_NV.sum(-1)
         log_N = sum_N.log()
@@ -126,15 +135,32 @@ def _totals(logits_NV: Tensor) -> tuple[Tensor, Tensor]:
     return torch.cat(total), torch.cat(entropy_)
 
 
-def statistics(logits_NV: Tensor, k: int, temperature: float = 1.0) -> LogitStatistics:
+def statistics(
+    logits_NV: Tensor, k: int, temperature: float = 1.0, temperatures: Sequence[float] = ()
+) -> LogitStatistics:
     """The statistics of logits that exist already.
 
     Args:
         temperature: of `tempered_N`.
+        temperatures: further ones, of `totals_NT` and `entropies_NT`.
     """
     values_NK, ids_NK = top_k(logits_NV, k)
-    total_N, entropy_N = _totals(logits_NV)
-    tempered_N = entropy_N
-    if temperature != 1:
-        tempered_N = entropy(tempered(logits_NV.float(), temperature))
-    return LogitStatistics(ids_NK, values_NK.float(), total_N, entropy_N, tempered_N)
+    totals = [_totals(logits_NV, one) for one in (1.0, *temperatures)]
+    tempered_N = totals[0][1] if temperature == 1 else _totals(logits_NV, temperature)[1]
+    return joined(ids_NK, values_NK.float(), totals, tempered_N)
+
+
+def joined(
+    ids_NK: Tensor,
+    logits_NK: Tensor,
+    totals: Sequence[tuple[Tensor, Tensor]],
+    tempered_N: Tensor,
+) -> LogitStatistics:
+    """Statistics from pairs of log-sum-exp and entropy: of the logits, then tempered."""
+    (total_N, entropy_N), *further = totals
+    none_NT = total_N.new_zeros(len(total_N), 0)
+    totals_NT, entropies_NT = (
+        torch.cat([none_NT, *(pair[i][:, None] for pair in further)], dim=1) for i in (0, 1)
+    )
+    of_logits = ids_NK, logits_NK, total_N, entropy_N
+    return LogitStatistics(*of_logits, tempered_N, totals_NT, entropies_NT)

@@ -1,7 +1,8 @@
 """The rules that ship with the package, by the door of `rules.py`.
 
-Those of Dream order positions: origin, maskgit_plus, topk_margin, entropy. Three let confidence
-decide how many tokens a step commits: threshold, factor (Fast-dLLM), entropy_bound (EB-Sampler).
+Those of Dream order positions: origin, maskgit_plus, topk_margin, entropy. Four let confidence
+decide how many tokens a step commits: threshold, factor (Fast-dLLM), entropy_bound (EB-Sampler),
+entropy_threshold (dParallel). One holds back what they, or the schedule, would commit: agreement.
 The published modes of feedback are rules too; their mathematics is in `soft_mask.py`. Imports no
 torch.
 """
@@ -79,6 +80,21 @@ def entropy_bound(rows: MaskedRows, *, entropy_bound: float) -> Tensor:
     return rows.flat(taken_RL.new_zeros(taken_RL.shape).scatter(1, place_RL, taken_RL))
 
 
+@commit_rule("entropy_threshold", returns="rows", top=1, batched=True)
+def entropy_threshold(rows: MaskedRows, *, entropy_threshold: float) -> Tensor:
+    """Every position whose entropy is below this, in nats."""
+    # Rounding can make the entropy of a certain token negative, and nothing lies below 0.
+    return rows.entropy_N.clamp_min(0) < entropy_threshold
+
+
+@commit_rule("agreement", returns="rows", top=1, batched=True, state={"token": -1, "led": 0})
+def agreement(rows: MaskedRows, *, agreement: int) -> Tensor:
+    """A token that has led in so many forwards running, this one included."""
+    led_N = rows.state["led"] * (rows.tokens_N == rows.state["token"]) + 1
+    rows.state.update(token=rows.tokens_N, led=led_N)
+    return led_N >= agreement
+
+
 @feedback_rule("topk", top=1, batched=True)
 def topk(rows: MaskedRows) -> Tensor:
     """The leading tokens, the more the lower the entropy."""
@@ -104,5 +120,5 @@ def end(text: TextSoFar) -> int | None:
 
 # Values of `alg`; settings of their own; values of the soft-mask `mode`.
 UNMASK_RULES = (origin.name, maskgit_plus.name, topk_margin.name, entropy.name)
-COMMIT_RULES = (threshold.name, factor.name, entropy_bound.name)
+COMMIT_RULES = (threshold.name, factor.name, entropy_bound.name, entropy_threshold.name)
 SOFT_MASK_MODES = (topk.name, temperature.name)

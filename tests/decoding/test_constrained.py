@@ -78,7 +78,20 @@ SAMPLINGS = {
 }
 
 
-@pytest.mark.parametrize("sampling", SAMPLINGS.values(), ids=SAMPLINGS)
+EARLY = {
+    "early": {
+        **{"steps": 48, "block_length": 12, "cache": "dual", "next_block_at": 0.5},
+        **{"entropy_threshold": 1.0, "agreement": 2, "commit_from": "plain"},
+    },
+    "early and scheduled": {"steps": 20, "block_length": 12, "next_block_at": 0.25},
+}
+WAYS = [
+    *(pytest.param(sampling, id=name) for name, sampling in SAMPLINGS.items()),
+    *(pytest.param(one, id=name, marks=pytest.mark.slow) for name, one in EARLY.items()),
+]
+
+
+@pytest.mark.parametrize("sampling", WAYS)
 @pytest.mark.parametrize("soft", [None, SOFT], ids=["plain", "soft"])
 def test_mixed_requests_in_one_batch_each_keep_to_their_own_form(checkpoint, sampling, soft):
     prompt, mask_id = encode(checkpoint, "abc"), checkpoint.model.mask_id

@@ -11,6 +11,7 @@ from softmask.config import SamplingConfig, SoftMaskConfig
 from softmask.decoding import batch
 from softmask.decoding import cuda_graphs as graphs
 from softmask.decoding.sampler import denoise
+from softmask.models import packing
 
 TEMPERATURE = SoftMaskConfig(mode="temperature", scale=0.8, offset=-3.0, steepness=1.0)
 CONFIGS = (
@@ -77,7 +78,7 @@ def test_no_more_graphs_are_kept_than_stated(recorded, monkeypatch) -> None:
         canvas = torch.arange(1, length + 1)[None]
         columns = torch.arange(length)
         previous = (columns - 1).clamp_min(0)
-        layout = batch.Layout(columns, columns, previous, [batch.Span(length, 0, length)])
+        layout = packing.Layout(columns, columns, previous, [packing.Span(length, 0, length)])
         for _ in range(graphs.RECORD_AT):
             with torch.no_grad():
                 hidden = keeper(canvas, layout)

@@ -19,7 +19,6 @@ from softmask import rules
 from softmask.bench.frontier_cells import choose_cells
 from softmask.cli.main import main
 from softmask.config import (
-    UNMASK_RULES,
     SamplingConfig,
     SoftMaskConfig,
     sampling_to_file,
@@ -30,6 +29,7 @@ from softmask.decoding.sampler import denoise
 from softmask.hub.export import export
 from softmask.serving import page
 from softmask.serving.engine import Engine, Request
+from softmask.shipped_rules import UNMASK_RULES
 from softmask.soft_mask import SoftMask
 from softmask.training.objective import masked_diffusion_loss
 

@@ -21,11 +21,12 @@ def head_of(vocabulary: int, width: int, seed: int, spread: float = 0.5) -> torc
     return head
 
 
-def in_pieces(head, hidden, k, bias=None, piece=64, temperature=1.0):
+def in_pieces(head, hidden, k, bias=None, piece=64, temperature=1.0, temperatures=()):
     """`read_head`, streamed in pieces of this many logits in all."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(readout, "PIECE_LOGITS", piece)
-        return read_head(head, hidden, head.out_features, k, bias, temperature=temperature)
+        more = {"temperature": temperature, "temperatures": temperatures}
+        return read_head(head, hidden, head.out_features, k, bias, **more)
 
 
 @PROPERTY
@@ -37,22 +38,33 @@ def in_pieces(head, hidden, k, bias=None, piece=64, temperature=1.0):
     spread=st.sampled_from([0.01, 0.5, 8.0]),
     suppressed=st.sampled_from([0, 1, 300]),
     temperature=st.sampled_from([1.0, 0.4, 3.0]),
+    temperatures=st.sampled_from([(), (2.0,), (0.5, 3.0)]),
 )
 def test_streamed_statistics_equal_those_of_whole_logits(
-    seed, rows, vocabulary, k, spread, suppressed, temperature
+    seed, rows, vocabulary, k, spread, suppressed, temperature, temperatures
 ) -> None:
     head = head_of(vocabulary, 8, seed, spread)
     hidden = torch.randn(rows, 8, generator=torch.Generator().manual_seed(seed))
     bias = torch.zeros(vocabulary)
     bias[: min(suppressed, vocabulary - k)] = FLOOR  # whole pieces of it
-    found = in_pieces(head, hidden, k, bias, temperature=temperature)
+    found = in_pieces(head, hidden, k, bias, 64, temperature, temperatures)
     with torch.no_grad():
         logits = head(hidden) + bias
-    whole = statistics(logits, k, temperature)
+    whole = statistics(logits, k, temperature, temperatures)
     torch.testing.assert_close(found.tempered_N, whole.tempered_N, rtol=1e-3, atol=1e-3)
     p_NV = (logits / temperature).double().softmax(-1)
     direct_N = -torch.xlogy(p_NV, p_NV).sum(1).float()
     torch.testing.assert_close(whole.tempered_N, direct_N, rtol=1e-3, atol=1e-3)
+    assert found.totals_NT.shape == whole.entropies_NT.shape == (rows, len(temperatures))
+    for column, further in enumerate(temperatures):
+        tempered = statistics(logits / further, k)
+        for one in (found, whole):
+            close = {"rtol": 1e-4, "atol": 1e-3}
+            torch.testing.assert_close(one.totals_NT[:, column], tempered.total_N, **close)
+            torch.testing.assert_close(one.entropies_NT[:, column], tempered.entropy_N, **close)
+    # What nobody tempers costs no bit.
+    for value, plain in zip(found[:4], in_pieces(head, hidden, k, bias)[:4], strict=True):
+        assert torch.equal(value, plain)
     torch.testing.assert_close(found.logits_NK, whole.logits_NK, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(found.total_N, whole.total_N, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(found.entropy_N, whole.entropy_N, rtol=1e-3, atol=1e-3)

@@ -24,14 +24,13 @@ from browsing import (
 )
 
 from softmask.config import (
-    CACHES,
     FEEDBACK_PRESETS,
     SOFT_MASK_SCHEDULES,
-    UNMASK_RULES,
-    SamplingConfig,
 )
 from softmask.puzzles.puzzles import is_solved
+from softmask.sampling import CACHES, SamplingConfig
 from softmask.serving.page import live_data, page_csp, page_html
+from softmask.shipped_rules import UNMASK_RULES
 
 SUDOKU = "Sudoku\n0102\n4201\n0003\n2300\nSolution\n"
 COUNTDOWN = "Countdown\n74,59,82,67\nSolution\n"

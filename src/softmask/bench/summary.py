@@ -8,10 +8,10 @@ from typing import Any
 
 from rich.table import Table
 
-from ..config import CACHES
 from ..models import DreamModel
 from ..reporting.measure import pair_ratios, summary
 from ..reporting.tables import light_table
+from ..sampling import CACHES
 from .roofline import Work, machine, parts
 
 PUBLISHED = "published_"

@@ -21,11 +21,11 @@ from rich.console import Console
 
 from ..bench.benchmark import BLOCK_STEPS, Bench, decodings
 from ..bench.summary import label, summarise, tables_of
-from ..config import CACHES
 from ..hub.load import choose_device
 from ..reporting.measure import peak_mb, peak_of
 from ..reporting.progress import progress
 from ..reporting.result_folder import claim, write
+from ..sampling import CACHES
 from .options import add_hidden, new_parser
 
 

@@ -10,6 +10,7 @@ them that stay masked, R sequences, L columns of one sequence, V vocabulary, K s
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -19,9 +20,9 @@ from torch import Tensor
 
 from ..config import SamplingConfig, SoftMaskConfig
 from ..models import DreamModel
-from ..models.packing import Layout, Span
+from ..models.packing import Layout
 from ..soft_mask import SoftMask, SoftTokens, make_mixer, rate
-from .canvas_constraint import CanvasConstraint, HoleConstraint
+from .canvas_constraint import CanvasConstraint
 from .commit import choose_commits
 from .constrained import look_again, renew, settle, write_fixed
 from .cuda_graphs import Graphs, suits_graphs
@@ -34,7 +35,8 @@ from .rule_views import feedback_at, given_up, judge_feedback
 from .schedule import ScheduledStep, StepSchedule
 from .sequence import Rules, SequenceState, Settings
 from .soft_state import SoftState
-from .unmask import Ragged
+from .unmask import Choice
+from .windows import Layouts, rows_by_settings
 
 if TYPE_CHECKING:
     from ..constraints.token_automaton import TokenAutomaton
@@ -99,7 +101,7 @@ class Batch:
         self.logits_PV: Tensor | None = None
         self.forwards = 0
         self._reader = LogitReader(model)
-        self._layout: tuple[object, Layout] | None = None
+        self._layouts = Layouts(self.store)
         self._mixers: dict[SoftMaskConfig, SoftMask | None] = {}
 
     def add(
@@ -142,11 +144,8 @@ class Batch:
             generated_L=masked_L,
         )
         if constraint is not None:
-            canvas = constraint, ids_L.cpu().numpy(), self.mask_id
-            whole = holes is None
-            sequence.constraint = (
-                CanvasConstraint(*canvas) if whole else HoleConstraint(*canvas, holes or ())
-            )
+            ids = ids_L.cpu().numpy()
+            sequence.constraint = CanvasConstraint.of(constraint, ids, self.mask_id, holes)
             sequence.settings = Settings.of(sequence)
         own = slice(start, start + sequence.length)
         self.canvas_P[own] = ids_L
@@ -187,10 +186,10 @@ class Batch:
         sequences = self.sequences if sequences is None else sequences
         live = [s for s in sequences if not s.is_done or self.hooks is not None]
         renew(live, self._ids)
-        scheduled = {id(s): s.schedule.at(s.step) for s in live}
-        busy = [s for s in live if self.hooks or s.needs_forward(scheduled[id(s)])]
+        scheduled = [(s, s.schedule.at(s.step)) for s in live]
+        busy = [(s, at) for s, at in scheduled if self.hooks or s.needs_forward(at)]
         if busy:
-            groups = self._predict(busy, [scheduled[id(s)] for s in busy])
+            groups = self._predict(*zip(*busy, strict=True))
             # Feedback must not point at what a step's commits have made impossible.
             pairs = [
                 group.pairs() if group.settings.automaton and group.settings.soft_mask else None
@@ -227,93 +226,70 @@ class Batch:
     # What is computed.
 
     def _predict(
-        self, busy: list[SequenceState], scheduled_R: list[ScheduledStep]
+        self, busy: Sequence[SequenceState], scheduled_R: Sequence[ScheduledStep]
     ) -> list[Predictions]:
         """One forward, and a token for each of the masked positions that are read."""
-        shift = self.model.config.logit_shift
-        for sequence, scheduled in zip(busy, scheduled_R, strict=True):
-            if scheduled.block != sequence.block:
-                sequence.block, sequence.age = scheduled.block, 0
-        windows = [
-            sequence.window(scheduled, shift=shift)
-            for sequence, scheduled in zip(busy, scheduled_R, strict=True)
-        ]
-        layout = self._layout_of(busy, windows)
-        groups = self._groups(busy, scheduled_R, windows)
+        shift, before = self.model.config.logit_shift, self.forwards
+        pairs = zip(busy, scheduled_R, strict=True)
+        windows = [sequence.enter(scheduled, shift=shift) for sequence, scheduled in pairs]
+        groups = rows_by_settings(busy, scheduled_R, windows, self.masked_P)
         rows = [group.rows_N for group in groups]
+        # First, so that the store keeps what the other one computes.
+        scores = self._score_apart(groups, busy, windows)
+        layout = self._layouts.of(busy, windows, self.place_P, self.previous_P)
         wanted = [layout.flat_T] if self.hooks is not None else rows
-        hidden_TD = self._forward(self._tokens(layout), layout)
+        hidden_TD = self._run(busy, self._tokens(layout.flat_T), layout)
         hidden_ND = hidden_TD[layout.sources(torch.cat(wanted), shift=shift)]
-        self.forwards += 1
         for sequence in busy:
-            sequence.forwards += 1
             sequence.age += 1
         if self.hooks is not None:
             found = [self._read_hooked(group, hidden_ND, layout.flat_T) for group in groups]
         else:
             parts = zip(groups, hidden_ND.split([len(r) for r in rows]), strict=True)
-            found = [self._reader.read(group, part_ND) for group, part_ND in parts]
-        if self.device.type == "cpu" or self.forwards % NAN_CHECK_EVERY == 0:
+            found = [
+                self._reader.read(group, part_ND, scores.get(group.settings))
+                for group, part_ND in parts
+            ]
+        if self.device.type == "cpu" or self.forwards % NAN_CHECK_EVERY < self.forwards - before:
             for predictions in found:
                 fail_where_nan(predictions)
         return found
 
-    def _layout_of(self, busy: list[SequenceState], windows: list[tuple[int, int]]) -> Layout:
-        key = tuple((s.start, s.reach, *w) for s, w in zip(busy, windows, strict=True))
-        if self._layout is None or self._layout[0] != key:
-            pieces = [
-                (Span(b - a, s.start, s.reach), s.flat_L[a:b])
-                for s, (a, b) in zip(busy, windows, strict=True)
-            ]
-            # Windows of like shape side by side: attention takes them in one call.
-            pieces.sort(key=lambda piece: (piece[0].queries, piece[0].length))
-            spans, columns = zip(*pieces, strict=True)
-            flat_T = torch.from_numpy(np.concatenate(columns)).to(self.device)
-            layout = Layout(flat_T, self.place_P[flat_T], self.previous_P, spans, self.store)
-            self._layout = key, layout
-        return self._layout[1]
+    def _run(
+        self, busy: Sequence[SequenceState], tokens: Tensor | SoftTokens, layout: Layout
+    ) -> Tensor:
+        """(T, D) of a forward in which these sequences take part."""
+        self.forwards += 1
+        for sequence in busy:
+            sequence.forwards += 1
+        return self._forward(tokens, layout)
 
-    def _tokens(self, layout: Layout) -> Tensor | SoftTokens:
+    def _score_apart(
+        self,
+        groups: Sequence[Rows],
+        busy: Sequence[SequenceState],
+        windows: Sequence[tuple[int, int]],
+    ) -> dict[Settings, Choice]:
+        """What a forward without feedback says where confidence is read off one, by settings."""
+        own = [(s, window) for s, window in zip(busy, windows, strict=True) if s.is_scored_apart]
+        if not own:
+            return {}
+        apart, own_windows = zip(*own, strict=True)
+        layout = self._layouts.of(apart, own_windows, self.place_P, self.previous_P, apart=True)
+        hidden_TD = self._run(apart, self.canvas_P[layout.flat_T][None], layout)
+        shift, found = self.model.config.logit_shift, {}
+        for group in groups:
+            if group.sequences[0].is_scored_apart:
+                hidden_ND = hidden_TD[layout.sources(group.rows_N, shift=shift)]
+                found[group.settings] = self._reader.scores(group, hidden_ND)
+        return found
+
+    def _tokens(self, flat_T: Tensor) -> Tensor | SoftTokens:
         """(1, T) what the forward reads: ids, or, once anything was mixed, soft tokens."""
-        flat_T = layout.flat_T
         ids_1T = self.canvas_P[flat_T][None]
         if not self.soft.is_used:
             return ids_1T
         return self.soft.tokens(ids_1T, flat_T, self.masked_P[flat_T])
-
-    def _groups(
-        self,
-        busy: list[SequenceState],
-        scheduled_R: list[ScheduledStep],
-        windows: list[tuple[int, int]],
-    ) -> list[Rows]:
-        """The masked positions to read, by settings."""
-        groups: dict[Settings, list[tuple[SequenceState, ScheduledStep, tuple[int, int]]]] = {}
-        for entry in zip(busy, scheduled_R, windows, strict=True):
-            groups.setdefault(entry[0].settings, []).append(entry)
-        return [self._rows_of(group) for group in groups.values()]
-
-    def _rows_of(self, group: list[tuple[SequenceState, ScheduledStep, tuple[int, int]]]) -> Rows:
-        """Soft-masking reads every mask in the window, plain decoding what it may commit."""
-        ranges, counts_R = [], []
-        for sequence, scheduled, (start, stop) in group:
-            if not sequence.is_soft:
-                start, stop = sequence.committable(scheduled)
-            ranges.append(sequence.flat_L[start:stop])
-            before = 0
-            if start and not sequence.is_planned:
-                before = sequence.masks_before(start, scheduled)
-            counts_R.append(sequence.masks_before(stop, scheduled) - before)
-        flat = torch.from_numpy(np.concatenate(ranges)).to(self.device)
-        # The count is known: a search for it would wait for the device.
-        place_N = torch.nonzero_static(self.masked_P[flat], size=sum(counts_R)).squeeze(1)
-        sequences, scheduled_R, _ = zip(*group, strict=True)
-        starts = [sequence.start for sequence in sequences]
-        lengths = [sequence.reach for sequence in sequences]
-        rows_N = flat[place_N]
-        return Rows(
-            sequences, scheduled_R, counts_R, rows_N, Ragged(counts_R, starts, lengths, rows_N)
-        )
 
     def _read_hooked(self, rows: Rows, hidden_TD: Tensor, flat_T: Tensor) -> Predictions:
         """The predictions of rows, with the logits of the whole canvas shown to a hook."""
@@ -321,13 +297,9 @@ class Batch:
         logits_TV = self._reader.logits(hidden_TD)
         logits_PV = logits_TV.new_zeros(self.positions, logits_TV.shape[1])
         logits_PV[flat_T] = logits_TV  # padding predicts nothing: 0
-        shape = self.hooks.shape
-        if self.hooks.logits is not None:
-            logits_BLV = logits_PV.view(*shape, -1)
-            canvas_BL = self.canvas_P.clone().view(shape)
-            step = rows.sequences[0].step
-            logits_PV = self.hooks.logits(step, canvas_BL, logits_BLV).flatten(0, 1)
-        self.logits_PV = logits_PV
+        self.logits_PV = logits_PV = self.hooks.read(
+            rows.sequences[0].step, self.canvas_P, logits_PV
+        )
         return self._reader.read_logits(rows, logits_PV[rows.rows_N])
 
     # What comes of it.
@@ -349,17 +321,12 @@ class Batch:
 
     def _update_masks(self, groups: list[Predictions]) -> None:
         """What is masked now, and how much each sequence has left."""
-        if self.hooks is not None and self.hooks.tokens is not None:
-            shape, step = self.hooks.shape, groups[0].sequences[0].step
+        if self.hooks is not None:
             assert self.logits_PV is not None
-            logits_BLV = self.logits_PV.view(*shape, -1)
-            canvas_BL = self.hooks.tokens(step, self.canvas_P.view(shape), logits_BLV)
-            self.canvas_P = canvas_BL.flatten().clone()
-        pairs = [
-            pair
-            for group in groups
-            for pair in zip(group.sequences, group.scheduled_R, strict=True)
-        ]
+            step = groups[0].sequences[0].step
+            self.canvas_P = self.hooks.write(step, self.canvas_P, self.logits_PV)
+        zips = [zip(group.sequences, group.scheduled_R, strict=True) for group in groups]
+        pairs = list(itertools.chain(*zips))
         for sequence, scheduled in pairs:
             if sequence.is_planned and sequence.schedule.left:
                 sequence.schedule.left[scheduled.block] -= scheduled.commits

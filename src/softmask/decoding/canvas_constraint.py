@@ -57,6 +57,23 @@ class CanvasConstraint:
         if not automaton.meets(self.reached[0], self.needed[0]):
             raise _misfit(automaton, len(holes))
 
+    @classmethod
+    def of(
+        cls,
+        automaton: TokenAutomaton,
+        ids_L: np.ndarray,
+        mask_id: int,
+        holes: tuple[int, ...] | None,
+    ) -> CanvasConstraint:
+        """That of the whole stretch, or of the holes that begin at these columns, each by itself.
+
+        Raises:
+            ValueError: no text of the form fits.
+        """
+        if holes is None:
+            return cls(automaton, ids_L, mask_id)
+        return HoleConstraint(automaton, ids_L, mask_id, holes)
+
     def renew(self, ids_L: np.ndarray) -> None:
         """Reads the sets off a canvas."""
         automaton = self.automaton

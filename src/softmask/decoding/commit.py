@@ -5,14 +5,18 @@ Shape suffixes: N masked positions that were read, R sequences.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from ..rule_inputs import MaskedRows, are_shares
-from ..rules import Chosen
+from ..rules import Chosen, find
 from .predictions import Predictions, Rows
 from .rule_state import RuleState, ask
 from .rule_views import commit_rows, texts_of
+from .schedule import ScheduledStep
+from .sequence import SequenceState
 from .soft_state import SoftState
 from .unmask import choose_positions, choose_tokens
 
@@ -49,7 +53,7 @@ def _results(
     if not rule.batched:
         texts = texts_of(predictions.ragged.sequence_N, len(predictions.sequences), open_N)
     found = ask(chosen, rows, rows_N, texts, memory)
-    if rule.is_shipped:
+    if rule.is_shipped and found:
         return found[0][1]
     if rule.returns == "rows":
         result_N = torch.zeros_like(rows_N, dtype=torch.bool)
@@ -75,12 +79,26 @@ def _results(
 
 
 def _committable(rows: Rows) -> Tensor | None:
-    """(N,) bool: rows in their sequence's current block; None where there are no blocks."""
+    """(N,) bool: rows in their sequence's open blocks; None where there are no blocks."""
     if all(sequence.config.block_length is None for sequence in rows.sequences):
         return None
+    return _within(rows, SequenceState.committable)
+
+
+def _counted(rows: Rows, open_N: Tensor | None) -> Tensor | None:
+    """(N,) bool: those of them among which a step commits as many as are scheduled."""
+    if not any(sequence.config.opens_early for sequence in rows.sequences):
+        return open_N
+    return _within(rows, SequenceState.counted)
+
+
+def _within(
+    rows: Rows, columns: Callable[[SequenceState, ScheduledStep], tuple[int, int]]
+) -> Tensor:
+    """(N,) bool: rows that lie between these columns [first, stop) of their sequences."""
     bounds = []
     for sequence, scheduled in zip(rows.sequences, rows.scheduled_R, strict=True):
-        first, stop = sequence.committable(scheduled)
+        first, stop = columns(sequence, scheduled)
         bounds.append((sequence.start + first, sequence.start + stop))
     bounds_R2 = torch.tensor(bounds, device=rows.rows_N.device)
     low_N, high_N = bounds_R2[rows.ragged.sequence_N].unbind(1)
@@ -98,9 +116,15 @@ def _by_confidence(
     config, choice, noise_N = predictions.settings.config, predictions.choice, None
     assert choice is not None
     scores_N = _results(config.ordering, predictions, rows, open_N, memory)
-    if open_N is not None:
-        scores_N = scores_N.masked_fill(~open_N, -torch.inf)
     counts_R = [scheduled.commits for scheduled in predictions.scheduled_R]
+    counted_N, may_add_N = _counted(predictions, open_N), open_N
+    if config.needs_agreement:
+        agreement = Chosen(find("commit", "agreement"), {"agreement": config.agreement})
+        agrees_N = _results(agreement, predictions, rows, open_N, memory)
+        counted_N, counts_R = _agreed(predictions, agrees_N, counted_N, counts_R)
+        may_add_N = agrees_N if open_N is None else agrees_N & open_N
+    if counted_N is not None:
+        scores_N = scores_N.masked_fill(~counted_N, -torch.inf)
     rows_N, ragged = predictions.rows_N, predictions.ragged
     if config.alg_temp and any(counts_R):
         noise = predictions.noise(rows_N.device)
@@ -109,8 +133,30 @@ def _by_confidence(
     chosen_N = choose_positions(scores_N, counts_R, ragged, config.alg_temp, noise_N)
     if config.deciding is not None:
         added_N = _results(config.deciding, predictions, rows, open_N, memory)
-        chosen_N |= added_N if open_N is None else added_N & open_N
+        chosen_N |= added_N if may_add_N is None else added_N & may_add_N
     return chosen_N, choice.tokens_N
+
+
+def _agreed(
+    rows: Rows, agrees_N: Tensor, counted_N: Tensor | None, counts_R: list[int]
+) -> tuple[Tensor, list[int]]:
+    """Among which rows a step commits, and how many, where tokens have to agree with earlier ones.
+
+    Of the scheduled ones those that do, at least one; and in the last step all that are left.
+    """
+    if counted_N is None:
+        counted_N = torch.ones_like(agrees_N)
+    agreed_N, sequence_N = agrees_N & counted_N, rows.ragged.sequence_N
+    agreed_R = sequence_N[agreed_N].bincount(minlength=len(counts_R)).tolist()
+    pairs = zip(rows.sequences, rows.scheduled_R, strict=True)
+    is_last_R = [sequence.schedule.is_last(scheduled) for sequence, scheduled in pairs]
+    cases = list(zip(counts_R, agreed_R, is_last_R, strict=True))
+    free_R = [is_last or not agreed for _, agreed, is_last in cases]
+    counts_R = [
+        count if is_last else min(count, max(agreed, 1)) for count, agreed, is_last in cases
+    ]
+    free_N = torch.tensor(free_R, device=agrees_N.device)[sequence_N]
+    return counted_N & (agrees_N | free_N), counts_R
 
 
 def _by_coin(

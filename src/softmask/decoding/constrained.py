@@ -63,14 +63,15 @@ def settle(
         constraint = sequence.constraint
         assert constraint is not None
         rows = rows[chosen[rows]]
-        is_last = scheduled.commits >= sequence.schedule.left[scheduled.block]
+        is_last = sequence.schedule.is_last(scheduled)
         is_last |= sequence.config.by_chance and scheduled.share >= 1
+        must_before = sequence.counted(scheduled)[1] if is_last else 0
         for row in rows[np.argsort(-sure[rows], kind="stable")].tolist():
             column = int(column_N[row])
             if constraint.commit(column, int(tokens[row])):
                 continue
-            chosen[row] = is_last
-            if is_last:
+            chosen[row] = column < must_before
+            if chosen[row]:
                 tokens[row] = _instead(predictions, row, reader, sequence.generator)
                 done = constraint.commit(column, int(tokens[row]))
                 assert done, "a token that is allowed can be committed"

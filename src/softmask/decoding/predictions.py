@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..logits import LogitStatistics, statistics
 from ..models import DreamModel
-from ..models.lm_head import chunked_logits, read_head
+from ..models.lm_head import Forbid, chunked_logits, read_head
 from .canvas_constraint import Pair, forbidden
 from .schedule import ScheduledStep
 from .sequence import Rules, SequenceState, Settings
@@ -77,51 +77,92 @@ class LogitReader:
         self._model, self._vocabulary = model, model.config.vocab_size
         self._biases: dict[tuple[Rules, float], Tensor | None] = {}
 
-    def read(self, rows: Rows, hidden_ND: Tensor) -> Predictions:
-        """The predictions of rows from their hidden states; logits are kept where needed alone."""
-        head, settings, size = self._model.lm_head, rows.settings, self._vocabulary
+    def read(self, rows: Rows, hidden_ND: Tensor, scores: Choice | None = None) -> Predictions:
+        """The predictions of rows from their hidden states; logits are kept where needed alone.
+
+        Args:
+            scores: what confidence is to be, if it is not read off these.
+        """
+        settings = rows.settings
         bias_V, k = self._bias(settings, hidden_ND.device), self._leading(rows)
         dense = settings.soft_mask is not None and settings.soft_mask.feedback.rule.dense
-        forbid = None
-        if settings.automaton is not None:
-            forbid = forbidden(settings.automaton, rows.pairs(), hidden_ND.device)
+        forbid = self._forbid(rows)
         if is_greedy(settings.config) and not dense:
-            seen = read_head(head, hidden_ND, size, k, bias_V, forbid, _temperature(settings))
-            return self._choose(rows, seen, None, None if forbid is None else hidden_ND)
-        logits_NV = torch.cat(list(chunked_logits(head, hidden_ND, size, bias_V, forbid)))
-        return self._choose(rows, statistics(logits_NV, k, _temperature(settings)), logits_NV)
+            seen = self._seen(settings, hidden_ND, k, bias_V, forbid)
+            found = self._choose(rows, seen, None, None if forbid is None else hidden_ND)
+        else:
+            logits_NV = self._logits(hidden_ND, bias_V, forbid)
+            seen = _statistics(settings, logits_NV, k)
+            found = self._choose(rows, seen, logits_NV)
+        if scores is None or found.choice is None:
+            return found
+        choice = scores._replace(tokens_N=found.choice.tokens_N)
+        return dataclasses.replace(found, choice=choice)
+
+    def scores(self, rows: Rows, hidden_ND: Tensor) -> Choice:
+        """How sure rows are of the likeliest tokens of these hidden states."""
+        settings = rows.settings
+        config, temperatures = settings.config, settings.temperatures
+        bias_V, forbid = self._bias(settings, hidden_ND.device), self._forbid(rows)
+        if is_greedy(config):
+            seen = self._seen(settings, hidden_ND, self._leading(rows), bias_V, forbid)
+            return choose_likeliest(seen, config.score_temperature, temperatures)
+        return choose_tokens(self._logits(hidden_ND, bias_V, forbid), config, None, rows.counts_R)
+
+    def _forbid(self, rows: Rows) -> Forbid | None:
+        """What the forms of constrained texts leave out at their rows."""
+        automaton = rows.settings.automaton
+        return None if automaton is None else forbidden(automaton, rows.pairs(), rows.rows_N.device)
+
+    def _seen(
+        self,
+        settings: Settings,
+        hidden_ND: Tensor,
+        k: int,
+        bias_V: Tensor | None,
+        forbid: Forbid | None,
+    ) -> LogitStatistics:
+        """The statistics of logits that are not kept."""
+        head, size = self._model.lm_head, self._vocabulary
+        temperatures = _temperature(settings), settings.temperatures
+        return read_head(head, hidden_ND, size, k, bias_V, forbid, *temperatures)
+
+    def _logits(
+        self, hidden_ND: Tensor, bias_V: Tensor | None = None, forbid: Forbid | None = None
+    ) -> Tensor:
+        """(N, V) all logits."""
+        parts = chunked_logits(self._model.lm_head, hidden_ND, self._vocabulary, bias_V, forbid)
+        return torch.cat(list(parts))
 
     def read_again(self, predictions: Predictions, index_M: Tensor) -> LogitStatistics:
         """What some rows of constrained texts say now, after commits that bind them."""
         automaton, pairs = predictions.settings.automaton, predictions.pairs()
         assert automaton is not None
-        temperature = _temperature(predictions.settings)
         forbid = forbidden(automaton, [pairs[row] for row in index_M.tolist()], index_M.device)
         k = predictions.seen.ids_NK.shape[1]
         if predictions.logits_NV is not None:
             logits_MV = predictions.logits_NV[index_M]
             forbid(logits_MV, 0, 0)
             predictions.logits_NV[index_M] = logits_MV
-            return statistics(logits_MV, k, temperature)
+            return _statistics(predictions.settings, logits_MV, k)
         assert predictions.hidden_ND is not None
         hidden_MD = predictions.hidden_ND[index_M]
         bias_V = self._bias(predictions.settings, hidden_MD.device)
-        head, size = self._model.lm_head, self._vocabulary
-        return read_head(head, hidden_MD, size, k, bias_V, forbid, temperature)
+        return self._seen(predictions.settings, hidden_MD, k, bias_V, forbid)
 
     def logits(self, hidden_TD: Tensor) -> Tensor:
         """(T, V) all logits, for hooks."""
-        return torch.cat(list(chunked_logits(self._model.lm_head, hidden_TD, self._vocabulary)))
+        return self._logits(hidden_TD)
 
     def read_logits(self, rows: Rows, logits_NV: Tensor) -> Predictions:
         """The predictions of rows whose logits exist already."""
         bias_V = self._bias(rows.settings, logits_NV.device)
         if bias_V is not None:
             logits_NV = logits_NV + bias_V.to(logits_NV.dtype)
-        automaton = rows.settings.automaton
-        if automaton is not None:
-            forbidden(automaton, rows.pairs(), logits_NV.device)(logits_NV, 0, 0)
-        seen = statistics(logits_NV, self._leading(rows), _temperature(rows.settings))
+        forbid = self._forbid(rows)
+        if forbid is not None:
+            forbid(logits_NV, 0, 0)
+        seen = _statistics(rows.settings, logits_NV, self._leading(rows))
         return self._choose(rows, seen, logits_NV)
 
     def _leading(self, rows: Rows) -> int:
@@ -142,7 +183,8 @@ class LogitReader:
     ) -> Predictions:
         config, choice = rows.settings.config, None
         if is_greedy(config):
-            choice = choose_likeliest(seen)
+            temperatures = rows.settings.temperatures
+            choice = choose_likeliest(seen, config.score_temperature, temperatures)
         elif not config.by_chance:  # which draws for the chosen positions alone
             assert logits_NV is not None
             noise = rows.noise(rows.rows_N.device)
@@ -171,6 +213,11 @@ class LogitReader:
 def _temperature(settings: Settings) -> float:
     """Of the entropy that the feedback is weighed by."""
     return 1.0 if settings.soft_mask is None else settings.soft_mask.entropy_temperature
+
+
+def _statistics(settings: Settings, logits_NV: Tensor, k: int) -> LogitStatistics:
+    """Those of logits that are there, at all temperatures that the settings ask for."""
+    return statistics(logits_NV, k, _temperature(settings), settings.temperatures)
 
 
 def fail_where_nan(predictions: Predictions) -> None:

@@ -86,9 +86,10 @@ def denoise(
 
     Raises:
         ValueError: the canvas is empty or longer than the model's context, it has no mask token,
-            k is larger than the vocabulary, a row's attention mask has a gap, a cache or lookahead
-            is asked for together with hooks, too few steps for the blocks, the model's logits are
-            NaN, graphs are asked for where there can be none, or no text of the form fits.
+            k is larger than the vocabulary, a row's attention mask has a gap, a cache, lookahead or
+            commit_from is asked for together with hooks, too few steps for the blocks, the model's
+            logits are NaN, graphs are asked for where there can be none, or no text of the form
+            fits.
     """
     check_canvas(model, canvas_BL)
     if soft_mask is not None:
@@ -96,7 +97,7 @@ def denoise(
     spans = _spans(canvas_BL, attention_mask_BL)
     hooks = None
     if logits_hook is not None or tokens_hook is not None:
-        for name, off in (("cache", "none"), ("lookahead", None)):
+        for name, off in (("cache", "none"), ("lookahead", None), ("commit_from", "soft")):
             if getattr(config, name) != off:
                 raise ValueError(f"hooks see the logits of the whole canvas: leave out the {name}")
         rows, columns = canvas_BL.shape

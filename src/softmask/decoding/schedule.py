@@ -18,12 +18,14 @@ from .unmask import transfer_count, transfer_share
 class ScheduledStep(NamedTuple):
     """What a step does: which block, and how many tokens (with a rule of confidence, at least).
 
-    `share` is 1 - s / t, each mask's chance under alg "origin".
+    `share` is 1 - s / t, each mask's chance under alg "origin". `last` is the last block that is
+    open: beyond `block`, the first one, only where blocks open early.
     """
 
     block: int
     commits: int
     share: float
+    last: int
 
 
 class StepSchedule:
@@ -64,8 +66,11 @@ class StepSchedule:
     def at(self, step: int) -> ScheduledStep:
         """What this step does; nothing where nothing is left."""
         if not self.total_left:
-            return ScheduledStep(max(len(self.left) - 1, 0), 0, 0.0)
-        return self._adaptive(step) if self.config.adaptive else self._scheduled(step)
+            last = max(len(self.left) - 1, 0)
+            return ScheduledStep(last, 0, 0.0, last)
+        if self.config.adaptive:
+            return self._adaptive(step)
+        return self._open(step) if self.config.opens_early else self._scheduled(step)
 
     def _scheduled(self, step: int) -> ScheduledStep:
         """The published schedule, within each block."""
@@ -78,26 +83,71 @@ class StepSchedule:
             block += more
         steps, eps = each + (block < extra), self.config.eps
         count = transfer_count(self.left[block], inner, steps, eps)
-        return ScheduledStep(block, count, transfer_share(inner, steps, eps))
+        return ScheduledStep(block, count, transfer_share(inner, steps, eps), block)
+
+    def _open(self, step: int) -> ScheduledStep:
+        """The published schedule of the whole text, its commits among the blocks that are open."""
+        steps, eps = self.config.steps, self.config.eps
+        count = transfer_count(self.total_left, step, steps, eps)
+        block = self._first
+        return ScheduledStep(
+            block, count, transfer_share(step, steps, eps), self._last_open(block, count)
+        )
 
     def _adaptive(self, step: int) -> ScheduledStep:
-        """At least one token, and as many as it takes to be done after `steps` steps."""
-        block = next(b for b, left in enumerate(self.left) if left)
+        """At least one token of the first block, and as many as it takes to be done in time."""
+        block = self._first
+        count = math.ceil(self.left[block] / max(self._end(block) - step, 1))
+        return ScheduledStep(block, count, 0.0, self._last_open(block))
+
+    @property
+    def _first(self) -> int:
+        """The first block that is not full."""
+        return next(block for block, left in enumerate(self.left) if left)
+
+    def _end(self, block: int) -> int:
+        """The steps after which a block has to be full."""
         each, extra = divmod(self.config.steps, len(self.left))
-        end = (block + 1) * each + min(block + 1, extra)
-        return ScheduledStep(block, math.ceil(self.left[block] / max(end - step, 1)), 0.0)
+        return (block + 1) * each + min(block + 1, extra)
+
+    def _last_open(self, block: int, wanted: int = 0) -> int:
+        """The last block that is open, if this is the first: so many masks are, where there are."""
+        share, last = self.config.next_block_at, block
+        if share is None:
+            return block
+        masks = self.left[block]
+        while last + 1 < len(self.left):
+            decided = 1 - self.left[last] / len(self.blocks[last])
+            if decided < share and masks >= wanted:
+                break
+            last += 1
+            masks += self.left[last]
+        return last
+
+    def counted(self, scheduled: ScheduledStep) -> int:
+        """The last block among whose masks a step's `commits` are counted."""
+        # A rule adds what it trusts in later blocks; the first one must be full in time.
+        return scheduled.block if self.config.adaptive else scheduled.last
+
+    def is_last(self, scheduled: ScheduledStep) -> bool:
+        """Whether a step has to commit whatever is left where its commits are counted."""
+        left = sum(self.left[scheduled.block : self.counted(scheduled) + 1])
+        return scheduled.commits >= left
 
     def due(self, step: int) -> int:
         """The step to go on with where more is decided than steps were taken for.
 
         Text that a constraint fixes takes no steps: those that it would have had are left out.
         """
-        each, extra = divmod(self.config.steps, len(self.left))
-        for block, (left, columns) in enumerate(zip(self.left, self.blocks, strict=True)):
-            steps = each + (block < extra)
-            end = (block + 1) * each + min(block + 1, extra)
+        if self.config.opens_early and not self.config.adaptive:
+            stages = [(self.total_left, self.masks, 0, self.config.steps)]
+        else:
+            ends = [self._end(block) for block in range(-1, len(self.left))]
+            sizes = [len(block) for block in self.blocks]
+            stages = list(zip(self.left, sizes, ends[:-1], ends[1:], strict=True))
+        for left, size, begin, end in stages:
             if left and step < end:
-                return max(step, end - math.ceil(steps * left / len(columns)))
+                return max(step, end - math.ceil((end - begin) * left / size))
         return step
 
     def bounds(self, block: int) -> tuple[int, int]:
@@ -120,6 +170,8 @@ class StepSchedule:
     @property
     def most_open(self) -> int:
         """The most masks that take part in one forward."""
+        if self.config.opens_early:
+            return self.masks
         size = self.config.block_length or 0
         hidden = (self.length - self.reach(block) for block in range(len(self.blocks)))
         return max(

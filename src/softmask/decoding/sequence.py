@@ -43,6 +43,11 @@ class Settings:
     seeded: bool
     automaton: TokenAutomaton | None = None
 
+    @property
+    def temperatures(self) -> tuple[float, ...]:
+        """At which a step reads distributions too, beside 1."""
+        return tuple({self.config.score_temperature} - {1.0})
+
     @classmethod
     def of(cls, sequence: SequenceState) -> Settings:
         # Where a sequence stands, and how many steps it has, is its own affair.
@@ -53,6 +58,7 @@ class Settings:
             refresh_every=None,
             refresh_window=None,
             block_length=None,
+            next_block_at=None,
             lookahead=None,
         )
         soft_mask = sequence.soft_mask if sequence.is_soft else None
@@ -82,8 +88,9 @@ class SequenceState:
     constraint: CanvasConstraint | None = None
     step: int = 0
     forwards: int = 0
-    block: int = 0
-    age: int = 0  # forwards since the block began
+    block: int = 0  # the first that is open
+    last_block: int = 0  # the last that is
+    age: int = 0  # steps with a forward since the block began
     failure: str | None = None
     stop_state: dict[str, Any] = field(default_factory=dict)  # of a stopping rule
 
@@ -105,7 +112,9 @@ class SequenceState:
     @property
     def is_planned(self) -> bool:
         """Whether each step commits just what it plans: then nothing need be counted after it."""
-        by_plan = not self.config.by_chance and not self.config.adaptive
+        config = self.config
+        by_plan = not (config.by_chance or config.adaptive)
+        by_plan = by_plan and not (config.opens_early or config.needs_agreement)
         free = self.constraint is None
         return by_plan and free and not self.may_stop and not self.may_write_masks
 
@@ -113,6 +122,23 @@ class SequenceState:
     def may_stop(self) -> bool:
         """Whether a text can end early: at an end token where the caller says so, or by a rule."""
         return self.rules.stop or not self.config.stopping.rule.is_shipped
+
+    @property
+    def is_scored_apart(self) -> bool:
+        """Whether confidence is read off a forward of its own, without feedback."""
+        return self.is_soft and self.config.commit_from == "plain"
+
+    def enter(self, scheduled: ScheduledStep, *, shift: bool) -> tuple[int, int]:
+        """Takes up a step that has a forward; returns the columns that it computes.
+
+        Where its first block begins, the text is computed anew. So it is where more of it takes
+        part: nothing else has computed what has joined.
+        """
+        grows = self.schedule.reach(scheduled.last) != self.reach
+        if scheduled.block != self.block or grows:
+            self.age = 0
+        self.block, self.last_block = scheduled.block, scheduled.last
+        return self._window(scheduled, shift=shift)
 
     def needs_forward(self, scheduled: ScheduledStep) -> bool:
         """False where a forward could change nothing.
@@ -126,7 +152,7 @@ class SequenceState:
     def save(self) -> dict[str, Any]:
         """All that a step changes."""
         state = None if self.generator is None else self.generator.get_state()
-        names = ("step", "forwards", "block", "age", "failure", "masked_L")
+        names = ("step", "forwards", "block", "last_block", "age", "failure", "masked_L")
         values = {name: getattr(self, name) for name in names}
         values["stop_state"] = dict(self.stop_state)
         constraint = None if self.constraint is None else self.constraint.save()
@@ -143,18 +169,17 @@ class SequenceState:
         if self.constraint is not None:
             self.constraint.restore(saved["constraint"])
 
-    def window(self, scheduled: ScheduledStep, *, shift: bool) -> tuple[int, int]:
-        """The columns that a step computes."""
-        reach = self.schedule.reach(scheduled.block)
+    def _window(self, scheduled: ScheduledStep, *, shift: bool) -> tuple[int, int]:
+        reach = self.reach
         if self.config.cache == "none":
             return 0, reach
-        first, last = self.schedule.bounds(scheduled.block)
+        first, last = self._between(scheduled.block, scheduled.last)
         return window(self.config, first, last, reach, self.age, shift=shift)
 
     @property
     def reach(self) -> int:
         """How many columns took part in the last step; those behind are masks not looked at yet."""
-        return self.schedule.reach(self.block)
+        return self.schedule.reach(self.last_block)
 
     @property
     def open(self) -> int:
@@ -169,7 +194,18 @@ class SequenceState:
 
     def committable(self, scheduled: ScheduledStep) -> tuple[int, int]:
         """The columns among which a step may commit masks."""
+        return self._columns(scheduled.block, scheduled.last)
+
+    def counted(self, scheduled: ScheduledStep) -> tuple[int, int]:
+        """The columns among which it commits as many as are scheduled."""
+        return self._columns(scheduled.block, self.schedule.counted(scheduled))
+
+    def _columns(self, block: int, last: int) -> tuple[int, int]:
         if self.config.block_length is None:
             return 0, self.length
-        first, last = self.schedule.bounds(scheduled.block)
-        return first, last + 1
+        first, end = self._between(block, last)
+        return first, end + 1
+
+    def _between(self, block: int, last: int) -> tuple[int, int]:
+        """Columns of the first mask of a block and of the last one of another, as they began."""
+        return self.schedule.bounds(block)[0], self.schedule.bounds(last)[1]

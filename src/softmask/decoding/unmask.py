@@ -23,7 +23,8 @@ class Choice(NamedTuple):
     """A token for each of N masked rows, and what commit rules read, all fp32.
 
     `chance_N` is the token's probability, `entropy_N` the entropy in nats, `ids_NK` and
-    `chances_NK` the leading tokens: all of the distribution after temperature and filters.
+    `chances_NK` the leading tokens: all of the distribution after temperature and filters, over
+    the temperature of the scores.
     """
 
     tokens_N: Tensor
@@ -191,19 +192,30 @@ def leading(config: SamplingConfig) -> int:
     return max(1, *tops)
 
 
-def choose_likeliest(seen: LogitStatistics) -> Choice:
-    """The greedy choice, read off the logits' statistics."""
-    chances_NK = (seen.logits_NK - seen.total_N[:, None]).exp()
-    return Choice(seen.ids_NK[:, 0], chances_NK[:, 0], seen.entropy_N, seen.ids_NK, chances_NK)
+def choose_likeliest(
+    seen: LogitStatistics, temperature: float = 1.0, temperatures: Sequence[float] = ()
+) -> Choice:
+    """The greedy choice, read off the logits' statistics.
+
+    Args:
+        temperature: of the confidence; beside 1 one of the further `temperatures` of `seen`.
+    """
+    total_N, entropy_N, logits_NK = seen.total_N, seen.entropy_N, seen.logits_NK
+    if temperature != 1:
+        column = temperatures.index(temperature)
+        total_N, entropy_N = seen.totals_NT[:, column], seen.entropies_NT[:, column]
+        logits_NK = logits_NK / temperature
+    chances_NK = (logits_NK - total_N[:, None]).exp()
+    return Choice(seen.ids_NK[:, 0], chances_NK[:, 0], entropy_N, seen.ids_NK, chances_NK)
 
 
 def choose_tokens(
-    logits_NV: Tensor, config: SamplingConfig, noise: RowNoise, counts_B: Sequence[int]
+    logits_NV: Tensor, config: SamplingConfig, noise: RowNoise | None, counts_B: Sequence[int]
 ) -> Choice:
-    """A token for every masked row under temperature and filters."""
+    """A token for every masked row under temperature and filters; without noise the likeliest."""
     parts = []
     noise_NV = None
-    if config.temperature > 0:
+    if config.temperature > 0 and noise is not None:
         noise_NV = noise.exponential(counts_B, logits_NV.shape[-1])
     for start in range(0, len(logits_NV), CHUNK_ROWS):
         chunk = slice(start, start + CHUNK_ROWS)
@@ -224,9 +236,12 @@ def _choose_chunk(logits_NV: Tensor, config: SamplingConfig, noise_NV: Tensor | 
     chances_NK, ids_NK = top_k(probs_NV, min(leading(config), probs_NV.shape[-1]))
     if noise_NV is not None:
         tokens_N = (probs_NV / noise_NV).argmax(-1)
-        chance_N = probs_NV.gather(1, tokens_N[:, None]).squeeze(1)
     else:
-        chance_N, tokens_N = probs_NV.max(-1)
+        tokens_N = probs_NV.max(-1).indices
+    if config.score_temperature != 1:
+        probs_NV = (logits_NV / config.score_temperature).softmax(-1)
+        chances_NK = probs_NV.gather(1, ids_NK)
+    chance_N = probs_NV.gather(1, tokens_N[:, None]).squeeze(1)
     entropy_N = -(probs_NV * (probs_NV + 1e-10).log()).sum(-1)
     return Choice(tokens_N, chance_N, entropy_N, ids_NK, chances_NK)
 

@@ -3,18 +3,19 @@
 Greedy decoding and the feedback of soft-masking read four numbers off a row of V logits: the k
 largest with their ids, the logarithm of the sum of exponentials, and the entropy. They can be kept
 up to date while the vocabulary goes by, so that no (N, V) tensor ever exists.
-Shape suffixes: N rows, V vocabulary, C columns of a piece of it, D width, K leading tokens.
+Shape suffixes: N rows, V vocabulary, C columns of a piece of it, D width, K leading tokens, T
+temperatures.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from ..logits import FLOOR, LogitStatistics, statistics, top_k
+from ..logits import FLOOR, LogitStatistics, joined, statistics, top_k
 from .linear import PLAIN, multiply
 
 # Most logits that are computed at once where they are only read and not returned: 256 MB in
@@ -40,6 +41,7 @@ def read_head(
     bias_V: Tensor | None = None,
     forbid: Forbid | None = None,
     temperature: float = 1.0,
+    temperatures: Sequence[float] = (),
 ) -> LogitStatistics:
     """The statistics of `head(hidden) + bias`, whose logits are never whole.
 
@@ -48,11 +50,12 @@ def read_head(
 
     Args:
         temperature: of `tempered_N`.
+        temperatures: further ones, of `totals_NT` and `entropies_NT`; each costs an exponential.
     """
     if isinstance(head, nn.Linear) and len(hidden_ND) and _streams(head, hidden_ND):
-        return _stream(hidden_ND, head, k, bias_V, forbid, temperature)
+        return _stream(hidden_ND, head, k, bias_V, forbid, temperature, temperatures)
     pieces = chunked_logits(head, hidden_ND, vocabulary, bias_V, forbid)
-    parts = [statistics(z_CV, k, temperature) for z_CV in pieces]
+    parts = [statistics(z_CV, k, temperature, temperatures) for z_CV in pieces]
     return LogitStatistics(*map(torch.cat, zip(*parts, strict=True)))
 
 
@@ -87,39 +90,6 @@ def _streams(head: nn.Linear, hidden_ND: Tensor) -> bool:
     return plain and head.weight.device.type == "cpu" and not cast
 
 
-class _Running:
-    """Sums of e^(z / T) and of z / T e^(z / T) over the vocabulary, relative to the maximum z.
-
-    They are rescaled whenever a row's maximum grows.
-    """
-
-    def __init__(self, rows: int, temperature: float) -> None:
-        self.temperature = temperature
-        self.sum_N, self.dot_N = torch.zeros(rows), torch.zeros(rows)
-
-    def add(self, z_NC: Tensor, shift_N: Tensor, powers: Tensor) -> None:
-        """Takes a piece in, and overwrites it.
-
-        Args:
-            z_NC: logits below the maximum so far. shift_N: by how much that has changed.
-            powers: memory for as many exponentials.
-        """
-        if self.temperature != 1:
-            # Through the floor: what is suppressed may have become infinite.
-            z_NC = z_NC.div_(self.temperature).clamp_min_(FLOOR)
-            shift_N = shift_N / self.temperature
-        p_NC = torch.exp(z_NC, out=powers[: z_NC.numel()].view(z_NC.shape))
-        # e^-1e4 is 0; further down 0 * infinity would be NaN.
-        shift_N = shift_N.clamp_min(-1e4)
-        scale_N = shift_N.exp()
-        self.dot_N = (self.dot_N + self.sum_N * shift_N) * scale_N + z_NC.mul_(p_NC).sum(1)
-        self.sum_N = self.sum_N * scale_N + p_NC.sum(1)
-
-    def entropy(self) -> Tensor:
-        """(N,) in nats."""
-        return self.sum_N.log() - self.dot_N / self.sum_N
-
-
 def _stream(
     hidden_ND: Tensor,
     head: nn.Linear,
@@ -127,19 +97,22 @@ def _stream(
     bias_V: Tensor | None,
     forbid: Forbid | None,
     temperature: float,
+    temperatures: Sequence[float],
 ) -> LogitStatistics:
-    """One pass over the vocabulary."""
+    """One pass over the vocabulary; sums are rescaled whenever a row's maximum grows."""
     rows = len(hidden_ND)
     size = max(256, k, min(PIECE_COLUMNS, PIECE_LOGITS // rows))
     powers = torch.empty(rows * size)
     best_NK = torch.full((rows, k), -torch.inf)
     ids_NK = torch.zeros(rows, k, dtype=torch.long)
     top_N = torch.full((rows,), FLOOR)
-    plain = own = _Running(rows, 1.0)
-    if temperature != 1:
-        own = _Running(rows, temperature)
+    # Of e^(z - top) and of (z - top) e^(z - top). That of the logits as they are comes last: its
+    # products overwrite them.
+    own = () if temperature == 1 else (temperature,)
+    all_sums = [_Sums(rows, one) for one in (*temperatures, *own, 1.0)]
     for start in range(0, head.weight.shape[0], size):
         weight_CD = head.weight[start : start + size]
+        shape = (rows, len(weight_CD))
         z_NC = multiply(hidden_ND, weight_CD).float()
         if bias_V is not None:
             z_NC += bias_V[start : start + size]
@@ -149,13 +122,44 @@ def _stream(
         # Through the floor, as a row may begin with pieces that are suppressed as a whole.
         new_N = best_NK[:, 0].clamp_min(FLOOR)
         z_NC -= new_N[:, None]
-        if own is not plain:
-            own.add(z_NC.clone(), top_N - new_N, powers)
-        plain.add(z_NC, top_N - new_N, powers)
+        for sums in all_sums:
+            sums.add(z_NC, top_N - new_N, powers[: z_NC.numel()].view(shape))
         top_N = new_N
-    total_N, entropy_N = top_N + plain.sum_N.log(), plain.entropy()
-    tempered_N = entropy_N if own is plain else own.entropy()
-    return LogitStatistics(ids_NK, best_NK, total_N, entropy_N, tempered_N)
+    *further, plain = [sums.totals(top_N) for sums in all_sums]
+    tempered_N = further.pop()[1] if own else plain[1]
+    return joined(ids_NK, best_NK, [plain, *further], tempered_N)
+
+
+class _Sums:
+    """Of the pieces so far, of z / t below its maximum: the sum of e^z, and that of z e^z."""
+
+    def __init__(self, rows: int, temperature: float) -> None:
+        self.temperature = temperature
+        self.sum_N, self.dot_N = torch.zeros(rows), torch.zeros(rows)
+
+    def add(self, z_NC: Tensor, shift_N: Tensor, powers_NC: Tensor) -> None:
+        """Takes in a piece below the new maximum, `-shift_N` above the old one.
+
+        Args:
+            z_NC: overwritten at temperature 1.
+            powers_NC: memory of its shape.
+        """
+        if self.temperature != 1:
+            z_NC = (z_NC / self.temperature).clamp_min_(FLOOR)
+            shift_N = shift_N / self.temperature
+        p_NC = torch.exp(z_NC, out=powers_NC)
+        # e^-1e4 is 0; further down 0 * infinity would be NaN.
+        shift_N = shift_N.clamp_min(-1e4)
+        scale_N = shift_N.exp()
+        self.dot_N = (self.dot_N + self.sum_N * shift_N) * scale_N + z_NC.mul_(p_NC).sum(1)
+        self.sum_N = self.sum_N * scale_N + p_NC.sum(1)
+
+    def totals(self, top_N: Tensor) -> tuple[Tensor, Tensor]:
+        """(N,) log sum exp and (N,) entropy, of rows with these maxima."""
+        if self.temperature != 1:
+            top_N = top_N / self.temperature
+        log_N = self.sum_N.log()
+        return top_N + log_N, log_N - self.dot_N / self.sum_N
 
 
 def _keep_best(z_NC: Tensor, start: int, best_NK: Tensor, ids_NK: Tensor) -> tuple[Tensor, Tensor]:

@@ -95,7 +95,7 @@ class Footprint:
     ) -> int:
         """On top, while the rows of one sequence are read, of which `masks` take part at once."""
         soft = is_on(soft_mask)
-        if sampling.block_length is not None and not soft:
+        if sampling.block_length is not None and not (soft or sampling.opens_early):
             masks = min(masks, sampling.block_length)  # plain decoding reads what it may commit
         keeps_logits = sampling.temperature > 0 or sampling.by_chance or constrained
         entry = DRAWN if keeps_logits else 0

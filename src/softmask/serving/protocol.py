@@ -27,7 +27,6 @@ from pydantic import (
 from ..config import (
     FEEDBACK_HELP,
     FEEDBACK_PRESETS,
-    TOP_K_OFF,
     SamplingConfig,
     SoftMaskConfig,
     from_mapping,
@@ -36,6 +35,7 @@ from ..config import (
     setting,
 )
 from ..decoding.control_names import half_character
+from ..sampling import TOP_K_OFF
 from .fields import known, unknown
 from .messages import Messages
 from .strict import Strict, Text, require_few, wrong

@@ -21,17 +21,16 @@ from importlib import resources
 from typing import Any
 
 from ...config import (
-    CACHES,
     FEEDBACK_HELP,
     FEEDBACK_MIXTURES,
     FEEDBACK_PRESETS,
     FEEDBACK_WEIGHTS,
     SOFT_MASK_SCHEDULES,
-    UNMASK_RULES,
-    SamplingConfig,
     SoftMaskConfig,
 )
 from ...rules import names
+from ...sampling import CACHES, COMMIT_SOURCES, SamplingConfig
+from ...shipped_rules import UNMASK_RULES
 
 # In this order: a file uses what those before it define.
 SCRIPTS = (
@@ -66,6 +65,10 @@ SOFT = ("feedback", "k", "scale", "mixture", "weight", "offset", "steepness", "s
 # The settings that the form has, by group, under the names of a request.
 GROUPS = {
     "Canvas": ("max_tokens", "softmask.steps", "softmask.block_length", "softmask.cache"),
+    "Trust": (
+        *("softmask.entropy_threshold", "softmask.next_block_at", "softmask.agreement"),
+        *("softmask.commit_from", "softmask.score_temperature"),
+    ),
     "Choice of tokens": ("softmask.alg", "softmask.threshold", "temperature", "top_p", "seed"),
     "Soft-masking": tuple(f"softmask.soft_mask.{name}" for name in SOFT),
 }
@@ -76,6 +79,7 @@ CHOICES = {
     "mixture": FEEDBACK_MIXTURES,
     "weight": FEEDBACK_WEIGHTS,
     "feedback": tuple(FEEDBACK_PRESETS),
+    "commit_from": COMMIT_SOURCES,
 }
 # What is no setting of decoding: kind and sentence, those of `softmask generate`.
 OTHERS = {

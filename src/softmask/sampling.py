@@ -1,0 +1,272 @@
+"""How a canvas of masks becomes text: the settings of the loop, and which of them go together.
+
+Imports neither torch nor transformers, so that `softmask --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from .rules import Chosen, Options, Rule, find
+from .settings import check_numbers, require, require_choice, require_positive, setting
+from .shipped_rules import COMMIT_RULES, UNMASK_RULES, end
+
+# How other programs say that top_k filters nothing: transformers by 0, vLLM by -1.
+TOP_K_OFF = (0, -1)
+CACHES = ("none", "prefix", "dual")
+COMMIT_SOURCES = ("soft", "plain")
+# Logits over a lower temperature, or plus a larger penalty, would be infinite.
+COLDEST, LARGEST_PENALTY = 1e-6, 1e6
+
+
+def take_rule(config: Any, kind: Any, field: str, options: str, plain: tuple[str, ...]) -> None:
+    """Checks the field of a config that names a rule, and the rule's options.
+
+    Args:
+        plain: shipped rules without options, which need not be looked up.
+
+    Raises:
+        ValueError: there is no such rule, or its options are wrong.
+    """
+    name, given = getattr(config, field), getattr(config, options)
+    if isinstance(name, Rule) or given or name not in plain:
+        rule = find(kind, name)
+        require(
+            not rule.is_setting, f"{rule.name} is a setting of its own: give {rule.name} a value"
+        )
+        name, given = rule.name, rule.parse(given, options)
+    object.__setattr__(config, field, name)
+    object.__setattr__(config, options, Options(given))
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """How a canvas of masks becomes text. Names follow Dream's `diffusion_generate`."""
+
+    steps: int = setting(512, "denoising steps: one forward pass each")
+    alg: str = setting(
+        "entropy", f"which positions are committed first: {', '.join(UNMASK_RULES)}, or your own"
+    )
+    alg_options: dict[str, Any] = setting({}, "options of a commit rule of your own")
+    temperature: float = setting(0.0, "sampling temperature; 0 takes the likeliest token")
+    top_p: float | None = setting(None, "keep the smallest set of tokens with this total mass")
+    top_k: int | None = setting(None, "keep only this many likeliest tokens; 0: all of them")
+    alg_temp: float | None = setting(None, "randomness of the choice of positions; 0 or null: none")
+    eps: float = setting(1e-3, "last time of the published schedule linspace(1, eps, steps + 1)")
+    block_length: int | None = setting(None, "decode left to right in blocks of this many tokens")
+    next_block_at: float | None = setting(
+        None,
+        "with blocks: open the next one once this share of a block is decided, in (0, 1]; null or "
+        "1: once all of it is",
+    )
+    lookahead: int | None = setting(
+        None,
+        "with blocks: how many masks behind the current block take part in a forward, of those "
+        "that end the text; null: all, as published",
+    )
+    end_penalty: float = setting(0.0, "subtracted from the logits of the end tokens, before mixing")
+    threshold: float | None = setting(
+        None, "commit every token that is likelier than this, at least one a forward"
+    )
+    threshold_end: float | None = setting(
+        None, "let the threshold move here, in step with the share of masks that are decided"
+    )
+    factor: float | None = setting(
+        None, "commit the n likeliest tokens while (n + 1)(1 - p_n) is below this"
+    )
+    entropy_bound: float | None = setting(
+        None, "commit the surest tokens while the entropies before them sum to at most this (nats)"
+    )
+    entropy_threshold: float | None = setting(
+        None, "commit every position whose entropy (nats) is below this, at least one a forward"
+    )
+    agreement: int | None = setting(
+        None, "commit a token that has led in this many forwards running; null or 1: at once"
+    )
+    commit_from: str = setting(
+        "soft",
+        "what the confidence is read off: soft, the forward that says the tokens, or plain, a "
+        "second one without feedback",
+    )
+    score_temperature: float = setting(
+        1.0, "temperature at which the confidence of a commit is read, tokens untouched; > 0"
+    )
+    stop_rule: str = setting(
+        "end", "when a text gives up its last masks: end (at an end token), or your own"
+    )
+    stop_options: dict[str, Any] = setting({}, "options of a stopping rule of your own")
+    cache: str = setting("none", "keys and values kept within a block: " + ", ".join(CACHES))
+    refresh_every: int | None = setting(
+        None, "with a cache: look beyond the block every so many steps, and not at its start alone"
+    )
+    refresh_window: int | None = setting(
+        None, "by this many tokens on both sides of the block; null: over the whole text"
+    )
+
+    def __post_init__(self) -> None:
+        take_rule(self, "commit", "alg", "alg_options", UNMASK_RULES)
+        take_rule(self, "stopping", "stop_rule", "stop_options", (end.name,))
+        check_numbers("", self)
+        self._check_rules()
+        self._check_trust()
+        self._check_cache()
+        require(self.steps >= 1, f"steps must be at least 1, not {self.steps}")
+        require(
+            self.temperature == 0 or self.temperature >= COLDEST,
+            f"temperature must be 0 or at least {COLDEST}, not {self.temperature}",
+        )
+        self._switch_off_filters()
+        if self.top_p is not None:
+            require(0 < self.top_p <= 1, f"top_p must lie in (0, 1], not {self.top_p}")
+        if self.top_k is not None:
+            require(self.top_k >= 1, f"top_k must be at least 1, not {self.top_k}")
+        if self.alg_temp is not None:
+            require(
+                self.alg_temp == 0 or self.alg_temp >= COLDEST,
+                f"alg_temp must be 0 or at least {COLDEST}, not {self.alg_temp}",
+            )
+        require(0 < self.eps < 1, f"eps must lie between 0 and 1, not {self.eps}")
+        if self.block_length is not None:
+            require(
+                self.block_length >= 1,
+                f"block_length must be at least 1, not {self.block_length}",
+            )
+        require(
+            self.lookahead is None or self.lookahead >= 0,
+            f"lookahead must be >= 0, not {self.lookahead}",
+        )
+        require(
+            self.lookahead is None or self.block_length is not None,
+            "lookahead counts masks behind a block: give block_length too",
+        )
+        require(
+            abs(self.end_penalty) <= LARGEST_PENALTY,
+            f"end_penalty must lie within {LARGEST_PENALTY:g}, not be {self.end_penalty}",
+        )
+
+    @property
+    def adaptive(self) -> bool:
+        """Whether confidence, not the schedule, decides how many tokens are committed."""
+        return self.deciding is not None
+
+    @property
+    def ordering(self) -> Chosen:
+        """The commit rule that says which positions go first, or with what chance."""
+        rule = find("commit", self.alg)
+        if rule.returns == "rows":
+            return Chosen(find("commit", rule.order), Options())
+        return Chosen(rule, self.alg_options)
+
+    @property
+    def deciding(self) -> Chosen | None:
+        """The commit rule that says how many positions a step commits; None: the schedule does."""
+        rule = find("commit", self.alg)
+        if rule.returns == "rows":
+            return Chosen(rule, self.alg_options)
+        for name in COMMIT_RULES:
+            if getattr(self, name) is not None:
+                rule = find("commit", name)
+                fields = dataclasses.fields(rule.options)
+                return Chosen(rule, {one.name: getattr(self, one.name) for one in fields})
+        return None
+
+    @property
+    def opens_early(self) -> bool:
+        """Whether a block opens before the one in front of it is full."""
+        return self.next_block_at is not None and self.next_block_at < 1
+
+    @property
+    def needs_agreement(self) -> bool:
+        """Whether a token has to lead in several forwards before it commits."""
+        return self.agreement is not None and self.agreement > 1
+
+    @property
+    def stopping(self) -> Chosen:
+        """The rule that says when a text gives up its last masks."""
+        return Chosen(find("stopping", self.stop_rule), self.stop_options)
+
+    @property
+    def by_chance(self) -> bool:
+        """Whether each mask commits by a coin of its own, and tokens are drawn afterwards."""
+        return self.ordering.rule.returns == "chances"
+
+    @property
+    def is_random(self) -> bool:
+        """Whether anything is drawn."""
+        return self.temperature > 0 or bool(self.alg_temp) or self.by_chance
+
+    def _switch_off_filters(self) -> None:
+        # top_p 0 is off beside temperature 0 alone: where tokens are drawn it may also mean the
+        # likeliest one.
+        if self.top_k in TOP_K_OFF:
+            object.__setattr__(self, "top_k", None)
+        if self.top_p == 0 and self.temperature == 0:
+            object.__setattr__(self, "top_p", None)
+
+    def _check_rules(self) -> None:
+        rules = [name for name in COMMIT_RULES if getattr(self, name) is not None]
+        if find("commit", self.alg).returns == "rows":
+            rules.append(f"alg {self.alg}")
+        require(len(rules) <= 1, f"{' and '.join(rules)} are different rules: give one of them")
+        for name in ("threshold", "threshold_end"):
+            value = getattr(self, name)
+            require(value is None or 0 <= value <= 1, f"{name} must lie in [0, 1], not {value}")
+        for name in ("factor", "entropy_bound", "entropy_threshold"):
+            value = getattr(self, name)
+            require(value is None or value >= 0, f"{name} must be >= 0, not {value}")
+        require(
+            self.threshold is not None or self.threshold_end is None,
+            "threshold_end is where a threshold moves to: give threshold too",
+        )
+        if rules:
+            require(
+                not self.by_chance and not self.alg_temp,
+                f"{rules[0]} commits by confidence, alg origin and alg_temp by chance: give one",
+            )
+
+    def _check_trust(self) -> None:
+        """What a commit trusts beside the rule that orders or decides."""
+        require_choice("commit_from", self.commit_from, COMMIT_SOURCES)
+        require_positive(self, "agreement")
+        require(
+            self.score_temperature >= COLDEST,
+            f"score_temperature must be at least {COLDEST}, not {self.score_temperature}",
+        )
+        share = self.next_block_at
+        require(share is None or 0 < share <= 1, f"next_block_at must lie in (0, 1], not {share}")
+        require(
+            share is None or self.block_length is not None,
+            "next_block_at says when the next block opens: give block_length too",
+        )
+        trusting = {
+            "next_block_at": self.opens_early,
+            "agreement": self.needs_agreement,
+            "commit_from": self.commit_from == "plain",
+            "score_temperature": self.score_temperature != 1,
+        }
+        for name, is_set in trusting.items():
+            require(
+                not (is_set and self.by_chance),
+                f"{name} compares what is confident, and alg {self.alg} commits by chance: give "
+                "another alg",
+            )
+
+    def _check_cache(self) -> None:
+        require_choice("cache", self.cache, CACHES)
+        require_positive(self, "refresh_every")
+        window = self.refresh_window
+        require(window is None or window >= 0, f"refresh_window must be >= 0, not {window}")
+        if self.cache == "none":
+            unused = self.refresh_every is None and window is None
+            require(unused, "refresh_every and refresh_window refresh a cache: give cache too")
+        else:
+            require(
+                self.block_length is not None,
+                f"cache {self.cache} keeps what lies outside of a block: give block_length too",
+            )
+            require(
+                window is None or self.refresh_every is not None,
+                "refresh_window says how far refresh_every looks: give that too",
+            )
