@@ -12,7 +12,7 @@ import pytest
 from evaluation_files import SOFT
 from kills import run_until_killed
 from lm_eval.__main__ import HarnessCLI
-from processes import ENVIRONMENT, python
+from processes import ENVIRONMENT, python, ranks
 from tiny import write_json
 
 from softmask.cli.lm_eval import complete
@@ -125,22 +125,14 @@ def test_a_killed_evaluation_goes_on_behind_its_finished_answers(
     assert before["commit"] == run["commit"]
 
 
-def test_two_processes_find_what_one_finds(finished, model, data, tmp_path) -> None:
+@pytest.mark.parametrize("way", ["forked", pytest.param("launched", marks=pytest.mark.slow)])
+def test_two_processes_find_what_one_finds(finished, model, data, tmp_path, way) -> None:
     out = tmp_path / "run"
-    launcher = Path(sys.executable).parent / "accelerate"
-    launch = [
-        *(str(launcher), "launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"),
-        *("--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"),
-        *("-m", "softmask"),
-    ]
-    done = subprocess.run(
-        [*launch, *command(model, data, out)],
-        capture_output=True,
-        text=True,
-        timeout=600,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
-    assert done.returncode == 0, done.stderr
+    if way == "forked":
+        done = ranks("-m", "softmask", *command(model, data, out))
+    else:
+        done = [launched(command(model, data, out))]
+    assert [one.returncode for one in done] == [0] * len(done), done
     assert samples(out) == samples(finished)
     assert result(out)["summary"] == result(finished)["summary"]
     assert json.loads((out / "run.json").read_text())["processes"] == 2
@@ -148,7 +140,24 @@ def test_two_processes_find_what_one_finds(finished, model, data, tmp_path) -> N
     shares = [path.read_text().splitlines() for path in sorted(out.glob("responses.*.jsonl"))]
     assert sorted(len(share) for share in shares) in ([4, 6], [5, 5])
     assert len({json.loads(line)["key"] for share in shares for line in share}) == 10
-    assert done.stdout.count("countdown_cd3_plain") == 1
+    assert "".join(one.stdout for one in done).count("countdown_cd3_plain") == 1
+
+
+def launched(words: list[str]) -> subprocess.CompletedProcess[str]:
+    """Two processes, as accelerate starts them."""
+    launcher = Path(sys.executable).parent / "accelerate"
+    launch = [
+        *(str(launcher), "launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"),
+        *("--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"),
+        *("-m", "softmask"),
+    ]
+    return subprocess.run(
+        [*launch, *words],
+        capture_output=True,
+        text=True,
+        timeout=600,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
 
 
 @pytest.mark.parametrize(

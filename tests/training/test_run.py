@@ -13,6 +13,7 @@ import pytest
 import torch
 import transformers
 from packaging.version import Version
+from processes import ranks
 from runs import (
     ENVIRONMENT,
     command,
@@ -277,7 +278,8 @@ def test_two_processes_train_as_one_does_and_go_on(settings, base, tmp_path, way
 
     Then the last checkpoint is lost, and the run goes on from the one before, again to the same
     (with sharded weights, the harder way: every start of two processes costs ten seconds). With
-    "rows", under DDP, rows stay for several forwards, two of them an update.
+    "rows", under DDP, rows stay for several forwards, two of them an update. "ddp" starts its
+    ranks as forks, the others by torchrun.
     """
     settings["train"] |= {"soft_coin": "step", "steps": 6}
     if way == "rows":
@@ -287,14 +289,18 @@ def test_two_processes_train_as_one_does_and_go_on(settings, base, tmp_path, way
     settings["train"] |= {"accumulation": 1}
     path = write_recipe(settings, tmp_path / "recipe.yaml")
     script = "fsdp_on_cpu.py" if way == "fsdp2" else "nothing_left.py"
-    entry = [str(Path(__file__).parent / script)]
+    entry = Path(__file__).parent / script
+    words = ["train", str(path), "--out", "together", "--device", "cpu"]
 
     def together() -> None:
+        if way == "ddp":
+            for rank in ranks("-c", entry.read_text(), *words, cwd=tmp_path):
+                assert rank.returncode == 0, rank.stderr
+            return
         done = subprocess.run(
             [
                 *(sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"),
-                *("--standalone", *entry, "train", str(path)),  # which finds a free port
-                *("--out", "together", "--device", "cpu"),
+                *("--standalone", str(entry), *words),  # which finds a free port
             ],
             cwd=tmp_path,
             env=ENVIRONMENT | {"PYTHONWARNINGS": "default"},
