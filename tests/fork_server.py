@@ -5,7 +5,9 @@ short command is imports: three to five seconds, which a fork does not repeat. A
 of its own all the same: with its own number, streams, folder, environment and end.
 
 What a fork has of this process, and a new interpreter has not: the order of sets (one seed of
-hashes for all), so that what must not depend on it needs interpreters of its own.
+hashes for all), so that what must not depend on it needs interpreters of its own. At the end of a
+fork threads are waited for, exit functions run and streams are flushed, but modules are not taken
+down, which for all that is imported takes half a second.
 
 A request, of `fork_relay.py`, is one message: JSON and the file descriptors of the streams that
 are open. The answers are the number of the process and, when it has ended, its exit code as
@@ -14,6 +16,7 @@ are open. The answers are the number of the process and, when it has ended, its 
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import gc
 import importlib
@@ -26,6 +29,7 @@ import select
 import signal
 import socket
 import sys
+import threading
 import warnings
 from pathlib import Path
 
@@ -138,11 +142,33 @@ def become(request: Request) -> None:
     numpy.random.seed()  # as Python's own generator is after a fork
 
 
-if __name__ == "__main__":
-    listening = socket.socket(fileno=int(sys.argv[1]))
-    request = serve(listening)
-    become(request)
+def run(request: Request) -> None:
+    """The module, or the program, that is asked for."""
     if request["program"] is None:
         runpy.run_module("softmask", run_name="__main__", alter_sys=True)
     else:
         exec(compile(request["program"], "<string>", "exec"), {"__name__": "__main__"})
+
+
+def leave(code: int) -> None:
+    """Ends as an interpreter does, as far as others see it; returns where a stream is broken."""
+    threading._shutdown()
+    atexit._run_exitfuncs()
+    with contextlib.suppress(OSError, ValueError):
+        for stream in filter(None, (sys.stdout, sys.stderr)):
+            stream.flush()
+        os._exit(code & 0xFF)
+
+
+if __name__ == "__main__":
+    listening = socket.socket(fileno=int(sys.argv[1]))
+    request = serve(listening)
+    become(request)
+    try:
+        run(request)
+    except SystemExit as error:
+        if not isinstance(error.code, int | None):  # words, which the interpreter prints
+            raise
+        leave(error.code or 0)
+        raise
+    leave(0)
