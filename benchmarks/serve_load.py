@@ -504,7 +504,7 @@ def warm(server: Server, settings: Settings) -> None:
     Else it would be by chance in which wave the last of them comes.
     """
     body = {"prompt": PROMPTS[0], "max_tokens": settings.longest, "temperature": 0}
-    body["softmask"] = {"steps": settings.longest // 2, "block_length": None}
+    body["softmask"] = {"steps": max(32, settings.longest // 2), "block_length": None}
     outcomes = asyncio.run(
         ask(server.address, Asked("warm-up", payload(COMPLETIONS, body)), Settings())
     )
