@@ -194,11 +194,18 @@ def test_an_adapter_goes_up_without_the_training_state(hub, adapter, here) -> No
     assert "visibility" not in hub.created[0]
 
 
-def test_an_exported_model_goes_up_whole_to_a_private_branch(hub, exported, tmp_path) -> None:
+@pytest.mark.parametrize("way", ["here", pytest.param("started", marks=pytest.mark.slow)])
+def test_an_exported_model_goes_up_whole_to_a_private_branch(
+    hub, exported, tmp_path, here, way
+) -> None:
+    """Started, it reads the Hub's address where a user says it."""
     (exported / "optimizer.pt").write_text("")
-    options = ["--private", "--revision", "v2", "--message", "Second try"]
-    done = softmask(hub.address, tmp_path, "me/model", exported, *options)
-    assert done.returncode == 0, done.stderr
+    words = ["me/model", exported, "--private", "--revision", "v2", "--message", "Second try"]
+    if way == "here":
+        here(*words)
+    else:
+        done = softmask(hub.address, tmp_path, *words)
+        assert done.returncode == 0, done.stderr
     ((revision, summary, files),) = hub.commits
     assert (revision, summary) == ("v2", "Second try")
     assert hub.branches == ["v2"]
