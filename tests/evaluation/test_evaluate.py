@@ -18,6 +18,7 @@ from tiny import write_json
 from softmask.cli.lm_eval import complete
 from softmask.cli.main import main
 from softmask.config import soft_mask_to_published
+from softmask.evaluation import evaluate
 from softmask.evaluation.tasks import FOLDER
 from softmask.hub.load import choose_device
 
@@ -160,6 +161,20 @@ def launched(words: list[str]) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.fixture
+def only_ours(monkeypatch) -> None:
+    """Without the harness' own 14,000 definitions, which take nine seconds to read."""
+    read = evaluate._read_definitions
+    monkeypatch.setattr(evaluate, "_read_definitions", lambda paths, _upstream: read(paths, False))
+
+
+@pytest.mark.slow
+def test_the_nearest_of_all_names_is_told(tmp_path, capsys) -> None:
+    words = ["--tasks", "countdown_cd3_plian", "--model", str(tmp_path / "none")]
+    assert main(["eval", *words]) == 2
+    assert "did you mean countdown_cd3_plain" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -177,7 +192,9 @@ def launched(words: list[str]) -> subprocess.CompletedProcess[str]:
         (["--tasks", "countdown_cd3_plain", "--max-new-tokens", "1024"], "leave no room"),
     ],
 )
-def test_bad_input_is_one_sentence(model, data, tmp_path, words, message, capsys) -> None:
+def test_bad_input_is_one_sentence(
+    model, data, tmp_path, words, message, capsys, only_ours
+) -> None:
     place = ["--model", str(model), "--data-dir", str(data), "--out", str(tmp_path / "run")]
     assert main(["eval", *place, *words, "--device", "cpu"]) == 2
     error = capsys.readouterr().err.splitlines()[-1]
@@ -185,7 +202,9 @@ def test_bad_input_is_one_sentence(model, data, tmp_path, words, message, capsys
     assert message in error
 
 
-def test_tasks_are_checked_before_a_model_is_loaded_and_without_noise(tmp_path, capfd) -> None:
+def test_tasks_are_checked_before_a_model_is_loaded_and_without_noise(
+    tmp_path, capfd, only_ours
+) -> None:
     place = ["--model", str(tmp_path / "none")]
     assert main(["eval", "--tasks", "countdown_cd3_plian", *place]) == 2
     out, here = capfd.readouterr()
