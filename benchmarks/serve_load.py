@@ -69,6 +69,11 @@ class Settings:
     bound_mb: float = 24.0
     threads: int | None = None
 
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest text that is asked for."""
+        return min(192, 4 * self.most_tokens)
+
 
 @dataclass(frozen=True)
 class Asked:
@@ -114,7 +119,7 @@ class Wishes:
 
     def __init__(self, settings: Settings) -> None:
         self.checkpoint = softmask.load(device="cpu", dtype="float32")
-        self.most_tokens = settings.most_tokens
+        self.most_tokens, self.longest = settings.most_tokens, settings.longest
         self.all: list[Asked] = []
         for number, prompt in enumerate(PROMPTS):
             tokens = max(6, (number + 1) * self.most_tokens // len(PROMPTS))
@@ -161,7 +166,7 @@ class Wishes:
 
     def slow(self, seconds: float) -> Asked:
         """Many large events for somebody who hardly reads them."""
-        text = f"{PROMPTS[0]}[[{min(192, 4 * self.most_tokens)}]]."
+        text = f"{PROMPTS[0]}[[{self.longest}]]."
         own = self._own(text, 1, temperature=0.0, infill=True)[0]
         body = {"infill": text, "temperature": 0, "candidates": 20, "softmask": CACHE}
         wire = payload(DENOISE, body)
@@ -493,13 +498,13 @@ def log_troubles(log: Path) -> list[str]:
 # The run.
 
 
-def warm(server: Server) -> None:
-    """Has the server read 96 different numbers of rows: it keeps a product of each of the last 32.
+def warm(server: Server, settings: Settings) -> None:
+    """Has it read many different numbers of rows: it keeps a product of each of the last 32.
 
     Else it would be by chance in which wave the last of them comes.
     """
-    body = {"prompt": PROMPTS[0], "max_tokens": 192, "temperature": 0}
-    body["softmask"] = {"steps": 96, "block_length": None}
+    body = {"prompt": PROMPTS[0], "max_tokens": settings.longest, "temperature": 0}
+    body["softmask"] = {"steps": max(32, settings.longest // 2), "block_length": None}
     outcomes = asyncio.run(
         ask(server.address, Asked("warm-up", payload(COMPLETIONS, body)), Settings())
     )
@@ -514,7 +519,7 @@ def run(settings: Settings) -> Json:
     with serving(settings) as server:
         wishes = Wishes(settings)
         wave = wave_of(wishes, wishes.slow(settings.slow_seconds), settings)
-        warm(server)
+        warm(server, settings)
         for number in range(settings.waves):
             started = time.perf_counter()
             outcomes += asyncio.run(crowd(server.address, wave, settings))

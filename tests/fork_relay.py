@@ -13,8 +13,19 @@ import sys
 SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 
 
+def is_open(number: int) -> bool:
+    try:
+        os.fstat(number)
+    except OSError:
+        return False
+    return True
+
+
 def main() -> None:
     address, how, what, *words = sys.argv[1:]
+    streams = [number for number in (0, 1, 2) if is_open(number)]
+    while os.open(os.devnull, os.O_RDWR) < 3:  # else the socket would take a closed one's number
+        pass
     client = socket.socket(socket.AF_UNIX)
     client.connect(address)
     request = {
@@ -22,10 +33,11 @@ def main() -> None:
         "argv": ["-c" if how == "-c" else what, *words],
         "cwd": os.getcwd(),
         "env": dict(os.environ),
+        "streams": streams,
     }
     # Signals that come before there is a process to pass them to wait.
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-    socket.send_fds(client, [json.dumps(request).encode()], [0, 1, 2])
+    socket.send_fds(client, [json.dumps(request).encode()], streams)
     answers = client.makefile()
     pid = int(answers.readline())
     nothing = os.open(os.devnull, os.O_RDWR)

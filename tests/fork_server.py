@@ -5,15 +5,18 @@ short command is imports: three to five seconds, which a fork does not repeat. A
 of its own all the same: with its own number, streams, folder, environment and end.
 
 What a fork has of this process, and a new interpreter has not: the order of sets (one seed of
-hashes for all), so that what must not depend on it needs interpreters of its own.
+hashes for all), so that what must not depend on it needs interpreters of its own. At the end of a
+fork threads are waited for, exit functions run and streams are flushed, but modules are not taken
+down, which for all that is imported takes half a second.
 
-A request, of `fork_relay.py`, is one message: JSON and the file descriptors of three streams. The
-answers are the number of the process and, when it has ended, its exit code as `subprocess` counts
-it. Who leaves before that has been killed, and so is the process.
+A request, of `fork_relay.py`, is one message: JSON and the file descriptors of the streams that
+are open. The answers are the number of the process and, when it has ended, its exit code as
+`subprocess` counts it. Who leaves before that has been killed, and so is the process.
 """
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import gc
 import importlib
@@ -26,6 +29,7 @@ import select
 import signal
 import socket
 import sys
+import threading
 import warnings
 from pathlib import Path
 
@@ -85,7 +89,7 @@ def serve(listener: socket.socket) -> Request:
                 set_by_imports = {k: v for k, v in os.environ.items() if k not in before}
                 gc.freeze()  # else every end of a fork looks through all of it: two seconds
                 is_ready = True
-            message, streams, _, _ = socket.recv_fds(client, MESSAGE, 3)
+            message, descriptors, _, _ = socket.recv_fds(client, MESSAGE, 3)
             pid = os.fork()
             if pid == 0:
                 signal.set_wakeup_fd(-1)
@@ -96,9 +100,10 @@ def serve(listener: socket.socket) -> Request:
                 os.close(write)
                 signal.signal(signal.SIGINT, signal.default_int_handler)
                 request = json.loads(message)
+                streams = dict(zip(request["streams"], descriptors, strict=True))
                 return request | {"streams": streams, "env": set_by_imports | request["env"]}
-            for stream in streams:
-                os.close(stream)
+            for descriptor in descriptors:
+                os.close(descriptor)
             waiting[pid] = client
             answer(client, pid)
 
@@ -111,11 +116,15 @@ def answer(client: socket.socket, number: int) -> None:
 
 def become(request: Request) -> None:
     """Makes this process what a new interpreter would be."""
-    for number, stream in enumerate(request["streams"]):
-        os.dup2(stream, number)
-        os.close(stream)
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         old = getattr(sys, name)
+        if number not in request["streams"]:
+            os.close(number)
+            setattr(sys, name, None)
+            setattr(sys, f"__{name}__", None)
+            continue
+        os.dup2(request["streams"][number], number)
+        os.close(request["streams"][number])
         # As a new interpreter: standard error line by line, the others as `open` sees fit.
         buffering, mode = (1, "w") if name == "stderr" else (-1, "rw"[number])
         new = open(number, mode, buffering, old.encoding, old.errors, closefd=False)  # noqa: SIM115
@@ -133,11 +142,33 @@ def become(request: Request) -> None:
     numpy.random.seed()  # as Python's own generator is after a fork
 
 
-if __name__ == "__main__":
-    listening = socket.socket(fileno=int(sys.argv[1]))
-    request = serve(listening)
-    become(request)
+def run(request: Request) -> None:
+    """The module, or the program, that is asked for."""
     if request["program"] is None:
         runpy.run_module("softmask", run_name="__main__", alter_sys=True)
     else:
         exec(compile(request["program"], "<string>", "exec"), {"__name__": "__main__"})
+
+
+def leave(code: int) -> None:
+    """Ends as an interpreter does, as far as others see it; returns where a stream is broken."""
+    threading._shutdown()
+    atexit._run_exitfuncs()
+    with contextlib.suppress(OSError, ValueError):
+        for stream in filter(None, (sys.stdout, sys.stderr)):
+            stream.flush()
+        os._exit(code & 0xFF)
+
+
+if __name__ == "__main__":
+    listening = socket.socket(fileno=int(sys.argv[1]))
+    request = serve(listening)
+    become(request)
+    try:
+        run(request)
+    except SystemExit as error:
+        if not isinstance(error.code, int | None):  # words, which the interpreter prints
+            raise
+        leave(error.code or 0)
+        raise
+    leave(0)

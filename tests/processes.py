@@ -18,7 +18,9 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 # What tests of commands start from: no network, one thread, and warnings are errors.
 ENVIRONMENT = os.environ | {
@@ -30,6 +32,7 @@ ENVIRONMENT = os.environ | {
 FREE = (
     *("PYTEST_", "SOFTMASK_", "PYTHONWARNINGS", "XDG_STATE_HOME"),
     *("COLUMNS", "LINES", "TERM", "COLORTERM", "NO_COLOR"),
+    *("RANK", "WORLD_SIZE", "LOCAL_", "MASTER_", "TORCHELASTIC_"),
 )
 SERVER = "SOFTMASK_TESTS_FORK_SERVER"  # its address, in the environment of all workers
 HERE = Path(__file__).parent
@@ -68,3 +71,38 @@ def python(environment: Mapping[str, str] = ENVIRONMENT) -> list[str]:
 
 def _read_by_imports(environment: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in environment.items() if not name.startswith(FREE)}
+
+
+def ranks(*words: str, count: int = 2, **more: Any) -> list[subprocess.CompletedProcess[str]]:
+    """Processes of one group, with the environment that torchrun gives to each, and its store.
+
+    Args:
+        words: what follows `python()`.
+        more: for `subprocess`.
+    """
+    from torch.distributed import TCPStore
+
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    shared = {
+        "WORLD_SIZE": str(count),
+        "LOCAL_WORLD_SIZE": str(count),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(store.port),
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
+    }
+
+    def one(rank: int) -> subprocess.CompletedProcess[str]:
+        # What a process of several warns of is its libraries' affair.
+        own = {"RANK": str(rank), "LOCAL_RANK": str(rank), "PYTHONWARNINGS": "default"}
+        environment = ENVIRONMENT | shared | own
+        return subprocess.run(
+            [*python(environment), *words],
+            env=environment,
+            capture_output=True,
+            encoding="utf-8",
+            timeout=600,
+            **more,
+        )
+
+    with ThreadPoolExecutor(count) as pool:
+        return list(pool.map(one, range(count)))

@@ -24,7 +24,6 @@ from softmask.puzzles.solve import answer_in, fresh_puzzles, score, solve, the_e
 from softmask.training.recipe import read_recipe
 
 RESULTS = ROOT / "benchmarks" / "results"
-PICTURE = ROOT / "docs" / "pictures" / "sudoku.svg"
 DEFAULT = Path(str(resources.files("softmask"))) / "default"
 
 
@@ -138,13 +137,6 @@ def test_the_demo_shows_a_sudoku_both_ways_with_rates_and_ends_with_a_table(caps
     assert [row["plain_forwards"] for row in rows] == [8, 12]
     assert err == ""
     assert "7* the two differ   7! wrong" in out
-
-
-def test_the_hero_picture_is_what_its_command_draws(tmp_path, capsys) -> None:
-    assert main(["demo", "--svg", str(tmp_path / "sudoku.svg")]) == 0
-    assert f"the picture is {tmp_path}" in capsys.readouterr().out
-    assert (tmp_path / "sudoku.svg").read_bytes() == PICTURE.read_bytes()
-    assert "softmask demo --svg sudoku.svg" in (ROOT / "README.md").read_text()
 
 
 def test_its_recipe_writes_the_sampling_file_that_it_has() -> None:

@@ -57,6 +57,27 @@ def test_an_end_is_the_same(end) -> None:
     assert forked.stderr.splitlines()[-1:] == own.stderr.splitlines()[-1:]
 
 
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- 2>&-"])
+def test_a_stream_that_is_closed_is_closed_there_too(closed, tmp_path) -> None:
+    """The next file that is opened has its number."""
+    program = """if True:
+        import os, sys
+        number = os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT)
+        streams = [sys.stdin, sys.stdout, sys.__stderr__]
+        os.write(number, f"{number if number < 3 else '-'} {streams.count(None)}".encode())
+        print("said")
+    """
+    found = []
+    for number, start in enumerate((python(), [sys.executable])):
+        path = tmp_path / str(number)
+        words = [*start, "-c", program, path]
+        done = subprocess.run(
+            ["sh", "-c", f'exec "$@" {closed}', "sh", *words], capture_output=True, env=ENVIRONMENT
+        )
+        found.append((done.returncode, done.stdout, path.read_text()))
+    assert found[0] == found[1]
+
+
 def test_what_one_command_changes_the_next_does_not_see() -> None:
     change = "import torch, softmask.config as c; c.BUNDLED = 'other'; torch.manual_seed(1)"
     subprocess.run([*python(), "-c", change], env=ENVIRONMENT, check=True)

@@ -74,6 +74,7 @@ def test_the_wheel_contains_every_data_file_of_the_package(wheel: Path) -> None:
     assert data <= names
 
 
+@pytest.mark.slow
 def test_the_installed_wheel_generates_text_from_its_bundled_model(
     wheel: Path, tmp_path: Path
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import sys
 
 import pytest
@@ -205,7 +206,7 @@ def test_keys_send_begin_a_line_take_back_and_leave(typed, monkeypatch) -> None:
     keys = f"one\\{ENTER}two{NEW_LINE}three{ENTER}not this{CTRL_C}{'x' * 200}{ENTER}/hlep{ENTER}"
     said = typed(f"{keys}/set temperature 0.9{ENTER}/he\t{ENTER}{CTRL_D}")
     assert asked == ["one\ntwo\nthree", "x" * 200]
-    assert "8 forwards" in said
+    assert re.search(r"[1-8] forwards", said)  # fewer where the answer ends early
     assert "error: no room is left in the model's context" in said
     assert "error: there is no command /hlep: did you mean /help?" in said
     assert "temperature 0.9" in said

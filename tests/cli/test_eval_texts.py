@@ -106,7 +106,10 @@ def test_given_texts_are_measured_as_they_are(model, tmp_path) -> None:
         (["ppl", "--data", "{tmp}/ok.txt", "--length", "5000"], "model's own is 1024"),
         (["samples", "--count", "0"], "--count must be at least 1"),
         (["samples", "--references", "{tmp}/ok.txt"], "needs --scorer"),
-        (["samples", "--count", "1", "--scorer", "{tmp}"], "cannot score texts"),
+        (
+            ["samples", "--count", "1", "--max-new-tokens", "4", "--scorer", "{tmp}"],
+            "cannot score texts",
+        ),
     ],
 )
 def test_bad_input_is_one_sentence(model, tmp_path, words, message, capsys) -> None:

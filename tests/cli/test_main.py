@@ -252,9 +252,7 @@ def test_a_recipe_that_does_not_exist_or_is_misspelt_is_one_line(capsys, tmp_pat
 
 def on(stream: str, *arguments: str) -> subprocess.CompletedProcess[bytes]:
     """A command with a shell's redirection."""
-    # A stream that is closed cannot be handed on: such a command is an interpreter of its own.
-    start = [sys.executable] if "&-" in stream else python()
-    command = f'exec {shlex.join(start)} -m softmask "$@" {stream}'
+    command = f'exec {shlex.join(python())} -m softmask "$@" {stream}'
     return subprocess.run(["sh", "-c", command, "sh", *arguments], capture_output=True, check=False)
 
 

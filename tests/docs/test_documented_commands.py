@@ -28,6 +28,7 @@ from pathlib import Path
 
 import pytest
 from paths import ROOT
+from processes import ENVIRONMENT, python
 from tiny import write_dream_folder
 
 from softmask.cli.main import find_command, main
@@ -43,7 +44,6 @@ BLOCK = re.compile(
     r"(?P<text>.*?)^```$",
     re.DOTALL | re.MULTILINE,
 )
-SCRIPTS = Path(sys.executable).parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS = set(PROJECT["optional-dependencies"])
 
@@ -164,9 +164,9 @@ class Reader:
 
     def serve(self, words: list[str]) -> None:
         """A real server, for the rest of the page."""
-        command = [str(SCRIPTS / words[0]), *words[1:], "--port", "0"]
+        command = [*python(), "-m", *words, "--port", "0"]
         self.server = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=ENVIRONMENT
         )
         assert self.server.stdout is not None
         self.address = self.server.stdout.readline().split()[-1]
@@ -192,9 +192,13 @@ def reader(tmp_path, monkeypatch, capsys, data) -> Iterator[Reader]:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_what_a_page_shows_runs(page: Path, reader: Reader) -> None:
+def test_what_a_page_shows_runs(page: Path, reader: Reader, capsys) -> None:
     for block in blocks_of(page):
         reader.run(block, slow=False)
+    if page.name == "README.md":  # the picture is what the command below it draws
+        assert "the picture is sudoku.svg" in capsys.readouterr().out
+        drawn = (reader.folder / "sudoku.svg").read_bytes()
+        assert drawn == (ROOT / "docs" / "pictures" / "sudoku.svg").read_bytes()
 
 
 SLOW = [page for page in PAGES if any(block.how == "slow" for block in blocks_of(page))]

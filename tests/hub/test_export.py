@@ -58,9 +58,9 @@ CALLS = {
     },
     "sampling": {"inputs": PROMPT, "max_new_tokens": 12, "steps": 8, "temperature": 0.7},
 }
-# Runs where softmask cannot be imported: the model in argv[1], the calls on standard input.
+# Runs where softmask cannot be imported: models and their calls, and a program, on standard input.
 ALONE = """
-import json, sys
+import contextlib, io, json, sys
 
 class Blocker:
     def find_spec(self, name, path=None, target=None):
@@ -71,43 +71,55 @@ sys.meta_path.insert(0, Blocker())
 import torch
 from transformers import AutoModel, AutoTokenizer
 
-name, jobs = sys.argv[1], json.load(sys.stdin)
-tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=True)
-model = AutoModel.from_pretrained(name, trust_remote_code=True, dtype=torch.float32).eval()
+adapt = lambda model: model
 
 
-# As Dream's evaluation scripts have it.
-@torch.no_grad()
-def get_logits(batch):
-    logits = model(batch).logits
-    # since bos always unmask, the first logits will not be used
-    logits = torch.cat([logits[:, :1], logits[:, :-1]], dim=1)
-    return logits[:, :batch.shape[1]]
+def found(name, jobs):
+    tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=True)
+    model = AutoModel.from_pretrained(name, trust_remote_code=True, dtype=torch.float32).eval()
+    model = adapt(model)
+
+    # As Dream's evaluation scripts have it.
+    @torch.no_grad()
+    def get_logits(batch):
+        logits = model(batch).logits
+        # since bos always unmask, the first logits will not be used
+        logits = torch.cat([logits[:, :1], logits[:, :-1]], dim=1)
+        return logits[:, :batch.shape[1]]
+
+    holes = torch.tensor([[40, 263, 263, 43, 44, 263, 46, 47]])
+    every = get_logits(holes)
+    inside = model(holes, labels=torch.where(holes == 263, 5, -100), return_dict=False)
+    answers = {}
+    for key, job in jobs.items():
+        torch.manual_seed(5)
+        tensors = {k: torch.tensor(job.pop(k)) for k in ("inputs", "attention_mask") if k in job}
+        answers[key] = model.diffusion_generate(**tensors, **job).tolist()
+    return {"tokens": answers, "logits": every.tolist(), "loss": inside[0].item(),
+            "ids": tokenizer("the<|mask|> \\u00e9").input_ids,
+            "module": type(model).__module__, "tokenizer": type(tokenizer).__name__}
 
 
-holes = torch.tensor([[40, 263, 263, 43, 44, 263, 46, 47]])
-every = get_logits(holes)
-inside = model(holes, labels=torch.where(holes == 263, 5, -100), return_dict=False)
-answers = {}
-for key, job in jobs.items():
-    torch.manual_seed(5)
-    tensors = {k: torch.tensor(job.pop(k)) for k in ("inputs", "attention_mask") if k in job}
-    answers[key] = model.diffusion_generate(**tensors, **job).tolist()
+models, program = json.load(sys.stdin)
+answers = {name: found(name, jobs) for name, jobs in models.items()}
+with contextlib.redirect_stdout(io.StringIO()) as said:
+    exec(program, {})
 assert "softmask" not in sys.modules
-print(json.dumps({"tokens": answers, "logits": every.tolist(), "loss": inside[0].item(),
-                  "ids": tokenizer("the<|mask|> \\u00e9").input_ids,
-                  "module": type(model).__module__, "tokenizer": type(tokenizer).__name__}))
+print(json.dumps({**answers, "said": said.getvalue()}))
 """
 
 
-def run_alone(name: str, tmp_path: Path, jobs: dict, code: str = ALONE) -> dict:
-    """Loads the model and runs the calls in a process that cannot import softmask."""
+def run_alone(tmp_path: Path, models: dict, program: str = "", code: str = ALONE) -> dict:
+    """Loads each model and runs its calls in a process that cannot import softmask.
+
+    What they gave by the names of the models; below "said" is what the program printed.
+    """
     home = {"HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "1"}
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | home
     environment.pop("HF_MODULES_CACHE", None)
     done = subprocess.run(
-        [sys.executable, "-c", code, name],
-        input=json.dumps(jobs),
+        [sys.executable, "-c", code],
+        input=json.dumps([models, program]),
         capture_output=True,
         text=True,
         env=environment,
@@ -166,10 +178,40 @@ def same_bytes(one: Path, other: Path, pattern: str) -> bool:
     return all((one / name).read_bytes() == (other / name).read_bytes() for name in names)
 
 
+TWO_CALLS = {key: CALLS[key] for key in ("its own soft-masking", "plain")}
+ORIGINAL_CALLS = {
+    "default": {"inputs": PROMPT, **GREEDY},
+    "plain": CALLS["plain"],
+    "top-k": CALLS["top-k"],
+}
+
+
 @pytest.fixture(scope="module")
-def alone(exported, tmp_path_factory) -> dict:
-    """What the exported folder gives where softmask is not installed."""
-    return run_alone(str(exported), tmp_path_factory.mktemp("alone"), CALLS)
+def original(base, tmp_path_factory) -> Path:
+    """An export without an adapter."""
+    return export(tmp_path_factory.mktemp("original") / "out", base)
+
+
+@pytest.fixture(scope="module")
+def all_alone(exported, original, tmp_path_factory) -> dict:
+    """What the exported folders and the code on a card give where softmask is not installed."""
+    folder = tmp_path_factory.mktemp("alone")
+    # A repository in the cache, as a download leaves it: the loader takes another path there.
+    repository = folder / "hf" / "hub" / "models--me--soft-dream"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text("0" * 40)
+    shutil.copytree(exported, repository / "snapshots" / ("0" * 40))
+    code = re.search(r"```python\n(.*?)```", (exported / "README.md").read_text(), re.DOTALL)[1]
+    code = code.replace(f'"{exported.name}"', repr(str(exported)))
+    code = code.replace("max_new_tokens=64, steps=64", "max_new_tokens=8, steps=8")
+    models = {str(exported): CALLS, "me/soft-dream": TWO_CALLS, str(original): ORIGINAL_CALLS}
+    return run_alone(folder, models, code)
+
+
+@pytest.fixture(scope="module")
+def alone(exported, all_alone) -> dict:
+    """What the exported folder gives."""
+    return all_alone[str(exported)]
 
 
 def test_dreams_own_get_logits_gives_each_position_its_prediction(exported, alone) -> None:
@@ -205,14 +247,8 @@ def test_the_exported_tokenizer_is_transformers_own_and_gives_the_original_ids(
     assert tokenizer.chat_template == original.chat_template
 
 
-def test_from_the_hub_it_gives_the_same_tokens_too(exported, tmp_path) -> None:
-    # A repository in the cache, as a download leaves it: the loader takes another path there.
-    repository = tmp_path / "hf" / "hub" / "models--me--soft-dream"
-    (repository / "refs").mkdir(parents=True)
-    (repository / "refs" / "main").write_text("0" * 40)
-    shutil.copytree(exported, repository / "snapshots" / ("0" * 40))
-    jobs = {key: CALLS[key] for key in ("its own soft-masking", "plain")}
-    assert run_alone("me/soft-dream", tmp_path, jobs)["tokens"] == run_here(exported, jobs)
+def test_from_the_hub_it_gives_the_same_tokens_too(exported, all_alone) -> None:
+    assert all_alone["me/soft-dream"]["tokens"] == run_here(exported, TWO_CALLS)
 
 
 def test_the_package_loads_the_exported_folder_with_its_soft_mask_parameters(
@@ -232,16 +268,14 @@ def test_peft_puts_an_adapter_of_the_published_trainer_onto_it_where_softmask_is
 ) -> None:
     causal = shutil.copytree(adapter, tmp_path / "causal")
     change_json(causal / "adapter_config.json", task_type="CAUSAL_LM")
-    code = ALONE.replace(".eval()\n", ".eval()\nmodel = adapt(model)\n").replace(
-        "name, jobs =",
+    code = ALONE.replace(
+        "adapt = lambda model: model\n",
         "from peft import PeftModel\n"
-        f"adapt = lambda model: PeftModel.from_pretrained(model, {str(causal)!r}).eval()\n"
-        "name, jobs =",
+        f"adapt = lambda model: PeftModel.from_pretrained(model, {str(causal)!r}).eval()\n",
     )
-    jobs = {key: CALLS[key] for key in ("plain", "its own soft-masking")}
-    alone = run_alone(str(exported), tmp_path, jobs, code)
-    assert alone["tokens"] == run_here(exported, jobs, causal)
-    assert alone["tokens"] != run_here(exported, jobs)
+    alone = run_alone(tmp_path, {str(exported): TWO_CALLS}, code=code)[str(exported)]
+    assert alone["tokens"] == run_here(exported, TWO_CALLS, causal)
+    assert alone["tokens"] != run_here(exported, TWO_CALLS)
 
 
 def test_an_adapter_is_merged_in_float32_and_written_in_the_dtype_of_the_base(
@@ -288,18 +322,12 @@ def test_without_an_adapter_the_weight_files_stay_bit_identical(tmp_path, shards
 
 
 def test_an_original_checkpoint_stays_plain_by_default_and_soft_masks_when_asked(
-    tmp_path, base
+    original, base, all_alone
 ) -> None:
-    folder = export(tmp_path / "out", base)
-    assert "transparency_config" not in read(folder / "config.json")
-    assert not (folder / "transparency_config.json").exists()
-    jobs = {
-        "default": {"inputs": PROMPT, **GREEDY},
-        "plain": CALLS["plain"],
-        "top-k": CALLS["top-k"],
-    }
-    tokens = run_alone(str(folder), tmp_path, jobs)["tokens"]
-    assert tokens == run_here(base, jobs)
+    assert "transparency_config" not in read(original / "config.json")
+    assert not (original / "transparency_config.json").exists()
+    tokens = all_alone[str(original)]["tokens"]
+    assert tokens == run_here(base, ORIGINAL_CALLS)
     assert tokens["default"] == tokens["plain"] != tokens["top-k"]
 
 
@@ -427,19 +455,8 @@ def test_the_model_card_says_what_it_is_and_how_to_use_it(
     assert "\nbase_model: Dream-org/Dream\n" in named
 
 
-def test_the_code_on_the_model_card_runs(exported) -> None:
-    code = re.search(r"```python\n(.*?)```", (exported / "README.md").read_text(), re.DOTALL)[1]
-    code = code.replace(f'"{exported.name}"', repr(str(exported)))
-    code = code.replace("max_new_tokens=64, steps=64", "max_new_tokens=8, steps=8")
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"HF_HUB_OFFLINE": "1"},
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip()
+def test_the_code_on_the_model_card_runs(all_alone) -> None:
+    assert all_alone["said"].strip()
 
 
 def test_a_folder_that_is_not_empty_is_kept_unless_told_otherwise(base, tmp_path) -> None:

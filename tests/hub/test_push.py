@@ -133,14 +133,20 @@ def softmask(endpoint: str, tmp_path: Path, *arguments: str) -> subprocess.Compl
     )
 
 
-def refused(done: subprocess.CompletedProcess[str]) -> str:
-    """The one sentence of a command that must fail."""
-    assert done.returncode == 2, done.stderr
-    assert done.stdout == ""
-    lines = done.stderr.splitlines()
-    assert len(lines) == 1, done.stderr
-    assert lines[0].startswith("softmask: error: ")
-    return lines[0]
+@pytest.fixture
+def here(hub, monkeypatch, capsys) -> Callable[..., str]:
+    """Runs the command in this process, which is faster, and returns what it prints."""
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.address)
+    monkeypatch.setenv("HF_TOKEN", "hf_test")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+
+    def run(*arguments: object, code: int = 0) -> str:
+        assert main(["push", *map(str, arguments)]) == code
+        captured = capsys.readouterr()
+        assert not code or captured.out == ""
+        return captured.err if code else captured.out
+
+    return run
 
 
 @pytest.fixture
@@ -178,10 +184,8 @@ ADAPTER = {
 }
 
 
-def test_an_adapter_goes_up_without_the_training_state(hub, adapter, tmp_path) -> None:
-    done = softmask(hub.address, tmp_path, "me/model", adapter)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == f"{hub.address}/me/model/commit/{'1' * 40}\n"
+def test_an_adapter_goes_up_without_the_training_state(hub, adapter, here) -> None:
+    assert here("me/model", adapter) == f"{hub.address}/me/model/commit/{'1' * 40}\n"
     ((revision, summary, files),) = hub.commits
     assert (revision, summary) == ("main", "Upload with softmask")
     assert set(files) == ADAPTER
@@ -190,11 +194,18 @@ def test_an_adapter_goes_up_without_the_training_state(hub, adapter, tmp_path) -
     assert "visibility" not in hub.created[0]
 
 
-def test_an_exported_model_goes_up_whole_to_a_private_branch(hub, exported, tmp_path) -> None:
+@pytest.mark.parametrize("way", ["here", pytest.param("started", marks=pytest.mark.slow)])
+def test_an_exported_model_goes_up_whole_to_a_private_branch(
+    hub, exported, tmp_path, here, way
+) -> None:
+    """Started, it reads the Hub's address where a user says it."""
     (exported / "optimizer.pt").write_text("")
-    options = ["--private", "--revision", "v2", "--message", "Second try"]
-    done = softmask(hub.address, tmp_path, "me/model", exported, *options)
-    assert done.returncode == 0, done.stderr
+    words = ["me/model", exported, "--private", "--revision", "v2", "--message", "Second try"]
+    if way == "here":
+        here(*words)
+    else:
+        done = softmask(hub.address, tmp_path, *words)
+        assert done.returncode == 0, done.stderr
     ((revision, summary, files),) = hub.commits
     assert (revision, summary) == ("v2", "Second try")
     assert hub.branches == ["v2"]
@@ -203,10 +214,11 @@ def test_an_exported_model_goes_up_whole_to_a_private_branch(hub, exported, tmp_
     assert all(files[name] == (exported / name).read_bytes() for name in files)
 
 
-def test_one_command_copies_a_checkpoint_under_my_name_with_the_code_in_it(hub, tmp_path) -> None:
+def test_one_command_copies_a_checkpoint_under_my_name_with_the_code_in_it(
+    hub, here, tmp_path
+) -> None:
     source = write_dream_folder(tmp_path / "dream", shards=2)
-    done = softmask(hub.address, tmp_path, "me/model", "--model", source)
-    assert done.returncode == 0, done.stderr
+    here("me/model", "--model", source)
     ((_, _, files),) = hub.commits
     weights = [path.name for path in source.glob("model*")]
     assert len(weights) == 3
@@ -214,21 +226,6 @@ def test_one_command_copies_a_checkpoint_under_my_name_with_the_code_in_it(hub, 
     assert {"modeling_dream.py", "soft_mask.py", "sampler.py", "vocab.json"} < set(files)
     assert "AutoModel" in json.loads(files["config.json"])["auto_map"]
     assert b'name = "me/model"' in files["README.md"]
-
-
-@pytest.fixture
-def here(hub, monkeypatch, capsys) -> Callable[..., str]:
-    """Runs the command in this process, which is faster, and returns what it prints."""
-    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.address)
-    monkeypatch.setenv("HF_TOKEN", "hf_test")
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-
-    def run(*arguments: object, code: int = 0) -> str:
-        assert main(["push", *map(str, arguments)]) == code
-        captured = capsys.readouterr()
-        return captured.err if code else captured.out
-
-    return run
 
 
 def test_a_public_repository_does_not_get_what_was_meant_to_be_private(hub, adapter, here) -> None:
@@ -275,9 +272,10 @@ def test_a_refusal_says_what_to_do(hub, adapter, here, status, message) -> None:
     assert hub.commits == []
 
 
-def test_without_a_login_it_says_how_to_log_in(hub, adapter, tmp_path) -> None:
+def test_without_a_login_it_says_how_to_log_in(hub, adapter, here) -> None:
     hub.status = 401
-    error = refused(softmask(hub.address, tmp_path, "me/model", adapter))
+    error = here("me/model", adapter, code=2)
+    assert error.count("\n") == 1
     assert "the Hub does not accept your login: run `hf auth login`" in error
 
 
@@ -293,11 +291,13 @@ def test_a_card_that_the_hub_refuses_is_one_sentence(hub, adapter, here) -> None
     assert "Invalid metadata in README.md" in here("me/model", adapter, code=2)
 
 
-def test_without_a_network_it_says_what_to_check(adapter, tmp_path) -> None:
+def test_without_a_network_it_says_what_to_check(adapter, here, monkeypatch) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))  # bound but not listening: connections are refused
         address = f"http://127.0.0.1:{unused.getsockname()[1]}"
-        error = refused(softmask(address, tmp_path, "me/model", adapter))
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", address)
+        error = here("me/model", adapter, code=2)
+    assert error.count("\n") == 1
     assert "the Hub cannot be reached" in error
     assert "check the network and HF_ENDPOINT" in error
 

@@ -42,7 +42,14 @@ def url() -> Iterator[str]:
 def test_everybody_is_answered_or_told_why_and_nothing_stays_behind(load) -> None:
     """One test: workers of their own would each run the load."""
     small = load.Settings(
-        requests=10, concurrency=16, running=8, queue=8, most_tokens=16, slow_seconds=1.0, threads=1
+        requests=10,
+        waves=3,
+        concurrency=16,
+        running=8,
+        queue=8,
+        most_tokens=12,
+        slow_seconds=1.0,
+        threads=1,
     )
     result = load.run(small)
     assert result["troubles"] == []
@@ -50,14 +57,14 @@ def test_everybody_is_answered_or_told_why_and_nothing_stays_behind(load) -> Non
     for row in result["summary"]["answers"]:
         counts[row["status"]] += row["count"]
     assert counts["left"] > 0
-    assert counts["200"] > 30
+    assert counts["200"] > 22
     assert not {"never", "500"} & counts.keys()
     # The server does not grow with the requests that it had.
     sizes = result["summary"]["rss_mb"]
-    assert len(sizes) == 4
-    assert sizes[3] - sizes[1] < result["settings"]["bound_mb"]
+    assert len(sizes) == 3
+    assert sizes[2] - sizes[1] < result["settings"]["bound_mb"]
     # Long prompts in every thread of a pool, or a thousand products, would be 300 MB each.
-    assert sizes[3] < 800
+    assert sizes[2] < 800
     # A table for people, JSON for scripts.
     (table,) = load.tables_of(result)
     assert table.row_count == len(result["summary"]["answers"])

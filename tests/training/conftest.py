@@ -10,8 +10,22 @@ import pytest
 from paths import DATA, SHARED
 from tiny import write_dream_folder
 
+from softmask.training import run as run_module
+
 GSM8K = SHARED / "eval" / "gsm8k_train.jsonl"
 FIXTURE = DATA / "gsm8k_sample.jsonl"
+
+
+@pytest.fixture
+def drawn() -> None:
+    """For a test of curves: its runs draw them."""
+
+
+@pytest.fixture(autouse=True)
+def _undrawn(request, monkeypatch) -> None:
+    """Other runs draw no curves, which take as long as all the rest of a tiny one."""
+    if "drawn" not in request.fixturenames:
+        monkeypatch.setattr(run_module, "draw_curves", lambda *_: None)
 
 
 @pytest.fixture(scope="session")

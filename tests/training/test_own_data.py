@@ -28,9 +28,7 @@ SILENT = {"report": lambda _line: None}
 
 
 @pytest.fixture(autouse=True)
-def _undrawn(monkeypatch, tmp_path) -> None:
-    """No curves, which take as long as all the rest, and a cache of the test's own."""
-    monkeypatch.setattr(run_module, "draw_curves", lambda *_: None)
+def _own_cache(monkeypatch, tmp_path) -> None:
     monkeypatch.setenv("SOFTMASK_CACHE", str(tmp_path / "cache"))
 
 

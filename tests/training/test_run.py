@@ -13,6 +13,7 @@ import pytest
 import torch
 import transformers
 from packaging.version import Version
+from processes import ranks
 from runs import (
     ENVIRONMENT,
     command,
@@ -27,6 +28,7 @@ from safetensors.torch import load_file
 from tiny import bytes_of, write_dream_folder
 
 import softmask
+from softmask.cli.main import main
 from softmask.training.build import build, describe
 from softmask.training.config import Recipe
 from softmask.training.run import train
@@ -38,7 +40,9 @@ RESULT = ("adapter_model.safetensors", "soft_mask.safetensors")
 # From a real file to an adapter that generates
 
 
-def test_a_dream_is_fine_tuned_reloaded_merged_and_generates(settings, base, tmp_path) -> None:
+def test_a_dream_is_fine_tuned_reloaded_merged_and_generates(
+    settings, base, tmp_path, drawn
+) -> None:
     result = train(recipe_of(settings, steps=20, learning_rate=5e-3), tmp_path / "run")
     assert result == tmp_path / "run" / "adapter"
     log = log_of(tmp_path / "run")
@@ -277,7 +281,8 @@ def test_two_processes_train_as_one_does_and_go_on(settings, base, tmp_path, way
 
     Then the last checkpoint is lost, and the run goes on from the one before, again to the same
     (with sharded weights, the harder way: every start of two processes costs ten seconds). With
-    "rows", under DDP, rows stay for several forwards, two of them an update.
+    "rows", under DDP, rows stay for several forwards, two of them an update. "ddp" starts its
+    ranks as forks, the others by torchrun.
     """
     settings["train"] |= {"soft_coin": "step", "steps": 6}
     if way == "rows":
@@ -287,14 +292,18 @@ def test_two_processes_train_as_one_does_and_go_on(settings, base, tmp_path, way
     settings["train"] |= {"accumulation": 1}
     path = write_recipe(settings, tmp_path / "recipe.yaml")
     script = "fsdp_on_cpu.py" if way == "fsdp2" else "nothing_left.py"
-    entry = [str(Path(__file__).parent / script)]
+    entry = Path(__file__).parent / script
+    words = ["train", str(path), "--out", "together", "--device", "cpu"]
 
     def together() -> None:
+        if way == "ddp":
+            for rank in ranks("-c", entry.read_text(), *words, cwd=tmp_path):
+                assert rank.returncode == 0, rank.stderr
+            return
         done = subprocess.run(
             [
                 *(sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"),
-                *("--standalone", *entry, "train", str(path)),  # which finds a free port
-                *("--out", "together", "--device", "cpu"),
+                *("--standalone", str(entry), *words),  # which finds a free port
             ],
             cwd=tmp_path,
             env=ENVIRONMENT | {"PYTHONWARNINGS": "default"},
@@ -374,17 +383,18 @@ def test_what_cannot_be_trained_is_one_clear_sentence(settings, tmp_path, change
     assert not list((tmp_path / "run").glob("checkpoint-*"))
 
 
-def test_the_command_line_says_what_is_wrong(tmp_path) -> None:
+def test_the_command_line_says_what_is_wrong(tmp_path, capsys, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
     for words, message in (
-        (("train",), "give one of --data with your chats, a recipe"),
-        (("train", "mix", "--rank", "4"), "--rank is for --data"),
-        (("train", "mixx"), "there is no recipe 'mixx'"),
-        (("train", "mix", "--seed", "1", "--seeds", "1-2"), "not both"),
-        (("train", "tiny-text", "--set", "train.ema=2"), "ema must lie"),
-        (("train", "tiny-text", "--device", "tpu"), "not on 'tpu'"),
-        (("train", "--published", "a.json", "b.json"), "there is no file a.json"),
+        ((), "give one of --data with your chats, a recipe"),
+        (("mix", "--rank", "4"), "--rank is for --data"),
+        (("mixx",), "there is no recipe 'mixx'"),
+        (("mix", "--seed", "1", "--seeds", "1-2"), "not both"),
+        (("tiny-text", "--set", "train.ema=2"), "ema must lie"),
+        (("tiny-text", "--device", "tpu"), "not on 'tpu'"),
+        (("--published", "a.json", "b.json"), "there is no file a.json"),
     ):
-        done = command(*words, cwd=tmp_path)
-        assert done.returncode == 2, done.stderr
-        assert done.stderr.count("\n") == 1
-        assert message in done.stderr
+        assert main(["train", *words]) == 2
+        out, error = capsys.readouterr()
+        assert (out, error.count("\n")) == ("", 1)
+        assert message in error

@@ -41,12 +41,6 @@ datasets = pytest.importorskip("datasets", reason="pip install 'softmask[train]'
 SILENT = {"report": lambda _line: None}
 
 
-@pytest.fixture(autouse=True)
-def _undrawn(monkeypatch) -> None:
-    """No curves: they take as long as all the rest of a tiny run."""
-    monkeypatch.setattr(run_module, "draw_curves", lambda *_: None)
-
-
 def result_of(folder: Path) -> dict[str, torch.Tensor]:
     """The adapter of a finished run, and its soft-mask parameters."""
     assert (folder / "done.json").is_file()

@@ -39,7 +39,9 @@ def only_look_up() -> None:
 def automaton_for(
     checkpoint: Checkpoint, constraint: Constraint, *, infill: bool, spaced: bool = False
 ) -> TokenAutomaton:
-    """The automaton of a form. A second for a large vocabulary, and nothing from then on.
+    """The automaton of a form; once it is known, this takes no time.
+
+    With 152,000 tokens a refusal takes at most 0.25 s, a form of several long strings 3 to 5 s.
 
     Args:
         infill: the text has no end token: it fills its holes.
