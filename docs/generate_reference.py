@@ -171,14 +171,14 @@ def options(parser: argparse.ArgumentParser) -> list[str]:
 
 def settings() -> str:
     """A table for each class of settings."""
-    from softmask import config
+    from softmask import config, sampling
     from softmask.evaluation import calibration, held_out
     from softmask.evaluation import config as evaluation
     from softmask.serving import config as serving
     from softmask.training import config as training
 
     sections = {
-        "Decoding and soft-masking": [config],
+        "Decoding and soft-masking": [sampling, config],
         "Training": [training],
         "Evaluation": [evaluation, held_out, calibration],
         "Serving": [serving],
@@ -192,8 +192,10 @@ def settings() -> str:
     ]
     for title, modules in sections.items():
         lines += ["", f"## {title}"]
-        for cls in [value for module in modules for value in vars(module).values()]:
-            if not isinstance(cls, type) or cls.__module__ not in {m.__name__ for m in modules}:
+        # Once each: modules import classes of others.
+        found = dict.fromkeys(v for m in modules for v in vars(m).values() if isinstance(v, type))
+        for cls in found:
+            if cls.__module__ not in {m.__name__ for m in modules}:
                 continue
             if not dataclasses.is_dataclass(cls) or not _explained(cls):
                 continue
