@@ -181,7 +181,10 @@ class Collator:
     visits: Visits | None = None
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
-        """The tensors of `mask`, and `soft`, `feedback_passes`, `draw` and `row_ids`."""
+        """The tensors of `mask`, and `soft`, `feedback_passes`, `draw` and `row_ids`.
+
+        Where rows stay, what `visited` says is there in place of `feedback_passes`.
+        """
         draw = rows[0]["draw"]
         stage = self.schedule.at(self.global_batch.update_of(draw))
         generator = torch.Generator().manual_seed(derived_seed("masks", self.seed, draw))
@@ -235,7 +238,6 @@ class Collator:
             "rows": [seen.row for seen in visits],
             # Alike on all devices, as `coins` says.
             "soft": self.two_passes and carries and stage.soft_probability > 0,
-            "feedback_passes": 1,
         }
 
     def padded(self, rows: list[dict[str, Any]], generator: torch.Generator) -> Batch:

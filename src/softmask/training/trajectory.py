@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -134,7 +134,7 @@ class Carried:
         )
 
 
-TENSORS = ("masked_BL", "has_BL", "entropy_BL", "total_BL", "ids_BLK", "logits_BLK")
+TENSORS = tuple(field.name for field in fields(Carried) if field.name != "rows")
 
 
 class Trajectories:
@@ -173,7 +173,7 @@ class Trajectories:
             common = min(length, before.masked_BL.shape[1])
             for name in TENSORS:
                 old, new = getattr(before, name), getattr(entered, name)
-                new[own_M, :common] = old[old_M, :common].to(new.device)
+                new[own_M, :common] = old[old_M, :common]
         return entered
 
     def leave(self, place: int, carried: Carried, masked_BL: Tensor, said: Feedback) -> None:
