@@ -4,9 +4,9 @@
 
 * nats a token of every window, on the same masks for every model: without feedback, with that of
   the same masks (fresh), with that of one step earlier (stale);
-* samples that go on from 16 held-out tokens, ancestrally (random order, at --temperature), in as
-  many steps as tokens, half and a quarter: perplexity by a model that is not ours, entropy,
-  repetition;
+* samples that go on from 16 tokens of windows that lie evenly in it, ancestrally (random order, at
+  --temperature), in as many steps as tokens, half and a quarter: perplexity by a model that is not
+  ours, entropy, repetition;
 * lines of 3 to 12 tokens, indentation included, filled in greedily between what stands around them;
 * with --gsm8k: its problems, asked as `words.py` writes them, answered in 128 tokens, block-wise.
 
@@ -192,7 +192,8 @@ def main() -> None:
     print(json.dumps({"nats": nats, "lambda": mixed}), flush=True)
 
     scorer = Scorer(args.scorer, device=args.device)
-    prompts = [checkpoint.tokenizer.decode(w[:PROMPT]) for w in every[: args.samples]]
+    begun = evenly(every, args.samples)
+    prompts = [checkpoint.tokenizer.decode(window[:PROMPT]) for window in begun]
     lines = list(islice(lines_of(checkpoint, every), args.lines))
     problems: list[dict[str, str]] = []
     if args.gsm8k is not None:
