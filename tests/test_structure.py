@@ -20,6 +20,7 @@ ROOMS = [
         "shipped_rules",
         "sampling",
         "config",
+        "families",
         "files",
         "constraints",
         "logits",

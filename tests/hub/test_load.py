@@ -144,7 +144,10 @@ def without_mask_token(folder):
 FAULTS = {
     "no config": (drop("config.json"), "has no config.json"),
     "truncated config": (cut("config.json", 40), "config.json is damaged"),
-    "another family": (change_config(model_type="llama"), "family 'llama': softmask loads Dream"),
+    "another family": (
+        change_config(architectures=["LlamaForCausalLM"], model_type="llama"),
+        "family .LlamaForCausalLM.: softmask loads Dream",
+    ),
     "mask id outside": (change_config(mask_token_id=5000), "mask_token_id 5000"),
     "no mask id": (change_config(mask_token_id=None), "mask_token_id None"),
     "other mask id": (change_config(mask_token_id=7), "no mask token at id 7"),

@@ -17,7 +17,7 @@ from .options import add_model_options, add_settings, given
 
 # Fields of ModelArgs that have options of their own here.
 PLACED = (
-    *("pretrained", "adapter", "revision", "device", "dtype", "device_map", "quantize"),
+    *("pretrained", "adapter", "revision", "family", "device", "dtype", "device_map", "quantize"),
     *("softmasking", "trust_remote_code"),
 )
 
@@ -69,6 +69,7 @@ def read_model_args(args: argparse.Namespace) -> ModelArgs:
         "pretrained": args.model,
         "adapter": args.adapter,
         "revision": args.revision,
+        "family": args.family,
         "device": args.device,
         "dtype": args.dtype,
         "device_map": args.device_map,

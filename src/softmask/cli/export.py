@@ -18,10 +18,11 @@ def make_parser() -> argparse.ArgumentParser:
     parser = new_parser("export", __doc__)
     parser.add_argument("target", type=Path, metavar="DIR", help="the folder to write")
     parser.add_argument(
-        "--model", help="folder or Hub id of a Dream model (default: the adapter's, or the bundled)"
+        "--model", help="folder or Hub id of a model (default: the adapter's, or the bundled)"
     )
     parser.add_argument("--adapter", help="folder or Hub id of a PEFT adapter to merge in")
     parser.add_argument("--revision", help="branch, tag or commit of the model on the Hub")
+    parser.add_argument("--family", help="what the model is where its files do not say: opendcoder")
     parser.add_argument("--dtype", help="convert to float32, bfloat16 or float16 (default: keep)")
     parser.add_argument("--overwrite", action="store_true", help="replace an older export in DIR")
     return parser
@@ -37,6 +38,7 @@ def run(args: argparse.Namespace, _argv: list[str]) -> int:
             args.model,
             args.adapter,
             revision=args.revision,
+            family=args.family,
             dtype=args.dtype,
             overwrite=args.overwrite,
         )

@@ -19,6 +19,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser = new_parser("pull", __doc__)
     parser.add_argument("repo", metavar="REPO", help="OWNER/NAME on the Hub")
     parser.add_argument("--revision", help="branch, tag or commit (default: main)")
+    parser.add_argument("--family", help="what the model is where its files do not say: opendcoder")
     return parser
 
 
@@ -40,7 +41,7 @@ def _pull(args: argparse.Namespace) -> Path:
     from ..hub.local import look_at, may_be_found
     from ..reporting.progress import progress
 
-    folder = pull(args.repo, args.revision, _say)
+    folder = pull(args.repo, args.revision, _say, args.family)
     if is_adapter(folder):
         base, revision = base_of(folder)
         if base is None or not may_be_found(base):
@@ -54,9 +55,10 @@ def _pull(args: argparse.Namespace) -> Path:
     with progress(f"checking {args.repo}"):
         from ..hub.checkpoints import find
 
-        find(args.repo, revision=args.revision, local_only=True)
-    options = "" if args.revision is None else f" --revision {args.revision}"
-    entry = look_at(folder, args.repo, options)
+        find(args.repo, revision=args.revision, family=args.family, local_only=True)
+    named = {"revision": args.revision, "family": args.family}
+    options = "".join(f" --{name} {value}" for name, value in named.items() if value is not None)
+    entry = look_at(folder, args.repo, options, family=args.family)
     assert entry is not None
     _say(f"{args.repo} is ready: {entry.use}")
     return folder

@@ -52,9 +52,10 @@ class ModelArgs:
     sampling_config.json is not read: a score depends on nothing that the record does not name.
     """
 
-    pretrained: str | None = setting(None, "folder or Hub id: a Dream model, or an adapter alone")
+    pretrained: str | None = setting(None, "folder or Hub id: a model, or an adapter alone")
     adapter: str | None = setting(None, "folder or Hub id of an adapter to merge in")
     revision: str | None = setting(None, "branch, tag or commit of the model on the Hub")
+    family: str | None = setting(None, "what the model is where its files do not say: opendcoder")
     device: str | None = setting(None, "cpu, cuda, cuda:1, mps; default: the best there is")
     dtype: str | None = setting(None, "float32, bfloat16, float16, auto; default: by device")
     device_map: str | None = setting(None, "spread over devices: auto")
@@ -148,7 +149,8 @@ class ModelArgs:
     @property
     def to_load(self) -> dict[str, Any]:
         """The arguments of `hub.load`."""
-        names = ("adapter", "device", "dtype", "device_map", "revision", "load_in_4bit", "quantize")
+        names = ("adapter", "device", "dtype", "device_map", "revision", "family")
+        names += ("load_in_4bit", "quantize")
         values = {name: getattr(self, name) for name in names}
         return {"name": self.pretrained, **values}
 
@@ -206,7 +208,7 @@ def model_args(values: Mapping[str, Any]) -> ModelArgs:
         ValueError: an unknown name (the nearest one is named), a wrong type or a bad value.
     """
     values = _published_names(values)
-    for name in ("pretrained", "adapter", "revision", "device", "dtype"):
+    for name in ("pretrained", "adapter", "revision", "family", "device", "dtype"):
         if name in values:  # the harness turns what looks like a number into one
             values[name] = str(values[name])
     batch = values.get("batch_size")

@@ -25,6 +25,7 @@ from ..config import (
     read_soft_mask_file,
     soft_mask_from_published,
 )
+from ..families.registry import by_name, is_own_layout
 from ..files import expand_home
 from ..models import DreamConfig, DreamModel
 from ..models.checkpoint import Source
@@ -55,6 +56,7 @@ def find(
     adapter: str | Path | None = None,
     *,
     revision: str | None = None,
+    family: str | None = None,
     local_only: bool = False,
 ) -> Source:
     """Finds a checkpoint and checks its files; arguments as for `load`.
@@ -85,7 +87,7 @@ def find(
     for place in (folder, adapter_folder):
         if place is not None:
             _check_files(place)
-    config = read_config(folder)
+    config = read_config(folder, family)
     tokenizer = read_tokenizer(tokenizer_folder(folder, adapter_folder), config)
     weights = weight_files(folder)
     if not is_stored_in_4_bits(config):
@@ -132,18 +134,27 @@ def _folder(name: str | Path, revision: str | None, local_only: bool) -> Path:
     return fetch(str(name), revision, local_only=local_only)
 
 
-def read_config(folder: Path) -> DreamConfig:
-    """The folder's config.
+def read_config(folder: Path, family: str | None = None) -> DreamConfig:
+    """The folder's config, under our names.
 
     Raises:
-        ValueError: there is none, it is not Dream's, or a value in it has no meaning.
+        ValueError: there is none, it is of no known family, or a value in it has no meaning.
     """
     path = folder / CONFIG_FILE
     values = read_mapping(path)
-    config = config_from_file(values, path)
+    config = config_from_file(values, path, family)
     if values.get("quantization_config") is not None:
         read_four_bits(values["quantization_config"], str(path))
     return config
+
+
+def weight_names(folder: Path, config: DreamConfig, weights: Sequence[Path]) -> dict[str, str]:
+    """What the weights in a folder's files are called here, by their names there."""
+    names = sorted(name for path in weights for name in tensor_names(path))
+    if is_own_layout(read_mapping(folder / CONFIG_FILE)):
+        return {name: name for name in names}
+    own_name = by_name(config.family).own_name
+    return {name: own_name(name) for name in names}
 
 
 def check_link(path: Path) -> None:
@@ -184,12 +195,13 @@ def _check_weights(folder: Path, config: DreamConfig, weights: Sequence[Path]) -
         model = DreamModel(config)
     own = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
     stored: dict[str, list[int]] = {}
+    names = weight_names(folder, config, weights)
     for path in weights:
         with safe_open(path, framework="pt") as file:
-            for name in sorted(tensor_names(path)):
-                head = file.get_slice(name)
+            for theirs in sorted(tensor_names(path)):
+                head, name = file.get_slice(theirs), names[theirs]
                 if name in stored:
-                    raise ValueError(f"{folder}: two weight files have {name}: remove one of them")
+                    raise ValueError(f"{folder}: two weights are {name}: remove one of them")
                 if head.get_dtype() not in FLOATS:
                     raise ValueError(
                         f"{path}: {name} has the dtype {head.get_dtype()}: take the weights in "

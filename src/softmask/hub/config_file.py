@@ -1,7 +1,8 @@
-"""config.json of a Dream model: which keys of it count, in which range, and what is refused.
+"""config.json of a model: which keys of it count, in which range, and what is refused.
 
 The file comes from elsewhere, and transformers sets whatever it names. So only the keys below are
-taken, each checked; what would make another model than Dream's is refused by its name.
+taken, each checked, under the names of its family; what would make another network is refused by
+its name.
 """
 
 from __future__ import annotations
@@ -13,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from ..config import from_mapping, require, require_choice, shown
+from ..families.registry import FAMILY_KEY, by_name, family_of, is_own_layout
 from ..models import DreamConfig
-from .folder import check_family
 
-ARCHITECTURE = "DreamModel"
-# What other models that call themselves Dream have, and what that is.
+ARCHITECTURE, MODEL_TYPE = "DreamModel", DreamConfig.model_type
+# What models of a known family may have that this network has not, and what that is.
 FOREIGN = {
     "block_size": "is block-causal, as DreamReasoner",
     "bd_size": "is block-causal",
@@ -116,6 +117,9 @@ class ConfigFile:
     bos_token_id: int | None = None
     eos_token_id: int | tuple[int, ...] | None = None
     logit_shift: bool = True
+    attention_bias: bool = True
+    qk_norm: bool = False
+    family: str = DreamConfig.family
     dtype: str | None = None
     transparency_config: dict[str, Any] | None = None
     quantization_config: dict[str, Any] | None = None
@@ -154,9 +158,10 @@ class ConfigFile:
 
     def _check_ids(self, name: str) -> None:
         value = getattr(self, name)
-        missing = value is None and name == "mask_token_id"
         ids = value if isinstance(value, tuple) else () if value is None else (value,)
         inside = all(0 <= i < self.vocab_size for i in ids)
+        # The mask's may be found by its token, see `Family.mask_token`.
+        missing = value is None and name == "mask_token_id" and not by_name(self.family).mask_token
         require(
             inside and not missing,
             f"{name} {shown(value)} is not in the vocabulary of {self.vocab_size}: correct it",
@@ -176,27 +181,29 @@ CONFIG_KEYS = (
 )
 
 
-def config_from_file(values: Mapping[str, Any], path: Path) -> DreamConfig:
+def config_from_file(
+    values: Mapping[str, Any], path: Path, chosen: str | None = None
+) -> DreamConfig:
     """The config that the mapping in config.json stands for.
 
     Args:
         path: of the file, for errors.
+        chosen: the family that a user says it is of.
 
     Raises:
-        ValueError: the model is not Dream's, or a value has the wrong type or range.
+        ValueError: the model is of no known family, or a value has the wrong type or range.
     """
-    check_family(values, str(path.parent))
-    architectures = values.get("architectures")
-    if architectures not in (None, [ARCHITECTURE]):
-        raise ValueError(
-            f"{path} says architectures {shown(architectures)}, which is another model under "
-            f"Dream's name (DreamReasoner is one): softmask loads {ARCHITECTURE}"
-        )
+    family = family_of(values, str(path.parent), chosen)
     for key, what in FOREIGN.items():
         if values.get(key) is not None:
             raise ValueError(f"{path} has {key}: that model {what}, which softmask does not")
+    if not is_own_layout(values):
+        # In transformers' own classes it is null or absent where nothing is said.
+        values = family.settings(values, str(path)) | {FAMILY_KEY: family.name}
     known = {f.name for f in dataclasses.fields(ConfigFile)}
     given = {key: value for key, value in values.items() if key in known}
+    if family.mask_token is not None:  # the defaults are Dream's
+        given = {"mask_token_id": None, "pad_token_id": None} | given
     if given.get("dtype") is None and values.get("torch_dtype") is not None:
         given["dtype"] = values["torch_dtype"]
     if isinstance(given.get("dtype"), str):

@@ -32,9 +32,10 @@ from rich.console import Console
 from rich.filesize import decimal
 
 from ..config import BUNDLED
+from ..families.registry import family_of
 from ..files import expand_home
 from ..reporting.progress import Step, progress
-from .folder import ADAPTER_FILE, CONFIG_FILE, HUB_FILES, HUB_ID, check_family, read_mapping
+from .folder import ADAPTER_FILE, CONFIG_FILE, HUB_FILES, HUB_ID, read_mapping
 
 # What a disk refuses, and not the Hub.
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
@@ -78,11 +79,14 @@ def fetch(
         )
 
 
-def pull(name: str, revision: str | None, say: Callable[[str], None]) -> Path:
+def pull(
+    name: str, revision: str | None, say: Callable[[str], None], family: str | None = None
+) -> Path:
     """Brings a repository into the cache, or what is missing or cut off of it.
 
     Args:
         say: gets what is fetched and how large it is, before it comes.
+        family: what the model is, where its config.json does not say.
 
     Raises:
         ValueError: as for `fetch`; or the repository holds nothing that softmask reads, or the
@@ -100,7 +104,7 @@ def pull(name: str, revision: str | None, say: Callable[[str], None]) -> Path:
         files = {file.rfilename: file.size or 0 for file in info.siblings or ()}
         wanted = sorted(filter_repo_objects(files, allow_patterns=HUB_FILES))
         assert info.sha is not None
-        _check_kind(name, wanted, info.sha)
+        _check_kind(name, wanted, info.sha, family)
     cache = Path(constants.HF_HUB_CACHE).expanduser()
     snapshot = cache / f"models--{name.replace('/', '--')}" / "snapshots" / info.sha
     missing = [file for file in wanted if not _is_here(snapshot / file, files[file])]
@@ -113,8 +117,8 @@ def pull(name: str, revision: str | None, say: Callable[[str], None]) -> Path:
     return fetch(name, revision, size=size)
 
 
-def _check_kind(name: str, files: Sequence[str], commit: str) -> None:
-    """Raises ValueError where these files are neither a Dream model's nor an adapter's."""
+def _check_kind(name: str, files: Sequence[str], commit: str, family: str | None) -> None:
+    """Raises ValueError where these files are neither a known model's nor an adapter's."""
     config = next((file for file in (CONFIG_FILE, ADAPTER_FILE) if file in files), None)
     if config is None:
         raise ValueError(f"{name} has neither {CONFIG_FILE} nor {ADAPTER_FILE}: it is no model")
@@ -122,7 +126,7 @@ def _check_kind(name: str, files: Sequence[str], commit: str) -> None:
         raise ValueError(f"{name} has no weights in safetensors, which is what softmask reads")
     path = Path(hf_hub_download(name, config, revision=commit, tqdm_class=_Hidden))
     if config == CONFIG_FILE:
-        check_family(read_mapping(path), name)
+        family_of(read_mapping(path), name, family)
 
 
 class _Hidden(tqdm):

@@ -28,10 +28,12 @@ from ..config import (
     SoftMaskConfig,
     soft_mask_to_published,
 )
+from ..families.dream import DREAM
+from ..families.registry import FAMILY_KEY, by_name, is_own_layout
 from ..files import LOCK, expand_home, locked, sync_tree
 from ..models import DreamModel
 from ..models.checkpoint import Source, first_not_finite
-from .checkpoints import check_link, find, tokenizer_folder
+from .checkpoints import check_link, find, tokenizer_folder, weight_names
 from .config_file import CONFIG_KEYS
 from .folder import ADAPTER_FILE, HUB_ID, WEIGHT_INDEX, read_mapping, tensor_names
 from .four_bits import is_stored_in_4_bits
@@ -61,6 +63,7 @@ def export(
     adapter: str | Path | None = None,
     *,
     revision: str | None = None,
+    family: str | None = None,
     dtype: str | torch.dtype | None = None,
     overwrite: bool = False,
     title: str | None = None,
@@ -69,13 +72,14 @@ def export(
 ) -> Path:
     """Writes a self-contained folder; it is there whole or not at all.
 
-    Without an adapter the weight files are copied byte by byte. An adapter is merged in float32,
-    and each tensor goes back to the dtype the base has it in.
+    Without an adapter the weight files are copied byte by byte, where their names are ours. An
+    adapter is merged in float32, and each tensor goes back to the dtype the base has it in.
 
     Args:
         name: as for `hub.load`.
         adapter: as for `hub.load`.
         revision: as for `hub.load`.
+        family: as for `hub.load`.
         dtype: convert the weights to "float32", "bfloat16" or "float16"; None or "auto": keep.
         overwrite: replace an existing checkpoint folder.
         title: what the model card calls it; default: the folder's name.
@@ -93,7 +97,7 @@ def export(
     _check_target(target, overwrite)
     chosen = None if dtype in (None, "auto") else choose_dtype(dtype, torch.device("cpu"))
     assert not isinstance(chosen, str)  # which "auto" alone would be
-    source = find(name, adapter, revision=revision, local_only=local_only)
+    source = find(name, adapter, revision=revision, family=family, local_only=local_only)
     for folder in (source.folder, source.adapter):
         if folder is not None and folder.resolve().is_relative_to(target):
             raise ValueError(f"{target} holds what is to be exported: export to another folder")
@@ -176,7 +180,8 @@ def _write_weights(
     source: Source, merged: DreamModel | None, folder: Path, dtype: torch.dtype | None, link: bool
 ) -> None:
     index = source.folder / WEIGHT_INDEX
-    if merged is None and dtype is None:
+    names = weight_names(source.folder, source.config, source.weights)
+    if merged is None and dtype is None and all(name == own for name, own in names.items()):
         for path in source.weights:
             _check_finite(path)
             if link:
@@ -187,6 +192,7 @@ def _write_weights(
             shutil.copyfile(index, folder / index.name)
         return
     values = read_mapping(index) if index.is_file() else {"weight_map": {}}
+    values["weight_map"] = {names[name]: file for name, file in values["weight_map"].items()}
     state = {} if merged is None else merged.state_dict()
     untied = merged is not None and merged.config.tie_word_embeddings != (
         source.config.tie_word_embeddings
@@ -195,7 +201,7 @@ def _write_weights(
     for path in source.weights:
         if merged is None:  # else `load` has looked at every weight
             _check_finite(path)
-        tensors, metadata = _rewrite(path, state, dtype)
+        tensors, metadata = _rewrite(path, names, state, dtype)
         if untied and TABLE in tensors:
             tensors[HEAD] = state[HEAD].to(tensors[TABLE].dtype)
             values["weight_map"][HEAD] = path.name
@@ -228,16 +234,19 @@ def _check_finite(path: Path) -> None:
 
 
 def _rewrite(
-    path: Path, merged: Mapping[str, Tensor], dtype: torch.dtype | None
+    path: Path,
+    names: Mapping[str, str],
+    merged: Mapping[str, Tensor],
+    dtype: torch.dtype | None,
 ) -> tuple[dict[str, Tensor], dict[str, str] | None]:
-    """A weight file's tensors and metadata, with the merged values, each in its own dtype."""
+    """A weight file's tensors by our names, with the merged values, each in its own dtype."""
     tensors = {}
     with safe_open(path, framework="pt") as file:
         for name in sorted(tensor_names(path)):
             own = file.get_tensor(name)
-            value = merged.get(name, own)
+            value = merged.get(names[name], own)
             kept = dtype if dtype is not None and own.is_floating_point() else own.dtype
-            tensors[name] = value.detach().to(kept).contiguous()
+            tensors[names[name]] = value.detach().to(kept).contiguous()
         return tensors, file.metadata()
 
 
@@ -266,7 +275,12 @@ def _write_settings(
 
 def _config(source: Source, merged: DreamModel | None, dtype: torch.dtype | None) -> dict[str, Any]:
     """The source's own config.json, every key that counts, with what the remote code needs."""
-    values = read_mapping(source.folder / "config.json")
+    path = source.folder / "config.json"
+    values, family = read_mapping(path), by_name(source.config.family)
+    if family is not DREAM:
+        values = values if is_own_layout(values) else family.settings(values, str(path))
+        values |= {FAMILY_KEY: family.name, "model_type": source.config.model_type}
+        values["mask_token_id"] = source.config.mask_token_id
     # Others may steer transformers: `attn_implementation` fetches code, `return_dict` breaks ours.
     values = {key: value for key, value in values.items() if key in CONFIG_KEYS}
     values |= {"architectures": ["DreamModel"], "auto_map": AUTO_MAP}
@@ -298,9 +312,10 @@ def _model_card(source: Source, title: str) -> str:
     # No pipeline_tag: no pipeline of transformers denoises.
     front = ["---", "library_name: transformers"]
     front += [f"base_model: {base}"] if base else []
-    front += ["tags:", "- dream", "- diffusion", "- masked-diffusion"]
+    family = by_name(source.config.family)
+    front += ["tags:", f"- {family.name}", "- diffusion", "- masked-diffusion"]
     front += ["- soft-masking"] if source.soft_mask is not None else []
-    what = f"[{base}](https://huggingface.co/{base})" if base else "a Dream model"
+    what = f"[{base}](https://huggingface.co/{base})" if base else f"a {family.title} model"
     merged = " with an adapter merged into its weights" if source.adapter is not None else ""
     parts = [
         "\n".join([*front, "---"]),

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +21,6 @@ ADAPTER_WEIGHTS = "adapter_model.safetensors"
 WEIGHT_INDEX = "model.safetensors.index.json"
 # In the folder of a run: checkpoints, by update; one without that file is incomplete.
 CHECKPOINT, COMPLETE = r"checkpoint-(\d+)", "complete.json"
-# The model_type of config.json.
-FAMILY = "Dream"
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 # What a checkpoint consists of; original PyTorch files and remote code stay where they are.
 HUB_FILES = ["*.json", "*.safetensors", "merges.txt", "*.jinja", "LICENSE*"]
@@ -52,18 +49,6 @@ def refuse_unfinished(path: Path) -> None:
         f"there is no {path}: the run in {run} is not finished; {newest} by "
         f"`{shlex.join(['softmask', 'models', str(run)])}` how it goes on"
     )
-
-
-def check_family(values: Mapping[str, Any], name: str) -> None:
-    """Raises ValueError where a config.json is that of another model than Dream.
-
-    Args:
-        name: of the folder or repository, for the error.
-    """
-    family = values.get("model_type")
-    if family != FAMILY:
-        what = f"a model of the family {shown(family)}"
-        raise ValueError(f"{name} holds {what}: softmask loads Dream models")
 
 
 def read_mapping(path: Path) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """load(): a folder or a Hub id becomes a model, a tokenizer and soft-mask parameters.
 
-Reads the original Dream repositories unchanged, through this package's own classes, without
-`trust_remote_code`.
+Reads the original repositories of all known families unchanged, through this package's own classes,
+without `trust_remote_code`.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ from transformers import BitsAndBytesConfig
 
 from ..config import SAMPLING_FILE, read_sampling_file, soft_mask_to_published
 from ..decoding import diffusion_generate  # noqa: F401, gives the model its method
-from ..models import DreamConfig, DreamModel
-from ..models.checkpoint import Checkpoint, first_not_finite
+from ..families.registry import by_name
+from ..models import DreamModel
+from ..models.checkpoint import Checkpoint, Source, first_not_finite
 from ..models.quantize import check_quantize, quantize_layers
 from .adapters import merge_adapter, read_adapter, require_peft
-from .checkpoints import check_report, find, quiet
+from .checkpoints import check_report, find, quiet, weight_names
 from .four_bits import QLORA, finish, is_stored_in_4_bits, read_four_bits, settings_for
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -37,6 +38,7 @@ class LoadConfig:
     model: str | None = None
     adapter: str | None = None
     revision: str | None = None
+    family: str | None = None
     device: str | None = None
     dtype: str | None = None
     device_map: str | None = None
@@ -78,13 +80,14 @@ def load(
     dtype: str | torch.dtype | None = None,
     device_map: str | dict[str, Any] | None = None,
     revision: str | None = None,
+    family: str | None = None,
     load_in_4bit: bool = False,
     quantize: str | None = None,
 ) -> Checkpoint:
     """Loads a checkpoint for generation.
 
     Args:
-        name: a folder or Hub id of a Dream model, or of an adapter, whose base is then taken;
+        name: a folder or Hub id of a model, or of an adapter, whose base is then taken;
             "default": the bundled one; None: the adapter's base, else the bundled one.
         adapter: a folder or Hub id of a PEFT adapter, merged into the model; the
             `transparency_config.json` beside it wins over one in the model's folder.
@@ -94,6 +97,7 @@ def load(
             third of the time, at an error of 0.4 % in the logits; on others it is emulated.
         device_map: as in transformers; needs accelerate.
         revision: branch, tag or commit of the Hub repository.
+        family: what the model is, where its config.json does not say, see `families`.
         load_in_4bit: linear layers in 4 bits (nf4, bitsandbytes) from the start, as for training
             an adapter on them; the head stays as it is. A checkpoint whose files are in 4 bits is
             loaded so in any case; with an adapter, which 4 bits would round away, its weights
@@ -113,7 +117,7 @@ def load(
             other = "load_in_4bit" if load_in_4bit else "device_map"
             raise ValueError(f"give either quantize or {other}, not both")
         device, dtype = "cpu", choose_dtype(dtype, target)
-    source = find(name, adapter, revision=revision)
+    source = find(name, adapter, revision=revision, family=family)
     if load_in_4bit and source.adapter is not None:
         raise ValueError(
             "an adapter is merged before the weights are rounded: give quantize int4 in place of "
@@ -126,7 +130,7 @@ def load(
     if source.adapter is not None:
         require_peft()
         adapting = read_adapter(source.adapter)
-    model = _read_model(source.folder, source.config, device, dtype, device_map, load_in_4bit)
+    model = _read_model(source, device, dtype, device_map, load_in_4bit)
     if adapting is not None:
         if stored:
             with quiet():
@@ -144,6 +148,7 @@ def load(
         model.config.transparency_config = published
     suits = source.folder / SAMPLING_FILE
     sampling, kinds = read_sampling_file(suits) if suits.is_file() else ({}, ())
+    sampling = {**by_name(source.config.family).sampling, **sampling}
     model.eval()
     if quantize is not None and target is not None:
         model = quantize_layers(model, quantize, target)
@@ -194,8 +199,7 @@ def choose_dtype(dtype: str | torch.dtype | None, device: torch.device) -> str |
 
 
 def _read_model(
-    folder: Path,
-    config: DreamConfig,
+    source: Source,
     device: str | torch.device | None,
     dtype: str | torch.dtype | None,
     device_map: str | dict[str, Any] | None,
@@ -207,7 +211,9 @@ def _read_model(
         if importlib.util.find_spec("accelerate") is None:
             raise ValueError("device_map needs accelerate: pip install 'softmask[train]'")
     chosen = choose_device(device)
-    quantization = None
+    folder, config, quantization = source.folder, source.config, None
+    names = weight_names(folder, config, source.weights)
+    renamed = {f"^{theirs}$": ours for theirs, ours in names.items() if theirs != ours}
     stored = is_stored_in_4_bits(config)
     if stored:
         config = copy.deepcopy(config)
@@ -226,6 +232,7 @@ def _read_model(
                 dtype=choose_dtype(dtype, chosen),
                 device_map=device_map,
                 quantization_config=quantization,
+                key_mapping=renamed or None,
                 use_safetensors=True,
                 output_loading_info=True,
             )
@@ -236,6 +243,8 @@ def _read_model(
                 f"({str(error).splitlines()[0]}): the two are of different models"
             ) from error
     model, report = loaded
+    # transformers would give the weights their original names back where it saves them.
+    model._weight_conversions = None
     check_report(folder, report, config)
     if in_4_bits:
         finish(model, folder)

@@ -13,10 +13,10 @@ from pathlib import Path
 from huggingface_hub import constants, scan_cache_dir
 
 from ..config import BUNDLED, SOFT_MASK_FILE
+from ..families.registry import by_name, recognise
 from .folder import (
     ADAPTER_FILE,
     CONFIG_FILE,
-    FAMILY,
     HUB_ID,
     adapter_tensor_names,
     base_of,
@@ -78,13 +78,16 @@ def cached() -> Iterator[Entry]:
                 yield entry
 
 
-def look_at(folder: Path, name: str, options: str = "", mend: str = "") -> Entry | None:
+def look_at(
+    folder: Path, name: str, options: str = "", mend: str = "", family: str | None = None
+) -> Entry | None:
     """The model or adapter in a folder; None where it is neither, or of another family.
 
     Args:
         name: as it is given to --model.
         options: that are given beside it, with a space in front.
         mend: the command that makes it whole where it is not.
+        family: what a user says that the model is.
     """
     if not any((folder / file).is_file() for file in (CONFIG_FILE, ADAPTER_FILE)):
         return None
@@ -99,9 +102,10 @@ def look_at(folder: Path, name: str, options: str = "", mend: str = "") -> Entry
                 problem = f"{name}: its base {base} is not here: give another as --model"
         else:
             values = read_mapping(folder / CONFIG_FILE)
-            if values.get("model_type") != FAMILY:
+            found = recognise(values) if family is None else by_name(family)
+            if found is None:
                 return None
-            what = "Dream model"
+            what = f"{found.title} model"
             weight_files(folder)
             what += " for chat" if _chats(folder) else ""
         if (folder / SOFT_MASK_FILE).is_file():

@@ -14,6 +14,7 @@ from tokenizers import AddedToken, decoders, models
 from transformers import PreTrainedTokenizerFast, Qwen2Tokenizer
 
 from ..config import read_json, shown
+from ..families.registry import by_name
 from ..models import DreamConfig
 
 T = TypeVar("T")
@@ -57,7 +58,7 @@ def read_tokenizer(folder: Path, config: DreamConfig) -> PreTrainedTokenizerFast
 
     Raises:
         ValueError: there is none, a file is damaged, it is not byte-level BPE, or it does not fit
-            the config.
+            the config. A mask that the config does not name is looked up by its family's token.
     """
     if not has_tokenizer(folder):
         raise ValueError(f"{folder} has no tokenizer: add vocab.json and merges.txt")
@@ -258,7 +259,7 @@ def _check_kind(path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
     backend: Any = tokenizer.backend_tokenizer
     bpe = isinstance(backend.model, models.BPE) and isinstance(backend.decoder, decoders.ByteLevel)
     if not bpe or backend.model.dropout:
-        raise ValueError(f"{path} is no byte-level BPE, which Dream's tokenizers are: take Dream's")
+        raise ValueError(f"{path} is no byte-level BPE, which softmask reads: take the model's own")
     ids = tokenizer(SAMPLE, add_special_tokens=False)["input_ids"]
     # But for spaces, which a file may ask for before every word (`add_prefix_space`).
     if "".join(str(tokenizer.decode(ids)).split()) != "".join(SAMPLE.split()):
@@ -284,7 +285,14 @@ def _check_ids(
                 f"{folder}: {shown(content)} is token {id_} by one file, and "
                 f"{vocabulary.get(content)} by the others: take the files of one checkpoint"
             )
-    assert config.mask_token_id is not None  # which read_config refuses
+    if config.mask_token_id is None:
+        named = by_name(config.family).mask_token
+        if named not in vocabulary:
+            raise ValueError(
+                f"{folder}: neither the config nor the tokenizer has the mask token {named}: take "
+                "the files of one checkpoint"
+            )
+        config.mask_token_id = vocabulary[named]
     mask = tokenizer.convert_ids_to_tokens(config.mask_token_id)
     if mask is None or mask not in tokenizer.get_added_vocab():
         raise ValueError(

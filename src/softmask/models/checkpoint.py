@@ -18,12 +18,10 @@ from transformers import PreTrainedTokenizerFast
 from ..config import PromptKind, SoftMaskConfig, kind_of
 from ..constraints.token_automaton import TokenAutomaton, Vocabulary
 from ..constraints.vocabulary import bytes_by_character, token_bytes
+from ..families.family import Family
+from ..families.registry import by_name
 from .configuration_dream import DreamConfig
 from .modeling_dream import DreamModel
-
-# Beside what config and tokenizer name: the end of a chat turn, and DiffuCoder's padding, which
-# its own code cuts answers at.
-END_TOKENS = ("<|endoftext|>", "<|im_end|>", "<|dlm_pad|>")
 
 
 @dataclass(frozen=True)
@@ -107,6 +105,11 @@ class Checkpoint:
         """Forms that were asked for before, over this vocabulary: `decoding/constrained.py`."""
         return {}
 
+    @property
+    def family(self) -> Family:
+        """Whose tokens and ways of decoding suit the model."""
+        return by_name(self.model.config.family)
+
     @functools.cached_property
     def end_ids(self) -> tuple[int, ...]:
         """Ids that end an answer: those of the config and tokenizer, and the end of a chat turn."""
@@ -114,7 +117,7 @@ class Checkpoint:
         ids = configured if isinstance(configured, list | tuple) else [configured]
         ids = [*ids, self.tokenizer.eos_token_id]
         vocabulary = self.tokenizer.get_vocab()
-        ids += [vocabulary.get(token) for token in END_TOKENS]
+        ids += [vocabulary.get(token) for token in self.family.end_tokens]
         return tuple(dict.fromkeys(i for i in ids if i is not None))
 
 

@@ -1,4 +1,6 @@
-"""Configuration of Dream (DreamLM/Dream): Qwen2.5 made bidirectional, logits shifted by one."""
+"""Configuration of the network: Dream's (Qwen2.5 made bidirectional, logits shifted by one), and
+what other families of masked diffusion models have in its place.
+"""
 
 from __future__ import annotations
 
@@ -22,6 +24,9 @@ class DreamConfig(Qwen2Config):
         mask_token_id: the id of `<|mask|>`.
         logit_shift: whether row i of the transformer's output predicts position i + 1, as in the
             causal model Dream was initialised from. The model hides it: logits are aligned.
+        attention_bias: whether queries, keys and values have biases, as Qwen2's.
+        qk_norm: whether each head's queries and keys are normalised, as Qwen3's.
+        family: whose tokens and ways of decoding suit the model, see `families`.
         transparency_config: soft-mask parameters by their published names, which
             `diffusion_generate` takes where a call names none; an exported checkpoint has them.
 
@@ -36,6 +41,9 @@ class DreamConfig(Qwen2Config):
     mask_token_id: int | None = 151666
     pad_token_id: int | None = 151643
     logit_shift: bool = True
+    attention_bias: bool = True
+    qk_norm: bool = False
+    family: str = "dream"
     transparency_config: dict[str, Any] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:

@@ -1,6 +1,7 @@
 """Dream on transformers' own Qwen2 modules: bidirectional, logits aligned with positions.
 
-State-dict names are those of the original checkpoints. What differs from Qwen2ForCausalLM is
+Other families are this network too, by their configuration. State-dict names are those of the
+original Dream checkpoints. What differs from Qwen2ForCausalLM is
 here: no causal mask, the shift by one, logits for chosen rows only, and soft tokens as input.
 Shape suffixes: B batch, L length, N chosen rows, V vocabulary, D width.
 """
@@ -25,7 +26,7 @@ from ..soft_mask import Feedback, SoftMask, SoftTokens, feedback_of
 from .configuration_dream import DreamConfig
 from .linear import use_faster_products
 from .lm_head import CHUNK_LOGITS, read_head
-from .packing import Layout, PackedAttention
+from .packing import Layout, make_packed
 
 
 @dataclass
@@ -57,12 +58,9 @@ class DreamBaseModel(Qwen2Model):
 
     def __init__(self, config: DreamConfig) -> None:
         super().__init__(config)
+        variant = {"bias": config.attention_bias, "normed": config.qk_norm}
         for layer in self.layers:
-            attention: Any = layer.self_attn
-            # In place: new modules would be initialised a second time, and move a seeded model on.
-            attention.__class__ = PackedAttention
-            # The mask functions read config.is_causal, the attention kernels the layer's own flag.
-            attention.is_causal = False
+            make_packed(layer.self_attn, eps=config.rms_norm_eps, **variant)
 
 
 class DreamModel(Qwen2PreTrainedModel):

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from transformers.models.qwen2.modeling_qwen2 import Qwen2Attention, apply_rotary_pos_emb
+from transformers.models.qwen3.modeling_qwen3 import Qwen3Attention, Qwen3RMSNorm
 
 
 class Span(NamedTuple):
@@ -163,7 +164,7 @@ class PackedAttention(Qwen2Attention):
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:
         if layout is None:
-            return super().forward(
+            return self._whole(
                 hidden_states=hidden_states,
                 position_embeddings=position_embeddings,
                 attention_mask=attention_mask,
@@ -174,6 +175,46 @@ class PackedAttention(Qwen2Attention):
             project(hidden_states).view(shape)
             for project in (self.q_proj, self.k_proj, self.v_proj)
         )
+        q_1THD, k_1TSD = self._normed(q_1THD, k_1TSD)
         q_1THD, k_1TSD = apply_rotary_pos_emb(q_1THD, k_1TSD, *position_embeddings, unsqueeze_dim=2)
         out_THD = layout.attend(self.layer_idx, q_1THD[0], k_1TSD[0], v_1TSD[0], self.scaling)
         return self.o_proj(out_THD.reshape(*hidden_states.shape[:-1], -1)), None
+
+    def _whole(self, **given: Any) -> tuple[Tensor, Tensor | None]:
+        """Of rows of one length, by transformers."""
+        return super().forward(**given)
+
+    def _normed(self, q_1THD: Tensor, k_1TSD: Tensor) -> tuple[Tensor, Tensor]:
+        return q_1THD, k_1TSD
+
+
+class NormedAttention(PackedAttention):
+    """With each head's queries and keys normalised, as in Qwen3."""
+
+    q_norm: Qwen3RMSNorm
+    k_norm: Qwen3RMSNorm
+
+    def _whole(self, **given: Any) -> tuple[Tensor, Tensor | None]:
+        attend: Any = Qwen3Attention.forward
+        return attend(self, **given)
+
+    def _normed(self, q_1THD: Tensor, k_1TSD: Tensor) -> tuple[Tensor, Tensor]:
+        return self.q_norm(q_1THD), self.k_norm(k_1TSD)
+
+
+def make_packed(attention: Qwen2Attention, *, bias: bool, normed: bool, eps: float) -> None:
+    """Makes Qwen2's attention one that takes packed windows, of the variant that is asked for.
+
+    In place: new modules would be initialised a second time, and move a seeded model on.
+    """
+    changed: Any = attention
+    changed.__class__ = NormedAttention if normed else PackedAttention
+    # The mask functions read config.is_causal, the attention kernels the layer's own flag.
+    changed.is_causal = False
+    if not bias:
+        for projection in (changed.q_proj, changed.k_proj, changed.v_proj):
+            projection.bias = None
+    if normed:
+        changed.q_norm, changed.k_norm = (
+            Qwen3RMSNorm(changed.head_dim, eps=eps) for _ in ("queries", "keys")
+        )

@@ -117,6 +117,7 @@ def from_checkpoint(
         device=device,
         dtype=dtype,
         revision=settings.revision,
+        family=settings.family,
         load_in_4bit=settings.load_in_4bit,
     )
     if recipe.adapter is None and getattr(checkpoint.model, "is_quantized", False):

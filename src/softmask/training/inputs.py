@@ -56,7 +56,8 @@ def pinned(folder: Path, recipe: Recipe) -> Recipe:
 
 def _pin_base(folder: Path, recipe: Recipe) -> None:
     path = recipe.model.path
-    source = find(path, revision=recipe.model.revision).folder
+    model = recipe.model
+    source = find(path, revision=model.revision, family=model.family).folder
     names = [name for name in (TOKENIZER_CONFIG, *TOKENIZER_FILES) if (source / name).is_file()]
     files = {name: file_digest(source / name) for name in names}
     weights = fingerprint(source)

@@ -101,7 +101,7 @@ def preview(recipe: Recipe, device: torch.device, report: Callable[[str], None])
         raise ValueError(
             "a corpus makes its rows as it goes: there is nothing to look at before the run"
         )
-    source = find(recipe.model.path, revision=recipe.model.revision)
+    source = find(recipe.model.path, revision=recipe.model.revision, family=recipe.model.family)
     forms = []
     for one in recipe.conversations.sources:
         forms.append(f"{one.path}: taken for {form_of_source(resolve_source(one, report))}")

@@ -1,0 +1,15 @@
+"""Dream, Dream-Coder, DiffuCoder, and what was distilled from them: dParallel, d3LLM.
+
+DreamLM/Dream; apple/ml-diffucoder. Qwen2.5 made bidirectional, its shift by one kept.
+"""
+
+from .family import END_TOKENS, Family
+
+DREAM = Family(
+    name="dream",
+    title="Dream",
+    architectures=("DreamModel",),
+    model_types=("Dream",),
+    # DiffuCoder's padding, which its own code cuts answers at.
+    end_tokens=(*END_TOKENS, "<|dlm_pad|>"),
+)

@@ -1,0 +1,95 @@
+"""Family: all that sets models of one origin apart, as data. No torch.
+
+There is one network, one loop and one objective. A family says how its files map onto them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ..settings import shown
+
+# Stands for the number of a layer in names of weights.
+LAYER = "*"
+TABLE, HEAD, NORM = "model.embed_tokens", "lm_head", "model.norm"
+# The end of a text and of a chat turn, as most tokenizers call them.
+END_TOKENS = ("<|endoftext|>", "<|im_end|>")
+
+
+@dataclass(frozen=True)
+class Family:
+    """What softmask has to know of a family of models.
+
+    Args:
+        name: as it is given to `family=` and `--family`.
+        title: as people call it.
+        architectures: names in config.json by which its models are known; else by
+        model_types: where they have no architecture of their own.
+        mark: a key of config.json that tells it from another family of the same architecture.
+        explicit: never recognised by itself, as its files are those of an ordinary model.
+        renamed: keys of config.json, and what they are called here (`ConfigFile`).
+        fixed: settings that every model of the family has, and its config.json does not say.
+        required: values of further keys that make a model of the family one that fits this network.
+        weights: parts of names of weights, and what they are called here; `*` is a layer's number.
+        mask_token: by which the mask's id is found where config.json has no mask_token_id.
+        end_tokens: that end an answer, beside those that config and tokenizer name.
+        bos: whether a raw prompt begins with the tokenizer's bos token.
+        sampling: settings of SamplingConfig that its own code decodes with.
+    """
+
+    name: str
+    title: str
+    architectures: tuple[str, ...]
+    model_types: tuple[str, ...] = ()
+    mark: str | None = None
+    explicit: bool = False
+    renamed: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    fixed: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    required: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    weights: tuple[tuple[str, str], ...] = ()
+    mask_token: str | None = None
+    end_tokens: tuple[str, ...] = END_TOKENS
+    bos: bool = False
+    sampling: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def settings(self, values: Mapping[str, Any], where: str) -> dict[str, Any]:
+        """A config.json of this family under our names.
+
+        Args:
+            where: the file, for errors.
+
+        Raises:
+            ValueError: a value makes it another model than this network.
+        """
+        for key, wanted in self.required.items():
+            value = values.get(key)
+            if value is not None and value != wanted:
+                raise ValueError(
+                    f"{where} says {key} {shown(value)}: softmask loads {self.title} with "
+                    f"{shown(wanted)} there"
+                )
+        ours = {key: value for key, value in values.items() if key not in self.renamed}
+        ours |= {new: values[old] for old, new in self.renamed.items() if old in values}
+        return ours | dict(self.fixed)
+
+    def own_name(self, name: str) -> str:
+        """What a weight of the original files is called here."""
+        return _renamed(name, self.weights)
+
+    def original_name(self, name: str) -> str:
+        """The inverse of `own_name`."""
+        return _renamed(name, tuple((ours, theirs) for theirs, ours in self.weights))
+
+
+def _renamed(name: str, pairs: tuple[tuple[str, str], ...]) -> str:
+    for old, new in pairs:
+        pattern = re.escape(old).replace(re.escape(LAYER), r"(\d+)")
+        match = re.match(rf"{pattern}(?=\.)", name)
+        if match is not None:
+            layer = match[1] if match.groups() else ""
+            return new.replace(LAYER, layer) + name[match.end() :]
+    return name

@@ -1,0 +1,55 @@
+"""LLaDA-8B and LLaDA-1.5: a Llama shape under names of its own, full attention, no shift.
+
+ML-GSAI/LLaDA: `configuration_llada.py`, `modeling_llada.py`, `generate.py`.
+"""
+
+from .family import HEAD, LAYER, NORM, TABLE, Family
+
+_THEIRS, _OURS = f"model.transformer.blocks.{LAYER}", f"model.layers.{LAYER}"
+
+LLADA = Family(
+    name="llada",
+    title="LLaDA",
+    architectures=("LLaDAModelLM",),
+    model_types=("llada",),
+    renamed={
+        "d_model": "hidden_size",
+        "n_layers": "num_hidden_layers",
+        "n_heads": "num_attention_heads",
+        "n_kv_heads": "num_key_value_heads",
+        "mlp_hidden_size": "intermediate_size",
+        "embedding_size": "vocab_size",
+        "max_sequence_length": "max_position_embeddings",
+        "activation_type": "hidden_act",
+        "init_std": "initializer_range",
+        "weight_tying": "tie_word_embeddings",
+    },
+    fixed={"logit_shift": False, "attention_bias": False},
+    required={
+        "block_type": "llama",
+        "layer_norm_type": "rms",
+        "rope": True,
+        "alibi": False,
+        "include_bias": False,
+        "include_qkv_bias": False,
+        "attention_layer_norm": False,
+        "input_emb_norm": False,
+        "scale_logits": False,
+    },
+    weights=(
+        ("model.transformer.wte", TABLE),
+        ("model.transformer.ln_f", NORM),
+        ("model.transformer.ff_out", HEAD),
+        (f"{_THEIRS}.attn_norm", f"{_OURS}.input_layernorm"),
+        (f"{_THEIRS}.ff_norm", f"{_OURS}.post_attention_layernorm"),
+        (f"{_THEIRS}.q_proj", f"{_OURS}.self_attn.q_proj"),
+        (f"{_THEIRS}.k_proj", f"{_OURS}.self_attn.k_proj"),
+        (f"{_THEIRS}.v_proj", f"{_OURS}.self_attn.v_proj"),
+        (f"{_THEIRS}.attn_out", f"{_OURS}.self_attn.o_proj"),
+        (f"{_THEIRS}.ff_proj", f"{_OURS}.mlp.gate_proj"),
+        (f"{_THEIRS}.up_proj", f"{_OURS}.mlp.up_proj"),
+        (f"{_THEIRS}.ff_out", f"{_OURS}.mlp.down_proj"),
+    ),
+    mask_token="<|mdm_mask|>",
+    end_tokens=("<|endoftext|>", "<|eot_id|>"),
+)

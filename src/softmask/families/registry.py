@@ -1,0 +1,81 @@
+"""Which family a model is of: by its architecture, by its model_type, or because a user says so."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..settings import shown
+from .a2d import A2D_LLAMA, A2D_QWEN2, A2D_QWEN3
+from .dream import DREAM
+from .family import Family
+from .illada import ILLADA
+from .llada import LLADA
+from .opendcoder import OPEN_DCODER
+
+FAMILIES = {
+    family.name: family
+    for family in (DREAM, LLADA, ILLADA, A2D_QWEN3, A2D_QWEN2, A2D_LLAMA, OPEN_DCODER)
+}
+# The key of config.json by which a folder in our own layout says its family.
+FAMILY_KEY = "family"
+
+
+def by_name(name: str) -> Family:
+    """Raises ValueError for a name that is none."""
+    if name not in FAMILIES:
+        raise ValueError(f"there is no family {shown(name)}: give one of {', '.join(FAMILIES)}")
+    return FAMILIES[name]
+
+
+def is_own_layout(values: Mapping[str, Any]) -> bool:
+    """Whether a config.json was written by softmask: in our names, whatever the family."""
+    return values.get(FAMILY_KEY) is not None
+
+
+def recognise(values: Mapping[str, Any]) -> Family | None:
+    """The family of a config.json; None: it is of none, or of one that a user has to name.
+
+    An architecture decides where there is one: several families share a model_type.
+    """
+    name = values.get(FAMILY_KEY)
+    if isinstance(name, str):
+        return FAMILIES.get(name)
+    given = values.get("architectures")
+    given = given if isinstance(given, list) else []
+    found = [f for f in FAMILIES.values() if not f.explicit and set(f.architectures) & set(given)]
+    if not given:
+        kind = values.get("model_type")
+        found = [f for f in FAMILIES.values() if not f.explicit and kind in f.model_types]
+    marked = [family for family in found if family.mark is not None and family.mark in values]
+    found = marked or [family for family in found if family.mark is None]
+    return found[0] if found else None
+
+
+def family_of(values: Mapping[str, Any], name: str, chosen: str | None = None) -> Family:
+    """The family of a config.json.
+
+    Args:
+        name: of the folder or repository, for errors.
+        chosen: what the user says it is.
+
+    Raises:
+        ValueError: it is of no known family, or not of the one that the user says.
+    """
+    found = recognise(values)
+    if chosen is not None:
+        family = by_name(chosen)
+        given = values.get("architectures") or family.architectures
+        if found is not None and found is not family and not set(family.architectures) & set(given):
+            raise ValueError(f"{name} holds a {found.title} model, not {family.title}")
+        return family
+    if found is not None:
+        return found
+    what = values.get("architectures") or values.get("model_type")
+    what = what[0] if isinstance(what, list) and what else what
+    known = ", ".join(family.title for family in FAMILIES.values() if not family.explicit)
+    named = ", ".join(family.name for family in FAMILIES.values() if family.explicit)
+    raise ValueError(
+        f"{name} holds a model of the family {shown(what)}: softmask loads {known}, and with "
+        f"--family {named}"
+    )
