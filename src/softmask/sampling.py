@@ -17,8 +17,11 @@ from .shipped_rules import COMMIT_RULES, UNMASK_RULES, end
 TOP_K_OFF = (0, -1)
 CACHES = ("none", "prefix", "dual")
 COMMIT_SOURCES = ("soft", "plain")
+STEP_SCHEDULES = ("linspace", "even")
+LATE_ENDS = ("no", "yes", "published")
+NOISES = ("float32", "float64")
 # Logits over a lower temperature, or plus a larger penalty, would be infinite.
-COLDEST, LARGEST_PENALTY = 1e-6, 1e6
+COLDEST, LARGEST_PENALTY, LARGEST_GUIDANCE = 1e-6, 1e6, 1e3
 
 
 def take_rule(config: Any, kind: Any, field: str, options: str, plain: tuple[str, ...]) -> None:
@@ -54,6 +57,11 @@ class SamplingConfig:
     top_p: float | None = setting(None, "keep the smallest set of tokens with this total mass")
     top_k: int | None = setting(None, "keep only this many likeliest tokens; 0: all of them")
     alg_temp: float | None = setting(None, "randomness of the choice of positions; 0 or null: none")
+    step_schedule: str = setting(
+        "linspace",
+        "how many tokens each step commits: linspace (Dream's), or even, the first steps of a "
+        "block one more where they do not divide (LLaDA's)",
+    )
     eps: float = setting(1e-3, "last time of the published schedule linspace(1, eps, steps + 1)")
     block_length: int | None = setting(None, "decode left to right in blocks of this many tokens")
     next_block_at: float | None = setting(
@@ -92,6 +100,25 @@ class SamplingConfig:
     )
     score_temperature: float = setting(
         1.0, "temperature at which the confidence of a commit is read, tokens untouched; > 0"
+    )
+    raw_scores: bool = setting(
+        False, "read the confidence before temperature, top_p and top_k, as LLaDA does"
+    )
+    late_ends: str = setting(
+        "no",
+        "commit end tokens last (LLaDA's confidence_eos_eot_inf): no, yes, or published, which "
+        "with a temperature means the end of a turn alone",
+    )
+    suppress_eos: bool = setting(
+        False, "never write the end-of-text token (LLaDA's logits_eos_inf)"
+    )
+    guidance: float = setting(
+        0.0,
+        "classifier-free guidance w: a second branch sees no prompt, logits are u + (w + 1)(c - u) "
+        "of both; 0: off; a forward then counts as two",
+    )
+    noise: str = setting(
+        "float32", "of drawn tokens: float32, or float64, drawn for the whole canvas as in LLaDA"
     )
     stop_rule: str = setting(
         "end", "when a text gives up its last masks: end (at an end token), or your own"
@@ -195,7 +222,12 @@ class SamplingConfig:
     @property
     def is_random(self) -> bool:
         """Whether anything is drawn."""
-        return self.temperature > 0 or bool(self.alg_temp) or self.by_chance
+        return self.temperature > 0 or bool(self.alg_temp) or self.by_chance or self.by_lot
+
+    @property
+    def by_lot(self) -> bool:
+        """Whether positions are drawn, however sure they are."""
+        return self.ordering.rule.name == "random"
 
     def _switch_off_filters(self) -> None:
         # top_p 0 is off beside temperature 0 alone: where tokens are drawn it may also mean the
@@ -233,6 +265,17 @@ class SamplingConfig:
         require(
             self.score_temperature >= COLDEST,
             f"score_temperature must be at least {COLDEST}, not {self.score_temperature}",
+        )
+        require_choice("step_schedule", self.step_schedule, STEP_SCHEDULES)
+        require_choice("late_ends", self.late_ends, LATE_ENDS)
+        require_choice("noise", self.noise, NOISES)
+        require(
+            0 <= self.guidance <= LARGEST_GUIDANCE,
+            f"guidance must lie in [0, {LARGEST_GUIDANCE:g}], not {self.guidance}",
+        )
+        require(
+            not (self.guidance and self.commit_from == "plain"),
+            "guidance and commit_from plain are both a second forward: give one of them",
         )
         share = self.next_block_at
         require(share is None or 0 < share <= 1, f"next_block_at must lie in (0, 1], not {share}")

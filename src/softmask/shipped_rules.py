@@ -1,8 +1,9 @@
 """The rules that ship with the package, by the door of `rules.py`.
 
-Those of Dream order positions: origin, maskgit_plus, topk_margin, entropy. Four let confidence
-decide how many tokens a step commits: threshold, factor (Fast-dLLM), entropy_bound (EB-Sampler),
-entropy_threshold (dParallel). One holds back what they, or the schedule, would commit: agreement.
+Those of Dream order positions: origin, maskgit_plus, topk_margin, entropy; one of LLaDA draws
+them: random (its low_confidence is maskgit_plus). Four let confidence decide how many tokens a step
+commits: threshold, factor (Fast-dLLM), entropy_bound (EB-Sampler), entropy_threshold (dParallel).
+One holds back what they, or the schedule, would commit: agreement.
 The published modes of feedback are rules too; their mathematics is in `soft_mask.py`. Imports no
 torch.
 """
@@ -40,6 +41,12 @@ def topk_margin(rows: MaskedRows) -> Tensor:
 def entropy(rows: MaskedRows) -> Tensor:
     """The position of least entropy first."""
     return -rows.entropy_N
+
+
+@commit_rule("random", top=1, batched=True)
+def random(rows: MaskedRows) -> Tensor:
+    """Positions by lot, however sure they are."""
+    return rows.uniform_N
 
 
 @commit_rule("threshold", returns="rows", top=1, batched=True)
@@ -119,6 +126,6 @@ def end(text: TextSoFar) -> int | None:
 
 
 # Values of `alg`; settings of their own; values of the soft-mask `mode`.
-UNMASK_RULES = (origin.name, maskgit_plus.name, topk_margin.name, entropy.name)
+UNMASK_RULES = (origin.name, maskgit_plus.name, topk_margin.name, entropy.name, random.name)
 COMMIT_RULES = (threshold.name, factor.name, entropy_bound.name, entropy_threshold.name)
 SOFT_MASK_MODES = (topk.name, temperature.name)

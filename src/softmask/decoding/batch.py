@@ -26,6 +26,7 @@ from .canvas_constraint import CanvasConstraint
 from .commit import choose_commits
 from .constrained import look_again, renew, settle, write_fixed
 from .cuda_graphs import Graphs, suits_graphs
+from .guidance import Twins, guided
 from .hooks import Hooks
 from .kv_cache import KeyValueStore
 from .logprobs import LogprobStore
@@ -94,13 +95,14 @@ class Batch:
         self.candidate_P = torch.zeros_like(self.canvas_P)
         self.place_P = torch.zeros_like(self.canvas_P)
         self.previous_P = torch.arange(positions, device=self.device)
+        self.twins = Twins(positions, self.device)
         self.store = KeyValueStore(positions) if cached else None
         self.soft = SoftState(positions, self.device)
         self.memory = RuleState(positions, self.device)
         self.logprobs = LogprobStore(positions, top_logprobs, self.device) if top_logprobs else None
         self.logits_PV: Tensor | None = None
         self.forwards = 0
-        self._reader = LogitReader(model)
+        self._reader = LogitReader(model, positions)
         self._layouts = Layouts(self.store)
         self._mixers: dict[SoftMaskConfig, SoftMask | None] = {}
 
@@ -116,10 +118,12 @@ class Batch:
         top_logprobs: int = 0,
         constraint: TokenAutomaton | None = None,
         holes: tuple[int, ...] | None = None,
+        twin: int | None = None,
     ) -> SequenceState:
         """Lays a sequence onto the free positions from `start` on.
 
         Args:
+            twin: a guided one needs as many free positions from here on.
             top_logprobs: leading tokens that `logprobs` keeps of it, at most the batch's.
             constraint: the form of the text between its first and its last mask; or of
             holes: those that begin at these columns, each by itself.
@@ -142,6 +146,7 @@ class Batch:
             may_write_masks=hooked or self.mask_id not in rules.suppressed,
             schedule=schedule,
             generated_L=masked_L,
+            twin=twin if config.guidance else None,
         )
         if constraint is not None:
             ids = ids_L.cpu().numpy()
@@ -156,6 +161,10 @@ class Batch:
         self.previous_P[own] = torch.arange(start, start + sequence.length, device=self.device) - 1
         self.previous_P[start] = start
         self.committed_P[own] = False
+        if sequence.twin is not None:
+            apart = self.twins.add(own, sequence.twin, ~self.masked_P[own])
+            self.place_P[apart] = self.place_P[own]
+            self.previous_P[apart] = self.previous_P[own] + (apart.start - start)
         self.soft.forget(own)
         self.memory.forget(own)
         if self.logprobs is not None:
@@ -175,6 +184,7 @@ class Batch:
         own = slice(sequence.start, sequence.start + sequence.length)
         self.real_P[own] = False
         self.masked_P[own] = False
+        self.twins.drop(sequence)
 
     @torch.no_grad()
     def step(self, sequences: Sequence[SequenceState] | None = None) -> None:
@@ -246,10 +256,8 @@ class Batch:
             found = [self._read_hooked(group, hidden_ND, layout.flat_T) for group in groups]
         else:
             parts = zip(groups, hidden_ND.split([len(r) for r in rows]), strict=True)
-            found = [
-                self._reader.read(group, part_ND, scores.get(group.settings))
-                for group, part_ND in parts
-            ]
+            both = [(g, guided(g, h_ND, hidden_TD, layout, shift=shift)) for g, h_ND in parts]
+            found = [self._reader.read(g, h_ND, scores.get(g.settings)) for g, h_ND in both]
         if self.device.type == "cpu" or self.forwards % NAN_CHECK_EVERY < self.forwards - before:
             for predictions in found:
                 fail_where_nan(predictions)
@@ -261,7 +269,7 @@ class Batch:
         """(T, D) of a forward in which these sequences take part."""
         self.forwards += 1
         for sequence in busy:
-            sequence.forwards += 1
+            sequence.forwards += 1 if sequence.twin is None else 2
         return self._forward(tokens, layout)
 
     def _score_apart(
@@ -286,10 +294,11 @@ class Batch:
 
     def _tokens(self, flat_T: Tensor) -> Tensor | SoftTokens:
         """(1, T) what the forward reads: ids, or, once anything was mixed, soft tokens."""
-        ids_1T = self.canvas_P[flat_T][None]
+        read_T, hidden_T = self.twins.read(flat_T)
+        ids_1T = self.canvas_P[read_T].masked_fill(hidden_T, self.mask_id)[None]
         if not self.soft.is_used:
             return ids_1T
-        return self.soft.tokens(ids_1T, flat_T, self.masked_P[flat_T])
+        return self.soft.tokens(ids_1T, read_T, self.masked_P[read_T] & ~hidden_T)
 
     def _read_hooked(self, rows: Rows, hidden_TD: Tensor, flat_T: Tensor) -> Predictions:
         """The predictions of rows, with the logits of the whole canvas shown to a hook."""

@@ -30,7 +30,12 @@ def choose_commits(
         positions: of the whole canvas, for which the published code draws its noise.
     """
     open_N = _committable(predictions)
-    rows = commit_rows(predictions, open_N, soft)
+    noise = predictions.noise(predictions.rows_N.device)
+
+    def uniform() -> Tensor:
+        return noise.uniform_at(positions, predictions.rows_N, predictions.counts_R)
+
+    rows = commit_rows(predictions, open_N, soft, uniform)
     if predictions.settings.config.by_chance:
         return _by_coin(predictions, mask_id, rows, open_N, memory)
     return _by_confidence(predictions, positions, rows, open_N, memory)
@@ -180,6 +185,11 @@ def _by_coin(
         return chosen_N, torch.where(chosen_N, predictions.choice.tokens_N, tokens_N)
     assert predictions.logits_NV is not None
     counts_R = sequence_N[chosen_N].bincount(minlength=len(predictions.sequences)).tolist()
-    drawn = choose_tokens(predictions.logits_NV[chosen_N], config, noise, counts_R)
+    drawn = choose_tokens(
+        predictions.logits_NV[chosen_N],
+        config,
+        lambda width: noise.exponential(counts_R, width),
+        predictions.settings.late_ids,
+    )
     tokens_N[chosen_N] = drawn.tokens_N
     return chosen_N, tokens_N

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -52,6 +52,15 @@ class Rows:
         generators = [s.generator for s in self.sequences if s.generator is not None]
         return RowNoise(generators if self.settings.seeded else None, device)
 
+    def token_noise(self, positions: int) -> Callable[[int], Tensor]:
+        """What tokens of these rows are drawn by: (N, width) numbers of a canvas of `positions`."""
+        noise = self.noise(self.rows_N.device)
+        if self.settings.config.noise == "float64":
+            return lambda width: noise.exponential64_at(
+                positions, self.rows_N, self.counts_R, width
+            )
+        return lambda width: noise.exponential(self.counts_R, width)
+
 
 @dataclass(frozen=True)
 class Predictions(Rows):
@@ -73,9 +82,10 @@ class Predictions(Rows):
 class LogitReader:
     """Reads a model's head at chosen rows, as the settings of their sequences need it."""
 
-    def __init__(self, model: DreamModel) -> None:
+    def __init__(self, model: DreamModel, positions: int) -> None:
         self._model, self._vocabulary = model, model.config.vocab_size
-        self._biases: dict[tuple[Rules, float], Tensor | None] = {}
+        self._positions = positions
+        self._biases: dict[tuple[Rules, float, bool], Tensor | None] = {}
 
     def read(self, rows: Rows, hidden_ND: Tensor, scores: Choice | None = None) -> Predictions:
         """The predictions of rows from their hidden states; logits are kept where needed alone.
@@ -107,7 +117,9 @@ class LogitReader:
         if is_greedy(config):
             seen = self._seen(settings, hidden_ND, self._leading(rows), bias_V, forbid)
             return choose_likeliest(seen, config.score_temperature, temperatures)
-        return choose_tokens(self._logits(hidden_ND, bias_V, forbid), config, None, rows.counts_R)
+        return choose_tokens(
+            self._logits(hidden_ND, bias_V, forbid), config, None, settings.late_ids
+        )
 
     def _forbid(self, rows: Rows) -> Forbid | None:
         """What the forms of constrained texts leave out at their rows."""
@@ -187,8 +199,8 @@ class LogitReader:
             choice = choose_likeliest(seen, config.score_temperature, temperatures)
         elif not config.by_chance:  # which draws for the chosen positions alone
             assert logits_NV is not None
-            noise = rows.noise(rows.rows_N.device)
-            choice = choose_tokens(logits_NV, config, noise, rows.counts_R)
+            noise = rows.token_noise(self._positions)
+            choice = choose_tokens(logits_NV, config, noise, rows.settings.late_ids)
         return Predictions(
             **vars(rows), seen=seen, logits_NV=logits_NV, choice=choice, hidden_ND=hidden_ND
         )
@@ -199,13 +211,14 @@ class LogitReader:
         rules = settings.rules
         if settings.automaton is not None:
             rules = dataclasses.replace(rules, suppressed=())
-        key = rules, settings.config.end_penalty
+        key = rules, settings.config.end_penalty, settings.config.suppress_eos
         if key not in self._biases:
-            (rules, penalty), bias_V = key, None
-            if rules.suppressed or (rules.end_ids and penalty):
+            (rules, penalty, no_eos), bias_V = key, None
+            never = [*rules.suppressed, *([rules.eos_id] if no_eos and rules.eos_id else [])]
+            if never or (rules.end_ids and penalty):
                 bias_V = torch.zeros(self._vocabulary, device=device)
                 bias_V[list(rules.end_ids)] = -penalty
-                bias_V[list(rules.suppressed)] = torch.finfo(self._model.dtype).min
+                bias_V[never] = torch.finfo(self._model.dtype).min
             self._biases[key] = bias_V
         return self._biases[key]
 

@@ -248,6 +248,7 @@ def rules_of(checkpoint: Checkpoint, *, infill: bool) -> Rules:
         end_ids=() if infill else end_ids,
         stop=bool(end_ids) and not infill,
         fill_id=end_ids[0] if end_ids else 0,
+        eos_id=checkpoint.tokenizer.eos_token_id,
     )
 
 

@@ -26,13 +26,19 @@ from .unmask import Choice, choose_likeliest
 EVERY = slice(None)
 
 
-def commit_rows(predictions: Predictions, open_N: Tensor | None, soft: SoftState) -> MaskedRows:
-    """What commit rules see of the rows that a step read."""
+def commit_rows(
+    predictions: Predictions,
+    open_N: Tensor | None,
+    soft: SoftState,
+    uniform: Callable[[], Tensor],
+) -> MaskedRows:
+    """What commit rules see of the rows that a step read; `uniform` draws a number for each."""
     choice = predictions.choice or choose_likeliest(predictions.seen)
     every_N = predictions.rows_N
     return MaskedRows(
         {
             **statistics_of(choice),
+            "uniform_N": uniform,
             "open_N": lambda: every_N >= 0 if open_N is None else open_N,
             **_facts(predictions, soft, EVERY),
         }

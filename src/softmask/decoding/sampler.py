@@ -86,10 +86,10 @@ def denoise(
 
     Raises:
         ValueError: the canvas is empty or longer than the model's context, it has no mask token,
-            k is larger than the vocabulary, a row's attention mask has a gap, a cache, lookahead or
-            commit_from is asked for together with hooks, too few steps for the blocks, the model's
-            logits are NaN, graphs are asked for where there can be none, or no text of the form
-            fits.
+            k is larger than the vocabulary, a row's attention mask has a gap, a cache, lookahead,
+            commit_from or guidance is asked for together with hooks, too few steps for the blocks,
+            the model's logits are NaN, graphs are asked for where there can be none, or no text of
+            the form fits.
     """
     check_canvas(model, canvas_BL)
     if soft_mask is not None:
@@ -97,7 +97,8 @@ def denoise(
     spans = _spans(canvas_BL, attention_mask_BL)
     hooks = None
     if logits_hook is not None or tokens_hook is not None:
-        for name, off in (("cache", "none"), ("lookahead", None), ("commit_from", "soft")):
+        whole = {"cache": "none", "lookahead": None, "commit_from": "soft", "guidance": 0}
+        for name, off in whole.items():
             if getattr(config, name) != off:
                 raise ValueError(f"hooks see the logits of the whole canvas: leave out the {name}")
         rows, columns = canvas_BL.shape
@@ -105,12 +106,14 @@ def denoise(
     if tokens_hook is not None:
         canvas_BL = tokens_hook(None, canvas_BL, None)
     cached = config.cache != "none"
-    batch = Batch(model, canvas_BL.numel(), cached=cached, hooks=hooks, graphs=graphs)
-    batch.canvas_P.copy_(canvas_BL.flatten())
-    batch.candidate_P.copy_(batch.canvas_P)
+    count = canvas_BL.numel()
+    positions = count * 2 if config.guidance else count
+    batch = Batch(model, positions, cached=cached, hooks=hooks, graphs=graphs)
+    batch.canvas_P[:count] = batch.candidate_P[:count] = canvas_BL.flatten()
     for row, (start, stop) in enumerate(spans):
+        first = row * canvas_BL.shape[1] + start
         batch.add(
-            row * canvas_BL.shape[1] + start,
+            first,
             canvas_BL[row, start:stop],
             config,
             soft_mask=soft_mask,
@@ -118,6 +121,7 @@ def denoise(
             generator=None if generators is None else generators[row],
             constraint=constraint[row] if isinstance(constraint, Sequence) else constraint,
             holes=None if holes_B is None else holes_B[row],
+            twin=count + first,
         )
     return _steps(batch, canvas_BL.shape, config)
 
@@ -139,19 +143,19 @@ def _steps(batch: Batch, shape: torch.Size, config: SamplingConfig) -> Iterator[
 
 def _describe(batch: Batch, shape: torch.Size, index: int, steps: int) -> DenoiseStep:
     is_soft = any(sequence.is_soft and not sequence.is_done for sequence in batch.sequences)
-    logits_PV = batch.logits_PV
+    logits_PV, count = batch.logits_PV, shape.numel()  # behind these lie guided rows' twins
     return DenoiseStep(
         index=index,
         steps=steps,
         # Copies: the batch goes on writing onto its own.
-        canvas_BL=batch.canvas_P.view(shape).clone(),
-        committed_BL=batch.committed_P.view(shape),
+        canvas_BL=batch.canvas_P[:count].view(shape).clone(),
+        committed_BL=batch.committed_P[:count].view(shape),
         left_B=tuple(sequence.schedule.total_left for sequence in batch.sequences),
         forwards=batch.forwards,
         forwards_B=tuple(sequence.forwards for sequence in batch.sequences),
         logits_BLV=None if logits_PV is None else logits_PV.view(*shape, -1),
-        lambda_BL=(batch.soft.lambda_P * batch.masked_P).view(shape) if is_soft else None,
-        candidate_BL=batch.candidate_P.view(shape).clone(),
+        lambda_BL=(batch.soft.lambda_P * batch.masked_P)[:count].view(shape) if is_soft else None,
+        candidate_BL=batch.candidate_P[:count].view(shape).clone(),
         # Sequences keep the order of the rows, and have no columns for padding on the left.
         reach_B=tuple(s.start % shape[1] + s.reach for s in batch.sequences),
         open_B=tuple(s.open for s in batch.sequences),

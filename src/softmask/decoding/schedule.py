@@ -81,18 +81,29 @@ class StepSchedule:
         if block == extra:
             more, inner = divmod(inner, each)
             block += more
-        steps, eps = each + (block < extra), self.config.eps
-        count = transfer_count(self.left[block], inner, steps, eps)
-        return ScheduledStep(block, count, transfer_share(inner, steps, eps), block)
+        steps = each + (block < extra)
+        count, share = self._count(self.left[block], len(self.blocks[block]), inner, steps)
+        return ScheduledStep(block, count, share, block)
+
+    def _count(self, left: int, masks: int, step: int, steps: int) -> tuple[int, float]:
+        """How many of the masks that are left a step commits, and each mask's chance.
+
+        Args:
+            masks: how many there were at first.
+        """
+        if self.config.step_schedule == "linspace":
+            eps = self.config.eps
+            return transfer_count(left, step, steps, eps), transfer_share(step, steps, eps)
+        # LLaDA's `get_num_transfer_tokens`, but where something was decided out of turn.
+        each, extra = divmod(masks, steps)
+        count = left if step == steps - 1 else min(left, each + (step < extra))
+        return count, count / max(left, 1)
 
     def _open(self, step: int) -> ScheduledStep:
         """The published schedule of the whole text, its commits among the blocks that are open."""
-        steps, eps = self.config.steps, self.config.eps
-        count = transfer_count(self.total_left, step, steps, eps)
+        count, share = self._count(self.total_left, self.masks, step, self.config.steps)
         block = self._first
-        return ScheduledStep(
-            block, count, transfer_share(step, steps, eps), self._last_open(block, count)
-        )
+        return ScheduledStep(block, count, share, self._last_open(block, count))
 
     def _adaptive(self, step: int) -> ScheduledStep:
         """At least one token of the first block, and as many as it takes to be done in time."""

@@ -24,13 +24,14 @@ class Rules:
 
     `suppressed` ids are never predicted nor mixed in; `end_ids` get the end penalty, and, with
     `stop`, end their sequence once everything before them is decided: what is masked behind becomes
-    `fill_id`.
+    `fill_id`. `eos_id` is that of them which ends a text, others end turns.
     """
 
     suppressed: tuple[int, ...] = ()
     end_ids: tuple[int, ...] = ()
     stop: bool = False
     fill_id: int = 0
+    eos_id: int | None = None
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,14 @@ class Settings:
         """At which a step reads distributions too, beside 1."""
         return tuple({self.config.score_temperature} - {1.0})
 
+    @property
+    def late_ids(self) -> tuple[int, ...]:
+        """Tokens that are committed last."""
+        late, ids = self.config.late_ends, self.rules.end_ids
+        if late == "published" and self.config.temperature > 0:
+            return tuple(id_ for id_ in ids if id_ != self.rules.eos_id)
+        return () if late == "no" else ids
+
     @classmethod
     def of(cls, sequence: SequenceState) -> Settings:
         # Where a sequence stands, and how many steps it has, is its own affair.
@@ -60,6 +69,7 @@ class Settings:
             block_length=None,
             next_block_at=None,
             lookahead=None,
+            step_schedule="linspace",
         )
         soft_mask = sequence.soft_mask if sequence.is_soft else None
         return cls(
@@ -84,6 +94,7 @@ class SequenceState:
     may_write_masks: bool  # as the published loop may: they are masks again
     schedule: StepSchedule
     generated_L: np.ndarray  # bool: what was masked at first
+    twin: int | None = None  # where its branch without a prompt lies, if it is guided
     top_logprobs: int = 0  # leading tokens that are reported
     constraint: CanvasConstraint | None = None
     step: int = 0

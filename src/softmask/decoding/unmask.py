@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -106,6 +106,22 @@ class RowNoise:
         """
         return self._fill(counts_B, width, lambda x, g: x.exponential_(generator=g))
 
+    def uniform_at(self, positions: int, rows_N: Tensor, counts_B: Sequence[int]) -> Tensor:
+        """(N,) uniform numbers at the flat positions `rows_N` of a canvas of so many."""
+        if self.generators is None:  # as published: for the whole canvas
+            return torch.rand(positions, device=self.device)[rows_N]
+        return self.uniform(counts_B)
+
+    def exponential64_at(
+        self, positions: int, rows_N: Tensor, counts_B: Sequence[int], width: int
+    ) -> Tensor:
+        """(N, width) exponential numbers in float64, as LLaDA's code has them: -log of uniform."""
+        wide: dict[str, Any] = {"dtype": torch.float64, "device": self.device}
+        if self.generators is None:
+            return -torch.rand(positions, width, **wide)[rows_N].log()
+        pairs = zip(counts_B, self.generators, strict=True)
+        return -torch.cat([torch.rand(n, width, generator=g, **wide) for n, g in pairs]).log()
+
     def exponential_at(
         self, positions: int, rows_N: Tensor, counts_B: Sequence[int], wanted_B: Sequence[bool]
     ) -> Tensor:
@@ -182,8 +198,9 @@ def _beyond_nucleus_by_id(logits_NV: Tensor, top_p: float) -> Tensor:
 
 
 def is_greedy(config: SamplingConfig) -> bool:
-    """Whether tokens are the likeliest ones of the distribution as it came, nothing filtered."""
-    return config.temperature == 0 and config.top_k is None and config.top_p in (None, 1.0)
+    """Whether statistics do: tokens are the likeliest ones, nothing filtered nor put off."""
+    plain = config.top_k is None and config.top_p in (None, 1.0) and config.late_ends == "no"
+    return plain and config.temperature == 0
 
 
 def leading(config: SamplingConfig) -> int:
@@ -210,17 +227,25 @@ def choose_likeliest(
 
 
 def choose_tokens(
-    logits_NV: Tensor, config: SamplingConfig, noise: RowNoise | None, counts_B: Sequence[int]
+    logits_NV: Tensor,
+    config: SamplingConfig,
+    noise: Callable[[int], Tensor] | None,
+    late_ids: Sequence[int] = (),
 ) -> Choice:
-    """A token for every masked row under temperature and filters; without noise the likeliest."""
+    """A token for every masked row under temperature and filters.
+
+    Args:
+        noise: draws (N, width) exponential numbers; None: the likeliest tokens.
+        late_ids: tokens that nobody is sure of.
+    """
     parts = []
     noise_NV = None
     if config.temperature > 0 and noise is not None:
-        noise_NV = noise.exponential(counts_B, logits_NV.shape[-1])
+        noise_NV = noise(logits_NV.shape[-1])
     for start in range(0, len(logits_NV), CHUNK_ROWS):
         chunk = slice(start, start + CHUNK_ROWS)
         drawn = None if noise_NV is None else noise_NV[chunk]
-        parts.append(_choose_chunk(logits_NV[chunk].float(), config, drawn))
+        parts.append(_choose_chunk(logits_NV[chunk].float(), config, drawn, late_ids))
     if not parts:
         none = logits_NV.new_zeros(0, dtype=torch.float32)
         none_NK = none.view(0, 1).expand(0, leading(config))
@@ -228,18 +253,26 @@ def choose_tokens(
     return Choice(*map(torch.cat, zip(*parts, strict=True)))
 
 
-def _choose_chunk(logits_NV: Tensor, config: SamplingConfig, noise_NV: Tensor | None) -> Choice:
-    if config.temperature > 0:
-        logits_NV = logits_NV / config.temperature
+def _choose_chunk(
+    raw_NV: Tensor, config: SamplingConfig, noise_NV: Tensor | None, late_ids: Sequence[int]
+) -> Choice:
+    logits_NV = raw_NV / config.temperature if config.temperature > 0 else raw_NV
     logits_NV = filter_logits(logits_NV, config.top_p, config.top_k)
     probs_NV = logits_NV.softmax(-1)
     chances_NK, ids_NK = top_k(probs_NV, min(leading(config), probs_NV.shape[-1]))
-    if noise_NV is not None:
-        tokens_N = (probs_NV / noise_NV).argmax(-1)
-    else:
+    if noise_NV is None:
         tokens_N = probs_NV.max(-1).indices
-    if config.score_temperature != 1:
-        probs_NV = (logits_NV / config.score_temperature).softmax(-1)
+    elif noise_NV.dtype == torch.float64:
+        # exp(l) / (-log u)^T, LLaDA's form of the same draw: equal to the last bit.
+        likely_NV = raw_NV.double().exp().masked_fill(logits_NV == FLOOR, 0)
+        tokens_N = (likely_NV / noise_NV**config.temperature).argmax(-1)
+    else:
+        tokens_N = (probs_NV / noise_NV).argmax(-1)
+    score_NV = raw_NV if config.raw_scores else logits_NV
+    if late_ids:
+        score_NV = score_NV.index_fill(1, torch.tensor(late_ids, device=score_NV.device), FLOOR)
+    if score_NV is not logits_NV or config.score_temperature != 1:
+        probs_NV = (score_NV / config.score_temperature).softmax(-1)
         chances_NK = probs_NV.gather(1, ids_NK)
     chance_N = probs_NV.gather(1, tokens_N[:, None]).squeeze(1)
     entropy_N = -(probs_NV * (probs_NV + 1e-10).log()).sum(-1)

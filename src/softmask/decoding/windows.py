@@ -43,11 +43,12 @@ class Layouts:
                 before it there.
             apart: of the forward that says confidence alone, which comes beside the other one.
         """
-        key = tuple((s.start, s.reach, *w) for s, w in zip(busy, windows, strict=True))
+        key = tuple((s.start, s.twin, s.reach, *w) for s, w in zip(busy, windows, strict=True))
         if apart not in self._last or self._last[apart][0] != key:
             pieces = [
-                (Span(b - a, s.start, s.reach), s.flat_L[a:b])
+                (Span(b - a, start, s.reach), s.flat_L[a:b] + (start - s.start))
                 for s, (a, b) in zip(busy, windows, strict=True)
+                for start in ((s.start,) if s.twin is None else (s.start, s.twin))
             ]
             # Windows of like shape side by side: attention takes them in one call.
             pieces.sort(key=lambda piece: (piece[0].queries, piece[0].length))

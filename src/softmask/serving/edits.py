@@ -231,7 +231,7 @@ def edit(
     )
     engine = Engine(
         checkpoint.model,
-        positions=sum(len(request.ids) for request in requests),
+        positions=sum(request.positions for request in requests),
         running=len(requests),
         k=min(max(8, 0 if soft is None else soft.k), checkpoint.model.config.vocab_size),
     )

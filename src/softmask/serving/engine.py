@@ -217,7 +217,7 @@ class Engine:
             request = handle.request
             own = step * min(request.sampling.steps, handle.masks)
             seconds += own if request.deadline is None else min(own, request.deadline)
-            tokens += len(request.ids)
+            tokens += request.positions
         fit = self.limits.positions * len(self._waiting) // tokens
         return max(step, seconds / max(1, min(self.limits.running, fit)))
 

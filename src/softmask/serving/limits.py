@@ -112,8 +112,8 @@ class Limits:
     def _check_room(self, request: Request, masks: int) -> int:
         """Whether an empty canvas would have room for it; the bytes to read it."""
         require(
-            len(request.ids) <= self.positions,
-            f"the request is {len(request.ids)} tokens long, but the engine has room for "
+            request.positions <= self.positions,
+            f"the request takes {request.positions} positions, but the engine has room for "
             f"{self.positions}: shorten it, or give the engine more memory",
         )
         constrained = request.constraint is not None

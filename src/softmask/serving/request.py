@@ -93,6 +93,11 @@ class Request:
             f"a deadline must be a positive number of seconds, not {late}",
         )
 
+    @property
+    def positions(self) -> int:
+        """How many positions of a canvas it takes: a guided one has a second branch."""
+        return len(self.ids) * (2 if self.sampling.guidance else 1)
+
 
 class Trace(NamedTuple):
     """The state of the masked positions of a sequence.

@@ -58,7 +58,7 @@ class RunningBatch:
         """Whether there was room, which is then kept for `start_reserved`."""
         if len(self.running) + len(self._reserved) >= self.limits.running:
             return False
-        start = self.allocator.allocate(len(handle.request.ids), handle.reading)
+        start = self.allocator.allocate(handle.request.positions, handle.reading)
         if start is None:
             return False
         self._reserved.append((handle, start))
@@ -71,7 +71,7 @@ class RunningBatch:
             try:
                 sequence = self._place(handle, start)
             except Exception as error:  # must not end the engine: it is this request's own
-                self.allocator.free(start, len(handle.request.ids), handle.reading)
+                self.allocator.free(start, handle.request.positions, handle.reading)
                 failed.append((handle, describe(error)))
             else:
                 self.running.append(Slot(handle, sequence, now))
@@ -95,6 +95,7 @@ class RunningBatch:
             top_logprobs=request.top_logprobs,
             constraint=request.constraint,
             holes=request.holes,
+            twin=start + len(ids_L),
         )
 
     def release(self, slot: Slot) -> tuple[int, ...]:
@@ -102,7 +103,8 @@ class RunningBatch:
         ids = tuple(self.batch.canvas_P[slot.span].tolist())
         self.batch.drop(slot.sequence)
         self.running.remove(slot)
-        self.allocator.free(slot.sequence.start, slot.sequence.length, slot.handle.reading)
+        request, reading = slot.handle.request, slot.handle.reading
+        self.allocator.free(slot.sequence.start, request.positions, reading)
         if not self.running and self.batch.soft.is_used:
             # Plain sequences need not carry the columns that soft ones brought.
             self.batch.soft = SoftState(self.batch.positions, self.batch.device)

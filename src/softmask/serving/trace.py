@@ -254,7 +254,7 @@ def record(checkpoint: Checkpoint, request: Request, *, infill: bool, id: str) -
     soft_mask, k = request.soft_mask, request.top_logprobs
     if soft_mask is not None:
         k = max(k, soft_mask.k, soft_mask.feedback.rule.top)
-    engine = Engine(checkpoint.model, positions=len(request.ids), k=k)
+    engine = Engine(checkpoint.model, positions=request.positions, k=k)
     tracer = Tracer(checkpoint, request, infill=infill, id=id)
     handle, start, steps, left = engine.submit(request), tracer.start(), [], True
     while left:
