@@ -15,7 +15,7 @@ from .shipped_rules import COMMIT_RULES, UNMASK_RULES, end
 
 # How other programs say that top_k filters nothing: transformers by 0, vLLM by -1.
 TOP_K_OFF = (0, -1)
-CACHES = ("none", "prefix", "dual")
+CACHES = ("none", "prefix", "dual", "exact")
 COMMIT_SOURCES = ("soft", "plain")
 STEP_SCHEDULES = ("linspace", "even")
 LATE_ENDS = ("no", "yes", "published")
@@ -124,7 +124,11 @@ class SamplingConfig:
         "end", "when a text gives up its last masks: end (at an end token), or your own"
     )
     stop_options: dict[str, Any] = setting({}, "options of a stopping rule of your own")
-    cache: str = setting("none", "keys and values kept within a block: " + ", ".join(CACHES))
+    cache: str = setting(
+        "none",
+        "keys and values kept within a block: none, prefix or dual; with a block-causal model: "
+        "exact, those of all earlier blocks, or none",
+    )
     refresh_every: int | None = setting(
         None, "with a cache: look beyond the block every so many steps, and not at its start alone"
     )
@@ -301,9 +305,12 @@ class SamplingConfig:
         require_positive(self, "refresh_every")
         window = self.refresh_window
         require(window is None or window >= 0, f"refresh_window must be >= 0, not {window}")
-        if self.cache == "none":
+        if self.cache in ("none", "exact"):
             unused = self.refresh_every is None and window is None
-            require(unused, "refresh_every and refresh_window refresh a cache: give cache too")
+            require(
+                unused,
+                "refresh_every and refresh_window refresh a cache: give cache prefix or dual too",
+            )
         else:
             require(
                 self.block_length is not None,

@@ -10,6 +10,7 @@ them that stay masked, R sequences, L columns of one sequence, V vocabulary, K s
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -26,6 +27,7 @@ from .canvas_constraint import CanvasConstraint
 from .commit import choose_commits
 from .constrained import look_again, renew, settle, write_fixed
 from .cuda_graphs import Graphs, suits_graphs
+from .grid import grid_of
 from .guidance import Twins, guided
 from .hooks import Hooks
 from .kv_cache import KeyValueStore
@@ -44,6 +46,10 @@ if TYPE_CHECKING:
 
 # On an accelerator a look at the logits' health is a synchronisation, so it is taken rarely.
 NAN_CHECK_EVERY = 16
+NO_HOOKS = (
+    "hooks see the logits of the whole canvas, and a block-causal model computes one block at a "
+    "time: call generate() or denoise() without them"
+)
 # What a step changes of a batch, beside its sequences and their soft state.
 CHANGING = ("canvas_P", "masked_P", "committed_P", "candidate_P")
 
@@ -62,7 +68,8 @@ class Batch:
     """A flat canvas of `positions`, and the sequences on it.
 
     Args:
-        cached: keep keys and values, which sequences with a cache need.
+        cached: keep keys and values, which sequences with a cache need; those of a block-causal
+            model are always kept.
         top_logprobs: how many leading tokens of each position `logprobs` keeps; 0: none.
         graphs: record forwards as CUDA graphs; None: where the model suits them.
 
@@ -96,6 +103,7 @@ class Batch:
         self.place_P = torch.zeros_like(self.canvas_P)
         self.previous_P = torch.arange(positions, device=self.device)
         self.twins = Twins(positions, self.device)
+        cached = cached or model.config.block_size is not None
         self.store = KeyValueStore(positions) if cached else None
         self.soft = SoftState(positions, self.device)
         self.memory = RuleState(positions, self.device)
@@ -129,12 +137,20 @@ class Batch:
             holes: those that begin at these columns, each by itself.
 
         Raises:
-            ValueError: fewer steps than blocks, or no text of the form fits into the masks.
+            ValueError: fewer steps than blocks, no text of the form fits into the masks, or the
+                settings do not suit the model's attention (`grid_of`).
         """
         masked_L = ids_L.eq(self.mask_id).cpu().numpy()
-        schedule = StepSchedule(masked_L, config)
+        grid = grid_of(self.model.config, masked_L, config)
+        schedule = StepSchedule(masked_L, config, grid)
         rules = rules or Rules()
         hooked = self.hooks is not None
+        if grid is not None:
+            if hooked:
+                raise ValueError(NO_HOOKS)
+            # A block that is full stays so: later ones rest on its keys and values.
+            kept = {*rules.suppressed, self.mask_id}
+            rules = dataclasses.replace(rules, suppressed=tuple(sorted(kept)))
         sequence = SequenceState(
             start=start,
             length=len(ids_L),
@@ -146,6 +162,7 @@ class Batch:
             may_write_masks=hooked or self.mask_id not in rules.suppressed,
             schedule=schedule,
             generated_L=masked_L,
+            grid=grid,
             twin=twin if config.guidance else None,
         )
         if constraint is not None:
@@ -251,7 +268,7 @@ class Batch:
         hidden_TD = self._run(busy, self._tokens(layout.flat_T), layout)
         hidden_ND = hidden_TD[layout.sources(torch.cat(wanted), shift=shift)]
         for sequence in busy:
-            sequence.age += 1
+            sequence.note_forward()
         if self.hooks is not None:
             found = [self._read_hooked(group, hidden_ND, layout.flat_T) for group in groups]
         else:

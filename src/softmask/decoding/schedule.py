@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..config import SamplingConfig
+from .grid import Grid
 from .unmask import transfer_count, transfer_share
 
 
@@ -31,16 +32,24 @@ class ScheduledStep(NamedTuple):
 class StepSchedule:
     """The blocks of one text.
 
+    Args:
+        grid: of a block-causal model, whose blocks these are.
+
     Raises:
         ValueError: fewer steps than blocks.
     """
 
-    def __init__(self, masked_L: np.ndarray, config: SamplingConfig) -> None:
-        self.config = config
+    def __init__(
+        self, masked_L: np.ndarray, config: SamplingConfig, grid: Grid | None = None
+    ) -> None:
+        self.config, self.grid = config, grid
         columns = masked_L.nonzero()[0]
         size = config.block_length or max(len(columns), 1)
         # Blocks count masks, not columns: what lies between two holes takes no step.
         self.blocks = [columns[i : i + size] for i in range(0, len(columns), size)]
+        if grid is not None:
+            self.blocks = grid.groups(columns, config.block_length)
+        self.is_whole = config.block_length is None and grid is None
         self.length = len(masked_L)
         given = (~masked_L).nonzero()[0]
         self._tail = int(given[-1]) + 1 if len(given) else 0
@@ -54,7 +63,7 @@ class StepSchedule:
 
     def recount(self, masked_L: np.ndarray) -> None:
         """Counts the masks that are left."""
-        if self.config.block_length is None:
+        if self.is_whole:
             self.left = [int(masked_L.sum())]
         else:
             self.left = [int(masked_L[block].sum()) for block in self.blocks]
@@ -169,8 +178,11 @@ class StepSchedule:
         """How many columns take part while this block is decoded.
 
         Later masks that end the text join `lookahead` masks ahead of the block. What stands before
-        a given token always takes part: that token is context.
+        a given token always takes part: that token is context. In a block-causal model nothing
+        behind the block does.
         """
+        if self.grid is not None and self.blocks:
+            return self.grid.end(int(self.blocks[block][0]))
         ahead = self.config.lookahead
         if ahead is None or not self.blocks:
             return self.length
@@ -183,6 +195,8 @@ class StepSchedule:
         """The most masks that take part in one forward."""
         if self.config.opens_early:
             return self.masks
+        if self.grid is not None and self.blocks:
+            return max(len(group) for group in self.grid.groups(np.concatenate(self.blocks)))
         size = self.config.block_length or 0
         hidden = (self.length - self.reach(block) for block in range(len(self.blocks)))
         return max(

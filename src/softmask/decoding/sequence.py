@@ -11,7 +11,8 @@ import torch
 
 from ..config import SamplingConfig, SoftMaskConfig, is_on
 from .canvas_constraint import CanvasConstraint
-from .kv_cache import window
+from .grid import Grid
+from .kv_cache import exact_window, window
 from .schedule import ScheduledStep, StepSchedule
 
 if TYPE_CHECKING:
@@ -95,6 +96,8 @@ class SequenceState:
     schedule: StepSchedule
     generated_L: np.ndarray  # bool: what was masked at first
     twin: int | None = None  # where its branch without a prompt lies, if it is guided
+    grid: Grid | None = None  # of a block-causal model
+    kept: int = 0  # with it: how many leading columns have their final keys and values in the store
     top_logprobs: int = 0  # leading tokens that are reported
     constraint: CanvasConstraint | None = None
     step: int = 0
@@ -151,6 +154,13 @@ class SequenceState:
         self.block, self.last_block = scheduled.block, scheduled.last
         return self._window(scheduled, shift=shift)
 
+    def note_forward(self) -> None:
+        """Counts a forward of the columns that `enter` named."""
+        self.age += 1
+        if self.grid is not None:
+            # All before the block was clean, and either kept or computed.
+            self.kept = self.grid.start(self.schedule.bounds(self.block)[0])
+
     def needs_forward(self, scheduled: ScheduledStep) -> bool:
         """False where a forward could change nothing.
 
@@ -163,7 +173,7 @@ class SequenceState:
     def save(self) -> dict[str, Any]:
         """All that a step changes."""
         state = None if self.generator is None else self.generator.get_state()
-        names = ("step", "forwards", "block", "last_block", "age", "failure", "masked_L")
+        names = ("step", "forwards", "block", "last_block", "age", "kept", "failure", "masked_L")
         values = {name: getattr(self, name) for name in names}
         values["stop_state"] = dict(self.stop_state)
         constraint = None if self.constraint is None else self.constraint.save()
@@ -185,6 +195,8 @@ class SequenceState:
         if self.config.cache == "none":
             return 0, reach
         first, last = self._between(scheduled.block, scheduled.last)
+        if self.grid is not None:
+            return exact_window(self.kept, self.grid.start(first), reach, shift=shift)
         return window(self.config, first, last, reach, self.age, shift=shift)
 
     @property
@@ -212,7 +224,7 @@ class SequenceState:
         return self._columns(scheduled.block, self.schedule.counted(scheduled))
 
     def _columns(self, block: int, last: int) -> tuple[int, int]:
-        if self.config.block_length is None:
+        if self.schedule.is_whole:
             return 0, self.length
         first, end = self._between(block, last)
         return first, end + 1

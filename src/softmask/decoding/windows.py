@@ -46,9 +46,10 @@ class Layouts:
         key = tuple((s.start, s.twin, s.reach, *w) for s, w in zip(busy, windows, strict=True))
         if apart not in self._last or self._last[apart][0] != key:
             pieces = [
-                (Span(b - a, start, s.reach), s.flat_L[a:b] + (start - s.start))
-                for s, (a, b) in zip(busy, windows, strict=True)
+                (Span(b - a, start, end), s.flat_L[a:b] + (start - s.start))
+                for s, window in zip(busy, windows, strict=True)
                 for start in ((s.start,) if s.twin is None else (s.start, s.twin))
+                for a, b, end in _seen(s, window)
             ]
             # Windows of like shape side by side: attention takes them in one call.
             pieces.sort(key=lambda piece: (piece[0].queries, piece[0].length))
@@ -57,6 +58,14 @@ class Layouts:
             layout = Layout(flat_T, place_P[flat_T], previous_P, spans, self._store)
             self._last[apart] = key, layout
         return self._last[apart][1]
+
+
+def _seen(sequence: SequenceState, window: Window) -> list[tuple[int, int, int]]:
+    """The columns [a, b) of a window, and the end of what they see."""
+    grid = sequence.grid
+    if grid is None:
+        return [(*window, sequence.reach)]
+    return [(a, b, grid.end(a)) for a, b in grid.split(*window)]
 
 
 def rows_by_settings(

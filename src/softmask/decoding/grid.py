@@ -1,0 +1,95 @@
+"""The blocks of a block-causal model: which columns of a sequence each of its columns sees.
+
+Such a model writes block after block, and a column sees its own block and those before. So what a
+full block computes never changes: its keys and values are exact, and kept.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..config import SamplingConfig, require
+from ..models import DreamConfig
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Blocks of `size` columns on a sequence; the first one is `missing` columns short."""
+
+    size: int
+    missing: int
+    length: int
+
+    def start(self, column: int) -> int:
+        """The first column of this one's block."""
+        return max(0, (column + self.missing) // self.size * self.size - self.missing)
+
+    def end(self, column: int) -> int:
+        """The column behind its block: where what it sees ends."""
+        behind = ((column + self.missing) // self.size + 1) * self.size - self.missing
+        return min(self.length, behind)
+
+    def split(self, start: int, stop: int) -> list[tuple[int, int]]:
+        """The columns [start, stop) block by block."""
+        pieces = []
+        while start < stop:
+            end = min(stop, self.end(start))
+            pieces.append((start, end))
+            start = end
+        return pieces
+
+    def groups(self, columns: np.ndarray, size: int | None = None) -> list[np.ndarray]:
+        """These columns, in ascending order, by block, or by parts of blocks of this size."""
+        if not len(columns):
+            return []
+        blocks = (columns + self.missing) // (size or self.size)
+        return np.split(columns, np.flatnonzero(np.diff(blocks)) + 1)
+
+
+def grid_of(model: DreamConfig, masked_L: np.ndarray, sampling: SamplingConfig) -> Grid | None:
+    """The blocks of a sequence; None: every column sees all others.
+
+    Raises:
+        ValueError: settings of the one kind of model are given to the other, or a hole lies before
+            given text that its block does not reach.
+    """
+    size = model.block_size
+    if size is None:
+        require(
+            sampling.cache != "exact",
+            "cache exact is for block-causal models, and this model looks at the whole text: give "
+            "none, prefix or dual",
+        )
+        return None
+    _check(size, sampling)
+    masks, given = masked_L.nonzero()[0], (~masked_L).nonzero()[0]
+    first = int(masks[0]) if len(masks) else len(masked_L)
+    missing = -first % size if model.block_origin == "prompt" else 0
+    grid = Grid(size, missing, len(masked_L))
+    last = int(given[-1]) if len(given) else -1
+    require(
+        not len(masks) or last < grid.end(first),
+        "a block-causal model writes from left to right and does not see what follows a hole: give "
+        "it text to go on from, without a suffix",
+    )
+    return grid
+
+
+def _check(size: int, sampling: SamplingConfig) -> None:
+    length = sampling.block_length
+    require(
+        length is None or size % length == 0,
+        f"this model writes blocks of {size} tokens: block_length must divide that, not be "
+        f"{length}",
+    )
+    require(
+        sampling.cache in ("none", "exact"),
+        f"what a block-causal model keeps is exact: give cache exact or none, not {sampling.cache}",
+    )
+    for name in ("lookahead", "next_block_at"):
+        require(
+            getattr(sampling, name) is None,
+            f"a block-causal model never sees a later block: leave out {name}",
+        )
