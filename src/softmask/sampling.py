@@ -17,7 +17,7 @@ from .shipped_rules import COMMIT_RULES, UNMASK_RULES, end
 TOP_K_OFF = (0, -1)
 CACHES = ("none", "prefix", "dual", "exact")
 COMMIT_SOURCES = ("soft", "plain")
-STEP_SCHEDULES = ("linspace", "even")
+STEP_SCHEDULES = ("linspace", "even", "rounded")
 LATE_ENDS = ("no", "yes", "published")
 NOISES = ("float32", "float64")
 # Logits over a lower temperature, or plus a larger penalty, would be infinite.
@@ -59,8 +59,8 @@ class SamplingConfig:
     alg_temp: float | None = setting(None, "randomness of the choice of positions; 0 or null: none")
     step_schedule: str = setting(
         "linspace",
-        "how many tokens each step commits: linspace (Dream's), or even, the first steps of a "
-        "block one more where they do not divide (LLaDA's)",
+        "how many tokens each step commits: linspace (Dream's), even, with one more in the first "
+        "steps of a block where they do not divide (LLaDA's), or rounded (Tiny-A2D's)",
     )
     eps: float = setting(1e-3, "last time of the published schedule linspace(1, eps, steps + 1)")
     block_length: int | None = setting(None, "decode left to right in blocks of this many tokens")

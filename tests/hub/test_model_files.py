@@ -18,8 +18,7 @@ from softmask.hub.push import files_to_push
 
 YARN = {"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 64}
 CONFIG_FAULTS = [
-    ({"architectures": ["DreamForCausalLM"]}, "another model under Dream's name"),
-    ({"architectures": "DreamModel"}, "another model"),
+    ({"architectures": ["DreamForCausalLM"]}, "family .DreamForCausalLM."),
     ({"block_size": 32}, "is block-causal, as DreamReasoner"),
     ({"expand_token_id": 260}, "as DreamOn"),
     ({"is_causal": True}, "is_causal is true"),

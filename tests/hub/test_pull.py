@@ -96,7 +96,7 @@ def repositories(tmp_path_factory) -> Path:
         write_json(place / "me" / name / "adapter_config.json", own)
         save_file({"q_proj.lora_A.weight": torch.ones(2, 3)}, place / "me" / name / PART)
     other = write_dream_folder(place / "you" / "other")
-    change_json(other / "config.json", model_type="llama")
+    change_json(other / "config.json", architectures=["LlamaForCausalLM"])
     (place / "you" / "pickled").mkdir()
     (place / "you" / "pickled" / "config.json").write_text("{}")
     (place / "you" / "text").mkdir()
@@ -211,7 +211,7 @@ def test_a_revision_is_fetched_and_listed_with_the_option_that_asks_for_it(here)
 
 def test_what_softmask_does_not_read_is_refused_before_the_weights_come(hub, capsys) -> None:
     for name, message in {
-        "you/other": "holds a model of the family 'llama'",
+        "you/other": "holds a model of the family 'LlamaForCausalLM'",
         "you/pickled": "has no weights in safetensors",
         "you/text": "neither config.json nor adapter_config.json",
         "me/nothing": "the Hub has no repository me/nothing",

@@ -70,6 +70,7 @@ class Batch:
     Args:
         cached: keep keys and values, which sequences with a cache need; those of a block-causal
             model are always kept.
+        twins: further positions, for second branches alone: nothing is drawn for them.
         top_logprobs: how many leading tokens of each position `logprobs` keeps; 0: none.
         graphs: record forwards as CUDA graphs; None: where the model suits them.
 
@@ -86,6 +87,7 @@ class Batch:
         top_logprobs: int = 0,
         hooks: Hooks | None = None,
         graphs: bool | None = None,
+        twins: int = 0,
     ) -> None:
         self.model, self.hooks, self.positions = model, hooks, positions
         if graphs and not suits_graphs(model):
@@ -95,19 +97,20 @@ class Batch:
         self.device = model.device
         self.mask_id = model.mask_id
         self.sequences: list[SequenceState] = []
-        self.canvas_P = torch.zeros(positions, dtype=torch.long, device=self.device)
-        self.real_P = torch.zeros(positions, dtype=torch.bool, device=self.device)
+        every = positions + twins
+        self.canvas_P = torch.zeros(every, dtype=torch.long, device=self.device)
+        self.real_P = torch.zeros(every, dtype=torch.bool, device=self.device)
         self.masked_P = torch.zeros_like(self.real_P)
         self.committed_P = torch.zeros_like(self.real_P)
         self.candidate_P = torch.zeros_like(self.canvas_P)
         self.place_P = torch.zeros_like(self.canvas_P)
-        self.previous_P = torch.arange(positions, device=self.device)
-        self.twins = Twins(positions, self.device)
+        self.previous_P = torch.arange(every, device=self.device)
+        self.twins = Twins(every, self.device)
         cached = cached or model.config.block_size is not None
-        self.store = KeyValueStore(positions) if cached else None
-        self.soft = SoftState(positions, self.device)
-        self.memory = RuleState(positions, self.device)
-        self.logprobs = LogprobStore(positions, top_logprobs, self.device) if top_logprobs else None
+        self.store = KeyValueStore(every) if cached else None
+        self.soft = SoftState(every, self.device)
+        self.memory = RuleState(every, self.device)
+        self.logprobs = LogprobStore(every, top_logprobs, self.device) if top_logprobs else None
         self.logits_PV: Tensor | None = None
         self.forwards = 0
         self._reader = LogitReader(model, positions)

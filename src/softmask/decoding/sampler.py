@@ -107,8 +107,8 @@ def denoise(
         canvas_BL = tokens_hook(None, canvas_BL, None)
     cached = config.cache != "none"
     count = canvas_BL.numel()
-    positions = count * 2 if config.guidance else count
-    batch = Batch(model, positions, cached=cached, hooks=hooks, graphs=graphs)
+    twins = count if config.guidance else 0
+    batch = Batch(model, count, cached=cached, hooks=hooks, graphs=graphs, twins=twins)
     batch.canvas_P[:count] = batch.candidate_P[:count] = canvas_BL.flatten()
     for row, (start, stop) in enumerate(spans):
         first = row * canvas_BL.shape[1] + start

@@ -103,6 +103,8 @@ class StepSchedule:
         if self.config.step_schedule == "linspace":
             eps = self.config.eps
             return transfer_count(left, step, steps, eps), transfer_share(step, steps, eps)
+        if self.config.step_schedule == "rounded":  # dllm's `get_num_transfer_tokens`, linear
+            return (count := round(left / (steps - step))), count / max(left, 1)
         # LLaDA's `get_num_transfer_tokens`, but where something was decided out of turn.
         each, extra = divmod(masks, steps)
         count = left if step == steps - 1 else min(left, each + (step < extra))

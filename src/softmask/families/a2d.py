@@ -7,7 +7,11 @@ from functools import partial
 
 from .family import Family
 
-_make = partial(Family, mask_token="<|mask|>")
+_make = partial(
+    Family,
+    mask_token="<|mask|>",
+    sampling={"alg": "maskgit_plus", "step_schedule": "rounded", "raw_scores": True},
+)
 
 A2D_QWEN3 = _make(
     name="a2d-qwen3",

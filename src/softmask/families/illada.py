@@ -4,6 +4,7 @@ Its remote code was read as a copy; no checkpoint has been loaded here.
 """
 
 from .family import Family
+from .llada import LLADA
 
 ILLADA = Family(
     name="illada",
@@ -13,4 +14,5 @@ ILLADA = Family(
     fixed={"logit_shift": False, "attention_bias": False},
     required={"mlp_bias": False},
     mask_token="<[MASK]>",
+    sampling=LLADA.sampling,
 )

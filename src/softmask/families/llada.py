@@ -52,4 +52,5 @@ LLADA = Family(
     ),
     mask_token="<|mdm_mask|>",
     end_tokens=("<|endoftext|>", "<|eot_id|>"),
+    sampling={"alg": "maskgit_plus", "step_schedule": "even", "raw_scores": True},
 )

@@ -42,11 +42,13 @@ def recognise(values: Mapping[str, Any]) -> Family | None:
     if isinstance(name, str):
         return FAMILIES.get(name)
     given = values.get("architectures")
-    given = given if isinstance(given, list) else []
-    found = [f for f in FAMILIES.values() if not f.explicit and set(f.architectures) & set(given)]
-    if not given:
+    kinds = FAMILIES.values()
+    if given is None:
         kind = values.get("model_type")
-        found = [f for f in FAMILIES.values() if not f.explicit and kind in f.model_types]
+        found = [f for f in kinds if not f.explicit and kind in f.model_types]
+    else:
+        names = given if isinstance(given, list) else [given]
+        found = [f for f in kinds if not f.explicit and any(a in names for a in f.architectures)]
     marked = [family for family in found if family.mark is not None and family.mark in values]
     found = marked or [family for family in found if family.mark is None]
     return found[0] if found else None
@@ -65,8 +67,9 @@ def family_of(values: Mapping[str, Any], name: str, chosen: str | None = None) -
     found = recognise(values)
     if chosen is not None:
         family = by_name(chosen)
-        given = values.get("architectures") or family.architectures
-        if found is not None and found is not family and not set(family.architectures) & set(given):
+        given = values.get("architectures") or list(family.architectures)
+        fits = any(name in given for name in family.architectures)
+        if found is not None and found is not family and not fits:
             raise ValueError(f"{name} holds a {found.title} model, not {family.title}")
         return family
     if found is not None:
