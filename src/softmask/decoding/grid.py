@@ -16,11 +16,16 @@ from ..models import DreamConfig
 
 @dataclass(frozen=True)
 class Grid:
-    """Blocks of `size` columns on a sequence; the first one is `missing` columns short."""
+    """Blocks of `size` columns on a sequence; the first one is `missing` columns short.
+
+    With `leads` the first column of a block is decided before the others, as it is predicted by
+    the full block in front: Fast-dLLM v2's way, where logits are shifted.
+    """
 
     size: int
     missing: int
     length: int
+    leads: bool = False
 
     def start(self, column: int) -> int:
         """The first column of this one's block."""
@@ -40,12 +45,28 @@ class Grid:
             start = end
         return pieces
 
-    def groups(self, columns: np.ndarray, size: int | None = None) -> list[np.ndarray]:
-        """These columns, in ascending order, by block, or by parts of blocks of this size."""
-        if not len(columns):
-            return []
-        blocks = (columns + self.missing) // (size or self.size)
-        return np.split(columns, np.flatnonzero(np.diff(blocks)) + 1)
+    def stages(self, columns: np.ndarray, size: int | None) -> list[np.ndarray]:
+        """These columns, in ascending order, as they are decided.
+
+        Args:
+            size: of the parts of a block that are decided one after the other; None: all at once.
+        """
+        places = columns + self.missing
+        # What a column's stage is called; a leading one's is in front of its block's.
+        leading = self.leads & (places % self.size == 0) & (columns > 0)
+        return _runs(columns, places // (size or self.size) * 2 - leading)
+
+    def most(self, columns: np.ndarray) -> int:
+        """The most of these columns that a block has."""
+        runs = _runs(columns, (columns + self.missing) // self.size)
+        return max((len(run) for run in runs), default=0)
+
+
+def _runs(columns: np.ndarray, names: np.ndarray) -> list[np.ndarray]:
+    """Consecutive columns of like name."""
+    if not len(columns):
+        return []
+    return np.split(columns, np.flatnonzero(np.diff(names)) + 1)
 
 
 def grid_of(model: DreamConfig, masked_L: np.ndarray, sampling: SamplingConfig) -> Grid | None:
@@ -67,7 +88,7 @@ def grid_of(model: DreamConfig, masked_L: np.ndarray, sampling: SamplingConfig) 
     masks, given = masked_L.nonzero()[0], (~masked_L).nonzero()[0]
     first = int(masks[0]) if len(masks) else len(masked_L)
     missing = -first % size if model.block_origin == "prompt" else 0
-    grid = Grid(size, missing, len(masked_L))
+    grid = Grid(size, missing, len(masked_L), leads=model.logit_shift)
     last = int(given[-1]) if len(given) else -1
     require(
         not len(masks) or last < grid.end(first),

@@ -32,6 +32,7 @@ class Family:
         mark: a key of config.json that tells it from another family of the same architecture.
         explicit: never recognised by itself, as its files are those of an ordinary model.
         renamed: keys of config.json, and what they are called here (`ConfigFile`).
+        usual: settings that its models have where config.json does not say otherwise.
         fixed: settings that every model of the family has, and its config.json does not say.
         required: values of further keys that make a model of the family one that fits this network.
         weights: parts of names of weights, and what they are called here; `*` is a layer's number.
@@ -48,6 +49,7 @@ class Family:
     mark: str | None = None
     explicit: bool = False
     renamed: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    usual: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     fixed: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     required: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     weights: tuple[tuple[str, str], ...] = ()
@@ -74,7 +76,7 @@ class Family:
                 )
         ours = {key: value for key, value in values.items() if key not in self.renamed}
         ours |= {new: values[old] for old, new in self.renamed.items() if old in values}
-        return ours | dict(self.fixed)
+        return dict(self.usual) | ours | dict(self.fixed)
 
     def own_name(self, name: str) -> str:
         """What a weight of the original files is called here."""

@@ -7,16 +7,19 @@ from typing import Any
 
 from ..settings import shown
 from .a2d import A2D_LLAMA, A2D_QWEN2, A2D_QWEN3
+from .bd3lm import BD3LM_QWEN2, BD3LM_QWEN3
 from .dream import DREAM
+from .dreamreasoner import DREAM_REASONER
 from .family import Family
+from .fastdllm2 import FAST_DLLM_2
 from .illada import ILLADA
 from .llada import LLADA
 from .opendcoder import OPEN_DCODER
+from .sdar import SDAR
 
-FAMILIES = {
-    family.name: family
-    for family in (DREAM, LLADA, ILLADA, A2D_QWEN3, A2D_QWEN2, A2D_LLAMA, OPEN_DCODER)
-}
+FULL_ATTENTION = (DREAM, LLADA, ILLADA, A2D_QWEN3, A2D_QWEN2, A2D_LLAMA, OPEN_DCODER)
+BLOCK_CAUSAL = (SDAR, FAST_DLLM_2, DREAM_REASONER, BD3LM_QWEN3, BD3LM_QWEN2)
+FAMILIES = {family.name: family for family in (*FULL_ATTENTION, *BLOCK_CAUSAL)}
 # The key of config.json by which a folder in our own layout says its family.
 FAMILY_KEY = "family"
 
