@@ -103,7 +103,8 @@ class StepSchedule:
             eps = self.config.eps
             return transfer_count(left, step, steps, eps), transfer_share(step, steps, eps)
         if self.config.step_schedule == "rounded":  # dllm's `get_num_transfer_tokens`, linear
-            return (count := round(left / (steps - step))), count / max(left, 1)
+            count = round(left * _linear_share(step, steps))
+            return count, count / max(left, 1)
         # LLaDA's `get_num_transfer_tokens`, but where something was decided out of turn.
         each, extra = divmod(masks, steps)
         count = left if step == steps - 1 else min(left, each + (step < extra))
@@ -203,6 +204,12 @@ class StepSchedule:
         """Masks left before a column that lies behind this block; later blocks are untouched."""
         later = self.blocks[block + 1 :]
         return sum(self.left[: block + 1]) + sum(int((b < column).sum()) for b in later)
+
+
+def _linear_share(step: int, steps: int) -> float:
+    """1 - s / t as dllm's linear scheduler has it: in float32, which decides between halves."""
+    kept_s, kept_t = (1 - np.float32((steps - step - one) / steps) for one in (1, 0))
+    return 1 - float((1 - kept_s) / (1 - kept_t))
 
 
 def _ends(sizes: list[int], steps: int, by_size: bool) -> list[int]:
