@@ -24,7 +24,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--revision", help="branch, tag or commit of the model on the Hub")
     parser.add_argument(
         "--family",
-        help="what the model is where its files do not say: opendcoder, dparallel-dream, ...",
+        help="of models whose files do not say: opendcoder, dparallel-dream, ...",
     )
     parser.add_argument("--dtype", help="convert to float32, bfloat16 or float16 (default: keep)")
     parser.add_argument("--overwrite", action="store_true", help="replace an older export in DIR")

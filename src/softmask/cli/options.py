@@ -166,7 +166,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--revision", help="branch, tag or commit on the Hub")
     group.add_argument(
         "--family",
-        help="what the model is where its files do not say: opendcoder, dparallel-dream, ...",
+        help="of models whose files do not say: opendcoder, dparallel-dream, ...",
     )
     group.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: the best there is)")
     group.add_argument(

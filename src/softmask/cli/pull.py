@@ -21,7 +21,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--revision", help="branch, tag or commit (default: main)")
     parser.add_argument(
         "--family",
-        help="what the model is where its files do not say: opendcoder, dparallel-dream, ...",
+        help="of models whose files do not say: opendcoder, dparallel-dream, ...",
     )
     return parser
 
