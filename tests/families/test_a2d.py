@@ -9,7 +9,7 @@ import torch
 from official import decode, official, read, tensors
 
 from softmask.config import SamplingConfig
-from softmask.decoding.prompts import encode_chat
+from softmask.decoding.prompts import encode_chat, first_ids
 
 A2D = ("a2d_qwen3_mdlm", "a2d_qwen2_mdlm", "a2d_llama_mdlm")
 OPEN = "opendcoder"
@@ -20,7 +20,8 @@ ABSENT = {"cfg_keep_tokens", "suppress_tokens", "begin_suppress_tokens", "stocha
 def cases(name: str) -> dict[str, dict]:
     found = read(name, "generate.json")["cases"]
     there = [c for c in found if not ABSENT & set(c["options"]) and c["options"].get("alg") != "p2"]
-    return {case["name"]: case for case in there}
+    # Open-dCoder draws positions by other random numbers of the same distribution.
+    return {case["name"]: case for case in there if not case["options"].get("alg_temp")}
 
 
 def settings(case: dict) -> dict:
@@ -102,7 +103,8 @@ def test_open_dcoder_writes_the_tokens_of_its_own_sampler(name) -> None:
 def test_texts_and_chats_have_the_ids_of_the_official_tokenizer(name) -> None:
     found, checkpoint = read(name, "texts.json"), official(name)
     for one in found["texts"]:
-        assert checkpoint.tokenizer(one["text"], add_special_tokens=False)["input_ids"] == one["ids"]
+        ids = checkpoint.tokenizer(one["text"], add_special_tokens=False)["input_ids"]
+        assert [*(first_ids(checkpoint) if name in A2D else ()), *ids] == one["ids"]
     for chat in found.get("chats", []):
         assert encode_chat(checkpoint, chat["messages"]) == chat["ids"]
 

@@ -125,6 +125,8 @@ def test_fast_dllm_writes_the_tokens_of_its_own_samplers(case, cache, blocks_of)
 def test_texts_and_chats_have_the_ids_of_the_official_tokenizer(name) -> None:
     found, checkpoint = read(name, "texts.json"), official(name)
     for one in found["texts"]:
-        assert checkpoint.tokenizer(one["text"], add_special_tokens=False)["input_ids"] == one["ids"]
+        assert (
+            checkpoint.tokenizer(one["text"], add_special_tokens=False)["input_ids"] == one["ids"]
+        )
     for chat in found.get("chats", []):
         assert encode_chat(checkpoint, chat["messages"]) == chat["ids"]

@@ -22,7 +22,10 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--adapter", help="folder or Hub id of a PEFT adapter to merge in")
     parser.add_argument("--revision", help="branch, tag or commit of the model on the Hub")
-    parser.add_argument("--family", help="what the model is where its files do not say: opendcoder")
+    parser.add_argument(
+        "--family",
+        help="of models whose files do not say: opendcoder, dparallel-dream, ...",
+    )
     parser.add_argument("--dtype", help="convert to float32, bfloat16 or float16 (default: keep)")
     parser.add_argument("--overwrite", action="store_true", help="replace an older export in DIR")
     return parser

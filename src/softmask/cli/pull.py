@@ -19,7 +19,10 @@ def make_parser() -> argparse.ArgumentParser:
     parser = new_parser("pull", __doc__)
     parser.add_argument("repo", metavar="REPO", help="OWNER/NAME on the Hub")
     parser.add_argument("--revision", help="branch, tag or commit (default: main)")
-    parser.add_argument("--family", help="what the model is where its files do not say: opendcoder")
+    parser.add_argument(
+        "--family",
+        help="of models whose files do not say: opendcoder, dparallel-dream, ...",
+    )
     return parser
 
 

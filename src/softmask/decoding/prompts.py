@@ -115,6 +115,17 @@ def encode(checkpoint: Checkpoint, text: str, *, control: bool = True) -> list[i
     return ids
 
 
+def encode_prompt(checkpoint: Checkpoint, text: str, *, control: bool = True) -> list[int]:
+    """As `encode`, for a text that the model goes on from: with bos where its family has that."""
+    return [*first_ids(checkpoint), *encode(checkpoint, text, control=control)]
+
+
+def first_ids(checkpoint: Checkpoint) -> list[int]:
+    """What every raw prompt begins with."""
+    bos = checkpoint.tokenizer.bos_token_id
+    return [bos] if checkpoint.family.bos and isinstance(bos, int) else []
+
+
 def encode_chat(
     checkpoint: Checkpoint, messages: Messages, tools: Messages | None = None
 ) -> list[int]:
@@ -185,7 +196,7 @@ def encode_holes(
     context = checkpoint.model.config.max_position_embeddings
     if sum(sizes) > context:  # before there are so many
         raise ValueError(f"the holes have {sum(sizes)} tokens, but the context is {context}")
-    ids: list[int] = []
+    ids = first_ids(checkpoint)
     spaced = []
     for index, (size, piece) in enumerate(zip(sizes, pieces[:-1:2], strict=True)):
         before, is_spaced = piece, False

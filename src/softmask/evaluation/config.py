@@ -55,7 +55,7 @@ class ModelArgs:
     pretrained: str | None = setting(None, "folder or Hub id: a model, or an adapter alone")
     adapter: str | None = setting(None, "folder or Hub id of an adapter to merge in")
     revision: str | None = setting(None, "branch, tag or commit of the model on the Hub")
-    family: str | None = setting(None, "what the model is where its files do not say: opendcoder")
+    family: str | None = setting(None, "of models whose files do not say: opendcoder, ...")
     device: str | None = setting(None, "cpu, cuda, cuda:1, mps; default: the best there is")
     dtype: str | None = setting(None, "float32, bfloat16, float16, auto; default: by device")
     device_map: str | None = setting(None, "spread over devices: auto")

@@ -26,7 +26,7 @@ from ..config import SoftMaskConfig, soft_mask_to_published
 from ..decoding.chat_template import render_chat
 from ..decoding.generation import Generation
 from ..decoding.likelihood import Estimate, LikelihoodConfig
-from ..decoding.prompts import encode
+from ..decoding.prompts import encode, first_ids
 from ..hub.load import load
 from ..models.checkpoint import Checkpoint
 from .batching import Row, make_batches
@@ -128,8 +128,11 @@ class SoftMaskLM(TemplateLM):
         self, string: str, add_special_tokens: bool | None = None, **kwargs: Any
     ) -> list[int]:
         ids = encode(self.checkpoint, string)
-        with_bos = self.args.add_bos_token and add_special_tokens is not False
-        return [self.tokenizer.bos_token_id, *ids] if with_bos else ids
+        if add_special_tokens is False:
+            return ids
+        if self.args.add_bos_token:
+            return [self.tokenizer.bos_token_id, *ids]
+        return [*first_ids(self.checkpoint), *ids]
 
     def apply_chat_template(
         self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True

@@ -19,6 +19,7 @@ A2D_QWEN3 = _make(
     architectures=("A2DQwen3LMHeadModel",),
     model_types=("a2d-qwen3",),
     fixed={"logit_shift": False, "attention_bias": False, "qk_norm": True},
+    chat={"enable_thinking": False},
 )
 A2D_QWEN2 = _make(
     name="a2d-qwen2",
@@ -34,4 +35,5 @@ A2D_LLAMA = _make(
     model_types=("a2d-llama",),
     fixed={"logit_shift": False, "attention_bias": False},
     required={"mlp_bias": False},
+    bos=True,
 )

@@ -1,7 +1,4 @@
-"""Dream, Dream-Coder, DiffuCoder, and what was distilled from them: dParallel, d3LLM.
-
-DreamLM/Dream; apple/ml-diffucoder. Qwen2.5 made bidirectional, its shift by one kept.
-"""
+"""Dream and Dream-Coder (DreamLM/Dream): Qwen2.5 made bidirectional, its shift by one kept."""
 
 from .family import END_TOKENS, Family
 

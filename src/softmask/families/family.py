@@ -30,7 +30,9 @@ class Family:
         architectures: names in config.json by which its models are known; else by
         model_types: where they have no architecture of their own.
         mark: a key of config.json that tells it from another family of the same architecture.
-        explicit: never recognised by itself, as its files are those of an ordinary model.
+        explicit: never recognised by its files, as they are those of another family or of an
+            ordinary model.
+        hub: ids of Hub repositories that are of it, whatever their files say.
         renamed: keys of config.json, and what they are called here (`ConfigFile`).
         usual: settings that its models have where config.json does not say otherwise.
         fixed: settings that every model of the family has, and its config.json does not say.
@@ -39,6 +41,7 @@ class Family:
         mask_token: by which the mask's id is found where config.json has no mask_token_id.
         end_tokens: that end an answer, beside those that config and tokenizer name.
         bos: whether a raw prompt begins with the tokenizer's bos token.
+        chat: what its own code sets in the chat template, which templates read as variables.
         sampling: settings of SamplingConfig that its own code decodes with.
     """
 
@@ -48,6 +51,7 @@ class Family:
     model_types: tuple[str, ...] = ()
     mark: str | None = None
     explicit: bool = False
+    hub: tuple[str, ...] = ()
     renamed: Mapping[str, str] = dataclasses.field(default_factory=dict)
     usual: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     fixed: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -56,6 +60,7 @@ class Family:
     mask_token: str | None = None
     end_tokens: tuple[str, ...] = END_TOKENS
     bos: bool = False
+    chat: Mapping[str, bool] = dataclasses.field(default_factory=dict)
     sampling: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def settings(self, values: Mapping[str, Any], where: str) -> dict[str, Any]:

@@ -11,6 +11,7 @@ OPEN_DCODER = Family(
     architectures=("Qwen2ForCausalLM",),
     model_types=("qwen2",),
     explicit=True,
+    hub=("fredzzp/open-dcoder-0.5B",),
     mask_token="<M>",
     bos=True,
 )

@@ -8,6 +8,7 @@ from typing import Any
 from ..settings import shown
 from .a2d import A2D_LLAMA, A2D_QWEN2, A2D_QWEN3
 from .bd3lm import BD3LM_QWEN2, BD3LM_QWEN3
+from .distilled import D3LLM_DREAM, D3LLM_LLADA, DIFFUCODER, DPARALLEL_DREAM, DPARALLEL_LLADA
 from .dream import DREAM
 from .dreamreasoner import DREAM_REASONER
 from .family import Family
@@ -17,9 +18,15 @@ from .llada import LLADA
 from .opendcoder import OPEN_DCODER
 from .sdar import SDAR
 
-FULL_ATTENTION = (DREAM, LLADA, ILLADA, A2D_QWEN3, A2D_QWEN2, A2D_LLAMA, OPEN_DCODER)
-BLOCK_CAUSAL = (SDAR, FAST_DLLM_2, DREAM_REASONER, BD3LM_QWEN3, BD3LM_QWEN2)
-FAMILIES = {family.name: family for family in (*FULL_ATTENTION, *BLOCK_CAUSAL)}
+_ALL = (
+    *(DREAM, DIFFUCODER, DPARALLEL_DREAM, D3LLM_DREAM),
+    *(LLADA, DPARALLEL_LLADA, D3LLM_LLADA, ILLADA),
+    *(A2D_QWEN3, A2D_QWEN2, A2D_LLAMA, OPEN_DCODER),
+    # Block-causal.
+    *(SDAR, FAST_DLLM_2, DREAM_REASONER, BD3LM_QWEN3, BD3LM_QWEN2),
+)
+FAMILIES = {family.name: family for family in _ALL}
+_BY_HUB_ID = {name.lower(): family.name for family in _ALL for name in family.hub}
 # The key of config.json by which a folder in our own layout says its family.
 FAMILY_KEY = "family"
 
@@ -29,6 +36,11 @@ def by_name(name: str) -> Family:
     if name not in FAMILIES:
         raise ValueError(f"there is no family {shown(name)}: give one of {', '.join(FAMILIES)}")
     return FAMILIES[name]
+
+
+def known_on_hub(name: object) -> str | None:
+    """The family of a Hub repository that is known by its id."""
+    return _BY_HUB_ID.get(str(name).lower())
 
 
 def is_own_layout(values: Mapping[str, Any]) -> bool:

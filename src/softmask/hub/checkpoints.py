@@ -25,7 +25,7 @@ from ..config import (
     read_soft_mask_file,
     soft_mask_from_published,
 )
-from ..families.registry import by_name, is_own_layout
+from ..families.registry import by_name, is_own_layout, known_on_hub
 from ..files import expand_home
 from ..models import DreamConfig, DreamModel
 from ..models.checkpoint import Source
@@ -87,7 +87,7 @@ def find(
     for place in (folder, adapter_folder):
         if place is not None:
             _check_files(place)
-    config = read_config(folder, family)
+    config = read_config(folder, family or known_on_hub(name))
     tokenizer = read_tokenizer(tokenizer_folder(folder, adapter_folder), config)
     weights = weight_files(folder)
     if not is_stored_in_4_bits(config):

@@ -32,6 +32,7 @@ from ..decoding.prompts import (
     encode_chat,
     encode_holes,
     encode_turn_end,
+    first_ids,
     has_chat_template,
     rules_of,
     with_chat_template,
@@ -257,7 +258,9 @@ class Service:
 
     def _prompt(self, prompt: str | Sequence[int], suffix: Sequence[int] = ()) -> list[int]:
         mask_id = self.checkpoint.model.mask_id
-        ids = self._encode(prompt, "prompt") if isinstance(prompt, str) else prompt
+        ids: Sequence[int] = prompt if not isinstance(prompt, str) else ()
+        if isinstance(prompt, str):
+            ids = [*first_ids(self.checkpoint), *self._encode(prompt, "prompt")]
         require(bool(ids or suffix), "the prompt is empty: say something to go on from")
         require(mask_id not in ids, "prompt: holes come through the field infill of /v1/denoise")
         return list(ids)

@@ -118,7 +118,7 @@ class ModelConfig:
 
     path: str | None = setting(None, "folder or Hub id of a checkpoint; null: from nothing")
     revision: str | None = setting(None, "branch, tag or commit on the Hub")
-    family: str | None = setting(None, "what it is where its files do not say: opendcoder")
+    family: str | None = setting(None, "of models whose files do not say: opendcoder, ...")
     dtype: str | None = setting(
         None, "of the loaded weights; null: float32 on a CPU or without adapter, else their own"
     )
