@@ -165,13 +165,8 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--adapter", help="folder or Hub id of a PEFT adapter to merge in")
     group.add_argument("--revision", help="branch, tag or commit on the Hub")
     group.add_argument(
-<<<<<<< HEAD
-        "--family", help="what the model is where its files do not say: opendcoder (Open-dCoder), "
-        "bd3lm-qwen3 or bd3lm-qwen2 (Tiny-A2D's block-causal models)"
-=======
         "--family",
         help="of models whose files do not say: opendcoder, dparallel-dream, ...",
->>>>>>> main
     )
     group.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: the best there is)")
     group.add_argument(
