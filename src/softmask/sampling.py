@@ -309,7 +309,7 @@ class SamplingConfig:
             unused = self.refresh_every is None and window is None
             require(
                 unused,
-                "refresh_every and refresh_window refresh a cache: give cache prefix or dual too",
+                "refresh_every and refresh_window refresh a cache: give cache too, prefix or dual",
             )
         else:
             require(

@@ -54,9 +54,8 @@ BD3LM_CASES = greedy(
 )
 
 
-@pytest.mark.parametrize("cache", ["exact", "none"])
 @pytest.mark.parametrize("case", BD3LM_CASES)
-def test_bd3lm_writes_the_tokens_of_its_own_sampler(case, cache, blocks_of) -> None:
+def test_bd3lm_writes_the_tokens_of_its_own_sampler(case, blocks_of) -> None:
     given = case["options"]
     size, masks = given["block_size"], given["max_new_tokens"]
     blocks_of(BD3LM, size)
@@ -64,7 +63,6 @@ def test_bd3lm_writes_the_tokens_of_its_own_sampler(case, cache, blocks_of) -> N
     each = given.get("steps_per_block") or math.ceil(given["steps"] / blocks)
     sampling = {
         **official(BD3LM).sampling,
-        "cache": cache,
         "guidance": given["cfg_scale"],
         "steps": each * blocks,
     }
@@ -84,24 +82,22 @@ def sdar_settings(given: dict) -> dict | None:
     return {"threshold": 0.0} if dynamic else None
 
 
-@pytest.mark.parametrize("cache", ["exact", "none"])
 @pytest.mark.parametrize("case", greedy(SDAR, lambda case: sdar_settings(case["options"])))
-def test_sdar_writes_the_tokens_of_its_own_samplers(case, cache, blocks_of) -> None:
+def test_sdar_writes_the_tokens_of_its_own_samplers(case, blocks_of) -> None:
     given, prompt = case["options"], case["prompt"]
     blocks_of(SDAR, given["block_length"])
     mask_id, wanted = official(SDAR).model.mask_id, case["sequence"]
     masks = len(wanted) - len(prompt)
     steps = math.ceil(masks * given["denoising_steps"] / given["block_length"])
-    sampling = {**official(SDAR).sampling, **sdar_settings(given), "steps": steps, "cache": cache}
+    sampling = {**official(SDAR).sampling, **sdar_settings(given), "steps": steps}
     found = decode(SDAR, [prompt], masks, sampling).tokens[0]
     # It stops behind the block that holds an end token.
     written = [token for token in wanted if token != mask_id][len(prompt) :]
     assert found[: len(written)] == written
 
 
-@pytest.mark.parametrize("cache", ["exact", "none"])
 @pytest.mark.parametrize("case", greedy(FAST, lambda case: not case["options"]["temperature"]))
-def test_fast_dllm_writes_the_tokens_of_its_own_samplers(case, cache, blocks_of) -> None:
+def test_fast_dllm_writes_the_tokens_of_its_own_samplers(case, blocks_of) -> None:
     given = case["options"]
     size = given["block_size"]
     blocks_of(FAST, size)
@@ -111,7 +107,6 @@ def test_fast_dllm_writes_the_tokens_of_its_own_samplers(case, cache, blocks_of)
         masks = length - len(prompt)
         sampling = {
             **official(FAST).sampling,
-            "cache": cache,
             "threshold": given["threshold"],
             "block_length": given["small_block_size"],
             "steps": masks,
