@@ -38,8 +38,12 @@ def test_the_logits_are_those_of_its_own_code(name, blocks_of) -> None:
 
 def greedy(name: str, wanted) -> list:
     """The cases of a golden file that draw nothing and have only what softmask has."""
-    found = read(name, "generate.json")["cases"]
-    return [pytest.param(case, id=case["name"]) for case in found if wanted(case)]
+    found = [case for case in read(name, "generate.json")["cases"] if wanted(case)]
+    # Every third of them by default.
+    return [
+        pytest.param(case, id=case["name"], marks=[pytest.mark.slow] if i % 3 else [])
+        for i, case in enumerate(found)
+    ]
 
 
 # Kept tokens and chance in the number of commits are not of this package. What it draws, dllm draws

@@ -28,6 +28,7 @@ def block_causal_masks(
         padding_BL: 1 at real tokens, 0 at padding; None: all are real.
         position_ids: (B, L) places in the text, which say in which block each lies.
     """
+    assert config.block_size is not None
     batch, length = inputs.shape[:2]
     if position_ids is None:
         position_ids = torch.arange(length, device=inputs.device)[None]
