@@ -92,7 +92,7 @@ class ModelArgs:
     score_temperature: float | None = setting(None, "of the confidence of a commit")
     stop_rule: str | None = setting(None, "when a text gives up its last masks: a rule's name")
     stop_options: dict[str, Any] | None = setting(None, "options of a stopping rule")
-    cache: str | None = setting(None, "none, prefix or dual; needs block_length")
+    cache: str | None = setting(None, "none, prefix, dual, or exact")
     refresh_every: int | None = setting(None, "steps between refreshes of the cache in a block")
     refresh_window: int | None = setting(None, "tokens around the block that it refreshes")
     softmasking: bool | None = setting(None, "True requires it, False turns it off")
