@@ -17,8 +17,8 @@ from .options import ON_OFF, Parser, given, soft_mask_of
 # Answers may be long, as they cost what is written of them: the canvas grows block by block.
 MAX_NEW_TOKENS = 1024
 # What a chat takes where neither the checkpoint nor the user says anything else. Settings that
-# belong together are taken together. The first are those of Dream's model card; a block-causal model
-# has blocks of its own in place of the others.
+# belong together are taken together. The first are those of Dream's model card; a block-causal
+# model has blocks of its own in place of the others.
 DEFAULTS: tuple[dict[str, Any], ...] = (
     {"temperature": 0.2, "top_p": 0.95},
     {"block_length": 32},

@@ -12,6 +12,10 @@ import numpy as np
 
 from ..config import SamplingConfig, require
 from ..models import DreamConfig
+from ..models.packing import Span
+
+# Columns of a prompt that are attended in one call, at most; their scores are computed in full.
+MASKED = 512
 
 
 @dataclass(frozen=True)
@@ -36,14 +40,23 @@ class Grid:
         behind = ((column + self.missing) // self.size + 1) * self.size - self.missing
         return min(self.length, behind)
 
-    def split(self, start: int, stop: int) -> list[tuple[int, int]]:
-        """The columns [start, stop) block by block."""
-        pieces = []
+    def spans(self, start: int, stop: int) -> list[tuple[int, Span]]:
+        """The columns [start, stop), which end with a block, as spans with their first column.
+
+        A block sees all up to its end, and needs no mask; the many of a prompt are attended
+        together, under one.
+        """
+        found = []
         while start < stop:
-            end = min(stop, self.end(start))
-            pieces.append((start, end))
+            first = self.end(start)
+            end = min(stop, max(first, self.start(start + MASKED)))
+            span = Span(end - start, 0, end, first - start, self.size)
+            if end - first <= self.size:
+                end = first
+                span = Span(end - start, 0, end)
+            found.append((start, span))
             start = end
-        return pieces
+        return found
 
     def stages(self, columns: np.ndarray, size: int | None) -> list[np.ndarray]:
         """These columns, in ascending order, as they are decided.
