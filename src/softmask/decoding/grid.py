@@ -82,6 +82,14 @@ def _runs(columns: np.ndarray, names: np.ndarray) -> list[np.ndarray]:
     return np.split(columns, np.flatnonzero(np.diff(names)) + 1)
 
 
+def blocks_of(model: DreamConfig, first: int, length: int) -> Grid | None:
+    """The blocks of a sequence whose prompt has `first` columns; None: there are none."""
+    if model.block_size is None:
+        return None
+    missing = -first % model.block_size if model.block_origin == "prompt" else 0
+    return Grid(model.block_size, missing, length, leads=model.logit_shift)
+
+
 def grid_of(model: DreamConfig, masked_L: np.ndarray, sampling: SamplingConfig) -> Grid | None:
     """The blocks of a sequence; None: every column sees all others.
 
@@ -89,19 +97,17 @@ def grid_of(model: DreamConfig, masked_L: np.ndarray, sampling: SamplingConfig) 
         ValueError: settings of the one kind of model are given to the other, or a hole lies before
             given text that its block does not reach.
     """
-    size = model.block_size
-    if size is None:
+    masks, given = masked_L.nonzero()[0], (~masked_L).nonzero()[0]
+    first = int(masks[0]) if len(masks) else len(masked_L)
+    grid = blocks_of(model, first, len(masked_L))
+    if grid is None:
         require(
             sampling.cache != "exact",
             "cache exact is for block-causal models, and this model looks at the whole text: give "
             "none, prefix or dual",
         )
         return None
-    _check(size, sampling)
-    masks, given = masked_L.nonzero()[0], (~masked_L).nonzero()[0]
-    first = int(masks[0]) if len(masks) else len(masked_L)
-    missing = -first % size if model.block_origin == "prompt" else 0
-    grid = Grid(size, missing, len(masked_L), leads=model.logit_shift)
+    _check(grid.size, sampling)
     last = int(given[-1]) if len(given) else -1
     require(
         not len(masks) or last < grid.end(first),

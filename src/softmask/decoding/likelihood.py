@@ -14,6 +14,9 @@ of -log p(x | c) of a continuation x of L tokens:
   has its share: the sum from token i on is the log-probability of the rest behind what is before.
   A forward for each token, and no chance.
 
+A block-causal model reads every block behind whole ones, as it was trained: its bound is the sum of
+the bounds of its blocks.
+
 Shape suffixes: B batch, L length, N masked rows (flat indices into B * L), V vocabulary, S samples,
 K leading tokens.
 """
@@ -35,6 +38,7 @@ from ..config import SoftMaskConfig, require_choice, require_positive, setting
 from ..logits import top_k
 from ..models import DreamModel
 from ..soft_mask import SoftMask, SoftTokens, feedback, make_mixer, rate
+from .grid import Grid, blocks_of
 
 Request = tuple[Sequence[int], Sequence[int]]  # context and continuation, token ids
 Estimator = Literal["masks", "chain"]
@@ -87,9 +91,10 @@ class MaskedRow(NamedTuple):
     ids_L: Tensor
     masked_L: Tensor
     read_L: Tensor
-    start: int  # tokens of the continuation
+    start: int  # tokens of the continuation, or of its part in a block
     samples: int  # how many samples drew this mask
     scale: float  # L / l
+    block: int = 0  # of a block-causal model, L being this block's
 
 
 class Scorer:
@@ -132,13 +137,19 @@ class Scorer:
         order = sorted(range(len(requests)), key=lambda i: -sum(map(len, requests[i])))
         self._rows = (row for i in order for row in self._rows_of(i, questions[i]))
         self._next = next(self._rows, None)
-        self._values: dict[int, list[tuple[float, int]]] = defaultdict(list)
+        # Of each block of each request.
+        self._values: dict[int, dict[int, list[tuple[float, int, int]]]] = defaultdict(
+            lambda: defaultdict(list)
+        )
         self._tokens: dict[int, list[TokenScore]] = defaultdict(list)
         self.forwards = 0
 
     def _rows_of(self, index: int, question: Sequence[int]) -> Iterator[MaskedRow]:
-        rows = chain_rows if self.config.estimator == "chain" else sampled_rows
-        return rows(index, self.requests[index], question, self.config)
+        request, rows = self.requests[index], sampled_rows
+        if self.config.estimator == "chain":
+            rows = chain_rows
+        grid = blocks_of(self.model.config, len(request[0]), sum(map(len, request)))
+        return rows(index, request, question, self.config, grid)
 
     def step(self, rows: int, positions: int | None = None) -> bool:
         """One forward, of at most so many rows and positions, but of one at least; what is left."""
@@ -162,7 +173,8 @@ class Scorer:
         nats_B = torch.zeros(len(batch), dtype=torch.float64).index_add(0, row_N, losses_N.double())
         self.forwards += len(batch) * (1 if self._mixer is None else 2)
         for row, nats in zip(batch, nats_B.tolist(), strict=True):
-            self._values[row.request].append((row.scale * nats, row.samples))
+            value = (row.scale * nats, row.samples, row.start)
+            self._values[row.request][row.block].append(value)
         if self.config.estimator == "chain":
             tops = leading or [()] * len(losses_N)
             for place, loss, top in zip(row_N.tolist(), losses_N.tolist(), tops, strict=True):
@@ -173,12 +185,16 @@ class Scorer:
         passes, is_chain = 1 if self._mixer is None else 2, self.config.estimator == "chain"
         found = []
         for i, (_, continuation) in enumerate(self.requests):
-            values, tokens = self._values[i], len(continuation)
+            blocks, tokens = list(self._values[i].values()), len(continuation)
+            forwards = passes * sum(map(len, blocks))
             if is_chain:
-                nats = math.fsum(value for value, _ in values)
-                found.append(Estimate(nats, 0.0, tokens, passes * len(values)))
+                parts = [(math.fsum(value for value, *_ in values), 0.0) for values in blocks]
             else:
-                found.append(_estimate(values, tokens, passes))
+                parts = [_mean(values) for values in blocks]
+            nats = math.fsum(mean for mean, _ in parts)
+            # Blocks draw their masks independently.
+            error = math.hypot(*(error for _, error in parts))
+            found.append(Estimate(nats, error, tokens, forwards))
         return found
 
     def tokens(self) -> list[list[TokenScore]]:
@@ -187,30 +203,43 @@ class Scorer:
 
 
 def sampled_rows(
-    index: int, request: Request, question: Sequence[int], config: LikelihoodConfig
+    index: int,
+    request: Request,
+    question: Sequence[int],
+    config: LikelihoodConfig,
+    grid: Grid | None,
 ) -> Iterator[MaskedRow]:
     """The rows of the estimator "masks". Samples that agree in their mask are one: a continuation
     of L tokens takes at most 2^L - 1, a single token one."""
-    context, continuation = request
-    length, ids_L = len(continuation), ids_of(request)
-    drawn_SL = draw_masks(question, length, config)
-    different, samples = torch.unique(drawn_SL, dim=0, return_counts=True)
-    before = torch.zeros(len(context), dtype=torch.bool)
-    for mask_L, count in zip(different, samples.tolist(), strict=True):
-        scale, masked_L = length / int(mask_L.sum()), torch.cat([before, mask_L])
-        yield MaskedRow(index, ids_L, masked_L, masked_L, length, count, scale)
+    ids_L, start, block = ids_of(request), len(request[0]), 0
+    while start < len(ids_L):
+        stop = len(ids_L) if grid is None else grid.end(start)
+        # The first block's random numbers are those of a model without blocks.
+        drawn_SL = draw_masks([*question, *[-block] * (block > 0)], stop - start, config)
+        different, samples = torch.unique(drawn_SL, dim=0, return_counts=True)
+        before = torch.zeros(start, dtype=torch.bool)
+        for mask_L, count in zip(different, samples.tolist(), strict=True):
+            scale, masked_L = (stop - start) / int(mask_L.sum()), torch.cat([before, mask_L])
+            how = (stop - start, count, scale, block)
+            yield MaskedRow(index, ids_L[:stop], masked_L, masked_L, *how)
+        start, block = stop, block + 1
 
 
 def chain_rows(
-    index: int, request: Request, _question: Sequence[int], _config: LikelihoodConfig
+    index: int,
+    request: Request,
+    _question: Sequence[int],
+    _config: LikelihoodConfig,
+    grid: Grid | None,
 ) -> Iterator[MaskedRow]:
     """The rows of the estimator "chain"."""
     context, continuation = request
     ids_L = ids_of(request)
-    place_L = torch.arange(len(ids_L))
     for place in range(len(context), len(ids_L)):
-        row = MaskedRow(index, ids_L, place_L >= place, place_L == place, len(continuation), 1, 1.0)
-        yield row
+        seen_L = ids_L if grid is None else ids_L[: grid.end(place)]
+        place_L = torch.arange(len(seen_L))
+        read = place_L >= place, place_L == place
+        yield MaskedRow(index, seen_L, *read, len(continuation), 1, 1.0)
 
 
 def draw_masks(question: Sequence[int], length: int, config: LikelihoodConfig) -> Tensor:
@@ -327,18 +356,17 @@ def ids_of(request: Request) -> Tensor:
     return torch.tensor([*map(int, request[0]), *map(int, request[1])])
 
 
-def _estimate(values: list[tuple[float, int]], tokens: int, passes: int) -> Estimate:
-    """From the values of the different masks, each with how many samples drew it."""
-    samples = sum(count for _, count in values)
-    mean = math.fsum(value * count for value, count in values) / samples
+def _mean(values: list[tuple[float, int, int]]) -> tuple[float, float]:
+    """Mean and error of the values of a block's masks, each with how many samples drew it, and of
+    how many tokens."""
+    samples, tokens = sum(count for _, count, _ in values), values[0][2]
+    mean = math.fsum(value * count for value, count, _ in values) / samples
     if tokens == 1:
-        error = 0.0
-    elif samples == 1:
-        error = math.nan
-    else:
-        squares = math.fsum(count * (value - mean) ** 2 for value, count in values)
-        error = math.sqrt(squares / (samples - 1) / samples)
-    return Estimate(mean, error, tokens, passes * len(values))
+        return mean, 0.0
+    if samples == 1:
+        return mean, math.nan
+    squares = math.fsum(count * (value - mean) ** 2 for value, count, _ in values)
+    return mean, math.sqrt(squares / (samples - 1) / samples)
 
 
 def check_requests(model: DreamModel, requests: Sequence[Request]) -> None:
