@@ -145,11 +145,11 @@ class Scorer:
         self.forwards = 0
 
     def _rows_of(self, index: int, question: Sequence[int]) -> Iterator[MaskedRow]:
-        request, rows = self.requests[index], sampled_rows
-        if self.config.estimator == "chain":
-            rows = chain_rows
+        request = self.requests[index]
         grid = blocks_of(self.model.config, len(request[0]), sum(map(len, request)))
-        return rows(index, request, question, self.config, grid)
+        if self.config.estimator == "chain":
+            return chain_rows(index, request, grid)
+        return sampled_rows(index, request, question, self.config, grid)
 
     def step(self, rows: int, positions: int | None = None) -> bool:
         """One forward, of at most so many rows and positions, but of one at least; what is left."""
@@ -225,13 +225,7 @@ def sampled_rows(
         start, block = stop, block + 1
 
 
-def chain_rows(
-    index: int,
-    request: Request,
-    _question: Sequence[int],
-    _config: LikelihoodConfig,
-    grid: Grid | None,
-) -> Iterator[MaskedRow]:
+def chain_rows(index: int, request: Request, grid: Grid | None) -> Iterator[MaskedRow]:
     """The rows of the estimator "chain"."""
     context, continuation = request
     ids_L = ids_of(request)
