@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+import shutil
 
 import pytest
 import torch
-from official import decode, official, read, tensors
+from official import decode, folder_of, official, read, tensors
+from tiny import change_json
 
 from softmask.decoding.prompts import encode_chat
+from softmask.hub.load import load
 
 BD3LM, SDAR, FAST = "a2d_qwen3_bd3lm", "sdar", "fastdllm2"
 NAMES = (BD3LM, SDAR, FAST)
@@ -136,3 +139,23 @@ def test_texts_and_chats_have_the_ids_of_the_official_tokenizer(name) -> None:
             assert text == chat["prompt"]
         else:
             assert encode_chat(checkpoint, chat["messages"]) == chat["ids"]
+
+
+def test_dream_reasoner_is_no_dream_though_it_has_its_model_type(tmp_path) -> None:
+    """No file of it was within reach: SDAR's, whose shape it has, under its names."""
+    folder = tmp_path / "reasoner"
+    shutil.copytree(folder_of(SDAR), folder)
+    names = {"architectures": ["DreamForCausalLM"], "model_type": "Dream", "block_size": 8}
+    change_json(folder / "config.json", **names)
+    found = load(folder, device="cpu", dtype="float32")
+    config = found.model.config
+    assert (found.family.name, config.block_size, config.logit_shift) == ("dreamreasoner", 8, False)
+    assert found.sampling["cache"] == "exact"
+    with torch.no_grad():
+        ids = torch.arange(20)[None]
+        wanted = official(SDAR).model(ids).logits[:, -4:]
+        assert not torch.equal(
+            found.model(ids).logits[:, :4], official(SDAR).model(ids).logits[:, :4]
+        )
+        config.block_size = 4
+        torch.testing.assert_close(found.model(ids).logits[:, -4:], wanted)

@@ -18,8 +18,8 @@ from softmask.hub.push import files_to_push
 
 YARN = {"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 64}
 CONFIG_FAULTS = [
-    ({"architectures": ["DreamForCausalLM"]}, "family .DreamForCausalLM."),
-    ({"block_size": 32}, "is block-causal, as DreamReasoner"),
+    ({"architectures": ["DreamForVision"]}, "family .DreamForVision."),
+    ({"block_size": 32}, "that model is block-causal"),
     ({"expand_token_id": 260}, "as DreamOn"),
     ({"is_causal": True}, "is_causal is true"),
     ({"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 0}, "sliding_att"),
