@@ -67,7 +67,7 @@ def test_what_is_kept_is_what_would_be_computed_anew(grid, soft, way) -> None:
             assert one.forwards == other.forwards
             if one.lambda_BL is not None:
                 torch.testing.assert_close(one.lambda_BL, other.lambda_BL)
-        assert one.left_B == (0,) * len(lengths)
+        assert not one.canvas_BL.eq(model.mask_id).any()
 
 
 @pytest.mark.parametrize(
@@ -133,14 +133,14 @@ def test_a_later_block_changes_nothing_before_it_in_either_forward() -> None:
         torch.testing.assert_close(shifted, model(ids).logits)
 
 
-def test_a_first_token_is_decided_before_its_block_where_logits_are_shifted() -> None:
+@pytest.mark.parametrize("soft", [None, SOFT], ids=["plain", "soft"])
+def test_a_first_token_is_decided_before_its_block_where_logits_are_shifted(soft) -> None:
     model = block_model(logit_shift=True)
     canvas, _ = canvas_of(model, [8], new=8)
-    steps = [
-        step.committed_BL[0].nonzero().squeeze(1).tolist()
-        for step in denoise(model, canvas, of(steps=4, threshold=0.0))
-    ]
-    assert steps == [[8], [9, 10, 11], [12], [13, 14, 15]]
+    for settings in ({"threshold": 0.0}, {"step_schedule": "even"}):
+        run = denoise(model, canvas, of(steps=4, **settings), soft_mask=soft)
+        steps = [step.committed_BL[0].nonzero().squeeze(1).tolist() for step in run]
+        assert steps == [[8], [9, 10, 11], [12], [13, 14, 15]]
 
 
 def test_steps_are_shared_out_by_the_masks_of_a_block() -> None:

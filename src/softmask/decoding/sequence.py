@@ -165,8 +165,11 @@ class SequenceState:
         """False where a forward could change nothing.
 
         A plain greedy step that commits nothing would be repeated word for word by the next one;
-        with soft-masking it still moves the input, and random rules draw.
+        with soft-masking it still moves the input, and random rules draw. Neither do so in a block
+        of a block-causal model that is full.
         """
+        if self.grid is not None and not self.schedule.left[scheduled.block]:
+            return False
         repeats = not self.is_soft and self.config.temperature == 0
         return scheduled.commits > 0 or not repeats or self.config.by_chance
 
