@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from itertools import pairwise
 
 import pytest
 import torch
@@ -11,7 +12,9 @@ from test_sampler import SOFT, canvas_of, generators, only_mask
 from tiny import tiny_model
 
 from softmask.config import SamplingConfig
+from softmask.decoding.grid import grid_of
 from softmask.decoding.sampler import denoise
+from softmask.decoding.schedule import StepSchedule
 from softmask.serving.engine import Engine, Request
 
 GRIDS = {
@@ -149,6 +152,12 @@ def test_steps_are_shared_out_by_the_masks_of_a_block() -> None:
     for steps, wanted in ((13, [1] * 13), (4, [1, 4, 4, 4])):
         run = denoise(model, canvas, of(steps=steps, step_schedule="even"))
         assert [int(step.committed_BL.sum()) for step in run] == wanted
+    masked = canvas[0].eq(model.mask_id).numpy()
+    for steps in range(4, 40):  # every block has a step, and none is left over
+        config = of(steps=steps)
+        ends = StepSchedule(masked, config, grid_of(model.config, masked, config)).ends
+        assert all(one < other for one, other in pairwise([0, *ends]))
+        assert ends[-1] == steps
     with pytest.raises(ValueError, match="3 steps cannot fill 4 blocks"):
         list(denoise(model, canvas, of(steps=3)))
 

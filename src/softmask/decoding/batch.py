@@ -72,7 +72,8 @@ class Batch:
             model are always kept.
         twins: further positions, for second branches alone: nothing is drawn for them.
         top_logprobs: how many leading tokens of each position `logprobs` keeps; 0: none.
-        graphs: record forwards as CUDA graphs; None: where the model suits them.
+        graphs: record forwards as CUDA graphs; None: where the model suits them, and is not
+            block-causal.
 
     Raises:
         ValueError: graphs are asked for where there can be none.
@@ -92,7 +93,9 @@ class Batch:
         self.model, self.hooks, self.positions = model, hooks, positions
         if graphs and not suits_graphs(model):
             raise ValueError("CUDA graphs need an unquantised model on one CUDA device")
-        use_graphs = suits_graphs(model) if graphs is None else graphs
+        is_causal = model.config.block_size is not None
+        # What a block of these sees is of another length for each: few forwards have its shape.
+        use_graphs = suits_graphs(model) and not is_causal if graphs is None else graphs
         self._forward = Graphs(model) if use_graphs else model.hidden
         self.device = model.device
         self.mask_id = model.mask_id
@@ -106,7 +109,7 @@ class Batch:
         self.place_P = torch.zeros_like(self.canvas_P)
         self.previous_P = torch.arange(every, device=self.device)
         self.twins = Twins(every, self.device)
-        cached = cached or model.config.block_size is not None
+        cached = cached or is_causal
         self.store = KeyValueStore(every) if cached else None
         self.soft = SoftState(every, self.device)
         self.memory = RuleState(every, self.device)
