@@ -12,6 +12,7 @@ from test_sampler import SOFT, canvas_of, generators, only_mask
 from tiny import tiny_model
 
 from softmask.config import SamplingConfig
+from softmask.decoding.batch import Batch
 from softmask.decoding.grid import grid_of
 from softmask.decoding.sampler import denoise
 from softmask.decoding.schedule import StepSchedule
@@ -216,3 +217,21 @@ def test_diffusion_generate_writes_blocks_too() -> None:
     text = model.diffusion_generate(canvas[:, :8], **settings)
     config = dataclasses.replace(of(steps=8), alg="entropy")
     assert torch.equal(text, list(denoise(model, canvas, config))[-1].canvas_BL)
+
+
+def test_a_step_that_is_taken_back_and_repeated_computes_what_it_had_not_kept() -> None:
+    model = block_model()
+    canvas, _ = canvas_of(model, [9], new=11)
+    wanted = list(denoise(model, canvas, of(), soft_mask=SOFT))[-1].canvas_BL[0]
+    batch = Batch(model, 20)
+    sequence = batch.add(0, canvas[0], of(), soft_mask=SOFT)
+    while not sequence.is_done:
+        saved = batch.save()
+        batch.step()
+        batch.restore(saved)
+        # As after a failure half-way through the layers.
+        batch.store.update(
+            0, torch.arange(sequence.kept, 20), *(torch.full((20 - sequence.kept, 2, 8), 9.0),) * 2
+        )
+        batch.step()
+    assert torch.equal(batch.canvas_P, wanted)

@@ -20,6 +20,8 @@ YARN = {"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 
 CONFIG_FAULTS = [
     ({"architectures": ["DreamForVision"]}, "family .DreamForVision."),
     ({"block_size": 32}, "that model is block-causal"),
+    ({"family": "sdar", "block_size": 0}, r"block_size must be in \[1, 65536\], not 0"),
+    ({"family": "sdar", "block_origin": "end"}, "block_origin must be one of"),
     ({"expand_token_id": 260}, "as DreamOn"),
     ({"is_causal": True}, "is_causal is true"),
     ({"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 0}, "sliding_att"),
