@@ -39,7 +39,7 @@ def block_model(**settings):
 
 
 def of(**settings) -> SamplingConfig:
-    return SamplingConfig(**{"steps": 16, "cache": "exact", **settings})
+    return SamplingConfig(**{"steps": 12, "cache": "exact", **settings})
 
 
 # The remaining pairs are slow together, and say nothing that these do not.
@@ -54,7 +54,7 @@ PAIRS = [
 def test_what_is_kept_is_what_would_be_computed_anew(grid, soft, way) -> None:
     model, soft = block_model(**grid), SOFTS[soft]
     for lengths in ([8], [9, 4, 3]):  # on the grid, and not
-        canvas, attention = canvas_of(model, lengths, new=13)
+        canvas, attention = canvas_of(model, lengths, new=9)
         runs = [
             denoise(
                 model,
@@ -82,7 +82,7 @@ def test_what_is_kept_is_what_would_be_computed_anew(grid, soft, way) -> None:
 def test_texts_at_different_blocks_are_decoded_as_if_alone(grid, soft) -> None:
     model = block_model(**grid)
     lengths, config = [9, 4, 11], of(threshold=0.1)
-    canvas, attention = canvas_of(model, lengths, new=13)
+    canvas, attention = canvas_of(model, lengths, new=9)
     together = list(denoise(model, canvas, config, attention_mask_BL=attention, soft_mask=soft))[
         -1
     ].canvas_BL
