@@ -76,8 +76,11 @@ def test_what_is_kept_is_what_would_be_computed_anew(grid, soft, way) -> None:
 
 @pytest.mark.parametrize(
     ("grid", "soft"),
-    [(GRIDS["start"], None), (GRIDS["start, shifted"], SOFT), (GRIDS["prompt"], SOFT)],
-    ids=GRIDS,
+    [
+        pytest.param(GRIDS["start"], None, id="start, plain", marks=pytest.mark.slow),
+        pytest.param(GRIDS["start, shifted"], SOFT, id="start, shifted"),
+        pytest.param(GRIDS["prompt"], SOFT, id="prompt", marks=pytest.mark.slow),
+    ],
 )
 def test_texts_at_different_blocks_are_decoded_as_if_alone(grid, soft) -> None:
     model = block_model(**grid)
