@@ -132,6 +132,7 @@ class SoftMaskTrainer(Trainer):
             inputs["masked_BL"],
             inputs["times_B"],
             scored_BL=inputs["scored_BL"],
+            maskable_BL=inputs["maskable_BL"],
             soft=soft,
             feedback_passes=feedback_passes,
             weighting=self.settings.weighting,
