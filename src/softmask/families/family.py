@@ -46,6 +46,8 @@ class Family:
             conversation, even where no answer is asked for.
         sampling: settings of SamplingConfig that its own code decodes with.
         training: settings of a recipe, by its parts, that its own code fine-tunes with.
+        trains_padding: whether the padding's embedding is trained, which transformers' classes
+            leave out.
     """
 
     name: str
@@ -66,6 +68,7 @@ class Family:
     answer_header: str = ""
     sampling: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     training: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+    trains_padding: bool = False
 
     def settings(self, values: Mapping[str, Any], where: str) -> dict[str, Any]:
         """A config.json of this family under our names.

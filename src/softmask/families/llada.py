@@ -62,4 +62,5 @@ LLADA = Family(
     answer_header="<|start_header_id|>assistant<|end_header_id|>\n\n",
     sampling={"alg": "maskgit_plus", "step_schedule": "even", "raw_scores": True},
     training=TRAINING,
+    trains_padding=True,
 )

@@ -31,6 +31,11 @@ class Loss(NamedTuple):
     hits_T: Tensor  # masked tokens whose most likely prediction is right, by t of their row
     total_T: Tensor  # masked tokens, by t of their row
 
+    @property
+    def has_masks(self) -> Tensor:
+        """1, or 0 where nothing was masked: `nats` is a mean of nothing then."""
+        return (self.total_T.sum() > 0).float()
+
 
 def masked_diffusion_loss(
     model: nn.Module,
