@@ -19,13 +19,16 @@ import torch
 
 from ..config import FEEDBACK_MIXTURES, SamplingConfig, SoftMaskConfig
 from ..decoding.sampler import Rules, denoise
+from ..families.dream import DREAM
+from ..families.family import Family
+from ..families.registry import FAMILIES, by_name
 from ..hub.load import choose_device, choose_dtype, load
 from ..models import DreamConfig, DreamModel
 from ..reporting.measure import timed
 from ..reporting.progress import Step
 from .dense_twin import denoise_densely
 from .roofline import Work, counted, probes
-from .summary import MIXTURE, MODES, PUBLISHED, Measured, block_wise, label
+from .summary import MIXTURE, MODES, NETWORK, PUBLISHED, Measured, block_wise, label
 
 # Strong enough that a random model's flat distributions are really mixed in.
 SOFT: dict[str, Any] = {"scale": 0.8, "offset": -3.0, "steepness": 1.0}
@@ -38,11 +41,12 @@ BLOCK_OPTIONS = ("block_steps", "cache", "refresh_every", "refresh_window")
 
 @dataclass(frozen=True)
 class Decoding:
-    """One row of the table; `dense`: by the published computation."""
+    """One row of the table; `dense`: by the published computation; `family`: whose network."""
 
     sampling: SamplingConfig
     soft_mask: SoftMaskConfig | None
     dense: bool = False
+    family: str | None = None
 
 
 def decodings(args: argparse.Namespace) -> dict[str, Decoding]:
@@ -60,6 +64,11 @@ def decodings(args: argparse.Namespace) -> dict[str, Decoding]:
             mask = SoftMaskConfig(k=args.soft_mask_k, mixture=name, **SOFT)
             if mask != soft["soft"]:
                 found[f"{MIXTURE}{name.replace('_', '-')}"] = Decoding(whole, mask)
+    if args.families:
+        if args.hidden is None:
+            raise ValueError("--families times random models of one size: give --hidden too")
+        for family in networks():
+            found[f"{NETWORK}{family.name}"] = Decoding(whole, None, family=family.name)
     if args.twin:
         if (args.alg, args.temperature, args.top_p) != ("entropy", 0.0, None):
             raise ValueError(
@@ -90,9 +99,19 @@ def decodings(args: argparse.Namespace) -> dict[str, Decoding]:
     return found
 
 
-def _model(args: argparse.Namespace) -> DreamModel:
+def networks() -> list[Family]:
+    """The first family of each network there is beside Dream's."""
+    found = {tuple(sorted(DREAM.fixed.items())): DREAM}
+    for family in FAMILIES.values():
+        found.setdefault(tuple(sorted(family.fixed.items())), family)
+    return [family for family in found.values() if family is not DREAM]
+
+
+def _model(args: argparse.Namespace, family: Family | None = None) -> DreamModel:
     if args.hidden is None:
-        return load(args.model, device=args.device, dtype=args.dtype).model
+        return load(args.model, family=args.family, device=args.device, dtype=args.dtype).model
+    if family is None:
+        family = by_name(args.family or DREAM.name)
     if args.hidden % args.heads or args.heads % args.kv_heads:
         raise ValueError("--heads must divide --hidden, and --kv-heads must divide --heads")
     torch.manual_seed(0)
@@ -106,6 +125,8 @@ def _model(args: argparse.Namespace) -> DreamModel:
         mask_token_id=args.vocabulary - 1,
         pad_token_id=None,
         max_position_embeddings=args.prompt_tokens + args.max_new_tokens,
+        family=family.name,
+        **family.fixed,
     )
     device = choose_device(args.device)
     dtype = choose_dtype(args.dtype, device)
@@ -119,6 +140,8 @@ class Bench:
     def __init__(self, args: argparse.Namespace) -> None:
         self.args, self.decodings = args, decodings(args)
         self.model = _model(args)
+        families = {way.family for way in self.decodings.values()} - {None}
+        self.networks = {name: _model(args, by_name(name)) for name in families if name}
         mask_id, size = self.model.mask_id, self.model.config.vocab_size
         generator = torch.Generator().manual_seed(1)
         shape = (args.batch, args.prompt_tokens)
@@ -129,10 +152,11 @@ class Bench:
     def steps(self, name: str, *, graphs: bool | None = None) -> Iterator[Any]:
         """The steps of one decoding, not yet run."""
         way = self.decodings[name]
+        model = self.model if way.family is None else self.networks[way.family]
         if way.dense:
             return denoise_densely(self.model, self.canvas_BL, way.sampling.steps, way.soft_mask)
         return denoise(
-            self.model,
+            model,
             self.canvas_BL,
             way.sampling,
             soft_mask=way.soft_mask,
@@ -148,7 +172,8 @@ class Bench:
 
     def warm_up(self, name: str) -> Work:
         """Decodes once, untimed, and counts what a forward computes; of the slow twin two steps."""
-        with counted(self.model) as work:
+        family = self.decodings[name].family
+        with counted(self.model if family is None else self.networks[family]) as work:
             stop = 2 if self.decodings[name].dense else None
             graphs = False if self.model.device.type == "cuda" else None
             for step in islice(self.steps(name, graphs=graphs), stop):

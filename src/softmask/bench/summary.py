@@ -16,6 +16,7 @@ from .roofline import Work, machine, parts
 
 PUBLISHED = "published_"
 MIXTURE = "soft_mixture_"
+NETWORK = "family_"
 MODES = ("plain", "soft")
 
 
@@ -56,7 +57,7 @@ def summarise(model: DreamModel, rows: int, tokens: int, found: Measured) -> dic
             "forwards": forwards,
             "peak_mb": found.peaks[name],
         }
-        if not name.startswith(PUBLISHED):
+        if not name.startswith((PUBLISHED, NETWORK)):
             work = found.work[name]
             pieces = parts(model, work, length, rates)
             floor_ms = sum(part.floor_ms for part in pieces.values())
@@ -75,7 +76,7 @@ def summarise(model: DreamModel, rows: int, tokens: int, found: Measured) -> dic
 def _ratios(found: Measured) -> dict[str, Any]:
     """Time against time of the same round, and memory against memory."""
     names, pairs = found.forwards, [("soft", "plain")]
-    pairs += [(name, "plain") for name in names if name.startswith(MIXTURE)]
+    pairs += [(name, "plain") for name in names if name.startswith((MIXTURE, NETWORK))]
     pairs += [(PUBLISHED + mode, mode) for mode in MODES if PUBLISHED + mode in names]
     for mode in MODES:
         uncached = block_wise(names, mode)[:1]

@@ -33,6 +33,9 @@ def make_parser() -> argparse.ArgumentParser:
     """The command's options."""
     parser = new_parser("bench", __doc__)
     parser.add_argument("--model", help="folder or Hub id; default: the bundled model")
+    parser.add_argument(
+        "--family", help="of models whose files do not say; with --hidden: whose network"
+    )
     parser.add_argument("--hidden", type=int, help="time a random model of this width instead")
     parser.add_argument("--layers", type=int, default=8, help="its layers (default 8)")
     parser.add_argument("--heads", type=int, default=8, help="its attention heads (default 8)")
@@ -62,6 +65,9 @@ def make_parser() -> argparse.ArgumentParser:
         "--mixtures",
         action="store_true",
         help="also soft-masking's mixtures that are not published",
+    )
+    parser.add_argument(
+        "--families", action="store_true", help="with --hidden: also the networks of other families"
     )
     parser.add_argument("--block-length", type=int, help="also block-wise, in blocks of this size")
     parser.add_argument("--block-steps", type=int, help=f"steps a block (default {BLOCK_STEPS})")

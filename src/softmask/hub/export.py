@@ -281,7 +281,8 @@ def _config(source: Source, merged: DreamModel | None, dtype: torch.dtype | None
     if family is not DREAM:
         values = values if is_own_layout(values) else family.settings(values, str(path))
         values |= {FAMILY_KEY: family.name, "model_type": source.config.model_type}
-        values["mask_token_id"] = source.config.mask_token_id
+        for key in ("mask_token_id", "pad_token_id"):  # where none is said, Dream's would be taken
+            values[key] = getattr(source.config, key)
     # Others may steer transformers: `attn_implementation` fetches code, `return_dict` breaks ours.
     values = {key: value for key, value in values.items() if key in CONFIG_KEYS}
     values |= {"architectures": ["DreamModel"], "auto_map": AUTO_MAP}

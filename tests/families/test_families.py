@@ -1,0 +1,220 @@
+"""What holds for every family: its files are read strictly, and every command takes its models."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+import pytest
+import torch
+from browsing import serving
+from commands import failed
+from official import FOLDERS, folder_of, official
+from processes import ENVIRONMENT
+from safetensors import safe_open
+from tiny import change_json, write_dream_folder
+
+import softmask
+from softmask.cli.main import main
+from softmask.config import SamplingConfig
+from softmask.families.registry import FAMILIES, family_of, recognise
+from softmask.hub.checkpoints import find
+from softmask.hub.export import export
+
+NAMES = list(FOLDERS)
+
+
+def options(name: str) -> list[str]:
+    """What a command is told of the model."""
+    family = FOLDERS[name]
+    return ["--model", str(folder_of(name)), *(["--family", family] if family else [])]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_of_weights_are_translated_there_and_back(name) -> None:
+    family = official(name).family
+    with safe_open(folder_of(name) / "model.safetensors", framework="pt") as file:
+        theirs = set(file.keys())
+    ours = {family.own_name(key) for key in theirs}
+    tied = {"lm_head.weight"} if official(name).model.config.tie_word_embeddings else set()
+    assert ours | tied == set(official(name).model.state_dict())
+    assert {family.original_name(key) for key in ours} == theirs
+
+
+def test_a_family_is_known_by_its_architecture_before_its_model_type() -> None:
+    dream = {"model_type": "Dream", "architectures": ["DreamModel"]}
+    assert recognise(dream) is FAMILIES["dream"]
+    assert recognise({"model_type": "Dream"}) is FAMILIES["dream"]
+    assert recognise({"model_type": "llada", "architectures": ["LLaDAModelLM"]}).name == "llada"
+    # LLaDA-MoE has LLaDA's model_type, and another network.
+    assert recognise({"model_type": "llada", "architectures": ["LLaDAMoEModelLM"]}) is None
+    assert recognise({"model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"]}) is None
+
+
+def test_a_model_of_no_known_family_gets_one_sentence_that_lists_them(tmp_path, capsys) -> None:
+    folder = write_dream_folder(tmp_path / "mistral")
+    change_json(folder / "config.json", architectures=["MistralForCausalLM"], model_type="mistral")
+    said = failed(capsys, "generate", "x", "--model", str(folder))
+    assert f"{folder} holds a model of the family 'MistralForCausalLM'" in said
+    assert all(family.title in said for family in FAMILIES.values() if not family.explicit)
+    assert "--family diffucoder, dparallel-dream" in said
+
+
+def test_a_family_that_the_files_contradict_is_refused(tmp_path, capsys) -> None:
+    said = failed(
+        capsys, "generate", "x", "--model", str(folder_of("llada")), "--family", "opendcoder"
+    )
+    assert "holds a LLaDA model, not Open-dCoder" in said
+    said = failed(capsys, "generate", "x", "--model", str(folder_of("llada")), "--family", "dram")
+    assert "there is no family 'dram'" in said
+
+
+def test_a_repository_that_is_known_by_its_id_has_the_rule_it_was_trained_for() -> None:
+    given = {"architectures": ["DreamModel"], "model_type": "Dream"}
+    assert family_of(given, "x", "dparallel-dream").sampling["entropy_threshold"] == 0.45
+    for family in FAMILIES.values():
+        SamplingConfig(**family.sampling)  # none of them contradicts itself
+        assert family.title
+        assert not (family.explicit and family.mark)
+
+
+@pytest.mark.parametrize("key", ["alibi", "scale_logits", "include_bias"])
+def test_a_value_that_makes_another_network_is_refused_by_its_name(tmp_path, key) -> None:
+    folder = copied("llada", tmp_path)
+    change_json(folder / "config.json", **{key: True})
+    with pytest.raises(ValueError, match=f"says {key} True: softmask loads LLaDA with False"):
+        find(folder)
+
+
+def test_a_mask_that_neither_config_nor_tokenizer_has_is_named(tmp_path) -> None:
+    folder = copied("a2d_qwen3_mdlm", tmp_path)
+    for file in ("tokenizer.json", "tokenizer_config.json", "added_tokens.json"):
+        if (folder / file).is_file():
+            text = (folder / file).read_text().replace("<|mask|>", "<|other|>")
+            (folder / file).write_text(text)
+    with pytest.raises(ValueError, match=r"has the mask token <\|mask\|>"):
+        find(folder)
+
+
+def copied(name: str, tmp_path: Path) -> Path:
+    folder = tmp_path / name
+    folder.mkdir()
+    for file in folder_of(name).iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    return folder
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory) -> dict[str, Path]:
+    """Every family's model in our own layout."""
+    place = tmp_path_factory.mktemp("exported")
+    return {name: export(place / name, folder_of(name), family=FOLDERS[name]) for name in NAMES}
+
+
+IDS = torch.arange(40, 60)[None]
+
+
+def logits_of(checkpoint) -> torch.Tensor:
+    with torch.no_grad():
+        return checkpoint.model(IDS).logits
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_export_keeps_logits_family_and_tokenizer(exported, name) -> None:
+    here, there = official(name), softmask.load(exported[name], device="cpu", dtype="float32")
+    torch.testing.assert_close(logits_of(there), logits_of(here), rtol=0, atol=0)
+    assert there.family is here.family
+    assert (there.end_ids, there.model.mask_id) == (here.end_ids, here.model.mask_id)
+    assert dict(there.sampling) == dict(here.sampling)
+    assert there.tokenizer("ab 12 the").input_ids == here.tokenizer("ab 12 the").input_ids
+
+
+ALONE = """
+import json, sys
+
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "softmask":
+            raise ModuleNotFoundError(name)
+
+sys.meta_path.insert(0, Blocker())
+import torch
+from transformers import AutoModel, AutoTokenizer
+
+found = {}
+for name, folder in json.load(sys.stdin).items():
+    AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
+    model = AutoModel.from_pretrained(folder, trust_remote_code=True, dtype=torch.float32).eval()
+    ids = torch.arange(40, 60)[None]
+    with torch.no_grad():
+        logits = model(ids).logits
+    written = model.diffusion_generate(ids, max_new_tokens=8, steps=8, alg="entropy")
+    found[name] = [logits.tolist(), written.tolist()]
+print(json.dumps(found))
+"""
+
+
+@pytest.mark.slow
+def test_exports_load_where_softmask_is_not_installed(exported, tmp_path) -> None:
+    folders = {name: str(folder) for name, folder in exported.items()}
+    environment = ENVIRONMENT | {"HF_MODULES_CACHE": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", ALONE],
+        input=json.dumps(folders),
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    for name, (logits, written) in json.loads(done.stdout).items():
+        model = official(name).model
+        wanted = logits_of(official(name))
+        own = torch.tensor(logits)
+        if model.config.logit_shift:  # plain calls are Dream's own there: one row behind
+            wanted, own = wanted[:, 1:], own[:, :-1]
+        torch.testing.assert_close(own, wanted, rtol=0, atol=5e-5)
+        assert (
+            written
+            == model.diffusion_generate(IDS, max_new_tokens=8, steps=8, alg="entropy").tolist()
+        )
+
+
+# One of each kind in the default run.
+COMMANDS = [
+    pytest.param(name, marks=[] if name == "llada" else [pytest.mark.slow]) for name in NAMES
+]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_takes_its_models(name, data, tmp_path, capsys) -> None:
+    told = [*options(name), "--device", "cpu"]
+    raw = "the first thing that"
+    assert main(["generate", raw, "--raw", "--max-new-tokens", "8", *told, "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["forwards"] <= 8
+    soft = ["--feedback", "spherical", "--soft-mask-scale", "0.3", "--steps", "8"]
+    assert main(["generate", raw, "--raw", "--max-new-tokens", "8", *told, *soft]) == 0
+    out = tmp_path / "record"
+    task = ["--tasks", "countdown_cd3_plain", "--data-dir", str(data), "--limit", "1"]
+    few = ["--num-fewshot", "0", "--max-new-tokens", "8", "--out", str(out)]
+    assert main(["eval", *task, *few, *told]) == 0
+    assert json.loads((out / "results.json").read_text())["results"]
+    timing = ["--steps", "2", "--repeat", "1", "--prompt-tokens", "4", "--max-new-tokens", "8"]
+    assert main(["bench", *timing, *told, "--threads", "1", "--json"]) == 0
+    capsys.readouterr()
+    with serving(official(name)) as address:
+        asked = {"prompt": raw, "max_tokens": 8, "softmask": {"steps": 4}}
+        request = urllib.request.Request(
+            f"{address}/v1/completions",
+            json.dumps(asked).encode(),
+            {"Content-Type": "application/json"},
+        )
+        with urllib.request.urlopen(request, timeout=60) as response:
+            found = json.load(response)
+    assert found["usage"]["completion_tokens"] <= 8
