@@ -121,7 +121,6 @@ class ModelArgs:
     estimator: str = setting(
         "masks", "likelihood tasks: masks; chain (exact); llada (as its own evaluation)"
     )
-    guidance: float | None = setting(None, "classifier-free guidance; likelihood tasks too")
 
     def __post_init__(self) -> None:
         if self.batch_size != AUTO:
