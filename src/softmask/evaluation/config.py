@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..config import (
+    ESTIMATORS,
     FEEDBACK_HELP,
     FEEDBACK_PRESETS,
     PUBLISHED_KEYS,
@@ -117,6 +118,9 @@ class ModelArgs:
     transparency_scheduling: str | None = setting(None, "none, linear, stepwise")
     mc_num: int = setting(128, "likelihood tasks: Monte-Carlo samples of a request")
     mc_batch_size: int = setting(16, "likelihood tasks: rows of one forward")
+    estimator: str = setting(
+        "masks", "likelihood tasks: masks; chain (exact); llada (as its own evaluation)"
+    )
 
     def __post_init__(self) -> None:
         if self.batch_size != AUTO:
@@ -128,6 +132,7 @@ class ModelArgs:
         require_positive(
             self, "max_batch_size", "max_length", "max_new_tokens", "mc_num", "mc_batch_size"
         )
+        require_choice("estimator", self.estimator, ESTIMATORS)
         require(0 <= self.seed < 2**63, f"seed must lie between 0 and 2**63, not {self.seed}")
         require(self.nfe is None or 0 < self.nfe <= 1, f"nfe must lie in (0, 1], not {self.nfe}")
         require(

@@ -6,6 +6,7 @@ There is one network, one loop and one objective. A family says how its files ma
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -42,7 +43,12 @@ class Family:
         end_tokens: that end an answer, beside those that config and tokenizer name.
         bos: whether a raw prompt begins with the tokenizer's bos token.
         chat: what its own code sets in the chat template, which templates read as variables.
+        answer_header: what its chat template writes before an answer, and behind every
+            conversation, even where no answer is asked for.
         sampling: settings of SamplingConfig that its own code decodes with.
+        training: settings of a recipe, by its parts, that its own code fine-tunes with.
+        trains_padding: whether the padding's embedding is trained, which transformers' classes
+            leave out.
     """
 
     name: str
@@ -61,7 +67,10 @@ class Family:
     end_tokens: tuple[str, ...] = END_TOKENS
     bos: bool = False
     chat: Mapping[str, bool] = dataclasses.field(default_factory=dict)
+    answer_header: str = ""
     sampling: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    training: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+    trains_padding: bool = False
 
     def settings(self, values: Mapping[str, Any], where: str) -> dict[str, Any]:
         """A config.json of this family under our names.
@@ -82,6 +91,22 @@ class Family:
         ours = {key: value for key, value in values.items() if key not in self.renamed}
         ours |= {new: values[old] for old, new in self.renamed.items() if old in values}
         return dict(self.usual) | ours | dict(self.fixed)
+
+    def template(self, text: str) -> str:
+        """A chat template of the family's files, as it is to be read here.
+
+        What comes out may stand in a file again: it is left as it is.
+        """
+        begin = "".join(f"{{% set {k} = {str(v).lower()} %}}" for k, v in self.chat.items())
+        end = ""
+        if self.answer_header:
+            begin += "{% set written %}"
+            end = "{% endset %}{{ written if add_generation_prompt else written.removesuffix("
+            end += json.dumps(self.answer_header) + ") }}"
+        if text.startswith(begin):
+            return text
+        # Jinja drops one line break at the end of a file, which is no longer the end.
+        return begin + (text.removesuffix("\n") if end else text) + end
 
     def own_name(self, name: str) -> str:
         """What a weight of the original files is called here."""

@@ -65,9 +65,8 @@ def read_tokenizer(folder: Path, config: DreamConfig) -> PreTrainedTokenizerFast
     values = _mapping(folder / TOKENIZER_CONFIG)
     settings = _settings(folder, values)
     if settings["chat_template"] is not None:
-        chosen = by_name(config.family).chat.items()
-        sets = [f"{{% set {name} = {str(value).lower()} %}}" for name, value in chosen]
-        settings["chat_template"] = "".join(sets) + settings["chat_template"]
+        template = by_name(config.family).template
+        settings["chat_template"] = template(settings["chat_template"])
     declared = _declared(folder, values, settings)
     make: Callable[..., PreTrainedTokenizerFast]
     if (folder / TOKENIZER).is_file():

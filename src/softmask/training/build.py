@@ -125,6 +125,8 @@ def from_checkpoint(
     # The run has soft-mask parameters of its own, in place of an exported model's.
     checkpoint.model.config.transparency_config = None
     checkpoint.model.requires_grad_(recipe.adapter is None)
+    if checkpoint.family.trains_padding:
+        checkpoint.model.model.embed_tokens.padding_idx = None
     return checkpoint.model, checkpoint.tokenizer
 
 
