@@ -160,9 +160,8 @@ class ModelArgs:
     @property
     def to_load(self) -> dict[str, Any]:
         """The arguments of `hub.load`."""
-        names = ("adapter", "device", "dtype", "device_map", "revision", "family")
-        names += ("load_in_4bit", "quantize")
-        values = {name: getattr(self, name) for name in names}
+        names = ("adapter", "device", "dtype", "device_map", "revision", "family", "quantize")
+        values = {name: getattr(self, name) for name in (*names, "load_in_4bit")}
         return {"name": self.pretrained, **values}
 
     @property

@@ -289,7 +289,7 @@ def _check_ids(
                 f"{vocabulary.get(content)} by the others: take the files of one checkpoint"
             )
     if config.mask_token_id is None:
-        named = by_name(config.family).mask_token
+        named = str(by_name(config.family).mask_token)
         if named not in vocabulary:
             raise ValueError(
                 f"{folder}: neither the config nor the tokenizer has the mask token {named}: take "

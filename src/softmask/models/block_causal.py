@@ -14,6 +14,19 @@ from transformers.masking_utils import create_bidirectional_mask
 from .configuration_dream import DreamConfig
 
 
+def refuse_noisy_rows(config: DreamConfig, what: str) -> None:
+    """Raises ValueError where whole noisy rows say nothing of the model.
+
+    A block-causal model has clean tokens in front of the block that it predicts; that takes two
+    streams, noisy and clean, with a mask between them, which softmask has not yet.
+    """
+    if config.block_size is not None:
+        raise ValueError(
+            f"this model is block-causal: {what} needs clean blocks beside the noisy ones, which "
+            "softmask does not compute yet"
+        )
+
+
 def block_causal_masks(
     config: DreamConfig,
     inputs: Tensor,

@@ -233,19 +233,18 @@ class NormedAttention(PackedAttention):
         return self.q_norm(q_1THD), self.k_norm(k_1TSD)
 
 
-def make_packed(attention: Qwen2Attention, *, bias: bool, normed: bool, eps: float) -> None:
+def make_packed(attention: Any, *, bias: bool, normed: bool, eps: float) -> None:
     """Makes Qwen2's attention one that takes packed windows, of the variant that is asked for.
 
     In place: new modules would be initialised a second time, and move a seeded model on.
     """
-    changed: Any = attention
-    changed.__class__ = NormedAttention if normed else PackedAttention
+    attention.__class__ = NormedAttention if normed else PackedAttention
     # The mask functions read config.is_causal, the attention kernels the layer's own flag.
-    changed.is_causal = False
+    attention.is_causal = False
     if not bias:
-        for projection in (changed.q_proj, changed.k_proj, changed.v_proj):
+        for projection in (attention.q_proj, attention.k_proj, attention.v_proj):
             projection.bias = None
     if normed:
-        changed.q_norm, changed.k_norm = (
-            Qwen3RMSNorm(changed.head_dim, eps=eps) for _ in ("queries", "keys")
+        attention.q_norm, attention.k_norm = (
+            Qwen3RMSNorm(attention.head_dim, eps=eps) for _ in ("queries", "keys")
         )

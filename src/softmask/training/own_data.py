@@ -20,6 +20,7 @@ from torch import nn
 from ..config import BUNDLED, from_mapping
 from ..hub.checkpoints import family_named, find
 from ..models import DreamModel
+from ..models.block_causal import refuse_noisy_rows
 from ..reporting.words import count
 from .config import Recipe
 from .conversations import load_conversations
@@ -107,6 +108,7 @@ def preview(recipe: Recipe, device: torch.device, report: Callable[[str], None])
             "a corpus makes its rows as it goes: there is nothing to look at before the run"
         )
     source = find(recipe.model.path, revision=recipe.model.revision, family=recipe.model.family)
+    refuse_noisy_rows(source.config, "fine-tuning")
     forms = []
     for one in recipe.conversations.sources:
         forms.append(f"{one.path}: taken for {form_of_source(resolve_source(one, report))}")
