@@ -64,7 +64,7 @@ class MaskedRows(_Lazy):
         lambda_N: weight of the feedback in the input that this was predicted from.
         commits_N: commit rules: how many the schedule would commit in this step.
         share_N: commit rules: the schedule's chance of each mask, 1 - s / t.
-        uniform_N: commit rules: a random number in [0, 1) for each.
+        uniform_N: commit rules with `draws`: a random number in [0, 1) for each.
         open_N: batched commit rules: whether the step may commit it.
         top_logits_NK: feedback rules: the leading logits.
         logits_NV: feedback rules with `dense`: all logits.

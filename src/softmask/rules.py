@@ -64,6 +64,7 @@ class Rule:
     top: int = 2
     batched: bool = False
     dense: bool = False
+    draws: bool = False
     state: Mapping[str, bool | int | float] = field(default_factory=dict)
     frontier: Sequence[Mapping[str, Any]] = ({},)
     is_shipped: bool = False
@@ -139,6 +140,7 @@ def commit_rule(
     order: str = "entropy",
     top: int = 2,
     batched: bool = False,
+    draws: bool = False,
     state: Mapping[str, bool | int | float] | None = None,
     options: type | None = None,
     frontier: Sequence[Mapping[str, Any]] = ({},),
@@ -155,6 +157,7 @@ def commit_rule(
         top: leading tokens to read.
         batched: the function is right for positions of several texts at once, whose results do
             not depend on each other. Without, it is called for each text alone.
+        draws: the function reads `uniform_N`, so that what it commits follows from the seed.
         state: what is kept at each position, by name, with the value before the first look.
         options: a frozen dataclass of its options, where their ranges are to be checked too;
             default: the function's keyword parameters.
@@ -163,7 +166,7 @@ def commit_rule(
     Raises:
         ValueError: the name is taken or no name, or a parameter has no type.
     """
-    values = {"returns": returns, "order": order, "top": top, "batched": batched}
+    values = {"returns": returns, "order": order, "top": top, "batched": batched, "draws": draws}
     return _registering("commit", name, options, state=state, frontier=frontier, **values)
 
 

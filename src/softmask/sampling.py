@@ -24,6 +24,14 @@ NOISES = ("float32", "float64")
 COLDEST, LARGEST_PENALTY, LARGEST_GUIDANCE = 1e-6, 1e6, 1e3
 
 
+def check_guidance(weight: float) -> None:
+    """Raises ValueError for a weight out of range."""
+    require(
+        0 <= weight <= LARGEST_GUIDANCE,
+        f"guidance must lie in [0, {LARGEST_GUIDANCE:g}], not {weight}",
+    )
+
+
 def take_rule(config: Any, kind: Any, field: str, options: str, plain: tuple[str, ...]) -> None:
     """Checks the field of a config that names a rule, and the rule's options.
 
@@ -226,12 +234,9 @@ class SamplingConfig:
     @property
     def is_random(self) -> bool:
         """Whether anything is drawn."""
-        return self.temperature > 0 or bool(self.alg_temp) or self.by_chance or self.by_lot
-
-    @property
-    def by_lot(self) -> bool:
-        """Whether positions are drawn, however sure they are."""
-        return self.ordering.rule.name == "random"
+        rules = (self.ordering, self.deciding)
+        drawn = self.by_chance or any(chosen.rule.draws for chosen in rules if chosen)
+        return self.temperature > 0 or bool(self.alg_temp) or drawn
 
     def _switch_off_filters(self) -> None:
         # top_p 0 is off beside temperature 0 alone: where tokens are drawn it may also mean the
@@ -273,10 +278,7 @@ class SamplingConfig:
         require_choice("step_schedule", self.step_schedule, STEP_SCHEDULES)
         require_choice("late_ends", self.late_ends, LATE_ENDS)
         require_choice("noise", self.noise, NOISES)
-        require(
-            0 <= self.guidance <= LARGEST_GUIDANCE,
-            f"guidance must lie in [0, {LARGEST_GUIDANCE:g}], not {self.guidance}",
-        )
+        check_guidance(self.guidance)
         require(
             not (self.guidance and self.commit_from == "plain"),
             "guidance and commit_from plain are both a second forward: give one of them",

@@ -43,7 +43,7 @@ def entropy(rows: MaskedRows) -> Tensor:
     return -rows.entropy_N
 
 
-@commit_rule("random", top=1, batched=True)
+@commit_rule("random", top=1, batched=True, draws=True)
 def random(rows: MaskedRows) -> Tensor:
     """Positions by lot, however sure they are."""
     return rows.uniform_N

@@ -208,3 +208,14 @@ def test_without_a_number_of_rounds_the_clock_decides_and_no_json_is_printed(
     assert "median of 3 rounds" in said
     assert "4 + 16 tokens, batch 1, 4 steps, entropy" in said
     assert "{" not in said
+
+
+def test_the_networks_of_all_families_are_timed_those_of_blocks_with_their_caches(
+    quick, capsys
+) -> None:
+    tables, result = bench(capsys, "--families")
+    named = {name.removeprefix("family_") for name in result if name.startswith("family_")}
+    assert {"llada", "a2d-qwen3", "a2d-qwen2", "sdar", "fastdllm2", "bd3lm-qwen3"} <= named
+    assert "family, sdar" in tables
+    assert result["family_sdar"]["forwards"] > result["plain"]["forwards"]  # a block of 4 each
+    assert result["ratios"]["family_llada_over_plain"]["median"] > 0

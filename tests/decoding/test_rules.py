@@ -92,6 +92,24 @@ def test_a_rule_that_says_what_a_shipped_one_says_writes_the_same(alg) -> None:
         assert torch.equal(one.canvas_BL, other.canvas_BL)
 
 
+def test_a_rule_that_draws_follows_from_the_seed_of_its_request() -> None:
+    @softmask.commit_rule("lot", draws=True)
+    def lot(rows):
+        return rows.uniform_N
+
+    assert SamplingConfig(alg="random").is_random
+    assert not SamplingConfig(alg="entropy").is_random
+    model = tiny_model()
+    sampling = SamplingConfig(steps=8, alg=lot)
+    ids = (*range(1, 5), *[model.mask_id] * 8)
+    request = Request(ids, sampling, rules=only_mask(model), seed=7)
+    with Engine(model, positions=64) as engine:
+        one, other = (engine.submit(request).result().ids for _ in range(2))
+        third = engine.submit(dataclasses.replace(request, seed=8)).result().ids
+    assert one == other
+    assert one != third
+
+
 def test_a_feedback_rule_of_the_published_formula_feeds_back_the_same() -> None:
     @softmask.feedback_rule("same")
     def same(rows):

@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import urllib.request
 from pathlib import Path
 
 import pytest
 import torch
+from alone import run_alone
 from browsing import serving
 from commands import failed
 from official import FOLDERS, folder_of, official
-from processes import ENVIRONMENT
 from safetensors import safe_open
 from tiny import change_json, write_dream_folder
 
 import softmask
 from softmask.cli.main import main
 from softmask.config import SamplingConfig
-from softmask.families.registry import FAMILIES, family_of, recognise
+from softmask.families.registry import FAMILIES, family_of, named, recognise
 from softmask.hub.checkpoints import find
 from softmask.hub.export import export
+from softmask.hub.local import look_at
 
 NAMES = list(FOLDERS)
 
@@ -75,11 +73,22 @@ def test_a_family_that_the_files_contradict_is_refused(tmp_path, capsys) -> None
 
 def test_a_repository_that_is_known_by_its_id_has_the_rule_it_was_trained_for() -> None:
     given = {"architectures": ["DreamModel"], "model_type": "Dream"}
-    assert family_of(given, "x", "dparallel-dream").sampling["entropy_threshold"] == 0.45
+    assert (
+        family_of(given, "x", named("Zigeng/dParallel_Dream_7B_Instruct")).sampling[
+            "entropy_threshold"
+        ]
+        == 0.45
+    )
     for family in FAMILIES.values():
         SamplingConfig(**family.sampling)  # none of them contradicts itself
         assert family.title
         assert not (family.explicit and family.mark)
+
+
+def test_a_folder_that_is_known_by_its_hub_id_alone_is_listed_by_its_family() -> None:
+    (name,) = FAMILIES["opendcoder"].hub
+    assert look_at(folder_of("opendcoder"), name).what.startswith("Open-dCoder model")
+    assert look_at(folder_of("opendcoder"), "me/a-qwen") is None
 
 
 @pytest.mark.parametrize("key", ["alibi", "scale_logits", "include_bias"])
@@ -135,13 +144,6 @@ def test_an_export_keeps_logits_family_and_tokenizer(exported, name) -> None:
 
 ALONE = """
 import json, sys
-
-class Blocker:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] == "softmask":
-            raise ModuleNotFoundError(name)
-
-sys.meta_path.insert(0, Blocker())
 import torch
 from transformers import AutoModel, AutoTokenizer
 
@@ -161,18 +163,7 @@ print(json.dumps(found))
 @pytest.mark.slow
 def test_exports_load_where_softmask_is_not_installed(exported, tmp_path) -> None:
     folders = {name: str(folder) for name, folder in exported.items()}
-    environment = ENVIRONMENT | {"HF_MODULES_CACHE": str(tmp_path), "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", ALONE],
-        input=json.dumps(folders),
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        cwd=tmp_path,
-    )
-    assert done.returncode == 0, done.stderr
-    for name, (logits, written) in json.loads(done.stdout).items():
+    for name, (logits, written) in run_alone(tmp_path, folders, ALONE).items():
         model = official(name).model
         wanted = logits_of(official(name))
         own = torch.tensor(logits)

@@ -174,3 +174,22 @@ def test_the_estimator_llada_gives_the_likelihood_of_its_own_evaluation(
         **options,
     )
     assert -found.nats == pytest.approx(case["log_likelihood"], rel=1e-5)
+
+
+def test_an_end_of_text_with_the_id_0_is_never_written_either() -> None:
+    case = CASES["plain"]
+    prompt = PROMPTS[case["prompts"]]["ids"]
+    likeliest = case["tokens"][0][case["step"][0].index(0)]
+    made = settings(case)
+    ends = Rules(eos_id=0)
+    made["sampling"]["suppress_eos"] = True
+    # The model's own first choice under another name: its row of the head becomes that of id 0.
+    head = official("llada").model.lm_head.weight.data
+    before = head.clone()
+    try:
+        head[[0, likeliest]] = head[[likeliest, 0]]
+        free = decode("llada", prompt, **settings(case))
+        assert 0 in free.tokens[0]
+        assert 0 not in decode("llada", prompt, rules=ends, **made).tokens[0]
+    finally:
+        head.copy_(before)

@@ -15,6 +15,7 @@ from tiny import change_json, write_lora_adapter
 
 import softmask
 from softmask.cli.main import main
+from softmask.families.registry import named
 from softmask.hub.adapters import PREFIX
 from softmask.hub.checkpoints import read_config
 from softmask.training import run as run_module
@@ -27,7 +28,9 @@ pytest.importorskip("datasets", reason="pip install 'softmask[train]'")
 
 # Which are not trained yet.
 BLOCK_CAUSAL = tuple(
-    name for name in FOLDERS if read_config(folder_of(name), FOLDERS[name]).block_size is not None
+    name
+    for name in FOLDERS
+    if read_config(folder_of(name), named(name, FOLDERS[name])).block_size is not None
 )
 
 

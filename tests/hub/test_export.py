@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import ast
 import json
-import os
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from alone import run_alone
 from paths import ROOT
 from safetensors.torch import load_file, save_file
 from tiny import change_json, write_dora_adapter, write_dream_folder, write_json
@@ -62,13 +61,6 @@ CALLS = {
 # Runs where softmask cannot be imported: models and their calls, and a program, on standard input.
 ALONE = """
 import contextlib, io, json, sys
-
-class Blocker:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] == "softmask":
-            raise ModuleNotFoundError(name)
-
-sys.meta_path.insert(0, Blocker())
 import torch
 from transformers import AutoModel, AutoTokenizer
 
@@ -108,27 +100,6 @@ with contextlib.redirect_stdout(io.StringIO()) as said:
 assert "softmask" not in sys.modules
 print(json.dumps({**answers, "said": said.getvalue()}))
 """
-
-
-def run_alone(tmp_path: Path, models: dict, program: str = "", code: str = ALONE) -> dict:
-    """Loads each model and runs its calls in a process that cannot import softmask.
-
-    What they gave by the names of the models; below "said" is what the program printed.
-    """
-    home = {"HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "1"}
-    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | home
-    environment.pop("HF_MODULES_CACHE", None)
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        input=json.dumps([models, program]),
-        capture_output=True,
-        text=True,
-        env=environment,
-        cwd=tmp_path,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
 
 
 def run_here(folder: Path, jobs: dict, adapter: Path | None = None) -> dict:
@@ -216,7 +187,7 @@ def all_alone(exported, original, llada, tmp_path_factory) -> dict:
     code = code.replace("max_new_tokens=64, steps=64", "max_new_tokens=8, steps=8")
     models = {str(exported): CALLS, "me/soft-dream": TWO_CALLS, str(original): ORIGINAL_CALLS}
     models[str(llada[1])] = TWO_CALLS
-    return run_alone(folder, models, code)
+    return run_alone(folder, [models, code], ALONE)
 
 
 @pytest.fixture(scope="module")
@@ -295,7 +266,7 @@ def test_peft_puts_an_adapter_of_the_published_trainer_onto_it_where_softmask_is
         "from peft import PeftModel\n"
         f"adapt = lambda model: PeftModel.from_pretrained(model, {str(causal)!r}).eval()\n",
     )
-    alone = run_alone(tmp_path, {str(exported): TWO_CALLS}, code=code)[str(exported)]
+    alone = run_alone(tmp_path, [{str(exported): TWO_CALLS}, ""], code)[str(exported)]
     assert alone["tokens"] == run_here(exported, TWO_CALLS, causal)
     assert alone["tokens"] != run_here(exported, TWO_CALLS)
 

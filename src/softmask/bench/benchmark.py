@@ -7,11 +7,12 @@ machine's own rates (`roofline.py`). `softmask bench` runs it.
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import time
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
@@ -45,8 +46,8 @@ class Decoding:
 
     sampling: SamplingConfig
     soft_mask: SoftMaskConfig | None
+    family: Family | None = None
     dense: bool = False
-    family: str | None = None
 
 
 def decodings(args: argparse.Namespace) -> dict[str, Decoding]:
@@ -68,13 +69,16 @@ def decodings(args: argparse.Namespace) -> dict[str, Decoding]:
         if args.hidden is None:
             raise ValueError("--families times random models of one size: give --hidden too")
         for family in networks():
-            found[f"{NETWORK}{family.name}"] = Decoding(whole, None, family=family.name)
+            sampling = _suiting(whole, family, args.max_new_tokens)
+            found[f"{NETWORK}{family.name}"] = Decoding(sampling, None, family)
     if args.twin:
         if (args.alg, args.temperature, args.top_p) != ("entropy", 0.0, None):
             raise ValueError(
                 "--twin knows alg entropy at temperature 0 alone: leave out other rules"
             )
-        found |= {PUBLISHED + mode: Decoding(whole, mask, True) for mode, mask in soft.items()}
+        found |= {
+            PUBLISHED + mode: Decoding(whole, mask, dense=True) for mode, mask in soft.items()
+        }
     if args.block_length is None:
         unused = [name for name in BLOCK_OPTIONS if getattr(args, name) is not None]
         if unused:
@@ -101,10 +105,20 @@ def decodings(args: argparse.Namespace) -> dict[str, Decoding]:
 
 def networks() -> list[Family]:
     """The first family of each network there is beside Dream's."""
-    found = {tuple(sorted(DREAM.fixed.items())): DREAM}
+    found = {json.dumps(DREAM.network): DREAM}
     for family in FAMILIES.values():
-        found.setdefault(tuple(sorted(family.fixed.items())), family)
+        found.setdefault(json.dumps(family.network, sort_keys=True), family)
     return [family for family in found.values() if family is not DREAM]
+
+
+def _suiting(sampling: SamplingConfig, family: Family, masks: int) -> SamplingConfig:
+    """For a block-causal network: a step a block at least, and what it keeps of earlier ones."""
+    size = family.network.get("block_size")
+    if size is None:
+        return sampling
+    # One block more where the prompt ends within one, and one for tokens that lead a block.
+    steps = max(sampling.steps, 2 * (masks // size + 1))
+    return replace(sampling, steps=steps, cache="exact")
 
 
 def _model(args: argparse.Namespace, family: Family | None = None) -> DreamModel:
@@ -126,7 +140,7 @@ def _model(args: argparse.Namespace, family: Family | None = None) -> DreamModel
         pad_token_id=None,
         max_position_embeddings=args.prompt_tokens + args.max_new_tokens,
         family=family.name,
-        **family.fixed,
+        **family.network,
     )
     device = choose_device(args.device)
     dtype = choose_dtype(args.dtype, device)
@@ -140,8 +154,11 @@ class Bench:
     def __init__(self, args: argparse.Namespace) -> None:
         self.args, self.decodings = args, decodings(args)
         self.model = _model(args)
-        families = {way.family for way in self.decodings.values()} - {None}
-        self.networks = {name: _model(args, by_name(name)) for name in families if name}
+        self.networks = {
+            name: _model(args, way.family)
+            for name, way in self.decodings.items()
+            if way.family is not None
+        }
         mask_id, size = self.model.mask_id, self.model.config.vocab_size
         generator = torch.Generator().manual_seed(1)
         shape = (args.batch, args.prompt_tokens)
@@ -152,11 +169,10 @@ class Bench:
     def steps(self, name: str, *, graphs: bool | None = None) -> Iterator[Any]:
         """The steps of one decoding, not yet run."""
         way = self.decodings[name]
-        model = self.model if way.family is None else self.networks[way.family]
         if way.dense:
             return denoise_densely(self.model, self.canvas_BL, way.sampling.steps, way.soft_mask)
         return denoise(
-            model,
+            self.networks.get(name, self.model),
             self.canvas_BL,
             way.sampling,
             soft_mask=way.soft_mask,
@@ -172,8 +188,7 @@ class Bench:
 
     def warm_up(self, name: str) -> Work:
         """Decodes once, untimed, and counts what a forward computes; of the slow twin two steps."""
-        family = self.decodings[name].family
-        with counted(self.model if family is None else self.networks[family]) as work:
+        with counted(self.networks.get(name, self.model)) as work:
             stop = 2 if self.decodings[name].dense else None
             graphs = False if self.model.device.type == "cuda" else None
             for step in islice(self.steps(name, graphs=graphs), stop):

@@ -10,7 +10,7 @@ import argparse
 from pathlib import Path
 
 from ..reporting.progress import progress
-from .options import new_parser
+from .options import add_family_option, new_parser
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -22,10 +22,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--adapter", help="folder or Hub id of a PEFT adapter to merge in")
     parser.add_argument("--revision", help="branch, tag or commit of the model on the Hub")
-    parser.add_argument(
-        "--family",
-        help="of models whose files do not say: opendcoder, dparallel-dream, ...",
-    )
+    add_family_option(parser)
     parser.add_argument("--dtype", help="convert to float32, bfloat16 or float16 (default: keep)")
     parser.add_argument("--overwrite", action="store_true", help="replace an older export in DIR")
     return parser

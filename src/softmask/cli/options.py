@@ -158,16 +158,20 @@ class _Help(argparse.Action):
         parser.exit()
 
 
+def add_family_option(group: Any) -> None:
+    """What the model is."""
+    group.add_argument(
+        "--family", help="of models whose files do not say: opendcoder, dparallel-dream, ..."
+    )
+
+
 def add_model_options(parser: argparse.ArgumentParser) -> None:
     """Which model, and where it runs."""
     group = parser.add_argument_group("model")
     group.add_argument("--model", help="folder or Hub id of a model (default: the bundled one)")
     group.add_argument("--adapter", help="folder or Hub id of a PEFT adapter to merge in")
     group.add_argument("--revision", help="branch, tag or commit on the Hub")
-    group.add_argument(
-        "--family",
-        help="of models whose files do not say: opendcoder, dparallel-dream, ...",
-    )
+    add_family_option(group)
     group.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: the best there is)")
     group.add_argument(
         "--dtype",

@@ -11,7 +11,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from .options import new_parser
+from .options import add_family_option, new_parser
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -19,10 +19,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser = new_parser("pull", __doc__)
     parser.add_argument("repo", metavar="REPO", help="OWNER/NAME on the Hub")
     parser.add_argument("--revision", help="branch, tag or commit (default: main)")
-    parser.add_argument(
-        "--family",
-        help="of models whose files do not say: opendcoder, dparallel-dream, ...",
-    )
+    add_family_option(parser)
     return parser
 
 

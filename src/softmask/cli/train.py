@@ -25,7 +25,7 @@ from ..reporting.progress import progress
 from ..reporting.words import tell
 from ..settings import changed
 from ..training.config import TRAINED_ON
-from .options import new_parser, set_threads
+from .options import add_family_option, new_parser, set_threads
 from .rule_options import add_rules_option
 
 
@@ -88,9 +88,7 @@ def _add_data_options(group: Any) -> None:
     group.add_argument("--response-column", help="with it: the column of answers")
     group.add_argument("--messages-column", help="or: the column of whole conversations")
     group.add_argument("--model", help="folder or Hub id to fine-tune (default: the bundled one)")
-    group.add_argument(
-        "--family", help="of models whose files do not say: opendcoder, dparallel-dream, ..."
-    )
+    add_family_option(group)
     group.add_argument("--iters", type=int, help="updates (default: three passes over the data)")
     group.add_argument("--batch-size", type=int, help="rows an update, one at a time (8)")
     group.add_argument("--learning-rate", type=float, help="after the warm-up (1e-4)")

@@ -108,7 +108,7 @@ class Batch:
         self.candidate_P = torch.zeros_like(self.canvas_P)
         self.place_P = torch.zeros_like(self.canvas_P)
         self.previous_P = torch.arange(every, device=self.device)
-        self.twins = Twins(every, self.device)
+        self.twins: Twins | None = None
         cached = cached or is_causal
         self.store = KeyValueStore(every) if cached else None
         self.soft = SoftState(every, self.device)
@@ -185,6 +185,7 @@ class Batch:
         self.previous_P[start] = start
         self.committed_P[own] = False
         if sequence.twin is not None:
+            self.twins = self.twins or Twins(len(self.canvas_P), self.device)
             apart = self.twins.add(own, sequence.twin, ~self.masked_P[own])
             self.place_P[apart] = self.place_P[own]
             self.previous_P[apart] = self.previous_P[own] + (apart.start - start)
@@ -207,7 +208,8 @@ class Batch:
         own = slice(sequence.start, sequence.start + sequence.length)
         self.real_P[own] = False
         self.masked_P[own] = False
-        self.twins.drop(sequence)
+        if self.twins is not None:
+            self.twins.drop(sequence)
 
     @torch.no_grad()
     def step(self, sequences: Sequence[SequenceState] | None = None) -> None:
@@ -317,11 +319,13 @@ class Batch:
 
     def _tokens(self, flat_T: Tensor) -> Tensor | SoftTokens:
         """(1, T) what the forward reads: ids, or, once anything was mixed, soft tokens."""
-        read_T, hidden_T = self.twins.read(flat_T)
-        ids_1T = self.canvas_P[read_T].masked_fill(hidden_T, self.mask_id)[None]
-        if not self.soft.is_used:
-            return ids_1T
-        return self.soft.tokens(ids_1T, read_T, self.masked_P[read_T] & ~hidden_T)
+        hidden_T = None
+        if self.twins is not None:
+            flat_T, hidden_T = self.twins.read(flat_T)
+        ids_1T, masked_T = self.canvas_P[flat_T][None], self.masked_P[flat_T]
+        if hidden_T is not None:
+            ids_1T, masked_T = ids_1T.masked_fill(hidden_T, self.mask_id), masked_T & ~hidden_T
+        return self.soft.tokens(ids_1T, flat_T, masked_T) if self.soft.is_used else ids_1T
 
     def _read_hooked(self, rows: Rows, hidden_TD: Tensor, flat_T: Tensor) -> Predictions:
         """The predictions of rows, with the logits of the whole canvas shown to a hook."""

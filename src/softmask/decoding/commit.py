@@ -30,12 +30,7 @@ def choose_commits(
         positions: of the whole canvas, for which the published code draws its noise.
     """
     open_N = _committable(predictions)
-    noise = predictions.noise(predictions.rows_N.device)
-
-    def uniform() -> Tensor:
-        return noise.uniform_at(positions, predictions.rows_N, predictions.counts_R)
-
-    rows = commit_rows(predictions, open_N, soft, uniform)
+    rows = commit_rows(predictions, open_N, soft, positions)
     if predictions.settings.config.by_chance:
         return _by_coin(predictions, mask_id, rows, open_N, memory)
     return _by_confidence(predictions, positions, rows, open_N, memory)

@@ -28,9 +28,10 @@ from .forms import binding
 from .prompts import (
     Prompt,
     decode_answer,
+    encode,
     encode_chat,
     encode_holes,
-    encode_prompt,
+    first_ids,
     has_chat_template,
     is_token_ids,
     read_prompts,
@@ -241,7 +242,7 @@ class Generation:
             self._spaced.append(holed.spaced)
             return holed.ids
         if isinstance(prompt, str) and not chat:
-            return encode_prompt(self.checkpoint, prompt)
+            return [*first_ids(self.checkpoint), *encode(self.checkpoint, prompt)]
         require(
             not self.infill and chat,
             "a conversation is answered through the chat template: no holes, no raw text",

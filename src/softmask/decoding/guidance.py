@@ -44,10 +44,15 @@ class Twins:
         return self._read_P[flat_T], self._hidden_P[flat_T]
 
 
+def away(seen: Tensor, blind: Tensor, weight: float) -> Tensor:
+    """u + (w + 1)(c - u), as in LLaDA's `generate.py`, of what both branches say."""
+    return blind + (weight + 1) * (seen - blind)
+
+
 def guided(
     rows: Rows, hidden_ND: Tensor, hidden_TD: Tensor, layout: Layout, *, shift: bool
 ) -> Tensor:
-    """(N, D) hidden states whose logits are u + (w + 1)(c - u), as in LLaDA's `generate.py`.
+    """(N, D) hidden states whose logits are those that the weight leads away from the blind ones.
 
     The head is linear, so it need not run for both branches.
 
@@ -61,4 +66,4 @@ def guided(
     apart_R = torch.tensor(apart, device=rows.rows_N.device)
     twin_N = rows.rows_N + apart_R[rows.ragged.sequence_N]
     without_ND = hidden_TD[layout.sources(twin_N, shift=shift)]
-    return without_ND + (weight + 1) * (hidden_ND - without_ND)
+    return away(hidden_ND, without_ND, weight)

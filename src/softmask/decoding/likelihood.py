@@ -39,9 +39,10 @@ from torch.nn.utils.rnn import pad_sequence
 from ..config import ESTIMATORS, SoftMaskConfig, require, require_choice, require_positive, setting
 from ..logits import top_k
 from ..models import DreamModel
-from ..sampling import LARGEST_GUIDANCE
+from ..sampling import check_guidance
 from ..soft_mask import SoftMask, SoftTokens, feedback, make_mixer, rate
 from .grid import Grid, blocks_of
+from .guidance import away
 
 Request = tuple[Sequence[int], Sequence[int]]  # context and continuation, token ids
 Estimator = Literal["masks", "chain", "llada"]
@@ -67,10 +68,7 @@ class LikelihoodConfig:
     def __post_init__(self) -> None:
         require_positive(self, "samples", "batch_size")
         require_choice("estimator", self.estimator, ESTIMATORS)
-        require(
-            0 <= self.guidance <= LARGEST_GUIDANCE,
-            f"guidance must lie in [0, {LARGEST_GUIDANCE:g}], not {self.guidance}",
-        )
+        check_guidance(self.guidance)
 
 
 @dataclass(frozen=True)
@@ -326,8 +324,7 @@ def read_rows(
     read_BL, _ = pad([row.read_L for row in batch], model.device)
     noisy_BL = ids_BL.masked_fill(masked_BL, model.mask_id)
     rows_N = read_BL.flatten().nonzero().squeeze(1)
-    given_BL, _ = pad([torch.arange(len(row.ids_L)) < row.given for row in batch], model.device)
-    blind = functools.partial(_without_context, model, guidance, given_BL, noisy_BL)
+    blind = functools.partial(_without_context, model, guidance, batch, noisy_BL)
     text: dict[str, Any] = {"input_ids": noisy_BL}
     if mixer is not None and soft_mask is not None:
         masks_M = masked_BL.flatten().nonzero().squeeze(1)
@@ -365,20 +362,21 @@ def read_rows(
 def _without_context(
     model: DreamModel,
     guidance: float,
-    given_BL: Tensor,
+    batch: Sequence[MaskedRow],
     noisy_BL: Tensor,
     logits_NV: Tensor,
     soft_tokens: SoftTokens | None,
     inputs: dict[str, Any],
 ) -> Tensor:
-    """Logits u + (w + 1)(c - u): a second branch reads the same with masks for the context."""
+    """Guided logits: a second branch reads the same with masks for the context."""
     if not guidance:
         return logits_NV
+    given_BL, _ = pad([torch.arange(len(row.ids_L)) < row.given for row in batch], model.device)
     with model.input_table() as table_VD:
         read_BLD = table_VD[noisy_BL] if soft_tokens is None else soft_tokens.embed(table_VD)
         read_BLD = torch.where(given_BL[..., None], table_VD[model.mask_id], read_BLD)
     blind_NV = model(inputs_embeds=read_BLD, **inputs).logits
-    return blind_NV + (guidance + 1) * (logits_NV - blind_NV)
+    return away(logits_NV, blind_NV, guidance)
 
 
 def soft_input(

@@ -52,6 +52,11 @@ class Rows:
         generators = [s.generator for s in self.sequences if s.generator is not None]
         return RowNoise(generators if self.settings.seeded else None, device)
 
+    def uniform(self, positions: int) -> Tensor:
+        """(N,) a random number in [0, 1) for each of these rows of a canvas of `positions`."""
+        noise = self.noise(self.rows_N.device)
+        return noise.uniform_at(positions, self.rows_N, self.counts_R)
+
     def token_noise(self, positions: int) -> Callable[[int], Tensor]:
         """What tokens of these rows are drawn by: (N, width) numbers of a canvas of `positions`."""
         noise = self.noise(self.rows_N.device)
@@ -214,7 +219,9 @@ class LogitReader:
         key = rules, settings.config.end_penalty, settings.config.suppress_eos
         if key not in self._biases:
             (rules, penalty, no_eos), bias_V = key, None
-            never = [*rules.suppressed, *([rules.eos_id] if no_eos and rules.eos_id else [])]
+            never = list(rules.suppressed)
+            if no_eos and rules.eos_id is not None:
+                never.append(rules.eos_id)
             if never or (rules.end_ids and penalty):
                 bias_V = torch.zeros(self._vocabulary, device=device)
                 bias_V[list(rules.end_ids)] = -penalty

@@ -115,13 +115,8 @@ def encode(checkpoint: Checkpoint, text: str, *, control: bool = True) -> list[i
     return ids
 
 
-def encode_prompt(checkpoint: Checkpoint, text: str, *, control: bool = True) -> list[int]:
-    """As `encode`, for a text that the model goes on from: with bos where its family has that."""
-    return [*first_ids(checkpoint), *encode(checkpoint, text, control=control)]
-
-
 def first_ids(checkpoint: Checkpoint) -> list[int]:
-    """What every raw prompt begins with."""
+    """What every raw prompt begins with: bos where its family has that."""
     bos = checkpoint.tokenizer.bos_token_id
     return [bos] if checkpoint.family.bos and isinstance(bos, int) else []
 

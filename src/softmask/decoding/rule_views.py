@@ -27,18 +27,15 @@ EVERY = slice(None)
 
 
 def commit_rows(
-    predictions: Predictions,
-    open_N: Tensor | None,
-    soft: SoftState,
-    uniform: Callable[[], Tensor],
+    predictions: Predictions, open_N: Tensor | None, soft: SoftState, positions: int
 ) -> MaskedRows:
-    """What commit rules see of the rows that a step read; `uniform` draws a number for each."""
+    """What commit rules see of the rows that a step read, on a canvas of so many positions."""
     choice = predictions.choice or choose_likeliest(predictions.seen)
     every_N = predictions.rows_N
     return MaskedRows(
         {
             **statistics_of(choice),
-            "uniform_N": uniform,
+            "uniform_N": lambda: predictions.uniform(positions),
             "open_N": lambda: every_N >= 0 if open_N is None else open_N,
             **_facts(predictions, soft, EVERY),
         }

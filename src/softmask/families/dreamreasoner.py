@@ -11,7 +11,6 @@ DREAM_REASONER = Family(
     title="DreamReasoner",
     # Dream's own is DreamModel.
     architectures=("DreamForCausalLM",),
-    renamed={"block_size": "block_size"},
     usual={"block_size": 32},
     fixed={"logit_shift": False, "attention_bias": False, "qk_norm": True},
     mask_token="<|mask|>",

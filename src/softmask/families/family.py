@@ -72,6 +72,11 @@ class Family:
     training: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
     trains_padding: bool = False
 
+    @property
+    def network(self) -> dict[str, Any]:
+        """The settings that make its network, where a config.json does not say otherwise."""
+        return dict(self.usual) | dict(self.fixed)
+
     def settings(self, values: Mapping[str, Any], where: str) -> dict[str, Any]:
         """A config.json of this family under our names.
 

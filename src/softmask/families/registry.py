@@ -38,9 +38,14 @@ def by_name(name: str) -> Family:
     return FAMILIES[name]
 
 
-def known_on_hub(name: object) -> str | None:
-    """The family of a Hub repository that is known by its id."""
-    return _BY_HUB_ID.get(str(name).lower())
+def named(name: object, chosen: str | None = None) -> Family | None:
+    """The family that a user says, or by whose id a Hub repository is known; None: neither.
+
+    Raises:
+        ValueError: the user names one that there is not.
+    """
+    known = chosen or _BY_HUB_ID.get(str(name).lower())
+    return None if known is None else by_name(known)
 
 
 def is_own_layout(values: Mapping[str, Any]) -> bool:
@@ -69,24 +74,23 @@ def recognise(values: Mapping[str, Any]) -> Family | None:
     return found[0] if found else None
 
 
-def family_of(values: Mapping[str, Any], name: str, chosen: str | None = None) -> Family:
+def family_of(values: Mapping[str, Any], name: str, chosen: Family | None = None) -> Family:
     """The family of a config.json.
 
     Args:
         name: of the folder or repository, for errors.
-        chosen: what the user says it is.
+        chosen: what it is known to be, see `named`.
 
     Raises:
-        ValueError: it is of no known family, or not of the one that the user says.
+        ValueError: it is of no known family, or not of the chosen one.
     """
     found = recognise(values)
     if chosen is not None:
-        family = by_name(chosen)
-        given = values.get("architectures") or list(family.architectures)
-        fits = any(name in given for name in family.architectures)
-        if found is not None and found is not family and not fits:
-            raise ValueError(f"{name} holds a {found.title} model, not {family.title}")
-        return family
+        given = values.get("architectures") or list(chosen.architectures)
+        fits = any(name in given for name in chosen.architectures)
+        if found is not None and found is not chosen and not fits:
+            raise ValueError(f"{name} holds a {found.title} model, not {chosen.title}")
+        return chosen
     if found is not None:
         return found
     what = values.get("architectures") or values.get("model_type")

@@ -10,7 +10,6 @@ SDAR = Family(
     title="SDAR",
     architectures=("SDARForCausalLM",),
     model_types=("sdar",),
-    renamed={"block_size": "block_size"},
     usual={"block_size": 4},
     fixed={"logit_shift": False, "attention_bias": False, "qk_norm": True},
     mask_token="<|MASK|>",

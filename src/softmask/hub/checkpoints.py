@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import fnmatch
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from ..config import (
     soft_mask_from_published,
 )
 from ..families.family import Family
-from ..families.registry import by_name, is_own_layout, known_on_hub, recognise
+from ..families.registry import by_name, is_own_layout, named, recognise
 from ..files import expand_home
 from ..models import DreamConfig, DreamModel
 from ..models.checkpoint import Source
@@ -88,16 +88,17 @@ def find(
     for place in (folder, adapter_folder):
         if place is not None:
             _check_files(place)
-    config = read_config(folder, family or known_on_hub(name))
+    config = read_config(folder, named(name, family))
     tokenizer = read_tokenizer(tokenizer_folder(folder, adapter_folder), config)
     weights = weight_files(folder)
+    names = _weight_names(folder, config, weights)
     if not is_stored_in_4_bits(config):
-        _check_weights(folder, config, weights)
+        _check_weights(folder, config, weights, names)
     soft_mask = _read_soft_mask(folder, adapter_folder, config)
     if soft_mask is not None:
         check_k(soft_mask.k, config.vocab_size)
     return Source(
-        str(name or BUNDLED), folder, adapter_folder, config, tokenizer, weights, soft_mask
+        str(name or BUNDLED), folder, adapter_folder, config, tokenizer, weights, names, soft_mask
     )
 
 
@@ -107,10 +108,9 @@ def family_named(name: str | Path, family: str | None = None) -> Family | None:
     Raises:
         ValueError: there is no such family or model, or its config.json is damaged.
     """
-    known = family or known_on_hub(name)
-    if known is not None:
-        return by_name(known)
-    return recognise(read_mapping(_model_folder(name, None, local_only=False) / CONFIG_FILE))
+    return named(name, family) or recognise(
+        read_mapping(_model_folder(name, None, local_only=False) / CONFIG_FILE)
+    )
 
 
 def _check_files(folder: Path) -> None:
@@ -147,7 +147,7 @@ def _folder(name: str | Path, revision: str | None, local_only: bool) -> Path:
     return fetch(str(name), revision, local_only=local_only)
 
 
-def read_config(folder: Path, family: str | None = None) -> DreamConfig:
+def read_config(folder: Path, family: Family | None = None) -> DreamConfig:
     """The folder's config, under our names.
 
     Raises:
@@ -161,7 +161,7 @@ def read_config(folder: Path, family: str | None = None) -> DreamConfig:
     return config
 
 
-def weight_names(folder: Path, config: DreamConfig, weights: Sequence[Path]) -> dict[str, str]:
+def _weight_names(folder: Path, config: DreamConfig, weights: Sequence[Path]) -> dict[str, str]:
     """What the weights in a folder's files are called here, by their names there."""
     names = sorted(name for path in weights for name in tensor_names(path))
     if is_own_layout(read_mapping(folder / CONFIG_FILE)):
@@ -198,7 +198,9 @@ def fingerprint(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def _check_weights(folder: Path, config: DreamConfig, weights: Sequence[Path]) -> None:
+def _check_weights(
+    folder: Path, config: DreamConfig, weights: Sequence[Path], names: Mapping[str, str]
+) -> None:
     """Checks names, shapes and dtypes of weights against the config, by the files' heads alone.
 
     Raises:
@@ -208,10 +210,9 @@ def _check_weights(folder: Path, config: DreamConfig, weights: Sequence[Path]) -
         model = DreamModel(config)
     own = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
     stored: dict[str, list[int]] = {}
-    names = weight_names(folder, config, weights)
     for path in weights:
         with safe_open(path, framework="pt") as file:
-            for theirs in sorted(tensor_names(path)):
+            for theirs in sorted(file.keys()):
                 head, name = file.get_slice(theirs), names[theirs]
                 if name in stored:
                     raise ValueError(f"{folder}: two weights are {name}: remove one of them")

@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from ..config import from_mapping, require, require_choice, shown
+from ..families.family import Family
 from ..families.registry import FAMILY_KEY, by_name, family_of, is_own_layout
 from ..models import DreamConfig
 
-ARCHITECTURE, MODEL_TYPE = "DreamModel", DreamConfig.model_type
+ARCHITECTURE = "DreamModel"
 # What models of a known family may have that this network has not, and what that is.
 FOREIGN = {
     "block_size": "is block-causal",
@@ -187,13 +188,13 @@ CONFIG_KEYS = (
 
 
 def config_from_file(
-    values: Mapping[str, Any], path: Path, chosen: str | None = None
+    values: Mapping[str, Any], path: Path, chosen: Family | None = None
 ) -> DreamConfig:
     """The config that the mapping in config.json stands for.
 
     Args:
         path: of the file, for errors.
-        chosen: the family that a user says it is of.
+        chosen: the family that it is known to be of.
 
     Raises:
         ValueError: the model is of no known family, or a value has the wrong type or range.
@@ -201,11 +202,10 @@ def config_from_file(
     family = family_of(values, str(path.parent), chosen)
     own = is_own_layout(values)
     for key, what in FOREIGN.items():
-        is_known = key in (CONFIG_KEYS if own else family.renamed)
+        is_known = key in (CONFIG_KEYS if own else {*family.renamed, *family.usual})
         if values.get(key) is not None and not is_known:
             raise ValueError(f"{path} has {key}: that model {what}, which softmask does not")
     if not own:
-        # In transformers' own classes it is null or absent where nothing is said.
         values = family.settings(values, str(path)) | {FAMILY_KEY: family.name}
     known = {f.name for f in dataclasses.fields(ConfigFile)}
     given = {key: value for key, value in values.items() if key in known}

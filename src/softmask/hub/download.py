@@ -32,7 +32,7 @@ from rich.console import Console
 from rich.filesize import decimal
 
 from ..config import BUNDLED
-from ..families.registry import family_of, known_on_hub
+from ..families.registry import family_of, named
 from ..files import expand_home
 from ..reporting.progress import Step, progress
 from .folder import ADAPTER_FILE, CONFIG_FILE, HUB_FILES, HUB_ID, read_mapping
@@ -126,7 +126,7 @@ def _check_kind(name: str, files: Sequence[str], commit: str, family: str | None
         raise ValueError(f"{name} has no weights in safetensors, which is what softmask reads")
     path = Path(hf_hub_download(name, config, revision=commit, tqdm_class=_Hidden))
     if config == CONFIG_FILE:
-        family_of(read_mapping(path), name, family or known_on_hub(name))
+        family_of(read_mapping(path), name, named(name, family))
 
 
 class _Hidden(tqdm):

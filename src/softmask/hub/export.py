@@ -33,7 +33,7 @@ from ..families.registry import FAMILY_KEY, by_name, is_own_layout
 from ..files import LOCK, expand_home, locked, sync_tree
 from ..models import DreamModel
 from ..models.checkpoint import Source, first_not_finite
-from .checkpoints import check_link, find, tokenizer_folder, weight_names
+from .checkpoints import check_link, find, tokenizer_folder
 from .config_file import CONFIG_KEYS
 from .folder import ADAPTER_FILE, HUB_ID, WEIGHT_INDEX, read_mapping, tensor_names
 from .four_bits import is_stored_in_4_bits
@@ -180,7 +180,7 @@ def _write_weights(
     source: Source, merged: DreamModel | None, folder: Path, dtype: torch.dtype | None, link: bool
 ) -> None:
     index = source.folder / WEIGHT_INDEX
-    names = weight_names(source.folder, source.config, source.weights)
+    names = source.names
     if merged is None and dtype is None and all(name == own for name, own in names.items()):
         for path in source.weights:
             _check_finite(path)

@@ -22,7 +22,7 @@ from ..models import DreamModel
 from ..models.checkpoint import Checkpoint, Source, first_not_finite
 from ..models.quantize import check_quantize, quantize_layers
 from .adapters import merge_adapter, read_adapter, require_peft
-from .checkpoints import check_report, find, quiet, weight_names
+from .checkpoints import check_report, find, quiet
 from .four_bits import QLORA, finish, is_stored_in_4_bits, read_four_bits, settings_for
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -212,8 +212,7 @@ def _read_model(
             raise ValueError("device_map needs accelerate: pip install 'softmask[train]'")
     chosen = choose_device(device)
     folder, config, quantization = source.folder, source.config, None
-    names = weight_names(folder, config, source.weights)
-    renamed = {f"^{theirs}$": ours for theirs, ours in names.items() if theirs != ours}
+    renamed = {f"^{theirs}$": ours for theirs, ours in source.names.items() if theirs != ours}
     stored = is_stored_in_4_bits(config)
     if stored:
         config = copy.deepcopy(config)

@@ -13,7 +13,7 @@ from pathlib import Path
 from huggingface_hub import constants, scan_cache_dir
 
 from ..config import BUNDLED, SOFT_MASK_FILE
-from ..families.registry import by_name, recognise
+from ..families.registry import named, recognise
 from .folder import (
     ADAPTER_FILE,
     CONFIG_FILE,
@@ -102,7 +102,7 @@ def look_at(
                 problem = f"{name}: its base {base} is not here: give another as --model"
         else:
             values = read_mapping(folder / CONFIG_FILE)
-            found = recognise(values) if family is None else by_name(family)
+            found = named(name, family) or recognise(values)
             if found is None:
                 return None
             what = f"{found.title} model"

@@ -28,7 +28,8 @@ from .modeling_dream import DreamModel
 class Source:
     """Where a checkpoint lies, with everything read and checked but the weights' content.
 
-    `name` is what the user called it; `soft_mask` is what holds for model and adapter together.
+    `name` is what the user called it; `names` are those of the weights here, by theirs in the
+    files; `soft_mask` is what holds for model and adapter together.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Source:
     config: DreamConfig
     tokenizer: PreTrainedTokenizerFast
     weights: tuple[Path, ...]
+    names: Mapping[str, str]
     soft_mask: SoftMaskConfig | None
 
 

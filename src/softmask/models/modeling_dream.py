@@ -1,9 +1,8 @@
 """Dream on transformers' own Qwen2 modules: bidirectional, logits aligned with positions.
 
 Other families are this network too, by their configuration. State-dict names are those of the
-original Dream checkpoints. What differs from Qwen2ForCausalLM is
-here: no causal mask, or one of blocks, the shift by one, logits for chosen rows only, and soft
-tokens as input.
+original Dream checkpoints. What differs from Qwen2ForCausalLM is here: no causal mask, or one of
+blocks, the shift by one, logits for chosen rows only, and soft tokens as input.
 Shape suffixes: B batch, L length, N chosen rows, V vocabulary, D width.
 """
 

@@ -258,12 +258,11 @@ class Service:
 
     def _prompt(self, prompt: str | Sequence[int], suffix: Sequence[int] = ()) -> list[int]:
         mask_id = self.checkpoint.model.mask_id
-        ids: Sequence[int] = prompt if not isinstance(prompt, str) else ()
         if isinstance(prompt, str):
-            ids = [*first_ids(self.checkpoint), *self._encode(prompt, "prompt")]
-        require(bool(ids or suffix), "the prompt is empty: say something to go on from")
-        require(mask_id not in ids, "prompt: holes come through the field infill of /v1/denoise")
-        return list(ids)
+            prompt = [*first_ids(self.checkpoint), *self._encode(prompt, "prompt")]
+        require(bool(prompt or suffix), "the prompt is empty: say something to go on from")
+        require(mask_id not in prompt, "prompt: holes come through the field infill of /v1/denoise")
+        return list(prompt)
 
     def encode_text(self, text: str) -> list[int]:
         """Token ids of a text that a request brings."""
