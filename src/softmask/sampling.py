@@ -124,6 +124,17 @@ class SamplingConfig:
         "end", "when a text gives up its last masks: end (at an end token), or your own"
     )
     stop_options: dict[str, Any] = setting({}, "options of a stopping rule of your own")
+    pad_to_right: bool = setting(
+        True,
+        "in a hole that grows (DreamOn): once an end of text is committed, nothing stands in place "
+        "of the masks behind it",
+    )
+    delete_ends: bool = setting(
+        True, "in a hole that grows: an end of text takes its place away, else it stays"
+    )
+    expand_budget: int | None = setting(
+        None, "in a hole that grows: how often it may; null: as often as it may have tokens"
+    )
     cache: str = setting("none", "keys and values kept within a block: " + ", ".join(CACHES))
     refresh_every: int | None = setting(
         None, "with a cache: look beyond the block every so many steps, and not at its start alone"
@@ -154,6 +165,8 @@ class SamplingConfig:
                 self.alg_temp == 0 or self.alg_temp >= COLDEST,
                 f"alg_temp must be 0 or at least {COLDEST}, not {self.alg_temp}",
             )
+        budget = self.expand_budget
+        require(budget is None or budget >= 0, f"expand_budget must be >= 0, not {budget}")
         require(0 < self.eps < 1, f"eps must lie between 0 and 1, not {self.eps}")
         if self.block_length is not None:
             require(

@@ -25,6 +25,7 @@ FOLDERS = {
     "a2d_qwen2_mdlm": None,
     "a2d_llama_mdlm": None,
     "opendcoder": "opendcoder",
+    "dreamon": None,
 }
 
 

@@ -26,6 +26,7 @@ from .canvas_constraint import CanvasConstraint
 from .commit import choose_commits
 from .constrained import look_again, renew, settle, write_fixed
 from .cuda_graphs import Graphs, suits_graphs
+from .growing import Growth, OneByOne, grow
 from .guidance import Twins, guided
 from .hooks import Hooks
 from .kv_cache import KeyValueStore
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
 # On an accelerator a look at the logits' health is a synchronisation, so it is taken rarely.
 NAN_CHECK_EVERY = 16
 # What a step changes of a batch, beside its sequences and their soft state.
-CHANGING = ("canvas_P", "masked_P", "committed_P", "candidate_P")
+CHANGING = ("canvas_P", "real_P", "masked_P", "committed_P", "candidate_P")
 
 
 class Saved(NamedTuple):
@@ -122,10 +123,12 @@ class Batch:
         constraint: TokenAutomaton | None = None,
         holes: tuple[int, ...] | None = None,
         twin: int | None = None,
+        room: int | None = None,
     ) -> SequenceState:
         """Lays a sequence onto the free positions from `start` on.
 
         Args:
+            room: its one hole grows and shrinks, within so many free positions of all its columns.
             twin: a guided one needs as many free positions from here on.
             top_logprobs: leading tokens that `logprobs` keeps of it, at most the batch's.
             constraint: the form of the text between its first and its last mask; or of
@@ -135,9 +138,14 @@ class Batch:
             ValueError: fewer steps than blocks, or no text of the form fits into the masks.
         """
         masked_L = ids_L.eq(self.mask_id).cpu().numpy()
-        schedule = StepSchedule(masked_L, config)
-        rules = rules or Rules()
+        rules, growth = rules or Rules(), None
         hooked = self.hooks is not None
+        schedule = StepSchedule(masked_L, config)
+        if room is not None:
+            if hooked or constraint is not None:
+                raise ValueError("hooks and forms need a hole that keeps its length: leave them out")
+            growth = Growth.of(masked_L, room, config, self.model.config)
+            rules, schedule = growth.rules(len(ids_L), rules), OneByOne(masked_L, config)
         sequence = SequenceState(
             start=start,
             length=len(ids_L),
@@ -150,18 +158,20 @@ class Batch:
             schedule=schedule,
             generated_L=masked_L,
             twin=twin if config.guidance else None,
+            growth=growth,
         )
         if constraint is not None:
             ids = ids_L.cpu().numpy()
             sequence.constraint = CanvasConstraint.of(constraint, ids, self.mask_id, holes)
             sequence.settings = Settings.of(sequence)
         own = slice(start, start + sequence.length)
+        every = slice(start, start + (room or sequence.length))
         self.canvas_P[own] = ids_L
         self.candidate_P[own] = ids_L
         self.real_P[own] = True
         self.masked_P[own] = ids_L == self.mask_id
-        self.place_P[own] = torch.arange(sequence.length, device=self.device)
-        self.previous_P[own] = torch.arange(start, start + sequence.length, device=self.device) - 1
+        self.previous_P[every] = torch.arange(start, every.stop, device=self.device) - 1
+        self.place_P[every] = self.previous_P[every] + (1 - start)
         self.previous_P[start] = start
         self.committed_P[own] = False
         if sequence.twin is not None:
@@ -215,6 +225,9 @@ class Batch:
                 if before is not None:
                     group = look_again(group, before, self._reader)
                 self._mix(group)
+            for sequence, _ in busy:
+                if sequence.growth is not None and sequence.failure is None:
+                    grow(self, sequence)
         for sequence in live:
             sequence.step += 1
             if sequence.constraint is not None:

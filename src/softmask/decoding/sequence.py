@@ -11,6 +11,7 @@ import torch
 
 from ..config import SamplingConfig, SoftMaskConfig, is_on
 from .canvas_constraint import CanvasConstraint
+from .growing import Growth, OneByOne
 from .kv_cache import window
 from .schedule import ScheduledStep, StepSchedule
 
@@ -95,6 +96,7 @@ class SequenceState:
     schedule: StepSchedule
     generated_L: np.ndarray  # bool: what was masked at first
     twin: int | None = None  # where its branch without a prompt lies, if it is guided
+    growth: Growth | None = None  # of a hole whose length the model finds
     top_logprobs: int = 0  # leading tokens that are reported
     constraint: CanvasConstraint | None = None
     step: int = 0
@@ -107,7 +109,7 @@ class SequenceState:
 
     def __post_init__(self) -> None:
         self.flat_L = np.arange(self.start, self.start + self.length)
-        self.masked_L = self.generated_L  # as last seen; unused where steps are planned
+        self.masked_L = self.masked_before_L = self.generated_L  # as last seen; unused where steps are planned
         self.settings = Settings.of(self)
 
     @property
@@ -126,7 +128,7 @@ class SequenceState:
         config = self.config
         by_plan = not (config.by_chance or config.adaptive)
         by_plan = by_plan and not (config.opens_early or config.needs_agreement)
-        free = self.constraint is None
+        free = self.constraint is None and self.growth is None
         return by_plan and free and not self.may_stop and not self.may_write_masks
 
     @property
@@ -138,6 +140,20 @@ class SequenceState:
     def is_scored_apart(self) -> bool:
         """Whether confidence is read off a forward of its own, without feedback."""
         return self.is_soft and self.config.commit_from == "plain"
+
+    def resize(self, masked_L: np.ndarray) -> None:
+        """Goes on with other columns, of which these are masked."""
+        assert isinstance(self.schedule, OneByOne)
+        self.length = len(masked_L)
+        self.flat_L = np.arange(self.start, self.start + self.length)
+        self.masked_L = self.masked_before_L = masked_L
+        self.schedule.resize(masked_L)
+
+    def take_rules(self, rules: Rules) -> None:
+        """Goes on under other rules."""
+        if rules != self.rules:
+            self.rules = rules
+            self.settings = Settings.of(self)
 
     def enter(self, scheduled: ScheduledStep, *, shift: bool) -> tuple[int, int]:
         """Takes up a step that has a forward; returns the columns that it computes.
@@ -168,12 +184,18 @@ class SequenceState:
         values["stop_state"] = dict(self.stop_state)
         constraint = None if self.constraint is None else self.constraint.save()
         left = list(self.schedule.left)
+        if self.growth is not None:
+            values |= {"growth": dataclasses.replace(self.growth), "rules": self.rules}
         return {"values": values, "left": left, "generator": state, "constraint": constraint}
 
     def restore(self, saved: dict[str, Any]) -> None:
         """As it was when it was saved."""
         for name, value in saved["values"].items():
             setattr(self, name, dict(value) if name == "stop_state" else value)
+        if self.growth is not None:
+            self.growth = dataclasses.replace(self.growth)
+            self.settings = Settings.of(self)
+            self.resize(self.masked_L)
         self.schedule.left = list(saved["left"])
         if self.generator is not None:
             self.generator.set_state(saved["generator"])

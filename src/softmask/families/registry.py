@@ -9,13 +9,14 @@ from ..settings import shown
 from .a2d import A2D_LLAMA, A2D_QWEN2, A2D_QWEN3
 from .distilled import D3LLM_DREAM, D3LLM_LLADA, DIFFUCODER, DPARALLEL_DREAM, DPARALLEL_LLADA
 from .dream import DREAM
+from .dreamon import DREAMON
 from .family import Family
 from .illada import ILLADA
 from .llada import LLADA
 from .opendcoder import OPEN_DCODER
 
 _ALL = (
-    *(DREAM, DIFFUCODER, DPARALLEL_DREAM, D3LLM_DREAM),
+    *(DREAM, DREAMON, DIFFUCODER, DPARALLEL_DREAM, D3LLM_DREAM),
     *(LLADA, DPARALLEL_LLADA, D3LLM_LLADA, ILLADA),
     *(A2D_QWEN3, A2D_QWEN2, A2D_LLAMA, OPEN_DCODER),
 )

@@ -119,6 +119,7 @@ class ConfigFile:
     logit_shift: bool = True
     attention_bias: bool = True
     qk_norm: bool = False
+    expand_token_id: int | None = None
     family: str = DreamConfig.family
     dtype: str | None = None
     transparency_config: dict[str, Any] | None = None
@@ -153,7 +154,7 @@ class ConfigFile:
         if self.dtype is not None:
             require_choice("dtype", self.dtype, DTYPES)
         require(not self.use_mrope, "use_mrope is true: Dream has text alone")
-        for name in ("mask_token_id", "pad_token_id", "bos_token_id", "eos_token_id"):
+        for name in ("mask_token_id", "pad_token_id", "bos_token_id", "eos_token_id", "expand_token_id"):
             self._check_ids(name)
 
     def _check_ids(self, name: str) -> None:
@@ -195,7 +196,7 @@ def config_from_file(
     """
     family = family_of(values, str(path.parent), chosen)
     for key, what in FOREIGN.items():
-        if values.get(key) is not None:
+        if values.get(key) is not None and key != family.mark:
             raise ValueError(f"{path} has {key}: that model {what}, which softmask does not")
     if not is_own_layout(values):
         # In transformers' own classes it is null or absent where nothing is said.

@@ -26,6 +26,8 @@ class DreamConfig(Qwen2Config):
             causal model Dream was initialised from. The model hides it: logits are aligned.
         attention_bias: whether queries, keys and values have biases, as Qwen2's.
         qk_norm: whether each head's queries and keys are normalised, as Qwen3's.
+        expand_token_id: the id of `<|expand|>`, which becomes two masks; None: holes keep their
+            length.
         family: whose tokens and ways of decoding suit the model, see `families`.
         transparency_config: soft-mask parameters by their published names, which
             `diffusion_generate` takes where a call names none; an exported checkpoint has them.
@@ -43,6 +45,7 @@ class DreamConfig(Qwen2Config):
     logit_shift: bool = True
     attention_bias: bool = True
     qk_norm: bool = False
+    expand_token_id: int | None = None
     family: str = "dream"
     transparency_config: dict[str, Any] | None = None
 

@@ -1,0 +1,200 @@
+"""A hole whose length the model finds: DreamOn's way of filling one in.
+
+It commits one token a step. A committed `<|expand|>` becomes two masks, and an end of text takes
+its column away. On the flat canvas a sequence has room for the longest it may become, so that
+others never move; what it holds moves within that room.
+Shape suffixes: P positions of the canvas, L columns of the sequence, N some of its positions.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from ..config import SamplingConfig
+from ..models import DreamConfig
+from ..settings import require
+from .schedule import ScheduledStep, StepSchedule
+
+if TYPE_CHECKING:
+    from .batch import Batch
+    from .sequence import Rules, SequenceState
+
+NEW = -1  # a column that comes from none: a new mask
+
+
+class OneByOne(StepSchedule):
+    """One token a step, as long as masks are left."""
+
+    def at(self, step: int) -> ScheduledStep:
+        """What this step does."""
+        left = self.total_left
+        return ScheduledStep(0, int(left > 0), 1 / max(left, 1), 0)
+
+    def resize(self, masked_L: np.ndarray) -> None:
+        """Goes on with other columns."""
+        self.blocks, self.left = [masked_L.nonzero()[0]], [int(masked_L.sum())]
+        self.length = len(masked_L)
+        # Feedback is scheduled by the share that is left, which is never more than all.
+        self.masks = max(self.masks, self.left[0])
+
+
+@dataclass
+class Growth:
+    """The hole of a sequence, and how far it may still grow.
+
+    Args:
+        first: its first column; behind it stand
+        after: given columns.
+        room: the most columns that the sequence may have.
+        budget: how many more expands there may be.
+    """
+
+    first: int
+    after: int
+    room: int
+    budget: int
+    expand_id: int
+    delete_id: int
+    pad_to_right: bool
+    delete: bool
+
+    @classmethod
+    def of(
+        cls, masked_L: np.ndarray, room: int, config: SamplingConfig, model: DreamConfig
+    ) -> Growth:
+        """That of the hole of a text.
+
+        Raises:
+            ValueError: the model, the text or the settings are not for a hole that grows.
+        """
+        check_growing(model, config)
+        columns = masked_L.nonzero()[0]
+        require(
+            len(columns) > 0 and int(columns[-1] - columns[0]) + 1 == len(columns),
+            "this model grows one hole of a text: mark one stretch alone",
+        )
+        require(
+            room >= len(masked_L),
+            f"the hole begins with {len(columns)} masks, more than it may grow to: allow more new "
+            "tokens",
+        )
+        most = room - len(masked_L) + len(columns)
+        assert model.expand_token_id is not None
+        return cls(
+            first=int(columns[0]),
+            after=len(masked_L) - 1 - int(columns[-1]),
+            room=room,
+            budget=most if config.expand_budget is None else config.expand_budget,
+            expand_id=model.expand_token_id,
+            delete_id=delete_id_of(model),
+            pad_to_right=config.pad_to_right,
+            delete=config.delete_ends,
+        )
+
+    def rules(self, length: int, rules: Rules) -> Rules:
+        """What may be written now that the sequence has this length."""
+        may_grow = length < self.room and self.budget > 0
+        others = {*rules.suppressed} - {self.expand_id}
+        suppressed = others if may_grow else others | {self.expand_id}
+        return dataclasses.replace(rules, suppressed=tuple(sorted(suppressed)))
+
+    def sources(self, ids_L: np.ndarray, was_masked_L: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """A step's commits as columns: the tokens now, and from which column each comes (NEW: a
+        new mask).
+
+        Args:
+            was_masked_L: what was masked before the step.
+        """
+        ids_L = ids_L.copy()
+        deleted_L = was_masked_L & (ids_L == self.delete_id)
+        if self.pad_to_right and deleted_L.any():
+            first = int(deleted_L.argmax())
+            ids_L[first:][was_masked_L[first:]] = self.delete_id
+            deleted_L = was_masked_L & (ids_L == self.delete_id)
+        expanded_L = was_masked_L & (ids_L == self.expand_id)
+        self.budget -= int(expanded_L.sum())
+        counts_L = np.where(expanded_L, 2, np.where(deleted_L & self.delete, 0, 1))
+        source_L = np.repeat(np.where(expanded_L, NEW, np.arange(len(ids_L))), counts_L)
+        return np.repeat(ids_L, counts_L), source_L
+
+
+def delete_id_of(model: DreamConfig) -> int:
+    """The end of a text, which in a hole means that no token stands there."""
+    ids = model.eos_token_id
+    found = ids[0] if isinstance(ids, list) and ids else ids
+    require(isinstance(found, int), "config.json has no eos_token_id, by which DreamOn deletes")
+    assert isinstance(found, int)
+    return found
+
+
+def check_growing(model: DreamConfig, config: SamplingConfig) -> None:
+    """Raises ValueError for a model or settings that cannot fill a hole that grows."""
+    require(
+        model.expand_token_id is not None,
+        "this model has no <|expand|>: holes of DreamOn's models alone can grow",
+    )
+    off = {
+        "cache": "none",
+        "block_length": None,
+        "guidance": 0,
+    }
+    for name, value in off.items():
+        require(
+            getattr(config, name) == value,
+            f"a hole that grows is computed as a whole, token by token: leave out {name}",
+        )
+    require(
+        not (config.adaptive or config.by_chance or config.needs_agreement),
+        "a hole that grows commits one token a step: leave out thresholds, factor, "
+        "entropy_bound, agreement and alg origin",
+    )
+
+
+def grow(batch: Batch, sequence: SequenceState) -> None:
+    """Makes of what a step committed the columns that the sequence has now."""
+    growth = sequence.growth
+    assert growth is not None
+    start, device = sequence.start, batch.device
+    own_ids = batch.canvas_P[start : start + sequence.length].cpu().numpy()
+    ids_L, source_L = growth.sources(own_ids, sequence.masked_before_L)
+    kept_L = source_L != NEW
+    ids_L[~kept_L] = batch.mask_id
+    length = len(ids_L)
+
+    room = slice(start, start + growth.room)
+    to_N = torch.from_numpy(start + kept_L.nonzero()[0]).to(device)
+    from_N = torch.from_numpy(start + source_L[kept_L]).to(device)
+    for move in _movers(batch):
+        move(to_N, from_N, room)
+    tokens_L = torch.from_numpy(ids_L).to(device)
+    own = slice(start, start + length)
+    batch.canvas_P[room] = growth.delete_id
+    batch.real_P[room] = False
+    batch.canvas_P[own], batch.real_P[own] = tokens_L, True
+    batch.masked_P[room] = (batch.canvas_P[room] == batch.mask_id) & batch.real_P[room]
+    masked_P = batch.masked_P[room]
+    batch.candidate_P[room] = torch.where(
+        masked_P, batch.candidate_P[room], batch.canvas_P[room]
+    )
+
+    sequence.resize(ids_L == batch.mask_id)
+    sequence.take_rules(growth.rules(length, sequence.rules))
+
+
+def _movers(batch: Batch) -> list[Callable[[torch.Tensor, torch.Tensor, slice], None]]:
+    """What moves the state of a sequence's columns; what comes from none is as at the start."""
+
+    def canvas(to_N: torch.Tensor, from_N: torch.Tensor, room: slice) -> None:
+        for values_P, plain in ((batch.candidate_P, batch.mask_id), (batch.committed_P, False)):
+            moved = values_P[from_N]
+            values_P[room] = plain
+            values_P[to_N] = moved
+
+    stores = [batch.soft, batch.memory, *([] if batch.logprobs is None else [batch.logprobs])]
+    return [canvas, *(store.move for store in stores)]
