@@ -10,6 +10,7 @@ them that stay masked, R sequences, L columns of one sequence, V vocabulary, K s
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -26,11 +27,12 @@ from .canvas_constraint import CanvasConstraint
 from .commit import choose_commits
 from .constrained import look_again, renew, settle, write_fixed
 from .cuda_graphs import Graphs, suits_graphs
-from .growing import Growth, OneByOne, grow
+from .growing import Growth, OneByOne
 from .guidance import Twins, guided
 from .hooks import Hooks
 from .kv_cache import KeyValueStore
 from .logprobs import LogprobStore
+from .moving import grow
 from .predictions import LogitReader, Predictions, Rows, fail_where_nan
 from .rule_state import RuleState
 from .rule_views import feedback_at, given_up, judge_feedback
@@ -143,9 +145,13 @@ class Batch:
         schedule = StepSchedule(masked_L, config)
         if room is not None:
             if hooked or constraint is not None:
-                raise ValueError("hooks and forms need a hole that keeps its length: leave them out")
+                raise ValueError(
+                    "hooks and forms need a hole that keeps its length: leave them out"
+                )
             growth = Growth.of(masked_L, room, config, self.model.config)
-            rules, schedule = growth.rules(len(ids_L), rules), OneByOne(masked_L, config)
+            schedule = OneByOne(masked_L, config)
+            suppressed = growth.suppressed(len(ids_L), rules.suppressed)
+            rules = dataclasses.replace(rules, suppressed=suppressed)
         sequence = SequenceState(
             start=start,
             length=len(ids_L),

@@ -8,22 +8,14 @@ Shape suffixes: P positions of the canvas, L columns of the sequence, N some of 
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from ..config import SamplingConfig
 from ..models import DreamConfig
 from ..settings import require
 from .schedule import ScheduledStep, StepSchedule
-
-if TYPE_CHECKING:
-    from .batch import Batch
-    from .sequence import Rules, SequenceState
 
 NEW = -1  # a column that comes from none: a new mask
 
@@ -97,12 +89,11 @@ class Growth:
             delete=config.delete_ends,
         )
 
-    def rules(self, length: int, rules: Rules) -> Rules:
-        """What may be written now that the sequence has this length."""
+    def suppressed(self, length: int, suppressed: tuple[int, ...]) -> tuple[int, ...]:
+        """What may not be written now that the sequence has this length."""
         may_grow = length < self.room and self.budget > 0
-        others = {*rules.suppressed} - {self.expand_id}
-        suppressed = others if may_grow else others | {self.expand_id}
-        return dataclasses.replace(rules, suppressed=tuple(sorted(suppressed)))
+        others = {*suppressed} - {self.expand_id}
+        return tuple(sorted(others if may_grow else others | {self.expand_id}))
 
     def sources(self, ids_L: np.ndarray, was_masked_L: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """A step's commits as columns: the tokens now, and from which column each comes (NEW: a
@@ -154,47 +145,3 @@ def check_growing(model: DreamConfig, config: SamplingConfig) -> None:
         "a hole that grows commits one token a step: leave out thresholds, factor, "
         "entropy_bound, agreement and alg origin",
     )
-
-
-def grow(batch: Batch, sequence: SequenceState) -> None:
-    """Makes of what a step committed the columns that the sequence has now."""
-    growth = sequence.growth
-    assert growth is not None
-    start, device = sequence.start, batch.device
-    own_ids = batch.canvas_P[start : start + sequence.length].cpu().numpy()
-    ids_L, source_L = growth.sources(own_ids, sequence.masked_before_L)
-    kept_L = source_L != NEW
-    ids_L[~kept_L] = batch.mask_id
-    length = len(ids_L)
-
-    room = slice(start, start + growth.room)
-    to_N = torch.from_numpy(start + kept_L.nonzero()[0]).to(device)
-    from_N = torch.from_numpy(start + source_L[kept_L]).to(device)
-    for move in _movers(batch):
-        move(to_N, from_N, room)
-    tokens_L = torch.from_numpy(ids_L).to(device)
-    own = slice(start, start + length)
-    batch.canvas_P[room] = growth.delete_id
-    batch.real_P[room] = False
-    batch.canvas_P[own], batch.real_P[own] = tokens_L, True
-    batch.masked_P[room] = (batch.canvas_P[room] == batch.mask_id) & batch.real_P[room]
-    masked_P = batch.masked_P[room]
-    batch.candidate_P[room] = torch.where(
-        masked_P, batch.candidate_P[room], batch.canvas_P[room]
-    )
-
-    sequence.resize(ids_L == batch.mask_id)
-    sequence.take_rules(growth.rules(length, sequence.rules))
-
-
-def _movers(batch: Batch) -> list[Callable[[torch.Tensor, torch.Tensor, slice], None]]:
-    """What moves the state of a sequence's columns; what comes from none is as at the start."""
-
-    def canvas(to_N: torch.Tensor, from_N: torch.Tensor, room: slice) -> None:
-        for values_P, plain in ((batch.candidate_P, batch.mask_id), (batch.committed_P, False)):
-            moved = values_P[from_N]
-            values_P[room] = plain
-            values_P[to_N] = moved
-
-    stores = [batch.soft, batch.memory, *([] if batch.logprobs is None else [batch.logprobs])]
-    return [canvas, *(store.move for store in stores)]

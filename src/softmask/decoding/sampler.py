@@ -36,8 +36,8 @@ class DenoiseStep:
     that stay masked: the weight of the feedback, and the token that leads there. `forwards_B`
     counts those that each row took part in, `forwards` those of the batch. `reach_B` is the column
     up to which each row took part: with `lookahead`, masks behind it are still to come. Of the
-    masks that are left in a row, `left_B`, `open_B` took part. `stop_B` is where each row ends, which
-    moves where its hole grows.
+    masks that are left in a row, `left_B`, `open_B` took part. `stop_B` is where each row ends,
+    which moves where its hole grows.
     """
 
     index: int
@@ -86,15 +86,15 @@ def denoise(
         constraint: the form of each row's text between its first and its last mask, one for all
             rows or one for each; or, of a row with
         holes_B: the form of its holes that begin at these of its columns, each by itself.
-        room_B: the one hole of each row grows and shrinks as DreamOn's do, and the row with it, into
-            the padding to its right, up to so many columns.
+        room_B: the one hole of each row grows and shrinks as DreamOn's do, and the row with it,
+            into the padding to its right, up to so many columns.
 
     Raises:
         ValueError: the canvas is empty or longer than the model's context, it has no mask token,
             k is larger than the vocabulary, a row's attention mask has a gap, a cache, lookahead,
             commit_from or guidance is asked for together with hooks, too few steps for the blocks,
-            the model's logits are NaN, a hole cannot grow (`Growth.of`), graphs are asked for where there can be none, or no text of
-            the form fits.
+            the model's logits are NaN, a hole cannot grow (`Growth.of`),
+            graphs are asked for where there can be none, or no text of the form fits.
     """
     check_canvas(model, canvas_BL)
     if soft_mask is not None:
@@ -117,6 +117,8 @@ def denoise(
     batch.canvas_P[:count] = batch.candidate_P[:count] = canvas_BL.flatten()
     for row, (start, stop) in enumerate(spans):
         first = row * canvas_BL.shape[1] + start
+        if room_B is not None and start + room_B[row] > canvas_BL.shape[1]:
+            raise ValueError("a row may grow to more columns than the canvas has: pad it further")
         batch.add(
             first,
             canvas_BL[row, start:stop],

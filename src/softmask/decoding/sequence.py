@@ -109,7 +109,9 @@ class SequenceState:
 
     def __post_init__(self) -> None:
         self.flat_L = np.arange(self.start, self.start + self.length)
-        self.masked_L = self.masked_before_L = self.generated_L  # as last seen; unused where steps are planned
+        self.masked_L = self.masked_before_L = (
+            self.generated_L
+        )  # as last seen; unused where steps are planned
         self.settings = Settings.of(self)
 
     @property
@@ -149,10 +151,10 @@ class SequenceState:
         self.masked_L = self.masked_before_L = masked_L
         self.schedule.resize(masked_L)
 
-    def take_rules(self, rules: Rules) -> None:
-        """Goes on under other rules."""
-        if rules != self.rules:
-            self.rules = rules
+    def suppress(self, ids: tuple[int, ...]) -> None:
+        """Goes on with these tokens left out."""
+        if ids != self.rules.suppressed:
+            self.rules = dataclasses.replace(self.rules, suppressed=ids)
             self.settings = Settings.of(self)
 
     def enter(self, scheduled: ScheduledStep, *, shift: bool) -> tuple[int, int]:

@@ -154,7 +154,13 @@ class ConfigFile:
         if self.dtype is not None:
             require_choice("dtype", self.dtype, DTYPES)
         require(not self.use_mrope, "use_mrope is true: Dream has text alone")
-        for name in ("mask_token_id", "pad_token_id", "bos_token_id", "eos_token_id", "expand_token_id"):
+        for name in (
+            "mask_token_id",
+            "pad_token_id",
+            "bos_token_id",
+            "eos_token_id",
+            "expand_token_id",
+        ):
             self._check_ids(name)
 
     def _check_ids(self, name: str) -> None:

@@ -305,6 +305,6 @@ def _check_ids(
         )
     if vocabulary.get("<|expand|>") != config.expand_token_id:
         raise ValueError(
-            f"{folder}: tokenizer and config do not agree on the id of <|expand|>, by which DreamOn "
-            "grows its canvas: take the files of one checkpoint"
+            f"{folder}: tokenizer and config do not agree on the id of <|expand|>, by which "
+            "DreamOn grows its canvas: take the files of one checkpoint"
         )
