@@ -15,7 +15,7 @@ from .shipped_rules import COMMIT_RULES, UNMASK_RULES, end
 
 # How other programs say that top_k filters nothing: transformers by 0, vLLM by -1.
 TOP_K_OFF = (0, -1)
-CACHES = ("none", "prefix", "dual")
+CACHES = ("none", "prefix", "dual", "exact")
 COMMIT_SOURCES = ("soft", "plain")
 STEP_SCHEDULES = ("linspace", "even", "rounded")
 LATE_ENDS = ("no", "yes", "published")
@@ -124,18 +124,11 @@ class SamplingConfig:
         "end", "when a text gives up its last masks: end (at an end token), or your own"
     )
     stop_options: dict[str, Any] = setting({}, "options of a stopping rule of your own")
-    pad_to_right: bool = setting(
-        True,
-        "in a hole that grows (DreamOn): once an end of text is committed, nothing stands in place "
-        "of the masks behind it",
+    cache: str = setting(
+        "none",
+        "keys and values kept within a block: none, prefix or dual; with a block-causal model: "
+        "exact, those of all earlier blocks, or none",
     )
-    delete_ends: bool = setting(
-        True, "in a hole that grows: an end of text takes its place away, else it stays"
-    )
-    expand_budget: int | None = setting(
-        None, "in a hole that grows: how often it may; null: as often as it may have tokens"
-    )
-    cache: str = setting("none", "keys and values kept within a block: " + ", ".join(CACHES))
     refresh_every: int | None = setting(
         None, "with a cache: look beyond the block every so many steps, and not at its start alone"
     )
@@ -165,8 +158,6 @@ class SamplingConfig:
                 self.alg_temp == 0 or self.alg_temp >= COLDEST,
                 f"alg_temp must be 0 or at least {COLDEST}, not {self.alg_temp}",
             )
-        budget = self.expand_budget
-        require(budget is None or budget >= 0, f"expand_budget must be >= 0, not {budget}")
         require(0 < self.eps < 1, f"eps must lie between 0 and 1, not {self.eps}")
         if self.block_length is not None:
             require(
@@ -314,9 +305,12 @@ class SamplingConfig:
         require_positive(self, "refresh_every")
         window = self.refresh_window
         require(window is None or window >= 0, f"refresh_window must be >= 0, not {window}")
-        if self.cache == "none":
+        if self.cache in ("none", "exact"):
             unused = self.refresh_every is None and window is None
-            require(unused, "refresh_every and refresh_window refresh a cache: give cache too")
+            require(
+                unused,
+                "refresh_every and refresh_window refresh a cache: give cache too, prefix or dual",
+            )
         else:
             require(
                 self.block_length is not None,

@@ -75,6 +75,7 @@ SAMPLINGS = {
     "threshold": {"steps": 48, "alg": "topk_margin", "threshold": 0.6, "block_length": 16},
     "blocks": {"steps": 48, "alg": "entropy", "block_length": 12, "cache": "prefix"},
     "lookahead": {"steps": 48, "alg": "entropy", "block_length": 12, "lookahead": 12},
+    "block-causal": {"steps": 48, "alg": "entropy", "cache": "exact"},
 }
 
 
@@ -93,7 +94,11 @@ WAYS = [
 
 @pytest.mark.parametrize("sampling", WAYS)
 @pytest.mark.parametrize("soft", [None, SOFT], ids=["plain", "soft"])
-def test_mixed_requests_in_one_batch_each_keep_to_their_own_form(checkpoint, sampling, soft):
+def test_mixed_requests_in_one_batch_each_keep_to_their_own_form(
+    checkpoint, sampling, soft, monkeypatch
+):
+    if sampling.get("cache") == "exact":
+        monkeypatch.setattr(checkpoint.model.config, "block_size", 12)
     prompt, mask_id = encode(checkpoint, "abc"), checkpoint.model.mask_id
     config = SamplingConfig(**sampling)
     requests: dict[str, Request] = {}

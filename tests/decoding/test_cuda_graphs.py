@@ -63,6 +63,18 @@ def test_blocks_of_one_length_share_a_graph(recorded) -> None:
     assert sorted(recorded) == [(7, 32), (33, 32)]
 
 
+def test_a_block_causal_model_records_where_it_is_asked_to_and_writes_the_same(recorded) -> None:
+    model = tiny_model(block_size=6)
+    canvas, _ = canvas_of(model, [9], new=15)
+    config = SamplingConfig(steps=15, cache="exact")
+    eager = history(model, canvas, config, soft_mask=SOFT)
+    assert recorded == []
+    replayed = history(model, canvas, config, soft_mask=SOFT, graphs=True)
+    # The later steps of a block, of one shape each: a column before it, and its own.
+    assert recorded == [(7, 32)] * 2
+    assert all(torch.equal(one, other) for one, other in zip(replayed, eager, strict=True))
+
+
 def test_a_shape_that_does_not_come_again_is_not_recorded(recorded) -> None:
     model = tiny_model()
     canvas, _ = canvas_of(model, [9])

@@ -308,3 +308,27 @@ def test_choices_that_differ_in_their_context_share_their_masks_where_they_are_o
     other = negative_log_likelihoods(model, requests, config, questions=[(7,), (8,)])
     assert same[0] == same[1] == other[0]
     assert other[1] != other[0]
+
+
+def test_a_block_causal_model_reads_each_block_behind_whole_ones() -> None:
+    model, tokens = tiny_model(block_size=4), [8, 22, 61, 3, 9, 30]
+    whole = CONTEXT + CONTEXT[:2], tokens  # the blocks 2 + 4
+    # The chain: token by token, as if nothing came behind.
+    ids = torch.tensor([whole[0] + tokens])
+    exact = 0.0
+    for place in range(6, 12):
+        noisy = ids.clone()
+        noisy[:, place:] = MASK
+        with torch.no_grad():
+            exact -= model(noisy).logits[0, place].log_softmax(-1)[ids[0, place]].item()
+    (chain,) = negative_log_likelihoods(model, [whole], LikelihoodConfig(estimator="chain"))
+    assert chain.nats == pytest.approx(exact, abs=1e-4)
+    # The bound: with every mask of the first block, and many of the second.
+    sampled = LikelihoodConfig(samples=4000)
+    first = whole[0], tokens[:2]
+    parts = [first, (whole[0] + tokens[:2], tokens[2:]), whole]
+    one, two, both = negative_log_likelihoods(model, parts, sampled)
+    assert both.nats == pytest.approx(one.nats + two.nats, rel=0.02)
+    assert both.error == pytest.approx(math.hypot(one.error, two.error), rel=0.1)
+    assert both.forwards == 3 + 15
+    assert both.nats > chain.nats - 0.5

@@ -9,6 +9,7 @@ import torch
 from official import official, read, tensors
 
 from softmask.config import SamplingConfig, SoftMaskConfig
+from softmask.decoding.growing import Room
 from softmask.decoding.prompts import rules_of
 from softmask.decoding.sampler import denoise
 
@@ -23,11 +24,18 @@ ABSENT = ("alg_temp 0.5", "temperature 0.2, top_p 0.9")
 def settings(case: dict[str, Any]) -> SamplingConfig:
     """The options of its generator under our names."""
     given = case["options"]
-    names = ("steps", "alg", "alg_temp", "temperature", "top_p", "top_k", "expand_budget")
-    return SamplingConfig(
-        **{name: given[name] for name in names},
+    names = ("steps", "alg", "alg_temp", "temperature", "top_p", "top_k")
+    return SamplingConfig(**{name: given[name] for name in names})
+
+
+def room(case: dict[str, Any]) -> Room:
+    """The most columns of a case, and how its hole may grow."""
+    given = case["options"]
+    return Room(
+        len(case["prefix"]) + given["max_gen_len"] + len(case["suffix"]),
         pad_to_right=given["pad_eos_to_right"],
         delete_ends=given["delete_eos_token"],
+        expand_budget=given["expand_budget"],
     )
 
 
@@ -36,12 +44,10 @@ def fill(
 ) -> tuple[list[list[int]], list[list[list[int]]], tuple[int, ...]]:
     """Each row's hole in the end, as each of its forwards saw it, and its forwards."""
     rows = [[*c["prefix"], *[MASK] * c["options"]["masks"], *c["suffix"]] for c in cases]
-    rooms = [
-        len(row) - c["options"]["masks"] + c["options"]["max_gen_len"]
-        for row, c in zip(rows, cases, strict=True)
-    ]
-    canvas = torch.tensor([row + [END] * (max(rooms) - len(row)) for row in rows])
-    mask = torch.tensor([[1] * len(row) + [0] * (max(rooms) - len(row)) for row in rows])
+    rooms = [room(case) for case in cases]
+    columns = max(one.columns for one in rooms)
+    canvas = torch.tensor([row + [END] * (columns - len(row)) for row in rows])
+    mask = torch.tensor([[1] * len(row) + [0] * (columns - len(row)) for row in rows])
     model = official("dreamon").model
     seen = [[[MASK] * case["options"]["masks"]] for case in cases]
     for step in denoise(model, canvas, config, attention_mask_BL=mask, room_B=rooms, **more):
@@ -96,7 +102,12 @@ def test_a_mask_keeps_its_feedback_where_it_moves_and_new_ones_are_plain() -> No
     canvas = torch.tensor([row + [END] * 8])
     mask = torch.tensor([[1] * len(row) + [0] * 8])
     steps = denoise(
-        model, canvas, settings(case), attention_mask_BL=mask, room_B=[len(row) + 8], soft_mask=SOFT
+        model,
+        canvas,
+        settings(case),
+        attention_mask_BL=mask,
+        room_B=[Room(len(row) + 8)],
+        soft_mask=SOFT,
     )
     step = next(steps)
     assert step.lambda_BL is not None
@@ -114,12 +125,12 @@ def test_without_expand_and_end_a_hole_is_filled_as_one_that_keeps_its_length() 
     canvas, mask = torch.tensor([row + [END] * 4]), torch.tensor([[1] * len(row) + [0] * 4])
     rules = rules_of(official("dreamon"), infill=True)
     assert {EXPAND, END} <= set(rules.suppressed)
-    config = SamplingConfig(steps=4, step_schedule="even", expand_budget=0)
+    config = SamplingConfig(steps=4, step_schedule="even")
     more = {"attention_mask_BL": mask, "rules": rules}
-    rooms = ({}, {"room_B": [len(row) + 4]}, {"room_B": [len(row)]})
+    rooms = (Room(len(row) + 4, expand_budget=0), Room(len(row)))
     found = [
         [step.canvas_BL.tolist() for step in denoise(model, canvas, config, **more, **room)]
-        for room in rooms
+        for room in ({}, *({"room_B": [one]} for one in rooms))
     ]
     assert found[0] == found[1] == found[2]
 
@@ -137,17 +148,19 @@ def test_without_expand_and_end_a_hole_is_filled_as_one_that_keeps_its_length() 
 def test_what_a_growing_hole_cannot_have_is_refused_in_one_sentence(sampling, message) -> None:
     canvas = torch.tensor([[5, MASK, MASK, 6]])
     with pytest.raises(ValueError, match=message):
-        list(denoise(official("dreamon").model, canvas, SamplingConfig(**sampling), room_B=[4]))
+        list(
+            denoise(official("dreamon").model, canvas, SamplingConfig(**sampling), room_B=[Room(4)])
+        )
 
 
 def test_one_hole_alone_grows_and_within_its_room() -> None:
     model, config = official("dreamon").model, SamplingConfig(steps=4)
-    for ids, room, message in (
+    for ids, columns, message in (
         ([5, MASK, 6, MASK], 4, "grows one hole of a text"),
         ([5, MASK, MASK, 6], 3, "more than it may grow to"),
     ):
         with pytest.raises(ValueError, match=message):
-            list(denoise(model, torch.tensor([ids]), config, room_B=[room]))
+            list(denoise(model, torch.tensor([ids]), config, room_B=[Room(columns)]))
     hook = {"tokens_hook": lambda step, canvas, logits: canvas}
     with pytest.raises(ValueError, match="leave them out"):
-        list(denoise(model, torch.tensor([[5, MASK, 6]]), config, room_B=[3], **hook))
+        list(denoise(model, torch.tensor([[5, MASK, 6]]), config, room_B=[Room(3)], **hook))

@@ -205,7 +205,7 @@ def test_every_command_takes_its_models(name, data, tmp_path, capsys) -> None:
     few = ["--num-fewshot", "0", "--max-new-tokens", "8", "--out", str(out)]
     assert main(["eval", *task, *few, *told]) == 0
     assert json.loads((out / "results.json").read_text())["results"]
-    timing = ["--steps", "2", "--repeat", "1", "--prompt-tokens", "4", "--max-new-tokens", "8"]
+    timing = ["--steps", "4", "--repeat", "1", "--prompt-tokens", "4", "--max-new-tokens", "8"]
     assert main(["bench", *timing, *told, "--threads", "1", "--json"]) == 0
     capsys.readouterr()
     with serving(official(name)) as address:

@@ -7,9 +7,11 @@ import torch
 from official import decode, official, read, tensors
 
 from softmask.config import SamplingConfig, SoftMaskConfig
+from softmask.decoding import likelihood
 from softmask.decoding.batch import Batch
 from softmask.decoding.prompts import encode_chat
 from softmask.decoding.sampler import Rules
+from softmask.decoding.score import score
 from softmask.soft_mask import Mixture
 
 FOUND = read("llada", "generate.json")
@@ -142,3 +144,33 @@ def test_texts_and_chats_have_the_ids_of_the_official_tokenizer() -> None:
     for chat in found["chats"]:
         messages = [{"role": role, "content": content} for role, content in chat["messages"]]
         assert encode_chat(official("llada"), messages) == chat["ids"]
+
+
+LIKELIHOODS = read("llada", "likelihood.json")
+
+
+@pytest.mark.parametrize("number", range(len(LIKELIHOODS["cases"])))
+def test_the_estimator_llada_gives_the_likelihood_of_its_own_evaluation(
+    number, monkeypatch
+) -> None:
+    case = LIKELIHOODS["cases"][number]
+    pair = LIKELIHOODS["pairs"][case["pair"]]
+    # There one generator is all of the program's.
+    monkeypatch.setattr(
+        likelihood, "generator_for", lambda *_: torch.Generator().manual_seed(case["seed"])
+    )
+    options = {"samples": case["mc_num"], "batch_size": case["batch_size"]}
+    if case["mc_num"] < case["batch_size"]:
+        with pytest.raises(ValueError, match="draws groups"):
+            score(official("llada"), pair["prompt"], [pair["answer"]], estimator="llada", **options)
+        return
+    (found,) = score(
+        official("llada"),
+        pair["prompt"],
+        [pair["answer"]],
+        estimator="llada",
+        guidance=case["cfg_scale"],
+        soft_mask="off",
+        **options,
+    )
+    assert -found.nats == pytest.approx(case["log_likelihood"], rel=1e-5)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from paths import ROOT
 from safetensors.torch import load_file, save_file
 from tiny import change_json, write_dora_adapter, write_dream_folder, write_json
 from transformers import Qwen2Tokenizer
@@ -178,6 +179,7 @@ def same_bytes(one: Path, other: Path, pattern: str) -> bool:
     return all((one / name).read_bytes() == (other / name).read_bytes() for name in names)
 
 
+LLADA = ROOT / "tests" / "families" / "goldens" / "llada" / "model"
 TWO_CALLS = {key: CALLS[key] for key in ("its own soft-masking", "plain")}
 ORIGINAL_CALLS = {
     "default": {"inputs": PROMPT, **GREEDY},
@@ -193,7 +195,15 @@ def original(base, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def all_alone(exported, original, tmp_path_factory) -> dict:
+def llada(tmp_path_factory) -> tuple[Path, Path]:
+    """An adapter on a model of another family, and its export."""
+    folder = tmp_path_factory.mktemp("llada")
+    adapter = write_adapter(folder / "adapter", LLADA)
+    return adapter, export(folder / "out", LLADA, adapter, dtype="float32")
+
+
+@pytest.fixture(scope="module")
+def all_alone(exported, original, llada, tmp_path_factory) -> dict:
     """What the exported folders and the code on a card give where softmask is not installed."""
     folder = tmp_path_factory.mktemp("alone")
     # A repository in the cache, as a download leaves it: the loader takes another path there.
@@ -205,6 +215,7 @@ def all_alone(exported, original, tmp_path_factory) -> dict:
     code = code.replace(f'"{exported.name}"', repr(str(exported)))
     code = code.replace("max_new_tokens=64, steps=64", "max_new_tokens=8, steps=8")
     models = {str(exported): CALLS, "me/soft-dream": TWO_CALLS, str(original): ORIGINAL_CALLS}
+    models[str(llada[1])] = TWO_CALLS
     return run_alone(folder, models, code)
 
 
@@ -249,6 +260,17 @@ def test_the_exported_tokenizer_is_transformers_own_and_gives_the_original_ids(
 
 def test_from_the_hub_it_gives_the_same_tokens_too(exported, all_alone) -> None:
     assert all_alone["me/soft-dream"]["tokens"] == run_here(exported, TWO_CALLS)
+
+
+def test_another_family_in_its_own_layout_is_exported_with_an_adapter_like_dream(
+    llada, all_alone
+) -> None:
+    adapter, exported = llada
+    alone = all_alone[str(exported)]
+    assert alone["tokens"] == run_here(exported, TWO_CALLS)
+    assert alone["tokens"]["plain"] == run_here(LLADA, TWO_CALLS, adapter)["plain"]
+    assert alone["tokens"]["plain"] != run_here(LLADA, TWO_CALLS)["plain"]
+    assert not any(name.endswith("proj.bias") for name in tensors_of(exported))
 
 
 def test_the_package_loads_the_exported_folder_with_its_soft_mask_parameters(

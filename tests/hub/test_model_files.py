@@ -18,10 +18,12 @@ from softmask.hub.push import files_to_push
 
 YARN = {"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 64}
 CONFIG_FAULTS = [
-    ({"architectures": ["DreamForCausalLM"]}, "family .DreamForCausalLM."),
-    ({"block_size": 32}, "is block-causal, as DreamReasoner"),
     ({"expand_token_id": 260}, "do not agree on the id of <.expand.>"),
     ({"expand_token_id": 10**6}, "expand_token_id 1000000 is not in the vocabulary"),
+    ({"architectures": ["DreamForVision"]}, "family .DreamForVision."),
+    ({"block_size": 32}, "that model is block-causal"),
+    ({"family": "sdar", "block_size": 0}, r"block_size must be in \[1, 65536\], not 0"),
+    ({"family": "sdar", "block_origin": "end"}, "block_origin must be one of"),
     ({"is_causal": True}, "is_causal is true"),
     ({"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 0}, "sliding_att"),
     ({"layer_types": ["sliding_attention", "full_attention"]}, "sliding_attention"),

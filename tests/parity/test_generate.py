@@ -117,7 +117,7 @@ def test_a_logits_hook_may_forbid_tokens_with_minus_infinity() -> None:
         ({"transparency_schedule": "none"}, "transparency_scheduling"),
         ({"transparency_alg": "topk"}, "mixinputs_with_topk"),
         ({"transparency_alg": "mixinputs_with_topk", "transparency_scale": 7}, "scale"),
-        ({"alg": "random"}, "maskgit_plus"),
+        ({"alg": "randam"}, "maskgit_plus"),
         ({"steps": 0}, "steps"),
         ({"steps": -3}, "steps"),
         ({"top_k": -2}, "top_k"),

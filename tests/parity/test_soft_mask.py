@@ -139,7 +139,8 @@ def test_tokens_and_confidences_under_filters_equal_the_published_ones(name: str
     config = SamplingConfig(alg=alg, **settings)
     logits = data["logits"]
     noise = RowNoise(None, logits.device)
-    choice = choose_tokens(logits, config, noise, [len(logits)])
+    counts = [len(logits)]
+    choice = choose_tokens(logits, config, lambda width: noise.exponential(counts, width))
     assert torch.equal(choice.tokens_N, data[f"{name}.x0"])
     confidence = find("commit", alg)(MaskedRows(statistics_of(choice)))
     torch.testing.assert_close(confidence, data[f"{name}.confidence"], atol=1e-5, rtol=1e-5)

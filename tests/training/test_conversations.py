@@ -39,6 +39,7 @@ GSM8K = SHARED / "eval" / "gsm8k_train.jsonl"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 # Its prompt begins a thought that the whole chat lacks, as templates of reasoning models do.
 STRICT_TEMPLATE = (
+    "{% if messages[0]['content'] == 'drop' and messages|length > 1 %}dropped{% endif %}"
     "{% for m in messages %}{% if m['content'] == 'refuse' %}{{ raise_exception('refused') }}"
     "{% endif %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n"
@@ -279,8 +280,19 @@ def test_rows_whose_prompt_does_not_begin_the_whole_or_that_the_template_refuses
     tmp_path, tokenizer
 ) -> None:
     tokenizer.chat_template = STRICT_TEMPLATE
-    rows = [chat("think", "a long answer"), chat("refuse", "a long answer"), *chats(20)]
+    rows = [chat("drop", "a long answer"), chat("refuse", "a long answer"), *chats(20)]
     assert left_out(write_lines(tmp_path / "a.jsonl", rows), tokenizer) == {"template": 2}
+
+
+def test_an_answer_is_trained_behind_what_the_template_opens_it_with(tmp_path, tokenizer) -> None:
+    tokenizer.chat_template = STRICT_TEMPLATE
+    rows = [chat("think", " an end of imagination \n"), chat("think", "a long answer, too")]
+    found = load(config(write_lines(tmp_path / "a.jsonl", rows)), tokenizer)
+    rows = [*found.train, *found.validation]
+    trained = {tokenizer.decode(row["input_ids"][row["prompt_length"] :]) for row in rows}
+    endings = {"an end of imagination<|im_end|>\n", "a long answer, too<|im_end|>\n"}
+    assert trained == endings
+    assert all("assistant\n<think>" in tokenizer.decode(row["input_ids"]) for row in rows)
 
 
 def test_a_token_across_the_border_of_prompt_and_answer_is_the_prompt_s(tmp_path) -> None:

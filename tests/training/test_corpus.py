@@ -12,6 +12,7 @@ import torch
 from paths import SHARED
 
 from softmask.decoding.prompts import encode_holes
+from softmask.families.registry import FAMILIES
 from softmask.puzzles.held_out import held_out_digest, read_held_out
 from softmask.puzzles.puzzles import Puzzle, generate_puzzles, holed, is_solved, read_puzzles
 from softmask.training.config import CorpusConfig, TrainConfig
@@ -153,7 +154,7 @@ def test_what_a_model_is_asked_in_place_is_what_it_was_trained_on(tokenizer) -> 
     trained = batch.ids_BL[0].masked_fill(batch.maskable_BL[0], tokenizer.mask_token_id)
     config = SimpleNamespace(max_position_embeddings=512)
     model = SimpleNamespace(config=config, mask_id=tokenizer.mask_token_id)
-    checkpoint = SimpleNamespace(tokenizer=tokenizer, model=model)
+    checkpoint = SimpleNamespace(tokenizer=tokenizer, model=model, family=FAMILIES["dream"])
     assert encode_holes(checkpoint, holed(puzzle)).ids == trained.tolist()
 
 

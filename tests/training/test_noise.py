@@ -25,6 +25,20 @@ def test_every_row_has_a_mask_and_none_outside_what_may_be_masked() -> None:
     assert share[times < 0.1].mean() < 0.3
 
 
+def test_without_a_mask_in_any_case_a_row_is_masked_with_its_probability_alone() -> None:
+    ids = torch.arange(4).expand(4000, -1)
+    may = torch.ones_like(ids, dtype=torch.bool)
+    times = torch.full((4000,), 0.1)
+    drawn = [
+        corrupt(ids, may, times, 63, torch.Generator().manual_seed(0), at_least_one=one).masked_BL
+        for one in (True, False)
+    ]
+    assert abs(drawn[1].float().mean() - 0.1) < 0.01
+    assert abs((~drawn[1].any(1)).float().mean() - 0.9**4) < 0.03
+    has_some = drawn[1].any(1)
+    assert torch.equal(drawn[0][has_some], drawn[1][has_some])
+
+
 def test_left_to_right_rows_are_whole_in_front_and_masked_behind_a_window() -> None:
     generator = torch.Generator().manual_seed(0)
     ids = torch.zeros(400, 60, dtype=torch.long)

@@ -279,11 +279,13 @@ def test_the_weightings_are_what_they_say() -> None:
     model = tiny_model()
     noisy, ids, masked, times = batch_of(model)
     masked[:, 0] = False
+    answer = torch.arange(10) >= torch.tensor([[1], [3], [5], [0]])
+    masked &= answer
     value = {
         name: masked_diffusion_loss(
-            model, noisy, ids, masked, times, soft=False, weighting=name
+            model, noisy, ids, masked, times, maskable_BL=answer, soft=False, weighting=name
         ).value.item()
-        for name in ("mean", "published", "elbo")
+        for name in ("mean", "published", "elbo", "answer")
     }
     with torch.no_grad():
         nats = F.cross_entropy(model(noisy).logits.mT, ids, reduction="none") * masked
@@ -291,6 +293,10 @@ def test_the_weightings_are_what_they_say() -> None:
     assert value["mean"] == pytest.approx(nats.sum().item() / masked.sum().item())
     assert value["published"] == pytest.approx(weighted / masked.sum().item())
     assert value["elbo"] == pytest.approx(weighted / ids.numel())
+    # Position 0 of the last row counts in no length, as nothing precedes it.
+    lengths = torch.tensor([9, 7, 5, 9])
+    bounds = (nats / times[:, None]).sum(1) / lengths
+    assert value["answer"] == pytest.approx(bounds.mean().item())
 
 
 def test_with_one_time_for_all_the_published_weighting_is_the_mean_over_it() -> None:
@@ -395,6 +401,8 @@ def test_settings_of_the_loss_are_checked() -> None:
     batch = batch_of(model)
     with pytest.raises(ValueError, match="weighting must be one of"):
         masked_diffusion_loss(model, *batch, soft=False, weighting="men")
+    with pytest.raises(ValueError, match="needs maskable_BL"):
+        masked_diffusion_loss(model, *batch, soft=False, weighting="answer")
     with pytest.raises(ValueError, match="soft-mask parameters"):
         masked_diffusion_loss(copy.deepcopy(model), *batch, soft=True)
 
@@ -422,14 +430,22 @@ def test_more_passes_feed_back_what_a_model_says_with_feedback(mode) -> None:
     assert_equal_gradients(own, grads)
 
 
-@pytest.mark.parametrize("weighting", ["mean", "published", "elbo"])
+@pytest.mark.parametrize("weighting", ["mean", "published", "elbo", "answer"])
 def test_what_is_masked_but_not_scored_is_fed_back_and_counts_in_no_loss(weighting) -> None:
     model = soft_model()
     noisy, ids, masked, times = batch_of(model)
     masked[:, 0] = False
     scored = masked & (torch.arange(10) < 6)
     found = masked_diffusion_loss(
-        model, noisy, ids, masked, times, scored_BL=scored, soft=True, weighting=weighting
+        model,
+        noisy,
+        ids,
+        masked,
+        times,
+        scored_BL=scored,
+        maskable_BL=torch.ones_like(masked),
+        soft=True,
+        weighting=weighting,
     )
     rows = masked.flatten().nonzero().squeeze(1)
     with torch.no_grad():
@@ -441,6 +457,7 @@ def test_what_is_masked_but_not_scored_is_fed_back_and_counts_in_no_loss(weighti
         "mean": nats.mean(),
         "published": (nats / time).mean(),
         "elbo": (nats / time).sum() / ids.numel(),
+        "answer": (nats / time).sum() / 9 / 4,
     }
     torch.testing.assert_close(found.value, expected[weighting])
     assert found.total_T.sum() == kept.sum() < len(rows)

@@ -12,6 +12,7 @@ import torch
 from transformers import get_scheduler
 
 from softmask.config import SoftMaskConfig, from_mapping
+from softmask.families.llada import LLADA
 from softmask.training.config import Recipe, StageConfig, TrainConfig
 from softmask.training.published_recipe import read_published_pair
 from softmask.training.recipe import read_recipe, recipe_names
@@ -95,6 +96,14 @@ def test_the_published_recipes_differ_in_base_and_data_alone() -> None:
     assert coding.adapter == mix.adapter
     assert coding.noise == mix.noise
     assert coding.soft_mask == mix.soft_mask
+
+
+def test_the_recipe_for_llada_has_the_settings_of_its_family() -> None:
+    recipe = dataclasses.asdict(read_recipe("llada-sft"))
+    for part, settings in LLADA.training.items():
+        assert recipe[part].items() >= settings.items()
+    # Behind a batch stands what its longest row asks for, and no more.
+    assert recipe["conversations"]["extra_padding"] == recipe["conversations"]["pad_multiple"] == 1
 
 
 @pytest.mark.parametrize("name", recipe_names())

@@ -17,7 +17,8 @@ from .options import ON_OFF, Parser, given, soft_mask_of
 # Answers may be long, as they cost what is written of them: the canvas grows block by block.
 MAX_NEW_TOKENS = 1024
 # What a chat takes where neither the checkpoint nor the user says anything else. Settings that
-# belong together are taken together. The first are those of Dream's model card.
+# belong together are taken together. The first are those of Dream's model card; a block-causal
+# model has blocks of its own in place of the others.
 DEFAULTS: tuple[dict[str, Any], ...] = (
     {"temperature": 0.2, "top_p": 0.95},
     {"block_length": 32},
@@ -134,7 +135,8 @@ class Session:
 
     def _defaults(self) -> dict[str, Any]:
         named = {**self.checkpoint.sampling, **given(self.args, SamplingConfig)}
-        taken = [group for group in DEFAULTS if not group.keys() & named.keys()]
+        groups = DEFAULTS if self.checkpoint.model.config.block_size is None else DEFAULTS[:1]
+        taken = [group for group in groups if not group.keys() & named.keys()]
         values = {name: value for group in taken for name, value in group.items()}
         if named.get("block_length", True) is None:  # a checkpoint may say so
             values.pop("lookahead", None)

@@ -88,6 +88,9 @@ def _add_data_options(group: Any) -> None:
     group.add_argument("--response-column", help="with it: the column of answers")
     group.add_argument("--messages-column", help="or: the column of whole conversations")
     group.add_argument("--model", help="folder or Hub id to fine-tune (default: the bundled one)")
+    group.add_argument(
+        "--family", help="of models whose files do not say: opendcoder, dparallel-dream, ..."
+    )
     group.add_argument("--iters", type=int, help="updates (default: three passes over the data)")
     group.add_argument("--batch-size", type=int, help="rows an update, one at a time (8)")
     group.add_argument("--learning-rate", type=float, help="after the warm-up (1e-4)")
@@ -150,7 +153,7 @@ def _run(args: argparse.Namespace) -> int:
             "`softmask train --data chats.jsonl --dry-run` looks at a file of chats"
         )
     if args.data is None:
-        for name in ("model", *OF_SOURCE, *OF_DATA):
+        for name in ("model", "family", *OF_SOURCE, *OF_DATA):
             if getattr(args, name) is not None:
                 raise ValueError(f"{_typed(name)} is for --data: a recipe is changed by --set")
     elif (args.prompt_column is None) != (args.response_column is None):
@@ -247,6 +250,7 @@ def _recipe_for_data(args: argparse.Namespace) -> Any:
     return recipe_for(
         args.data,
         model=args.model,
+        family=args.family,
         source={name: getattr(args, option) for option, name in OF_SOURCE.items()},
         bfloat16=torch.cuda.is_available() and not chosen_cpu(args.device),
     )

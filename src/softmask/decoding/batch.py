@@ -27,7 +27,8 @@ from .canvas_constraint import CanvasConstraint
 from .commit import choose_commits
 from .constrained import look_again, renew, settle, write_fixed
 from .cuda_graphs import Graphs, suits_graphs
-from .growing import Growth, OneByOne
+from .grid import grid_of
+from .growing import Growth, OneByOne, Room
 from .guidance import Twins, guided
 from .hooks import Hooks
 from .kv_cache import KeyValueStore
@@ -47,6 +48,10 @@ if TYPE_CHECKING:
 
 # On an accelerator a look at the logits' health is a synchronisation, so it is taken rarely.
 NAN_CHECK_EVERY = 16
+NO_HOOKS = (
+    "hooks see the logits of the whole canvas, and a block-causal model computes one block at a "
+    "time: call generate() or denoise() without them"
+)
 # What a step changes of a batch, beside its sequences and their soft state.
 CHANGING = ("canvas_P", "real_P", "masked_P", "committed_P", "candidate_P")
 
@@ -65,10 +70,12 @@ class Batch:
     """A flat canvas of `positions`, and the sequences on it.
 
     Args:
-        cached: keep keys and values, which sequences with a cache need.
+        cached: keep keys and values, which sequences with a cache need; those of a block-causal
+            model are always kept.
         twins: further positions, for second branches alone: nothing is drawn for them.
         top_logprobs: how many leading tokens of each position `logprobs` keeps; 0: none.
-        graphs: record forwards as CUDA graphs; None: where the model suits them.
+        graphs: record forwards as CUDA graphs; None: where the model suits them, and is not
+            block-causal.
 
     Raises:
         ValueError: graphs are asked for where there can be none.
@@ -88,7 +95,9 @@ class Batch:
         self.model, self.hooks, self.positions = model, hooks, positions
         if graphs and not suits_graphs(model):
             raise ValueError("CUDA graphs need an unquantised model on one CUDA device")
-        use_graphs = suits_graphs(model) if graphs is None else graphs
+        is_causal = model.config.block_size is not None
+        # What a block of these sees is of another length for each: few forwards have its shape.
+        use_graphs = suits_graphs(model) and not is_causal if graphs is None else graphs
         self._forward = Graphs(model) if use_graphs else model.hidden
         self.device = model.device
         self.mask_id = model.mask_id
@@ -102,6 +111,7 @@ class Batch:
         self.place_P = torch.zeros_like(self.canvas_P)
         self.previous_P = torch.arange(every, device=self.device)
         self.twins = Twins(every, self.device)
+        cached = cached or is_causal
         self.store = KeyValueStore(every) if cached else None
         self.soft = SoftState(every, self.device)
         self.memory = RuleState(every, self.device)
@@ -125,24 +135,32 @@ class Batch:
         constraint: TokenAutomaton | None = None,
         holes: tuple[int, ...] | None = None,
         twin: int | None = None,
-        room: int | None = None,
+        room: Room | None = None,
     ) -> SequenceState:
         """Lays a sequence onto the free positions from `start` on.
 
         Args:
-            room: its one hole grows and shrinks, within so many free positions of all its columns.
+            room: its one hole grows and shrinks, within so many free positions from `start` on.
             twin: a guided one needs as many free positions from here on.
             top_logprobs: leading tokens that `logprobs` keeps of it, at most the batch's.
             constraint: the form of the text between its first and its last mask; or of
             holes: those that begin at these columns, each by itself.
 
         Raises:
-            ValueError: fewer steps than blocks, or no text of the form fits into the masks.
+            ValueError: fewer steps than blocks, no text of the form fits into the masks, or the
+                settings do not suit the model's attention (`grid_of`).
         """
         masked_L = ids_L.eq(self.mask_id).cpu().numpy()
+        grid = grid_of(self.model.config, masked_L, config)
+        schedule = StepSchedule(masked_L, config, grid)
         rules, growth = rules or Rules(), None
         hooked = self.hooks is not None
-        schedule = StepSchedule(masked_L, config)
+        if grid is not None:
+            if hooked:
+                raise ValueError(NO_HOOKS)
+            # A block that is full stays so: later ones rest on its keys and values.
+            kept = {*rules.suppressed, self.mask_id}
+            rules = dataclasses.replace(rules, suppressed=tuple(sorted(kept)))
         if room is not None:
             if hooked or constraint is not None:
                 raise ValueError(
@@ -163,6 +181,7 @@ class Batch:
             may_write_masks=hooked or self.mask_id not in rules.suppressed,
             schedule=schedule,
             generated_L=masked_L,
+            grid=grid,
             twin=twin if config.guidance else None,
             growth=growth,
         )
@@ -171,7 +190,7 @@ class Batch:
             sequence.constraint = CanvasConstraint.of(constraint, ids, self.mask_id, holes)
             sequence.settings = Settings.of(sequence)
         own = slice(start, start + sequence.length)
-        every = slice(start, start + (room or sequence.length))
+        every = slice(start, start + (sequence.length if room is None else room.columns))
         self.canvas_P[own] = ids_L
         self.candidate_P[own] = ids_L
         self.real_P[own] = True
@@ -273,7 +292,7 @@ class Batch:
         hidden_TD = self._run(busy, self._tokens(layout.flat_T), layout)
         hidden_ND = hidden_TD[layout.sources(torch.cat(wanted), shift=shift)]
         for sequence in busy:
-            sequence.age += 1
+            sequence.note_forward()
         if self.hooks is not None:
             found = [self._read_hooked(group, hidden_ND, layout.flat_T) for group in groups]
         else:

@@ -85,7 +85,7 @@ def _results(
 
 def _committable(rows: Rows) -> Tensor | None:
     """(N,) bool: rows in their sequence's open blocks; None where there are no blocks."""
-    if all(sequence.config.block_length is None for sequence in rows.sequences):
+    if all(sequence.schedule.is_whole for sequence in rows.sequences):
         return None
     return _within(rows, SequenceState.committable)
 

@@ -163,7 +163,8 @@ def diffusion_generate(
             "to generate; give max_new_tokens"
         )
     names = [f.name for f in dataclasses.fields(SamplingConfig) if hasattr(settings, f.name)]
-    sampling = SamplingConfig(**{name: getattr(settings, name) for name in names})
+    cache = "none" if model.config.block_size is None else "exact"
+    sampling = SamplingConfig(**{name: getattr(settings, name) for name in names}, cache=cache)
     copies = settings.num_return_sequences
     if copies < 1:
         raise ValueError(f"num_return_sequences must be at least 1, not {copies}")

@@ -36,6 +36,27 @@ class OneByOne(StepSchedule):
         self.masks = max(self.masks, self.left[0])
 
 
+@dataclass(frozen=True)
+class Room:
+    """How a hole may grow.
+
+    Args:
+        columns: the most that its whole sequence may have.
+        pad_to_right: once an end of text is committed, the masks behind it go with it.
+        delete_ends: an end of text takes its column away, else it stays.
+        expand_budget: how often it may grow; None: as often as it may have tokens.
+    """
+
+    columns: int
+    pad_to_right: bool = True
+    delete_ends: bool = True
+    expand_budget: int | None = None
+
+    def __post_init__(self) -> None:
+        budget = self.expand_budget
+        require(budget is None or budget >= 0, f"expand_budget must be >= 0, not {budget}")
+
+
 @dataclass
 class Growth:
     """The hole of a sequence, and how far it may still grow.
@@ -58,7 +79,7 @@ class Growth:
 
     @classmethod
     def of(
-        cls, masked_L: np.ndarray, room: int, config: SamplingConfig, model: DreamConfig
+        cls, masked_L: np.ndarray, room: Room, config: SamplingConfig, model: DreamConfig
     ) -> Growth:
         """That of the hole of a text.
 
@@ -72,21 +93,21 @@ class Growth:
             "this model grows one hole of a text: mark one stretch alone",
         )
         require(
-            room >= len(masked_L),
+            room.columns >= len(masked_L),
             f"the hole begins with {len(columns)} masks, more than it may grow to: allow more new "
             "tokens",
         )
-        most = room - len(masked_L) + len(columns)
+        most = room.columns - len(masked_L) + len(columns)
         assert model.expand_token_id is not None
         return cls(
             first=int(columns[0]),
             after=len(masked_L) - 1 - int(columns[-1]),
-            room=room,
-            budget=most if config.expand_budget is None else config.expand_budget,
+            room=room.columns,
+            budget=most if room.expand_budget is None else room.expand_budget,
             expand_id=model.expand_token_id,
             delete_id=delete_id_of(model),
-            pad_to_right=config.pad_to_right,
-            delete=config.delete_ends,
+            pad_to_right=room.pad_to_right,
+            delete=room.delete_ends,
         )
 
     def suppressed(self, length: int, suppressed: tuple[int, ...]) -> tuple[int, ...]:

@@ -7,6 +7,7 @@ window of columns, whose own enter the store in place, and reads the rest as it 
     prefix     from the block to the end
     dual       the block alone
     refresh    every so many steps more than that: the block's neighbourhood, or the whole sequence
+    exact      of a block-causal model: the block alone, and once what was decided before it
 
 The first step of a block always computes the whole text, as far as it takes part: where
 `lookahead` is set, a text grows with its blocks, and nothing reads what lies behind. By then the
@@ -44,6 +45,18 @@ def window(
     start = max(0, first - shift - margin)
     stop = length if config.cache == "prefix" else min(length, last + 1 + margin)
     return start, stop
+
+
+def exact_window(kept: int, start: int, stop: int, *, shift: bool) -> tuple[int, int]:
+    """The columns that a step of a block-causal model computes.
+
+    Args:
+        kept: columns whose keys and values are final.
+        start, stop: of the block. What was decided before it since is computed once, beside the
+            block's first step: it sees no later block, so it is as if computed alone.
+        shift: as in `window`.
+    """
+    return max(0, min(kept, start - shift)), stop
 
 
 class KeyValueStore:

@@ -1,7 +1,7 @@
 """Log-likelihoods of given texts: which masks a model reads a text under, and what comes of it.
 
-A masked diffusion model knows no one likelihood: tokens may be decided in any order. Two estimators
-of -log p(x | c) of a continuation x of L tokens:
+A masked diffusion model knows no one likelihood: tokens may be decided in any order. Three
+estimators of -log p(x | c) of a continuation x of L tokens:
 
 * "masks": LLaDA's bound (Nie et al., arXiv 2502.09992, appendix), which draws the number of masked
   tokens, not the probability of each to be masked, which removes most of the variance:
@@ -13,6 +13,10 @@ of -log p(x | c) of a continuation x of L tokens:
   the decoding that goes that way at temperature 1, and the only one of which every part of a text
   has its share: the sum from token i on is the log-probability of the rest behind what is before.
   A forward for each token, and no chance.
+* "llada": the bound as LLaDA's own evaluation draws it, number for number: see `llada_masks`.
+
+A block-causal model reads every block behind whole ones, as it was trained: its bound is the sum of
+the bounds of its blocks.
 
 Shape suffixes: B batch, L length, N masked rows (flat indices into B * L), V vocabulary, S samples,
 K leading tokens.
@@ -20,6 +24,7 @@ K leading tokens.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import math
 from collections import defaultdict
@@ -31,14 +36,15 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from ..config import SoftMaskConfig, require_choice, require_positive, setting
+from ..config import ESTIMATORS, SoftMaskConfig, require, require_choice, require_positive, setting
 from ..logits import top_k
 from ..models import DreamModel
+from ..sampling import LARGEST_GUIDANCE
 from ..soft_mask import SoftMask, SoftTokens, feedback, make_mixer, rate
+from .grid import Grid, blocks_of
 
 Request = tuple[Sequence[int], Sequence[int]]  # context and continuation, token ids
-Estimator = Literal["masks", "chain"]
-ESTIMATORS = ("masks", "chain")
+Estimator = Literal["masks", "chain", "llada"]
 
 
 @dataclass(frozen=True)
@@ -49,12 +55,22 @@ class LikelihoodConfig:
     batch_size: int = setting(16, "rows of one forward")
     seed: int = setting(0, "of the masks; each question has its own")
     estimator: Estimator = setting(
-        "masks", "masks: sampled masks, a bound; chain: one token a forward from the left, exact"
+        "masks",
+        "masks: sampled masks, a bound; chain: one token a forward from the left, exact; llada: "
+        "the bound as LLaDA's evaluation draws it",
+    )
+    guidance: float = setting(
+        0.0,
+        "classifier-free guidance w, as in sampling: what is scored is no likelihood of the model",
     )
 
     def __post_init__(self) -> None:
         require_positive(self, "samples", "batch_size")
         require_choice("estimator", self.estimator, ESTIMATORS)
+        require(
+            0 <= self.guidance <= LARGEST_GUIDANCE,
+            f"guidance must lie in [0, {LARGEST_GUIDANCE:g}], not {self.guidance}",
+        )
 
 
 @dataclass(frozen=True)
@@ -87,9 +103,11 @@ class MaskedRow(NamedTuple):
     ids_L: Tensor
     masked_L: Tensor
     read_L: Tensor
-    start: int  # tokens of the continuation
+    start: int  # tokens of the continuation, or of its part in a block
     samples: int  # how many samples drew this mask
     scale: float  # L / l
+    given: int  # tokens of the context
+    block: int = 0  # of a block-causal model, L being this block's
 
 
 class Scorer:
@@ -132,13 +150,23 @@ class Scorer:
         order = sorted(range(len(requests)), key=lambda i: -sum(map(len, requests[i])))
         self._rows = (row for i in order for row in self._rows_of(i, questions[i]))
         self._next = next(self._rows, None)
-        self._values: dict[int, list[tuple[float, int]]] = defaultdict(list)
+        # Of each block of each request.
+        self._values: dict[int, dict[int, list[tuple[float, int, int]]]] = defaultdict(
+            lambda: defaultdict(list)
+        )
         self._tokens: dict[int, list[TokenScore]] = defaultdict(list)
         self.forwards = 0
 
     def _rows_of(self, index: int, question: Sequence[int]) -> Iterator[MaskedRow]:
-        rows = chain_rows if self.config.estimator == "chain" else sampled_rows
-        return rows(index, self.requests[index], question, self.config)
+        request = self.requests[index]
+        grid = blocks_of(self.model.config, len(request[0]), sum(map(len, request)))
+        if self.config.estimator == "chain":
+            return chain_rows(index, request, grid)
+        return sampled_rows(index, request, question, self.config, grid)
+
+    @property
+    def _passes(self) -> int:
+        return (1 if self._mixer is None else 2) * (2 if self.config.guidance else 1)
 
     def step(self, rows: int, positions: int | None = None) -> bool:
         """One forward, of at most so many rows and positions, but of one at least; what is left."""
@@ -156,13 +184,14 @@ class Scorer:
     @torch.no_grad()
     def _read(self, batch: list[MaskedRow]) -> None:
         row_N, losses_N, leading = read_rows(
-            self.model, batch, self._mixer, self.soft_mask, self.top
+            self.model, batch, self._mixer, self.soft_mask, self.top, self.config.guidance
         )
         # Summed on the host: an accelerator's index_add does not repeat its order.
         nats_B = torch.zeros(len(batch), dtype=torch.float64).index_add(0, row_N, losses_N.double())
-        self.forwards += len(batch) * (1 if self._mixer is None else 2)
+        self.forwards += len(batch) * self._passes
         for row, nats in zip(batch, nats_B.tolist(), strict=True):
-            self._values[row.request].append((row.scale * nats, row.samples))
+            value = (row.scale * nats, row.samples, row.start)
+            self._values[row.request][row.block].append(value)
         if self.config.estimator == "chain":
             tops = leading or [()] * len(losses_N)
             for place, loss, top in zip(row_N.tolist(), losses_N.tolist(), tops, strict=True):
@@ -170,15 +199,19 @@ class Scorer:
 
     def estimates(self) -> list[Estimate]:
         """Of every request, in their order, once no rows are left."""
-        passes, is_chain = 1 if self._mixer is None else 2, self.config.estimator == "chain"
+        passes, is_chain = self._passes, self.config.estimator == "chain"
         found = []
         for i, (_, continuation) in enumerate(self.requests):
-            values, tokens = self._values[i], len(continuation)
+            blocks, tokens = list(self._values[i].values()), len(continuation)
+            forwards = passes * sum(map(len, blocks))
             if is_chain:
-                nats = math.fsum(value for value, _ in values)
-                found.append(Estimate(nats, 0.0, tokens, passes * len(values)))
+                parts = [(math.fsum(value for value, *_ in values), 0.0) for values in blocks]
             else:
-                found.append(_estimate(values, tokens, passes))
+                parts = [_mean(values) for values in blocks]
+            nats = math.fsum(mean for mean, _ in parts)
+            # Blocks draw their masks independently.
+            error = math.hypot(*(error for _, error in parts))
+            found.append(Estimate(nats, error, tokens, forwards))
         return found
 
     def tokens(self) -> list[list[TokenScore]]:
@@ -187,30 +220,39 @@ class Scorer:
 
 
 def sampled_rows(
-    index: int, request: Request, question: Sequence[int], config: LikelihoodConfig
+    index: int,
+    request: Request,
+    question: Sequence[int],
+    config: LikelihoodConfig,
+    grid: Grid | None,
 ) -> Iterator[MaskedRow]:
     """The rows of the estimator "masks". Samples that agree in their mask are one: a continuation
     of L tokens takes at most 2^L - 1, a single token one."""
-    context, continuation = request
-    length, ids_L = len(continuation), ids_of(request)
-    drawn_SL = draw_masks(question, length, config)
-    different, samples = torch.unique(drawn_SL, dim=0, return_counts=True)
-    before = torch.zeros(len(context), dtype=torch.bool)
-    for mask_L, count in zip(different, samples.tolist(), strict=True):
-        scale, masked_L = length / int(mask_L.sum()), torch.cat([before, mask_L])
-        yield MaskedRow(index, ids_L, masked_L, masked_L, length, count, scale)
+    given = start = len(request[0])
+    ids_L, block = ids_of(request), 0
+    draw = llada_masks if config.estimator == "llada" else draw_masks
+    while start < len(ids_L):
+        stop = len(ids_L) if grid is None else grid.end(start)
+        # The first block's random numbers are those of a model without blocks.
+        drawn_SL = draw([*question, *[-block] * (block > 0)], stop - start, config)
+        different, samples = torch.unique(drawn_SL, dim=0, return_counts=True)
+        before = torch.zeros(start, dtype=torch.bool)
+        for mask_L, count in zip(different, samples.tolist(), strict=True):
+            scale, masked_L = (stop - start) / int(mask_L.sum()), torch.cat([before, mask_L])
+            how = (stop - start, count, scale, given, block)
+            yield MaskedRow(index, ids_L[:stop], masked_L, masked_L, *how)
+        start, block = stop, block + 1
 
 
-def chain_rows(
-    index: int, request: Request, _question: Sequence[int], _config: LikelihoodConfig
-) -> Iterator[MaskedRow]:
+def chain_rows(index: int, request: Request, grid: Grid | None) -> Iterator[MaskedRow]:
     """The rows of the estimator "chain"."""
     context, continuation = request
     ids_L = ids_of(request)
-    place_L = torch.arange(len(ids_L))
     for place in range(len(context), len(ids_L)):
-        row = MaskedRow(index, ids_L, place_L >= place, place_L == place, len(continuation), 1, 1.0)
-        yield row
+        seen_L = ids_L if grid is None else ids_L[: grid.end(place)]
+        place_L = torch.arange(len(seen_L))
+        read = place_L >= place, place_L == place
+        yield MaskedRow(index, seen_L, *read, len(continuation), 1, 1.0, len(context))
 
 
 def draw_masks(question: Sequence[int], length: int, config: LikelihoodConfig) -> Tensor:
@@ -233,6 +275,31 @@ def draw_masks(question: Sequence[int], length: int, config: LikelihoodConfig) -
     return rank_SL < count_S[:, None]
 
 
+def llada_masks(question: Sequence[int], length: int, config: LikelihoodConfig) -> Tensor:
+    """(S, L) bool: as `get_log_likelihood.py` of ML-GSAI/LLaDA draws them.
+
+    In groups of `batch_size`: one number k ~ U{1..L}, the others of the group at equal distances
+    behind it, around; which tokens, by a permutation each. As there, only whole groups count.
+
+    Raises:
+        ValueError: there is no whole group.
+    """
+    groups, size = config.samples // config.batch_size, config.batch_size
+    require(
+        groups > 0,
+        f"estimator llada draws groups of batch_size masks: give samples of at least {size}",
+    )
+    generator = generator_for(config.seed, question)
+    place_L, drawn = torch.arange(length), []
+    for _ in range(groups):
+        first = int(torch.randint(1, length + 1, (), generator=generator))
+        last = first + (size - 1) * (length / size)
+        count_S = torch.linspace(float(first), last, steps=size).round().long()
+        for count in ((count_S - 1) % length + 1).tolist():
+            drawn.append((place_L < count)[torch.randperm(length, generator=generator)])
+    return torch.stack(drawn)
+
+
 def generator_for(seed: int, ids: Sequence[int]) -> torch.Generator:
     """The random numbers that belong to these token ids under this seed, on any machine."""
     name = f"{seed}:{','.join(map(str, map(int, ids)))}"
@@ -246,6 +313,7 @@ def read_rows(
     mixer: SoftMask | None,
     soft_mask: SoftMaskConfig | None,
     top: int = 0,
+    guidance: float = 0.0,
 ) -> tuple[Tensor, Tensor, list[tuple[tuple[int, float], ...]]]:
     """One forward (two with a mixer) of some rows.
 
@@ -258,10 +326,13 @@ def read_rows(
     read_BL, _ = pad([row.read_L for row in batch], model.device)
     noisy_BL = ids_BL.masked_fill(masked_BL, model.mask_id)
     rows_N = read_BL.flatten().nonzero().squeeze(1)
+    given_BL, _ = pad([torch.arange(len(row.ids_L)) < row.given for row in batch], model.device)
+    blind = functools.partial(_without_context, model, guidance, given_BL, noisy_BL)
     text: dict[str, Any] = {"input_ids": noisy_BL}
     if mixer is not None and soft_mask is not None:
         masks_M = masked_BL.flatten().nonzero().squeeze(1)
-        logits_MV = model(noisy_BL, attention_mask=attention_BL, rows=masks_M).logits
+        first: dict[str, Any] = {"attention_mask": attention_BL, "rows": masks_M}
+        logits_MV = blind(model(noisy_BL, **first).logits, None, first)
         start_B = torch.tensor([row.start for row in batch], device=model.device)
         with model.input_table() as table_VD:
             soft_tokens, _ = soft_input(
@@ -278,14 +349,36 @@ def read_rows(
         text = {"soft_tokens": soft_tokens}
     true_N = ids_BL.flatten()[rows_N]
     row_N = (rows_N // ids_BL.shape[1]).cpu()
-    inputs = {**text, "attention_mask": attention_BL, "rows": rows_N}
-    if not top:
-        return row_N, model(**inputs, labels=true_N).losses.cpu(), []
-    logprobs_NV = model(**inputs).logits.float().log_softmax(-1)
+    inputs = {"attention_mask": attention_BL, "rows": rows_N}
+    if not top and not guidance:
+        return row_N, model(**text, **inputs, labels=true_N).losses.cpu(), []
+    logits_NV = blind(model(**text, **inputs).logits, text.get("soft_tokens"), inputs)
+    logprobs_NV = logits_NV.float().log_softmax(-1)
     losses_N = -logprobs_NV.gather(1, true_N[:, None]).squeeze(1)
+    if not top:
+        return row_N, losses_N.cpu(), []
     values_NK, ids_NK = (part.tolist() for part in top_k(logprobs_NV, top))
     leading = [tuple(zip(*pair, strict=True)) for pair in zip(ids_NK, values_NK, strict=True)]
     return row_N, losses_N.cpu(), leading
+
+
+def _without_context(
+    model: DreamModel,
+    guidance: float,
+    given_BL: Tensor,
+    noisy_BL: Tensor,
+    logits_NV: Tensor,
+    soft_tokens: SoftTokens | None,
+    inputs: dict[str, Any],
+) -> Tensor:
+    """Logits u + (w + 1)(c - u): a second branch reads the same with masks for the context."""
+    if not guidance:
+        return logits_NV
+    with model.input_table() as table_VD:
+        read_BLD = table_VD[noisy_BL] if soft_tokens is None else soft_tokens.embed(table_VD)
+        read_BLD = torch.where(given_BL[..., None], table_VD[model.mask_id], read_BLD)
+    blind_NV = model(inputs_embeds=read_BLD, **inputs).logits
+    return blind_NV + (guidance + 1) * (logits_NV - blind_NV)
 
 
 def soft_input(
@@ -327,18 +420,17 @@ def ids_of(request: Request) -> Tensor:
     return torch.tensor([*map(int, request[0]), *map(int, request[1])])
 
 
-def _estimate(values: list[tuple[float, int]], tokens: int, passes: int) -> Estimate:
-    """From the values of the different masks, each with how many samples drew it."""
-    samples = sum(count for _, count in values)
-    mean = math.fsum(value * count for value, count in values) / samples
+def _mean(values: list[tuple[float, int, int]]) -> tuple[float, float]:
+    """Mean and error of the values of a block's masks, each with how many samples drew it, and of
+    how many tokens."""
+    samples, tokens = sum(count for _, count, _ in values), values[0][2]
+    mean = math.fsum(value * count for value, count, _ in values) / samples
     if tokens == 1:
-        error = 0.0
-    elif samples == 1:
-        error = math.nan
-    else:
-        squares = math.fsum(count * (value - mean) ** 2 for value, count in values)
-        error = math.sqrt(squares / (samples - 1) / samples)
-    return Estimate(mean, error, tokens, passes * len(values))
+        return mean, 0.0
+    if samples == 1:
+        return mean, math.nan
+    squares = math.fsum(count * (value - mean) ** 2 for value, count, _ in values)
+    return mean, math.sqrt(squares / (samples - 1) / samples)
 
 
 def check_requests(model: DreamModel, requests: Sequence[Request]) -> None:

@@ -19,6 +19,7 @@ from ..config import SamplingConfig, SoftMaskConfig
 from ..models import DreamModel
 from ..soft_mask import check_k
 from .batch import Batch
+from .growing import Room
 from .hooks import Hooks, LogitsHook, TokensHook
 from .sequence import Rules
 
@@ -69,7 +70,7 @@ def denoise(
     graphs: bool | None = None,
     constraint: TokenAutomaton | Sequence[TokenAutomaton | None] | None = None,
     holes_B: Sequence[tuple[int, ...] | None] | None = None,
-    room_B: Sequence[int] | None = None,
+    room_B: Sequence[Room] | None = None,
 ) -> Iterator[DenoiseStep]:
     """Denoises a canvas, yielding after each step.
 
@@ -87,7 +88,7 @@ def denoise(
             rows or one for each; or, of a row with
         holes_B: the form of its holes that begin at these of its columns, each by itself.
         room_B: the one hole of each row grows and shrinks as DreamOn's do, and the row with it,
-            into the padding to its right, up to so many columns.
+            into the padding to its right.
 
     Raises:
         ValueError: the canvas is empty or longer than the model's context, it has no mask token,
@@ -117,7 +118,7 @@ def denoise(
     batch.canvas_P[:count] = batch.candidate_P[:count] = canvas_BL.flatten()
     for row, (start, stop) in enumerate(spans):
         first = row * canvas_BL.shape[1] + start
-        if room_B is not None and start + room_B[row] > canvas_BL.shape[1]:
+        if room_B is not None and start + room_B[row].columns > canvas_BL.shape[1]:
             raise ValueError("a row may grow to more columns than the canvas has: pad it further")
         batch.add(
             first,

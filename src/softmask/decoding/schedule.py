@@ -6,12 +6,15 @@ device. `recount` takes them off the canvas where that does not hold.
 
 from __future__ import annotations
 
+import bisect
+import itertools
 import math
 from typing import NamedTuple
 
 import numpy as np
 
 from ..config import SamplingConfig
+from .grid import Grid
 from .unmask import transfer_count, transfer_share
 
 
@@ -31,16 +34,24 @@ class ScheduledStep(NamedTuple):
 class StepSchedule:
     """The blocks of one text.
 
+    Args:
+        grid: of a block-causal model, whose blocks these are.
+
     Raises:
         ValueError: fewer steps than blocks.
     """
 
-    def __init__(self, masked_L: np.ndarray, config: SamplingConfig) -> None:
-        self.config = config
+    def __init__(
+        self, masked_L: np.ndarray, config: SamplingConfig, grid: Grid | None = None
+    ) -> None:
+        self.config, self.grid = config, grid
         columns = masked_L.nonzero()[0]
         size = config.block_length or max(len(columns), 1)
         # Blocks count masks, not columns: what lies between two holes takes no step.
         self.blocks = [columns[i : i + size] for i in range(0, len(columns), size)]
+        if grid is not None:
+            self.blocks = grid.stages(columns, config.block_length)
+        self.is_whole = config.block_length is None and grid is None
         self.length = len(masked_L)
         given = (~masked_L).nonzero()[0]
         self._tail = int(given[-1]) + 1 if len(given) else 0
@@ -51,10 +62,12 @@ class StepSchedule:
                 f"{config.steps} steps cannot fill {len(self.blocks)} blocks: give at least one "
                 "step a block, or a larger block_length"
             )
+        # The steps after which each has to be full.
+        self.ends = _ends([len(block) for block in self.blocks], config.steps, grid is not None)
 
     def recount(self, masked_L: np.ndarray) -> None:
         """Counts the masks that are left."""
-        if self.config.block_length is None:
+        if self.is_whole:
             self.left = [int(masked_L.sum())]
         else:
             self.left = [int(masked_L[block].sum()) for block in self.blocks]
@@ -74,15 +87,10 @@ class StepSchedule:
 
     def _scheduled(self, step: int) -> ScheduledStep:
         """The published schedule, within each block."""
-        each, extra = divmod(self.config.steps, len(self.left))
-        # The first `extra` blocks get one step more.
-        block = min(step // (each + 1), extra)
-        inner = step - block * (each + 1)
-        if block == extra:
-            more, inner = divmod(inner, each)
-            block += more
-        steps = each + (block < extra)
-        count, share = self._count(self.left[block], len(self.blocks[block]), inner, steps)
+        block = bisect.bisect_right(self.ends, step)
+        begin = self.ends[block - 1] if block else 0
+        steps = self.ends[block] - begin
+        count, share = self._count(self.left[block], len(self.blocks[block]), step - begin, steps)
         return ScheduledStep(block, count, share, block)
 
     def _count(self, left: int, masks: int, step: int, steps: int) -> tuple[int, float]:
@@ -95,7 +103,8 @@ class StepSchedule:
             eps = self.config.eps
             return transfer_count(left, step, steps, eps), transfer_share(step, steps, eps)
         if self.config.step_schedule == "rounded":  # dllm's `get_num_transfer_tokens`, linear
-            return (count := round(left / (steps - step))), count / max(left, 1)
+            count = round(left * _linear_share(step, steps))
+            return count, count / max(left, 1)
         # LLaDA's `get_num_transfer_tokens`, but where something was decided out of turn.
         each, extra = divmod(masks, steps)
         count = left if step == steps - 1 else min(left, each + (step < extra))
@@ -110,18 +119,13 @@ class StepSchedule:
     def _adaptive(self, step: int) -> ScheduledStep:
         """At least one token of the first block, and as many as it takes to be done in time."""
         block = self._first
-        count = math.ceil(self.left[block] / max(self._end(block) - step, 1))
+        count = math.ceil(self.left[block] / max(self.ends[block] - step, 1))
         return ScheduledStep(block, count, 0.0, self._last_open(block))
 
     @property
     def _first(self) -> int:
         """The first block that is not full."""
         return next(block for block, left in enumerate(self.left) if left)
-
-    def _end(self, block: int) -> int:
-        """The steps after which a block has to be full."""
-        each, extra = divmod(self.config.steps, len(self.left))
-        return (block + 1) * each + min(block + 1, extra)
 
     def _last_open(self, block: int, wanted: int = 0) -> int:
         """The last block that is open, if this is the first: so many masks are, where there are."""
@@ -155,9 +159,9 @@ class StepSchedule:
         if self.config.opens_early and not self.config.adaptive:
             stages = [(self.total_left, self.masks, 0, self.config.steps)]
         else:
-            ends = [self._end(block) for block in range(-1, len(self.left))]
+            begins = [0, *self.ends[:-1]]
             sizes = [len(block) for block in self.blocks]
-            stages = list(zip(self.left, sizes, ends[:-1], ends[1:], strict=True))
+            stages = list(zip(self.left, sizes, begins, self.ends, strict=True))
         for left, size, begin, end in stages:
             if left and step < end:
                 return max(step, end - math.ceil((end - begin) * left / size))
@@ -171,8 +175,11 @@ class StepSchedule:
         """How many columns take part while this block is decoded.
 
         Later masks that end the text join `lookahead` masks ahead of the block. What stands before
-        a given token always takes part: that token is context.
+        a given token always takes part: that token is context. In a block-causal model nothing
+        behind the block does.
         """
+        if self.grid is not None and self.blocks:
+            return self.grid.end(int(self.blocks[block][0]))
         ahead = self.config.lookahead
         if ahead is None or not self.blocks:
             return self.length
@@ -185,6 +192,8 @@ class StepSchedule:
         """The most masks that take part in one forward."""
         if self.config.opens_early:
             return self.masks
+        if self.grid is not None and self.blocks:
+            return self.grid.most(np.concatenate(self.blocks))
         size = self.config.block_length or 0
         hidden = (self.length - self.reach(block) for block in range(len(self.blocks)))
         return max(
@@ -195,3 +204,27 @@ class StepSchedule:
         """Masks left before a column that lies behind this block; later blocks are untouched."""
         later = self.blocks[block + 1 :]
         return sum(self.left[: block + 1]) + sum(int((b < column).sum()) for b in later)
+
+
+def _linear_share(step: int, steps: int) -> float:
+    """1 - s / t as dllm's linear scheduler has it: in float32, which decides between halves."""
+    kept_s, kept_t = (1 - np.float32((steps - step - one) / steps) for one in (1, 0))
+    return 1 - float((1 - kept_s) / (1 - kept_t))
+
+
+def _ends(sizes: list[int], steps: int, by_size: bool) -> list[int]:
+    """The steps shared out over blocks of these sizes: after which of them each ends.
+
+    Evenly, as published. Those of a grid are unequal, where a prompt ends within one: `by_size`,
+    each with at least one.
+    """
+    count = len(sizes)
+    if not by_size:
+        each, extra = divmod(steps, max(count, 1))
+        # The first `extra` blocks get one step more.
+        return [(block + 1) * each + min(block + 1, extra) for block in range(count)]
+    ends, total = list[int](), sum(sizes)
+    for block, behind in enumerate(itertools.accumulate(sizes)):
+        least, most = ends[-1] if ends else 0, steps - (count - 1 - block)
+        ends.append(min(max(math.ceil(steps * behind / total), least + 1), most))
+    return ends

@@ -26,6 +26,7 @@ def score(
     seed: int = 0,
     soft_mask: SoftMaskChoice = "checkpoint",
     batch_size: int = BATCH_SIZE,
+    guidance: float = 0.0,
 ) -> list[Estimate]:
     """Estimates how likely each of some continuations is behind a prompt; the least nats win.
 
@@ -34,10 +35,11 @@ def score(
     Args:
         prompt: a text as it is, a conversation (through the chat template), or token ids.
         choices: what may follow: texts, or token ids.
-        estimator: "masks" or "chain": see `softmask.decoding.likelihood`.
+        estimator: "masks", "chain" or "llada": see `softmask.decoding.likelihood`.
         samples: masks that are drawn of each choice; a chain has none.
         soft_mask: as of `generate`.
         batch_size: rows of one forward.
+        guidance: classifier-free guidance w, as of `generate`; 0: none.
 
     Raises:
         ValueError: an empty choice, none at all, a text that the model's context cannot hold, a
@@ -45,7 +47,7 @@ def score(
     """
     samples, batch_size = as_count("samples", samples), as_count("batch_size", batch_size)
     pairs = pairs_of(checkpoint, prompt, choices, lambda text: encode(checkpoint, text))
-    config = LikelihoodConfig(samples, batch_size, seed, estimator)
+    config = LikelihoodConfig(samples, batch_size, seed, estimator, guidance)
     soft = choose_soft_mask(soft_mask, checkpoint.soft_mask)
     questions = [pairs[0][0]] * len(pairs)
     scorer = Scorer(checkpoint.model, pairs, config, soft, questions=questions)

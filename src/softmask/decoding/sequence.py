@@ -11,8 +11,9 @@ import torch
 
 from ..config import SamplingConfig, SoftMaskConfig, is_on
 from .canvas_constraint import CanvasConstraint
+from .grid import Grid
 from .growing import Growth, OneByOne
-from .kv_cache import window
+from .kv_cache import exact_window, window
 from .schedule import ScheduledStep, StepSchedule
 
 if TYPE_CHECKING:
@@ -97,6 +98,8 @@ class SequenceState:
     generated_L: np.ndarray  # bool: what was masked at first
     twin: int | None = None  # where its branch without a prompt lies, if it is guided
     growth: Growth | None = None  # of a hole whose length the model finds
+    grid: Grid | None = None  # of a block-causal model
+    kept: int = 0  # with it: how many leading columns have their final keys and values in the store
     top_logprobs: int = 0  # leading tokens that are reported
     constraint: CanvasConstraint | None = None
     step: int = 0
@@ -169,19 +172,29 @@ class SequenceState:
         self.block, self.last_block = scheduled.block, scheduled.last
         return self._window(scheduled, shift=shift)
 
+    def note_forward(self) -> None:
+        """Counts a forward of the columns that `enter` named."""
+        self.age += 1
+        if self.grid is not None:
+            # All before the block was clean, and either kept or computed.
+            self.kept = self.grid.start(self.schedule.bounds(self.block)[0])
+
     def needs_forward(self, scheduled: ScheduledStep) -> bool:
         """False where a forward could change nothing.
 
         A plain greedy step that commits nothing would be repeated word for word by the next one;
-        with soft-masking it still moves the input, and random rules draw.
+        with soft-masking it still moves the input, and random rules draw. Neither do so in a block
+        of a block-causal model that is full.
         """
+        if self.grid is not None and not self.schedule.left[scheduled.block]:
+            return False
         repeats = not self.is_soft and self.config.temperature == 0
         return scheduled.commits > 0 or not repeats or self.config.by_chance
 
     def save(self) -> dict[str, Any]:
         """All that a step changes."""
         state = None if self.generator is None else self.generator.get_state()
-        names = ("step", "forwards", "block", "last_block", "age", "failure", "masked_L")
+        names = ("step", "forwards", "block", "last_block", "age", "kept", "failure", "masked_L")
         values = {name: getattr(self, name) for name in names}
         values["stop_state"] = dict(self.stop_state)
         constraint = None if self.constraint is None else self.constraint.save()
@@ -209,6 +222,8 @@ class SequenceState:
         if self.config.cache == "none":
             return 0, reach
         first, last = self._between(scheduled.block, scheduled.last)
+        if self.grid is not None:
+            return exact_window(self.kept, self.grid.start(first), reach, shift=shift)
         return window(self.config, first, last, reach, self.age, shift=shift)
 
     @property
@@ -236,7 +251,7 @@ class SequenceState:
         return self._columns(scheduled.block, self.schedule.counted(scheduled))
 
     def _columns(self, block: int, last: int) -> tuple[int, int]:
-        if self.config.block_length is None:
+        if self.schedule.is_whole:
             return 0, self.length
         first, end = self._between(block, last)
         return first, end + 1

@@ -46,17 +46,26 @@ class Layouts:
         key = tuple((s.start, s.twin, s.reach, *w) for s, w in zip(busy, windows, strict=True))
         if apart not in self._last or self._last[apart][0] != key:
             pieces = [
-                (Span(b - a, start, s.reach), s.flat_L[a:b] + (start - s.start))
-                for s, (a, b) in zip(busy, windows, strict=True)
+                (span._replace(start=start), s.flat_L[a : a + span.queries] + (start - s.start))
+                for s, window in zip(busy, windows, strict=True)
                 for start in ((s.start,) if s.twin is None else (s.start, s.twin))
+                for a, span in _spans(s, window)
             ]
             # Windows of like shape side by side: attention takes them in one call.
-            pieces.sort(key=lambda piece: (piece[0].queries, piece[0].length))
+            pieces.sort(key=lambda piece: piece[0].form)
             spans, columns = zip(*pieces, strict=True)
             flat_T = torch.from_numpy(np.concatenate(columns)).to(place_P.device)
             layout = Layout(flat_T, place_P[flat_T], previous_P, spans, self._store)
             self._last[apart] = key, layout
         return self._last[apart][1]
+
+
+def _spans(sequence: SequenceState, window: Window) -> list[tuple[int, Span]]:
+    """The first columns of the parts of a window that are attended apart, and their spans."""
+    if sequence.grid is not None:
+        return sequence.grid.spans(*window)
+    start, stop = window
+    return [(start, Span(stop - start, 0, sequence.reach))]
 
 
 def rows_by_settings(

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..config import (
+    ESTIMATORS,
     FEEDBACK_HELP,
     FEEDBACK_PRESETS,
     PUBLISHED_KEYS,
@@ -98,7 +99,7 @@ class ModelArgs:
     noise: str | None = setting(None, "of drawn tokens: float32 or float64")
     stop_rule: str | None = setting(None, "when a text gives up its last masks: a rule's name")
     stop_options: dict[str, Any] | None = setting(None, "options of a stopping rule")
-    cache: str | None = setting(None, "none, prefix or dual; needs block_length")
+    cache: str | None = setting(None, "none, prefix, dual, or exact")
     refresh_every: int | None = setting(None, "steps between refreshes of the cache in a block")
     refresh_window: int | None = setting(None, "tokens around the block that it refreshes")
     softmasking: bool | None = setting(None, "True requires it, False turns it off")
@@ -117,6 +118,9 @@ class ModelArgs:
     transparency_scheduling: str | None = setting(None, "none, linear, stepwise")
     mc_num: int = setting(128, "likelihood tasks: Monte-Carlo samples of a request")
     mc_batch_size: int = setting(16, "likelihood tasks: rows of one forward")
+    estimator: str = setting(
+        "masks", "likelihood tasks: masks; chain (exact); llada (as its own evaluation)"
+    )
 
     def __post_init__(self) -> None:
         if self.batch_size != AUTO:
@@ -128,6 +132,7 @@ class ModelArgs:
         require_positive(
             self, "max_batch_size", "max_length", "max_new_tokens", "mc_num", "mc_batch_size"
         )
+        require_choice("estimator", self.estimator, ESTIMATORS)
         require(0 <= self.seed < 2**63, f"seed must lie between 0 and 2**63, not {self.seed}")
         require(self.nfe is None or 0 < self.nfe <= 1, f"nfe must lie in (0, 1], not {self.nfe}")
         require(
@@ -155,9 +160,8 @@ class ModelArgs:
     @property
     def to_load(self) -> dict[str, Any]:
         """The arguments of `hub.load`."""
-        names = ("adapter", "device", "dtype", "device_map", "revision", "family")
-        names += ("load_in_4bit", "quantize")
-        values = {name: getattr(self, name) for name in names}
+        names = ("adapter", "device", "dtype", "device_map", "revision", "family", "quantize")
+        values = {name: getattr(self, name) for name in (*names, "load_in_4bit")}
         return {"name": self.pretrained, **values}
 
     @property

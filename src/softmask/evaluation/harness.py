@@ -267,7 +267,11 @@ class SoftMaskLM(TemplateLM):
     @property
     def _likelihood(self) -> LikelihoodConfig:
         return LikelihoodConfig(
-            samples=self.args.mc_num, batch_size=self.args.mc_batch_size, seed=self.args.seed
+            samples=self.args.mc_num,
+            batch_size=self.args.mc_batch_size,
+            seed=self.args.seed,
+            estimator=self.args.estimator,  # type: ignore[arg-type]  # one of ESTIMATORS
+            guidance=self.args.guidance or 0.0,
         )
 
     def loglikelihood(

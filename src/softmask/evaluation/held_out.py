@@ -30,6 +30,7 @@ from ..decoding.control_names import ControlNames
 from ..decoding.likelihood import generator_for, pad, soft_input
 from ..logits import CHUNK_ROWS, entropy
 from ..models import DreamModel
+from ..models.block_causal import refuse_noisy_rows
 from ..reporting.progress import progress
 from ..reporting.tables import light_table
 from ..soft_mask import SoftMask, make_mixer
@@ -157,6 +158,7 @@ def held_out(
             model without a mask token.
     """
     _check(model, windows)
+    refuse_noisy_rows(model.config, "a bound on held-out text")
     tally = _Tally(windows, config, soft_mask is not None)
     mixer = make_mixer(soft_mask, model.device)
     schedule = "none" if soft_mask is None else soft_mask.schedule

@@ -6,11 +6,14 @@ ZHZisZZ/dllm: `dllm/pipelines/a2d`. The source model's names and shape, and `<|m
 from functools import partial
 
 from .family import Family
+from .llada import TRAINING
 
 _make = partial(
     Family,
     mask_token="<|mask|>",
     sampling={"alg": "maskgit_plus", "step_schedule": "rounded", "raw_scores": True},
+    # Its own code averages over the answers of a forward together, which is the same for one row.
+    training=TRAINING,
 )
 
 A2D_QWEN3 = _make(

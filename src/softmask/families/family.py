@@ -6,6 +6,7 @@ There is one network, one loop and one objective. A family says how its files ma
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -34,6 +35,7 @@ class Family:
             ordinary model.
         hub: ids of Hub repositories that are of it, whatever their files say.
         renamed: keys of config.json, and what they are called here (`ConfigFile`).
+        usual: settings that its models have where config.json does not say otherwise.
         fixed: settings that every model of the family has, and its config.json does not say.
         required: values of further keys that make a model of the family one that fits this network.
         weights: parts of names of weights, and what they are called here; `*` is a layer's number.
@@ -41,7 +43,12 @@ class Family:
         end_tokens: that end an answer, beside those that config and tokenizer name.
         bos: whether a raw prompt begins with the tokenizer's bos token.
         chat: what its own code sets in the chat template, which templates read as variables.
+        answer_header: what its chat template writes before an answer, and behind every
+            conversation, even where no answer is asked for.
         sampling: settings of SamplingConfig that its own code decodes with.
+        training: settings of a recipe, by its parts, that its own code fine-tunes with.
+        trains_padding: whether the padding's embedding is trained, which transformers' classes
+            leave out.
     """
 
     name: str
@@ -52,6 +59,7 @@ class Family:
     explicit: bool = False
     hub: tuple[str, ...] = ()
     renamed: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    usual: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     fixed: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     required: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     weights: tuple[tuple[str, str], ...] = ()
@@ -59,7 +67,10 @@ class Family:
     end_tokens: tuple[str, ...] = END_TOKENS
     bos: bool = False
     chat: Mapping[str, bool] = dataclasses.field(default_factory=dict)
+    answer_header: str = ""
     sampling: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    training: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+    trains_padding: bool = False
 
     def settings(self, values: Mapping[str, Any], where: str) -> dict[str, Any]:
         """A config.json of this family under our names.
@@ -79,7 +90,23 @@ class Family:
                 )
         ours = {key: value for key, value in values.items() if key not in self.renamed}
         ours |= {new: values[old] for old, new in self.renamed.items() if old in values}
-        return ours | dict(self.fixed)
+        return dict(self.usual) | ours | dict(self.fixed)
+
+    def template(self, text: str) -> str:
+        """A chat template of the family's files, as it is to be read here.
+
+        What comes out may stand in a file again: it is left as it is.
+        """
+        begin = "".join(f"{{% set {k} = {str(v).lower()} %}}" for k, v in self.chat.items())
+        end = ""
+        if self.answer_header:
+            begin += "{% set written %}"
+            end = "{% endset %}{{ written if add_generation_prompt else written.removesuffix("
+            end += json.dumps(self.answer_header) + ") }}"
+        if text.startswith(begin):
+            return text
+        # Jinja drops one line break at the end of a file, which is no longer the end.
+        return begin + (text.removesuffix("\n") if end else text) + end
 
     def own_name(self, name: str) -> str:
         """What a weight of the original files is called here."""

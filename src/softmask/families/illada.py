@@ -15,4 +15,5 @@ ILLADA = Family(
     required={"mlp_bias": False},
     mask_token="<[MASK]>",
     sampling=LLADA.sampling,
+    training=LLADA.training,
 )

@@ -3,9 +3,16 @@
 ML-GSAI/LLaDA: `configuration_llada.py`, `modeling_llada.py`, `generate.py`.
 """
 
+from typing import Any
+
 from .family import HEAD, LAYER, NORM, TABLE, Family
 
 _THEIRS, _OURS = f"model.transformer.blocks.{LAYER}", f"model.layers.{LAYER}"
+# Its GUIDELINES.md: t over all of (0, 1], the bound per token of an answer with its padding.
+TRAINING: dict[str, dict[str, Any]] = {
+    "noise": {"t_low": 1e-3, "t_high": 1.0, "at_least_one": False},
+    "train": {"weighting": "answer"},
+}
 
 LLADA = Family(
     name="llada",
@@ -52,5 +59,8 @@ LLADA = Family(
     ),
     mask_token="<|mdm_mask|>",
     end_tokens=("<|endoftext|>", "<|eot_id|>"),
+    answer_header="<|start_header_id|>assistant<|end_header_id|>\n\n",
     sampling={"alg": "maskgit_plus", "step_schedule": "even", "raw_scores": True},
+    training=TRAINING,
+    trains_padding=True,
 )

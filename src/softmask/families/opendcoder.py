@@ -14,4 +14,5 @@ OPEN_DCODER = Family(
     hub=("fredzzp/open-dcoder-0.5B",),
     mask_token="<M>",
     bos=True,
+    training={"noise": {"t_low": 1e-3, "t_high": 1.0}, "train": {"weighting": "mean"}},
 )

@@ -20,6 +20,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ..config import from_mapping, require, require_choice, shown
+from ..families.family import Family
+from ..families.registry import by_name
 from ..models import DreamModel
 from ..models.checkpoint import first_not_finite
 from .folder import ADAPTER_FILE, ADAPTER_WEIGHTS, adapter_tensor_names, read_mapping
@@ -36,6 +38,8 @@ STARTS = (None, True, False, "gaussian", "orthogonal", "eva")
 # The tensors of a LoRA whose first dimension is the rank.
 RANKED = (".lora_A.weight", ".lora_embedding_A")
 SMALL_RANK = 256
+# What PEFT puts before the names of a model's weights.
+PREFIX = "base_model.model."
 TABLES = re.compile(r"\.(embed_tokens|lm_head)\.")
 
 
@@ -166,6 +170,7 @@ def merge_adapter(model: DreamModel, adapter: Adapter) -> DreamModel:
     from peft.utils.warning import PeftWarning
 
     folder = adapter.folder
+    adapter = _under_our_names(adapter, by_name(model.config.family))
     if model.config.tie_word_embeddings and any(map(TABLES.search, adapter.tensors)):
         model.lm_head.weight = nn.Parameter(model.lm_head.weight.detach().clone())
         model.config.tie_word_embeddings = False
@@ -192,6 +197,39 @@ def merge_adapter(model: DreamModel, adapter: Adapter) -> DreamModel:
     set_peft_model_state_dict(wrapped, adapter.tensors)
     merged: DreamModel = wrapped.merge_and_unload()
     return merged
+
+
+def _under_our_names(adapter: Adapter, family: Family) -> Adapter:
+    """An adapter that was trained on the family's own code, whose modules have other names there.
+
+    Raises:
+        ValueError: it has settings by name of a module, which are not translated.
+    """
+    tensors = {_own_name(name, family): tensor for name, tensor in adapter.tensors.items()}
+    if tensors.keys() == adapter.tensors.keys():
+        return adapter
+    settings = adapter.settings
+    for key in ("modules_to_save", "rank_pattern", "alpha_pattern"):
+        if getattr(settings, key):
+            raise ValueError(
+                f"{adapter.folder / ADAPTER_FILE}: softmask does not translate {key} from the "
+                f"names of {family.title}'s own code: merge the adapter by PEFT itself"
+            )
+    # Names of modules there mean several here: `ff_out` is in the layers, and the head.
+    adapted = {name.removeprefix(PREFIX).partition(".lora_")[0] for name in tensors}
+    settings = dataclasses.replace(
+        settings,
+        target_modules=tuple(sorted(adapted)),
+        exclude_modules=None,
+        layers_to_transform=None,
+        layers_pattern=None,
+    )
+    return dataclasses.replace(adapter, settings=settings, tensors=tensors)
+
+
+def _own_name(name: str, family: Family) -> str:
+    own = family.own_name(name.removeprefix(PREFIX))
+    return PREFIX + own if name.startswith(PREFIX) else own
 
 
 def _for_peft(settings: LoraSettings) -> dict[str, Any]:

@@ -25,7 +25,8 @@ from ..config import (
     read_soft_mask_file,
     soft_mask_from_published,
 )
-from ..families.registry import by_name, is_own_layout, known_on_hub
+from ..families.family import Family
+from ..families.registry import by_name, is_own_layout, known_on_hub, recognise
 from ..files import expand_home
 from ..models import DreamConfig, DreamModel
 from ..models.checkpoint import Source
@@ -98,6 +99,18 @@ def find(
     return Source(
         str(name or BUNDLED), folder, adapter_folder, config, tokenizer, weights, soft_mask
     )
+
+
+def family_named(name: str | Path, family: str | None = None) -> Family | None:
+    """The family of a model; None: its files do not say, and nor does the user.
+
+    Raises:
+        ValueError: there is no such family or model, or its config.json is damaged.
+    """
+    known = family or known_on_hub(name)
+    if known is not None:
+        return by_name(known)
+    return recognise(read_mapping(_model_folder(name, None, local_only=False) / CONFIG_FILE))
 
 
 def _check_files(folder: Path) -> None:

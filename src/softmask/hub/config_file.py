@@ -20,7 +20,7 @@ from ..models import DreamConfig
 ARCHITECTURE, MODEL_TYPE = "DreamModel", DreamConfig.model_type
 # What models of a known family may have that this network has not, and what that is.
 FOREIGN = {
-    "block_size": "is block-causal, as DreamReasoner",
+    "block_size": "is block-causal",
     "bd_size": "is block-causal",
     "expand_token_id": "grows its canvas by <|expand|>, as DreamOn",
 }
@@ -38,6 +38,7 @@ ROPE_TYPES: dict[str, tuple[str, ...]] = {
     ),
 }
 ACTIVATIONS = ("silu", "swish", "gelu", "gelu_new", "gelu_pytorch_tanh", "relu")
+BLOCK_ORIGINS = ("start", "prompt")
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 # More of each than any model has: a damaged number ends in a sentence, not in all of the memory.
 LARGEST = {
@@ -49,6 +50,7 @@ LARGEST = {
     "num_key_value_heads": 2**12,
     "head_dim": 2**13,
     "max_position_embeddings": 2**31 - 1,
+    "block_size": 2**16,
 }
 
 
@@ -120,6 +122,8 @@ class ConfigFile:
     attention_bias: bool = True
     qk_norm: bool = False
     expand_token_id: int | None = None
+    block_size: int | None = None
+    block_origin: str = DreamConfig.block_origin
     family: str = DreamConfig.family
     dtype: str | None = None
     transparency_config: dict[str, Any] | None = None
@@ -151,6 +155,7 @@ class ConfigFile:
         whole = kinds is None or len(kinds) == layers
         require(whole, f"layer_types must be null, or name the kind of each of {layers} layers")
         require_choice("hidden_act", self.hidden_act, ACTIVATIONS)
+        require_choice("block_origin", self.block_origin, BLOCK_ORIGINS)
         if self.dtype is not None:
             require_choice("dtype", self.dtype, DTYPES)
         require(not self.use_mrope, "use_mrope is true: Dream has text alone")
@@ -201,10 +206,12 @@ def config_from_file(
         ValueError: the model is of no known family, or a value has the wrong type or range.
     """
     family = family_of(values, str(path.parent), chosen)
+    own = is_own_layout(values)
     for key, what in FOREIGN.items():
-        if values.get(key) is not None and key != family.mark:
+        is_known = key in (CONFIG_KEYS if own else (*family.renamed, family.mark))
+        if values.get(key) is not None and not is_known:
             raise ValueError(f"{path} has {key}: that model {what}, which softmask does not")
-    if not is_own_layout(values):
+    if not own:
         # In transformers' own classes it is null or absent where nothing is said.
         values = family.settings(values, str(path)) | {FAMILY_KEY: family.name}
     known = {f.name for f in dataclasses.fields(ConfigFile)}

@@ -223,7 +223,10 @@ def _merge(source: Source) -> DreamModel | None:
         return None
     # bfloat16 would round the merged sum (3e-3 against 2e-7 in the logits of a toy), and a GPU
     # that holds a 7B model in bfloat16 need not hold it in float32.
-    return load(source.folder, source.adapter, device="cpu", dtype=torch.float32).model
+    family = source.config.family
+    return load(
+        source.folder, source.adapter, device="cpu", dtype=torch.float32, family=family
+    ).model
 
 
 def _check_finite(path: Path) -> None:

@@ -65,9 +65,8 @@ def read_tokenizer(folder: Path, config: DreamConfig) -> PreTrainedTokenizerFast
     values = _mapping(folder / TOKENIZER_CONFIG)
     settings = _settings(folder, values)
     if settings["chat_template"] is not None:
-        chosen = by_name(config.family).chat.items()
-        sets = [f"{{% set {name} = {str(value).lower()} %}}" for name, value in chosen]
-        settings["chat_template"] = "".join(sets) + settings["chat_template"]
+        template = by_name(config.family).template
+        settings["chat_template"] = template(settings["chat_template"])
     declared = _declared(folder, values, settings)
     make: Callable[..., PreTrainedTokenizerFast]
     if (folder / TOKENIZER).is_file():
@@ -290,7 +289,7 @@ def _check_ids(
                 f"{vocabulary.get(content)} by the others: take the files of one checkpoint"
             )
     if config.mask_token_id is None:
-        named = by_name(config.family).mask_token
+        named = str(by_name(config.family).mask_token)
         if named not in vocabulary:
             raise ValueError(
                 f"{folder}: neither the config nor the tokenizer has the mask token {named}: take "

@@ -28,6 +28,10 @@ class DreamConfig(Qwen2Config):
         qk_norm: whether each head's queries and keys are normalised, as Qwen3's.
         expand_token_id: the id of `<|expand|>`, which becomes two masks; None: holes keep their
             length.
+        block_size: None: every position sees all others. Else positions lie in blocks of this size,
+            counted from the first, and see their own block and those before it.
+        block_origin: where decoding has blocks begin: at the "start" of the text, or where the
+            "prompt" ends, whose first block is then short.
         family: whose tokens and ways of decoding suit the model, see `families`.
         transparency_config: soft-mask parameters by their published names, which
             `diffusion_generate` takes where a call names none; an exported checkpoint has them.
@@ -46,6 +50,8 @@ class DreamConfig(Qwen2Config):
     attention_bias: bool = True
     qk_norm: bool = False
     expand_token_id: int | None = None
+    block_size: int | None = None
+    block_origin: str = "start"
     family: str = "dream"
     transparency_config: dict[str, Any] | None = None
 

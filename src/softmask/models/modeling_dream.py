@@ -2,7 +2,8 @@
 
 Other families are this network too, by their configuration. State-dict names are those of the
 original Dream checkpoints. What differs from Qwen2ForCausalLM is
-here: no causal mask, the shift by one, logits for chosen rows only, and soft tokens as input.
+here: no causal mask, or one of blocks, the shift by one, logits for chosen rows only, and soft
+tokens as input.
 Shape suffixes: B batch, L length, N chosen rows, V vocabulary, D width.
 """
 
@@ -23,6 +24,7 @@ from transformers.utils import ModelOutput
 
 from ..logits import LogitStatistics, statistics
 from ..soft_mask import Feedback, SoftMask, SoftTokens, feedback_of
+from .block_causal import block_causal_masks
 from .configuration_dream import DreamConfig
 from .linear import use_faster_products
 from .lm_head import CHUNK_LOGITS, read_head
@@ -164,8 +166,9 @@ class DreamModel(Qwen2PreTrainedModel):
             input_ids: (B, L) token ids.
             attention_mask: (B, L), 1 at real tokens and 0 at padding; or None, or "full" as in
                 Dream's own loop: all are real; or masks made by transformers' mask functions,
-                keyed by layer type.
-            position_ids: (B, L); default: positions counted from the first real token.
+                keyed by layer type, which then are all there is.
+            position_ids: (B, L); default: positions counted from the first real token. Those of a
+                block-causal model say in which block each position lies.
             inputs_embeds: (B, L, D).
             soft_tokens: superposed tokens, embedded here.
             feedback: with `input_ids`: statistics of an earlier pass that `self.soft_mask` mixes
@@ -222,6 +225,10 @@ class DreamModel(Qwen2PreTrainedModel):
             )
         if position_ids is None and padding is not None:
             position_ids = positions_from_mask(padding)
+        if self.config.block_size is not None and not isinstance(attention_mask, dict):
+            inputs: Any = input_ids if inputs_embeds is None else inputs_embeds
+            made = block_causal_masks(self.config, inputs, self.dtype, padding, position_ids)
+            attention_mask = made
         outputs = {
             "output_attentions": output_attentions,
             "output_hidden_states": output_hidden_states,

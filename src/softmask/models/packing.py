@@ -20,11 +20,33 @@ from transformers.models.qwen3.modeling_qwen3 import Qwen3Attention, Qwen3RMSNor
 
 
 class Span(NamedTuple):
-    """A window of a packed forward: how many positions of a sequence, and where that lies."""
+    """A window of a packed forward: how many positions of a sequence, and where that lies.
+
+    Its positions see all `length` of the sequence. With `size` they are its last ones and lie in
+    blocks of this size, of which the window has the last `first` positions of the first one; each
+    sees its own block and those before.
+    """
 
     queries: int
-    start: int  # its first position on the flat canvas
+    start: int  # the sequence's first position on the flat canvas
     length: int
+    first: int = 0
+    size: int = 0
+
+    @property
+    def form(self) -> tuple[int, int, int, int]:
+        """All but its place."""
+        return self.queries, self.length, self.first, self.size
+
+    def mask(self, device: torch.device) -> Tensor | None:
+        """(queries, length) bool: who sees whom; None: all see all."""
+        if not self.size:
+            return None
+        # Blocks behind the first one that a position lies in: none for those of the first.
+        behind_Q = torch.arange(self.queries, device=device) - self.first
+        blocks_Q = behind_Q.div(self.size, rounding_mode="floor").clamp_min(-1) + 1
+        ends_Q = self.length - self.queries + self.first + blocks_Q * self.size
+        return torch.arange(self.length, device=device) < ends_Q[:, None]
 
 
 class Store(Protocol):
@@ -60,7 +82,7 @@ class Layout:
         self.computed_P = torch.zeros_like(previous_P)  # places among the computed positions
         self.computed_P[flat_T] = torch.arange(len(flat_T), device=flat_T.device)
         self.shape = tuple(spans)
-        self.runs = _plan(spans, stored=store is not None)
+        self.runs = _plan(spans, flat_T.device, stored=store is not None)
 
     def sources(self, rows_N: Tensor, *, shift: bool) -> Tensor:
         """Places among the computed positions that predict the flat positions `rows_N`."""
@@ -82,13 +104,20 @@ class Layout:
         grouped = q_THD.shape[1] != keys.shape[1]
         read_q, read_k, read_v = _reader(q_THD), _reader(keys), _reader(values)
         parts = []
-        for count, at, queries, start, stride, length in self.runs:
+        for count, at, queries, start, stride, length, mask in self.runs:
+            k, v = read_k(start, stride, count, length), read_v(start, stride, count, length)
+            is_shared = grouped and mask is None
+            if grouped and not is_shared:
+                # Of CUDA's kernels none takes both a mask and shared keys, but one that is slow.
+                heads = q_THD.shape[1] // k.shape[1]
+                k, v = k.repeat_interleave(heads, dim=1), v.repeat_interleave(heads, dim=1)
             out = F.scaled_dot_product_attention(
                 read_q(at, queries, count, queries),
-                read_k(start, stride, count, length),
-                read_v(start, stride, count, length),
+                k,
+                v,
+                attn_mask=None if mask is None else mask.to(q_THD.device),
                 scale=scale,
-                enable_gqa=grouped,
+                enable_gqa=is_shared,
             )
             parts.append(out.transpose(1, 2).flatten(0, 1))
         return torch.cat(parts)
@@ -107,17 +136,19 @@ class _Run(NamedTuple):
     start: int
     stride: int
     length: int
+    mask: Tensor | None
 
 
-def _plan(spans: Sequence[Span], *, stored: bool) -> list[_Run]:
+def _plan(spans: Sequence[Span], device: torch.device, *, stored: bool) -> list[_Run]:
     """The calls that attend these windows. Without a store keys are packed as queries are."""
     plan, at = [], 0
     for run in _runs(spans, at_equal_distances=stored):
-        (queries, start, length), count = run[0], len(run)
+        queries, start, length, *_ = run[0]
+        count, mask = len(run), run[0].mask(device)
         stride = run[1].start - start if count > 1 else length
         if not stored:
             start, stride = at, length
-        plan.append(_Run(count, at, queries, start, stride, length))
+        plan.append(_Run(count, at, queries, start, stride, length, mask))
         at += count * queries
     return plan
 
@@ -127,7 +158,7 @@ def _runs(spans: Sequence[Span], *, at_equal_distances: bool) -> list[list[Span]
     runs: list[list[Span]] = []
     for span in spans:
         run = runs[-1] if runs else [span]
-        like = (span.queries, span.length) == (run[0].queries, run[0].length)
+        like = span.form == run[0].form
         if like and at_equal_distances and len(run) > 1:
             like = span.start - run[-1].start == run[1].start - run[0].start
         if runs and like:
@@ -202,19 +233,18 @@ class NormedAttention(PackedAttention):
         return self.q_norm(q_1THD), self.k_norm(k_1TSD)
 
 
-def make_packed(attention: Qwen2Attention, *, bias: bool, normed: bool, eps: float) -> None:
+def make_packed(attention: Any, *, bias: bool, normed: bool, eps: float) -> None:
     """Makes Qwen2's attention one that takes packed windows, of the variant that is asked for.
 
     In place: new modules would be initialised a second time, and move a seeded model on.
     """
-    changed: Any = attention
-    changed.__class__ = NormedAttention if normed else PackedAttention
+    attention.__class__ = NormedAttention if normed else PackedAttention
     # The mask functions read config.is_causal, the attention kernels the layer's own flag.
-    changed.is_causal = False
+    attention.is_causal = False
     if not bias:
-        for projection in (changed.q_proj, changed.k_proj, changed.v_proj):
+        for projection in (attention.q_proj, attention.k_proj, attention.v_proj):
             projection.bias = None
     if normed:
-        changed.q_norm, changed.k_norm = (
-            Qwen3RMSNorm(changed.head_dim, eps=eps) for _ in ("queries", "keys")
+        attention.q_norm, attention.k_norm = (
+            Qwen3RMSNorm(attention.head_dim, eps=eps) for _ in ("queries", "keys")
         )

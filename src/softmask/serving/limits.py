@@ -6,6 +6,7 @@ import torch
 
 from ..config import require
 from ..decoding.canvas_constraint import check_fits
+from ..decoding.grid import grid_of
 from ..decoding.sampler import check_canvas
 from ..decoding.schedule import StepSchedule
 from ..models import DreamModel
@@ -44,6 +45,7 @@ class Limits:
         require((memory_mb is None) != (positions is None), "give either memory_mb or positions")
         for name, value in (("positions", positions), ("running", running), ("k", k)):
             require(value is None or value >= 1, f"{name} must be at least 1, not {value}")
+        cached = cached or model.config.block_size is not None
         self.model, self.running, self.cached, self.k = model, running, cached, k
         self.footprint = Footprint.of(model, cached=cached, k=k)
         if positions is None:
@@ -73,9 +75,10 @@ class Limits:
         self._check_settings(request)
         if request.constraint is not None and request.holes is None:
             check_fits(request.constraint, request.ids, self.model.mask_id)
-        schedule = StepSchedule(masked_L, request.sampling)
+        grid = grid_of(self.model.config, masked_L, request.sampling)
+        schedule = StepSchedule(masked_L, request.sampling, grid)
         # A text that may write masks has them in blocks that are past.
-        may_return = self.model.mask_id not in request.rules.suppressed
+        may_return = grid is None and self.model.mask_id not in request.rules.suppressed
         most = schedule.masks if may_return else schedule.most_open
         return schedule.masks, self._check_room(request, most)
 

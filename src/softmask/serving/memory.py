@@ -59,6 +59,8 @@ class Footprint:
         logprobs = 12 * k + 8
         # The residual and a layer's input stay meanwhile.
         attention = size * (4 * heads + 6 * kv_heads) * per_head
+        if config.block_size is not None:  # keys and values of each head, beside a mask
+            attention += size * 2 * heads * per_head
         mlp = size * (3 * config.intermediate_size + width)
         mixing = (size + 4) * (k + 1) * width + 8 * width
         computed = 2 * size * width + max(attention, mlp, mixing)

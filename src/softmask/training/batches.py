@@ -149,10 +149,12 @@ def mask(
     generator: torch.Generator,
     left_to_right: float = 0.0,
 ) -> dict[str, Tensor]:
-    """What the objective reads: noisy_BL, ids_BL, masked_BL, scored_BL, times_B."""
+    """What the objective reads: noisy_BL, ids_BL, masked_BL, scored_BL, maskable_BL, times_B."""
     share_B = (1 - noise.floor) * times_B + noise.floor
-    corrupted = corrupt(*batch, share_B, mask_token_id, generator, left_to_right)
-    return {**corrupted._asdict(), "ids_BL": batch.ids_BL, "times_B": times_B}
+    corrupted = corrupt(
+        *batch, share_B, mask_token_id, generator, left_to_right, noise.at_least_one
+    )
+    return {**corrupted._asdict(), **batch._asdict(), "times_B": times_B}
 
 
 def draw_times(rows: int, noise: NoiseConfig, generator: torch.Generator) -> Tensor:

@@ -16,6 +16,7 @@ from ..config import SoftMaskConfig
 from ..hub.adapters import quiet_peft, require_peft
 from ..hub.load import load
 from ..models import DreamConfig, DreamModel
+from ..models.block_causal import refuse_noisy_rows
 from ..puzzles.puzzles import generate_puzzles, prompt_of
 from ..soft_mask import FIXED, SoftMask, check_k
 from .config import CorpusConfig, ModelShape, Recipe
@@ -120,11 +121,14 @@ def from_checkpoint(
         family=settings.family,
         load_in_4bit=settings.load_in_4bit,
     )
+    refuse_noisy_rows(checkpoint.model.config, "fine-tuning")
     if recipe.adapter is None and getattr(checkpoint.model, "is_quantized", False):
         raise ValueError(f"{settings.path} is in 4 bits, which cannot be trained: add an adapter")
     # The run has soft-mask parameters of its own, in place of an exported model's.
     checkpoint.model.config.transparency_config = None
     checkpoint.model.requires_grad_(recipe.adapter is None)
+    if checkpoint.family.trains_padding:
+        checkpoint.model.model.embed_tokens.padding_idx = None
     return checkpoint.model, checkpoint.tokenizer
 
 

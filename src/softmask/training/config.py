@@ -35,7 +35,7 @@ from ..config import (
 OPTIMIZERS = ("adamw", "muon")
 PRECISIONS = ("float32", "bfloat16")
 SCHEDULES = ("cosine", "linear", "constant")
-WEIGHTINGS = ("mean", "row", "elbo", "published")
+WEIGHTINGS = ("mean", "row", "elbo", "published", "answer")
 # Where the loss does not ask for the time at which a row was masked.
 TIMELESS = WEIGHTINGS[:2]
 ACCUMULATIONS = ("mean", "sum")
@@ -247,6 +247,9 @@ class NoiseConfig:
     t_high: float = setting(1.0, "largest masking time")
     per_row: bool = setting(True, "a time for each row, stratified over the batch; false: one")
     floor: float = setting(0.0, "masked with probability (1 - floor) t + floor")
+    at_least_one: bool = setting(
+        True, "mask one token of a row at least: never idle, but weights by 1/t then overstate it"
+    )
 
     def __post_init__(self) -> None:
         low, high = self.t_low, self.t_high

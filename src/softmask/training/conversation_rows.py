@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import hashlib
 from array import array
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -162,9 +162,26 @@ def _rendered(
     render = functools.partial(render_chat, tokenizer)
     try:
         prompt = render(hidden[:-1], add_generation_prompt=True)
-        return Rendered(None, prompt, render(hidden), has_names)
+        return Rendered(None, prompt, _answered(render, hidden, prompt), has_names)
     except ChatTemplateError:  # it refuses them, such as for two users in a row
         return Rendered("template")
+
+
+def _answered(render: Callable[..., str], messages: Messages, prompt: str) -> str:
+    """The text of a conversation; it begins with that of its prompt wherever that makes sense.
+
+    Templates may open an answer with what they leave out of a finished one, such as an empty
+    thought. An answer will stand behind it, so it is trained there.
+    """
+    whole = render(messages)
+    if whole.startswith(prompt):
+        return whole
+    begun, content = render(messages[:-1]), messages[-1]["content"].strip()
+    messages = [*messages[:-1], {**messages[-1], "content": content}]
+    up_to_end, bare = render(messages, continue_final_message=True), render(messages)
+    if not (prompt.startswith(begun) and whole.startswith(begun) and up_to_end.endswith(content)):
+        return whole
+    return prompt + content + bare[len(up_to_end) :]
 
 
 def _encoded(

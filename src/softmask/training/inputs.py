@@ -18,6 +18,7 @@ from ..config import read_json
 from ..files import expand_home, write_atomically
 from ..hub.checkpoints import find, fingerprint
 from ..hub.export import TOKENIZER_CONFIG, TOKENIZER_FILES
+from ..models.block_causal import refuse_noisy_rows
 from .config import Recipe, SourceConfig
 from .conversation_cache import FORMAT
 from .corpus import text_file
@@ -57,7 +58,9 @@ def pinned(folder: Path, recipe: Recipe) -> Recipe:
 def _pin_base(folder: Path, recipe: Recipe) -> None:
     path = recipe.model.path
     model = recipe.model
-    source = find(path, revision=model.revision, family=model.family).folder
+    found = find(path, revision=model.revision, family=model.family)
+    refuse_noisy_rows(found.config, "fine-tuning")
+    source = found.folder
     names = [name for name in (TOKENIZER_CONFIG, *TOKENIZER_FILES) if (source / name).is_file()]
     files = {name: file_digest(source / name) for name in names}
     weights = fingerprint(source)

@@ -40,8 +40,9 @@ def corrupt(
     mask_token_id: int,
     generator: torch.Generator,
     left_to_right: float = 0.0,
+    at_least_one: bool = True,
 ) -> Corrupted:
-    """Masks each maskable token with probability t of its row; at least one in every row.
+    """Masks each maskable token with probability t of its row, and with `at_least_one` one of each.
 
     With probability `left_to_right` a row is masked as in block-wise decoding instead: nothing
     before a random position, tokens with probability t in a window of up to WINDOW tokens after
@@ -61,8 +62,10 @@ def corrupt(
         place_BL = maskable_BL.cumsum(dim=1) - 1
         behind_BL = ordered_B1 & (place_BL >= start_B1 + width_B1)
         open_BL = maskable_BL & ~(ordered_B1 & (place_BL < start_B1))
-    # The row's smallest draw is masked in any case, so that no row is without a mask.
-    first_B = draw_BL.masked_fill(~open_BL | behind_BL, 2.0).argmin(dim=1, keepdim=True)
-    scored_BL = masked_BL.scatter(1, first_B, True) & open_BL & ~behind_BL
+    if at_least_one:
+        # The row's smallest draw is masked in any case, so that no row is without a mask.
+        first_B = draw_BL.masked_fill(~open_BL | behind_BL, 2.0).argmin(dim=1, keepdim=True)
+        masked_BL = masked_BL.scatter(1, first_B, True)
+    scored_BL = masked_BL & open_BL & ~behind_BL
     masked_BL = scored_BL | (behind_BL & open_BL)
     return Corrupted(ids_BL.masked_fill(masked_BL, mask_token_id), masked_BL, scored_BL)

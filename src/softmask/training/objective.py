@@ -31,6 +31,11 @@ class Loss(NamedTuple):
     hits_T: Tensor  # masked tokens whose most likely prediction is right, by t of their row
     total_T: Tensor  # masked tokens, by t of their row
 
+    @property
+    def has_masks(self) -> Tensor:
+        """1, or 0 where nothing was masked: `nats` is a mean of nothing then."""
+        return (self.total_T.sum() > 0).float()
+
 
 def masked_diffusion_loss(
     model: nn.Module,
@@ -40,6 +45,7 @@ def masked_diffusion_loss(
     times_B: Tensor,
     *,
     scored_BL: Tensor | None = None,
+    maskable_BL: Tensor | None = None,
     soft: bool,
     feedback_passes: int = 1,
     weighting: str = "mean",
@@ -65,23 +71,28 @@ def masked_diffusion_loss(
         noisy_BL, ids_BL: corrupted and true ids. masked_BL: which positions are predicted;
             position 0 never counts under the shift: nothing precedes it.
         scored_BL: which of the masked positions count in the loss; None: all. All get feedback.
+        maskable_BL: which positions might have been masked: the answers, for weighting "answer".
         times_B: t of each row.
         weighting: "mean": mean over the masked tokens of the batch; "row": mean over rows of
             the mean over a row's; "elbo": sum over masked tokens of CE / t, per token of the
-            batch, the bound itself; "published": mean over the masked tokens of CE / t, as the
-            released training, whose rows share one t.
+            batch, the bound itself; "answer": mean over rows of the bound per token that might
+            have been masked, as LLaDA's fine-tuning; "published": mean over the masked tokens of
+            CE / t, as the released training of soft-masking, whose rows share one t.
 
     Raises:
-        ValueError: `soft` on a model without soft-mask parameters, an unknown weighting, or no
-            DreamModel inside `model`.
+        ValueError: `soft` on a model without soft-mask parameters, an unknown weighting, one
+            without what it needs, or no DreamModel inside `model`.
     """
     if weighting not in WEIGHTINGS:
         raise ValueError(f"weighting must be one of {', '.join(WEIGHTINGS)}, not {weighting!r}")
+    if weighting == "answer" and maskable_BL is None:
+        raise ValueError("weighting answer needs maskable_BL: it counts the tokens of the answers")
     dream = inner(model)
     if soft and dream.soft_mask is None:
         raise ValueError("soft-mask training needs a model with soft-mask parameters")
     if dream.config.logit_shift:
         masked_BL = _without_first(masked_BL)
+        maskable_BL = None if maskable_BL is None else _without_first(maskable_BL)
     rows_N = masked_BL.flatten().nonzero().squeeze(1)
     inputs = {"attention_mask": attention_mask_BL, "rows": rows_N}
     seen = None
@@ -97,6 +108,7 @@ def masked_diffusion_loss(
         rows_N,
         times_B,
         scored_BL=scored_BL,
+        maskable_BL=maskable_BL,
         weighting=weighting,
         feedback=seen,
         attention_mask=attention_mask_BL,
@@ -182,6 +194,7 @@ def _scored(
     feedback: Feedback | None,
     attention_mask: Tensor | None,
     scored_BL: Tensor | None = None,
+    maskable_BL: Tensor | None = None,
     observe: bool = False,
     attached: bool = False,
 ) -> _Scored:
@@ -210,6 +223,10 @@ def _scored(
         value = mean_B.sum() / (count_B > 0).sum().clamp_min(1)
     elif weighting == "published":
         value = (losses_N / time_N).sum() / count
+    elif weighting == "answer":
+        assert maskable_BL is not None
+        length_B = maskable_BL.sum(1).clamp_min(1)
+        value = (losses_N / time_N / length_B[rows_N // length]).sum() / len(ids_BL)
     else:
         value = (losses_N / time_N).sum() / ids_BL.numel()
     read = feedback is not None

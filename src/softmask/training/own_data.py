@@ -18,8 +18,9 @@ from rich.text import Text
 from torch import nn
 
 from ..config import BUNDLED, from_mapping
-from ..hub.checkpoints import find
+from ..hub.checkpoints import family_named, find
 from ..models import DreamModel
+from ..models.block_causal import refuse_noisy_rows
 from ..reporting.words import count
 from .config import Recipe
 from .conversations import load_conversations
@@ -27,7 +28,7 @@ from .sources import form_of_source, resolve_source
 
 # Where the numbers come from: rank, learning rate and noise are the published ones for Dream
 # (Hersche et al.), with ten times its learning rate for a short run; the scale is the open start
-# of docs/EVIDENCE.md.
+# of docs/EVIDENCE.md. A family's own settings come on top.
 SETTINGS: dict[str, Any] = {
     "soft_mask": {"k": 3, "scale": 0.6, "offset": -4.0, "steepness": 1.0},
     "noise": {"t_low": 0.2, "t_high": 0.8},
@@ -53,6 +54,7 @@ def recipe_for(
     data: str,
     *,
     model: str | None = None,
+    family: str | None = None,
     source: Mapping[str, str | None] | None = None,
     bfloat16: bool,
 ) -> Recipe:
@@ -60,15 +62,19 @@ def recipe_for(
 
     Args:
         model: folder or Hub id of the checkpoint; None: the bundled one.
+        family: what the model is, where its config.json does not say.
         source: further settings of the source, where they are not None: which columns hold the
             chats, and the file or folder for validation.
         bfloat16: whether weights and products are in bfloat16, as on a GPU.
 
     Raises:
-        ValueError: a setting out of its range.
+        ValueError: a setting out of its range, or as `family_named`.
     """
     parts: dict[str, dict[str, Any]] = {k: dict(v) for k, v in SETTINGS.items()}
-    parts["model"] = {"path": model or BUNDLED}
+    known = family_named(model or BUNDLED, family)
+    for part, settings in (known.training if known else {}).items():
+        parts[part] |= settings
+    parts["model"] = {"path": model or BUNDLED, "family": family}
     parts["adapter"] = {}
     own = {name: value for name, value in (source or {}).items() if value is not None}
     parts["conversations"] = {"sources": [{"path": data, **own}]}
@@ -102,6 +108,7 @@ def preview(recipe: Recipe, device: torch.device, report: Callable[[str], None])
             "a corpus makes its rows as it goes: there is nothing to look at before the run"
         )
     source = find(recipe.model.path, revision=recipe.model.revision, family=recipe.model.family)
+    refuse_noisy_rows(source.config, "fine-tuning")
     forms = []
     for one in recipe.conversations.sources:
         forms.append(f"{one.path}: taken for {form_of_source(resolve_source(one, report))}")

@@ -75,7 +75,7 @@ def save_model(
 CARD = """\
 ---
 library_name: {library}
-{base}tags: [masked-diffusion, soft-masking, dream]
+{base}tags: [masked-diffusion, soft-masking, {family}]
 ---
 # {name}
 
@@ -103,5 +103,6 @@ def model_card(recipe: Recipe, trainer: SoftMaskTrainer) -> str:
         seed=recipe.seed,
         steps=trainer.state.global_step,
         best=best,
+        family=trainer.dream.config.family,
         option="--adapter" if adapter else "--model",
     )

@@ -104,7 +104,11 @@ def how_finished(folder: Path, result: Path) -> str:
 
 def generate_with(result: Path) -> str:
     """The command that writes a text with the result of a run."""
-    return shlex.join(["softmask", "generate", f"--{result.name}", str(result)])
+    words = ["softmask", "generate", f"--{result.name}", str(result)]
+    family = read_json(result.parent / RECIPE)["model"].get("family")
+    if family is not None and result.name == "adapter":  # a model's own config.json says it
+        words += ["--family", family]
+    return shlex.join(words)
 
 
 def _has_trained(folder: Path) -> bool:

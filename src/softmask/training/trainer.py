@@ -132,6 +132,7 @@ class SoftMaskTrainer(Trainer):
             inputs["masked_BL"],
             inputs["times_B"],
             scored_BL=inputs["scored_BL"],
+            maskable_BL=inputs["maskable_BL"],
             soft=soft,
             feedback_passes=feedback_passes,
             weighting=self.settings.weighting,
@@ -184,7 +185,8 @@ class SoftMaskTrainer(Trainer):
     def _count(self, loss: Loss, inputs: dict[str, Any]) -> None:
         """Adds the logged values to sums on the device, without a host synchronisation."""
         one = torch.ones((), device=loss.value.device)
-        seen = {"forwards": one, "nats": loss.nats, "hits_T": loss.hits_T, "total_T": loss.total_T}
+        seen = {"forwards": one, "read": loss.has_masks, "nats": loss.nats}
+        seen |= {"hits_T": loss.hits_T, "total_T": loss.total_T}
         seen["tokens"] = one * inputs["ids_BL"].numel()
         if loss.mixed is not None and loss.entropy is not None:
             seen |= {"soft": one, "lambda": loss.mixed, "entropy": loss.entropy}
@@ -234,13 +236,13 @@ class SoftMaskTrainer(Trainer):
         super().log(logs, start_time)
 
     def _drain(self) -> dict[str, float]:
-        names = ("forwards", "nats", "tokens", "soft", "lambda", "entropy")
+        names = ("forwards", "read", "nats", "tokens", "soft", "lambda", "entropy")
         zero = torch.zeros((), device=self.args.device)
         sums = {name: self._sums.pop(name, zero) for name in names}
         buckets = {name: self._sums.pop(name) for name in ("hits_T", "total_T")}
         sums, buckets = self.accelerator.reduce((sums, buckets), "sum")
         values = {name: value.item() for name, value in sums.items()}
-        shown = {"nats": values["nats"] / values["forwards"], "tokens": values["tokens"]}
+        shown = {"nats": values["nats"] / max(1, values["read"]), "tokens": values["tokens"]}
         stage = self.schedule.at(max(0, self.state.global_step - 1))
         if len(self.schedule.stages) > 1:
             shown["stage"] = stage.name
@@ -282,7 +284,7 @@ class SoftMaskTrainer(Trainer):
                 sums = self._evaluate_kind(model, kind, soft_mask)
                 prefix = "" if kind == "all" else f"{kind}_"
                 for name in ("plain", "soft") if soft_mask else ("plain",):
-                    metrics[f"eval_{prefix}{name}"] = sums[f"{name}_nats"] / sums["batches"]
+                    metrics[f"eval_{prefix}{name}"] = sums[f"{name}_nats"] / max(1, sums["read"])
                 objective.append(
                     sums[f"{'soft' if soft_mask else 'plain'}_value"] / sums["batches"]
                 )
@@ -305,7 +307,7 @@ class SoftMaskTrainer(Trainer):
                     loss = self._loss(model, inputs, name == "soft")
                 seen = {f"{name}_nats": loss.nats, f"{name}_value": loss.value}
                 if name == "plain":
-                    seen["batches"] = torch.ones_like(loss.value)
+                    seen |= {"batches": torch.ones_like(loss.value), "read": loss.has_masks}
                 for key, value in seen.items():
                     sums[key] = sums.get(key, 0) + value.detach().float() * counts
         return {name: value.item() for name, value in self.accelerator.reduce(sums, "sum").items()}

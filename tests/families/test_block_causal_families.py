@@ -1,0 +1,161 @@
+"""SDAR, Fast-dLLM v2 and Tiny-A2D's bd3lm: logits and tokens of their own code."""
+
+from __future__ import annotations
+
+import math
+import shutil
+
+import pytest
+import torch
+from official import decode, folder_of, official, read, tensors
+from tiny import change_json
+
+from softmask.decoding.prompts import encode_chat
+from softmask.hub.load import load
+
+BD3LM, SDAR, FAST = "a2d_qwen3_bd3lm", "sdar", "fastdllm2"
+NAMES = (BD3LM, SDAR, FAST)
+
+
+@pytest.fixture
+def blocks_of(monkeypatch):
+    """Sets how large the blocks of a folder's model are."""
+
+    def set_size(name: str, size: int) -> None:
+        monkeypatch.setattr(official(name).model.config, "block_size", size)
+
+    return set_size
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_logits_are_those_of_its_own_code(name, blocks_of) -> None:
+    given, found = read(name, "forward.json"), tensors(name)
+    blocks_of(name, given["block_size"])
+    with torch.no_grad():
+        logits_BLV = official(name).model(torch.tensor(given["input_ids"])).logits
+    wanted_BLV = found["logits"]
+    if official(name).model.config.logit_shift:
+        logits_BLV, wanted_BLV = logits_BLV[:, 1:], wanted_BLV[:, :-1]
+    torch.testing.assert_close(logits_BLV, wanted_BLV, rtol=0, atol=5e-5)
+
+
+def greedy(name: str, wanted) -> list:
+    """The cases of a golden file that draw nothing and have only what softmask has."""
+    found = [case for case in read(name, "generate.json")["cases"] if wanted(case)]
+    # Every third of them by default.
+    return [
+        pytest.param(case, id=case["name"], marks=[pytest.mark.slow] if i % 3 else [])
+        for i, case in enumerate(found)
+    ]
+
+
+# Kept tokens and chance in the number of commits are not of this package. What it draws, dllm draws
+# for a block and this package for the canvas. And dllm hides a pad token that the model wrote.
+BD3LM_CASES = greedy(
+    BD3LM,
+    lambda case: (
+        case["seed"] is None
+        and "cfg_keep_tokens" not in case["options"]
+        and "pad" not in case["holds"]
+    ),
+)
+
+
+@pytest.mark.parametrize("case", BD3LM_CASES)
+def test_bd3lm_writes_the_tokens_of_its_own_sampler(case, blocks_of) -> None:
+    given = case["options"]
+    size, masks = given["block_size"], given["max_new_tokens"]
+    blocks_of(BD3LM, size)
+    blocks = math.ceil(masks / size)
+    each = given.get("steps_per_block") or math.ceil(given["steps"] / blocks)
+    sampling = {
+        **official(BD3LM).sampling,
+        "guidance": given["cfg_scale"],
+        "steps": each * blocks,
+    }
+    for prompt, wanted in zip(case["prompts"], case["generated"], strict=True):
+        found = decode(BD3LM, [prompt], masks, sampling).tokens[0]
+        assert found[: len(wanted)] == wanted
+
+
+def sdar_settings(given: dict) -> dict | None:
+    """The options of a greedy case of SDAR's two samplers under our names."""
+    if given["top_k"] != 1:
+        return None
+    if given.get("evaluation"):
+        return {"threshold": given["threshold"]}
+    # Confidences of one token out of one: always 1, so a block is filled at once.
+    dynamic = given["remasking_strategy"] == "low_confidence_dynamic"
+    return {"threshold": 0.0} if dynamic else None
+
+
+@pytest.mark.parametrize("case", greedy(SDAR, lambda case: sdar_settings(case["options"])))
+def test_sdar_writes_the_tokens_of_its_own_samplers(case, blocks_of) -> None:
+    given, prompt = case["options"], case["prompt"]
+    blocks_of(SDAR, given["block_length"])
+    mask_id, wanted = official(SDAR).model.mask_id, case["sequence"]
+    masks = len(wanted) - len(prompt)
+    steps = math.ceil(masks * given["denoising_steps"] / given["block_length"])
+    sampling = {**official(SDAR).sampling, **sdar_settings(given), "steps": steps}
+    found = decode(SDAR, [prompt], masks, sampling).tokens[0]
+    # It stops behind the block that holds an end token.
+    written = [token for token in wanted if token != mask_id][len(prompt) :]
+    assert found[: len(written)] == written
+
+
+@pytest.mark.parametrize("case", greedy(FAST, lambda case: not case["options"]["temperature"]))
+def test_fast_dllm_writes_the_tokens_of_its_own_samplers(case, blocks_of) -> None:
+    given = case["options"]
+    size = given["block_size"]
+    blocks_of(FAST, size)
+    prompts = case["prompts"] if case.get("batch") else [case["prompt"]]
+    for prompt, wanted in zip(prompts, case.get("sequences") or [case["sequence"]], strict=True):
+        length = (len(prompt) // size + given["max_new_tokens"] // size) * size
+        masks = length - len(prompt)
+        sampling = {
+            **official(FAST).sampling,
+            "threshold": given["threshold"],
+            "block_length": given["small_block_size"],
+            "steps": masks,
+        }
+        found = decode(FAST, [prompt], masks, sampling)
+        written = wanted[len(prompt) : length]
+        assert found.tokens[0][: len(written)] == written
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_texts_and_chats_have_the_ids_of_the_official_tokenizer(name) -> None:
+    found, checkpoint = read(name, "texts.json"), official(name)
+    for one in found["texts"]:
+        assert (
+            checkpoint.tokenizer(one["text"], add_special_tokens=False)["input_ids"] == one["ids"]
+        )
+    for chat in found.get("chats", []):
+        if name == SDAR:  # its samplers leave the template's options alone, the file has them set
+            given = {**found["template_options"], "add_generation_prompt": True}
+            text = checkpoint.tokenizer.apply_chat_template(
+                chat["messages"], tokenize=False, **given
+            )
+            assert text == chat["prompt"]
+        else:
+            assert encode_chat(checkpoint, chat["messages"]) == chat["ids"]
+
+
+def test_dream_reasoner_is_no_dream_though_it_has_its_model_type(tmp_path) -> None:
+    """No file of it was within reach: SDAR's, whose shape it has, under its names."""
+    folder = tmp_path / "reasoner"
+    shutil.copytree(folder_of(SDAR), folder)
+    names = {"architectures": ["DreamForCausalLM"], "model_type": "Dream", "block_size": 8}
+    change_json(folder / "config.json", **names)
+    found = load(folder, device="cpu", dtype="float32")
+    config = found.model.config
+    assert (found.family.name, config.block_size, config.logit_shift) == ("dreamreasoner", 8, False)
+    assert found.sampling["cache"] == "exact"
+    with torch.no_grad():
+        ids = torch.arange(20)[None]
+        wanted = official(SDAR).model(ids).logits[:, -4:]
+        assert not torch.equal(
+            found.model(ids).logits[:, :4], official(SDAR).model(ids).logits[:, :4]
+        )
+        config.block_size = 4
+        torch.testing.assert_close(found.model(ids).logits[:, -4:], wanted)
