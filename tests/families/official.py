@@ -25,6 +25,7 @@ FOLDERS = {
     "a2d_qwen2_mdlm": None,
     "a2d_llama_mdlm": None,
     "opendcoder": "opendcoder",
+    "dreamon": None,
     "a2d_qwen3_bd3lm": "bd3lm-qwen3",
     "sdar": None,
     "fastdllm2": None,

@@ -18,11 +18,12 @@ from softmask.hub.push import files_to_push
 
 YARN = {"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 64}
 CONFIG_FAULTS = [
+    ({"expand_token_id": 260}, "do not agree on the id of <.expand.>"),
+    ({"expand_token_id": 10**6}, "expand_token_id 1000000 is not in the vocabulary"),
     ({"architectures": ["DreamForVision"]}, "family .DreamForVision."),
     ({"block_size": 32}, "that model is block-causal"),
     ({"family": "sdar", "block_size": 0}, r"block_size must be in \[1, 65536\], not 0"),
     ({"family": "sdar", "block_origin": "end"}, "block_origin must be one of"),
-    ({"expand_token_id": 260}, "as DreamOn"),
     ({"is_causal": True}, "is_causal is true"),
     ({"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 0}, "sliding_att"),
     ({"layer_types": ["sliding_attention", "full_attention"]}, "sliding_attention"),
@@ -192,7 +193,7 @@ def cut_line(name: str):
 
 PLAIN = {"content": "<|expand|>", "special": True}
 TOKENIZER_FAULTS = [
-    (edit_tokens(n264=PLAIN), "DreamOn"),
+    (edit_tokens(n264=PLAIN), "DreamOn grows its canvas"),
     (edit_tokens(n270={"content": "<x>", "special": True}), "'<x>' is token 270 by one file"),
     (edit_tokens(n264={"content": 7}), "must be a token"),
     (edit_tokens(n264={"content": "a", "special": "yes"}), "must be a token"),

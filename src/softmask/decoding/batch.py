@@ -28,10 +28,12 @@ from .commit import choose_commits
 from .constrained import look_again, renew, settle, write_fixed
 from .cuda_graphs import Graphs, suits_graphs
 from .grid import grid_of
+from .growing import Growth, OneByOne, Room
 from .guidance import Twins, guided
 from .hooks import Hooks
 from .kv_cache import KeyValueStore
 from .logprobs import LogprobStore
+from .moving import grow
 from .predictions import LogitReader, Predictions, Rows, fail_where_nan
 from .rule_state import RuleState
 from .rule_views import feedback_at, given_up, judge_feedback
@@ -51,7 +53,7 @@ NO_HOOKS = (
     "time: call generate() or denoise() without them"
 )
 # What a step changes of a batch, beside its sequences and their soft state.
-CHANGING = ("canvas_P", "masked_P", "committed_P", "candidate_P")
+CHANGING = ("canvas_P", "real_P", "masked_P", "committed_P", "candidate_P")
 
 
 class Saved(NamedTuple):
@@ -133,10 +135,12 @@ class Batch:
         constraint: TokenAutomaton | None = None,
         holes: tuple[int, ...] | None = None,
         twin: int | None = None,
+        room: Room | None = None,
     ) -> SequenceState:
         """Lays a sequence onto the free positions from `start` on.
 
         Args:
+            room: its one hole grows and shrinks, within so many free positions from `start` on.
             twin: a guided one needs as many free positions from here on.
             top_logprobs: leading tokens that `logprobs` keeps of it, at most the batch's.
             constraint: the form of the text between its first and its last mask; or of
@@ -149,7 +153,7 @@ class Batch:
         masked_L = ids_L.eq(self.mask_id).cpu().numpy()
         grid = grid_of(self.model.config, masked_L, config)
         schedule = StepSchedule(masked_L, config, grid)
-        rules = rules or Rules()
+        rules, growth = rules or Rules(), None
         hooked = self.hooks is not None
         if grid is not None:
             if hooked:
@@ -157,6 +161,15 @@ class Batch:
             # A block that is full stays so: later ones rest on its keys and values.
             kept = {*rules.suppressed, self.mask_id}
             rules = dataclasses.replace(rules, suppressed=tuple(sorted(kept)))
+        if room is not None:
+            if hooked or constraint is not None:
+                raise ValueError(
+                    "hooks and forms need a hole that keeps its length: leave them out"
+                )
+            growth = Growth.of(masked_L, room, config, self.model.config)
+            schedule = OneByOne(masked_L, config)
+            suppressed = growth.suppressed(len(ids_L), rules.suppressed)
+            rules = dataclasses.replace(rules, suppressed=suppressed)
         sequence = SequenceState(
             start=start,
             length=len(ids_L),
@@ -170,18 +183,20 @@ class Batch:
             generated_L=masked_L,
             grid=grid,
             twin=twin if config.guidance else None,
+            growth=growth,
         )
         if constraint is not None:
             ids = ids_L.cpu().numpy()
             sequence.constraint = CanvasConstraint.of(constraint, ids, self.mask_id, holes)
             sequence.settings = Settings.of(sequence)
         own = slice(start, start + sequence.length)
+        every = slice(start, start + (sequence.length if room is None else room.columns))
         self.canvas_P[own] = ids_L
         self.candidate_P[own] = ids_L
         self.real_P[own] = True
         self.masked_P[own] = ids_L == self.mask_id
-        self.place_P[own] = torch.arange(sequence.length, device=self.device)
-        self.previous_P[own] = torch.arange(start, start + sequence.length, device=self.device) - 1
+        self.previous_P[every] = torch.arange(start, every.stop, device=self.device) - 1
+        self.place_P[every] = self.previous_P[every] + (1 - start)
         self.previous_P[start] = start
         self.committed_P[own] = False
         if sequence.twin is not None:
@@ -237,6 +252,9 @@ class Batch:
                 if before is not None:
                     group = look_again(group, before, self._reader)
                 self._mix(group)
+            for sequence, _ in busy:
+                if sequence.growth is not None and sequence.failure is None:
+                    grow(self, sequence)
         for sequence in live:
             sequence.step += 1
             if sequence.constraint is not None:

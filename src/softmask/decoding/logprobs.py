@@ -52,6 +52,14 @@ class LogprobStore:
         for values in (self.logprob_P, self.entropy_P, self.logprobs_PK):
             values[own] = torch.nan
 
+    def move(self, to_N: Tensor, from_N: Tensor, room: slice) -> None:
+        """Takes positions of a room along to others of it; the rest of it has not been read."""
+        stores = (self.logprob_P, self.entropy_P, self.ids_PK, self.logprobs_PK)
+        moved = [values[from_N] for values in stores]
+        self.forget(room)
+        for values, part in zip(stores, moved, strict=True):
+            values[to_N] = part
+
     def put(
         self, rows_N: Tensor, seen: LogitStatistics, chosen_N: Tensor, chosen_logits_N: Tensor
     ) -> None:

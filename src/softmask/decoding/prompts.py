@@ -249,6 +249,9 @@ def rules_of(checkpoint: Checkpoint, *, infill: bool) -> Rules:
     # An embedding table is padded beyond the tokenizer (Dream: 152064 rows, 151667 tokens).
     unknown = range(len(checkpoint.tokenizer), checkpoint.model.config.vocab_size)
     suppressed = {checkpoint.model.mask_id, *unknown} | (set(end_ids) if infill else set())
+    expand_id = checkpoint.model.config.expand_token_id
+    if expand_id is not None:  # where holes keep their length; `Growth.suppressed` lets it in
+        suppressed.add(expand_id)
     return Rules(
         suppressed=tuple(sorted(suppressed)),
         end_ids=() if infill else end_ids,

@@ -33,6 +33,13 @@ class RuleState:
         for value_P, start in self._values.values():
             value_P[own] = start
 
+    def move(self, to_N: Tensor, from_N: Tensor, room: slice) -> None:
+        """Takes positions of a room along to others of it; the rest of it is as before."""
+        for value_P, start in self._values.values():
+            moved = value_P[from_N]
+            value_P[room] = start
+            value_P[to_N] = moved
+
     def at(self, rule: Rule, rows_N: Tensor) -> dict[str, Any]:
         """What a rule keeps there, by name."""
         found = {}

@@ -19,6 +19,7 @@ from ..config import SamplingConfig, SoftMaskConfig
 from ..models import DreamModel
 from ..soft_mask import check_k
 from .batch import Batch
+from .growing import Room
 from .hooks import Hooks, LogitsHook, TokensHook
 from .sequence import Rules
 
@@ -36,7 +37,8 @@ class DenoiseStep:
     that stay masked: the weight of the feedback, and the token that leads there. `forwards_B`
     counts those that each row took part in, `forwards` those of the batch. `reach_B` is the column
     up to which each row took part: with `lookahead`, masks behind it are still to come. Of the
-    masks that are left in a row, `left_B`, `open_B` took part.
+    masks that are left in a row, `left_B`, `open_B` took part. `stop_B` is where each row ends,
+    which moves where its hole grows.
     """
 
     index: int
@@ -51,6 +53,7 @@ class DenoiseStep:
     candidate_BL: Tensor
     reach_B: tuple[int, ...]
     open_B: tuple[int, ...]
+    stop_B: tuple[int, ...]
 
 
 def denoise(
@@ -67,6 +70,7 @@ def denoise(
     graphs: bool | None = None,
     constraint: TokenAutomaton | Sequence[TokenAutomaton | None] | None = None,
     holes_B: Sequence[tuple[int, ...] | None] | None = None,
+    room_B: Sequence[Room] | None = None,
 ) -> Iterator[DenoiseStep]:
     """Denoises a canvas, yielding after each step.
 
@@ -83,13 +87,15 @@ def denoise(
         constraint: the form of each row's text between its first and its last mask, one for all
             rows or one for each; or, of a row with
         holes_B: the form of its holes that begin at these of its columns, each by itself.
+        room_B: the one hole of each row grows and shrinks as DreamOn's do, and the row with it,
+            into the padding to its right.
 
     Raises:
         ValueError: the canvas is empty or longer than the model's context, it has no mask token,
             k is larger than the vocabulary, a row's attention mask has a gap, a cache, lookahead,
             commit_from or guidance is asked for together with hooks, too few steps for the blocks,
-            the model's logits are NaN, graphs are asked for where there can be none, or no text of
-            the form fits.
+            the model's logits are NaN, a hole cannot grow (`Growth.of`),
+            graphs are asked for where there can be none, or no text of the form fits.
     """
     check_canvas(model, canvas_BL)
     if soft_mask is not None:
@@ -112,6 +118,8 @@ def denoise(
     batch.canvas_P[:count] = batch.candidate_P[:count] = canvas_BL.flatten()
     for row, (start, stop) in enumerate(spans):
         first = row * canvas_BL.shape[1] + start
+        if room_B is not None and start + room_B[row].columns > canvas_BL.shape[1]:
+            raise ValueError("a row may grow to more columns than the canvas has: pad it further")
         batch.add(
             first,
             canvas_BL[row, start:stop],
@@ -122,6 +130,7 @@ def denoise(
             constraint=constraint[row] if isinstance(constraint, Sequence) else constraint,
             holes=None if holes_B is None else holes_B[row],
             twin=count + first,
+            room=None if room_B is None else room_B[row],
         )
     return _steps(batch, canvas_BL.shape, config)
 
@@ -137,7 +146,8 @@ def _steps(batch: Batch, shape: torch.Size, config: SamplingConfig) -> Iterator[
                     raise ValueError(sequence.failure)
             step = _describe(batch, shape, index, config.steps)
         yield step
-        if config.adaptive and all(sequence.is_done for sequence in batch.sequences):
+        grows = any(sequence.growth is not None for sequence in batch.sequences)
+        if (config.adaptive or grows) and all(sequence.is_done for sequence in batch.sequences):
             return
 
 
@@ -159,6 +169,7 @@ def _describe(batch: Batch, shape: torch.Size, index: int, steps: int) -> Denois
         # Sequences keep the order of the rows, and have no columns for padding on the left.
         reach_B=tuple(s.start % shape[1] + s.reach for s in batch.sequences),
         open_B=tuple(s.open for s in batch.sequences),
+        stop_B=tuple(s.start % shape[1] + s.length for s in batch.sequences),
     )
 
 

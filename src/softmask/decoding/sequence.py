@@ -12,6 +12,7 @@ import torch
 from ..config import SamplingConfig, SoftMaskConfig, is_on
 from .canvas_constraint import CanvasConstraint
 from .grid import Grid
+from .growing import Growth, OneByOne
 from .kv_cache import exact_window, window
 from .schedule import ScheduledStep, StepSchedule
 
@@ -96,6 +97,7 @@ class SequenceState:
     schedule: StepSchedule
     generated_L: np.ndarray  # bool: what was masked at first
     twin: int | None = None  # where its branch without a prompt lies, if it is guided
+    growth: Growth | None = None  # of a hole whose length the model finds
     grid: Grid | None = None  # of a block-causal model
     kept: int = 0  # with it: how many leading columns have their final keys and values in the store
     top_logprobs: int = 0  # leading tokens that are reported
@@ -110,7 +112,9 @@ class SequenceState:
 
     def __post_init__(self) -> None:
         self.flat_L = np.arange(self.start, self.start + self.length)
-        self.masked_L = self.generated_L  # as last seen; unused where steps are planned
+        self.masked_L = self.masked_before_L = (
+            self.generated_L
+        )  # as last seen; unused where steps are planned
         self.settings = Settings.of(self)
 
     @property
@@ -129,7 +133,7 @@ class SequenceState:
         config = self.config
         by_plan = not (config.by_chance or config.adaptive)
         by_plan = by_plan and not (config.opens_early or config.needs_agreement)
-        free = self.constraint is None
+        free = self.constraint is None and self.growth is None
         return by_plan and free and not self.may_stop and not self.may_write_masks
 
     @property
@@ -141,6 +145,20 @@ class SequenceState:
     def is_scored_apart(self) -> bool:
         """Whether confidence is read off a forward of its own, without feedback."""
         return self.is_soft and self.config.commit_from == "plain"
+
+    def resize(self, masked_L: np.ndarray) -> None:
+        """Goes on with other columns, of which these are masked."""
+        assert isinstance(self.schedule, OneByOne)
+        self.length = len(masked_L)
+        self.flat_L = np.arange(self.start, self.start + self.length)
+        self.masked_L = self.masked_before_L = masked_L
+        self.schedule.resize(masked_L)
+
+    def suppress(self, ids: tuple[int, ...]) -> None:
+        """Goes on with these tokens left out."""
+        if ids != self.rules.suppressed:
+            self.rules = dataclasses.replace(self.rules, suppressed=ids)
+            self.settings = Settings.of(self)
 
     def enter(self, scheduled: ScheduledStep, *, shift: bool) -> tuple[int, int]:
         """Takes up a step that has a forward; returns the columns that it computes.
@@ -181,12 +199,18 @@ class SequenceState:
         values["stop_state"] = dict(self.stop_state)
         constraint = None if self.constraint is None else self.constraint.save()
         left = list(self.schedule.left)
+        if self.growth is not None:
+            values |= {"growth": dataclasses.replace(self.growth), "rules": self.rules}
         return {"values": values, "left": left, "generator": state, "constraint": constraint}
 
     def restore(self, saved: dict[str, Any]) -> None:
         """As it was when it was saved."""
         for name, value in saved["values"].items():
             setattr(self, name, dict(value) if name == "stop_state" else value)
+        if self.growth is not None:
+            self.growth = dataclasses.replace(self.growth)
+            self.settings = Settings.of(self)
+            self.resize(self.masked_L)
         self.schedule.left = list(saved["left"])
         if self.generator is not None:
             self.generator.set_state(saved["generator"])

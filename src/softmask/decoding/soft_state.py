@@ -37,6 +37,14 @@ class SoftState:
         if self.added_PD is not None:
             self.added_PD[own] = 0
 
+    def move(self, to_N: Tensor, from_N: Tensor, room: slice) -> None:
+        """Takes positions of a room along to others of it; the rest of it is plain again."""
+        names = [name for name in TENSORS if getattr(self, name) is not None]
+        moved = {name: getattr(self, name)[from_N] for name in names}
+        self.forget(room)
+        for name, values in moved.items():
+            getattr(self, name)[to_N] = values
+
     def put(self, rows_M: Tensor, mixed: Mixture) -> None:
         """Remembers what these positions become."""
         self.is_used = True

@@ -10,6 +10,7 @@ from .a2d import A2D_LLAMA, A2D_QWEN2, A2D_QWEN3
 from .bd3lm import BD3LM_QWEN2, BD3LM_QWEN3
 from .distilled import D3LLM_DREAM, D3LLM_LLADA, DIFFUCODER, DPARALLEL_DREAM, DPARALLEL_LLADA
 from .dream import DREAM
+from .dreamon import DREAMON
 from .dreamreasoner import DREAM_REASONER
 from .family import Family
 from .fastdllm2 import FAST_DLLM_2
@@ -19,7 +20,7 @@ from .opendcoder import OPEN_DCODER
 from .sdar import SDAR
 
 _ALL = (
-    *(DREAM, DIFFUCODER, DPARALLEL_DREAM, D3LLM_DREAM),
+    *(DREAM, DREAMON, DIFFUCODER, DPARALLEL_DREAM, D3LLM_DREAM),
     *(LLADA, DPARALLEL_LLADA, D3LLM_LLADA, ILLADA),
     *(A2D_QWEN3, A2D_QWEN2, A2D_LLAMA, OPEN_DCODER),
     # Block-causal.

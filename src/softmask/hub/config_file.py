@@ -122,6 +122,7 @@ class ConfigFile:
     logit_shift: bool = True
     attention_bias: bool = True
     qk_norm: bool = False
+    expand_token_id: int | None = None
     block_size: int | None = None
     block_origin: str = DreamConfig.block_origin
     family: str = DreamConfig.family
@@ -159,7 +160,13 @@ class ConfigFile:
         if self.dtype is not None:
             require_choice("dtype", self.dtype, DTYPES)
         require(not self.use_mrope, "use_mrope is true: Dream has text alone")
-        for name in ("mask_token_id", "pad_token_id", "bos_token_id", "eos_token_id"):
+        for name in (
+            "mask_token_id",
+            "pad_token_id",
+            "bos_token_id",
+            "eos_token_id",
+            "expand_token_id",
+        ):
             self._check_ids(name)
 
     def _check_ids(self, name: str) -> None:
@@ -202,7 +209,8 @@ def config_from_file(
     family = family_of(values, str(path.parent), chosen)
     own = is_own_layout(values)
     for key, what in FOREIGN.items():
-        is_known = key in (CONFIG_KEYS if own else {*family.renamed, *family.usual})
+        known = {*family.renamed, *family.usual, family.mark}
+        is_known = key in (CONFIG_KEYS if own else known)
         if values.get(key) is not None and not is_known:
             raise ValueError(f"{path} has {key}: that model {what}, which softmask does not")
     if not own:

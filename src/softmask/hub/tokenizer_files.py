@@ -302,8 +302,8 @@ def _check_ids(
             f"{folder}: the tokenizer has no mask token at id {config.mask_token_id}: take the "
             "tokenizer of the same checkpoint"
         )
-    if "<|expand|>" in vocabulary:
+    if vocabulary.get("<|expand|>") != config.expand_token_id:
         raise ValueError(
-            f"{folder}: the tokenizer has <|expand|>, by which DreamOn grows its canvas, which "
-            "softmask does not"
+            f"{folder}: tokenizer and config do not agree on the id of <|expand|>, by which "
+            "DreamOn grows its canvas: take the files of one checkpoint"
         )

@@ -26,6 +26,8 @@ class DreamConfig(Qwen2Config):
             causal model Dream was initialised from. The model hides it: logits are aligned.
         attention_bias: whether queries, keys and values have biases, as Qwen2's.
         qk_norm: whether each head's queries and keys are normalised, as Qwen3's.
+        expand_token_id: the id of `<|expand|>`, which becomes two masks; None: holes keep their
+            length.
         block_size: None: every position sees all others. Else positions lie in blocks of this size,
             counted from the first, and see their own block and those before it.
         block_origin: where decoding has blocks begin: at the "start" of the text, or where the
@@ -47,6 +49,7 @@ class DreamConfig(Qwen2Config):
     logit_shift: bool = True
     attention_bias: bool = True
     qk_norm: bool = False
+    expand_token_id: int | None = None
     block_size: int | None = None
     block_origin: str = "start"
     family: str = "dream"
