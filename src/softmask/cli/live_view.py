@@ -18,6 +18,8 @@ from ..decoding.sampler import DenoiseStep
 from .grid_view import Board, height_of, legend, width_of
 from .shades import NEW, PROMPT, shade
 
+GROWS = "\u2194"  # a mask that is about to become two
+
 
 def render(run: Any, step: DenoiseStep, row: int = 0) -> Group:
     """One frame: a line of counters, and the canvas of one row.
@@ -48,7 +50,7 @@ def canvas_text(run: Any, step: DenoiseStep, row: int = 0, start: int | None = N
     """
     mask_id = run.checkpoint.model.config.mask_token_id
     start = run.starts[row] if start is None else start
-    generated = (run.canvas_BL[row] == mask_id).tolist()
+    generated = run.generated(step, row)
     masked = (step.canvas_BL[row] == mask_id).tolist()
     fresh = step.committed_BL[row].tolist()
     shown = step.candidate_BL[row].tolist()
@@ -80,6 +82,8 @@ def _ghost(run: Any, token: int, mask_id: int) -> str:
     """The candidate at a mask, on one line; a block where it shows nothing."""
     if token == mask_id or token in run.checkpoint.end_ids:
         return "\u2591"
+    if token == run.checkpoint.model.config.expand_token_id:
+        return GROWS
     return (
         run.tokenizer.decode([token]).replace("\n", "\u21b5").replace("\ufffd", "\u2592")
         or "\u2591"

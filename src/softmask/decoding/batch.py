@@ -152,7 +152,6 @@ class Batch:
         """
         masked_L = ids_L.eq(self.mask_id).cpu().numpy()
         grid = grid_of(self.model.config, masked_L, config)
-        schedule = StepSchedule(masked_L, config, grid)
         rules, growth = rules or Rules(), None
         hooked = self.hooks is not None
         if grid is not None:
@@ -161,12 +160,13 @@ class Batch:
             # A block that is full stays so: later ones rest on its keys and values.
             kept = {*rules.suppressed, self.mask_id}
             rules = dataclasses.replace(rules, suppressed=tuple(sorted(kept)))
-        if room is not None:
-            if hooked or constraint is not None:
-                raise ValueError(
-                    "hooks and forms need a hole that keeps its length: leave them out"
-                )
-            growth = Growth.of(masked_L, room, config, self.model.config)
+        if room is None:
+            schedule = StepSchedule(masked_L, config, grid)
+        else:
+            if hooked:
+                raise ValueError("hooks need a hole that keeps its length: leave them out")
+            formed = constraint is not None
+            growth = Growth.of(masked_L, room, config, self.model.config, formed=formed)
             schedule = OneByOne(masked_L, config)
             suppressed = growth.suppressed(len(ids_L), rules.suppressed)
             rules = dataclasses.replace(rules, suppressed=suppressed)

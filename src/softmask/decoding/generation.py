@@ -25,6 +25,7 @@ from ..models.checkpoint import Checkpoint
 from ..rules import by_name
 from .arguments import as_count, check_keywords, row_seeds
 from .forms import binding
+from .growing import Room
 from .prompts import (
     Prompt,
     decode_answer,
@@ -124,7 +125,8 @@ class Generation:
             messages `{"role": ..., "content": ...}`, or one message), or token ids (a list, an
             array or a tensor), which are taken as they are.
         max_new_tokens: masks behind each prompt; the answer may end before. None: what suits the
-            kind of prompt by the checkpoint's file, else 128. Unused by `infill`.
+            kind of prompt by the checkpoint's file, else 128. Of `infill` the most tokens of a hole
+            whose length the model finds; other holes have the length that is written.
         sampling: a SamplingConfig, or some of its fields; the others are the checkpoint's own
             for this kind of prompt (`Checkpoint.kind_of`), and steps default to one per mask.
         soft_mask: "checkpoint" takes the checkpoint's parameters; False or None decodes plainly; a
@@ -135,7 +137,8 @@ class Generation:
         num_return_sequences: rows per prompt, next to each other.
         chat: whether the prompts pass through the chat template; None: if the tokenizer has one.
         system: a system message for the chat template.
-        infill: the prompts are whole texts with holes `[[n]]` of n tokens.
+        infill: the prompts are whole texts with holes `[[n]]` of n tokens. A model that
+            `grows_holes` takes one, which begins with n masks.
         constraint: the form that each answer must have, or, of an infilling, the text from its
             first hole to its last.
 
@@ -179,6 +182,7 @@ class Generation:
         kind = PromptKind()
         if not isinstance(sampling, SamplingConfig) or max_new_tokens is None:
             kind = self._kind(rows)
+        grows, says_most = infill and checkpoint.grows_holes, max_new_tokens is not None
         if max_new_tokens is None:
             max_new_tokens = kind.max_new_tokens or NEW_TOKENS
         max_new_tokens = as_count("max_new_tokens", max_new_tokens)
@@ -199,20 +203,26 @@ class Generation:
         self._spaced = [one for one in self._spaced for _ in range(num_return_sequences)]
         if not infill:
             rows = [row + [self.mask_id] * max_new_tokens for row in rows]
-        rows = [row for row in rows for _ in range(num_return_sequences)]
+        self.rows: list[list[int]] = [row for row in rows for _ in range(num_return_sequences)]
         self.soft_mask = choose_soft_mask(soft_mask, checkpoint.soft_mask)
-        most = max(row.count(self.mask_id) for row in rows)
+        masks_B = [row.count(self.mask_id) for row in self.rows]
+        steps, self.rooms = max(masks_B), list[Room]()
+        if grows:
+            for row, masks in zip(self.rows, masks_B, strict=True):
+                most = max_new_tokens if says_most else max(max_new_tokens, masks)
+                self.rooms.append(Room.for_hole(row, self.mask_id, most, context))
+                steps = max(steps, self.rooms[-1].rounds(row, self.mask_id))
         if not isinstance(sampling, SamplingConfig):
-            settings = {"steps": most, **kind.sampling, **by_name(sampling or {})}
+            settings = {"steps": steps, **kind.sampling, **by_name(sampling or {})}
             sampling = from_mapping(SamplingConfig, settings, "sampling")
         self.sampling, self.suited = sampling, kind.sampling
-        self.seeds = row_seeds(seed, len(rows))
+        self.seeds = row_seeds(seed, len(self.rows))
         self._constrain()
-        self._make_canvas(rows)
+        self._make_canvas()
         self.last: DenoiseStep | None = None
         self.seconds = 0.0
-        self._lambda_B = torch.zeros(len(rows), device=self.canvas_BL.device)
-        self._fed_B = [0] * len(rows)
+        self._lambda_B = torch.zeros(len(self.rows), device=self.canvas_BL.device)
+        self._fed_B = [0] * len(self.rows)
         self._steps = self._denoise()
 
     def _kind(self, prompts: Sequence[Prompt]) -> PromptKind:
@@ -262,20 +272,26 @@ class Generation:
                 )
         return list(ids)
 
-    def _make_canvas(self, rows: list[list[int]]) -> None:
-        """Left-pads the rows, so that new tokens stand in the same columns."""
-        device = self.checkpoint.model.device
-        longest = max(map(len, rows))
+    def _make_canvas(self) -> None:
+        """Left-pads the rows, so that new tokens stand in the same columns; those that may grow
+        have their padding on the right."""
+        device, rows = self.checkpoint.model.device, self.rows
+        longest = max([*map(len, rows), *(room.columns for room in self.rooms)])
         pads = [longest - len(row) for row in rows]
+        self.starts = [0] * len(rows) if self.rooms else pads
         end = self.checkpoint.end_ids[0] if self.checkpoint.end_ids else 0
-        self.canvas_BL = torch.tensor(
-            [[end] * pad + row for pad, row in zip(pads, rows, strict=True)], device=device
-        )
+        canvas = [[end] * start + row for start, row in zip(self.starts, rows, strict=True)]
+        canvas = [row + [end] * (longest - len(row)) for row in canvas]
+        self.canvas_BL = torch.tensor(canvas, device=device)
         self.attention_mask_BL = None
         if any(pads):
             columns = torch.arange(longest, device=device)
-            self.attention_mask_BL = (columns >= torch.tensor(pads, device=device)[:, None]).long()
-        self.starts = pads
+            first_B, length_B = (
+                torch.tensor(values, device=device)[:, None]
+                for values in (self.starts, [len(row) for row in rows])
+            )
+            real_BL = (columns >= first_B) & (columns < first_B + length_B)
+            self.attention_mask_BL = real_BL.long()
 
     def _denoise(self) -> Iterator[DenoiseStep]:
         generators = None
@@ -293,6 +309,7 @@ class Generation:
             generators=generators,
             constraint=self.constraints,
             holes_B=self.holes,
+            room_B=self.rooms or None,
         )
 
     def __iter__(self) -> Iterator[DenoiseStep]:
@@ -316,7 +333,7 @@ class Generation:
 
         A character whose bytes are not all there yet is left out.
         """
-        ids = step.canvas_BL[row].tolist()[self.text_start(row) :]
+        ids = self._ids(step, row)
         open_at = ids.index(self.mask_id) if self.mask_id in ids else len(ids)
         text, _ids = self._text(ids[:open_at])
         return text.rstrip("\ufffd")
@@ -326,6 +343,19 @@ class Generation:
         if self.infill:
             return self.starts[row]
         return self.canvas_BL[row].tolist().index(self.mask_id)
+
+    def generated(self, step: DenoiseStep, row: int = 0) -> list[bool]:
+        """Of each column of the canvas, whether what stands there after a step was written."""
+        masked = (self.canvas_BL[row] == self.mask_id).tolist()
+        if not self.rooms:
+            return masked
+        first, more = masked.index(True), step.stop_B[row] - len(self.rows[row])
+        stop = first + sum(masked) + more
+        return [first <= column < stop for column in range(len(masked))]
+
+    def _ids(self, step: DenoiseStep, row: int) -> list[int]:
+        """The tokens of the row's text after a step."""
+        return step.canvas_BL[row].tolist()[self.text_start(row) : step.stop_B[row]]
 
     def _text(self, ids: list[int]) -> tuple[str, list[int]]:
         return decode_answer(self.checkpoint, ids, infill=self.infill)
@@ -339,9 +369,11 @@ class Generation:
 
     def _completion(self, row: int) -> Completion:
         assert self.last is not None
-        ids = self.last.canvas_BL[row].tolist()[self.text_start(row) :]
+        ids = self._ids(self.last, row)
         text, chosen = self._text(ids)
         stopped = self.infill or self.form is not None or len(chosen) < len(ids)
+        if self.rooms:
+            stopped = not self.rooms[row].is_cut(self.last.stop_B[row], self.last.left_B[row])
         prompt = self.prompts[row]
         fed = self._fed_B[row]
         return Completion(

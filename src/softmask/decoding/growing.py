@@ -8,6 +8,7 @@ Shape suffixes: P positions of the canvas, L columns of the sequence, N some of 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +19,7 @@ from ..settings import require
 from .schedule import ScheduledStep, StepSchedule
 
 NEW = -1  # a column that comes from none: a new mask
+BEGINS_WITH = 4  # masks where nobody says how many, as DreamOn's own demonstration
 
 
 class OneByOne(StepSchedule):
@@ -56,87 +58,114 @@ class Room:
         budget = self.expand_budget
         require(budget is None or budget >= 0, f"expand_budget must be >= 0, not {budget}")
 
+    @classmethod
+    def for_hole(cls, ids: Sequence[int], mask_id: int, most: int, context: int) -> Room:
+        """That in which a text's hole may have so many tokens, if they fit the model's context."""
+        return cls(min(len(ids) - ids.count(mask_id) + most, context))
+
+    def rounds(self, ids: Sequence[int], mask_id: int) -> int:
+        """How many steps are enough, whatever the model writes: each grows it or fills a mask."""
+        masks = ids.count(mask_id)
+        return masks + 2 * self.budget(len(ids), masks)
+
+    def budget(self, length: int, masks: int) -> int:
+        """How often a hole of so many masks may grow, in a text of this length."""
+        most = self.columns - length + masks
+        return most if self.expand_budget is None else self.expand_budget
+
+    def is_cut(self, length: int, left: int) -> bool:
+        """Whether a hole ended because it had to: with masks left, or as long as it may be."""
+        return left > 0 or length == self.columns
+
 
 @dataclass
 class Growth:
     """The hole of a sequence, and how far it may still grow.
 
     Args:
-        first: its first column; behind it stand
-        after: given columns.
-        room: the most columns that the sequence may have.
+        hole: its columns [first, stop).
         budget: how many more expands there may be.
+        source: from which column each of the hole's came in the last step (NEW: a new mask); None:
+            they stayed as they were.
     """
 
-    first: int
-    after: int
-    room: int
+    room: Room
+    hole: tuple[int, int]
     budget: int
     expand_id: int
     delete_id: int
-    pad_to_right: bool
-    delete: bool
+    source: tuple[int, ...] | None = None
 
     @classmethod
     def of(
-        cls, masked_L: np.ndarray, room: Room, config: SamplingConfig, model: DreamConfig
+        cls,
+        masked_L: np.ndarray,
+        room: Room,
+        config: SamplingConfig,
+        model: DreamConfig,
+        *,
+        formed: bool = False,
     ) -> Growth:
         """That of the hole of a text.
+
+        Args:
+            formed: the hole's text is to have a form.
 
         Raises:
             ValueError: the model, the text or the settings are not for a hole that grows.
         """
-        check_growing(model, config)
+        _check(model, config)
+        require(not formed, "a form needs a hole that keeps its length: leave it out")
         columns = masked_L.nonzero()[0]
         require(
             len(columns) > 0 and int(columns[-1] - columns[0]) + 1 == len(columns),
-            "this model grows one hole of a text: mark one stretch alone",
+            "this model finds the length of one hole: mark one stretch of the text alone",
         )
         require(
             room.columns >= len(masked_L),
             f"the hole begins with {len(columns)} masks, more than it may grow to: allow more new "
             "tokens",
         )
-        most = room.columns - len(masked_L) + len(columns)
         assert model.expand_token_id is not None
         return cls(
-            first=int(columns[0]),
-            after=len(masked_L) - 1 - int(columns[-1]),
-            room=room.columns,
-            budget=most if room.expand_budget is None else room.expand_budget,
-            expand_id=model.expand_token_id,
-            delete_id=delete_id_of(model),
-            pad_to_right=room.pad_to_right,
-            delete=room.delete_ends,
+            room,
+            (int(columns[0]), int(columns[-1]) + 1),
+            room.budget(len(masked_L), len(columns)),
+            model.expand_token_id,
+            _delete_id(model),
         )
 
     def suppressed(self, length: int, suppressed: tuple[int, ...]) -> tuple[int, ...]:
         """What may not be written now that the sequence has this length."""
-        may_grow = length < self.room and self.budget > 0
+        may_grow = length < self.room.columns and self.budget > 0
         others = {*suppressed} - {self.expand_id}
         return tuple(sorted(others if may_grow else others | {self.expand_id}))
 
-    def sources(self, ids_L: np.ndarray, was_masked_L: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """A step's commits as columns: the tokens now, and from which column each comes (NEW: a
-        new mask).
+    def after(self, ids_L: np.ndarray, was_masked_L: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The columns that a step's commits leave: their tokens, and from which column each comes
+        (NEW: a new mask).
 
         Args:
             was_masked_L: what was masked before the step.
         """
-        ids_L = ids_L.copy()
+        ids_L, all_L = ids_L.copy(), np.arange(len(ids_L))
         deleted_L = was_masked_L & (ids_L == self.delete_id)
-        if self.pad_to_right and deleted_L.any():
+        if self.room.pad_to_right and deleted_L.any():
             first = int(deleted_L.argmax())
             ids_L[first:][was_masked_L[first:]] = self.delete_id
             deleted_L = was_masked_L & (ids_L == self.delete_id)
         expanded_L = was_masked_L & (ids_L == self.expand_id)
         self.budget -= int(expanded_L.sum())
-        counts_L = np.where(expanded_L, 2, np.where(deleted_L & self.delete, 0, 1))
-        source_L = np.repeat(np.where(expanded_L, NEW, np.arange(len(ids_L))), counts_L)
+        counts_L = np.where(expanded_L, 2, np.where(deleted_L & self.room.delete_ends, 0, 1))
+        source_L = np.repeat(np.where(expanded_L, NEW, all_L), counts_L)
+        first, stop = self.hole
+        self.hole = first, stop + len(source_L) - len(ids_L)
+        stays = len(source_L) == len(ids_L) and bool((source_L == all_L).all())
+        self.source = None if stays else tuple(source_L[slice(*self.hole)].tolist())
         return np.repeat(ids_L, counts_L), source_L
 
 
-def delete_id_of(model: DreamConfig) -> int:
+def _delete_id(model: DreamConfig) -> int:
     """The end of a text, which in a hole means that no token stands there."""
     ids = model.eos_token_id
     found = ids[0] if isinstance(ids, list) and ids else ids
@@ -145,18 +174,13 @@ def delete_id_of(model: DreamConfig) -> int:
     return found
 
 
-def check_growing(model: DreamConfig, config: SamplingConfig) -> None:
+def _check(model: DreamConfig, config: SamplingConfig) -> None:
     """Raises ValueError for a model or settings that cannot fill a hole that grows."""
     require(
         model.expand_token_id is not None,
         "this model has no <|expand|>: holes of DreamOn's models alone can grow",
     )
-    off = {
-        "cache": "none",
-        "block_length": None,
-        "guidance": 0,
-    }
-    for name, value in off.items():
+    for name, value in {"cache": "none", "block_length": None, "guidance": 0}.items():
         require(
             getattr(config, name) == value,
             f"a hole that grows is computed as a whole, token by token: leave out {name}",

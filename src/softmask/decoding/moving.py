@@ -7,7 +7,6 @@ Shape suffixes: P positions of the canvas, L columns of the sequence, N some of 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Protocol
 
 import torch
@@ -17,8 +16,6 @@ from .logprobs import LogprobStore
 from .rule_state import RuleState
 from .sequence import SequenceState
 from .soft_state import SoftState
-
-Mover = Callable[[torch.Tensor, torch.Tensor, slice], None]  # to, from, within
 
 
 class Canvas(Protocol):
@@ -42,16 +39,22 @@ def grow(batch: Canvas, sequence: SequenceState) -> None:
     assert growth is not None
     start, device = sequence.start, batch.device
     own_ids = batch.canvas_P[start : start + sequence.length].cpu().numpy()
-    ids_L, source_L = growth.sources(own_ids, sequence.masked_before_L)
+    ids_L, source_L = growth.after(own_ids, sequence.masked_before_L)
     kept_L = source_L != NEW
     ids_L[~kept_L] = batch.mask_id
     length = len(ids_L)
 
-    room = slice(start, start + growth.room)
+    room = slice(start, start + growth.room.columns)
     to_N = torch.from_numpy(start + kept_L.nonzero()[0]).to(device)
     from_N = torch.from_numpy(start + source_L[kept_L]).to(device)
-    for move in _movers(batch):
-        move(to_N, from_N, room)
+    for values_P, plain in ((batch.candidate_P, batch.mask_id), (batch.committed_P, False)):
+        moved = values_P[from_N]
+        values_P[room] = plain
+        values_P[to_N] = moved
+    batch.soft.move(to_N, from_N, room)
+    batch.memory.move(to_N, from_N, room)
+    if batch.logprobs is not None:
+        batch.logprobs.move(to_N, from_N, room)
     tokens_L = torch.from_numpy(ids_L).to(device)
     own = slice(start, start + length)
     batch.canvas_P[room] = growth.delete_id
@@ -64,15 +67,3 @@ def grow(batch: Canvas, sequence: SequenceState) -> None:
     sequence.resize(ids_L == batch.mask_id)
     sequence.suppress(growth.suppressed(length, sequence.rules.suppressed))
 
-
-def _movers(batch: Canvas) -> list[Mover]:
-    """What moves the state of a sequence's columns; what comes from none is as at the start."""
-
-    def canvas(to_N: torch.Tensor, from_N: torch.Tensor, room: slice) -> None:
-        for values_P, plain in ((batch.candidate_P, batch.mask_id), (batch.committed_P, False)):
-            moved = values_P[from_N]
-            values_P[room] = plain
-            values_P[to_N] = moved
-
-    movers: list[Mover] = [canvas, batch.soft.move, batch.memory.move]
-    return movers if batch.logprobs is None else [*movers, batch.logprobs.move]

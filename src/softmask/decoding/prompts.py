@@ -121,6 +121,12 @@ def first_ids(checkpoint: Checkpoint) -> list[int]:
     return [bos] if checkpoint.family.bos and isinstance(bos, int) else []
 
 
+def last_ids(checkpoint: Checkpoint) -> list[int]:
+    """What every raw text with holes ends with: eos where its family has that."""
+    eos = checkpoint.tokenizer.eos_token_id
+    return [eos] if checkpoint.family.eos and isinstance(eos, int) else []
+
+
 def encode_chat(
     checkpoint: Checkpoint, messages: Messages, tools: Messages | None = None
 ) -> list[int]:
@@ -171,13 +177,19 @@ class Holed(NamedTuple):
 
 
 def encode_holes(
-    checkpoint: Checkpoint, text: str, *, control: bool = True, formed: bool = False
+    checkpoint: Checkpoint,
+    text: str,
+    *,
+    control: bool = True,
+    formed: bool = False,
+    raw: bool = True,
 ) -> Holed:
     """Token ids of a text in which `[[n]]` is a hole of n tokens.
 
     A space before a hole is the hole's to begin with: see `healing.py`.
 
     Args:
+        raw: it is no part of a conversation.
         formed: a form binds all that stands from the first hole to the last; so only the space
             before the first is the hole's.
 
@@ -191,7 +203,7 @@ def encode_holes(
     context = checkpoint.model.config.max_position_embeddings
     if sum(sizes) > context:  # before there are so many
         raise ValueError(f"the holes have {sum(sizes)} tokens, but the context is {context}")
-    ids = first_ids(checkpoint)
+    ids = first_ids(checkpoint) if raw else []
     spaced = []
     for index, (size, piece) in enumerate(zip(sizes, pieces[:-1:2], strict=True)):
         before, is_spaced = piece, False
@@ -200,7 +212,8 @@ def encode_holes(
         ids += encode(checkpoint, before, control=control)
         spaced += [len(ids)] if is_spaced else []
         ids += [checkpoint.model.mask_id] * size
-    return Holed(ids + encode(checkpoint, pieces[-1], control=control), tuple(spaced))
+    ids += encode(checkpoint, pieces[-1], control=control)
+    return Holed(ids + (last_ids(checkpoint) if raw else []), tuple(spaced))
 
 
 def encode_turn_end(checkpoint: Checkpoint) -> list[int]:

@@ -95,7 +95,7 @@ class SequenceState:
     generator: torch.Generator | None
     may_write_masks: bool  # as the published loop may: they are masks again
     schedule: StepSchedule
-    generated_L: np.ndarray  # bool: what was masked at first
+    generated_L: np.ndarray  # bool: what was masked at first, or is of a hole that grew
     twin: int | None = None  # where its branch without a prompt lies, if it is guided
     growth: Growth | None = None  # of a hole whose length the model finds
     grid: Grid | None = None  # of a block-causal model
@@ -112,9 +112,8 @@ class SequenceState:
 
     def __post_init__(self) -> None:
         self.flat_L = np.arange(self.start, self.start + self.length)
-        self.masked_L = self.masked_before_L = (
-            self.generated_L
-        )  # as last seen; unused where steps are planned
+        # As last seen; unused where steps are planned.
+        self.masked_L = self.masked_before_L = self.generated_L
         self.settings = Settings.of(self)
 
     @property
@@ -148,8 +147,11 @@ class SequenceState:
 
     def resize(self, masked_L: np.ndarray) -> None:
         """Goes on with other columns, of which these are masked."""
+        assert self.growth is not None
         assert isinstance(self.schedule, OneByOne)
         self.length = len(masked_L)
+        self.generated_L = np.zeros_like(masked_L)
+        self.generated_L[slice(*self.growth.hole)] = True
         self.flat_L = np.arange(self.start, self.start + self.length)
         self.masked_L = self.masked_before_L = masked_L
         self.schedule.resize(masked_L)

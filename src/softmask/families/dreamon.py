@@ -14,5 +14,6 @@ DREAMON = replace(
     title="DreamOn",
     mark="expand_token_id",
     bos=True,
+    eos=True,
     sampling={"alg": "entropy", "temperature": 0.2, "top_p": 0.9},
 )

@@ -42,6 +42,7 @@ class Family:
         mask_token: by which the mask's id is found where config.json has no mask_token_id.
         end_tokens: that end an answer, beside those that config and tokenizer name.
         bos: whether a raw prompt begins with the tokenizer's bos token.
+        eos: whether a raw text that is given to its end ends with the tokenizer's eos token.
         chat: what its own code sets in the chat template, which templates read as variables.
         answer_header: what its chat template writes before an answer, and behind every
             conversation, even where no answer is asked for.
@@ -66,6 +67,7 @@ class Family:
     mask_token: str | None = None
     end_tokens: tuple[str, ...] = END_TOKENS
     bos: bool = False
+    eos: bool = False
     chat: Mapping[str, bool] = dataclasses.field(default_factory=dict)
     answer_header: str = ""
     sampling: Mapping[str, Any] = dataclasses.field(default_factory=dict)

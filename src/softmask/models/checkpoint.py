@@ -112,6 +112,11 @@ class Checkpoint:
         """Whose tokens and ways of decoding suit the model."""
         return by_name(self.model.config.family)
 
+    @property
+    def grows_holes(self) -> bool:
+        """Whether the model finds the length of a hole itself."""
+        return self.model.config.expand_token_id is not None
+
     @functools.cached_property
     def end_ids(self) -> tuple[int, ...]:
         """Ids that end an answer: those of the config and tokenizer, and the end of a chat turn."""
