@@ -65,11 +65,23 @@ class IncrementalDetokenizer:
 
     def take(self, event: Event) -> list[Token]:
         """What has become final."""
+        if event.source is not None:
+            self._move(event.first, event.source)
         for index, (column, token) in enumerate(zip(event.columns, event.ids, strict=True)):
             self._ids[column] = token
             if event.logprobs is not None:
                 self._logprobs[column] = _logprob_at(event.logprobs, index)
         return self._advance(min(event.final, self._last + 1))
+
+    def _move(self, first: int, source: tuple[int, ...]) -> None:
+        """Takes what is known along with the columns of a hole, of which none before `_next` moves.
+
+        Ids of new masks, and of what is behind the hole, are not looked at before they are final.
+        """
+        self._ids[first:] = [self._ids[column] for column in source]
+        now = {column: first + place for place, column in enumerate(source)}
+        self._logprobs = {now[column]: value for column, value in self._logprobs.items()}
+        self._last = first + len(source) - 1
 
     def rest(self) -> list[Token]:
         """What was held back, once the request is done."""

@@ -56,7 +56,13 @@ OPENAI = (
     _done("model", "the model's name; may be left out", ALL),
     _done("messages", "the conversation: objects with `role` and `content`", CHAT + DENOISE),
     _done("prompt", "the text to go on from; or token ids, or a list of either", COMPLETIONS),
-    _done("suffix", "text behind the answer: `max_tokens` tokens are filled in", COMPLETIONS, ""),
+    _done(
+        "suffix",
+        "text behind the answer: `max_tokens` tokens are filled in, or at most so many by a model "
+        "that finds the length of a hole",
+        COMPLETIONS,
+        "",
+    ),
     # llama.cpp's clients send -1 for no limit, and for any seed.
     _done("max_tokens", "masks behind the prompt; default: the server's --max-tokens", ALL, -1),
     _done("max_completion_tokens", "the newer name of `max_tokens`", BOTH, -1),

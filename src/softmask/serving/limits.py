@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 
 from ..config import require
 from ..decoding.canvas_constraint import check_fits
 from ..decoding.grid import grid_of
+from ..decoding.growing import Growth
 from ..decoding.sampler import check_canvas
 from ..decoding.schedule import StepSchedule
 from ..models import DreamModel
@@ -73,6 +75,8 @@ class Limits:
         masked_L = ids_1L[0].numpy() == self.model.mask_id
         require(bool(masked_L.any()), "nothing is to be written: the canvas has no mask")
         self._check_settings(request)
+        if request.room is not None:
+            return self._check_growing(request, masked_L)
         if request.constraint is not None and request.holes is None:
             check_fits(request.constraint, request.ids, self.model.mask_id)
         grid = grid_of(self.model.config, masked_L, request.sampling)
@@ -81,6 +85,20 @@ class Limits:
         may_return = grid is None and self.model.mask_id not in request.rules.suppressed
         most = schedule.masks if may_return else schedule.most_open
         return schedule.masks, self._check_room(request, most)
+
+    def _check_growing(self, request: Request, masked_L: np.ndarray) -> tuple[int, int]:
+        """As `check`, of a hole that may grow to so many masks as there is room for."""
+        room, formed = request.room, request.constraint is not None
+        assert room is not None
+        context = self.model.config.max_position_embeddings
+        require(
+            room.columns <= context,
+            f"the text may grow to {room.columns} tokens, but the model's context is {context}: "
+            "allow fewer new tokens",
+        )
+        Growth.of(masked_L, room, request.sampling, self.model.config, formed=formed)
+        most = room.columns - int((~masked_L).sum())
+        return int(masked_L.sum()), self._check_room(request, most)
 
     def _check_ids(self, request: Request) -> None:
         vocabulary, rules = self.model.config.vocab_size, request.rules
@@ -94,7 +112,11 @@ class Limits:
     def _check_settings(self, request: Request) -> None:
         sampling, soft_mask = request.sampling, request.soft_mask
         most = max(MOST_STEPS, self.model.config.max_position_embeddings)
-        require(sampling.steps <= most, f"{sampling.steps} steps are too many: at most {most}")
+        require(
+            # Those of a hole that grows are not planned.
+            sampling.steps <= most or request.room is not None,
+            f"{sampling.steps} steps are too many: at most {most}",
+        )
         require(
             self.cached or sampling.cache == "none",
             f"this engine keeps no keys and values: leave out cache {sampling.cache}",

@@ -45,6 +45,7 @@ class Answer:
             checkpoint, request, infill=infill, stops=stops, spaced=spaced
         )
         self._infill, self.top, self._spaced = infill, top, spaced
+        self._room = request.room
         # Of single holes no more is asked than that they begin with a space.
         self._form = request.constraint if request.holes is None else None
         self.scored = self.forwards = scored  # so far; at first those that scored the prompt
@@ -82,6 +83,9 @@ class Answer:
     def finish_reason(self) -> str:
         if self.calls:
             return "tool_calls"
+        if self._room is not None and self.result is not None and not self.is_ended:
+            is_cut = self._room.is_cut(len(self.result.ids), self.result.left)
+            return "length" if is_cut else "stop"
         # A text of a form is whole where it fills its canvas; one that is free may go on.
         whole = self._infill or (self._form is not None and self._reader is None)
         return "stop" if self.is_ended or whole else "length"

@@ -350,6 +350,4 @@ class DenoiseRequest(Shared, Structured):
                 "give exactly one of prompt, messages and infill, or messages and their answer as "
                 "infill"
             )
-        if self.infill and self.max_tokens is not None:
-            raise ValueError("the holes of infill say how long they are: leave out max_tokens")
         return self

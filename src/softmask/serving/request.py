@@ -25,6 +25,7 @@ import numpy as np
 
 from ..config import SamplingConfig, SoftMaskConfig, require
 from ..constraints.token_automaton import TokenAutomaton
+from ..decoding.growing import Room
 from ..decoding.logprobs import Logprobs
 from ..decoding.sequence import Rules
 
@@ -63,6 +64,7 @@ class Request:
         trace: whether events also report the state of each masked position.
         constraint: the form of the text between the first and the last mask; or of
         holes: those that begin at these places, each by itself.
+        room: its one hole grows and shrinks as DreamOn's do.
 
     Raises:
         ValueError: no ids, a seed or a deadline out of range, a trace without `top_logprobs`.
@@ -78,6 +80,7 @@ class Request:
     trace: bool = False
     constraint: TokenAutomaton | None = None
     holes: tuple[int, ...] | None = None
+    room: Room | None = None
 
     def __post_init__(self) -> None:
         require(bool(self.ids), "the canvas is empty: give token ids and masks")
@@ -96,7 +99,8 @@ class Request:
     @property
     def positions(self) -> int:
         """How many positions of a canvas it takes: a guided one has a second branch."""
-        return len(self.ids) * (2 if self.sampling.guidance else 1)
+        columns = len(self.ids) if self.room is None else self.room.columns
+        return columns * (2 if self.sampling.guidance else 1)
 
 
 class Trace(NamedTuple):
@@ -120,7 +124,9 @@ class Event:
 
     `columns` and `ids` are what was committed, `logprobs` what was read there; columns before
     `final` are all decided, so text before it never changes. `left` counts masks, `step` the
-    steps of `steps` that are over.
+    steps of `steps` that are over. `source` says of a hole that grew or shrank from which column
+    each of its columns now came (-1: a new mask); the hole begins where it did, what is behind it
+    moved along, and all other fields speak of columns as they are now.
     """
 
     step: int
@@ -132,17 +138,31 @@ class Event:
     ids: tuple[int, ...]
     logprobs: Logprobs | None = None
     trace: Trace | None = None
+    source: tuple[int, ...] | None = None
+    first: int = 0  # the hole's first column
 
     def then(self, later: Event) -> Event:
         """Both as one."""
         logprobs = None
         if self.logprobs is not None and later.logprobs is not None:
             logprobs = self.logprobs.then(later.logprobs)
+        columns, source = self.columns, self.source
+        if later.source is not None:
+            # Where this one's columns are after the later one: what is decided is never removed.
+            now = {column: self.first + place for place, column in enumerate(later.source)}
+            columns = tuple(now[column] for column in columns)
+            source = later.source
+            if self.source is not None:
+                begin = self.source
+                source = tuple(
+                    column if column < 0 else begin[column - self.first] for column in source
+                )
         return dataclasses.replace(
             later,
-            columns=self.columns + later.columns,
+            columns=columns + later.columns,
             ids=self.ids + later.ids,
             logprobs=logprobs,
+            source=source,
         )
 
 

@@ -37,6 +37,12 @@ class Slot:
     def span(self) -> slice:
         return slice(self.sequence.start, self.sequence.start + self.sequence.length)
 
+    @property
+    def source(self) -> tuple[int, ...] | None:
+        """How the last step moved the columns of its hole, if it did."""
+        growth, has_failed = self.sequence.growth, self.sequence.failure is not None
+        return None if growth is None or has_failed else growth.source
+
 
 class RunningBatch:
     """A batch of sequences, and the handles of their requests."""
@@ -96,6 +102,7 @@ class RunningBatch:
             constraint=request.constraint,
             holes=request.holes,
             twin=start + len(ids_L),
+            room=request.room,
         )
 
     def release(self, slot: Slot) -> tuple[int, ...]:
@@ -147,6 +154,8 @@ class RunningBatch:
 
     def _publish(self) -> None:
         """Puts what the step changed into each handle."""
+        for slot in self.running:
+            self._move(slot)
         canvas_P = self.batch.canvas_P.cpu().numpy()
         masked_P = canvas_P == self.batch.mask_id
         changed = (self._masked_P & ~masked_P).nonzero()[0]
@@ -165,6 +174,16 @@ class RunningBatch:
             slot.handle.put(self._event(slot, masked_P[slot.span], columns, ids))
         self._measure_lambda()
 
+    def _move(self, slot: Slot) -> None:
+        """Takes what events have said so far along with the columns of a hole."""
+        source = slot.source
+        if source is not None:
+            first = slot.sequence.start + slot.sequence.growth.hole[0]
+            said = [True if s < 0 else self._masked_P[slot.sequence.start + s] for s in source]
+            # What stands behind the hole was given.
+            self._masked_P[first : slot.sequence.start + slot.handle.request.positions] = False
+            self._masked_P[first : first + len(said)] = said
+
     def _event(
         self, slot: Slot, masked_L: np.ndarray, columns: tuple[int, ...], ids: tuple[int, ...]
     ) -> Event:
@@ -182,6 +201,8 @@ class RunningBatch:
             ids=ids,
             logprobs=logprobs,
             trace=self._trace(slot, masked_L) if request.trace else None,
+            source=slot.source,
+            first=0 if sequence.growth is None else sequence.growth.hole[0],
         )
 
     def _logprobs(self, slot: Slot, columns: np.ndarray) -> Logprobs:

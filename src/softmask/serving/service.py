@@ -26,6 +26,7 @@ from ..config import (
 from ..constraints.constraint import Constraint
 from ..decoding.forms import binding, only_look_up
 from ..decoding.generation import SoftMaskChoice, choose_soft_mask
+from ..decoding.growing import BEGINS_WITH, Room
 from ..decoding.healing import without_space
 from ..decoding.prompts import (
     encode,
@@ -34,6 +35,7 @@ from ..decoding.prompts import (
     encode_turn_end,
     first_ids,
     has_chat_template,
+    last_ids,
     rules_of,
     with_chat_template,
 )
@@ -112,6 +114,7 @@ class Service:
         return {
             "context": self.context,
             "chat": has_chat_template(self.checkpoint),
+            "grows_holes": self.checkpoint.grows_holes,
             "soft_mask": None if soft_mask is None else dataclasses.asdict(soft_mask),
             "sampling": dict(self.checkpoint.sampling),
             "prompt_kinds": kinds_to_json(self.checkpoint.prompt_kinds),
@@ -156,7 +159,7 @@ class Service:
             assert isinstance(asked, CompletionRequest)
             self._check_count(len(asked.prompts), asked.n)
             if asked.suffix:
-                suffix = self._encode(asked.suffix, "suffix")
+                suffix = [*self._encode(asked.suffix, "suffix"), *last_ids(self.checkpoint)]
             texts = [self._heal(prompt) if suffix else (prompt, False) for prompt in asked.prompts]
             prompts = [self._prompt(prompt, suffix) for prompt, _ in texts]
             spaced = [moved for _, moved in texts]
@@ -167,7 +170,8 @@ class Service:
         jobs = []
         alike = zip(prompts, kinds, spaced, strict=True)
         for index, (prompt, kind, moved) in enumerate(one for one in alike for _ in range(asked.n)):
-            masks = self._masks(asked.new_tokens, len(prompt) + len(suffix), kind)
+            most = self._masks(asked.new_tokens, len(prompt) + len(suffix), kind)
+            masks = min(most, BEGINS_WITH) if infill and self.checkpoint.grows_holes else most
             ids = (*prompt, *[self.checkpoint.model.mask_id] * masks, *suffix)
             request = self._request(
                 asked,
@@ -176,6 +180,7 @@ class Service:
                 seed + index,
                 constraint=constraint,
                 infill=infill,
+                most=most,
                 endless=asked.ignore_eos,
                 top_logprobs=top_logprobs,
                 spaced=(len(prompt),) if moved else (),
@@ -190,12 +195,18 @@ class Service:
             ValueError: one sentence on what cannot be done.
         """
         ids = self._conversation(asked.messages) if asked.messages else []
-        start = len(ids)
+        start, most = len(ids), 0
         spaced: tuple[int, ...] = ()
         if asked.infill:
+            require(
+                self.checkpoint.grows_holes or asked.max_tokens is None,
+                "the holes of infill say how long they are: leave out max_tokens",
+            )
             self._check_size(len(asked.infill.encode()), "infill")
             formed = asked.constraint is not None
-            holed = encode_holes(self.checkpoint, asked.infill, control=False, formed=formed)
+            holed = encode_holes(
+                self.checkpoint, asked.infill, control=False, formed=formed, raw=not asked.messages
+            )
             ids += holed.ids
             spaced = tuple(start + column for column in holed.spaced)
             ids += encode_turn_end(self.checkpoint) if asked.messages else []
@@ -204,9 +215,13 @@ class Service:
             ids = self._prompt(asked.prompt)
         said = asked.messages[-1].text if asked.messages else asked.infill or asked.prompt
         kind = self.checkpoint.kind_of(said or "")
+        masks = ids.count(self.checkpoint.model.mask_id)
         if not asked.infill:
             masks = self._masks(asked.max_tokens, len(ids), kind)
             ids = [*ids, *[self.checkpoint.model.mask_id] * masks]
+        elif self.checkpoint.grows_holes:
+            most = self._masks(asked.max_tokens, len(ids) - masks, kind)
+            most = max(most, masks) if asked.max_tokens is None else most
         infill, top_logprobs = bool(asked.infill), asked.candidates
         request = self._request(
             asked,
@@ -215,11 +230,11 @@ class Service:
             self.seed_of(asked),
             constraint=asked.constraint,
             infill=infill,
+            most=most,
             top_logprobs=top_logprobs,
             trace=True,
             spaced=spaced,
         )
-        masks = ids.count(self.checkpoint.model.mask_id)
         return Job(request, infill, len(ids) - masks, start)
 
     def submit(self, requests: Iterable[Request]) -> list[RequestHandle]:
@@ -334,13 +349,20 @@ class Service:
         endless: bool = False,
         trace: bool = False,
         spaced: tuple[int, ...] = (),
+        most: int = 0,
     ) -> Request:
+        """A request; `most` tokens may have a hole whose length the model finds."""
+        room, mask_id = None, self.checkpoint.model.mask_id
+        steps = ids.count(mask_id)
+        if infill and self.checkpoint.grows_holes:
+            room = Room.for_hole(ids, mask_id, most, self.context)
+            steps = room.rounds(ids, mask_id)
         extension = asked.softmask
         automaton, holes = binding(self.checkpoint, constraint, spaced, infill=infill or endless)
         deadline = min(extension.deadline or self.config.deadline, self.config.deadline)
         return Request(
             ids,
-            self.sampling_of(asked, kind, ids.count(self.checkpoint.model.mask_id)),
+            self.sampling_of(asked, kind, steps),
             soft_mask=self.soft_mask_of(extension.soft_mask),
             # No end may be written: as in a hole.
             rules=rules_of(self.checkpoint, infill=infill or endless),
@@ -350,10 +372,12 @@ class Service:
             trace=trace,
             constraint=automaton,
             holes=holes,
+            room=room,
         )
 
-    def sampling_of(self, asked: Shared, kind: PromptKind, masks: int) -> SamplingConfig:
-        """How so many masks are decoded: as asked, and else as suits the kind of prompt."""
+    def sampling_of(self, asked: Shared, kind: PromptKind, steps: int) -> SamplingConfig:
+        """How a text is decoded that needs so many steps at most: as asked, and else as suits the
+        kind of prompt."""
         given = asked.softmask.model_dump(exclude_unset=True, exclude={"soft_mask", "deadline"})
         # A null turns off what the checkpoint brings, where it can be off.
         given = {n: value for n, value in given.items() if value is not None or n in OPTIONAL}
@@ -365,7 +389,7 @@ class Service:
                 f"{name} and softmask.{name} are the same setting: give one of them",
             )
         given |= top
-        values = {"steps": max(1, masks), **kind.sampling, **given}
+        values = {"steps": max(1, steps), **kind.sampling, **given}
         return from_mapping(SamplingConfig, values, "softmask")
 
 

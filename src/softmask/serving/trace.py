@@ -94,6 +94,7 @@ class Tracer:
             "seconds": round(time.monotonic() - self._started, DIGITS),
             "left": event.left,
             "final": event.final,
+            **({} if event.source is None else {"source": list(event.source)}),
             "lambda": None if mean is None else round(mean, DIGITS),
             "committed": {
                 "position": list(event.columns),
@@ -111,6 +112,8 @@ class Tracer:
         text, chosen = decode_answer(self.checkpoint, result.ids[first:], infill=self.infill)
         cut = len(chosen) < len(result.ids) - first
         reason = "stop" if cut or self.infill else "length"
+        if self.request.room is not None and self.request.room.is_cut(len(result.ids), result.left):
+            reason = "length"
         return {
             "text": text,
             "tokens": len(chosen),
@@ -216,7 +219,7 @@ def record_ways(
         ValueError: a run failed.
     """
     request = Request(
-        tuple(run.canvas_BL[row, run.starts[row] :].tolist()),
+        tuple(run.rows[row]),
         run.sampling,
         rules=rules_of(run.checkpoint, infill=run.infill),
         seed=run.seeds[row],
@@ -224,6 +227,7 @@ def record_ways(
         trace=True,
         constraint=run.constraints[row],
         holes=run.holes[row],
+        room=run.rooms[row] if run.rooms else None,
     )
     requests = [dataclasses.replace(request, soft_mask=soft_mask) for soft_mask in ways]
     return trace_file(
