@@ -25,7 +25,7 @@ from .decoding.arguments import as_count, check_keywords
 from .decoding.generation import Generation, Prompt, SoftMaskChoice
 from .files import write_atomically
 from .models.checkpoint import Checkpoint
-from .serving.trace import CANDIDATES, check_trace, record_ways, ways_of
+from .serving.trace import CANDIDATES, check_trace, record_ways, steady, ways_of
 
 SUFFIXES = (".json", ".html", ".svg", ".png")
 
@@ -41,7 +41,8 @@ class Trace:
         text: what came out.
         steps: how many columns there are.
         step_S: the number of each, from 1.
-        position_P: columns of the canvas, prompt included.
+        position_P: columns of the canvas, prompt included; where a hole grew, of one that has a
+            column for all that ever stood there.
         piece_P: what each token adds to the text.
         committed_P: the index of the step that committed each position; -1: none did.
         token_PS: the token there; -1 while it is masked.
@@ -57,7 +58,7 @@ class Trace:
 
     def __init__(self, data: dict[str, Any], index: int = 0) -> None:
         self.data, self._index = data, index
-        run = data["runs"][index]
+        run = steady(data["runs"][index])
         self.text: str = run["end"]["text"]
         self.settings: dict[str, Any] = run["start"]["settings"]
         self.steps = len(run["steps"])

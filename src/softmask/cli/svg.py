@@ -15,6 +15,7 @@ from xml.sax.saxutils import escape
 
 from ..puzzles.grid import Grid
 from ..reporting.words import count
+from ..serving.trace import steady
 from . import svg_grid
 
 CELL, LINE, SIZE = 9.6, 24, 16  # width of a character, height of a line and of the type, pixels
@@ -58,7 +59,7 @@ def picture(trace: dict[str, Any], seconds: float = 0.7) -> str:
         trace: what `trace.check_trace` lets through.
         seconds: of a step.
     """
-    runs = trace["runs"]
+    runs = [steady(run) for run in trace["runs"]]
     steps = max(len(run["steps"]) for run in runs)
     total = (steps + HOLD) * seconds
     parts, left, height = [], float(MARGIN), 0.0

@@ -202,6 +202,49 @@ def check_trace(values: Any, where: str) -> dict[str, Any]:
     return values
 
 
+def steady(run: dict[str, Any]) -> dict[str, Any]:
+    """A run on a canvas where nothing moves: with a column for all that ever stood there.
+
+    A run without a hole that grew is that already. A column that was removed adds no text.
+    """
+    tokens, orders = run["start"]["tokens"], []
+    order = line = list(range(len(tokens)))
+    masked = [token["masked"] for token in tokens]
+    first, size = masked.index(True), sum(masked)
+    for step in run["steps"]:
+        source = step.get("source")
+        if source is not None:
+            before, behind = order, order[first + size :]
+            order = [*before[:first], *(-1 if c < 0 else before[c] for c in source), *behind]
+            line = list(line)
+            for column, name in enumerate(order):
+                if name < 0:  # it stands before what is next
+                    following = next((one for one in order[column:] if one >= 0), None)
+                    at = len(line) if following is None else line.index(following)
+                    order[column] = len(line)
+                    line.insert(at, len(line))
+            size = len(source)
+        orders.append(order)
+    if order is line:
+        return run
+    place = {name: column for column, name in enumerate(line)}
+    pieces = dict(zip(order, run["end"]["pieces"], strict=True))
+    new = {"id": -1, "text": "", "masked": True}
+    steps = [
+        step
+        | {
+            part: step[part] | {"position": [place[own[column]] for column in step[part]["position"]]}
+            for part in ("committed", "masked")
+        }
+        for step, own in zip(run["steps"], orders, strict=True)
+    ]
+    return {
+        "start": run["start"] | {"tokens": [tokens[n] if n < len(tokens) else new for n in line]},
+        "steps": steps,
+        "end": run["end"] | {"pieces": [pieces.get(name, "") for name in line]},
+    }
+
+
 def record_ways(
     run: Generation,
     ways: Sequence[SoftMaskConfig | None],

@@ -1,5 +1,6 @@
 // The tokens of a run. Elements are made once for a run and a layout and then changed position by
-// position, only where something changed; no change moves another token.
+// position, only where something changed; no change moves another token, but where a hole grows or
+// shrinks.
 //
 // "cells": what is written during the run has a cell of fixed width, as nobody knows how long it
 // will be. "prose": each position has the room of its final token, so the text reads as text.
@@ -23,16 +24,34 @@ class Canvas {
     this.host.className = `canvas ${layout}`;
     this.host.style.setProperty("--cell", this.width);
     const cells = layout === "grid" ? puzzle.cells : [];
-    this.places = run.start.tokens.map((_, position) => this.place(position));
+    this.places = run.tokens.map((_, position) => this.place(position));
     if (layout === "grid") {
       this.host.style.setProperty("--side", puzzle.side);
       for (const place of this.places) place.root.hidden = true;
       cells.forEach((cell, i) => this.placeInGrid(cell, i, puzzle));
     } else if (this.isOver) this.fold();
-    this.shown = this.places.flatMap(({ root }, position) => (root.hidden ? [] : [position]));
-    if (!this.shown.includes(this.current)) [this.current] = this.shown;
+    this.list();
     this.places[this.current].root.tabIndex = 0;
-    this.host.replaceChildren(...this.places.map((place) => place.root));
+    this.host.replaceChildren(...run.line.map((position) => this.places[position].root));
+  }
+
+  /** What keys can reach. */
+  list() {
+    this.shown = this.run.line.filter((position) => !this.places[position].root.hidden);
+    if (!this.shown.includes(this.current)) [this.current] = this.shown;
+  }
+
+  /** Makes places of new masks, and hides what is not on the canvas after an event. */
+  move(index) {
+    const { line, tokens } = this.run;
+    while (this.places.length < tokens.length) this.places.push(this.place(this.places.length));
+    for (let i = line.length - 1; i >= 0; i--) {
+      const { root } = this.places[line[i]];
+      if (!root.parentNode) this.host.insertBefore(root, this.places[line[i + 1]]?.root ?? null);
+    }
+    const there = new Set(this.run.orderAt(index));
+    for (const position of line) this.places[position].root.hidden = !there.has(position);
+    this.list();
   }
 
   place(position) {
@@ -78,8 +97,9 @@ class Canvas {
 
   /** Draws the state after an event; `settled`: nothing is fresh any more. */
   draw(index, settled, differs) {
+    if (this.run.moves) this.move(index);
     for (const [position, place] of this.places.entries()) {
-      if (this.layout === "grid" && place.root.hidden) continue;
+      if ((this.layout === "grid" || this.run.moves) && place.root.hidden) continue;
       let state = this.run.stateAt(index, position);
       if (settled && state === "fresh") state = "done";
       if (state !== "masked") this.drawToken(place, state, position, differs?.has(position));
@@ -141,7 +161,7 @@ class Canvas {
   words(index) {
     const text = (position) =>
       this.run.stateAt(index, position) === "masked" ? " [mask]" : this.run.textAt(position);
-    return this.run.start.tokens.map((_, position) => text(position)).join("");
+    return this.run.orderAt(index).map(text).join("");
   }
 
   positionOf(target) {
@@ -161,7 +181,7 @@ class Canvas {
     root.tabIndex = 0;
     const state = this.run.stateAt(index, position);
     const text = (state === "masked" ? ghosts[0] : own).textContent;
-    root.ariaLabel = `position ${position}, ${state}: ${text}`;
+    root.ariaLabel = `position ${this.run.orderAt(index).indexOf(position)}, ${state}: ${text}`;
     root.setAttribute("aria-describedby", "popover");
   }
 

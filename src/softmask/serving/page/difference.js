@@ -62,12 +62,14 @@ function positionsOf(run, words) {
   let [end, at] = [0, 0];
   const ends = words.map(({ text }) => (end += text.length));
   let word = 0;
-  for (let position = first; position < run.start.tokens.length; position++) {
-    const { length } = run.end.pieces?.[position] ?? "";
+  const order = run.orders.at(-1);
+  for (let column = first; column < order.length; column++) {
+    const position = order[column];
+    const { length } = run.end.pieces?.[column] ?? "";
     if (!length) continue;
     while (word < words.length && ends[word] <= at) word++;
     for (let i = word; i < words.length && (i === word || ends[i - 1] < at + length); i++) {
-      if (!words[i].common && run.start.tokens[position].masked) found.add(position);
+      if (!words[i].common && run.tokens[position].masked) found.add(position);
     }
     at += length;
   }

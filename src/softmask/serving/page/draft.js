@@ -5,28 +5,34 @@ class Draft {
   /** `parts`: what is written and, in every second place, how many masks stand between. */
   constructor(host, run, parts) {
     this.run = run;
-    this.places = [];
+    this.host = host;
+    this.places = new Map(); // of positions
     parts = withoutSpaces(run, parts);
-    const masks = (count) => Array.from({ length: count }, () => this.place());
+    const slots = [...run.slots];
+    const masks = (count) => slots.splice(0, count).map((position) => this.place(position));
     host.replaceChildren(...parts.flatMap((part, i) => (i % 2 ? masks(Number(part)) : [part])));
   }
 
-  place() {
-    const place = { root: element("span"), drawn: "" };
-    this.places.push(place);
-    return place.root;
+  place(position) {
+    this.places.set(position, { root: element("span"), drawn: "" });
+    return this.places.get(position).root;
   }
 
   draw() {
     const { run } = this;
     const index = run.steps.length - 1;
-    run.slots.forEach((position, i) => {
+    let before = null;
+    for (const position of run.slots) {
+      if (!this.places.has(position)) before.after(this.place(position));
+      before = this.places.get(position).root;
       const state = run.stateAt(index, position);
       const isMasked = state === "masked";
       const lead = isMasked ? run.leadsAt(index, position, 1)?.leads[0] : null;
-      const text = isMasked ? (lead?.text ?? "") : run.textAt(position);
-      this.write(this.places[i], SPECIAL.test(text) ? "" : text, state, lead?.share ?? 0);
-    });
+      const isThere = state !== "gone";
+      const text = isMasked ? (lead?.text ?? "") : isThere ? run.textAt(position) : "";
+      const place = this.places.get(position);
+      this.write(place, SPECIAL.test(text) ? "" : text, state, lead?.share ?? 0);
+    }
   }
 
   write(place, text, state, share) {
@@ -44,11 +50,15 @@ class Draft {
 function fillIn(run, parts) {
   parts = withoutSpaces(run, parts);
   let [text, slot, stretch] = ["", 0, null];
+  const order = run.orders.at(-1);
+  const pieceOf = (position) => run.end.pieces[order.indexOf(position)] ?? "";
   parts.forEach((part, i) => {
     const from = text.length;
-    const slots = i % 2 ? run.slots.slice(slot, slot + Number(part)) : [];
+    // A hole that grows is the only one.
+    const stop = run.moves ? run.slots.length : slot + Number(part);
+    const slots = i % 2 ? run.slots.slice(slot, stop) : [];
     slot += slots.length;
-    text += i % 2 ? slots.map((position) => run.end.pieces[position]).join("") : part;
+    text += i % 2 ? slots.map((position) => pieceOf(position)).join("") : part;
     if (i % 2) stretch = { from, to: text.length };
   });
   return { text, stretch };

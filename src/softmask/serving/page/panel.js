@@ -71,14 +71,15 @@ class Panel {
   count(index, settled) {
     const { run } = this;
     const event = run.steps[index];
-    const decided = run.slots.length - (event?.left ?? run.slots.length);
+    const masks = run.writtenAt(index);
+    const decided = masks - (event?.left ?? masks);
     const forwards = settled ? run.end.forwards : (event?.forwards ?? 0);
     const seconds = settled ? run.end.seconds : event?.seconds;
     const values = {
       step: `${settled ? run.total : (event?.step ?? 0)} / ${run.total}`,
       forwards: String(forwards),
       "tokens / forward": forwards ? fixed(decided / forwards) : "\u2013",
-      "masks left": String(run.slots.length - decided),
+      "masks left": String(masks - decided),
       "mean lambda": fixed(event?.lambda ?? NaN),
       time: Number.isFinite(seconds) ? `${fixed(seconds)} s` : "\u2013",
     };
@@ -112,8 +113,9 @@ class Panel {
     if (final === this.told) return;
     this.told = final;
     const texts = [];
-    for (let position = run.start.infill ? 0 : run.slots[0]; position < final; position++) {
-      texts.push(run.textAt(position));
+    const order = run.orders.at(-1);
+    for (let column = run.start.infill ? 0 : run.slots[0]; column < final; column++) {
+      texts.push(run.textAt(order[column]));
     }
     this.tell([asCommon(texts.filter((text) => !SPECIAL.test(text)).join(""))]);
   }

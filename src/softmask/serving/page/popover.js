@@ -49,7 +49,9 @@ class Popover {
 function describe(run, index, position) {
   const state = run.stateAt(index, position);
   const commit = run.commits.get(position);
-  const title = (text) => element("p", "", `position ${position}: ${text}`);
+  const column = run.orderAt(index).indexOf(position);
+  if (column < 0) return [element("p", "", "not on the canvas at this step")];
+  const title = (text) => element("p", "", `position ${column}: ${text}`);
   if (state === "given") return [title("given"), token(run.textAt(position))];
   if (state === "masked") {
     const future = commit ? `, decided at step ${commit.step}` : "";

@@ -1,4 +1,8 @@
 // One run, and what it looked like after each of its events. Index -1 is the canvas before any.
+//
+// A position is named by where it stood at the start; masks that a growing hole gets later have
+// names behind those. `line` has all names from left to right, `orders` those that stand on the
+// canvas before the first event and after each.
 
 const FORMAT = "softmask-trace";
 const VERSION = 1;
@@ -9,7 +13,11 @@ class Run {
     this.steps = [];
     this.end = null;
     this.texts = new Map(start.tokens.map((token) => [token.id, token.text]));
-    this.slots = start.tokens.flatMap((token, position) => (token.masked ? [position] : []));
+    this.tokens = [...start.tokens];
+    this.line = this.tokens.map((_, position) => position);
+    this.orders = [this.line];
+    this.moves = false;
+    this.slots = this.line.filter((position) => this.tokens[position].masked);
     this.commits = new Map();
     this.rows = [];
   }
@@ -24,22 +32,46 @@ class Run {
 
   add(step) {
     for (const [id, text] of Object.entries(step.texts)) this.texts.set(Number(id), text);
+    const order = step.source ? this.move(step.source) : this.orders.at(-1);
     const { position, id, p, entropy } = step.committed;
-    position.forEach((place, i) => {
+    position.forEach((column, i) => {
       const commit = { index: this.steps.length, step: step.step, id: id[i] };
-      this.commits.set(place, { ...commit, p: p[i], entropy: entropy[i] });
+      this.commits.set(order[column], { ...commit, p: p[i], entropy: entropy[i] });
     });
-    const rows = new Int32Array(this.start.tokens.length).fill(-1);
-    step.masked.position.forEach((place, row) => (rows[place] = row));
+    const rows = new Int32Array(this.tokens.length).fill(-1);
+    step.masked.position.forEach((column, row) => (rows[order[column]] = row));
     this.rows.push(rows);
+    this.orders.push(order);
     this.steps.push(step);
+  }
+
+  /** A hole grew or shrank: `source` says from which column each of its own came, -1: a new mask. */
+  move(source) {
+    const before = this.orders.at(-1);
+    const [first] = this.slots;
+    const stop = first + this.slots.length - this.line.length + before.length;
+    const hole = source.map((column, i) => {
+      const next = source.slice(i).find((one) => one >= 0);
+      return column < 0 ? this.insert(before[next] ?? before[stop]) : before[column];
+    });
+    this.moves = true;
+    this.slots = this.line.filter((position) => this.tokens[position].masked);
+    return [...before.slice(0, first), ...hole, ...before.slice(stop)];
+  }
+
+  /** A new mask before a position, or at the end. */
+  insert(next) {
+    const position = this.tokens.push({ id: -1, text: "", masked: true }) - 1;
+    const at = next === undefined ? this.line.length : this.line.indexOf(next);
+    this.line = this.line.toSpliced(at, 0, position);
+    return position;
   }
 
   /** Ends a run that nobody ended, so that it can be kept like any other. */
   close(reason) {
     const last = this.steps.at(-1);
-    const pieces = this.start.tokens.map((token, position) => {
-      const commit = this.commits.get(position);
+    const pieces = this.orders.at(-1).map((position) => {
+      const [token, commit] = [this.tokens[position], this.commits.get(position)];
       const text = token.masked ? (commit ? this.textOf(commit.id) : "") : token.text;
       return SPECIAL.test(text) ? "" : text;
     });
@@ -81,9 +113,20 @@ class Run {
     return this.texts.get(id) ?? `#${id}`;
   }
 
-  /** "given", "done", "fresh" or "masked". */
+  /** The names on the canvas, from left to right. */
+  orderAt(index) {
+    return this.orders[Math.min(index + 1, this.orders.length - 1)];
+  }
+
+  /** How many of them are of masks, or of what stands in their place. */
+  writtenAt(index) {
+    return this.slots.length - this.line.length + this.orderAt(index).length;
+  }
+
+  /** "given", "done", "fresh", "masked" or, before a hole grew so far and where it shrank, "gone". */
   stateAt(index, position) {
-    if (!this.start.tokens[position].masked) return "given";
+    if (!this.tokens[position].masked) return "given";
+    if (this.moves && !this.orderAt(index).includes(position)) return "gone";
     const commit = this.commits.get(position);
     if (!commit || commit.index > index) return "masked";
     return commit.index === index ? "fresh" : "done";
@@ -91,15 +134,16 @@ class Run {
 
   /** What stands at a position that is not masked. */
   textAt(position) {
-    const token = this.start.tokens[position];
+    const token = this.tokens[position];
     return token.masked ? this.textOf(this.commits.get(position).id) : token.text;
   }
 
   /** What a token adds to the finished text; the leading candidate where there is none. */
   pieceAt(position) {
-    const piece = this.end.pieces?.[position];
+    const column = this.moves ? this.orders.at(-1).indexOf(position) : position;
+    const piece = this.end.pieces?.[column];
     if (piece) return piece;
-    if (this.stateAt(Infinity, position) !== "masked") return this.textAt(position);
+    if (this.commits.has(position) || !this.tokens[position].masked) return this.textAt(position);
     return this.leadsAt(this.steps.length - 1, position, 1)?.leads[0].text ?? "   ";
   }
 

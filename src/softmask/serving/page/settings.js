@@ -173,7 +173,8 @@ class Settings {
     // Numbers that were left as they are: the checkpoint's own, whatever has no field here too.
     else if (this.softValues() !== this.original) body.softmask.soft_mask = { ...this.model.soft_mask };
     for (const field of this.fields) {
-      if (field.value === "" || (field.name === "max_tokens" && isInfill)) continue;
+      const isFixed = isInfill && !this.model.grows_holes;
+      if (field.value === "" || (field.name === "max_tokens" && isFixed)) continue;
       // What a preset has itself.
       if (preset && field.name.startsWith(SOFT) && field.value === this.usual(field)) continue;
       const path = field.name.split(".");

@@ -39,7 +39,8 @@ class Strip {
 
   draw(step, position) {
     this.last = { step, position };
-    if (this.run.total !== this.columns) this.recolour(this.scale);
+    const isOther = this.run.slots.length !== this.cells.height; // a hole has grown
+    if (isOther || this.run.total !== this.columns) this.recolour(this.scale);
     const drawn = `${step} ${position} ${this.run.steps.length} ${this.run.end !== null}`;
     if (this.drawn === drawn) return;
     this.drawn = drawn;
@@ -86,6 +87,7 @@ class Strip {
   colourOf(index, position) {
     const { metric, most, colours } = this.scale;
     const state = this.run.stateAt(index, position);
+    if (state === "gone") return 0; // transparent
     if (state !== "masked") return colours[state];
     const value = valueOf(this.run, index, position, metric);
     if (!Number.isFinite(value)) return colours.unread;
