@@ -66,4 +66,3 @@ def grow(batch: Canvas, sequence: SequenceState) -> None:
 
     sequence.resize(ids_L == batch.mask_id)
     sequence.suppress(growth.suppressed(length, sequence.rules.suppressed))
-

@@ -230,12 +230,12 @@ def steady(run: dict[str, Any]) -> dict[str, Any]:
     place = {name: column for column, name in enumerate(line)}
     pieces = dict(zip(order, run["end"]["pieces"], strict=True))
     new = {"id": -1, "text": "", "masked": True}
+
+    def at_places(part: dict[str, Any], own: list[int]) -> dict[str, Any]:
+        return part | {"position": [place[own[column]] for column in part["position"]]}
+
     steps = [
-        step
-        | {
-            part: step[part] | {"position": [place[own[column]] for column in step[part]["position"]]}
-            for part in ("committed", "masked")
-        }
+        step | {part: at_places(step[part], own) for part in ("committed", "masked")}
         for step, own in zip(run["steps"], orders, strict=True)
     ]
     return {
