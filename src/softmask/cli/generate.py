@@ -46,7 +46,8 @@ def make_parser() -> argparse.ArgumentParser:
         const=True,
         metavar="TEXT",
         help="fill the holes [[n]] (n tokens each) of TEXT, in which \\n and \\t are escapes; a "
-        "space before a hole is the hole's to begin with: 'One day, [[6]] went'; without TEXT, of "
+        "model of DreamOn's takes one, which begins with n and may have --max-new-tokens; a space "
+        "before a hole is the hole's to begin with: 'One day, [[6]] went'; without TEXT, of "
         "the prompt",
     )
     add_replace_options(parser)
