@@ -10,14 +10,13 @@ from official import official, read, tensors
 
 from softmask.config import SamplingConfig, SoftMaskConfig
 from softmask.decoding.growing import Room
-from softmask.decoding.prompts import rules_of
+from softmask.decoding.prompts import encode, encode_chat, rules_of
 from softmask.decoding.sampler import denoise
 
 GIVEN = read("dreamon", "generate.json")
 CASES = {case["name"]: case for case in GIVEN["cases"]}
 MASK, EXPAND, END = GIVEN["mask_id"], GIVEN["expand_id"], GIVEN["eos_id"]
-# Positions are drawn there by other random numbers of the same distribution; and four of six rows
-# are equally sure (top_p leaves one token of each), among which torch's topk picks any.
+# See goldens/README-qwen.md.
 ABSENT = ("alg_temp 0.5", "temperature 0.2, top_p 0.9")
 
 
@@ -66,6 +65,14 @@ def test_the_logits_are_those_of_its_own_code() -> None:
         logits_BLV = official("dreamon").model(torch.tensor(given["input_ids"])).logits
     # Ours are aligned: row i is of position i.
     torch.testing.assert_close(logits_BLV[:, 1:], found[:, :-1], rtol=0, atol=5e-5)
+
+
+def test_texts_and_chats_have_the_ids_of_its_own_tokenizer() -> None:
+    found, checkpoint = read("dreamon", "texts.json"), official("dreamon")
+    for one in found["texts"]:
+        assert encode(checkpoint, one["text"], control=False) == one["ids"]
+    for chat in found["chats"]:
+        assert encode_chat(checkpoint, chat["messages"]) == chat["ids"]
 
 
 @pytest.mark.parametrize("name", [name for name in CASES if name not in ABSENT])
@@ -156,7 +163,7 @@ def test_what_a_growing_hole_cannot_have_is_refused_in_one_sentence(sampling, me
 def test_one_hole_alone_grows_and_within_its_room() -> None:
     model, config = official("dreamon").model, SamplingConfig(steps=4)
     for ids, columns, message in (
-        ([5, MASK, 6, MASK], 4, "grows one hole of a text"),
+        ([5, MASK, 6, MASK], 4, "finds the length of one hole"),
         ([5, MASK, MASK, 6], 3, "more than it may grow to"),
     ):
         with pytest.raises(ValueError, match=message):

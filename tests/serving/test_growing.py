@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
 from fastapi.testclient import TestClient
-from official import official, read
+from official import folder_of, official, read
 
 import softmask
 from softmask.cli.live_view import canvas_text
@@ -15,7 +16,8 @@ from softmask.cli.svg import picture
 from softmask.config import SamplingConfig, SoftMaskConfig
 from softmask.decoding.generation import Generation
 from softmask.decoding.growing import Room
-from softmask.decoding.prompts import rules_of
+from softmask.decoding.prompts import encode_holes, rules_of
+from softmask.decoding.sampler import denoise
 from softmask.serving.config import ServeConfig
 from softmask.serving.engine import Engine, Request
 from softmask.serving.page import page_html
@@ -27,6 +29,8 @@ GROWS, SHRINKS = "expands", "expands and deletes, pad to the right"
 FULL = "grows to the largest window, where expand is blocked"
 SOFT = SoftMaskConfig(k=3, scale=0.8, offset=-2.0, steepness=1.0)
 GREEDY = {"temperature": 0.0, "top_p": None}
+# It grows to 6 tokens and more, and goes on to grow as long as it may.
+TEXT, LONG = "some text [[4]] and so", "\ufffd):\n b1\ufffd\u052c[[4]]b\ufffd"
 
 
 @pytest.fixture(scope="module")
@@ -34,14 +38,19 @@ def checkpoint():
     return official("dreamon")
 
 
-def texts(*names: str) -> list[str]:
-    """The texts of golden cases, with the hole between."""
+def alone(text: str, most: int) -> tuple[list[int], list[int], int]:
+    """The whole text's tokens, the hole's, and the forwards, of a hole up to so many tokens."""
     checkpoint = official("dreamon")
-    cases = [CASES[name] for name in names]
-    return [
-        f"{checkpoint.decode(case['prefix'][1:])}[[4]]{checkpoint.decode(case['suffix'][:-1])}"
-        for case in cases
-    ]
+    mask_id, ids = checkpoint.model.mask_id, encode_holes(checkpoint, text).ids
+    first, masks = ids.index(mask_id), ids.count(mask_id)
+    room = Room(len(ids) - masks + most)
+    canvas = torch.tensor([ids + [0] * (most - masks)])
+    mask = torch.tensor([[1] * len(ids) + [0] * (most - masks)])
+    more = {"rules": rules_of(checkpoint, infill=True), "attention_mask_BL": mask}
+    config = SamplingConfig(alg="entropy", steps=room.rounds(ids, mask_id))
+    *_, step = denoise(checkpoint.model, canvas, config, room_B=[room], **more)
+    whole = step.canvas_BL[0, : step.stop_B[0]].tolist()
+    return whole, whole[first : step.stop_B[0] - (len(ids) - first - masks)], step.forwards
 
 
 def request(name: str, seed: int = 0, **more) -> Request:
@@ -154,18 +163,16 @@ def test_a_failed_step_is_repeated_with_the_hole_as_it_was(monkeypatch) -> None:
 
 def test_generate_finds_the_length_up_to_max_new_tokens(checkpoint) -> None:
     more = {"infill": True, **GREEDY}
-    written = texts(GROWS, SHRINKS, FULL)
-    found = softmask.generate(checkpoint, written, max_new_tokens=12, **more)
-    for one, name, text in zip(found, (GROWS, SHRINKS, FULL), written, strict=True):
-        case = CASES[name]
-        assert list(one.token_ids) == [*case["prefix"], *case["answer"], *case["suffix"]]
-        assert one.forwards == case["forwards"]
-        before, after = text.split("[[4]]")
-        assert one.text == before + checkpoint.decode(case["answer"]) + after
-        assert one.finish_reason == ("length" if name == FULL else "stop")
-    whole = softmask.generate(checkpoint, written[2], **more)  # up to 128 tokens
-    assert len(whole.token_ids) > len(found[2].token_ids)
-    cut = softmask.generate(checkpoint, written[2], max_new_tokens=12, steps=3, **more)
+    found = softmask.generate(checkpoint, [TEXT, LONG], max_new_tokens=12, **more)
+    for one, text, reason in zip(found, (TEXT, LONG), ("stop", "length"), strict=True):
+        whole, hole, forwards = alone(text, 12)
+        assert (list(one.token_ids), one.forwards) == (whole, forwards)
+        assert one.text == checkpoint.decode(hole).join(text.split("[[4]]"))
+        assert one.finish_reason == reason
+        assert len(hole) > 4
+    whole = softmask.generate(checkpoint, LONG, **more)  # up to 128 tokens
+    assert len(whole.token_ids) > len(found[1].token_ids)
+    cut = softmask.generate(checkpoint, LONG, max_new_tokens=12, steps=3, **more)
     assert (cut.finish_reason, cut.forwards) == ("length", 3)
 
 
@@ -177,29 +184,25 @@ def test_the_space_before_such_a_hole_stays(checkpoint) -> None:
 
 
 def test_the_live_view_shows_the_canvas_as_long_as_it_is(checkpoint) -> None:
-    run = Generation(checkpoint, texts(GROWS), infill=True, max_new_tokens=12, sampling=GREEDY)
+    run = Generation(checkpoint, TEXT, infill=True, max_new_tokens=12, sampling=GREEDY)
     lengths = []
     for step in run:
         text = canvas_text(run, step)
         shaded = [span for span in text.spans if getattr(span.style, "bgcolor", None)]
         assert len(shaded) == step.left_B[0]
-        assert text.plain.endswith(checkpoint.decode(CASES[GROWS]["suffix"][:-1]))
+        assert text.plain.endswith(" and so")
         lengths.append(sum(run.generated(step)))
-    assert lengths[-1] == len(CASES[GROWS]["answer"])
+    assert lengths[-1] == len(alone(TEXT, 12)[1])
     assert max(lengths) > 4
 
 
 def test_the_command_fills_such_a_hole_and_keeps_it_as_a_picture(capsys, tmp_path) -> None:
-    from paths import ROOT
-
-    folder = ROOT / "tests" / "families" / "goldens" / "dreamon" / "model"
-    (text,) = texts(GROWS)
-    argv = ["generate", "--infill", text, "--model", str(folder), "--temperature", "0"]
+        whole, hole, _ = alone(TEXT, 12)
+    argv = ["generate", "--infill", TEXT, "--model", str(folder_of("dreamon")), "--temperature", "0"]
     argv += ["--top-p", "1", "--max-new-tokens", "12", "--device", "cpu"]
     assert main([*argv, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    case = CASES[GROWS]
-    assert found["token_ids"] == [*case["prefix"], *case["answer"], *case["suffix"]]
+    assert found["token_ids"] == whole
     files = [tmp_path / name for name in ("run.json", "run.svg")]
     assert main([*argv, "--trace", str(files[0]), "--svg", str(files[1])]) == 0
     assert found["text"] in capsys.readouterr().out
@@ -207,7 +210,7 @@ def test_the_command_fills_such_a_hole_and_keeps_it_as_a_picture(capsys, tmp_pat
     # A column for each mask that there ever was; in the end those that stayed have a token.
     grown = sum(-1 in step.get("source", []) for step in trace.data["runs"][0]["steps"])
     assert len(trace.position_P) == 4 + 2 * grown
-    assert (trace.committed_P >= 0).sum() == len(case["answer"])
+    assert (trace.committed_P >= 0).sum() == len(hole)
     assert picture(trace.data).count("<svg") == 1
     assert main([*argv, "--cache", "dual", "--block-length", "2"]) == 2
     assert "leave out cache" in capsys.readouterr().err
@@ -220,45 +223,50 @@ def client(checkpoint):
         yield client
 
 
-def halves(name: str) -> dict:
-    prompt, suffix = texts(name)[0].split("[[4]]")
+def halves(text: str) -> dict:
+    prompt, suffix = text.split("[[4]]")
     return {"prompt": prompt, "suffix": suffix, "temperature": 0, "top_p": 1}
 
 
-def test_a_suffix_has_what_the_model_finds_between_up_to_max_tokens(client, checkpoint) -> None:
-    for name, reason in ((GROWS, "stop"), (SHRINKS, "stop"), (FULL, "length")):
-        body = {**halves(name), "max_tokens": 12}
-        answer = client.post("/v1/completions", json=body).json()
-        (choice,), case = answer["choices"], CASES[name]
-        assert choice["text"] == checkpoint.decode(case["answer"])
-        assert choice["finish_reason"] == reason
-        given = len(case["prefix"]) + len(case["suffix"])
-        assert answer["usage"]["completion_tokens"] == len(case["answer"])
-        assert answer["usage"]["prompt_tokens"] == given
-        assert choice["softmask"]["forwards"] == case["forwards"]
-        more = {"stream": True, "logprobs": 1}
-        lines = client.post("/v1/completions", json=body | more).text.split("\n\n")
-        chunks = [json.loads(line[6:])["choices"][0] for line in lines[:-2]]
-        assert "".join(chunk["text"] for chunk in chunks) == choice["text"]
-        assert chunks[-1]["finish_reason"] == reason
-        logprobs = [one for chunk in chunks[:-1] for one in chunk["logprobs"]["token_logprobs"]]
-        assert len(logprobs) == len(case["answer"])
-        assert None not in logprobs
-    body = {**halves(GROWS), "max_tokens": 2}  # fewer than it would begin with
+@pytest.mark.parametrize(("text", "reason"), [(TEXT, "stop"), (LONG, "length")])
+def test_a_suffix_has_what_the_model_finds_between_up_to_max_tokens(
+    client, checkpoint, text, reason
+) -> None:
+    body = {**halves(text), "max_tokens": 12}
     answer = client.post("/v1/completions", json=body).json()
+    (choice,), (whole, hole, forwards) = answer["choices"], alone(text, 12)
+    assert choice["text"] == checkpoint.decode(hole)
+    assert choice["finish_reason"] == reason
+    assert answer["usage"]["completion_tokens"] == len(hole)
+    assert answer["usage"]["prompt_tokens"] == len(whole) - len(hole)
+    assert choice["softmask"]["forwards"] == forwards
+    more = {"stream": True, "logprobs": 1}
+    lines = client.post("/v1/completions", json=body | more).text.split("\n\n")
+    chunks = [json.loads(line[6:])["choices"][0] for line in lines[:-2]]
+    assert "".join(chunk["text"] for chunk in chunks) == choice["text"]
+    assert chunks[-1]["finish_reason"] == reason
+    logprobs = [one for chunk in chunks[:-1] for one in chunk["logprobs"]["token_logprobs"]]
+    assert len(logprobs) == len(hole)
+    assert None not in logprobs
+
+
+def test_a_suffix_takes_fewer_tokens_than_a_hole_begins_with(client) -> None:
+    answer = client.post("/v1/completions", json={**halves(TEXT), "max_tokens": 2}).json()
     assert answer["usage"]["completion_tokens"] <= 2
 
 
 def test_a_denoise_stream_tells_how_the_canvas_grows(client, checkpoint) -> None:
-    body = {"infill": texts(GROWS)[0], "max_tokens": 12, "temperature": 0, "top_p": 1}
+    body = {"infill": TEXT, "max_tokens": 12, "temperature": 0, "top_p": 1}
     run = client.post("/v1/denoise", json=body | {"stream": False}).json()
-    case, size, sizes = CASES[GROWS], 4, []
+    size, sizes = 4, []
     for step in run["steps"]:
         size = len(step.get("source", [0] * size))
         sizes.append(size)
         assert len(step["masked"]["position"]) == step["left"]
-    assert [len(round_) for round_ in case["rounds"]] == [4, *sizes[:-1]]
-    assert run["end"]["text"] == texts(GROWS)[0].replace("[[4]]", checkpoint.decode(case["answer"]))
+    hole = alone(TEXT, 12)[1]
+    assert sizes[-1] == len(hole)
+    assert max(sizes) > 4
+    assert run["end"]["text"] == TEXT.replace("[[4]]", checkpoint.decode(hole))
     assert run["end"]["finish_reason"] == "stop"
     assert len(run["end"]["pieces"]) == len(run["start"]["tokens"]) - 4 + size
 
@@ -280,7 +288,7 @@ def test_what_such_a_hole_cannot_have_is_refused_over_http(client, more, message
 
 
 def test_the_page_lays_the_hole_out_as_it_grows(new_page, client) -> None:
-    body = {"infill": texts(GROWS)[0], "max_tokens": 12, "temperature": 0, "top_p": 1}
+    body = {"infill": TEXT, "max_tokens": 12, "temperature": 0, "top_p": 1}
     run = client.post("/v1/denoise", json=body | {"stream": False}).json()
     data = {"format": "softmask-trace", "version": 1, "runs": [run]}
     page = new_page()

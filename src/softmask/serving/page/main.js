@@ -25,6 +25,7 @@ class Page {
     byId("reference").href = "/docs"; // a file has no server
     byId("key").hidden = !keyed;
     byId("views").hidden = !chat;
+    if (this.data.model.grows_holes) byId("hole-size").textContent = "that begins with";
     this.settings = new Settings(this.data);
     this.refill = new Refill(() => !this.view.isRunning);
     this.texts = new Texts(this);
