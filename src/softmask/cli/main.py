@@ -41,6 +41,7 @@ COMMANDS = {
 SUBCOMMANDS = {
     "eval": {
         "suite": "eval_suite",
+        "sweep": "eval_sweep",
         "ppl": "eval_ppl",
         "samples": "eval_samples",
         "calibration": "eval_calibration",
