@@ -232,8 +232,12 @@ def _rows(
 
 def _curves(found: Sequence[Point], runs: Mapping[str, Samples], task: str) -> Iterator[Curve]:
     by_curve: dict[tuple[str, str], list[Samples]] = {}
+    # A threshold that nothing reaches is one step a mask: where that was run, curves begin there.
+    full = {p.feedback: runs[p.name] for p in found if (p.knob, p.value) == ("steps", 1)}
     for point in found:
-        by_curve.setdefault((point.feedback, point.knob), []).append(runs[point.name])
+        start = [full[point.feedback]] if point.feedback in full and point.knob != "steps" else []
+        own = by_curve.setdefault((point.feedback, point.knob), start)
+        own.append(runs[point.name])
     for (feedback, knob), own in by_curve.items():
         yield Curve(task, feedback, knob, len(own), *area_of(own, list(runs.values())))
 
@@ -247,13 +251,15 @@ def tables_of(sweep: Sweep) -> list[Table]:
         one = own[0]
         name = one.metric if one.filter == "none" else f"{one.metric}, {one.filter}"
         table = light_table(f"{task}: {name}, %, {one.n} samples (standard error); * frontier")
-        table.add_column("point", overflow="fold")
-        for column in ("score", "95 % of the\ndifference", "forwards", "TPF", "tokens/s", ""):
+        table.add_column("feedback", no_wrap=True)
+        table.add_column("way", no_wrap=True)
+        for column in ("score", "95 % of the\ndifference", "forwards", "TPF", "tokens\n/s", ""):
             table.add_column(column, justify="right", no_wrap=True)
         for row in own:
             apart = row.point != first
             table.add_row(
-                row.point,
+                row.feedback,
+                f"{row.knob.removesuffix('-threshold')} {row.value}",
                 f"{100 * row.score:.1f} ({100 * row.error:.1f})",
                 f"{100 * row.low:+.1f} {100 * row.high:+.1f}" if apart else "",
                 f"{row.forwards:.1f}",

@@ -46,6 +46,7 @@ def draw(sweep: Sweep, target: Path) -> None:
             markersize=3,
             label="frontier",
         )
+        timed.set_xscale("log")
         parallel.set_ylabel("score, % (bands: 95 %)")
     handles, labels = axes[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=8)
