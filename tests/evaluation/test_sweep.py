@@ -104,10 +104,14 @@ def test_a_sweep_runs_goes_on_and_takes_more_values(model, data, tmp_path, capsy
     assert main(words(model, data, out, "--threshold", "0.5")) == 0
     reported = capsys.readouterr()
     assert reported.err.count("is finished already") == 4
-    assert "off/threshold-0.5" in reported.out
+    assert "threshold 0.5" in reported.out
     monkeypatch.setattr("softmask.evaluation.harness.SoftMaskLM._generate", None)
     assert main(words(model, data, out)) == 0
     assert capsys.readouterr().out == first
+    # A report shows them all, and one sample's steps.
+    page = tmp_path / "sweep.html"
+    assert main(["eval", "report", str(out), "--out", str(page), "--trace"]) == 0
+    assert page.read_text().count("One sample, step by step") == 1
 
 
 @pytest.mark.parametrize(

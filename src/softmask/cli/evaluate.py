@@ -10,9 +10,9 @@ Evaluates a model on tasks of lm-evaluation-harness, upstream's and those in thi
     softmask eval samples --scorer gpt2
     softmask eval calibration --puzzles sudoku_9x9
 
-`softmask eval suite -h`, and likewise sweep, ppl, samples, calibration and compare, explains those.
-A run that was stopped goes on by the same command; several GPUs: torchrun --nproc_per_node 4 -m
-softmask eval ...
+`softmask eval suite -h`, and likewise sweep, report, compare, ppl, samples and calibration,
+explains those. A run that was stopped goes on by the same command; several GPUs: torchrun
+--nproc_per_node 4 -m softmask eval ...
 """
 
 from __future__ import annotations

@@ -46,6 +46,7 @@ SUBCOMMANDS = {
         "samples": "eval_samples",
         "calibration": "eval_calibration",
         "compare": "eval_compare",
+        "report": "eval_report",
     },
     "bench": {"frontier": "bench_frontier"},
 }
