@@ -25,6 +25,7 @@ from .decoding.arguments import as_count, check_keywords
 from .decoding.generation import Generation, Prompt, SoftMaskChoice
 from .files import write_atomically
 from .models.checkpoint import Checkpoint
+from .reporting.plots import new_figure, save
 from .serving.trace import CANDIDATES, check_trace, record_ways, steady, ways_of
 
 SUFFIXES = (".json", ".html", ".svg", ".png")
@@ -238,20 +239,13 @@ def _draw(runs: Sequence[Trace], target: Path) -> None:
     Raises:
         ValueError: matplotlib is missing.
     """
-    if importlib.util.find_spec("matplotlib") is None:
-        raise ValueError("a .png needs matplotlib: pip install 'softmask[train]', or save a .svg")
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     maps = {
         "probability": ("probability_PS", "viridis", 1.0),
         "entropy, nats": ("entropy_PS", "magma_r", None),
         "lambda": ("lambda_PS", "Blues", None),
     }
     height = max(len(run.position_P) for run in runs)
-    size = (13, len(runs) * min(1.8 + 0.14 * height, 12))
-    figure = Figure(figsize=size, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(13, len(runs) * min(1.8 + 0.14 * height, 12))
     axes = figure.subplots(len(runs), len(maps), squeeze=False)
     for run, row in zip(runs, axes, strict=True):
         soft = run.settings["soft_mask"] is not None
@@ -289,4 +283,4 @@ def _draw(runs: Sequence[Trace], target: Path) -> None:
         row[0].set_yticks(ticks, words, fontsize=7)
         for axis in row[1:]:
             axis.set_yticks([])
-    figure.savefig(target, dpi=120)
+    save(figure, target)

@@ -11,12 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import softmask
-from softmask.bench.frontier import measure, non_dominated, puzzles_of, runs
+from softmask.bench.frontier import measure, puzzles_of, runs
 from softmask.bench.frontier_cells import CELLS, Cell, choose_cells
 from softmask.cli.main import main
 from softmask.config import SamplingConfig
 from softmask.puzzles.held_out import held_out_digest, read_held_out
 from softmask.puzzles.puzzles import is_solved
+from softmask.reporting.plots import non_dominated
 
 POINTS = st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), max_size=12)
 

@@ -11,7 +11,15 @@ from tiny import write_dream_folder
 
 from softmask.cli.main import main
 from softmask.evaluation.config import EvalConfig, model_args
-from softmask.evaluation.suites import FULL, HALF, QUARTER, SUITES, cells, suite_table
+from softmask.evaluation.suites import (
+    FULL,
+    HALF,
+    QUARTER,
+    SUITES,
+    against_published,
+    cells,
+    suite_table,
+)
 
 CONFIG = EvalConfig(tasks=("any",))
 
@@ -107,6 +115,45 @@ def test_the_table_stands_beside_the_published_cells(capsys) -> None:
     assert lines[here + 1] == ["published,", "Dream-7B", "39.6", "54.7"]
 
 
+def test_lladas_suite_is_its_own_evaluation() -> None:
+    found = {c.part.task: c for c in cells(SUITES["llada"], model_args({}), CONFIG)}
+    assert {cell.mode for cell in found.values()} == {"plain"}
+    gsm8k, arc, mmlu = found["gsm8k"].args, found["arc_challenge"].args, found["mmlu"].args
+    assert gsm8k.sampling(1024, {}).step_schedule == "even"
+    assert (gsm8k.max_new_tokens, gsm8k.nfe, gsm8k.alg) == (1024, 1.0, "maskgit_plus")
+    assert (arc.estimator, arc.mc_num, mmlu.mc_num) == ("llada", 128, 1)
+    assert found["winogrande"].config.num_fewshot == 5
+    assert found["gsm8k"].config.num_fewshot is None
+    guided = cells(SUITES["llada"], model_args({"guidance": 0.5, "mc_num": 4}), CONFIG)
+    assert {(cell.args.guidance, cell.args.mc_num) for cell in guided} == {(0.5, 4)}
+
+
+def test_a_score_lies_so_many_standard_errors_from_the_published_one(capsys) -> None:
+    from rich.console import Console
+
+    suite = SUITES["dream"]
+    found = cells(suite, model_args({}), CONFIG, tasks=["mbpp_plus_instruct"], fractions=[HALF])
+    row = {"task": "mbpp_plus_instruct", "metric": "pass_at_1", "filter": "code_block", "n": 378}
+    rows = [[row | {"value": v, "stderr": 0.025, "forwards": 256.0}] for v in (0.396, 0.400)]
+    table = against_published(suite, list(zip(found, rows, strict=True)))
+    Console(width=90).print(table)
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    here = [line for line in lines if line[:1] == ["mbpp_plus_instruct"]]
+    # Of the soft one: 0.147 / sqrt(0.025^2 + 0.547 * 0.453 / 378) = 4.1.
+    assert here == [
+        "mbpp_plus_instruct 1/2 plain Dream-7B 39.6 39.6 (2.5) +0.0 +0.0".split(),
+        "mbpp_plus_instruct 1/2 soft Dream-7B 54.7 40.0 (2.5) -14.7 -4.1".split(),
+    ]
+    unknown = cells(suite, model_args({}), CONFIG, tasks=["math500"], fractions=[HALF])
+    score = row | {"task": "math500", "metric": "math_verify", "filter": "none"}
+    assert against_published(suite, [(unknown[0], [score | {"value": 0.4}])]) is None
+
+
+def test_against_published_needs_published_scores(model, data, tmp_path, capsys) -> None:
+    assert main(words("puzzles", model, data, tmp_path, "--against", "published")) == 2
+    assert "no published score is known for the suite puzzles" in capsys.readouterr().err
+
+
 def words(suite: str, model, data, out, *more: str) -> list[str]:
     return [
         *("eval", "suite", suite, "--model", str(model), "--data-dir", str(data)),
@@ -171,8 +218,10 @@ def test_the_dream_suite_runs_programs_included(
     refused = words("dream", model, data, tmp_path / "s", *some)
     assert main(refused) == 2
     assert "say that it may with --confirm-run-unsafe-code" in capsys.readouterr().err
-    assert main([*refused, "--confirm-run-unsafe-code", "--batch-size", "2"]) == 0
-    table = capsys.readouterr().out
+    more = ["--confirm-run-unsafe-code", "--batch-size", "2", "--against", "published"]
+    assert main([*refused, *more]) == 0
+    table, compared = capsys.readouterr().out.split("against the published scores")
+    assert "humaneval_instruct" in compared
     for task in tasks:
         assert table.count(task) == 1
     assert table.count("published, Dream-7B") == published

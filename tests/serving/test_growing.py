@@ -197,9 +197,9 @@ def test_the_live_view_shows_the_canvas_as_long_as_it_is(checkpoint) -> None:
 
 
 def test_the_command_fills_such_a_hole_and_keeps_it_as_a_picture(capsys, tmp_path) -> None:
-        whole, hole, _ = alone(TEXT, 12)
-    argv = ["generate", "--infill", TEXT, "--model", str(folder_of("dreamon")), "--temperature", "0"]
-    argv += ["--top-p", "1", "--max-new-tokens", "12", "--device", "cpu"]
+    whole, hole, _ = alone(TEXT, 12)
+    argv = ["generate", "--infill", TEXT, "--temperature", "0", "--device", "cpu"]
+    argv += ["--top-p", "1", "--max-new-tokens", "12", "--model", str(folder_of("dreamon"))]
     assert main([*argv, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["token_ids"] == whole

@@ -28,6 +28,7 @@ from ..puzzles.held_out import unevaluated
 from ..puzzles.puzzles import Puzzle, generate_countdown, generate_sudoku
 from ..puzzles.solve import file_puzzles, is_right, solve
 from ..reporting.measure import timed
+from ..reporting.plots import non_dominated
 from ..reporting.tables import light_table
 from ..rules import added
 from .frontier_cells import REFERENCE, Cell
@@ -182,18 +183,6 @@ def _row(group: str, cell: Cell, mode: str, tallies: dict[tuple[str, str], _Tall
 def _mean(values: Sequence[float]) -> tuple[float, float]:
     """The mean and its standard error."""
     return statistics.fmean(values), math.sqrt(statistics.pvariance(values) / len(values))
-
-
-def non_dominated(points: Sequence[tuple[float, float]]) -> list[int]:
-    """Places of the points that no other one exceeds in one coordinate and reaches in the other."""
-    kept: list[int] = []
-    best, beside = -math.inf, math.inf  # largest y so far, and the x at which it was reached
-    for place in sorted(range(len(points)), key=lambda i: (-points[i][0], -points[i][1])):
-        x, y = points[place]
-        if y > best or (y == best and x == beside):
-            kept.append(place)
-            best, beside = y, x
-    return sorted(kept)
 
 
 def _mark(rows: list[Row]) -> list[Row]:

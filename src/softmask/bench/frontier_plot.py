@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
 from typing import Any
 
+from ..reporting.plots import OTHERS, PLAIN, SOFT, new_figure, save
+
 PLOT = "frontier.png"
-COLOURS = {"plain": "tab:blue", "soft": "tab:orange"}
-OTHERS = ("tab:green", "tab:red", "tab:purple", "tab:brown", "tab:pink")
+COLOURS = {"plain": PLAIN, "soft": SOFT}
 MARKERS = ("o", "s", "^", "D", "P", "v", "X", "*")
-
-
-def need_matplotlib() -> None:
-    """Raises ValueError where matplotlib is missing."""
-    if importlib.util.find_spec("matplotlib") is None:
-        raise ValueError("plots need matplotlib: pip install 'softmask[eval]'")
 
 
 def draw(rows: Sequence[Any], target: Path) -> None:
@@ -26,10 +20,6 @@ def draw(rows: Sequence[Any], target: Path) -> None:
     Raises:
         ValueError: matplotlib is missing.
     """
-    need_matplotlib()
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     panels = list(dict.fromkeys(row.puzzles for row in rows))
     families = list(dict.fromkeys(row.family for row in rows))
     markers = dict(zip(families, cycle(MARKERS), strict=False))
@@ -37,8 +27,7 @@ def draw(rows: Sequence[Any], target: Path) -> None:
     colours = COLOURS | dict(
         zip([m for m in modes if m not in COLOURS], cycle(OTHERS), strict=False)
     )
-    figure = Figure(figsize=(5.2 * len(panels), 5.4), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(5.2 * len(panels), 5.4)
     axes = figure.subplots(1, len(panels), squeeze=False).flatten()
     for panel, axis in zip(panels, axes, strict=True):
         _panel(axis, [row for row in rows if row.puzzles == panel], markers, colours)
@@ -46,7 +35,7 @@ def draw(rows: Sequence[Any], target: Path) -> None:
     axes[0].set_ylabel("solved, % (bars: standard error)")
     handles = _legend({mode: colours[mode] for mode in modes}, markers)
     figure.legend(handles=handles, loc="outside lower center", ncols=8, fontsize=9)
-    figure.savefig(target, dpi=110)
+    save(figure, target)
 
 
 def _panel(

@@ -18,10 +18,11 @@ from rich.console import Console
 
 from ..bench.frontier import Row, measure, modes_of, puzzles_of, runs, tables_of
 from ..bench.frontier_cells import Cell, all_cells, choose_cells
-from ..bench.frontier_plot import PLOT, draw, need_matplotlib
+from ..bench.frontier_plot import PLOT, draw
 from ..hub.load import load
 from ..models.checkpoint import Checkpoint
 from ..puzzles.puzzles import Puzzle
+from ..reporting.plots import need_matplotlib
 from ..reporting.progress import progress
 from ..reporting.result_folder import claim, write
 from .options import add_feedback_option, new_parser, with_feedback

@@ -23,11 +23,12 @@ from ..evaluation.calibration import (
     puzzle_canvases,
     text_canvases,
 )
-from ..evaluation.calibration_plot import PLOT, draw, need_matplotlib, table_of
+from ..evaluation.calibration_plot import PLOT, draw, table_of
 from ..evaluation.config import ModelArgs
 from ..evaluation.held_out import windows
 from ..files import write_atomically
 from ..puzzles.solve import ALG, fresh_puzzles
+from ..reporting.plots import need_matplotlib
 from ..reporting.progress import progress
 from .eval_options import add_eval_model, add_record_options
 from .eval_texts import digest_of, measure_and_record, read_texts

@@ -10,9 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ..config import from_mapping
+from ..config import BUNDLED, from_mapping
 from ..evaluation.config import OWN_NAMES, EvalConfig, ModelArgs, model_args
 from ..reporting.progress import progress
+from ..training.config import RECIPE
 from .options import add_model_options, add_settings, given
 
 # Fields of ModelArgs that have options of their own here.
@@ -35,22 +36,38 @@ def add_task_options(parser: argparse.ArgumentParser) -> None:
     add_record_options(parser)
 
 
+def add_prompt_options(parser: argparse.ArgumentParser) -> None:
+    """How tasks are put to the model, and where further ones are."""
+    parser.add_argument("--num-fewshot", type=int, help="examples in the prompt")
+    parser.add_argument("--apply-chat-template", action="store_true", help="prompts as chats")
+    parser.add_argument(
+        "--no-fewshot-as-multiturn",
+        action="store_true",
+        help="with a chat template: all examples in one turn",
+    )
+    parser.add_argument("--include-path", help="a folder with further tasks (YAML)")
+    parser.add_argument("--gen-kwargs", help="generation arguments over the tasks': a=1,b=2")
+
+
 def add_record_options(parser: argparse.ArgumentParser) -> None:
     """Where the record goes."""
     parser.add_argument("--out", type=Path, help="folder of the record (default: in evals/)")
     parser.add_argument("--overwrite", action="store_true", help="delete an earlier record there")
 
 
-def add_eval_model(parser: argparse.ArgumentParser, leave_out: tuple[str, ...] = ()) -> None:
-    """The model and its settings, but for some."""
+def add_eval_model(
+    parser: argparse.ArgumentParser, leave_out: tuple[str, ...] = (), *, soft_mask: bool = True
+) -> None:
+    """The model and its settings, but for some; `soft_mask` whether soft-masking is a choice."""
     add_model_options(parser)
     group = parser.add_argument_group("settings of the model (they win over a task's own)")
-    group.add_argument(
-        "--soft-mask",
-        action=argparse.BooleanOptionalAction,
-        default=None,
-        help="require soft-masking, or turn it off (default: what the checkpoint brings)",
-    )
+    if soft_mask:
+        group.add_argument(
+            "--soft-mask",
+            action=argparse.BooleanOptionalAction,
+            default=None,
+            help="require soft-masking, or turn it off (default: what the checkpoint brings)",
+        )
     unset = {f.name: "" for f in dataclasses.fields(ModelArgs) if f.default is None}
     # Under our names; the published ones are accepted too.
     names = {field: [own, field] for field, own in OWN_NAMES.items()}
@@ -74,7 +91,7 @@ def read_model_args(args: argparse.Namespace) -> ModelArgs:
         "dtype": args.dtype,
         "device_map": args.device_map,
         "quantize": args.quantize,
-        "softmasking": args.soft_mask,
+        "softmasking": getattr(args, "soft_mask", None),
     }
     values |= {name: value for name, value in own.items() if value is not None}
     return model_args(read_pairs(args.model_args) | values)
@@ -115,6 +132,19 @@ def read_config(args: argparse.Namespace, tasks: tuple[str, ...]) -> EvalConfig:
             "include_path": args.include_path,
         }
     return from_mapping(EvalConfig, values, "options")
+
+
+def name_of_record(model: ModelArgs, tasks: tuple[str, ...]) -> str:
+    """model-tasks, and -soft or -plain where that is said."""
+    subject = run_or_folder(Path(model.adapter or model.pretrained or BUNDLED))
+    how = {None: "", True: "-soft", False: "-plain"}[model.softmasking]
+    return f"{subject}-{'+'.join(tasks)[:80]}{how}"
+
+
+def run_or_folder(path: Path) -> str:
+    """The name of a model in a result: of the run that made it, as all runs' are called alike."""
+    run = path.resolve().parent
+    return run.name if path.is_dir() and (run / RECIPE).is_file() else path.name
 
 
 def need_lm_eval() -> None:

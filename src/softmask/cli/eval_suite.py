@@ -12,6 +12,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+from ..config import require
 from ..evaluation.suites import MODES, SUITES
 from ..reporting.progress import progress
 from .eval_options import (
@@ -32,8 +33,13 @@ def make_parser() -> argparse.ArgumentParser:
     parser = new_parser("eval suite", f"{__doc__}{titles}.")
     parser.add_argument("suite", choices=sorted(SUITES))
     parser.add_argument("--tasks", help="only these of the suite, with commas between them")
-    parser.add_argument("--modes", default=",".join(MODES), help="plain, soft, or both (default)")
+    parser.add_argument("--modes", help="plain, soft, or both (default: the suite's)")
     parser.add_argument("--fractions", help="forwards for each token: 1,1/2,1/4 (default: all)")
+    parser.add_argument(
+        "--against",
+        choices=["published"],
+        help="a second table: ours beside the published scores, the difference in standard errors",
+    )
     parser.add_argument(
         "--plain-adapter",
         help="decode the plain cells with this adapter (fine-tuned without soft-masking), and "
@@ -50,15 +56,19 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
     set_threads(args.threads)
     from rich.console import Console
 
-    from ..evaluation.suites import cells, suite_table
+    from ..evaluation.suites import against_published, cells, suite_table
 
     suite = SUITES[args.suite]
+    require(
+        args.against is None or bool(suite.published),
+        f"no published score is known for the suite {args.suite}: leave out --against",
+    )
     model, config = read_model_args(args), read_config(args, (suite.parts[0].task,))
     work = cells(
         suite,
         model,
         config,
-        modes=args.modes.split(","),
+        modes=args.modes.split(",") if args.modes else None,
         fractions=_fractions(args.fractions),
         tasks=args.tasks.split(",") if args.tasks else None,
     )
@@ -87,8 +97,11 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
             report=say,
         )
         found.append((cell, rows))
+    compared = against_published(suite, found) if args.against else None
     if lm.ranks.index == 0:
         Console().print(suite_table(suite, found))
+        if compared is not None:
+            Console().print(compared)
         print(out)
     lm.ranks.leave()
     return 0

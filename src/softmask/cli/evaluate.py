@@ -4,14 +4,15 @@ Evaluates a model on tasks of lm-evaluation-harness, upstream's and those in thi
 
     softmask eval --tasks gsm8k_cot --model BASE --adapter ADAPTER --apply-chat-template
     softmask eval suite dream --model BASE --adapter ADAPTER --confirm-run-unsafe-code
+    softmask eval sweep --tasks gsm8k_cot --steps 1,1/2,1/4 --threshold .7,.9 --model BASE
     softmask eval compare evals/dream/plain evals/dream/soft
     softmask eval ppl --data held_out.txt
     softmask eval samples --scorer gpt2
     softmask eval calibration --puzzles sudoku_9x9
 
-`softmask eval suite -h`, `ppl -h`, `samples -h`, `calibration -h` and `compare -h` explain those. A
-run that was stopped goes on by the same command; several GPUs: torchrun --nproc_per_node 4 -m
-softmask eval ...
+`softmask eval suite -h`, and likewise sweep, report, compare, ppl, samples and calibration,
+explains those. A run that was stopped goes on by the same command; several GPUs: torchrun
+--nproc_per_node 4 -m softmask eval ...
 """
 
 from __future__ import annotations
@@ -20,15 +21,14 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from ..config import BUNDLED
-from ..evaluation.config import ModelArgs
 from ..reporting.progress import progress
-from ..training.config import RECIPE
 from .eval_options import (
     add_eval_model,
+    add_prompt_options,
     add_task_options,
     load_lm,
     logger_of,
+    name_of_record,
     need_lm_eval,
     read_config,
     read_model_args,
@@ -40,15 +40,7 @@ def make_parser() -> argparse.ArgumentParser:
     """The command's options."""
     parser = new_parser("eval", __doc__)
     parser.add_argument("--tasks", required=True, help="names, with commas between them")
-    parser.add_argument("--num-fewshot", type=int, help="examples in the prompt")
-    parser.add_argument("--apply-chat-template", action="store_true", help="prompts as chats")
-    parser.add_argument(
-        "--no-fewshot-as-multiturn",
-        action="store_true",
-        help="with a chat template: all examples in one turn",
-    )
-    parser.add_argument("--include-path", help="a folder with further tasks (YAML)")
-    parser.add_argument("--gen-kwargs", help="generation arguments over the tasks': a=1,b=2")
+    add_prompt_options(parser)
     add_task_options(parser)
     add_eval_model(parser)
     return parser
@@ -60,7 +52,7 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
     model = read_model_args(args)
     tasks = tuple(args.tasks.split(","))
     config = read_config(args, tasks)
-    folder = args.out or Path("evals") / _name(model, tasks)
+    folder = args.out or Path("evals") / name_of_record(model, tasks)
     from rich.console import Console
 
     need_lm_eval()
@@ -83,19 +75,6 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
         print(folder)
     lm.ranks.leave()
     return 0
-
-
-def _name(model: ModelArgs, tasks: tuple[str, ...]) -> str:
-    """model-tasks, and -soft or -plain where that is said."""
-    subject = run_or_folder(Path(model.adapter or model.pretrained or BUNDLED))
-    how = {None: "", True: "-soft", False: "-plain"}[model.softmasking]
-    return f"{subject}-{'+'.join(tasks)[:80]}{how}"
-
-
-def run_or_folder(path: Path) -> str:
-    """The name of a model in a result: of the run that made it, as all runs' are called alike."""
-    run = path.resolve().parent
-    return run.name if path.is_dir() and (run / RECIPE).is_file() else path.name
 
 
 def _title(lm: Any) -> str:

@@ -41,10 +41,12 @@ COMMANDS = {
 SUBCOMMANDS = {
     "eval": {
         "suite": "eval_suite",
+        "sweep": "eval_sweep",
         "ppl": "eval_ppl",
         "samples": "eval_samples",
         "calibration": "eval_calibration",
         "compare": "eval_compare",
+        "report": "eval_report",
     },
     "bench": {"frontier": "bench_frontier"},
 }

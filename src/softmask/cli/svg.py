@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from textwrap import wrap
 from typing import Any
 from xml.sax.saxutils import escape
 
@@ -19,6 +20,7 @@ from ..serving.trace import steady
 from . import svg_grid
 
 CELL, LINE, SIZE = 9.6, 24, 16  # width of a character, height of a line and of the type, pixels
+SMALL = 7.8  # width of a character of a caption
 MARGIN, GAP, COLUMNS = 20, 48, 56  # around everything, between runs, characters of a line
 FAINT = 0.16  # opacity of a ghost without feedback
 HOLD = 3  # steps for which the last one stays
@@ -74,8 +76,9 @@ def picture(trace: dict[str, Any], seconds: float = 0.7) -> str:
         left += width + GAP
         height = max(height, tall)
     if svg_grid.grid_of(runs[0]) is not None:
-        parts += _legend(runs, height + LINE)
-        height += LINE + 18
+        lines = list(_legend(runs, height + LINE, left - GAP - MARGIN))
+        parts += lines
+        height += LINE + 18 * max(1, len(lines) - 1)
     width, height = round(left - GAP + MARGIN), round(height + MARGIN)
     title = escape(runs[0]["end"]["text"].strip())
     return (
@@ -141,13 +144,14 @@ def _draw_grid(
     return parts, svg_grid.width_of(grid), top + svg_grid.width_of(grid)
 
 
-def _legend(runs: Sequence[dict[str, Any]], y: float) -> Iterator[str]:
-    """What the looks of a grid's cells mean."""
+def _legend(runs: Sequence[dict[str, Any]], y: float, width: float) -> Iterator[str]:
+    """What the looks of a grid's cells mean, in lines of this width."""
     most = svg_grid.strongest(runs[0])
     told = [f"blue on a shade: what a masked cell is fed back, lambda 0 to {most:.2f}"]
     if len(runs) == 2:
         told.append("frame: the two differ; red: wrong")
-    for line, said in enumerate(told):
+    columns = max(20, int(width / SMALL))
+    for line, said in enumerate(line for text in told for line in wrap(text, columns)):
         yield f'<text class="caption" x="{MARGIN}" y="{y + 18 * line:.0f}">{said}</text>'
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import io
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +10,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from ..files import write_atomically
+from ..reporting.plots import new_figure, save
 from ..reporting.tables import light_table
 
 PLOT = "calibration.png"
@@ -131,24 +129,13 @@ def _number(mean: dict[str, Any] | None, digits: int = 3) -> str:
     return f"{mean['value']:.{digits}f}{error}"
 
 
-def need_matplotlib() -> None:
-    """Raises ValueError where matplotlib is missing."""
-    if importlib.util.find_spec("matplotlib") is None:
-        raise ValueError("the plot needs matplotlib: pip install 'softmask[eval]'")
-
-
 def draw(found: dict[str, Any], target: Path) -> None:
     """Draws `asdict(Found)` into a PNG: reliability by pass, right and sure by pass, wrong commits.
 
     Raises:
         ValueError: matplotlib is missing.
     """
-    need_matplotlib()
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(15, 4.8), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(15, 4.8)
     reliability, passes, wrong = figure.subplots(1, 3)
     _draw_reliability(reliability, found["ways"])
     _draw_passes(passes, found["ways"])
@@ -156,9 +143,7 @@ def draw(found: dict[str, Any], target: Path) -> None:
     for axis in (reliability, passes, wrong):
         axis.grid(alpha=0.3)
         axis.legend(fontsize=8)
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=110)
-    write_atomically(target, picture.getvalue())
+    save(figure, target)
 
 
 def _draw_reliability(axis: Any, ways: dict[str, Any]) -> None:

@@ -7,8 +7,6 @@ for both does not count as noise.
 
 from __future__ import annotations
 
-import importlib.util
-import io
 import math
 import re
 from collections.abc import Sequence
@@ -18,7 +16,8 @@ from pathlib import Path
 import numpy as np
 from rich.table import Table
 
-from ..files import read_json_lines, write_atomically
+from ..files import read_json_lines
+from ..reporting.plots import need_matplotlib, new_figure, save
 from ..reporting.tables import light_table
 from . import record
 from .config import RESULTS, RUN
@@ -197,19 +196,14 @@ def draw(a: Path, b: Path, target: Path) -> None:
     Raises:
         ValueError: matplotlib is missing, or nothing was generated, so that no forwards count.
     """
-    if importlib.util.find_spec("matplotlib") is None:
-        raise ValueError("plots need matplotlib: pip install 'softmask[eval]'")
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
+    need_matplotlib()
     lines = {folder: _points(folder) for folder in (a, b)}
     panels = sorted({panel for points in lines.values() for panel in points}, key=_naturally)
     if not panels:
         raise ValueError("these evaluations generate nothing: there are no forwards to plot")
     columns = min(4, len(panels))
     rows = math.ceil(len(panels) / columns)
-    figure = Figure(figsize=(3.6 * columns + 0.6, 3.2 * rows + 0.5), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(3.6 * columns + 0.6, 3.2 * rows + 0.5)
     axes = figure.subplots(rows, columns, squeeze=False).flatten()
     for panel, axis in zip(panels, axes, strict=False):
         top = 0.0
@@ -227,9 +221,7 @@ def draw(a: Path, b: Path, target: Path) -> None:
         axis.set_axis_off()
     axes[0].set_ylabel("score (bars: standard error)")
     axes[0].legend(fontsize=8)
-    picture = io.BytesIO()
-    figure.savefig(picture, dpi=110, format=target.suffix.removeprefix(".") or "png")
-    write_atomically(target, picture.getvalue())
+    save(figure, target)
 
 
 def _points(folder: Path) -> dict[tuple[str, str], list[tuple[float, float, float]]]:

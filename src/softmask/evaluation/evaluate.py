@@ -20,14 +20,14 @@ import os
 import subprocess
 import time
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from datasets.exceptions import DatasetNotFoundError
 from lm_eval import evaluator, simple_evaluate
-from lm_eval.loggers.utils import get_commit_from_path
+from lm_eval.loggers.utils import add_env_info, get_commit_from_path
 from lm_eval.tasks import TaskManager
 from lm_eval.utils import handle_non_serializable
 from rich.table import Table
@@ -57,8 +57,18 @@ def _commit_here() -> str | None:
     return done.stdout.strip() or None
 
 
+@cache
+def _environment(_folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    add_env_info(found)
+    return found
+
+
 # The harness' own lets git complain into the terminal where the folder is in no repository.
 evaluator.get_git_commit_hash = _commit_here
+# It lists all packages by a process of pip's, a second or more; once is enough for all evaluations
+# of a suite or a sweep.
+evaluator.add_env_info = lambda storage: storage.update(_environment(Path.cwd()))
 
 
 def evaluate(
@@ -120,11 +130,14 @@ def _evaluate(
     if first:
         assert results is not None  # the first process has them
         summary = summarise(results, lm.responses)
+        seconds = {}
         for task, samples in results.pop("samples").items():
             _write_samples(folder / f"samples_{task}.jsonl", samples, lm.responses)
+            seconds[task] = _seconds(samples, lm.responses)
         run |= {
             "finished": record.now(),
             "seconds": round(time.perf_counter() - began, 1),
+            "seconds_a_sample": seconds,
             "answers_from_before": had,
             "forwards": sum(a["forwards"] for a in lm.responses.by_key.values()),
         }
@@ -181,6 +194,15 @@ def check_tasks(config: EvalConfig) -> TaskManager:
         if config.data_dir is not None and task in LAYOUTS:
             overrides(task, Path(config.data_dir))
     return manager
+
+
+def check_generates(config: EvalConfig) -> None:
+    """Raises ValueError for a task that scores given texts: its forwards are no choice."""
+    manager = task_manager(config.tasks, config.include_path)
+    for task in config.tasks:
+        kind = (manager.task_index[task].cfg or {}).get("output_type")
+        if kind not in (None, "generate_until"):
+            raise ValueError(f"{task} scores given texts ({kind}): name tasks that generate")
 
 
 def confinement(config: EvalConfig) -> dict[str, str]:
@@ -264,7 +286,10 @@ def _leaves(task: str, results: dict[str, Any]) -> list[str]:
 
 
 def _spent(samples: list[dict[str, Any]], responses: Responses) -> dict[str, float | None]:
-    """Mean forwards and tokens of a sample; of likelihoods also their mean standard error."""
+    """Mean forwards and tokens of a sample; of likelihoods also their mean standard error.
+
+    `tokens_per_forward` is of all texts together.
+    """
     filters = {sample["filter"] for sample in samples}
     once = [sample for sample in samples if sample["filter"] == min(filters)]
     answers = [answers for sample in once if (answers := _answers(sample, responses))]
@@ -274,10 +299,20 @@ def _spent(samples: list[dict[str, Any]], responses: Responses) -> dict[str, flo
         name: round(fmean(sum(a[name] for a in of_one) for of_one in answers), 3)
         for name in ("forwards", "tokens")
     }
+    every = [a for of_one in answers for a in of_one]
+    if all("text" in a for a in every):
+        tokens, forwards = (sum(a[name] for a in every) for name in ("tokens", "forwards"))
+        spent["tokens_per_forward"] = round(tokens / forwards, 4) if forwards else None
     errors = [a["error"] for of_one in answers for a in of_one if "error" in a]
     if errors:
         spent["nats_error"] = round(fmean(errors), 5)
     return spent
+
+
+def _seconds(samples: list[dict[str, Any]], responses: Responses) -> float | None:
+    """The mean seconds of writing the answers to a sample; None where texts are scored."""
+    own = [sum(a.get("seconds", 0.0) for a in _answers(sample, responses)) for sample in samples]
+    return round(fmean(own), 4) if any(own) else None
 
 
 def _answers(sample: dict[str, Any], responses: Responses) -> list[dict[str, Any]]:
@@ -305,7 +340,7 @@ def _write_samples(path: Path, samples: list[dict[str, Any]], responses: Respons
 def table_of(rows: Sequence[dict[str, Any]], title: str | None = None) -> Table:
     """The summary as a table. Scores that are shares stay between 0 and 1."""
     table = light_table(title)
-    columns = ("task", "metric", "filter", "value", "s.e.", "n", "forwards", "tokens")
+    columns = ("task", "metric", "filter", "value", "s.e.", "n", "forwards", "tokens", "TPF")
     for column in columns:
         left = column in columns[:3]
         table.add_column(
@@ -315,6 +350,8 @@ def table_of(rows: Sequence[dict[str, Any]], title: str | None = None) -> Table:
         numbers = [row["value"], row["stderr"]]
         cells = ["" if number is None else f"{number:.4f}" for number in numbers]
         spent = ["" if row[n] is None else f"{row[n]:.1f}" for n in ("forwards", "tokens")]
+        parallel = row.get("tokens_per_forward")
+        spent.append("" if parallel is None else f"{parallel:.2f}")
         names = (row["task"], row["metric"], row["filter"])
         table.add_row(*names, *cells, str(row["n"]), *spent)
     return table

@@ -233,9 +233,12 @@ class SoftMaskLM(TemplateLM):
             quiet=quiet,
         )
 
-    def _generate(self, batch: Sequence[Row]) -> list[dict[str, Any]]:
-        started = time.perf_counter()
-        run = Generation(
+    def generation(self, context: str, kwargs: dict[str, Any]) -> Generation:
+        """The generation of one request, not begun: as `generate_until` would run it alone."""
+        return self._generation([self._row(context, kwargs, 0)])
+
+    def _generation(self, batch: Sequence[Row]) -> Generation:
+        return Generation(
             self.checkpoint,
             [row.ids for row in batch],
             max_new_tokens=batch[0].task.new_tokens,
@@ -244,6 +247,10 @@ class SoftMaskLM(TemplateLM):
             seed=[row.seed for row in batch],
             chat=False,
         )
+
+    def _generate(self, batch: Sequence[Row]) -> list[dict[str, Any]]:
+        started = time.perf_counter()
+        run = self._generation(batch)
         completions = run.completions()
         seconds = (time.perf_counter() - started) / len(batch)
         return [

@@ -37,8 +37,7 @@ class Responses:
         self.by_key: dict[str, dict[str, Any]] = {}
         if folder is not None and self.path is not None:
             folder.mkdir(parents=True, exist_ok=True)
-            for path in sorted(folder.glob("responses.*.jsonl")):
-                self.by_key |= {answer["key"]: answer for answer in _read(path)}
+            self.by_key |= read_answers(folder)
             if self.path.is_file():
                 drop_cut_off_line(self.path)
 
@@ -59,6 +58,16 @@ class Responses:
     def know(self, answers: Iterable[dict[str, Any]]) -> None:
         """Adds answers that other processes save."""
         self.by_key |= {answer["key"]: answer for answer in answers}
+
+
+def read_answers(folder: Path) -> dict[str, dict[str, Any]]:
+    """The answers in a folder, by key.
+
+    Raises:
+        ValueError: a line is no answer.
+    """
+    paths = sorted(folder.glob("responses.*.jsonl"))
+    return {answer["key"]: answer for path in paths for answer in _read(path)}
 
 
 def _read(path: Path) -> list[dict[str, Any]]:

@@ -1,19 +1,21 @@
-"""Named evaluations: the published settings, cell by cell.
+"""Named evaluations: the published settings, cell by cell, beside the published scores.
 
-A cell is one task, decoded plainly ("plain") or soft-masked ("soft"), with one forward for each
-token, for two or for four. Settings of `dream` are those of the paper (arXiv 2510.17206: prompts
-without examples, temperature 0.1, top_p 0.9, rule entropy); those of `instruct` are the release
-script of Dream-v0-Instruct-7B; those of `planning` are Dream's own evaluation of its base model.
+A suite is a file of `reference/`: its tasks and settings, where they were published, and the scores
+as far as they are known. A cell is one task, decoded plainly ("plain") or soft-masked ("soft"),
+with one forward for each token, for two or for four.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
+import yaml
 from rich.table import Table
 
 from ..config import require_choice
@@ -24,9 +26,9 @@ MODES = ("plain", "soft")
 # Older names of modes, in commands and in the folders of finished evaluations.
 MODE_ALIASES = {"binary": "plain"}
 FULL, HALF, QUARTER = Fraction(1), Fraction(1, 2), Fraction(1, 4)
-FRACTIONS = (FULL, HALF, QUARTER)
-PUBLISHED = {"temperature": 0.1, "top_p": 0.9, "alg": "entropy"}
-SUDOKU_GIVENS = range(4, 13)
+# So many standard errors apart, a score is said not to be reproduced.
+SIGNIFICANT = 2.0
+REFERENCE = Path(__file__).with_name("reference")
 
 
 @dataclass(frozen=True)
@@ -34,102 +36,53 @@ class Part:
     """One task of a suite.
 
     `score` is the column of the table: metric and filter. No `tokens`: a likelihood task, which
-    has no steps to save.
+    has no steps to save. `documents`: how many the published score is of. `args` are settings of
+    this task alone.
     """
 
     task: str
-    tokens: int | None
     score: tuple[str, str]
+    tokens: int | None = None
     num_fewshot: int | None = 0
+    documents: int | None = None
+    args: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Suite:
-    """Tasks with the settings they share."""
+    """Tasks with the settings they share: `sampling` of texts, `likelihood` of given ones."""
 
     title: str
+    source: str
     parts: tuple[Part, ...]
     chat: bool
     sampling: Mapping[str, Any]
+    likelihood: Mapping[str, Any] = field(default_factory=dict)
     fractions: tuple[Fraction, ...] = (FULL,)
+    modes: tuple[str, ...] = MODES
     # (task, fraction, mode) -> per cent, by model, where the publication's value is known.
     published: Mapping[str, Mapping[tuple[str, Fraction, str], float]] = field(default_factory=dict)
 
 
-def _cells(
-    task: str, fraction: Fraction, plain: float, soft: float
-) -> dict[tuple[str, Fraction, str], float]:
-    return {(task, fraction, "plain"): plain, (task, fraction, "soft"): soft}
+def _read(path: Path) -> Suite:
+    """A file of `reference/`."""
+    held = yaml.safe_load(path.read_text(encoding="utf-8"))
+    parts = [Part(**part | {"score": tuple(part["score"])}) for part in held.pop("parts")]
+    published = {
+        model: {
+            (cell["task"], Fraction(cell.get("fraction", 1)), mode): cell[mode]
+            for cell in cells
+            for mode in MODES
+            if mode in cell
+        }
+        for model, cells in held.pop("published", {}).items()
+    }
+    fractions = tuple(Fraction(share) for share in held.pop("fractions", [1]))
+    modes = tuple(held.pop("modes", MODES))
+    return Suite(parts=tuple(parts), published=published, fractions=fractions, modes=modes, **held)
 
 
-# From table 3 of the paper: fine-tuning without soft-masking (there "binary") and with it, k = 1.
-PUBLISHED_CELLS = {
-    "Dream-7B": _cells("humaneval_instruct", QUARTER, 18.9, 25.6)
-    | _cells("mbpp_instruct", QUARTER, 26.6, 32.8)
-    | _cells("mbpp_plus_instruct", QUARTER, 29.2, 36.7)
-    | _cells("mbpp_plus_instruct", HALF, 39.6, 54.7)
-    | _cells("humaneval_plus_instruct", FULL, 53.0, 50.0),
-    "Dream-Coder-7B": _cells("mbpp_instruct", QUARTER, 25.9, 33.2)
-    | _cells("mbpp_instruct", HALF, 49.8, 56.2)
-    | _cells("humaneval_instruct", FULL, 75.7, 76.2),
-}
-
-SUITES = {
-    "dream": Suite(
-        "Dream-7B and Dream-Coder-7B, as in the paper",
-        (
-            Part("humaneval_instruct", 768, ("pass@1", "create_test")),
-            Part("humaneval_plus_instruct", 768, ("pass@1", "create_test")),
-            # Not upstream's extract_code, which takes the first word of a program for a language.
-            Part("mbpp_instruct", 512, ("pass_at_1", "code_block")),
-            Part("mbpp_plus_instruct", 512, ("pass_at_1", "code_block")),
-            Part("gsm8k_cot", 256, ("exact_match", "flexible-extract")),
-            Part("math500", 512, ("math_verify", "none")),
-        ),
-        chat=True,
-        sampling=PUBLISHED,
-        fractions=FRACTIONS,
-        published=PUBLISHED_CELLS,
-    ),
-    "instruct": Suite(
-        "Dream-v0-Instruct-7B, knowledge and instructions",
-        (
-            Part("mmlu_generative", 128, ("exact_match", "get_response"), 4),
-            Part("mmlu_pro", 128, ("exact_match", "custom-extract"), 4),
-            Part("ifeval", 1280, ("prompt_level_strict_acc", "none")),
-            Part("gpqa_main_n_shot", None, ("acc", "none"), 5),
-        ),
-        chat=True,
-        sampling=PUBLISHED,
-    ),
-    "planning": Suite(
-        "Dream-v0-Base-7B, planning, 8 examples",
-        (
-            # Dream's script says 32 for cd4 (which the longest 22 of 1,000 references exceed) and
-            # 24 for Sudoku; the other two are as long as their longest reference needs.
-            Part("countdown_cd3", 24, ("solved", "none"), None),
-            Part("countdown_cd4", 32, ("solved", "none"), None),
-            Part("countdown_cd5", 48, ("solved", "none"), None),
-            *(Part(f"sudoku_4x4_{n}", 24, ("solved", "none"), None) for n in SUDOKU_GIVENS),
-        ),
-        chat=False,
-        sampling={"temperature": 0.0, "alg": "entropy"},
-        fractions=FRACTIONS,
-    ),
-    "puzzles": Suite(
-        "planning for models trained on these puzzles, no examples",
-        (
-            Part("countdown_cd3_plain", 24, ("solved", "none")),
-            Part("countdown_cd4_plain", 36, ("solved", "none")),
-            Part("countdown_cd5_plain", 48, ("solved", "none")),
-            *(Part(f"sudoku_4x4_{n}_plain", 24, ("solved", "none")) for n in SUDOKU_GIVENS),
-        ),
-        chat=False,
-        # Commits the tokens whose second candidate is far less likely.
-        sampling={"temperature": 0.0, "alg": "topk_margin"},
-        fractions=FRACTIONS,
-    ),
-}
+SUITES = {path.stem: _read(path) for path in sorted(REFERENCE.glob("*.yaml"))}
 
 
 @dataclass(frozen=True)
@@ -154,7 +107,7 @@ def cells(
     args: ModelArgs,
     config: EvalConfig,
     *,
-    modes: Sequence[str] = MODES,
+    modes: Sequence[str] | None = None,
     fractions: Sequence[Fraction] | None = None,
     tasks: Sequence[str] | None = None,
 ) -> list[Cell]:
@@ -163,12 +116,12 @@ def cells(
     Args:
         args: the model, and the settings of decoding that shall differ from the suite's.
         config: limit, data, system message, permission; its tasks and examples are the suite's.
-        modes: of `MODES` and `MODE_ALIASES`.
+        modes: of `MODES` and `MODE_ALIASES`; None: the suite's.
 
     Raises:
         ValueError: a mode, a fraction or a task that the suite does not have.
     """
-    modes = list(dict.fromkeys(MODE_ALIASES.get(mode, mode) for mode in modes))
+    modes = list(dict.fromkeys(MODE_ALIASES.get(mode, mode) for mode in modes or suite.modes))
     for mode in modes:
         require_choice("mode", mode, MODES)
     known = tuple(part.task for part in suite.parts)
@@ -195,12 +148,14 @@ def cells(
 
 
 def _args(suite: Suite, part: Part, fraction: Fraction, mode: str, args: ModelArgs) -> ModelArgs:
-    values: dict[str, Any] = {}
+    values: dict[str, Any] = {**suite.likelihood}
     if part.tokens is not None:
         values = {"max_new_tokens": part.tokens, **suite.sampling}
-        values = {n: v for n, v in values.items() if getattr(args, n) is None}
-        if args.diffusion_steps is None:
-            values["nfe"] = float(fraction)
+    values |= part.args
+    unset = ModelArgs()
+    values = {n: v for n, v in values.items() if getattr(args, n) == getattr(unset, n)}
+    if part.tokens is not None and args.diffusion_steps is None:
+        values["nfe"] = float(fraction)
     # A soft cell without soft-mask parameters must be an error, not a second plain one.
     values["softmasking"] = mode == "soft"
     if mode == "plain":
@@ -245,6 +200,43 @@ def suite_table(suite: Suite, found: Sequence[tuple[Cell, Sequence[dict[str, Any
                     table.add_row(f"  published, {model}", "", *cells_of, style="dim")
         table.add_section()
     return table
+
+
+def against_published(
+    suite: Suite, found: Sequence[tuple[Cell, Sequence[dict[str, Any]]]]
+) -> Table | None:
+    """Ours beside the published scores, and how many standard errors lie between.
+
+    The error of a difference is of both: ours as the harness has it, the published one's as that of
+    a share of so many documents. None: no score is known of what ran.
+    """
+    table = light_table(f"against the published scores ({suite.source})")
+    table.add_column("task", overflow="fold")
+    for column in ("NFE", "mode", "model"):
+        table.add_column(column)
+    for column in ("published", "ours", "difference", "in s.e."):
+        table.add_column(column, justify="right", no_wrap=True)
+    for model, known in suite.published.items():
+        for cell, rows in found:
+            value = known.get((cell.part.task, cell.fraction, cell.mode))
+            if value is None:
+                continue
+            row = score_of(cell, rows)
+            difference = 100 * row["value"] - value
+            errors = difference / _error(row, cell.part, value / 100) / 100
+            table.add_row(
+                *(cell.part.task, str(cell.fraction), cell.mode, model, f"{value:.1f}", _show(row)),
+                *(f"{difference:+.1f}", f"{errors:+.1f}"),
+                style="bold" if abs(errors) > SIGNIFICANT else None,
+            )
+    return table if table.row_count else None
+
+
+def _error(row: Mapping[str, Any], part: Part, published: float) -> float:
+    """The standard error of ours minus the published score."""
+    theirs = published * (1 - published) / (part.documents or row["n"])
+    own = row["value"] * (1 - row["value"]) / row["n"] if row["stderr"] is None else 0.0
+    return math.sqrt(theirs + own + (row["stderr"] or 0.0) ** 2)
 
 
 def _show(row: dict[str, Any] | None) -> str:

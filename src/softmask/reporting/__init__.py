@@ -1,4 +1,4 @@
 """What results of all kinds share: tables, seconds and memory, a folder with its origin.
-May import: nothing of this package.
+May import: files.py.
 Start with result_folder.py.
 """

@@ -5,13 +5,12 @@ python -m softmask.training.curves runs/mix-seed1231/log.jsonl curves.png
 
 from __future__ import annotations
 
-import importlib.util
-import io
 import sys
 from pathlib import Path
 from typing import Any
 
-from ..files import read_json_lines, write_atomically
+from ..files import read_json_lines
+from ..reporting.plots import new_figure, save
 
 
 def draw_curves(log: Path, target: Path, title: str) -> None:
@@ -21,22 +20,14 @@ def draw_curves(log: Path, target: Path, title: str) -> None:
         ValueError: matplotlib is missing, or a line of the log is damaged.
         OSError: the picture cannot be written.
     """
-    if importlib.util.find_spec("matplotlib") is None:
-        raise ValueError("curves need matplotlib: pip install 'softmask[train]'")
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
+    figure = new_figure(15, 4.2)
     lines = read_json_lines(log)
-    figure = Figure(figsize=(15, 4.2), layout="constrained")
-    FigureCanvasAgg(figure)
     losses, parameters, accuracy = figure.subplots(1, 3)
     _losses(losses, lines)
     _parameters(parameters, lines)
     _accuracy(accuracy, lines)
     figure.suptitle(title)
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=110)
-    write_atomically(target, picture.getvalue())
+    save(figure, target)
 
 
 def _series(lines: list[dict[str, Any]], key: str) -> tuple[list[float], list[float]]:

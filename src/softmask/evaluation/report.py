@@ -1,0 +1,268 @@
+"""softmask eval report: what finished evaluations hold, gathered for one page.
+
+Everything is read from the folders; no model is needed but for the trace of a sample.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..config import read_json
+from ..files import read_json_lines
+from . import record
+from .compare import runs_in
+from .config import RUN
+from .responses import read_answers, request_key
+from .suites import SUITES
+
+SAMPLES = 10
+# What an answer that no filter found anything in becomes.
+INVALID = "[invalid]"
+# The harness' settings that a page of results shows, where they are given.
+SHOWN = (
+    *("max_new_tokens", "diffusion_steps", "nfe", "alg", "temperature", "top_p", "block_length"),
+    *("cache", "threshold", "entropy_threshold", "estimator", "batch_size", "seed"),
+)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One finished evaluation: its name on the page, its record, and its summary's rows."""
+
+    name: str
+    folder: Path
+    record: dict[str, Any]
+    rows: list[dict[str, Any]]
+
+    @property
+    def soft(self) -> bool:
+        return self.record.get("soft_mask") is not None
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The settings of decoding that were given."""
+        args = self.record.get("model_args", {})
+        return {name: args[name] for name in SHOWN if args.get(name) is not None}
+
+    @property
+    def origin(self) -> dict[str, str]:
+        """What ran on what, for people."""
+        held = self.record
+        soft = held.get("soft_mask") or {}
+        of_soft = ", ".join(f"{name.partition('_')[2]} {value}" for name, value in soft.items())
+        packages = held.get("packages", {})
+        environment = held.get("environment", {})
+        found = {
+            "model": _named(held.get("model")),
+            "adapter": _named(held.get("adapter")),
+            "soft mask": of_soft or "off",
+            "settings": ", ".join(f"{name} {value}" for name, value in self.settings.items()),
+            "number format": str(held.get("dtype", "")).removeprefix("torch."),
+            "commit": str(held.get("commit") or "")[:12]
+            + (", changed since" if held.get("changed_since") else ""),
+            "packages": ", ".join(f"{name} {version}" for name, version in packages.items()),
+            "machine": ", ".join(
+                str(environment[name]) for name in ("gpu", "machine") if environment.get(name)
+            ),
+            "day": str(held.get("started", ""))[:10],
+            "command": shlex.join(held.get("command", [])),
+        }
+        return {name: value for name, value in found.items() if value}
+
+
+def _named(part: dict[str, Any] | None) -> str:
+    if not part:
+        return ""
+    return f"{part.get('name')} ({str(part.get('fingerprint'))[:12]})"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a run wrote for a sample, and what became of it."""
+
+    run: str
+    arguments: tuple[str, dict[str, Any]]  # of the request: the prompt, and the task's settings
+    text: str
+    kind: str
+    scores: dict[str, float]
+    forwards: float | None
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A sample of a task: its question, what was expected, and the answers of some runs."""
+
+    number: int
+    question: str
+    target: str
+    answers: list[Answer]
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task on the page: its main score in every run, kinds of answers by run, samples."""
+
+    name: str
+    metric: str
+    filter: str
+    rows: list[tuple[Run, dict[str, Any]]]
+    kinds: list[tuple[Run, Counter[str]]]
+    samples: list[Sample]
+    pictures: list[tuple[str, str]] = field(default_factory=list)
+
+
+def read_runs(folders: Sequence[Path]) -> list[Run]:
+    """All finished evaluations in the folders and below.
+
+    Raises:
+        ValueError: a folder holds none, or a damaged one.
+    """
+    found = []
+    for folder in folders:
+        for place, path in runs_in(folder).items():
+            name = path.name if place == "." else place
+            if len(folders) > 1 and place != ".":
+                name = f"{folder.name}/{place}"
+            held = read_json(path / RUN)
+            if not isinstance(held, dict):
+                raise ValueError(f"{path / RUN} is no record of an evaluation")
+            found.append(Run(name, path, held, record.summary(path)))
+    return found
+
+
+def read_tasks(runs: Sequence[Run], samples: int = SAMPLES) -> list[Task]:
+    """Each task that the runs have, with samples of the first plain and the first soft run.
+
+    Args:
+        samples: how many of a task are shown, spread evenly over it.
+    """
+    known = {part.task: part.score for suite in SUITES.values() for part in suite.parts}
+    by_task: dict[str, list[tuple[Run, dict[str, Any]]]] = {}
+    for run in runs:
+        for task in dict.fromkeys(row["task"] for row in run.rows):
+            own = [row for row in run.rows if row["task"] == task]
+            main = [row for row in own if (row["metric"], row["filter"]) == known.get(task)]
+            by_task.setdefault(task, []).append((run, (main or own)[0]))
+    found = []
+    for name, rows in by_task.items():
+        first = rows[0][1]
+        # Other runs by the same score, where they have it.
+        rows = [(run, _same(run, name, first) or row) for run, row in rows]
+        answers = [(run, list(_answers(run, name, first["filter"]))) for run, _ in rows]
+        kinds = [(run, Counter(a.kind for _, _, a in own)) for run, own in answers if own]
+        shown = _first_of_each_way([(run, own) for run, own in answers if own])
+        found.append(
+            Task(
+                *(name, first["metric"], first["filter"]),
+                rows=rows,
+                kinds=kinds,
+                samples=_samples(shown, samples),
+            )
+        )
+    return found
+
+
+def _same(run: Run, task: str, wanted: dict[str, Any]) -> dict[str, Any] | None:
+    names = ("metric", "filter")
+    own = (row for row in run.rows if row["task"] == task)
+    return next((row for row in own if all(row[n] == wanted[n] for n in names)), None)
+
+
+def _first_of_each_way(answers: list[tuple[Run, list[Any]]]) -> list[tuple[Run, list[Any]]]:
+    """The first plain run and the first soft one."""
+    plain = [pair for pair in answers if not pair[0].soft]
+    soft = [pair for pair in answers if pair[0].soft]
+    return [*plain[:1], *soft[:1]]
+
+
+def _answers(run: Run, task: str, filter_name: str) -> Iterable[tuple[str, dict[str, Any], Answer]]:
+    """Key, sample and answer of each document, where texts were written."""
+    path = run.folder / f"samples_{task}.jsonl"
+    if not path.is_file():
+        return
+    responses = read_answers(run.folder)
+    for sample in read_json_lines(path):
+        if sample.get("filter") != filter_name or not _wrote_text(sample):
+            continue
+        key = f"{sample['doc_hash']}/{sample['doc_id']}"
+        scores = {
+            name: sample[name]
+            for name in sample["metrics"]
+            if isinstance(sample.get(name), int | float)
+        }
+        held = responses.get(request_key(sample["arguments"][0]), {})
+        yield (
+            key,
+            sample,
+            Answer(
+                run.name,
+                tuple(sample["arguments"][0]),
+                _text(sample["resps"][0]),
+                _kind(sample, scores, held),
+                scores,
+                sum(sample["forwards"]) if sample.get("forwards") else None,
+            ),
+        )
+
+
+def _wrote_text(sample: dict[str, Any]) -> bool:
+    """Whether texts were written, and not given ones scored."""
+    return isinstance(_first(sample["resps"]), str)
+
+
+def _first(value: Any) -> Any:
+    while isinstance(value, list) and value:
+        value = value[0]
+    return value
+
+
+def _text(value: Any) -> str:
+    return str(_first(value))
+
+
+def _kind(sample: dict[str, Any], scores: dict[str, float], held: dict[str, Any]) -> str:
+    """Right, or what kind of failure: by the sandbox, the filter, the length, else just wrong."""
+    if scores and max(scores.values()) >= 1:
+        return "right"
+    found = _first(sample["filtered_resps"])
+    if isinstance(found, dict) and "verdicts" in found:
+        reasons = [v.get("reason") for v in found["verdicts"].values() if not v.get("passed")]
+        return f"program: {_kind_of_reason(str(_first(reasons) or 'failed'))}"
+    if held.get("finish_reason") == "length":
+        return "cut off at its length"
+    if found in (INVALID, ""):
+        return "no answer found"
+    if scores and max(scores.values()) > 0:
+        return "partly right"
+    return "wrong"
+
+
+def _kind_of_reason(reason: str) -> str:
+    """A verdict's reason without what differs from program to program."""
+    return reason.partition(":")[0].partition("(")[0].strip()[:60] or "failed"
+
+
+def _samples(shown: Sequence[tuple[Run, list[Any]]], count: int) -> list[Sample]:
+    """Documents that all of these runs have, spread evenly, with the answers of each."""
+    if not shown:
+        return []
+    by_run = [{key: (sample, answer) for key, sample, answer in own} for _, own in shown]
+    keys = [key for key, _, _ in shown[0][1] if all(key in own for own in by_run)]
+    every = max(1, len(keys) // count)
+    found = []
+    for key in keys[::every][:count]:
+        sample = by_run[0][key][0]
+        found.append(
+            Sample(
+                sample["doc_id"],
+                question=_text(sample["arguments"]),
+                target=str(sample.get("target", "")),
+                answers=[own[key][1] for own in by_run],
+            )
+        )
+    return found

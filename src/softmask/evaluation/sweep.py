@@ -1,0 +1,287 @@
+"""softmask eval sweep: a task decoded in many ways, its score against tokens per forward.
+
+A point is a way of decoding (so many steps, a threshold, an entropy threshold) under a feedback; it
+is an evaluation in a folder of its own, which a run that is repeated finds finished. Points of one
+knob and one feedback make a curve. A point is on the frontier of its task if no other one has as
+good a score at more tokens per forward.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from ..config import FEEDBACK_PRESETS, read_json, require, require_choice
+from ..reporting.plots import non_dominated
+from ..reporting.tables import light_table
+from . import record
+from .compare import interval
+from .config import RUN, ModelArgs
+from .parallelism import Samples, area_of, read_samples
+from .suites import SUITES
+
+# What a sweep sets, so that it cannot be set for all points.
+SWEPT = ("diffusion_steps", "nfe", "threshold", "entropy_threshold", "feedback", "softmasking")
+RESULT = "sweep.json"
+
+
+@dataclass(frozen=True)
+class Point:
+    """One way of decoding: a value of a knob, under a feedback."""
+
+    feedback: str
+    knob: str
+    value: Fraction | float
+    args: ModelArgs
+
+    @property
+    def name(self) -> str:
+        """feedback/knob-value: the point's folder below the sweep's, and its name in tables."""
+        return f"{self.feedback}/{self.knob}-{str(self.value).replace('/', '_')}"
+
+
+def points(
+    args: ModelArgs,
+    *,
+    steps: Sequence[Fraction],
+    threshold: Sequence[float],
+    entropy_threshold: Sequence[float],
+    feedback: Sequence[str],
+) -> list[Point]:
+    """The points, in the order of their values; each one's settings are checked.
+
+    Args:
+        args: the model, and settings of decoding for all points.
+        steps: denoising steps for each mask, in (0, 1].
+        threshold, entropy_threshold: with one step a mask, which they end early.
+        feedback: names of presets.
+
+    Raises:
+        ValueError: nothing to sweep, a value out of range, or a setting of `args` that the sweep
+            sets itself.
+    """
+    set_already = [name for name in SWEPT if getattr(args, name) is not None]
+    require(not set_already, f"the sweep sets {', '.join(set_already)} itself: leave it out")
+    for name in feedback:
+        require_choice("feedback", name, tuple(FEEDBACK_PRESETS))
+    for share in steps:
+        require(0 < share <= 1, f"steps are shares of the masks, in (0, 1]: 1,1/2,1/4, not {share}")
+    values: list[tuple[str, Fraction | float, dict[str, Any]]] = [
+        *(("steps", share, {"nfe": float(share)}) for share in steps),
+        *(("threshold", value, {"nfe": 1.0, "threshold": value}) for value in threshold),
+        *(
+            ("entropy-threshold", value, {"nfe": 1.0, "entropy_threshold": value})
+            for value in entropy_threshold
+        ),
+    ]
+    require(bool(values), "name what to sweep: --steps, --threshold or --entropy-threshold")
+    require(bool(feedback), "name a feedback: published, off, ...")
+    found = []
+    for name in dict.fromkeys(feedback):
+        own: dict[str, Any] = {"feedback": name}
+        if name == "off":
+            # Soft-mask settings concern the other points.
+            own |= dict.fromkeys(args.soft_mask_changes)
+        for knob, value, settings in values:
+            found.append(Point(name, knob, value, dataclasses.replace(args, **own, **settings)))
+    return list({point.name: point for point in found}.values())
+
+
+@dataclass(frozen=True)
+class Row:
+    """What a point reached on a task; `difference` is paired with the first point of the sweep."""
+
+    task: str
+    metric: str
+    filter: str
+    point: str
+    feedback: str
+    knob: str
+    value: str
+    n: int
+    score: float
+    error: float
+    forwards: float
+    tokens: float
+    tokens_per_forward: float
+    seconds: float
+    tokens_per_second: float
+    difference: float
+    low: float
+    high: float
+    on_frontier: bool
+
+
+@dataclass(frozen=True)
+class Curve:
+    """AUP of the points of one knob and one feedback on a task, 95 % bounds."""
+
+    task: str
+    feedback: str
+    knob: str
+    points: int
+    aup: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What a finished sweep says; `pairs` has the paired difference of any two points of a task."""
+
+    rows: list[Row]
+    curves: list[Curve]
+    pairs: list[dict[str, Any]]
+
+
+def read(found: Sequence[Point], folder: Path, metric: str | None = None) -> Sweep:
+    """Reads the evaluations of all points.
+
+    Args:
+        metric: NAME or NAME,FILTER; None: a suite's score of the task, else the task's first.
+
+    Raises:
+        ValueError: a task has no such metric, or generates nothing.
+    """
+    rows: list[Row] = []
+    curves: list[Curve] = []
+    pairs: list[dict[str, Any]] = []
+    for task, name, filter_name in _scores(folder / found[0].name, metric):
+        runs = {
+            point.name: read_samples(folder / point.name, task, name, filter_name)
+            for point in found
+        }
+        rows += _rows(found, runs, _seconds(found, folder, task), (task, name, filter_name))
+        curves += _curves(found, runs, task)
+        pairs += [
+            {"task": task, "a": a, "b": b, **_difference(runs[a], runs[b])}
+            for a, b in itertools.combinations(runs, 2)
+        ]
+    return Sweep(rows, curves, pairs)
+
+
+def _scores(run: Path, metric: str | None) -> Iterator[tuple[str, str, str]]:
+    """Task, metric and filter of each task that has samples."""
+    suites = {part.task: part.score for suite in SUITES.values() for part in suite.parts}
+    by_task: dict[str, list[tuple[str, str]]] = {}
+    for row in record.summary(run):
+        if (run / f"samples_{row['task']}.jsonl").is_file():
+            by_task.setdefault(row["task"], []).append((row["metric"], row["filter"]))
+    for task, known in by_task.items():
+        wanted = known
+        if metric is not None:
+            name, _, filter_name = metric.partition(",")
+            wanted = [one for one in known if one[0] == name and filter_name in ("", one[1])]
+            shown = ", ".join(",".join(one) for one in known)
+            require(bool(wanted), f"{task} has no metric {metric}; it has {shown}")
+        elif suites.get(task) in known:
+            wanted = [suites[task]]
+        yield (task, *wanted[0])
+
+
+def _seconds(found: Sequence[Point], folder: Path, task: str) -> dict[str, float]:
+    """Mean seconds of a sample at each point."""
+    runs = {point.name: read_json(folder / point.name / RUN) for point in found}
+    return {name: float(run["seconds_a_sample"][task]) for name, run in runs.items()}
+
+
+def _difference(a: Samples, b: Samples) -> dict[str, Any]:
+    """B minus A, document by document, with 95 % bounds."""
+    require(len(a.score_N) == len(b.score_N), "the points scored different documents")
+    differences = b.score_N - a.score_N
+    low, high = interval(differences)
+    return {"difference": float(differences.mean()), "low": low, "high": high}
+
+
+def _rows(
+    found: Sequence[Point],
+    runs: Mapping[str, Samples],
+    seconds: Mapping[str, float],
+    score: tuple[str, str, str],
+) -> Iterator[Row]:
+    reached = [(runs[p.name].tokens_per_forward, runs[p.name].score) for p in found]
+    kept = set(non_dominated(reached))
+    reference = runs[found[0].name]
+    for place, point in enumerate(found):
+        run = runs[point.name]
+        yield Row(
+            *score,
+            point=point.name,
+            feedback=point.feedback,
+            knob=point.knob,
+            value=str(point.value),
+            n=len(run.score_N),
+            score=run.score,
+            error=run.error,
+            forwards=float(run.forwards_N.mean()),
+            tokens=float(run.tokens_N.mean()),
+            tokens_per_forward=run.tokens_per_forward,
+            seconds=seconds[point.name],
+            tokens_per_second=float(run.tokens_N.mean()) / max(seconds[point.name], 1e-9),
+            **_difference(reference, run),
+            on_frontier=place in kept,
+        )
+
+
+def _curves(found: Sequence[Point], runs: Mapping[str, Samples], task: str) -> Iterator[Curve]:
+    by_curve: dict[tuple[str, str], list[Samples]] = {}
+    # A threshold that nothing reaches is one step a mask: where that was run, curves begin there.
+    full = {p.feedback: runs[p.name] for p in found if (p.knob, p.value) == ("steps", 1)}
+    for point in found:
+        start = [full[point.feedback]] if point.feedback in full and point.knob != "steps" else []
+        own = by_curve.setdefault((point.feedback, point.knob), start)
+        own.append(runs[point.name])
+    for (feedback, knob), own in by_curve.items():
+        yield Curve(task, feedback, knob, len(own), *area_of(own, list(runs.values())))
+
+
+def tables_of(sweep: Sweep) -> list[Table]:
+    """A table for each task, and one of the areas."""
+    tables = []
+    first = sweep.rows[0].point
+    for task in dict.fromkeys(row.task for row in sweep.rows):
+        own = [row for row in sweep.rows if row.task == task]
+        one = own[0]
+        name = one.metric if one.filter == "none" else f"{one.metric}, {one.filter}"
+        table = light_table(f"{task}: {name}, %, {one.n} samples (standard error); * frontier")
+        table.add_column("feedback", no_wrap=True)
+        table.add_column("way", no_wrap=True)
+        for column in ("score", "95 % of the\ndifference", "forwards", "TPF", "tokens\n/s", ""):
+            table.add_column(column, justify="right", no_wrap=True)
+        for row in own:
+            apart = row.point != first
+            table.add_row(
+                row.feedback,
+                f"{row.knob.removesuffix('-threshold')} {row.value}",
+                f"{100 * row.score:.1f} ({100 * row.error:.1f})",
+                f"{100 * row.low:+.1f} {100 * row.high:+.1f}" if apart else "",
+                f"{row.forwards:.1f}",
+                f"{row.tokens_per_forward:.2f}",
+                f"{row.tokens_per_second:.0f}",
+                "*" if row.on_frontier else "",
+                style="bold" if apart and (row.low > 0 or row.high < 0) else None,
+            )
+        table.caption = f"differences are paired with {first}"
+        tables.append(table)
+    areas = light_table("AUP: area under score and tokens per forward")
+    areas.add_column("task", overflow="fold")
+    areas.add_column("curve", overflow="fold")
+    for column in ("points", "AUP", "95 %"):
+        areas.add_column(column, justify="right", no_wrap=True)
+    for curve in sweep.curves:
+        bounds = f"{curve.low:.0f} {curve.high:.0f}"
+        areas.add_row(
+            curve.task,
+            f"{curve.feedback}, {curve.knob}",
+            str(curve.points),
+            f"{curve.aup:.1f}",
+            bounds,
+        )
+    return [*tables, areas]
