@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from ..config import require
 from ..decoding.canvas_constraint import check_fits
 from ..decoding.grid import grid_of
+from ..decoding.kv_cache import KeyValueStore, bytes_per_position
+from ..decoding.prefix_cache import PrefixCache
 from ..decoding.sampler import check_canvas
 from ..decoding.schedule import StepSchedule
 from ..models import DreamModel
@@ -16,6 +20,8 @@ from .request import Request
 
 # Steps, unless the context is longer still: planning them takes time for which others wait.
 MOST_STEPS = 4096
+# What prefixes may take up where nothing is said, of the memory for requests and beside it.
+PREFIX_SHARE = 0.25
 
 
 class Limits:
@@ -27,9 +33,11 @@ class Limits:
         running: how many may run at once.
         cached: whether keys and values are kept.
         k: the most tokens that soft-masking may mix in, and that may be reported as top_logprobs.
+        prefix_cache_mb: as of `Engine`.
 
     Raises:
-        ValueError: neither or both of memory and positions, a count below 1, or too little memory.
+        ValueError: neither or both of memory and positions, a count below 1, too little memory, or
+            a prefix cache for a model whose caches are not exact.
     """
 
     def __init__(
@@ -41,6 +49,7 @@ class Limits:
         running: int,
         cached: bool,
         k: int,
+        prefix_cache_mb: float | None = None,
     ) -> None:
         require((memory_mb is None) != (positions is None), "give either memory_mb or positions")
         for name, value in (("positions", positions), ("running", running), ("k", k)):
@@ -60,6 +69,33 @@ class Limits:
         self.positions = positions
         # What is computed fits in any case; logits are counted request by request.
         self.reading = self.memory - self.footprint.fixed - positions * self.footprint.held
+        self._prefix_cache_mb = prefix_cache_mb
+        if prefix_cache_mb is None:
+            self._prefix_cache_mb = PREFIX_SHARE * (memory_mb or 0)
+        self._check_prefix_cache(prefix_cache_mb or 0)
+
+    def make_prefix_cache(self, store: KeyValueStore | None) -> PrefixCache | None:
+        """What keeps blocks of a batch's earlier requests; None: they are not kept."""
+        size = self.model.config.block_size
+        if size is None or store is None:
+            return None
+        memory = int((self._prefix_cache_mb or 0) * 2**20)
+        cache = PrefixCache(store, memory, size, bytes_per_position(self.model))
+        return cache if cache.capacity else None
+
+    def _check_prefix_cache(self, asked: float) -> None:
+        size = self.model.config.block_size
+        require(0 <= asked < math.inf, f"prefix_cache_mb must be 0 (none) or more, not {asked}")
+        require(
+            not asked or size is not None,
+            "prefixes are kept of block-causal models alone, whose caches are exact, and this "
+            "model looks at the whole text: leave out prefix_cache_mb",
+        )
+        least = (size or 0) * bytes_per_position(self.model) / 2**20
+        require(
+            not asked or asked >= least,
+            f"prefix_cache_mb of {asked} does not hold a block: give {least:.3g} or more, or 0",
+        )
 
     def check(self, request: Request) -> tuple[int, int]:
         """How many masks a request has, and how many bytes it takes to read them.

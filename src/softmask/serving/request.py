@@ -63,6 +63,7 @@ class Request:
         trace: whether events also report the state of each masked position.
         constraint: the form of the text between the first and the last mask; or of
         holes: those that begin at these places, each by itself.
+        cache_salt: requests with another one share no kept prefixes with it.
 
     Raises:
         ValueError: no ids, a seed or a deadline out of range, a trace without `top_logprobs`.
@@ -78,6 +79,7 @@ class Request:
     trace: bool = False
     constraint: TokenAutomaton | None = None
     holes: tuple[int, ...] | None = None
+    cache_salt: str = ""
 
     def __post_init__(self) -> None:
         require(bool(self.ids), "the canvas is empty: give token ids and masks")
@@ -120,7 +122,7 @@ class Event:
 
     `columns` and `ids` are what was committed, `logprobs` what was read there; columns before
     `final` are all decided, so text before it never changes. `left` counts masks, `step` the
-    steps of `steps` that are over.
+    steps of `steps` that are over, `cached_tokens` leading ones that were kept from before.
     """
 
     step: int
@@ -132,6 +134,7 @@ class Event:
     ids: tuple[int, ...]
     logprobs: Logprobs | None = None
     trace: Trace | None = None
+    cached_tokens: int = 0
 
     def then(self, later: Event) -> Event:
         """Both as one."""
@@ -151,7 +154,8 @@ class Result:
     """How a request ended.
 
     `ids` is its canvas, with `left` masks where it ended early; `error` says what failed.
-    `waited` and `ran` are seconds in the waiting queue and in the batch.
+    `waited` and `ran` are seconds in the waiting queue and in the batch, `cached_tokens` its
+    leading ones whose keys and values an earlier request had left.
     """
 
     ids: tuple[int, ...]
@@ -162,6 +166,7 @@ class Result:
     forwards: int
     waited: float
     ran: float
+    cached_tokens: int = 0
 
     def cost(self) -> dict[str, int | float]:
         """What it took, for clients."""
@@ -170,6 +175,7 @@ class Result:
             "steps": self.steps,
             "waited": round(self.waited, 4),
             "seconds": round(self.ran, 4),
+            "cached_tokens": self.cached_tokens,
         }
 
 
