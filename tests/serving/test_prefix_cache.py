@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
+import json
 from dataclasses import dataclass
 
+import httpx2 as httpx
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_server import serving
 from tiny import tiny_model
 
 from softmask.config import SamplingConfig, SoftMaskConfig
 from softmask.decoding.kv_cache import bytes_per_position
+from softmask.serving.config import ServeConfig
 from softmask.serving.engine import Engine, Request, Result
+from softmask.serving.service import Service
 
 BLOCK = 4
 START = tiny_model(block_size=BLOCK, logit_shift=False)
@@ -80,9 +86,7 @@ def test_a_second_turn_computes_what_is_new_alone(model, soft, computed) -> None
     kept, anew = engine(model), engine(model, blocks=0)
     said = prompt(13)
     for turn in range(3):
-        asked = request(said, 12, soft_mask=soft)
-        columns = []
-        logprobs = []
+        asked, columns, logprobs = request(said, 12, soft_mask=soft), [], []
         for one in (kept, anew):
             computed.columns, handle = 0, one.submit(asked)
             while one.run_once():
@@ -283,3 +287,72 @@ def test_what_may_be_kept_is_a_quarter_of_the_memory_unless_said() -> None:
 def test_a_size_that_makes_no_sense_is_refused(model, asked, why) -> None:
     with pytest.raises(ValueError, match=why):
         Engine(model, positions=64, prefix_cache_mb=asked)
+
+
+@pytest.fixture(scope="module")
+def chat(chat_checkpoint):
+    """A block-causal model with a chat template."""
+    vocabulary = chat_checkpoint.model.config.vocab_size
+    model = tiny_model(
+        block_size=BLOCK, logit_shift=False, vocab_size=vocabulary, max_position_embeddings=512
+    )
+    model.config.mask_token_id = chat_checkpoint.model.mask_id
+    sampling = {"cache": "exact", "threshold": 0.1}
+    return dataclasses.replace(chat_checkpoint, model=model, sampling=sampling)
+
+
+def test_clients_are_told_what_of_a_prompt_was_kept_at_every_door(chat) -> None:
+    said = [{"role": "user", "content": "Tell me a story about a boat and a cat."}]
+    with serving(chat) as (url, service), httpx.Client(base_url=url, timeout=None) as http:
+
+        def ask(route: str, **body):
+            answer = http.post(f"/v1/{route}", json={"seed": 0, **body})
+            assert answer.status_code == 200, answer.text
+            return answer.json()
+
+        def usage(**body):
+            return ask("chat/completions", max_tokens=12, ignore_eos=True, **body)["usage"]
+
+        first = ask("chat/completions", messages=said, max_tokens=12, ignore_eos=True)
+        assert first["usage"]["prompt_tokens_details"]["cached_tokens"] == 0
+        text = first["choices"][0]["message"]["content"]
+        longer = [*said, {"role": "assistant", "content": text}, {"role": "user", "content": "Go"}]
+        tokens = first["usage"]["prompt_tokens"] // BLOCK * BLOCK
+        reused = usage(messages=longer)["prompt_tokens_details"]["cached_tokens"]
+        assert reused >= tokens
+        # Of several texts on one prompt, the prompt counts once.
+        several = usage(messages=longer, n=2)
+        assert several["prompt_tokens"] - BLOCK < several["prompt_tokens_details"]["cached_tokens"]
+        assert several["prompt_tokens_details"]["cached_tokens"] <= several["prompt_tokens"]
+        assert usage(messages=said, cache_salt="mine")["prompt_tokens_details"] == {
+            "cached_tokens": 0,
+            "audio_tokens": 0,
+        }
+        trace = ask("denoise", messages=said, max_tokens=4, stream=False)
+        assert trace["end"]["cached_tokens"] == tokens
+        body = {"input": said[0]["content"], "max_output_tokens": 4}
+        answer = ask("responses", **body)
+        assert answer["usage"]["input_tokens_details"]["cached_tokens"] == tokens
+        assert answer["softmask"]["cached_tokens"] == tokens
+        whole = {"prompt": "Once upon a time there was", "max_tokens": 4, "stream": True}
+        whole["stream_options"] = {"include_usage": True, "continuous_usage_stats": True}
+        for cached in (0, 24):
+            lines = http.post("/v1/completions", json=whole).text.split("\n\n")
+            events = [json.loads(line[6:]) for line in lines if line.startswith("data: {")]
+            last = [event["usage"]["prompt_tokens_details"]["cached_tokens"] for event in events]
+            assert last[-1] == cached
+        metrics = dict(
+            line.split() for line in http.get("/metrics").text.splitlines() if line[0] != "#"
+        )
+        stats = service.engine.stats().prefixes
+        for name in ("queries", "hits", "tokens", "evictions"):
+            assert float(metrics[f"softmask_prefix_cache_{name}_total"]) == getattr(stats, name)
+        assert float(metrics["softmask_prefix_cache_bytes"]) == stats.bytes > 0
+        refused = http.post("/v1/chat/completions", json={"messages": said, "cache_salt": ""})
+        assert refused.status_code == 400
+        assert "cache_salt" in refused.text
+
+
+def test_a_server_of_another_model_refuses_to_keep_prefixes(chat_checkpoint) -> None:
+    with pytest.raises(ValueError, match="leave out prefix_cache_mb"):
+        Service(chat_checkpoint, ServeConfig(prefix_cache_mb=64))

@@ -38,6 +38,11 @@ class ServeConfig:
     )
     max_tokens: int = setting(256, "masks behind a prompt where a request names no number")
     memory_mb: int = setting(2048, "memory for requests that run, weights not included")
+    prefix_cache_mb: int | None = setting(
+        None,
+        "beside it, memory for keys and values of earlier requests, for later ones that begin as "
+        "they did; of block-causal models; 0: none (default: a quarter of memory_mb)",
+    )
     running: int = setting(32, "requests that may run at once")
     queue: int = setting(64, "requests that may wait; more are answered 429")
     deadline: float = setting(600.0, "seconds after which a request is given up")
