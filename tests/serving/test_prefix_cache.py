@@ -270,7 +270,16 @@ def test_what_may_be_kept_is_a_quarter_of_the_memory_unless_said() -> None:
         cache = one.limits.make_prefix_cache(object())
         blocks = 0 if cache is None else cache.capacity
         assert blocks == int(most / BLOCK_MB)
+        assert one.limits.memory == (memory_mb - most) * 2**20
     assert Engine(tiny_model(), memory_mb=64).limits.make_prefix_cache(object()) is None
+
+
+def test_memory_that_prefixes_leave_no_room_in_is_refused_with_how_much_it_takes() -> None:
+    for asked in (None, 8):
+        with pytest.raises(ValueError, match="too little memory: give") as refused:
+            Engine(START, memory_mb=8, prefix_cache_mb=asked)
+        enough = float(str(refused.value).split("give ")[1].split()[0]) + 0.1
+        Engine(START, memory_mb=enough, prefix_cache_mb=asked)
 
 
 @pytest.mark.parametrize(

@@ -37,11 +37,11 @@ class ServeConfig:
         None, "of requests that name none (default: what the checkpoint brings); " + FEEDBACK_HELP
     )
     max_tokens: int = setting(256, "masks behind a prompt where a request names no number")
-    memory_mb: int = setting(2048, "memory for requests that run, weights not included")
+    memory_mb: int = setting(2048, "memory for requests, weights not included")
     prefix_cache_mb: int | None = setting(
         None,
-        "beside it, memory for keys and values of earlier requests, for later ones that begin as "
-        "they did; of block-causal models; 0: none (default: a quarter of memory_mb)",
+        "of memory_mb, what keeps keys and values of earlier requests, for later ones that begin "
+        "as they did; of block-causal models; 0: nothing (default: a quarter)",
     )
     running: int = setting(32, "requests that may run at once")
     queue: int = setting(64, "requests that may wait; more are answered 429")

@@ -86,15 +86,15 @@ class Engine:
     """Denoises requests together on one model.
 
     Args:
-        memory_mb: what the batch may take up, weights not included; or
+        memory_mb: what requests may take up, weights not included; or
         positions: the length of its canvas, whose memory then follows.
         queue: how many requests may wait; more are refused.
         running: how many may run at once.
         cached: whether keys and values are kept.
         k: the most tokens that soft-masking may mix in, and that may be reported.
-        prefix_cache_mb: beside that memory, what keys and values of earlier requests may take up,
-            for later ones that begin as they did; 0: none are kept; None: a quarter of `memory_mb`
-            where the model is block-causal, and its caches exact.
+        prefix_cache_mb: of that memory (with `positions`: beside it), what keys and values of
+            earlier requests may take up, for later ones that begin as they did; 0: none are kept;
+            None: a quarter of `memory_mb` where the model is block-causal, its caches exact.
         clock: seconds, for tests.
 
     Raises:

@@ -20,7 +20,7 @@ from .request import Request
 
 # Steps, unless the context is longer still: planning them takes time for which others wait.
 MOST_STEPS = 4096
-# What prefixes may take up where nothing is said, of the memory for requests and beside it.
+# Of the memory, what prefixes may take up where nothing is said.
 PREFIX_SHARE = 0.25
 
 
@@ -57,10 +57,15 @@ class Limits:
         cached = cached or model.config.block_size is not None
         self.model, self.running, self.cached, self.k = model, running, cached, k
         self.footprint = Footprint.of(model, cached=cached, k=k)
+        self._check_prefix_cache(prefix_cache_mb or 0)
+        share = PREFIX_SHARE if prefix_cache_mb is None and model.config.block_size else 0
+        kept_mb = share * (memory_mb or 0) + (prefix_cache_mb or 0)
+        self.kept_bytes = int(kept_mb * 2**20)
         if positions is None:
             assert memory_mb is not None
-            self.memory = int(memory_mb * 2**20)
+            self.memory = int((memory_mb - kept_mb) * 2**20)
             fitting, least = self.footprint.positions(self.memory), self.footprint.total(1) / 2**20
+            least = least / (1 - share) + (prefix_cache_mb or 0)
             require(fitting >= 1, f"{memory_mb} MB are too little memory: give {least:.1f} or more")
             # More than those that run can use would only be in the way.
             positions = min(fitting, running * model.config.max_position_embeddings)
@@ -69,18 +74,13 @@ class Limits:
         self.positions = positions
         # What is computed fits in any case; logits are counted request by request.
         self.reading = self.memory - self.footprint.fixed - positions * self.footprint.held
-        self._prefix_cache_mb = prefix_cache_mb
-        if prefix_cache_mb is None:
-            self._prefix_cache_mb = PREFIX_SHARE * (memory_mb or 0)
-        self._check_prefix_cache(prefix_cache_mb or 0)
 
     def make_prefix_cache(self, store: KeyValueStore | None) -> PrefixCache | None:
         """What keeps blocks of a batch's earlier requests; None: they are not kept."""
         size = self.model.config.block_size
         if size is None or store is None:
             return None
-        memory = int((self._prefix_cache_mb or 0) * 2**20)
-        cache = PrefixCache(store, memory, size, bytes_per_position(self.model))
+        cache = PrefixCache(store, self.kept_bytes, size, bytes_per_position(self.model))
         return cache if cache.capacity else None
 
     def _check_prefix_cache(self, asked: float) -> None:
