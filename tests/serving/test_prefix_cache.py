@@ -18,6 +18,7 @@ from tiny import tiny_model
 
 from softmask.config import SamplingConfig, SoftMaskConfig
 from softmask.decoding.kv_cache import bytes_per_position
+from softmask.decoding.prefix_cache import PrefixCache
 from softmask.serving.config import ServeConfig
 from softmask.serving.engine import Engine, Request, Result
 from softmask.serving.service import Service
@@ -262,6 +263,21 @@ def test_a_text_whose_forward_failed_leaves_nothing(monkeypatch) -> None:
     assert one.stats().prefixes.bytes == 0
     run(one, good)
     assert one.stats().prefixes.bytes > 0
+
+
+def test_without_memory_to_keep_prefixes_in_requests_go_on(monkeypatch, caplog) -> None:
+    asked, wanted = request(prompt(9)), run(engine(blocks=0), request(prompt(9)))[0].ids
+
+    def full(*_given) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    for name in ("put", "load"):
+        with monkeypatch.context() as patch:
+            patch.setattr(PrefixCache, name, full)
+            one = engine()
+            assert [run(one, asked)[0].ids for _ in range(2)] == [wanted, wanted]
+        assert one.stats().prefixes.bytes == 0
+    assert caplog.text.count("no prefixes are kept from now on") == 2
 
 
 def test_what_may_be_kept_is_a_quarter_of_the_memory_unless_said() -> None:

@@ -28,7 +28,7 @@ class Limits:
     """How long the canvas is, how much memory is left for logits, and which requests are refused.
 
     Args:
-        memory_mb: what the batch may take up, weights not included; or
+        memory_mb: what requests may take up, weights not included; or
         positions: the length of its canvas, whose memory then follows.
         running: how many may run at once.
         cached: whether keys and values are kept.

@@ -5,7 +5,9 @@ Shape suffixes as in the batch: P positions of the canvas, L columns of a sequen
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import logging
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -101,9 +103,20 @@ class RunningBatch:
             holes=request.holes,
             twin=start + len(ids_L),
         )
-        if self.prefixes is not None:
-            self.prefixes.load(sequence, np.array(request.ids), request.cache_salt)
+        with self._as_memory_allows():
+            if self.prefixes is not None:
+                self.prefixes.load(sequence, np.array(request.ids), request.cache_salt)
         return sequence
+
+    @contextlib.contextmanager
+    def _as_memory_allows(self) -> Iterator[None]:
+        """Where there is no memory to keep prefixes in, requests go on without."""
+        try:
+            yield
+        except torch.OutOfMemoryError as error:
+            log = logging.getLogger(__name__)
+            log.warning("no prefixes are kept from now on: %s", describe(error))
+            self.prefixes = None
 
     def _keep_prefixes(self, canvas_P: np.ndarray) -> None:
         """Leaves blocks that have become final to later requests."""
@@ -135,7 +148,8 @@ class RunningBatch:
         # A batch takes its sequences in the order in which they lie.
         self._advance(sorted((slot.sequence for slot in self.running), key=lambda one: one.start))
         canvas_P = self.batch.canvas_P.cpu().numpy()
-        self._keep_prefixes(canvas_P)
+        with self._as_memory_allows():
+            self._keep_prefixes(canvas_P)
         self._publish(canvas_P)
 
     def _advance(self, sequences: Sequence[SequenceState]) -> None:
