@@ -232,7 +232,7 @@ def test_whatever_comes_and_goes_answers_are_the_same(model, blocks, asked) -> N
 
 @pytest.mark.slow
 @given(model=MODELS, blocks=BLOCKS, asked=st.lists(SAID, min_size=2, max_size=12))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=50, deadline=None)
 def test_so_it_is_for_many_more_that_come_and_go(model, blocks, asked) -> None:
     answers_are_the_same(model, blocks, asked)
 
@@ -384,3 +384,6 @@ def test_clients_are_told_what_of_a_prompt_was_kept_at_every_door(chat) -> None:
 def test_a_server_of_another_model_refuses_to_keep_prefixes(chat_checkpoint) -> None:
     with pytest.raises(ValueError, match="leave out prefix_cache_mb"):
         Service(chat_checkpoint, ServeConfig(prefix_cache_mb=64))
+    for asked in (-1, 512):
+        with pytest.raises(ValueError, match="a part of the 512 MB of memory_mb"):
+            ServeConfig(memory_mb=512, prefix_cache_mb=asked)

@@ -76,6 +76,12 @@ class ServeConfig:
             require_choice("feedback", self.feedback, tuple(FEEDBACK_PRESETS))
         require_positive(self, "max_tokens", "memory_mb", "running", "queue", "max_body")
         require_positive(self, "connections")
+        kept = self.prefix_cache_mb
+        require(
+            kept is None or 0 <= kept < self.memory_mb,
+            f"prefix_cache_mb is a part of the {self.memory_mb} MB of memory_mb: give 0 (none) or "
+            f"more, and less than that, not {kept}",
+        )
         require(
             self.echo_tokens is None or self.echo_tokens >= 1,
             f"echo_tokens must be at least 1, not {self.echo_tokens}",
