@@ -184,12 +184,7 @@ def test_a_store_takes_what_its_formula_says() -> None:
     batch.add(3, canvas[0], config, rules=only_mask(model))
     for _ in range(2):
         batch.step()
-    shape = model.config
-    width = shape.hidden_size // shape.num_attention_heads
-    each = bytes_per_position(
-        shape.num_hidden_layers, shape.num_key_value_heads, width, torch.float32
-    )
-    assert batch.store.bytes == 40 * each
+    assert batch.store.bytes == 40 * bytes_per_position(model)
 
 
 def test_a_batch_taken_back_repeats_its_step() -> None:

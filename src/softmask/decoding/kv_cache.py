@@ -17,10 +17,10 @@ that the step which committed them still read.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from ..config import SamplingConfig
+from ..models import DreamModel
 
 
 def window(
@@ -64,17 +64,17 @@ class KeyValueStore:
 
     def __init__(self, positions: int) -> None:
         self.positions = positions
-        self._layers: dict[int, tuple[Tensor, Tensor]] = {}
+        self.layers: dict[int, tuple[Tensor, Tensor]] = {}
 
     def update(
         self, layer: int, flat_T: Tensor, keys_TSD: Tensor, values_TSD: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Takes in the keys and values of the positions `flat_T`; returns all, (P, S, D) each."""
-        if layer not in self._layers:
+        if layer not in self.layers:
             size = (self.positions, *keys_TSD.shape[1:])
             # Zeros, not whatever was in memory: NaN there would spread from positions never read.
-            self._layers[layer] = (keys_TSD.new_zeros(size), values_TSD.new_zeros(size))
-        keys_PSD, values_PSD = self._layers[layer]
+            self.layers[layer] = (keys_TSD.new_zeros(size), values_TSD.new_zeros(size))
+        keys_PSD, values_PSD = self.layers[layer]
         keys_PSD.index_copy_(0, flat_T, keys_TSD)
         values_PSD.index_copy_(0, flat_T, values_TSD)
         return keys_PSD, values_PSD
@@ -82,9 +82,12 @@ class KeyValueStore:
     @property
     def bytes(self) -> int:
         """What it takes up."""
-        return sum(x.numel() * x.element_size() for pair in self._layers.values() for x in pair)
+        return sum(x.numel() * x.element_size() for pair in self.layers.values() for x in pair)
 
 
-def bytes_per_position(layers: int, heads: int, width: int, dtype: torch.dtype) -> int:
+def bytes_per_position(model: DreamModel) -> int:
     """What a position of the store takes up: keys and values of every layer."""
-    return 2 * layers * heads * width * dtype.itemsize
+    config, heads = model.config, model.config.num_attention_heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // heads
+    kv_heads = config.num_key_value_heads or heads
+    return 2 * config.num_hidden_layers * kv_heads * width * model.dtype.itemsize

@@ -37,7 +37,12 @@ class ServeConfig:
         None, "of requests that name none (default: what the checkpoint brings); " + FEEDBACK_HELP
     )
     max_tokens: int = setting(256, "masks behind a prompt where a request names no number")
-    memory_mb: int = setting(2048, "memory for requests that run, weights not included")
+    memory_mb: int = setting(2048, "memory for requests, weights not included")
+    prefix_cache_mb: int | None = setting(
+        None,
+        "of memory_mb, what keeps keys and values of earlier requests, for later ones that begin "
+        "as they did; of block-causal models; 0: nothing (default: a quarter)",
+    )
     running: int = setting(32, "requests that may run at once")
     queue: int = setting(64, "requests that may wait; more are answered 429")
     deadline: float = setting(600.0, "seconds after which a request is given up")
@@ -71,6 +76,12 @@ class ServeConfig:
             require_choice("feedback", self.feedback, tuple(FEEDBACK_PRESETS))
         require_positive(self, "max_tokens", "memory_mb", "running", "queue", "max_body")
         require_positive(self, "connections")
+        kept = self.prefix_cache_mb
+        require(
+            kept is None or 0 <= kept < self.memory_mb,
+            f"prefix_cache_mb is a part of the {self.memory_mb} MB of memory_mb: give 0 (none) or "
+            f"more, and less than that, not {kept}",
+        )
         require(
             self.echo_tokens is None or self.echo_tokens >= 1,
             f"echo_tokens must be at least 1, not {self.echo_tokens}",

@@ -57,6 +57,7 @@ def edit_jobs(service: Service, asked: EditBody) -> list[Any]:
         soft_mask=service.soft_mask_of(extension.soft_mask),
         seed=service.seed_of(asked),
         deadline=min(extension.deadline or service.config.deadline, service.config.deadline),
+        cache_salt=asked.cache_salt or "",
     )
 
 

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from ..config import require, require_choice
+from ..decoding.prefix_cache import PrefixStats
 from ..models import DreamModel
 from .limits import Limits
 from .request import (
@@ -78,18 +79,22 @@ class Stats:
     step_seconds: float
     busy_seconds: float
     mean_lambda: float
+    prefixes: PrefixStats
 
 
 class Engine:
     """Denoises requests together on one model.
 
     Args:
-        memory_mb: what the batch may take up, weights not included; or
+        memory_mb: what requests may take up, weights not included; or
         positions: the length of its canvas, whose memory then follows.
         queue: how many requests may wait; more are refused.
         running: how many may run at once.
         cached: whether keys and values are kept.
         k: the most tokens that soft-masking may mix in, and that may be reported.
+        prefix_cache_mb: of that memory (with `positions`: beside it), what keys and values of
+            earlier requests may take up, for later ones that begin as they did; 0: none are kept;
+            None: a quarter of `memory_mb` where the model is block-causal, its caches exact.
         clock: seconds, for tests.
 
     Raises:
@@ -106,11 +111,18 @@ class Engine:
         running: int = 64,
         cached: bool = True,
         k: int = 8,
+        prefix_cache_mb: float | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         require(queue >= 1, f"queue must be at least 1, not {queue}")
         self.limits = Limits(
-            model, memory_mb=memory_mb, positions=positions, running=running, cached=cached, k=k
+            model,
+            memory_mb=memory_mb,
+            positions=positions,
+            running=running,
+            cached=cached,
+            k=k,
+            prefix_cache_mb=prefix_cache_mb,
         )
         self.queue = queue
         self._clock = clock
@@ -201,6 +213,7 @@ class Engine:
                 step_seconds=sum(recent) / len(recent) if recent else 0.0,
                 busy_seconds=self._busy_seconds,
                 mean_lambda=batch.mean_lambda,
+                prefixes=PrefixStats() if batch.prefixes is None else batch.prefixes.stats(),
             )
 
     def _retry_after(self) -> float:
@@ -376,5 +389,6 @@ class Engine:
                 forwards=0 if slot is None else slot.sequence.forwards,
                 waited=entered - handle.submitted,
                 ran=now - entered,
+                cached_tokens=0 if slot is None else slot.cached,
             )
         )

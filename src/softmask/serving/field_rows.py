@@ -52,7 +52,9 @@ EDIT: tuple[Kind, ...] = ("edit",)
 
 # Sentences of several tables.
 TEXT_ALONE = "this model reads and writes text alone"
-NOT_KEPT = "nothing is kept from one request to the next"
+NOT_KEPT = "no answer is kept from one request to the next"
+FOUND = "what was computed before is found by itself, and changes no answer"
+SALT = "requests of another one share no kept keys and values with this"
 NO_REASONING = "the model does not reason apart from its answer"
 TURNED_OFF = "a detail of something that is off"
 IN_ANY_CASE = "arguments and answers keep to their schema in any case"

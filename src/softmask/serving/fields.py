@@ -23,6 +23,7 @@ from .field_rows import (
     DENOISE,
     EDIT,
     FORMAT,
+    FOUND,
     FUNCTION,
     IN_ANY_CASE,
     MESSAGE,
@@ -32,6 +33,7 @@ from .field_rows import (
     OPTIONS,
     OUTPUTS,
     PART,
+    SALT,
     SCORE,
     TEXT_ALONE,
     TOOL,
@@ -86,7 +88,7 @@ OPENAI = (
     _logged("safety_identifier", "the newer name of `user`"),
     *_ignored("nothing is stored that it could belong to", "metadata", kinds=CHAT),
     *_ignored(
-        NOT_KEPT,
+        FOUND,
         *("prompt_cache_key", "prompt_cache_options", "prompt_cache_retention"),
         kinds=CHAT,
     ),
@@ -122,7 +124,7 @@ OPENAI = (
     _only("function_call", instead=OLD_TOOLS, kinds=MESSAGE),
     _done("type", "text", PART),
     _done("text", "what is said", PART),
-    *_ignored(NOT_KEPT, "prompt_cache_breakpoint", kinds=PART),
+    *_ignored(FOUND, "prompt_cache_breakpoint", kinds=PART),
     # In response_format.
     _done("type", "text, json_object or json_schema", FORMAT),
     _done("json_schema", "with type json_schema: an object with `schema`", FORMAT),
@@ -148,11 +150,11 @@ VLLM = (
     _done("continuous_usage_stats", "every event counts tokens", OPTIONS),
     _logged("request_id", "the client's own name of the request"),
     _logged("session_id", "the client's own name of the conversation"),
-    *_ignored(NOT_KEPT, "cache_salt"),
+    _done("cache_salt", SALT, ALL),
     *_ignored(NO_REASONING, "include_reasoning"),
     *_ignored(NO_REASONING, "reasoning", "reasoning_content", kinds=MESSAGE),
     # As libraries write it who pass on what Anthropic's clients send.
-    *_ignored(NOT_KEPT, "cache_control", kinds=PART),
+    *_ignored(FOUND, "cache_control", kinds=PART),
     *_ignored("special tokens are no part of a text", "spaces_between_special_tokens"),
     *_ignored("events come as text becomes final", "stream_interval"),
     *_ignored(TURNED_OFF, "length_penalty", "truncation_side", "return_mm_kwargs"),
@@ -217,7 +219,7 @@ VLLM = (
 )
 LLAMA_CPP = (
     _done("n_predict", "llama.cpp's name of `max_tokens`", BOTH, -1),
-    *_ignored(NOT_KEPT, "cache_prompt", "n_cache_reuse", "n_keep", "n_discard", "id_slot"),
+    *_ignored(FOUND, "cache_prompt", "n_cache_reuse", "n_keep", "n_discard", "id_slot"),
     *_ignored(
         TURNED_OFF,
         *("repeat_last_n", "penalize_nl", "dry_base", "dry_allowed_length", "dry_penalty_last_n"),
@@ -283,6 +285,7 @@ OWN = (
 # What edits share with /v1/denoise: how tokens are drawn, and the form.
 WITH_EDITS = (
     *("model", "temperature", "top_p", "top_k", "seed", "softmask", "response_format"),
+    "cache_salt",
     *("structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar"),
     *("grammar", "json_schema"),
 )

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from .field_rows import (
+    FOUND,
     IN_ANY_CASE,
     NO_REASONING,
     NOT_KEPT,
+    SALT,
     TURNED_OFF,
     Kind,
     done,
@@ -32,6 +34,7 @@ RESPONSES_API = (
     done("top_p", "the smallest set of tokens with this total mass is kept", HERE),
     done("top_k", "only so many likeliest tokens are kept; 0 and -1: all of them", HERE),
     done("seed", "fixes every random choice", HERE, -1),
+    done("cache_salt", SALT, HERE),
     done("text", "the form of the answer, under `format`", HERE, {}),
     done("tools", "functions that the model may call, with JSON schemas", HERE, []),
     done("tool_choice", "none, auto, required, or an object that names one", HERE),
@@ -45,7 +48,7 @@ RESPONSES_API = (
     done("softmask", "what OpenAI has no field for: the last table", HERE),
     *ignored("nothing is stored: answers say `store: false`", "store", kinds=HERE),
     *ignored(
-        NOT_KEPT,
+        FOUND,
         *("prompt_cache_key", "prompt_cache_options", "prompt_cache_retention"),
         kinds=HERE,
     ),
@@ -90,6 +93,6 @@ RESPONSES_API = (
     done("type", "input_text, output_text or text", PART),
     done("text", "what is said", PART),
     *ignored("it belongs to no turn's text", "annotations", "logprobs", kinds=PART),
-    *ignored(NOT_KEPT, "prompt_cache_breakpoint", kinds=PART),
+    *ignored(FOUND, "prompt_cache_breakpoint", kinds=PART),
     only("refusal", instead="give it as text", kinds=PART),
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 
@@ -9,6 +11,8 @@ from ..config import require
 from ..decoding.canvas_constraint import check_fits
 from ..decoding.grid import grid_of
 from ..decoding.growing import Growth
+from ..decoding.kv_cache import KeyValueStore, bytes_per_position
+from ..decoding.prefix_cache import PrefixCache
 from ..decoding.sampler import check_canvas
 from ..decoding.schedule import StepSchedule
 from ..models import DreamModel
@@ -18,20 +22,24 @@ from .request import Request
 
 # Steps, unless the context is longer still: planning them takes time for which others wait.
 MOST_STEPS = 4096
+# Of the memory, what prefixes may take up where nothing is said.
+PREFIX_SHARE = 0.25
 
 
 class Limits:
     """How long the canvas is, how much memory is left for logits, and which requests are refused.
 
     Args:
-        memory_mb: what the batch may take up, weights not included; or
+        memory_mb: what requests may take up, weights not included; or
         positions: the length of its canvas, whose memory then follows.
         running: how many may run at once.
         cached: whether keys and values are kept.
         k: the most tokens that soft-masking may mix in, and that may be reported as top_logprobs.
+        prefix_cache_mb: as of `Engine`.
 
     Raises:
-        ValueError: neither or both of memory and positions, a count below 1, or too little memory.
+        ValueError: neither or both of memory and positions, a count below 1, too little memory, or
+            a prefix cache for a model whose caches are not exact.
     """
 
     def __init__(
@@ -43,6 +51,7 @@ class Limits:
         running: int,
         cached: bool,
         k: int,
+        prefix_cache_mb: float | None = None,
     ) -> None:
         require((memory_mb is None) != (positions is None), "give either memory_mb or positions")
         for name, value in (("positions", positions), ("running", running), ("k", k)):
@@ -50,10 +59,15 @@ class Limits:
         cached = cached or model.config.block_size is not None
         self.model, self.running, self.cached, self.k = model, running, cached, k
         self.footprint = Footprint.of(model, cached=cached, k=k)
+        self._check_prefix_cache(prefix_cache_mb or 0)
+        share = PREFIX_SHARE if prefix_cache_mb is None and model.config.block_size else 0
+        kept_mb = share * (memory_mb or 0) + (prefix_cache_mb or 0)
+        self.kept_bytes = int(kept_mb * 2**20)
         if positions is None:
             assert memory_mb is not None
-            self.memory = int(memory_mb * 2**20)
+            self.memory = int((memory_mb - kept_mb) * 2**20)
             fitting, least = self.footprint.positions(self.memory), self.footprint.total(1) / 2**20
+            least = least / (1 - share) + (prefix_cache_mb or 0)
             require(fitting >= 1, f"{memory_mb} MB are too little memory: give {least:.1f} or more")
             # More than those that run can use would only be in the way.
             positions = min(fitting, running * model.config.max_position_embeddings)
@@ -62,6 +76,28 @@ class Limits:
         self.positions = positions
         # What is computed fits in any case; logits are counted request by request.
         self.reading = self.memory - self.footprint.fixed - positions * self.footprint.held
+
+    def make_prefix_cache(self, store: KeyValueStore | None) -> PrefixCache | None:
+        """What keeps blocks of a batch's earlier requests; None: they are not kept."""
+        size = self.model.config.block_size
+        if size is None or store is None:
+            return None
+        cache = PrefixCache(store, self.kept_bytes, size, bytes_per_position(self.model))
+        return cache if cache.capacity else None
+
+    def _check_prefix_cache(self, asked: float) -> None:
+        size = self.model.config.block_size
+        require(0 <= asked < math.inf, f"prefix_cache_mb must be 0 (none) or more, not {asked}")
+        require(
+            not asked or size is not None,
+            "prefixes are kept of block-causal models alone, whose caches are exact, and this "
+            "model looks at the whole text: leave out prefix_cache_mb",
+        )
+        least = (size or 0) * bytes_per_position(self.model) / 2**20
+        require(
+            not asked or asked >= least,
+            f"prefix_cache_mb of {asked} does not hold a block: give {least:.3g} or more, or 0",
+        )
 
     def check(self, request: Request) -> tuple[int, int]:
         """How many masks a request has, and how many bytes it takes to read them.

@@ -52,7 +52,7 @@ class Footprint:
         kv_heads = config.num_key_value_heads or heads
         width, vocabulary = config.hidden_size, config.vocab_size
         per_head = getattr(config, "head_dim", None) or width // heads
-        store = bytes_per_position(config.num_hidden_layers, kv_heads, per_head, model.dtype)
+        store = bytes_per_position(model)
         # Ids, weights and lambda, and the embeddings of mode "temperature"; twice.
         soft = 2 * (12 * (k + 1) + 4 + 4 * width)
         # Reported ids and log-probabilities, and two numbers more; while they are read, twice.

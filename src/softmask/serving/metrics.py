@@ -30,11 +30,13 @@ class EngineCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         """Gauges and counters of this moment."""
         stats = self._engine.stats()
+        prefixes = stats.prefixes
         gauges = {
             "running": (stats.running, "Requests that are being denoised"),
             "waiting": (stats.waiting, "Requests in the waiting queue"),
             "positions": (stats.positions, "Positions of the canvas"),
             "positions_taken": (stats.positions_taken, "Positions in use"),
+            "prefix_cache_bytes": (prefixes.bytes, "Keys and values of earlier requests, in bytes"),
             "lambda_mean": (stats.mean_lambda, "Mean weight of the feedback at masked positions"),
         }
         for name, (value, text) in gauges.items():
@@ -44,6 +46,10 @@ class EngineCollector(Collector):
             "requests_refused": (stats.refused, "Requests that found the waiting queue full"),
             "forwards": (stats.forwards, "Forward passes of the batch"),
             "tokens_committed": (stats.committed, "Tokens committed"),
+            "prefix_cache_queries": (prefixes.queries, "Requests whose beginning was looked up"),
+            "prefix_cache_hits": (prefixes.hits, "Those of which a beginning was kept"),
+            "prefix_cache_tokens": (prefixes.tokens, "Tokens that they did not compute anew"),
+            "prefix_cache_evictions": (prefixes.evictions, "Blocks that made room for others"),
             "steps_apart": (stats.apart, "Steps that failed and were repeated in parts"),
         }
         for name, (value, text) in counters.items():

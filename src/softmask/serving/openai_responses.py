@@ -22,6 +22,7 @@ class Answer:
     Args:
         top: leading tokens to report; None: no log-probabilities.
         echo: the prompt's tokens, where they belong to the text.
+        is_first: whether no other text of the response has the same prompt before it.
         spaced: the text begins with a space that stands at the end of its prompt already.
         tools: how calls of tools are written, where there may be some.
     """
@@ -36,6 +37,7 @@ class Answer:
         top: int | None,
         echo: Sequence[Token] = (),
         scored: int = 0,
+        is_first: bool = True,
         spaced: bool = False,
         tools: ToolSyntax | None = None,
     ) -> None:
@@ -48,6 +50,7 @@ class Answer:
         self._room = request.room
         # Of single holes no more is asked than that they begin with a space.
         self._form = request.constraint if request.holes is None else None
+        self._is_first, self._cached = is_first, 0
         self.scored = self.forwards = scored  # so far; at first those that scored the prompt
         self.echo = list(echo)
         self.all: list[Token] = list(echo)
@@ -80,6 +83,11 @@ class Answer:
         return self._stream.count
 
     @property
+    def cached_tokens(self) -> int:
+        """Those of its prompt that were kept from before, where the prompt counts with this."""
+        return self._cached if self._is_first else 0
+
+    @property
     def finish_reason(self) -> str:
         if self.calls:
             return "tool_calls"
@@ -104,12 +112,13 @@ class Answer:
 
     def take(self, event: Event) -> list[Token]:
         """What has become final with an event."""
-        self.forwards = self.scored + event.forwards
+        self.forwards, self._cached = self.scored + event.forwards, event.cached_tokens
         return self._read(self._stream.take(event))
 
     def finish(self, result: Result) -> list[Token]:
         """What was held back, now that the request is over."""
-        self.result, self.forwards = result, self.scored + result.forwards
+        self.result, self._cached = result, result.cached_tokens
+        self.forwards = self.scored + result.forwards
         tokens = self._read(self._stream.rest())
         if self._reader is not None:
             self._fresh += self._reader.rest()
@@ -325,14 +334,16 @@ def _delta(answer: Answer, piece: Piece) -> dict[str, Any]:
 def usage(answers: Sequence[Answer], prompt_tokens: int) -> dict[str, Any]:
     """Tokens, as they are counted for a bill, and the forwards that they took.
 
-    OpenAI's details are those of what there is not here: audio, reasoning, guesses, a prompt cache.
+    OpenAI's details are those of what there is not here, audio, reasoning and guesses, but for the
+    tokens of prompts that were kept from earlier requests.
     """
+    cached = sum(answer.cached_tokens for answer in answers)
     completion = sum(answer.tokens for answer in answers)
     return {
         "prompt_tokens": prompt_tokens,
         "completion_tokens": completion,
         "total_tokens": prompt_tokens + completion,
-        "prompt_tokens_details": {"cached_tokens": 0, "audio_tokens": 0},
+        "prompt_tokens_details": {"cached_tokens": cached, "audio_tokens": 0},
         "completion_tokens_details": {
             "reasoning_tokens": 0,
             "audio_tokens": 0,

@@ -161,6 +161,7 @@ class Shared(Strict):
     top_p: float | None = Field(None, gt=0, le=1)
     top_k: int | None = Field(None, ge=min(TOP_K_OFF))
     seed: int | None = Field(None, ge=0, lt=MOST_SEED)
+    cache_salt: Annotated[Text, Field(min_length=1, max_length=MOST_LOGGED)] | None = None
     softmask: Extension = Field(default_factory=Extension)
 
 

@@ -65,6 +65,7 @@ class Request:
         constraint: the form of the text between the first and the last mask; or of
         holes: those that begin at these places, each by itself.
         room: its one hole grows and shrinks as DreamOn's do.
+        cache_salt: requests with another one share no kept prefixes with it.
 
     Raises:
         ValueError: no ids, a seed or a deadline out of range, a trace without `top_logprobs`.
@@ -81,6 +82,7 @@ class Request:
     constraint: TokenAutomaton | None = None
     holes: tuple[int, ...] | None = None
     room: Room | None = None
+    cache_salt: str = ""
 
     def __post_init__(self) -> None:
         require(bool(self.ids), "the canvas is empty: give token ids and masks")
@@ -126,7 +128,8 @@ class Event:
     `final` are all decided, so text before it never changes. `left` counts masks, `step` the
     steps of `steps` that are over. `source` says of a hole that grew or shrank from which column
     each of its columns now came (-1: a new mask); the hole begins where it did, what is behind it
-    moved along, and all other fields speak of columns as they are now.
+    moved along, and all other fields speak of columns as they are now. `cached_tokens` leading ones
+    were kept from before.
     """
 
     step: int
@@ -140,6 +143,7 @@ class Event:
     trace: Trace | None = None
     source: tuple[int, ...] | None = None
     first: int = 0  # the hole's first column
+    cached_tokens: int = 0
 
     def then(self, later: Event) -> Event:
         """Both as one."""
@@ -171,7 +175,8 @@ class Result:
     """How a request ended.
 
     `ids` is its canvas, with `left` masks where it ended early; `error` says what failed.
-    `waited` and `ran` are seconds in the waiting queue and in the batch.
+    `waited` and `ran` are seconds in the waiting queue and in the batch, `cached_tokens` its
+    leading ones whose keys and values an earlier request had left.
     """
 
     ids: tuple[int, ...]
@@ -182,6 +187,7 @@ class Result:
     forwards: int
     waited: float
     ran: float
+    cached_tokens: int = 0
 
     def cost(self) -> dict[str, int | float]:
         """What it took, for clients."""
@@ -190,6 +196,7 @@ class Result:
             "steps": self.steps,
             "waited": round(self.waited, 4),
             "seconds": round(self.ran, 4),
+            "cached_tokens": self.cached_tokens,
         }
 
 

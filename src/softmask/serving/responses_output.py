@@ -182,7 +182,10 @@ def _usage(answer: Answer, prompt_tokens: int) -> dict[str, Any]:
     """Tokens, under the names that this interface has for them."""
     return {
         "input_tokens": prompt_tokens,
-        "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
+        "input_tokens_details": {
+            "cached_tokens": answer.cached_tokens,
+            "cache_write_tokens": 0,
+        },
         "output_tokens": answer.tokens,
         "output_tokens_details": {"reasoning_tokens": 0, "forwards": answer.forwards},
         "total_tokens": prompt_tokens + answer.tokens,

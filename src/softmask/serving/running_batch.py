@@ -5,7 +5,9 @@ Shape suffixes as in the batch: P positions of the canvas, L columns of a sequen
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import logging
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,6 +35,9 @@ class Slot:
     entered: float
     published: int = 0  # forwards that the handle has heard of
 
+    def __post_init__(self) -> None:
+        self.cached = self.kept = self.sequence.kept  # columns at first; as the prefixes have them
+
     @property
     def span(self) -> slice:
         return slice(self.sequence.start, self.sequence.start + self.sequence.length)
@@ -53,6 +58,7 @@ class RunningBatch:
         self.batch = Batch(
             limits.model, limits.positions, cached=limits.cached, top_logprobs=limits.k
         )
+        self.prefixes = limits.make_prefix_cache(self.batch.store)
         self.allocator = CanvasAllocator(limits.positions, limits.reading)
         self.running: list[Slot] = []
         self.committed = self.apart = 0
@@ -91,7 +97,7 @@ class RunningBatch:
         ids_L = torch.tensor(request.ids, device=self.batch.device)
         masked_L = np.array(request.ids) == self.batch.mask_id
         self._masked_P[start : start + len(masked_L)] = masked_L
-        return self.batch.add(
+        sequence = self.batch.add(
             start,
             ids_L,
             request.sampling,
@@ -104,6 +110,31 @@ class RunningBatch:
             twin=start + len(ids_L),
             room=request.room,
         )
+        with self._as_memory_allows():
+            if self.prefixes is not None:
+                self.prefixes.load(sequence, np.array(request.ids), request.cache_salt)
+        return sequence
+
+    @contextlib.contextmanager
+    def _as_memory_allows(self) -> Iterator[None]:
+        """Where there is no memory to keep prefixes in, requests go on without."""
+        try:
+            yield
+        except torch.OutOfMemoryError as error:
+            log = logging.getLogger(__name__)
+            log.warning("no prefixes are kept from now on: %s", describe(error))
+            self.prefixes = None
+
+    def _keep_prefixes(self, canvas_P: np.ndarray) -> None:
+        """Leaves blocks that have become final to later requests."""
+        if self.prefixes is None:
+            return
+        for slot in self.running:
+            sequence = slot.sequence
+            if sequence.kept > slot.kept and sequence.failure is None:
+                salt = slot.handle.request.cache_salt
+                self.prefixes.put(sequence, canvas_P[slot.span], salt)
+                slot.kept = sequence.kept
 
     def release(self, slot: Slot) -> tuple[int, ...]:
         """Frees a slot; returns its token ids."""
@@ -123,7 +154,10 @@ class RunningBatch:
             _skip_idle(slot.sequence)
         # A batch takes its sequences in the order in which they lie.
         self._advance(sorted((slot.sequence for slot in self.running), key=lambda one: one.start))
-        self._publish()
+        canvas_P = self.batch.canvas_P.cpu().numpy()
+        with self._as_memory_allows():
+            self._keep_prefixes(canvas_P)
+        self._publish(canvas_P)
 
     def _advance(self, sequences: Sequence[SequenceState]) -> None:
         """A step of these sequences; where it fails, of each half, down to the one that fails.
@@ -152,11 +186,10 @@ class RunningBatch:
             return describe(error)
         return None
 
-    def _publish(self) -> None:
+    def _publish(self, canvas_P: np.ndarray) -> None:
         """Puts what the step changed into each handle."""
         for slot in self.running:
             self._move(slot)
-        canvas_P = self.batch.canvas_P.cpu().numpy()
         masked_P = canvas_P == self.batch.mask_id
         changed = (self._masked_P & ~masked_P).nonzero()[0]
         self._masked_P &= masked_P
@@ -203,6 +236,7 @@ class RunningBatch:
             trace=self._trace(slot, masked_L) if request.trace else None,
             source=slot.source,
             first=0 if sequence.growth is None else sequence.growth.hole[0],
+            cached_tokens=slot.cached,
         )
 
     def _logprobs(self, slot: Slot, columns: np.ndarray) -> Logprobs:

@@ -211,11 +211,12 @@ async def _answer(
             infill=job.infill,
             stops=asked.stop,
             top=asked.top,
+            is_first=index % asked.n == 0,
             spaced=job.spaced,
             tools=job.tools,
             **echo,
         )
-        for job, echo in zip(jobs, echoes, strict=True)
+        for index, (job, echo) in enumerate(zip(jobs, echoes, strict=True))
     ]
     prompt_tokens = sum(job.prompt_tokens for job in jobs[:: asked.n])
     context = _context(service, request, asked)

@@ -93,6 +93,7 @@ class Service:
             running=config.running,
             queue=config.queue,
             k=MOST_TOP,
+            prefix_cache_mb=config.prefix_cache_mb,
         )
         # Tokenizers keep a setting between two calls, and 60 MB for each thread that had a long
         # prompt: `jobs` and `trace_job` are for one thread, which keeps them off an event loop.
@@ -373,6 +374,7 @@ class Service:
             constraint=automaton,
             holes=holes,
             room=room,
+            cache_salt=asked.cache_salt or "",
         )
 
     def sampling_of(self, asked: Shared, kind: PromptKind, steps: int) -> SamplingConfig:
