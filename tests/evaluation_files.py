@@ -26,6 +26,36 @@ HUMANEVAL_PLUS_ROW = HUMANEVAL_ROW | {
     "plus_input": [[-1], [0.1], [10**30]],
     "atol": 0,
 }
+# As openai/human-eval-infilling writes them: bytes beside a hole that a tokenizer may stumble over.
+INFILLING_ROWS = [
+    {
+        "task_id": "SingleLineInfilling/HumanEval/0/L0",
+        "entry_point": "double",
+        "prompt": 'def triple(x):\n    return 3 * x\n\ndef double(x):\n\t"""é🙂 [[3]]."""\n\t',
+        "suffix": "\n\treturn y  # <|im_end|>\r\n",
+        "canonical_solution": "y = 2 * x",
+        "test": "def check(candidate):\n    assert candidate(triple(2)) == 12\n",
+    },
+    {
+        "task_id": "RandomSpanInfilling/HumanEval/1/1",
+        "entry_point": "double",
+        "prompt": "def double(x):\n    retu",
+        "suffix": "* x\n",
+        "canonical_solution": "rn 2 ",
+        "test": "def check(candidate):\n    assert candidate(2) == 4\n",
+    },
+]
+SANTACODER_ROWS = [
+    {
+        "name": f"{language}_0",
+        "language": language,
+        "prompt": "a = 1\n",
+        "suffix": "\nc = 3\n",
+        "canonical_solution": "b = 2",
+        "tests": "",
+    }
+    for language in ("py", "js", "java")
+]
 MBPP_ROWS = [
     {
         "task_id": number,
@@ -96,4 +126,15 @@ def write_evaluation_files(root: Path, puzzle_lines: int) -> Path:
     (root / "planning_d1" / "4x4_test_sudoku.csv").write_text(f"Puzzle,Solution\n{grids}\n")
     rows = [{"input": "30,100,93", "output": "23"}]
     (root / "planning_d1" / "countdown_cd3_test.jsonl").write_bytes(lines_of(rows))
+    return root
+
+
+def write_code_files(root: Path) -> Path:
+    """Writes the files of infilling tasks into a folder and returns it."""
+    line, span = INFILLING_ROWS
+    files = {"SingleLineInfilling": line, "MultiLineInfilling": line}
+    files |= {"RandomSpan": span, "RandomSpanLight": span}
+    for name, row in files.items():
+        (root / f"HumanEval-{name}.jsonl.gz").write_bytes(gzip.compress(lines_of([row])))
+    (root / "santacoder-fim-task.jsonl").write_bytes(lines_of(SANTACODER_ROWS))
     return root

@@ -11,6 +11,7 @@ file.
 
 from __future__ import annotations
 
+import ast
 import gzip
 import json
 import re
@@ -18,6 +19,7 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 __all__ = [
     "LAYOUTS",
     "Layout",
+    "check_files",
     "check_names",
     "needs_files",
     "overrides",
@@ -66,6 +69,14 @@ def _mbpp_test_row(row: dict[str, Any]) -> dict[str, Any] | None:
     return row if row["task_id"] in MBPP_TEST else None
 
 
+def _infilling_row(row: dict[str, Any]) -> dict[str, Any]:
+    try:
+        ast.parse(row["prompt"] + row["canonical_solution"] + row["suffix"])
+    except (SyntaxError, TypeError, ValueError) as error:
+        raise ValueError(f"prompt, solution and suffix are no program ({error}).") from None
+    return row
+
+
 def _sudoku_row(row: dict[str, Any]) -> dict[str, Any]:
     for grid in row.values():
         if not re.fullmatch("[0-4]{16}", grid):
@@ -76,6 +87,7 @@ def _sudoku_row(row: dict[str, Any]) -> dict[str, Any]:
 _HUMANEVAL_FIELDS = ("task_id", "prompt", "entry_point", "canonical_solution", "test")
 _PLUS_FIELDS = ("base_input", "plus_input", "atol")
 _HUMANEVAL = Layout({"test": "HumanEval.jsonl"}, _HUMANEVAL_FIELDS)
+_INFILLING = ("task_id", "prompt", "suffix", "canonical_solution", "test", "entry_point")
 _HUMANEVAL_PLUS = Layout(
     {"test": "HumanEvalPlus.jsonl"}, (*_HUMANEVAL_FIELDS, *_PLUS_FIELDS), humaneval_plus_row
 )
@@ -102,6 +114,19 @@ LAYOUTS: dict[str, Layout] = {
     "mbpp_instruct": _MBPP,
     "mbpp_plus": _MBPP_PLUS,
     "mbpp_plus_instruct": _MBPP_PLUS,
+    **{
+        f"humaneval_{kind}": Layout({"test": f"HumanEval-{file}.jsonl"}, _INFILLING, _infilling_row)
+        for kind, file in (
+            ("single_line_infilling", "SingleLineInfilling"),
+            ("multi_line_infilling", "MultiLineInfilling"),
+            ("random_span_infilling", "RandomSpan"),
+            ("random_span_infilling_light", "RandomSpanLight"),
+        )
+    },
+    "santacoder_fim": Layout(
+        {"train": "santacoder-fim-task.jsonl"},
+        ("language", "prompt", "suffix", "canonical_solution"),
+    ),
     "gsm8k": Layout({"train": "gsm8k_train.jsonl", "test": "gsm8k_test.jsonl"}, _GSM8K_FIELDS),
     "gsm8k_cot": Layout({"test": "gsm8k_test.jsonl"}, _GSM8K_FIELDS),
     "math500": _MATH500,
@@ -149,6 +174,19 @@ def _found(name: str, data_dir: Path, task: str) -> Path:
         f"The task {task} needs the file {name} (or {name}.gz), which is neither in {data_dir} "
         "nor in its eval/, planning/ or planning_d1/."
     )
+
+
+def check_files(task: str, data_dir: Path) -> None:
+    """Raise ValueError for a missing file of a task, and for a row that is not as it should be."""
+    files = overrides(task, data_dir)["dataset_kwargs"]["files"]
+    states = {path: Path(path).stat() for path in files.values()}
+    _check(task, tuple((*pair, states[pair[1]].st_mtime_ns) for pair in files.items()))
+
+
+@lru_cache
+def _check(task: str, files: tuple[tuple[str, str, int], ...]) -> None:
+    """Cached, by the time of the last change: commands look at their tasks more than once."""
+    read_dataset(file_layout=task, files={split: path for split, path, _ in files})
 
 
 def read_dataset(*, file_layout: str, files: Mapping[str, str], **metadata: Any) -> dict[str, Any]:
