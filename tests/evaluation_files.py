@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
 import json
+import pickle
 import random
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -56,6 +59,46 @@ SANTACODER_ROWS = [
     }
     for language in ("py", "js", "java")
 ]
+
+
+def packed(tests: list[dict[str, str]]) -> str:
+    """Private tests as LiveCodeBench's lite release packs them."""
+    return base64.b64encode(zlib.compress(pickle.dumps(json.dumps(tests)))).decode()
+
+
+def live_tests(kind: str, *pairs: tuple[str, str]) -> list[dict[str, str]]:
+    return [{"input": given, "output": out, "testtype": kind} for given, out in pairs]
+
+
+LIVE_STDIN_ROW = {
+    "question_title": "Sums",
+    "question_content": "Print the sum of each line.",
+    "platform": "atcoder",
+    "question_id": "abc001_a",
+    "contest_id": "abc001",
+    "contest_date": "2024-10-05T00:00:00",
+    "starter_code": "",
+    "difficulty": "easy",
+    "public_test_cases": json.dumps(live_tests("stdin", ("1 2\n3 4\n", "3\n7\n"))),
+    "private_test_cases": packed(live_tests("stdin", ("5 6\n0 0\n", "11\n0\n"))),
+    "metadata": "{}",
+}
+LIVE_CALL_ROW = LIVE_STDIN_ROW | {
+    "question_id": "3001",
+    "platform": "leetcode",
+    "difficulty": "hard",
+    "starter_code": "class Solution:\n    def pairs(self, a: List[int], n: int) -> List[int]:\n",
+    "public_test_cases": json.dumps(live_tests("functional", ("[1, 2]\n3", "[3, 6]"))),
+    "private_test_cases": json.dumps(live_tests("functional", ("[]\n1", "[]"))),
+    "metadata": json.dumps({"func_name": "pairs"}),
+}
+LIVE_CALL_ANSWER = """Like this:
+```python
+class Solution:
+    def pairs(self, a: List[int], n: int) -> List[int]:
+        return tuple(map(lambda x: x * n, a))
+```
+"""
 MBPP_ROWS = [
     {
         "task_id": number,
@@ -130,11 +173,14 @@ def write_evaluation_files(root: Path, puzzle_lines: int) -> Path:
 
 
 def write_code_files(root: Path) -> Path:
-    """Writes the files of infilling tasks into a folder and returns it."""
+    """Writes the files of infilling tasks and LiveCodeBench into a folder and returns it."""
     line, span = INFILLING_ROWS
     files = {"SingleLineInfilling": line, "MultiLineInfilling": line}
     files |= {"RandomSpan": span, "RandomSpanLight": span}
     for name, row in files.items():
         (root / f"HumanEval-{name}.jsonl.gz").write_bytes(gzip.compress(lines_of([row])))
+    (root / "livecodebench").mkdir()
+    for name, row in {"test": LIVE_STDIN_ROW, "test2": LIVE_CALL_ROW}.items():
+        (root / "livecodebench" / f"{name}.jsonl").write_bytes(lines_of([row]))
     (root / "santacoder-fim-task.jsonl").write_bytes(lines_of(SANTACODER_ROWS))
     return root

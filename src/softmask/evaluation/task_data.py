@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..puzzles.puzzles import read_puzzles
 from .tasks.evalplus import humaneval_plus_row, mbpp_plus_row
+from .tasks.livecodebench import livecodebench_row
 
 if TYPE_CHECKING:
     from lm_eval.api.group import Group
@@ -37,6 +38,7 @@ __all__ = [
     "check_files",
     "check_names",
     "needs_files",
+    "needs_livecodebench",
     "overrides",
     "read_dataset",
     "with_data",
@@ -54,7 +56,9 @@ MBPP_TEST = range(11, 511)
 
 @dataclass(frozen=True)
 class Layout:
-    """The files of a task: one for each split, the fields of a row, and what becomes of it.
+    """The files of a task: those of each split, the fields of a row, and what becomes of it.
+
+    A name with a star stands for all files of such a name, in their order.
 
     `row` returns None for a row that is not part of the split.
     """
@@ -131,6 +135,14 @@ LAYOUTS: dict[str, Layout] = {
     "gsm8k_cot": Layout({"test": "gsm8k_test.jsonl"}, _GSM8K_FIELDS),
     "math500": _MATH500,
     "minerva_math500": _MATH500,
+    "livecodebench": Layout(
+        {"test": "livecodebench/test*.jsonl"},
+        (
+            *("question_id", "question_content", "starter_code", "platform", "difficulty"),
+            *("contest_date", "public_test_cases", "private_test_cases", "metadata"),
+        ),
+        livecodebench_row,
+    ),
     "ifeval": Layout({"train": "ifeval.jsonl"}, _IFEVAL_FIELDS),
     "countdown_d1": Layout({"test": "countdown_cd3_test.jsonl"}, ("input", "output")),
     "sudoku_d1": Layout({"test": "4x4_test_sudoku.csv"}, ("Puzzle", "Solution"), _sudoku_row),
@@ -155,7 +167,7 @@ def overrides(task: str, data_dir: Path) -> dict[str, Any]:
     layout = LAYOUTS.get(task)
     if layout is None:
         raise ValueError(f"The task {task} has no file layout: it needs the Hub.")
-    files = {split: str(_found(name, data_dir, task)) for split, name in layout.files.items()}
+    files = {split: _found(name, data_dir, task) for split, name in layout.files.items()}
     return {
         "custom_dataset": read_dataset,
         "dataset_kwargs": {"file_layout": task, "files": files},
@@ -164,12 +176,12 @@ def overrides(task: str, data_dir: Path) -> dict[str, Any]:
     }
 
 
-def _found(name: str, data_dir: Path, task: str) -> Path:
+def _found(name: str, data_dir: Path, task: str) -> list[str]:
     for folder in FOLDERS:
         for suffix in ("", ".gz"):
-            path = Path(data_dir, folder, name + suffix)
-            if path.is_file():
-                return path.resolve()
+            paths = Path(data_dir, folder).glob(name + suffix)
+            if files := sorted(str(path.resolve()) for path in paths if path.is_file()):
+                return files
     raise ValueError(
         f"The task {task} needs the file {name} (or {name}.gz), which is neither in {data_dir} "
         "nor in its eval/, planning/ or planning_d1/."
@@ -179,17 +191,25 @@ def _found(name: str, data_dir: Path, task: str) -> Path:
 def check_files(task: str, data_dir: Path) -> None:
     """Raise ValueError for a missing file of a task, and for a row that is not as it should be."""
     files = overrides(task, data_dir)["dataset_kwargs"]["files"]
-    states = {path: Path(path).stat() for path in files.values()}
-    _check(task, tuple((*pair, states[pair[1]].st_mtime_ns) for pair in files.items()))
+    _check(
+        task,
+        tuple(
+            (split, tuple((path, Path(path).stat().st_mtime_ns) for path in paths))
+            for split, paths in files.items()
+        ),
+    )
 
 
 @lru_cache
-def _check(task: str, files: tuple[tuple[str, str, int], ...]) -> None:
+def _check(task: str, files: tuple[tuple[str, tuple[tuple[str, int], ...]], ...]) -> None:
     """Cached, by the time of the last change: commands look at their tasks more than once."""
-    read_dataset(file_layout=task, files={split: path for split, path, _ in files})
+    found = {split: [path for path, _ in paths] for split, paths in files}
+    read_dataset(file_layout=task, files=found)
 
 
-def read_dataset(*, file_layout: str, files: Mapping[str, str], **metadata: Any) -> dict[str, Any]:
+def read_dataset(
+    *, file_layout: str, files: Mapping[str, Sequence[str]], **metadata: Any
+) -> dict[str, Any]:
     """Return the splits of a task's files, as lm-eval's `custom_dataset`.
 
     lm-eval passes the metadata of the task too, which has no say here. Raises ValueError, naming
@@ -200,16 +220,17 @@ def read_dataset(*, file_layout: str, files: Mapping[str, str], **metadata: Any)
 
     layout = LAYOUTS[file_layout]
     splits: dict[str, Rows] = {}
-    for split, path in files.items():
+    for split, paths in files.items():
         if layout.puzzles is None:
-            splits[split] = _rows(Path(path), layout)
+            splits[split] = [row for path in paths for row in _rows(Path(path), layout)]
         else:
-            puzzles = read_puzzles(path, layout.puzzles)
+            puzzles = [puzzle for path in paths for puzzle in read_puzzles(path, layout.puzzles)]
             rows = [{"input": puzzle.input, "output": puzzle.output} for puzzle in puzzles]
             splits |= {"fewshot": rows[:SHOTS], split: rows[SHOTS:]}
     empty = sorted(split for split, rows in splits.items() if not rows)
     if empty:
-        raise ValueError(f"{', '.join(files.values())}: no rows for the split {empty[0]}.")
+        read = ", ".join(path for paths in files.values() for path in paths)
+        raise ValueError(f"{read}: no rows for the split {empty[0]}.")
     return {split: Dataset.from_list(rows) for split, rows in splits.items()}
 
 
@@ -249,6 +270,15 @@ def needs_files(**metadata: Any) -> dict[str, Any]:
         "The puzzles are files of their authors' repositories (github.com/DreamLM/Dream and, for "
         "the tasks in d1, github.com/dllm-reasoning/d1), not data sets on the Hub: say with "
         "--data-dir in which folder they are."
+    )
+
+
+def needs_livecodebench(**metadata: Any) -> dict[str, Any]:
+    """Raise ValueError: the data set on the Hub is a script, which `datasets` runs no more."""
+    raise ValueError(
+        "livecodebench reads the files of its release (test.jsonl, test2.jsonl, ... of "
+        "huggingface.co/datasets/livecodebench/code_generation_lite): put those of the release "
+        "that is meant into a folder livecodebench/, and say with --data-dir where that is."
     )
 
 

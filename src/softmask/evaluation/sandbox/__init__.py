@@ -111,9 +111,10 @@ def judge_all(
     layers = _held()
     warn_of_missing()
 
-    def first(pair: tuple[str, str]) -> Verdict:
+    # By number, as a pair may be made only when it is asked for.
+    def first(number: int) -> Verdict:
         try:
-            return _judge(*pair, limits, layers)
+            return _judge(*pairs[number], limits, layers)
         except OSError as error:
             return Verdict(False, str(error), 0.0, fair=False)
 
@@ -121,14 +122,14 @@ def judge_all(
     found = []
     try:
         with progress("running programs in the sandbox", len(pairs), "programs") as shown:
-            for verdict in pool.map(first, pairs):
+            for verdict in pool.map(first, range(len(pairs))):
                 found.append(verdict)
                 shown.advance()
     finally:
         pool.shutdown(cancel_futures=True)
     return [
-        verdict if verdict.fair else _judge(*pair, limits, layers)
-        for pair, verdict in zip(pairs, found, strict=True)
+        verdict if verdict.fair else _judge(*pairs[number], limits, layers)
+        for number, verdict in enumerate(found)
     ]
 
 

@@ -53,6 +53,24 @@ class Test:
     limits: Limits = Limits()
     setup: str = ""
 
+    def pair(self, program: str) -> tuple[str, str]:
+        """What the sandbox runs for a program: the candidate, and the test."""
+        return program + self.setup, self.text
+
+
+class _Pairs(Sequence[tuple[str, str]]):
+    """What the sandbox runs, made when it is asked for: some tests are large."""
+
+    def __init__(self, cases: Sequence[tuple[Attempt, str, Test]]) -> None:
+        self._cases = cases
+
+    def __len__(self) -> int:
+        return len(self._cases)
+
+    def __getitem__(self, index: Any) -> Any:
+        attempt, _, test = self._cases[index]
+        return test.pair(attempt["program"])
+
 
 # As in EvalPlus a program has 60 s, and a single call much less (oracle.py). The wall-clock limit
 # includes the reference, which takes as long.
@@ -85,9 +103,7 @@ def _judge(batch: Sequence[Attempt]) -> None:
     cases = [(a, name, test) for a in batch for name, test in a.tests.items()]
     for limits in dict.fromkeys(test.limits for _, _, test in cases):
         alike = [case for case in cases if case[2].limits == limits]
-        verdicts = judge_all(
-            [(a["program"] + test.setup, test.text) for a, _, test in alike], limits
-        )
+        verdicts = judge_all(_Pairs(alike), limits)
         for (attempt, name, _), verdict in zip(alike, verdicts, strict=True):
             attempt["verdicts"][name] = {"passed": verdict.passed, "reason": verdict.reason}
 
