@@ -24,7 +24,7 @@ from softmask.hub.load import load
 from softmask.puzzles.stories import split_stories
 
 BEFORE, BEHIND = 200, 100
-LENGTHS = ("oracle", "4", "8", "16", "2/4/8/16")
+LENGTHS = "oracle,4,8,2/4/8/16"
 
 
 def spans(texts: list[str], count: int) -> list[tuple[str, str, str]]:
@@ -44,6 +44,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("texts", type=Path)
     parser.add_argument("--count", type=int, default=200)
+    parser.add_argument("--holes", default=LENGTHS, help="as of `softmask eval --hole`, by commas")
     args = parser.parse_args()
     holes = spans(split_stories(args.texts.read_text(encoding="utf-8")), args.count)
     checkpoint = load("default", device="cpu")
@@ -58,7 +59,7 @@ def main() -> None:
         for index, (before, span, behind) in enumerate(holes)
     ]
     print("hole      healed  exact  characters more  forwards  seconds")
-    for hole in LENGTHS:
+    for hole in args.holes.split(","):
         for healed in (False, True):
             given = model_args({"hole": hole, "token_healing": healed, "batch_size": 4})
             lm = SoftMaskLM.around(checkpoint, given, Responses())

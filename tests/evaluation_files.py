@@ -99,6 +99,45 @@ class Solution:
         return tuple(map(lambda x: x * n, a))
 ```
 """
+BIGCODE_ROW = {
+    "task_id": "BigCodeBench/0",
+    "complete_prompt": "import json\nimport os\n\ndef task_func(path, value):\n"
+    '    """Writes a value as JSON into a file in a new folder, and returns its size."""\n',
+    "instruct_prompt": "Write a value as JSON into a file.\n",
+    "code_prompt": "import json\nimport os\ndef task_func(path, value):",
+    "canonical_solution": "    os.makedirs(os.path.dirname(path), exist_ok=True)\n"
+    "    with open(path, 'w') as file:\n        json.dump(value, file)\n"
+    "    return os.path.getsize(path)\n",
+    "test": """
+import tempfile
+import unittest
+from unittest.mock import patch
+
+class TestCases(unittest.TestCase):
+    def setUp(self):
+        self.folder = tempfile.TemporaryDirectory()
+    def tearDown(self):
+        self.folder.cleanup()
+    def test_size(self):
+        self.assertEqual(task_func(self.folder.name + "/a/b.json", [1]), 3)
+    @patch("json.dump")
+    def test_use(self, dump):
+        task_func(self.folder.name + "/a/b.json", None)
+        dump.assert_called_once()
+""",
+    "entry_point": "task_func",
+    "libs": "['json', 'os']",
+}
+BIGCODE_ROWS = [
+    BIGCODE_ROW,
+    # What no machine has, and what the sandbox forbids.
+    BIGCODE_ROW | {"task_id": "BigCodeBench/1", "test": "import nosuch\n" + BIGCODE_ROW["test"]},
+    BIGCODE_ROW
+    | {
+        "task_id": "BigCodeBench/2",
+        "canonical_solution": "    os.system('true')\n" + BIGCODE_ROW["canonical_solution"],
+    },
+]
 MBPP_ROWS = [
     {
         "task_id": number,
@@ -173,12 +212,17 @@ def write_evaluation_files(root: Path, puzzle_lines: int) -> Path:
 
 
 def write_code_files(root: Path) -> Path:
-    """Writes the files of infilling tasks and LiveCodeBench into a folder and returns it."""
+    """Writes the files of infilling tasks, LiveCodeBench and BigCodeBench; returns the folder."""
     line, span = INFILLING_ROWS
     files = {"SingleLineInfilling": line, "MultiLineInfilling": line}
     files |= {"RandomSpan": span, "RandomSpanLight": span}
     for name, row in files.items():
         (root / f"HumanEval-{name}.jsonl.gz").write_bytes(gzip.compress(lines_of([row])))
+    for name, rows in {
+        "BigCodeBench": BIGCODE_ROWS,
+        "BigCodeBench-Hard": BIGCODE_ROWS[1:2],
+    }.items():
+        (root / f"{name}.jsonl").write_bytes(lines_of(rows))
     (root / "livecodebench").mkdir()
     for name, row in {"test": LIVE_STDIN_ROW, "test2": LIVE_CALL_ROW}.items():
         (root / "livecodebench" / f"{name}.jsonl").write_bytes(lines_of([row]))

@@ -272,7 +272,10 @@ def summarise(results: dict[str, Any], responses: Responses) -> list[dict[str, A
                     "filter": filter_name,
                     "value": value,
                     "stderr": stderr if isinstance(stderr, int | float) else None,
-                    "n": sum(sample["filter"] == filter_name for sample in samples),
+                    # A task may leave samples out of a metric.
+                    "n": sum(
+                        sample["filter"] == filter_name and metric in sample for sample in samples
+                    ),
                     **spent,
                 }
             )

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..puzzles.puzzles import read_puzzles
+from .tasks.bigcodebench import bigcodebench_row
 from .tasks.evalplus import humaneval_plus_row, mbpp_plus_row
 from .tasks.livecodebench import livecodebench_row
 
@@ -105,6 +106,7 @@ _MBPP_PLUS = Layout(
     ("task_id", "prompt", "entry_point", "canonical_solution", "assertion", *_PLUS_FIELDS),
     mbpp_plus_row,
 )
+_BIGCODE = ("task_id", "complete_prompt", "canonical_solution", "test", "entry_point")
 _GSM8K_FIELDS = ("question", "answer")
 _MATH500 = Layout({"test": "math500_test.jsonl"}, ("problem", "solution", "answer"))
 _IFEVAL_FIELDS = ("key", "prompt", "instruction_id_list", "kwargs")
@@ -135,6 +137,14 @@ LAYOUTS: dict[str, Layout] = {
     "gsm8k_cot": Layout({"test": "gsm8k_test.jsonl"}, _GSM8K_FIELDS),
     "math500": _MATH500,
     "minerva_math500": _MATH500,
+    **{
+        f"bigcodebench_{subset}{way}": Layout({"v0.1.4": f"{file}.jsonl"}, fields, bigcodebench_row)
+        for subset, file in (("", "BigCodeBench"), ("hard_", "BigCodeBench-Hard"))
+        for way, fields in (
+            ("complete", _BIGCODE),
+            ("instruct", (*_BIGCODE, "instruct_prompt", "code_prompt")),
+        )
+    },
     "livecodebench": Layout(
         {"test": "livecodebench/test*.jsonl"},
         (

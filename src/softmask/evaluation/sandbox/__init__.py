@@ -72,6 +72,9 @@ class Limits:
     scratch_mb: int = 64  # of all its files
     files: int = 100
     threads: int = 64
+    # Whether it may do what large libraries do, such as making folders and loading ctypes, where
+    # the kernel has all layers: the hook, which would end it for that, is left out then.
+    libraries: bool = False
 
 
 @dataclass(frozen=True)
@@ -286,5 +289,8 @@ def _environment(scratch: str) -> dict[str, str]:
         "PATH": "/usr/bin:/bin",
         "LANG": "C.UTF-8",
         "TMPDIR": scratch,
+        # Where libraries keep their settings; and matplotlib is to open no window.
+        "HOME": scratch,
+        "MPLBACKEND": "Agg",
         "PYTHONHASHSEED": "0",
     }

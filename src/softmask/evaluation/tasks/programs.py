@@ -25,6 +25,7 @@ __all__ = [
     "Row",
     "Test",
     "attempts_of",
+    "block_of",
     "helpers_of",
     "humaneval_attempts",
     "humaneval_instruct_attempts",
@@ -189,12 +190,12 @@ def mbpp_plus_instruct_attempts(answers: Sequence[Sequence[str]], docs: Sequence
 
 def mbpp_block_attempts(answers: Sequence[Sequence[str]], docs: Sequence[Row]) -> Attempts:
     """Programs are the code blocks; the criterion is upstream's."""
-    return attempts_of(answers, docs, lambda text, doc: _block(text), _three_assertions)
+    return attempts_of(answers, docs, lambda text, doc: block_of(text), _three_assertions)
 
 
 def mbpp_plus_block_attempts(answers: Sequence[Sequence[str]], docs: Sequence[Row]) -> Attempts:
     """Programs are the code blocks; the criterion is upstream's, one assertion."""
-    return attempts_of(answers, docs, lambda text, doc: _block(text), _one_assertion)
+    return attempts_of(answers, docs, lambda text, doc: block_of(text), _one_assertion)
 
 
 def _upstream_block(text: str) -> str:
@@ -206,7 +207,7 @@ def _upstream_block(text: str) -> str:
     return blocks[0] if blocks else ""
 
 
-def _block(text: str) -> str:
+def block_of(text: str) -> str:
     """The code of an answer that continues an opened block, or opens one of its own."""
     fence = re.search(r"```(\w*)", text)
     # A fence with a language opens a block, and so does one before any text.
