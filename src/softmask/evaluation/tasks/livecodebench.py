@@ -92,8 +92,10 @@ def livecodebench_row(row: Row) -> Row:
         raise ValueError("there are no tests.")
     if row["difficulty"] not in DIFFICULTIES:
         raise ValueError(f"the difficulty is none of {', '.join(DIFFICULTIES)}.")
-    kept = ("question_id", "question_content", "starter_code", "platform", "difficulty")
-    kept += ("contest_date", "public_test_cases", "private_test_cases")
+    kept = (
+        *("question_id", "question_content", "starter_code", "platform", "difficulty"),
+        *("contest_date", "public_test_cases", "private_test_cases"),
+    )
     return {name: row[name] for name in kept} | {"fn_name": metadata.get("func_name") or ""}
 
 
