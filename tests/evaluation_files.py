@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
 import json
+import pickle
 import random
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,6 +29,115 @@ HUMANEVAL_PLUS_ROW = HUMANEVAL_ROW | {
     "plus_input": [[-1], [0.1], [10**30]],
     "atol": 0,
 }
+# As openai/human-eval-infilling writes them: bytes beside a hole that a tokenizer may stumble over.
+INFILLING_ROWS = [
+    {
+        "task_id": "SingleLineInfilling/HumanEval/0/L0",
+        "entry_point": "double",
+        "prompt": 'def triple(x):\n    return 3 * x\n\ndef double(x):\n\t"""é🙂 [[3]]."""\n\t',
+        "suffix": "\n\treturn y  # <|im_end|>\r\n",
+        "canonical_solution": "y = 2 * x",
+        "test": "def check(candidate):\n    assert candidate(triple(2)) == 12\n",
+    },
+    {
+        "task_id": "RandomSpanInfilling/HumanEval/1/1",
+        "entry_point": "double",
+        "prompt": "def double(x):\n    retu",
+        "suffix": "* x\n",
+        "canonical_solution": "rn 2 ",
+        "test": "def check(candidate):\n    assert candidate(2) == 4\n",
+    },
+]
+SANTACODER_ROWS = [
+    {
+        "name": f"{language}_0",
+        "language": language,
+        "prompt": "a = 1\n",
+        "suffix": "\nc = 3\n",
+        "canonical_solution": "b = 2",
+        "tests": "",
+    }
+    for language in ("py", "js", "java")
+]
+
+
+def packed(tests: list[dict[str, str]]) -> str:
+    """Private tests as LiveCodeBench's lite release packs them."""
+    return base64.b64encode(zlib.compress(pickle.dumps(json.dumps(tests)))).decode()
+
+
+def live_tests(kind: str, *pairs: tuple[str, str]) -> list[dict[str, str]]:
+    return [{"input": given, "output": out, "testtype": kind} for given, out in pairs]
+
+
+LIVE_STDIN_ROW = {
+    "question_title": "Sums",
+    "question_content": "Print the sum of each line.",
+    "platform": "atcoder",
+    "question_id": "abc001_a",
+    "contest_id": "abc001",
+    "contest_date": "2024-10-05T00:00:00",
+    "starter_code": "",
+    "difficulty": "easy",
+    "public_test_cases": json.dumps(live_tests("stdin", ("1 2\n3 4\n", "3\n7\n"))),
+    "private_test_cases": packed(live_tests("stdin", ("5 6\n0 0\n", "11\n0\n"))),
+    "metadata": "{}",
+}
+LIVE_CALL_ROW = LIVE_STDIN_ROW | {
+    "question_id": "3001",
+    "platform": "leetcode",
+    "difficulty": "hard",
+    "starter_code": "class Solution:\n    def pairs(self, a: List[int], n: int) -> List[int]:\n",
+    "public_test_cases": json.dumps(live_tests("functional", ("[1, 2]\n3", "[3, 6]"))),
+    "private_test_cases": json.dumps(live_tests("functional", ("[]\n1", "[]"))),
+    "metadata": json.dumps({"func_name": "pairs"}),
+}
+LIVE_CALL_ANSWER = """Like this:
+```python
+class Solution:
+    def pairs(self, a: List[int], n: int) -> List[int]:
+        return tuple(map(lambda x: x * n, a))
+```
+"""
+BIGCODE_ROW = {
+    "task_id": "BigCodeBench/0",
+    "complete_prompt": "import json\nimport os\n\ndef task_func(path, value):\n"
+    '    """Writes a value as JSON into a file in a new folder, and returns its size."""\n',
+    "instruct_prompt": "Write a value as JSON into a file.\n",
+    "code_prompt": "import json\nimport os\ndef task_func(path, value):",
+    "canonical_solution": "    os.makedirs(os.path.dirname(path), exist_ok=True)\n"
+    "    with open(path, 'w') as file:\n        json.dump(value, file)\n"
+    "    return os.path.getsize(path)\n",
+    "test": """
+import tempfile
+import unittest
+from unittest.mock import patch
+
+class TestCases(unittest.TestCase):
+    def setUp(self):
+        self.folder = tempfile.TemporaryDirectory()
+    def tearDown(self):
+        self.folder.cleanup()
+    def test_size(self):
+        self.assertEqual(task_func(self.folder.name + "/a/b.json", [1]), 3)
+    @patch("json.dump")
+    def test_use(self, dump):
+        task_func(self.folder.name + "/a/b.json", None)
+        dump.assert_called_once()
+""",
+    "entry_point": "task_func",
+    "libs": "['json', 'os']",
+}
+BIGCODE_ROWS = [
+    BIGCODE_ROW,
+    # What no machine has, and what the sandbox forbids.
+    BIGCODE_ROW | {"task_id": "BigCodeBench/1", "test": "import nosuch\n" + BIGCODE_ROW["test"]},
+    BIGCODE_ROW
+    | {
+        "task_id": "BigCodeBench/2",
+        "canonical_solution": "    os.system('true')\n" + BIGCODE_ROW["canonical_solution"],
+    },
+]
 MBPP_ROWS = [
     {
         "task_id": number,
@@ -96,4 +208,23 @@ def write_evaluation_files(root: Path, puzzle_lines: int) -> Path:
     (root / "planning_d1" / "4x4_test_sudoku.csv").write_text(f"Puzzle,Solution\n{grids}\n")
     rows = [{"input": "30,100,93", "output": "23"}]
     (root / "planning_d1" / "countdown_cd3_test.jsonl").write_bytes(lines_of(rows))
+    return root
+
+
+def write_code_files(root: Path) -> Path:
+    """Writes the files of infilling tasks, LiveCodeBench and BigCodeBench; returns the folder."""
+    line, span = INFILLING_ROWS
+    files = {"SingleLineInfilling": line, "MultiLineInfilling": line}
+    files |= {"RandomSpan": span, "RandomSpanLight": span}
+    for name, row in files.items():
+        (root / f"HumanEval-{name}.jsonl.gz").write_bytes(gzip.compress(lines_of([row])))
+    for name, rows in {
+        "BigCodeBench": BIGCODE_ROWS,
+        "BigCodeBench-Hard": BIGCODE_ROWS[1:2],
+    }.items():
+        (root / f"{name}.jsonl").write_bytes(lines_of(rows))
+    (root / "livecodebench").mkdir()
+    for name, row in {"test": LIVE_STDIN_ROW, "test2": LIVE_CALL_ROW}.items():
+        (root / "livecodebench" / f"{name}.jsonl").write_bytes(lines_of([row]))
+    (root / "santacoder-fim-task.jsonl").write_bytes(lines_of(SANTACODER_ROWS))
     return root

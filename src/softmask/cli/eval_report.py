@@ -71,7 +71,10 @@ def run(args: argparse.Namespace, _argv: list[str]) -> int:
 
 
 def _traces(tasks: list[Any]) -> dict[str, tuple[str, str]]:
-    """By task the picture of its first sample's run, under the settings of the last run shown."""
+    """By task the picture of its first sample's run, under the settings of the last run shown.
+
+    Tasks whose holes may be filled at several lengths have none.
+    """
     from ..serving.trace import record_ways
     from .svg import picture
 
@@ -88,6 +91,8 @@ def _traces(tasks: list[Any]) -> dict[str, tuple[str, str]]:
             loaded = (args.to_load, load_lm(args))
         lm = loaded[1].using(args, loaded[1].responses)
         run = lm.generation(*shown.arguments)
+        if run is None:
+            continue
         trace = record_ways(run, [lm.soft_mask])
         found[task.name] = (picture(trace), f"{one.name} writes: {trace['runs'][0]['end']['text']}")
     return found

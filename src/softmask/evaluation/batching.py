@@ -9,6 +9,7 @@ from itertools import islice
 from typing import Any, TypeVar
 
 from ..config import SamplingConfig
+from ..decoding.healing import Hole
 from .config import AUTO_POSITIONS, TaskArgs
 
 T = TypeVar("T")
@@ -16,7 +17,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Row:
-    """One text to generate, for a request with these arguments."""
+    """One text to generate, for a request with these arguments.
+
+    `hole`: what is filled in, at each of `lengths` tokens, and not answered; `ids` are those before
+    it, and `sampling` is for the longest.
+    """
 
     key: str
     arguments: tuple[str, dict[str, Any]]
@@ -25,6 +30,16 @@ class Row:
     sampling: SamplingConfig
     seed: int
     cut_tokens: int
+    hole: Hole | None = None
+    lengths: tuple[int, ...] = ()
+
+    @property
+    def positions(self) -> int:
+        """How many positions of a canvas it takes."""
+        if self.hole is None:
+            return len(self.ids) + self.task.new_tokens
+        given = len(self.ids) + len(self.hole.after_ids)
+        return sum(given + length for length in self.lengths)
 
 
 def batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
@@ -44,17 +59,18 @@ def make_batches(rows: Any, size: int | str, most: int | None = None) -> list[li
     """
     alike = defaultdict(list)
     for row in rows:
-        alike[row.task.new_tokens, row.sampling].append(row)
+        # Holes of all lengths are filled side by side.
+        alike[() if row.hole else (row.task.new_tokens, row.sampling)].append(row)
     batches = []
     for group in alike.values():
-        group.sort(key=lambda row: (-len(row.ids), row.key))
+        group.sort(key=lambda row: (-row.positions, row.key))
         while group:
             count = _rows_of(group[0], most) if isinstance(size, str) else size
             batches.append(group[:count])
             del group[:count]
-    return sorted(batches, key=lambda batch: -len(batch[0].ids))
+    return sorted(batches, key=lambda batch: -batch[0].positions)
 
 
 def _rows_of(longest: Row, most: int | None) -> int:
-    fit = max(1, AUTO_POSITIONS // (len(longest.ids) + longest.task.new_tokens))
+    fit = max(1, AUTO_POSITIONS // longest.positions)
     return fit if most is None else min(fit, most)

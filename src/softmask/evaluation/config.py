@@ -36,6 +36,8 @@ MAX_GEN_TOKS = 256
 # A batch size that depends on the rows alone, so that no score depends on a machine's memory: as
 # many rows as the longest of them fits into these positions.
 AUTO, AUTO_POSITIONS = "auto", 4096
+# Lengths of a hole: that of the reference, and those that are tried where nothing is said.
+ORACLE, HOLES = "oracle", "4/8/16/32/64"
 TOKEN_NAMES = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
 STEP_NAMES = ("diffusion_steps", "steps")
 # This package's own names of settings, by which `--model_args` and `softmask eval` know them too.
@@ -118,6 +120,14 @@ class ModelArgs:
     transparency_scheduling: str | None = setting(None, "none, linear, stepwise")
     mc_num: int = setting(128, "likelihood tasks: Monte-Carlo samples of a request")
     mc_batch_size: int = setting(16, "likelihood tasks: rows of one forward")
+    hole: int | str | None = setting(
+        None,
+        "infilling tasks: tokens of a hole: a number, oracle (as the reference has), or several, "
+        "of which the likeliest stays; default: 4/8/16/32/64",
+    )
+    token_healing: bool = setting(
+        False, "infilling tasks: write the tokens at both ends of a hole anew with it"
+    )
     estimator: str = setting(
         "masks", "likelihood tasks: masks; chain (exact); llada (as its own evaluation)"
     )
@@ -133,6 +143,7 @@ class ModelArgs:
             self, "max_batch_size", "max_length", "max_new_tokens", "mc_num", "mc_batch_size"
         )
         require_choice("estimator", self.estimator, ESTIMATORS)
+        _ = self.hole_lengths
         require(0 <= self.seed < 2**63, f"seed must lie between 0 and 2**63, not {self.seed}")
         require(self.nfe is None or 0 < self.nfe <= 1, f"nfe must lie in (0, 1], not {self.nfe}")
         require(
@@ -156,6 +167,23 @@ class ModelArgs:
         soft_mask_from_published(
             {"transparency_alg": "mixinputs_with_topk"} | self.soft_mask_changes, "model_args"
         )
+
+    @property
+    def hole_lengths(self) -> tuple[int, ...] | None:
+        """The lengths that a hole is tried at, in tokens; None: that of the reference.
+
+        Raises:
+            ValueError: no such length.
+        """
+        if self.hole == ORACLE:
+            return None
+        words = (HOLES if self.hole is None else str(self.hole)).split("/")
+        require(
+            all(word.isascii() and word.isdecimal() and int(word) for word in words),
+            f"hole must be a number of tokens, several as in {HOLES}, or {ORACLE}, "
+            f"not {self.hole!r}",
+        )
+        return tuple(sorted({int(word) for word in words}))
 
     @property
     def to_load(self) -> dict[str, Any]:
@@ -250,11 +278,17 @@ def _published_names(values: Mapping[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class TaskArgs:
-    """What a task (or --gen_kwargs) says of one request's generation."""
+    """What a task (or --gen_kwargs) says of one request's generation.
+
+    `suffix`: what stands behind the hole that is to be filled; None: the prompt is answered.
+    `reference`: what was there, by which an oracle knows its length.
+    """
 
     new_tokens: int
     until: tuple[str, ...]
     sampling: Mapping[str, Any]
+    suffix: str | None = None
+    reference: str = ""
 
 
 def task_args(kwargs: Mapping[str, Any]) -> TaskArgs:
@@ -270,6 +304,7 @@ def task_args(kwargs: Mapping[str, Any]) -> TaskArgs:
     until = _stop_strings(rest.pop("until", None))
     tokens = [rest.pop(name) for name in TOKEN_NAMES if name in rest]
     steps = [rest.pop(name) for name in STEP_NAMES if name in rest]
+    suffix, reference = rest.pop("suffix", None), rest.pop("reference", "")
     do_sample = rest.pop("do_sample", None)
     if do_sample is False:
         rest["temperature"] = 0.0
@@ -285,7 +320,7 @@ def task_args(kwargs: Mapping[str, Any]) -> TaskArgs:
     if not isinstance(new_tokens, int) or isinstance(new_tokens, bool) or new_tokens < 1:
         raise ValueError(f"max_gen_toks must be a whole number above 0, not {new_tokens!r}")
     from_mapping(SamplingConfig, rest, "the task's generation arguments")
-    return TaskArgs(new_tokens, until, rest)
+    return TaskArgs(new_tokens, until, rest, suffix, reference)
 
 
 def _stop_strings(until: Any) -> tuple[str, ...]:

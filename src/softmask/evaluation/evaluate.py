@@ -39,8 +39,9 @@ from .config import EvalConfig, ModelArgs
 from .harness import SoftMaskLM
 from .responses import Responses, request_key
 from .sandbox import available, warn_of_missing
-from .task_data import LAYOUTS, check_names, overrides, with_data
+from .task_data import LAYOUTS, check_files, check_names, with_data
 from .tasks import FOLDER, include_paths
+from .tasks.infilling import Infilling
 
 
 def _commit_here() -> str | None:
@@ -179,20 +180,25 @@ def check_tasks(config: EvalConfig) -> TaskManager:
     """The definitions of the tasks; is called before a model is loaded.
 
     Raises:
-        ValueError: an unknown task, one that runs what the model writes, without permission, or a
-            file that is missing.
+        ValueError: an unknown task, one that runs what the model writes, without permission, a
+            chat template where a hole is to be filled, or a file that is missing or wrong.
     """
     manager = task_manager(config.tasks, config.include_path)
     check_names(config.tasks, manager)
-    for task in config.tasks:
+    for task in [leaf for name in config.tasks for leaf in _members(name, manager)]:
         if _runs_programs(task, manager) and not config.confirm_run_unsafe_code:
             where = "in" if _is_ours(task, manager) else "without"
             raise ValueError(
                 f"{task} runs programs that the model writes ({where} a sandbox): say that it may "
                 "with --confirm-run-unsafe-code"
             )
+        if config.apply_chat_template and _fills_holes(task, manager):
+            raise ValueError(
+                f"{task} fills in a hole of a text, which is no conversation: leave out "
+                "--apply-chat-template"
+            )
         if config.data_dir is not None and task in LAYOUTS:
-            overrides(task, Path(config.data_dir))
+            check_files(task, Path(config.data_dir))
     return manager
 
 
@@ -205,13 +211,30 @@ def check_generates(config: EvalConfig) -> None:
             raise ValueError(f"{task} scores given texts ({kind}): name tasks that generate")
 
 
+def _members(task: str, manager: TaskManager) -> list[str]:
+    """The tasks that a name stands for: those of a group, or itself."""
+    config = manager.task_index[task].cfg or {}
+    members = config.get("task") if "group" in config else None
+    if not isinstance(members, list):
+        return [task]
+    # A group's own task, defined within it, has no name here.
+    known = [name for name in members if isinstance(name, str) and name in manager.task_index]
+    return [leaf for name in known for leaf in _members(name, manager)]
+
+
+def _fills_holes(task: str, manager: TaskManager) -> bool:
+    own = str((manager.task_index[task].cfg or {}).get("class"))
+    return own.endswith(f"{Infilling.__module__}.{Infilling.__name__}")
+
+
 def confinement(config: EvalConfig) -> dict[str, str]:
     """For each task that runs what the model writes, the protections that its programs have here.
 
     Warns of those that this machine lacks.
     """
     manager = task_manager(config.tasks, config.include_path)
-    running = [task for task in config.tasks if _runs_programs(task, manager)]
+    leaves = [leaf for task in config.tasks for leaf in _members(task, manager)]
+    running = [task for task in leaves if _runs_programs(task, manager)]
     ours = [task for task in running if _is_ours(task, manager)]
     if ours:
         warn_of_missing()
@@ -271,7 +294,10 @@ def summarise(results: dict[str, Any], responses: Responses) -> list[dict[str, A
                     "filter": filter_name,
                     "value": value,
                     "stderr": stderr if isinstance(stderr, int | float) else None,
-                    "n": sum(sample["filter"] == filter_name for sample in samples),
+                    # A task may leave samples out of a metric.
+                    "n": sum(
+                        sample["filter"] == filter_name and metric in sample for sample in samples
+                    ),
                     **spent,
                 }
             )

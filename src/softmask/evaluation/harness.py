@@ -31,6 +31,7 @@ from ..hub.load import load
 from ..models.checkpoint import Checkpoint
 from .batching import Row, make_batches
 from .config import ModelArgs, TaskArgs, cut, model_args, task_args
+from .infilling import fill, opened
 from .likelihood import greedy_matches, negative_log_likelihoods, rolling
 from .ranks import Ranks
 from .responses import Responses, key_of, request_key
@@ -192,7 +193,12 @@ class SoftMaskLM(TemplateLM):
         task = task_args(kwargs)
         new_tokens = self.args.max_new_tokens or task.new_tokens
         until = () if self.args.escape_until else task.until
-        task = TaskArgs(new_tokens, until, task.sampling)
+        task = dataclasses.replace(task, new_tokens=new_tokens, until=until)
+        # The same random numbers for a prompt whether soft or plain, in few steps or many.
+        seed = int(key_of(self.args.seed, context, repeat)[:15], 16)
+        key = request_key((context, kwargs), repeat)
+        if task.suffix is not None:
+            return self._hole_row(key, (context, kwargs), task, seed)
         sampling = self.args.sampling(new_tokens, task.sampling)
         ids = self.tok_encode(context) or [self.prefix_token_id]
         room = self.max_length - new_tokens
@@ -202,10 +208,21 @@ class SoftMaskLM(TemplateLM):
                 f"{self.max_length}: ask for fewer by max_new_tokens"
             )
         excess = max(0, len(ids) - room)
-        # The same random numbers for a prompt whether soft or plain, in few steps or many.
-        seed = int(key_of(self.args.seed, context, repeat)[:15], 16)
-        key = request_key((context, kwargs), repeat)
         return Row(key, (context, kwargs), tuple(ids[excess:]), task, sampling, seed, excess)
+
+    def _hole_row(
+        self, key: str, arguments: tuple[str, dict[str, Any]], task: TaskArgs, seed: int
+    ) -> Row:
+        hole, ids, lengths, excess = opened(
+            self.checkpoint,
+            self.args,
+            arguments[0],
+            task,
+            first_ids=self.tok_encode(""),
+            window=self.max_length,
+        )
+        sampling = self.args.sampling(lengths[-1], task.sampling)
+        return Row(key, arguments, ids, task, sampling, seed, excess, hole, lengths)
 
     def _warn_of_cuts(self, rows: Sequence[Row]) -> None:
         cuts = [row.cut_tokens for row in rows if row.cut_tokens]
@@ -233,9 +250,13 @@ class SoftMaskLM(TemplateLM):
             quiet=quiet,
         )
 
-    def generation(self, context: str, kwargs: dict[str, Any]) -> Generation:
-        """The generation of one request, not begun: as `generate_until` would run it alone."""
-        return self._generation([self._row(context, kwargs, 0)])
+    def generation(self, context: str, kwargs: dict[str, Any]) -> Generation | None:
+        """The generation of one request, not begun: as `generate_until` would run it alone.
+
+        None: it fills a hole, perhaps at several lengths.
+        """
+        row = self._row(context, kwargs, 0)
+        return None if row.hole is not None else self._generation([row])
 
     def _generation(self, batch: Sequence[Row]) -> Generation:
         return Generation(
@@ -249,6 +270,13 @@ class SoftMaskLM(TemplateLM):
         )
 
     def _generate(self, batch: Sequence[Row]) -> list[dict[str, Any]]:
+        if batch[0].hole is not None:
+            return fill(
+                self.checkpoint,
+                batch,
+                self.soft_mask,
+                lambda row, masks: self.args.sampling(masks, row.task.sampling),
+            )
         started = time.perf_counter()
         run = self._generation(batch)
         completions = run.completions()

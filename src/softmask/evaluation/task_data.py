@@ -11,6 +11,7 @@ file.
 
 from __future__ import annotations
 
+import ast
 import gzip
 import json
 import re
@@ -18,11 +19,14 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..puzzles.puzzles import read_puzzles
+from .tasks.bigcodebench import bigcodebench_row
 from .tasks.evalplus import humaneval_plus_row, mbpp_plus_row
+from .tasks.livecodebench import livecodebench_row
 
 if TYPE_CHECKING:
     from lm_eval.api.group import Group
@@ -32,8 +36,10 @@ if TYPE_CHECKING:
 __all__ = [
     "LAYOUTS",
     "Layout",
+    "check_files",
     "check_names",
     "needs_files",
+    "needs_livecodebench",
     "overrides",
     "read_dataset",
     "with_data",
@@ -51,7 +57,9 @@ MBPP_TEST = range(11, 511)
 
 @dataclass(frozen=True)
 class Layout:
-    """The files of a task: one for each split, the fields of a row, and what becomes of it.
+    """The files of a task: those of each split, the fields of a row, and what becomes of it.
+
+    A name with a star stands for all files of such a name, in their order.
 
     `row` returns None for a row that is not part of the split.
     """
@@ -66,6 +74,14 @@ def _mbpp_test_row(row: dict[str, Any]) -> dict[str, Any] | None:
     return row if row["task_id"] in MBPP_TEST else None
 
 
+def _infilling_row(row: dict[str, Any]) -> dict[str, Any]:
+    try:
+        ast.parse(row["prompt"] + row["canonical_solution"] + row["suffix"])
+    except (SyntaxError, TypeError, ValueError) as error:
+        raise ValueError(f"prompt, solution and suffix are no program ({error}).") from None
+    return row
+
+
 def _sudoku_row(row: dict[str, Any]) -> dict[str, Any]:
     for grid in row.values():
         if not re.fullmatch("[0-4]{16}", grid):
@@ -76,6 +92,7 @@ def _sudoku_row(row: dict[str, Any]) -> dict[str, Any]:
 _HUMANEVAL_FIELDS = ("task_id", "prompt", "entry_point", "canonical_solution", "test")
 _PLUS_FIELDS = ("base_input", "plus_input", "atol")
 _HUMANEVAL = Layout({"test": "HumanEval.jsonl"}, _HUMANEVAL_FIELDS)
+_INFILLING = ("task_id", "prompt", "suffix", "canonical_solution", "test", "entry_point")
 _HUMANEVAL_PLUS = Layout(
     {"test": "HumanEvalPlus.jsonl"}, (*_HUMANEVAL_FIELDS, *_PLUS_FIELDS), humaneval_plus_row
 )
@@ -89,6 +106,7 @@ _MBPP_PLUS = Layout(
     ("task_id", "prompt", "entry_point", "canonical_solution", "assertion", *_PLUS_FIELDS),
     mbpp_plus_row,
 )
+_BIGCODE = ("task_id", "complete_prompt", "canonical_solution", "test", "entry_point")
 _GSM8K_FIELDS = ("question", "answer")
 _MATH500 = Layout({"test": "math500_test.jsonl"}, ("problem", "solution", "answer"))
 _IFEVAL_FIELDS = ("key", "prompt", "instruction_id_list", "kwargs")
@@ -102,10 +120,39 @@ LAYOUTS: dict[str, Layout] = {
     "mbpp_instruct": _MBPP,
     "mbpp_plus": _MBPP_PLUS,
     "mbpp_plus_instruct": _MBPP_PLUS,
+    **{
+        f"humaneval_{kind}": Layout({"test": f"HumanEval-{file}.jsonl"}, _INFILLING, _infilling_row)
+        for kind, file in (
+            ("single_line_infilling", "SingleLineInfilling"),
+            ("multi_line_infilling", "MultiLineInfilling"),
+            ("random_span_infilling", "RandomSpan"),
+            ("random_span_infilling_light", "RandomSpanLight"),
+        )
+    },
+    "santacoder_fim": Layout(
+        {"train": "santacoder-fim-task.jsonl"},
+        ("language", "prompt", "suffix", "canonical_solution"),
+    ),
     "gsm8k": Layout({"train": "gsm8k_train.jsonl", "test": "gsm8k_test.jsonl"}, _GSM8K_FIELDS),
     "gsm8k_cot": Layout({"test": "gsm8k_test.jsonl"}, _GSM8K_FIELDS),
     "math500": _MATH500,
     "minerva_math500": _MATH500,
+    **{
+        f"bigcodebench_{subset}{way}": Layout({"v0.1.4": f"{file}.jsonl"}, fields, bigcodebench_row)
+        for subset, file in (("", "BigCodeBench"), ("hard_", "BigCodeBench-Hard"))
+        for way, fields in (
+            ("complete", _BIGCODE),
+            ("instruct", (*_BIGCODE, "instruct_prompt", "code_prompt")),
+        )
+    },
+    "livecodebench": Layout(
+        {"test": "livecodebench/test*.jsonl"},
+        (
+            *("question_id", "question_content", "starter_code", "platform", "difficulty"),
+            *("contest_date", "public_test_cases", "private_test_cases", "metadata"),
+        ),
+        livecodebench_row,
+    ),
     "ifeval": Layout({"train": "ifeval.jsonl"}, _IFEVAL_FIELDS),
     "countdown_d1": Layout({"test": "countdown_cd3_test.jsonl"}, ("input", "output")),
     "sudoku_d1": Layout({"test": "4x4_test_sudoku.csv"}, ("Puzzle", "Solution"), _sudoku_row),
@@ -130,7 +177,7 @@ def overrides(task: str, data_dir: Path) -> dict[str, Any]:
     layout = LAYOUTS.get(task)
     if layout is None:
         raise ValueError(f"The task {task} has no file layout: it needs the Hub.")
-    files = {split: str(_found(name, data_dir, task)) for split, name in layout.files.items()}
+    files = {split: _found(name, data_dir, task) for split, name in layout.files.items()}
     return {
         "custom_dataset": read_dataset,
         "dataset_kwargs": {"file_layout": task, "files": files},
@@ -139,19 +186,40 @@ def overrides(task: str, data_dir: Path) -> dict[str, Any]:
     }
 
 
-def _found(name: str, data_dir: Path, task: str) -> Path:
+def _found(name: str, data_dir: Path, task: str) -> list[str]:
     for folder in FOLDERS:
         for suffix in ("", ".gz"):
-            path = Path(data_dir, folder, name + suffix)
-            if path.is_file():
-                return path.resolve()
+            paths = Path(data_dir, folder).glob(name + suffix)
+            if files := sorted(str(path.resolve()) for path in paths if path.is_file()):
+                return files
     raise ValueError(
         f"The task {task} needs the file {name} (or {name}.gz), which is neither in {data_dir} "
         "nor in its eval/, planning/ or planning_d1/."
     )
 
 
-def read_dataset(*, file_layout: str, files: Mapping[str, str], **metadata: Any) -> dict[str, Any]:
+def check_files(task: str, data_dir: Path) -> None:
+    """Raise ValueError for a missing file of a task, and for a row that is not as it should be."""
+    files = overrides(task, data_dir)["dataset_kwargs"]["files"]
+    _check(
+        task,
+        tuple(
+            (split, tuple((path, Path(path).stat().st_mtime_ns) for path in paths))
+            for split, paths in files.items()
+        ),
+    )
+
+
+@lru_cache
+def _check(task: str, files: tuple[tuple[str, tuple[tuple[str, int], ...]], ...]) -> None:
+    """Cached, by the time of the last change: commands look at their tasks more than once."""
+    found = {split: [path for path, _ in paths] for split, paths in files}
+    read_dataset(file_layout=task, files=found)
+
+
+def read_dataset(
+    *, file_layout: str, files: Mapping[str, Sequence[str]], **metadata: Any
+) -> dict[str, Any]:
     """Return the splits of a task's files, as lm-eval's `custom_dataset`.
 
     lm-eval passes the metadata of the task too, which has no say here. Raises ValueError, naming
@@ -162,16 +230,17 @@ def read_dataset(*, file_layout: str, files: Mapping[str, str], **metadata: Any)
 
     layout = LAYOUTS[file_layout]
     splits: dict[str, Rows] = {}
-    for split, path in files.items():
+    for split, paths in files.items():
         if layout.puzzles is None:
-            splits[split] = _rows(Path(path), layout)
+            splits[split] = [row for path in paths for row in _rows(Path(path), layout)]
         else:
-            puzzles = read_puzzles(path, layout.puzzles)
+            puzzles = [puzzle for path in paths for puzzle in read_puzzles(path, layout.puzzles)]
             rows = [{"input": puzzle.input, "output": puzzle.output} for puzzle in puzzles]
             splits |= {"fewshot": rows[:SHOTS], split: rows[SHOTS:]}
     empty = sorted(split for split, rows in splits.items() if not rows)
     if empty:
-        raise ValueError(f"{', '.join(files.values())}: no rows for the split {empty[0]}.")
+        read = ", ".join(path for paths in files.values() for path in paths)
+        raise ValueError(f"{read}: no rows for the split {empty[0]}.")
     return {split: Dataset.from_list(rows) for split, rows in splits.items()}
 
 
@@ -211,6 +280,15 @@ def needs_files(**metadata: Any) -> dict[str, Any]:
         "The puzzles are files of their authors' repositories (github.com/DreamLM/Dream and, for "
         "the tasks in d1, github.com/dllm-reasoning/d1), not data sets on the Hub: say with "
         "--data-dir in which folder they are."
+    )
+
+
+def needs_livecodebench(**metadata: Any) -> dict[str, Any]:
+    """Raise ValueError: the data set on the Hub is a script, which `datasets` runs no more."""
+    raise ValueError(
+        "livecodebench reads the files of its release (test.jsonl, test2.jsonl, ... of "
+        "huggingface.co/datasets/livecodebench/code_generation_lite): put those of the release "
+        "that is meant into a folder livecodebench/, and say with --data-dir where that is."
     )
 
 

@@ -167,6 +167,11 @@ def draft_of(
     before = span.text[: span.start]
     if without_space(checkpoint, before)[1]:
         new = new.removeprefix(" ")
+    return Draft(f"{before}{new}{span.text[span.end :]}", new, len(columns), score_of(events))
+
+
+def score_of(events: Iterable[Event]) -> float:
+    """The mean log-probability of the tokens that these events committed; -inf: none was read."""
     values = [
         float(value)
         for event in events
@@ -174,8 +179,7 @@ def draft_of(
         for value in event.logprobs.logprob_N
         if not math.isnan(value)
     ]
-    score = math.fsum(values) / len(values) if values else -math.inf
-    return Draft(f"{before}{new}{span.text[span.end :]}", new, len(columns), score)
+    return math.fsum(values) / len(values) if values else -math.inf
 
 
 def edit_of(drafts: Sequence[Draft], seed: int, forwards: int) -> Edit:
@@ -229,20 +233,36 @@ def edit(
         soft_mask=soft,
         seed=seed,
     )
+    drafts, forwards = [], 0
+    for request, (events, result) in zip(requests, run_all(checkpoint, requests), strict=True):
+        drafts.append(draft_of(checkpoint, span, request, events, result))
+        forwards += result.forwards
+    return edit_of(drafts, seed, forwards)
+
+
+def run_all(
+    checkpoint: Checkpoint, requests: Sequence[Request]
+) -> list[tuple[list[Event], Result]]:
+    """Runs requests side by side, without a thread: what each committed, and what it came to.
+
+    Raises:
+        ValueError: one that cannot be run, or that failed.
+    """
+    k = max(0 if one.soft_mask is None else one.soft_mask.k for one in requests)
     engine = Engine(
         checkpoint.model,
         positions=sum(request.positions for request in requests),
+        queue=len(requests),
         running=len(requests),
-        k=min(max(8, 0 if soft is None else soft.k), checkpoint.model.config.vocab_size),
+        k=min(max(8, k), checkpoint.model.config.vocab_size),
     )
     handles = [engine.submit(request) for request in requests]
     while engine.run_once():
         pass
-    drafts, forwards = [], 0
-    for request, handle in zip(requests, handles, strict=True):
+    found = []
+    for handle in handles:
         result = handle.result(0)
         if result.finish_reason != "done":
             raise ValueError(result.error or "the text could not be written")
-        drafts.append(draft_of(checkpoint, span, request, handle.pending(), result))
-        forwards += result.forwards
-    return edit_of(drafts, seed, forwards)
+        found.append((handle.pending(), result))
+    return found

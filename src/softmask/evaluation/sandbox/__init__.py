@@ -72,6 +72,9 @@ class Limits:
     scratch_mb: int = 64  # of all its files
     files: int = 100
     threads: int = 64
+    # Whether it may do what large libraries do, such as making folders and loading ctypes, where
+    # the kernel has all layers: the hook, which would end it for that, is left out then.
+    libraries: bool = False
 
 
 @dataclass(frozen=True)
@@ -111,9 +114,10 @@ def judge_all(
     layers = _held()
     warn_of_missing()
 
-    def first(pair: tuple[str, str]) -> Verdict:
+    # By number, as a pair may be made only when it is asked for.
+    def first(number: int) -> Verdict:
         try:
-            return _judge(*pair, limits, layers)
+            return _judge(*pairs[number], limits, layers)
         except OSError as error:
             return Verdict(False, str(error), 0.0, fair=False)
 
@@ -121,14 +125,14 @@ def judge_all(
     found = []
     try:
         with progress("running programs in the sandbox", len(pairs), "programs") as shown:
-            for verdict in pool.map(first, pairs):
+            for verdict in pool.map(first, range(len(pairs))):
                 found.append(verdict)
                 shown.advance()
     finally:
         pool.shutdown(cancel_futures=True)
     return [
-        verdict if verdict.fair else _judge(*pair, limits, layers)
-        for pair, verdict in zip(pairs, found, strict=True)
+        verdict if verdict.fair else _judge(*pairs[number], limits, layers)
+        for number, verdict in enumerate(found)
     ]
 
 
@@ -285,5 +289,8 @@ def _environment(scratch: str) -> dict[str, str]:
         "PATH": "/usr/bin:/bin",
         "LANG": "C.UTF-8",
         "TMPDIR": scratch,
+        # Where libraries keep their settings; and matplotlib is to open no window.
+        "HOME": scratch,
+        "MPLBACKEND": "Agg",
         "PYTHONHASHSEED": "0",
     }

@@ -46,7 +46,9 @@ def confine(job: dict) -> list[str]:
         *("/usr", "/lib", "/lib32", "/lib64", "/nix/store", "/System", "/Library"),
         *("/etc/localtime", "/etc/ld.so.cache", "/dev/urandom", "/dev/random", "/dev/zero"),
     ]
-    held = sandbox_kernel.confine(readable, scratch, layers, job["own_user"])
+    # In a namespace of mounts all else is read-only, and the scratch goes with its processes.
+    free = job["limits"]["libraries"] and {"namespace", "landlock", "seccomp"} <= set(layers)
+    held = sandbox_kernel.confine(readable, scratch, layers, job["own_user"], free)
     _limit(job["limits"], held)
     # A later import of ctypes must pass the hook.
     for name in [n for n in sys.modules if n.startswith(("sandbox_", "ctypes", "_ctypes"))]:
@@ -54,11 +56,18 @@ def confine(job: dict) -> list[str]:
     if "hook" in layers:
         # The real module starts processes without raising an audit event.
         stub = ModuleType("_posixsubprocess")
-        vars(stub)["fork_exec"] = lambda *arguments: sys.audit("subprocess.Popen")
+        vars(stub)["fork_exec"] = _no_process
         sys.modules["_posixsubprocess"] = stub
-        sys.addaudithook(sandbox_hook.audit_hook(scratch, [*readable, os.devnull]))
+        if not free:
+            sys.addaudithook(sandbox_hook.audit_hook(scratch, [*readable, os.devnull]))
         held.append("hook")
     return held
+
+
+def _no_process(*_arguments: object) -> None:
+    sys.audit("subprocess.Popen")
+    # Where no hook ends the process: what libraries try in good faith they can do without.
+    raise PermissionError(1, "The sandbox starts no process")
 
 
 def _limit(limits: dict, held: Sequence[str]) -> None:

@@ -367,7 +367,7 @@ def _enter(job: dict) -> list[str]:
     if entered is None:
         return []
     job["scratch"], job["own_user"] = entered
-    os.environ["TMPDIR"] = job["scratch"]
+    os.environ["TMPDIR"] = os.environ["HOME"] = job["scratch"]
     return ["namespace"]
 
 

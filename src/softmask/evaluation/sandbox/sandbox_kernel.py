@@ -62,6 +62,10 @@ _DENIED = """
     setpriority 141 140  ioprio_set 251 30  sched_setparam 142 118  sched_setscheduler 144 119
     sched_setattr 314 274  migrate_pages 256 238  move_pages 279 239  tkill 200 130
 """
+# Modes and times of files, which copies of files set.
+_OF_FILES = {
+    *("chmod", "fchmod", "fchmodat", "fchmodat2", "utime", "utimes", "futimesat", "utimensat"),
+}
 _LAST_KNOWN = 462  # mseal; later calls are answered as an older kernel does
 _CLONE3 = 435  # its flags lie in memory, where no filter can look; libc falls back to clone
 
@@ -84,6 +88,7 @@ _MACHINES = {
 _LANDLOCK_CREATE, _LANDLOCK_ADD, _LANDLOCK_RESTRICT = 444, 445, 446
 _WRITE_FILE, _READ_FILE, _READ_DIR, _REMOVE_FILE = 1 << 1, 1 << 2, 1 << 3, 1 << 5
 _MAKE_REG, _TRUNCATE = 1 << 8, 1 << 14
+_REMOVE_DIR, _MAKE_DIR, _REFER = 1 << 4, 1 << 7, 1 << 13
 _ON_FILES = _WRITE_FILE | _READ_FILE | _TRUNCATE
 
 
@@ -128,13 +133,18 @@ def guard_judge() -> None:
 
 
 def confine(
-    readable: Iterable[str], scratch: str, layers: Collection[str], own_user: bool
+    readable: Iterable[str],
+    scratch: str,
+    layers: Collection[str],
+    own_user: bool,
+    free: bool = False,
 ) -> list[str]:
     """Confine this process for good; return which of the `layers` took hold.
 
     `layers`: of "landlock", "seccomp" and "threads". `readable`: files and folders that may be
     read; `scratch`: the folder in which files may be written too; `own_user`: whether this
-    process is in a user namespace of its own.
+    process is in a user namespace of its own; `free`: whether folders may be made in the scratch
+    and what libraries try in good faith gets an error, a socket too. All else is read-only then.
     """
     if sys.platform != "linux":
         return []
@@ -143,9 +153,9 @@ def confine(
     call("prctl", _PR_SET_PDEATHSIG, _SIGKILL, 0, 0, 0)
     call("prctl", _PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     _drop_capabilities()
-    if "landlock" in layers and _landlock(readable, scratch):
+    if "landlock" in layers and _landlock(readable, scratch, free):
         held.append("landlock")
-    if "seccomp" in layers and _seccomp():
+    if "seccomp" in layers and _seccomp(free):
         held.append("seccomp")
     return held
 
@@ -184,7 +194,7 @@ def _drop_capabilities() -> None:
     call("capset", ctypes.c_void_p(base), ctypes.c_void_p(base + 8))
 
 
-def _landlock(readable: Iterable[str], scratch: str) -> bool:
+def _landlock(readable: Iterable[str], scratch: str, free: bool) -> bool:
     version = call("syscall", _LANDLOCK_CREATE, None, 0, 1)
     if version < 1:
         return False
@@ -198,8 +208,10 @@ def _landlock(readable: Iterable[str], scratch: str) -> bool:
     for path in readable:
         _allow(ruleset, path, (_READ_FILE | _READ_DIR) & handled)
     _allow(ruleset, os.devnull, (_READ_FILE | _WRITE_FILE) & handled)
-    # Files only: folders in folders would make the scratch hard to delete.
+    # Files only, if not asked otherwise: folders in folders would make a scratch hard to delete.
     writing = _WRITE_FILE | _REMOVE_FILE | _MAKE_REG | _TRUNCATE
+    if free:
+        writing |= _REMOVE_DIR | _MAKE_DIR | (_REFER if version >= 2 else 0)
     _allow(ruleset, scratch, (_READ_FILE | _READ_DIR | writing) & handled)
     held = call("syscall", _LANDLOCK_RESTRICT, ruleset, 0) == 0
     os.close(ruleset)
@@ -218,9 +230,9 @@ def _allow(ruleset: int, path: str, access: int) -> None:
     os.close(fd)
 
 
-def _seccomp() -> bool:
+def _seccomp(free: bool) -> bool:
     # A 32-bit interpreter on such a machine makes other calls.
-    instructions = _filter(os.uname().machine, os.getpid()) if sys.maxsize > 2**32 else []
+    instructions = _filter(os.uname().machine, os.getpid(), free) if sys.maxsize > 2**32 else []
     if not instructions:
         return False
     array = (_Instruction * len(instructions))(*(_Instruction(*one) for one in instructions))
@@ -228,7 +240,7 @@ def _seccomp() -> bool:
     return call("prctl", _PR_SET_SECCOMP, 2, ctypes.byref(program), 0, 0) == 0
 
 
-def _filter(machine: str, pid: int) -> list[tuple[int, int, int, int]]:
+def _filter(machine: str, pid: int, free: bool = False) -> list[tuple[int, int, int, int]]:
     """The program in classic BPF for the process `pid`; empty where the machine is unknown."""
     if machine not in _MACHINES:
         return []
@@ -241,12 +253,14 @@ def _filter(machine: str, pid: int) -> list[tuple[int, int, int, int]]:
     program += _when(_CLONE3, [_return(_ENOSYS)])
     for table, answer in ((_FATAL, _KILL), (_DENIED, _EPERM)):
         words = table.split()
-        for word in (words[1::3], words[2::3])[column]:
-            if word != "-":
+        numbers_of = (words[1::3], words[2::3])[column]
+        for name, word in zip(words[::3], numbers_of, strict=True):
+            if word != "-" and not (free and name in _OF_FILES):
                 program += _when(int(word), [_return(answer)])
     threads = [_load(16), _jump(0x45, _CLONE_THREAD, 0, 1), _return(_ALLOW), _return(_KILL)]
     program += _when(clone, threads)
-    program += _when(socket, _choose(0, (_AF_UNIX,), _EACCES, _KILL))
+    other = _EACCES if free else _KILL
+    program += _when(socket, _choose(0, (_AF_UNIX,), _EACCES, other))
     # With an address it is a connect; both words of the pointer must be zero.
     high = [_load(52), _jump(0x15, 0, 0, 1), _return(_ALLOW), _return(_EPERM)]
     program += _when(sendto, [_load(48), _jump(0x15, 0, 0, len(high) - 1), *high])

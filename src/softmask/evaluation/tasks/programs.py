@@ -21,7 +21,12 @@ from ..sandbox import Limits, judge_all
 
 __all__ = [
     "Attempt",
+    "Attempts",
+    "Row",
     "Test",
+    "attempts_of",
+    "block_of",
+    "helpers_of",
     "humaneval_attempts",
     "humaneval_instruct_attempts",
     "mbpp_attempts",
@@ -48,6 +53,24 @@ class Test:
     text: str
     limits: Limits = Limits()
     setup: str = ""
+
+    def pair(self, program: str) -> tuple[str, str]:
+        """What the sandbox runs for a program: the candidate, and the test."""
+        return program + self.setup, self.text
+
+
+class _Pairs(Sequence[tuple[str, str]]):
+    """What the sandbox runs, made when it is asked for: some tests are large."""
+
+    def __init__(self, cases: Sequence[tuple[Attempt, str, Test]]) -> None:
+        self._cases = cases
+
+    def __len__(self) -> int:
+        return len(self._cases)
+
+    def __getitem__(self, index: Any) -> Any:
+        attempt, _, test = self._cases[index]
+        return test.pair(attempt["program"])
 
 
 # As in EvalPlus a program has 60 s, and a single call much less (oracle.py). The wall-clock limit
@@ -81,9 +104,7 @@ def _judge(batch: Sequence[Attempt]) -> None:
     cases = [(a, name, test) for a in batch for name, test in a.tests.items()]
     for limits in dict.fromkeys(test.limits for _, _, test in cases):
         alike = [case for case in cases if case[2].limits == limits]
-        verdicts = judge_all(
-            [(a["program"] + test.setup, test.text) for a, _, test in alike], limits
-        )
+        verdicts = judge_all(_Pairs(alike), limits)
         for (attempt, name, _), verdict in zip(alike, verdicts, strict=True):
             attempt["verdicts"][name] = {"passed": verdict.passed, "reason": verdict.reason}
 
@@ -94,12 +115,13 @@ def results(doc: Row, filtered: list[list[Attempt]]) -> dict[str, float]:
     return {name: fmean(v[name]["passed"] for v in verdicts) for name in verdicts[0]}
 
 
-def _attempts(
+def attempts_of(
     answers: Iterable[Sequence[str]],
     docs: Iterable[Row],
     program: Callable[[str, Row], str],
     tests: Callable[[Row], dict[str, Test]],
 ) -> Attempts:
+    """An attempt for each answer to each document, all of one batch."""
     batch: list[Attempt] = []
     return [
         [Attempt(program(answer, doc), tests(doc), batch) for answer in answers_to_one]
@@ -113,19 +135,19 @@ def _attempts(
 
 def humaneval_attempts(answers: Sequence[Sequence[str]], docs: Sequence[Row]) -> Attempts:
     """Programs are the prompt and its continuation."""
-    return _attempts(answers, docs, lambda text, doc: doc["prompt"] + text, _humaneval_tests)
+    return attempts_of(answers, docs, lambda text, doc: doc["prompt"] + text, _humaneval_tests)
 
 
 def humaneval_instruct_attempts(answers: Sequence[Sequence[str]], docs: Sequence[Row]) -> Attempts:
     """Programs are the prompt and its continuation up to the end of the code block."""
-    return _attempts(
+    return attempts_of(
         answers, docs, lambda text, doc: doc["prompt"] + text.split("```")[0], _humaneval_tests
     )
 
 
 def _humaneval_tests(doc: Row) -> dict[str, Test]:
     call = f"\ncheck({doc['entry_point']})"
-    helpers = _helpers(doc)
+    helpers = helpers_of(doc["prompt"], doc["entry_point"])
     if "base_test" not in doc:  # humaneval, or the data set on the Hub, where results are stored
         return {"pass@1": Test(helpers + doc["test"] + call)}
     return {
@@ -134,16 +156,16 @@ def _humaneval_tests(doc: Row) -> dict[str, Test]:
     }
 
 
-def _helpers(doc: Row) -> str:
+def helpers_of(code: str, entry_point: str) -> str:
     """The functions of a prompt beside the one to complete, which its test may call.
 
     Three tests do (HumanEval/32, 38, 50); a program could define them anew.
     """
-    body = ast.parse(doc["prompt"]).body
+    body = ast.parse(code).body
     defined = [node for node in body if isinstance(node, ast.FunctionDef)]
-    if {node.name for node in defined} <= {doc["entry_point"]}:
+    if {node.name for node in defined} <= {entry_point}:
         return ""
-    kept = [n for n in body if not (n in defined and n.name == doc["entry_point"])]
+    kept = [n for n in body if not (n in defined and n.name == entry_point)]
     return ast.unparse(ast.Module(kept, [])) + "\n\n"
 
 
@@ -153,27 +175,27 @@ def _helpers(doc: Row) -> str:
 
 def mbpp_attempts(answers: Sequence[Sequence[str]], docs: Sequence[Row]) -> Attempts:
     """Programs are the answers as they are."""
-    return _attempts(answers, docs, lambda text, doc: text, _three_assertions)
+    return attempts_of(answers, docs, lambda text, doc: text, _three_assertions)
 
 
 def mbpp_instruct_attempts(answers: Sequence[Sequence[str]], docs: Sequence[Row]) -> Attempts:
     """Programs are what upstream extracts."""
-    return _attempts(answers, docs, lambda text, doc: _upstream_block(text), _three_assertions)
+    return attempts_of(answers, docs, lambda text, doc: _upstream_block(text), _three_assertions)
 
 
 def mbpp_plus_instruct_attempts(answers: Sequence[Sequence[str]], docs: Sequence[Row]) -> Attempts:
     """As mbpp_instruct, but upstream judges by the first assertion alone."""
-    return _attempts(answers, docs, lambda text, doc: _upstream_block(text), _one_assertion)
+    return attempts_of(answers, docs, lambda text, doc: _upstream_block(text), _one_assertion)
 
 
 def mbpp_block_attempts(answers: Sequence[Sequence[str]], docs: Sequence[Row]) -> Attempts:
     """Programs are the code blocks; the criterion is upstream's."""
-    return _attempts(answers, docs, lambda text, doc: _block(text), _three_assertions)
+    return attempts_of(answers, docs, lambda text, doc: block_of(text), _three_assertions)
 
 
 def mbpp_plus_block_attempts(answers: Sequence[Sequence[str]], docs: Sequence[Row]) -> Attempts:
     """Programs are the code blocks; the criterion is upstream's, one assertion."""
-    return _attempts(answers, docs, lambda text, doc: _block(text), _one_assertion)
+    return attempts_of(answers, docs, lambda text, doc: block_of(text), _one_assertion)
 
 
 def _upstream_block(text: str) -> str:
@@ -185,7 +207,7 @@ def _upstream_block(text: str) -> str:
     return blocks[0] if blocks else ""
 
 
-def _block(text: str) -> str:
+def block_of(text: str) -> str:
     """The code of an answer that continues an opened block, or opens one of its own."""
     fence = re.search(r"```(\w*)", text)
     # A fence with a language opens a block, and so does one before any text.
