@@ -20,7 +20,6 @@ from softmask.decoding.prompts import encode_holes, rules_of
 from softmask.decoding.sampler import denoise
 from softmask.serving.config import ServeConfig
 from softmask.serving.engine import Engine, Request
-from softmask.serving.page import page_html
 from softmask.serving.server import create_app
 from softmask.serving.service import Service
 
@@ -140,7 +139,7 @@ def test_a_hole_that_grows_beside_other_requests_is_what_it_is_alone(checkpoint)
 
 def test_a_failed_step_is_repeated_with_the_hole_as_it_was(monkeypatch) -> None:
     engine = Engine(official("dreamon").model, positions=128, running=4, k=4)
-    requests = [request(GROWS), request(FULL, soft_mask=SOFT)]
+    requests = [request(GROWS), request(SHRINKS, soft_mask=SOFT)]
     handles = [engine.submit(one) for one in requests]
     step, tried = engine._batch.batch.step, []
 
@@ -170,8 +169,9 @@ def test_generate_finds_the_length_up_to_max_new_tokens(checkpoint) -> None:
         assert one.text == checkpoint.decode(hole).join(text.split("[[4]]"))
         assert one.finish_reason == reason
         assert len(hole) > 4
-    whole = softmask.generate(checkpoint, LONG, **more)  # up to 128 tokens
-    assert len(whole.token_ids) > len(found[1].token_ids)
+    most = Generation(checkpoint, LONG, infill=True)  # up to 128 tokens
+    assert most.rooms[0].columns == len(most.rows[0]) - 4 + 128
+    assert most.sampling.steps == 4 + 2 * 128
     cut = softmask.generate(checkpoint, LONG, max_new_tokens=12, steps=3, **more)
     assert (cut.finish_reason, cut.forwards) == ("length", 3)
 
@@ -285,28 +285,3 @@ def test_what_such_a_hole_cannot_have_is_refused_over_http(client, more, message
     answer = client.post("/v1/denoise", json=more)
     assert answer.status_code == 400
     assert message in answer.json()["error"]["message"]
-
-
-def test_the_page_lays_the_hole_out_as_it_grows(new_page, client) -> None:
-    body = {"infill": TEXT, "max_tokens": 12, "temperature": 0, "top_p": 1}
-    run = client.post("/v1/denoise", json=body | {"stream": False}).json()
-    data = {"format": "softmask-trace", "version": 1, "runs": [run]}
-    page = new_page()
-    page.set_content(page_html({"mode": "trace", "trace": data}))
-    page.click("#cells")
-    shown = """async (step) => {
-      const range = document.getElementById("scrub");
-      range.value = step;
-      range.dispatchEvent(new Event("input"));
-      for (let i = 0; i < 2; i++) await new Promise(requestAnimationFrame);
-      return [...document.querySelectorAll(".token:not([hidden])")].map((token) =>
-        token.classList.contains("masked") ? null : token.querySelector(".own").textContent);
-    }"""
-    given = len(run["start"]["tokens"]) - 4
-    size = 4
-    for number, step in enumerate(run["steps"], start=1):
-        size = len(step.get("source", [0] * size))
-        tokens = page.evaluate(shown, number)
-        assert len(tokens) == given + size
-        assert [i for i, text in enumerate(tokens) if text is None] == step["masked"]["position"]
-    assert len(page.evaluate(shown, 0)) == given + 4

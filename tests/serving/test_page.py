@@ -22,14 +22,17 @@ from browsing import (
     serving_alone,
     view,
 )
+from official import official
 
 from softmask.config import (
     FEEDBACK_PRESETS,
     SOFT_MASK_SCHEDULES,
 )
+from softmask.decoding.generation import Generation
 from softmask.puzzles.puzzles import is_solved
 from softmask.sampling import CACHES, SamplingConfig
 from softmask.serving.page import live_data, page_csp, page_html
+from softmask.serving.trace import record_ways
 from softmask.shipped_rules import UNMASK_RULES
 
 SUDOKU = "Sudoku\n0102\n4201\n0003\n2300\nSolution\n"
@@ -53,6 +56,30 @@ def trace(address):
         with urllib.request.urlopen(request) as response:
             runs.append(json.load(response))
     return {"format": "softmask-trace", "version": 1, "runs": runs}
+
+
+def test_a_hole_is_laid_out_as_it_grows(new_page, tmp_path) -> None:
+    more = {"max_new_tokens": 12, "sampling": {"temperature": 0.0, "top_p": None}}
+    trace = record_ways(
+        Generation(official("dreamon"), "some text [[4]] and so", infill=True, **more), [None]
+    )
+    (run_,) = trace["runs"]
+    page = new_page()
+    load_trace(page, trace, tmp_path)
+    page.click("#cells")
+    shown = """() => [...document.querySelectorAll(".token:not([hidden])")].map((token) =>
+      token.classList.contains("masked") ? null : token.querySelector(".own").textContent)"""
+    given, size, sizes = len(run_["start"]["tokens"]) - 4, 4, []
+    for number, step in enumerate(run_["steps"], start=1):
+        size = len(step.get("source", [0] * size))
+        sizes.append(size)
+        scrub(page, number)
+        tokens = page.evaluate(shown)
+        assert len(tokens) == given + size
+        assert [i for i, text in enumerate(tokens) if text is None] == step["masked"]["position"]
+    scrub(page, 0)
+    assert len(page.evaluate(shown)) == given + 4
+    assert max(sizes) > 4
 
 
 # What it is.

@@ -209,13 +209,14 @@ class RunningBatch:
 
     def _move(self, slot: Slot) -> None:
         """Takes what events have said so far along with the columns of a hole."""
-        source = slot.source
-        if source is not None:
-            first = slot.sequence.start + slot.sequence.growth.hole[0]
-            said = [True if s < 0 else self._masked_P[slot.sequence.start + s] for s in source]
-            # What stands behind the hole was given.
-            self._masked_P[first : slot.sequence.start + slot.handle.request.positions] = False
-            self._masked_P[first : first + len(said)] = said
+        growth, source, start = slot.sequence.growth, slot.source, slot.sequence.start
+        if growth is None or source is None:
+            return
+        first = start + growth.hole[0]
+        said = [column < 0 or bool(self._masked_P[start + column]) for column in source]
+        # What stands behind the hole was given.
+        self._masked_P[first : start + growth.room.columns] = False
+        self._masked_P[first : first + len(said)] = said
 
     def _event(
         self, slot: Slot, masked_L: np.ndarray, columns: tuple[int, ...], ids: tuple[int, ...]

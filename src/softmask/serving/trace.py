@@ -207,7 +207,7 @@ def steady(run: dict[str, Any]) -> dict[str, Any]:
 
     A run without a hole that grew is that already. A column that was removed adds no text.
     """
-    tokens, orders = run["start"]["tokens"], []
+    tokens, orders = run["start"]["tokens"], list[list[int]]()
     order = line = list(range(len(tokens)))
     masked = [token["masked"] for token in tokens]
     first, size = masked.index(True), sum(masked)
