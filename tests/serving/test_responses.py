@@ -165,7 +165,7 @@ def test_a_request_that_fails_in_a_stream_ends_with_response_failed(client) -> N
 @pytest.mark.parametrize(
     ("more", "sentence"),
     [
-        ({"previous_response_id": "r"}, "previous_response_id: not implemented here: nothing is"),
+        ({"previous_response_id": "r"}, "previous_response_id: not implemented here: no answer is"),
         ({"background": True}, "background: not implemented here: wait for the answer"),
         ({"tools": [{"type": "web_search"}]}, "tools.0.type: functions are the only tools here"),
         ({"input": [{"type": "item_reference", "id": "x"}]}, "input.0.type: nothing is kept"),

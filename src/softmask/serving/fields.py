@@ -29,7 +29,6 @@ from .field_rows import (
     MESSAGE,
     NAMED,
     NO_REASONING,
-    NOT_KEPT,
     OPTIONS,
     OUTPUTS,
     PART,
@@ -47,6 +46,7 @@ from .field_rows import logged as _logged
 from .field_rows import only as _only
 from .fields_responses import RESPONSES_API
 
+STAYS = "keys and values stay in this process"
 NO_ORDER = "tokens are not written one after the other: vary words by temperature and top_p"
 FILTERS = "filter tokens by top_p or top_k"
 BY_FORM = "exclude them by guided_regex, or check the answer"
@@ -199,8 +199,8 @@ VLLM = (
     _only("return_token_offsets", False, instead="completions with logprobs have text_offset"),
     _only("routed_experts_prompt_start", 0, instead="the model has no experts"),
     _only("thinking_token_budget", -1, instead=NO_REASONING),
-    _only("kv_transfer_params", instead=NOT_KEPT),
-    _only("ec_transfer_params", instead=NOT_KEPT),
+    _only("kv_transfer_params", instead=STAYS),
+    _only("ec_transfer_params", instead=STAYS),
     _only("vllm_xargs", {}, instead="settings of this server stand under softmask"),
     _only("echo", False, instead="put the last message before the answer", kinds=CHAT),
     _only("add_generation_prompt", True, instead="render the chat, for completions", kinds=CHAT),
