@@ -107,6 +107,11 @@ def test_code_of_the_family_goes_along_or_is_named_where_it_lies(
     assert "modeling_llada.py" in shown
     assert "notes.py" not in shown
 
+    (folder / "configuration_llada.py").unlink()
+    with pytest.raises(ValueError, match=r"imports configuration_llada.py, which is not there"):
+        export(tmp_path / "torn", folder, layout="original")
+    assert not (tmp_path / "torn").exists()
+
     # As the Hub's cache has it, which holds no code.
     monkeypatch.setattr("softmask.hub.checkpoints.fetch", lambda *_, **__: folder_of("llada"))
     out = export(tmp_path / "from_hub", "GSAI-ML/LLaDA-8B-Base", layout="original")

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from transformers.dynamic_module_utils import get_relative_import_files
+from transformers.dynamic_module_utils import get_relative_imports
 
 from ..families.family import Family
 from ..families.registry import FAMILY_KEY, by_name, is_own_layout
@@ -19,6 +19,7 @@ from ..models.checkpoint import Source
 from .checkpoints import check_link
 from .folder import CONFIG_FILE, read_mapping
 from .remote_code import is_own_code
+from .tokenizer_files import TOKENIZER_CONFIG
 
 
 def original_config(source: Source, hub_id: str | None, *, tied: bool) -> dict[str, Any]:
@@ -82,16 +83,30 @@ def _placed(reference: object, folder: Path, hub_id: str | None) -> str | None:
 
 
 def code_files(folder: Path) -> list[Path]:
-    """The family's own code in a folder: the files that its JSON files name, and their imports."""
-    found: set[Path] = set()
-    for file in (CONFIG_FILE, "tokenizer_config.json"):
+    """The family's own code in a folder: the files that its JSON files name, and their imports.
+
+    Raises:
+        ValueError: a file imports one that is not there, or is a link out of the folder.
+    """
+    waiting: list[Path] = []
+    for file in (CONFIG_FILE, TOKENIZER_CONFIG):
         values = read_mapping(folder / file) if (folder / file).is_file() else {}
         mapped = values.get("auto_map")
-        listed = mapped.values() if isinstance(mapped, dict) else ()
-        for names in listed:
+        for names in mapped.values() if isinstance(mapped, dict) else ():
             for name in names if isinstance(names, list) else [names]:
                 path = folder / f"{str(name).split('.')[0]}.py"
-                if path.is_file() and "--" not in str(name) and not is_own_code(path):
-                    check_link(path)
-                    found |= {path, *(Path(p) for p in get_relative_import_files(path))}
+                if path.is_file() and not is_own_code(path):
+                    waiting.append(path)
+    found: set[Path] = set()
+    while waiting:
+        path = waiting.pop()
+        if path in found:
+            continue
+        check_link(path)
+        found.add(path)
+        for name in get_relative_imports(path):
+            needed = folder / f"{name}.py"
+            if not needed.is_file():
+                raise ValueError(f"{path} imports {needed.name}, which is not there: copy it too")
+            waiting.append(needed)
     return sorted(found)
