@@ -98,6 +98,11 @@ class SamplingConfig:
     entropy_threshold: float | None = setting(
         None, "commit every position whose entropy (nats) is below this, at least one a forward"
     )
+    surest_anywhere: bool = setting(
+        False,
+        "with entropy_threshold: commit also the surest position of all open blocks, and not of "
+        "the first alone, as d3LLM does with LLaDA",
+    )
     agreement: int | None = setting(
         None, "commit a token that has led in this many forwards running; null or 1: at once"
     )
@@ -260,6 +265,10 @@ class SamplingConfig:
         require(
             self.threshold is not None or self.threshold_end is None,
             "threshold_end is where a threshold moves to: give threshold too",
+        )
+        require(
+            self.entropy_threshold is not None or not self.surest_anywhere,
+            "surest_anywhere adds to what entropy_threshold commits: give entropy_threshold too",
         )
         if rules:
             require(

@@ -1,9 +1,10 @@
 """The rules that ship with the package, by the door of `rules.py`.
 
 Those of Dream order positions: origin, maskgit_plus, topk_margin, entropy; one of LLaDA draws
-them: random (its low_confidence is maskgit_plus). Four let confidence decide how many tokens a step
-commits: threshold, factor (Fast-dLLM), entropy_bound (EB-Sampler), entropy_threshold (dParallel).
-One holds back what they, or the schedule, would commit: agreement.
+them: random (its low_confidence is maskgit_plus); one of SDAR takes them from the left: sequential.
+Four let confidence decide how many tokens a step commits: threshold, factor (Fast-dLLM),
+entropy_bound (EB-Sampler), entropy_threshold (dParallel; surest_anywhere of it is d3LLM's). One
+holds back what they, or the schedule, would commit: agreement.
 The published modes of feedback are rules too; their mathematics is in `soft_mask.py`. Imports no
 torch.
 """
@@ -49,6 +50,12 @@ def random(rows: MaskedRows) -> Tensor:
     return rows.uniform_N
 
 
+@commit_rule("sequential", top=1, batched=True)
+def sequential(rows: MaskedRows) -> Tensor:
+    """From the left, however sure they are."""
+    return -rows.position_N.float()
+
+
 @commit_rule("threshold", returns="rows", top=1, batched=True)
 def threshold(rows: MaskedRows, *, threshold: float, threshold_end: float | None = None) -> Tensor:
     """Every token that is likelier than this."""
@@ -88,10 +95,20 @@ def entropy_bound(rows: MaskedRows, *, entropy_bound: float) -> Tensor:
 
 
 @commit_rule("entropy_threshold", returns="rows", top=1, batched=True)
-def entropy_threshold(rows: MaskedRows, *, entropy_threshold: float) -> Tensor:
-    """Every position whose entropy is below this, in nats."""
+def entropy_threshold(
+    rows: MaskedRows, *, entropy_threshold: float, surest_anywhere: bool = False
+) -> Tensor:
+    """Every position whose entropy is below this, in nats; and the surest one of open blocks."""
     # Rounding can make the entropy of a certain token negative, and nothing lies below 0.
-    return rows.entropy_N.clamp_min(0) < entropy_threshold
+    entropy_N = rows.entropy_N.clamp_min(0)
+    taken_N = entropy_N < entropy_threshold
+    if not surest_anywhere:
+        return taken_N
+    most = float("inf")
+    entropy_RL = rows.table(entropy_N.masked_fill(~rows.open_N, most), most)
+    surest_R1 = entropy_RL.argmin(dim=1, keepdim=True)
+    surest_RL = rows.table(taken_N.new_zeros(taken_N.shape), False).scatter(1, surest_R1, True)
+    return taken_N | rows.flat(surest_RL)
 
 
 @commit_rule("agreement", returns="rows", top=1, batched=True, state={"token": -1, "led": 0})
@@ -126,6 +143,9 @@ def end(text: TextSoFar) -> int | None:
 
 
 # Values of `alg`; settings of their own; values of the soft-mask `mode`.
-UNMASK_RULES = (origin.name, maskgit_plus.name, topk_margin.name, entropy.name, random.name)
+UNMASK_RULES = (
+    *(origin.name, maskgit_plus.name, topk_margin.name, entropy.name),
+    *(random.name, sequential.name),
+)
 COMMIT_RULES = (threshold.name, factor.name, entropy_bound.name, entropy_threshold.name)
 SOFT_MASK_MODES = (topk.name, temperature.name)

@@ -198,6 +198,7 @@ def test_a_moving_threshold_lies_between_its_ends_by_the_share_left() -> None:
         ({"entropy_bound": float("inf")}, "entropy_bound must be a finite number"),
         ({"threshold": 0.5, "alg": "origin"}, "by chance"),
         ({"threshold": 0.5, "alg_temp": 0.3}, "by chance"),
+        ({"surest_anywhere": True}, "give entropy_threshold too"),
     ],
 )
 def test_rules_that_contradict_each_other_are_refused(values, message) -> None:

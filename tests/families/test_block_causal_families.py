@@ -84,6 +84,8 @@ def sdar_settings(given: dict) -> dict | None:
         return None
     if given.get("evaluation"):
         return {"threshold": given["threshold"]}
+    if given["remasking_strategy"] == "sequential":
+        return {"alg": "sequential", "threshold": None}
     # Confidences of one token out of one: always 1, so a block is filled at once.
     dynamic = given["remasking_strategy"] == "low_confidence_dynamic"
     return {"threshold": 0.0} if dynamic else None

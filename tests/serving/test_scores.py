@@ -149,14 +149,21 @@ def test_the_last_tokens_alone_are_scored_where_the_server_says_so(checkpoint) -
 # Choices.
 
 
-@pytest.mark.parametrize("estimator", ["masks", "chain"])
+OPTIONS = {
+    "masks": {"samples": 8, "guidance": 0.5},
+    "chain": {},
+    "llada": {"samples": 8, "batch_size": 4, "guidance": 1.5},
+}
+
+
+@pytest.mark.parametrize("estimator", OPTIONS)
 @pytest.mark.parametrize("soft_mask", [None, SOFT])
 def test_scores_of_a_server_are_those_of_the_package(url, checkpoint, estimator, soft_mask) -> None:
     body = {
         "prompt": "The hat was",
         "choices": CHOICES,
         "seed": 3,
-        "softmask": {"estimator": estimator, "samples": 8, "soft_mask": soft_mask},
+        "softmask": {"estimator": estimator, "soft_mask": soft_mask, **OPTIONS[estimator]},
     }
     answer = post(url, "/v1/score", body).json()
     own = softmask.score(
@@ -164,7 +171,7 @@ def test_scores_of_a_server_are_those_of_the_package(url, checkpoint, estimator,
         "The hat was",
         CHOICES,
         estimator=estimator,
-        samples=8,
+        **OPTIONS[estimator],
         seed=3,
         soft_mask=None if soft_mask is None else SoftMaskConfig(**soft_mask),
     )
@@ -199,6 +206,11 @@ def test_a_conversation_is_scored_as_its_template_has_it(url, checkpoint) -> Non
         ({"choices": ["b"]}, "give either prompt or messages"),
         ({"prompt": "a", "choices": [[271]]}, "leave out the mask"),
         ({"prompt": "a", "choices": ["b"], "softmask": {"samples": 0}}, "samples"),
+        (
+            {"prompt": "a", "choices": ["b"], "softmask": {"estimator": "llada", "samples": 8}},
+            "samples of at least 16",
+        ),
+        ({"prompt": "a", "choices": ["b"], "softmask": {"batch_size": 8}}, "by itself"),
     ],
 )
 def test_what_cannot_be_scored_is_refused_in_a_sentence(url, checkpoint, body, said) -> None:

@@ -1,7 +1,8 @@
 """softmask export: a folder that transformers loads without this package.
 
 Writes a folder with weights (an adapter is merged in), tokenizer, soft-mask parameters and code,
-which AutoModel.from_pretrained(DIR, trust_remote_code=True) loads without this package.
+which AutoModel.from_pretrained(DIR, trust_remote_code=True) loads without this package. With
+--layout original it is written as the model's family has it, for that family's own code and tools.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import argparse
 from pathlib import Path
 
 from ..reporting.progress import progress
-from .options import add_family_option, new_parser
+from .options import add_family_option, add_layout_option, new_parser
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -23,6 +24,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--adapter", help="folder or Hub id of a PEFT adapter to merge in")
     parser.add_argument("--revision", help="branch, tag or commit of the model on the Hub")
     add_family_option(parser)
+    add_layout_option(parser)
     parser.add_argument("--dtype", help="convert to float32, bfloat16 or float16 (default: keep)")
     parser.add_argument("--overwrite", action="store_true", help="replace an older export in DIR")
     return parser
@@ -31,7 +33,9 @@ def make_parser() -> argparse.ArgumentParser:
 def run(args: argparse.Namespace, _argv: list[str]) -> int:
     """Runs the command with parsed arguments."""
     with progress(f"exporting to {args.target}"):
+        from ..config import SOFT_MASK_FILE
         from ..hub.export import export
+        from ..hub.model_card import PLAIN_ELSEWHERE
 
         folder = export(
             args.target,
@@ -39,8 +43,11 @@ def run(args: argparse.Namespace, _argv: list[str]) -> int:
             args.adapter,
             revision=args.revision,
             family=args.family,
+            layout=args.layout or "softmask",
             dtype=args.dtype,
             overwrite=args.overwrite,
         )
     print(f"the model is in {folder}")
+    if args.layout == "original" and (folder / SOFT_MASK_FILE).is_file():
+        print(PLAIN_ELSEWHERE)
     return 0

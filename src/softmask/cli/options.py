@@ -165,6 +165,15 @@ def add_family_option(group: Any) -> None:
     )
 
 
+def add_layout_option(group: Any) -> None:
+    """How an export is written."""
+    group.add_argument(
+        "--layout",
+        choices=["softmask", "original"],
+        help="original: files as the model's family has them (default: softmask, with its code)",
+    )
+
+
 def add_model_options(parser: argparse.ArgumentParser) -> None:
     """Which model, and where it runs."""
     group = parser.add_argument_group("model")

@@ -10,7 +10,7 @@ import argparse
 from pathlib import Path
 
 from ..reporting.progress import progress
-from .options import new_parser
+from .options import add_family_option, add_layout_option, new_parser
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -20,6 +20,8 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("folder", nargs="?", type=Path, metavar="FOLDER", help="what to upload")
     parser.add_argument("--model", help="export this folder or Hub id, and upload that")
     parser.add_argument("--adapter", help="with this adapter merged in")
+    add_family_option(parser)
+    add_layout_option(parser)
     parser.add_argument("--private", action="store_true", help="make the repository private")
     parser.add_argument("--revision", help="branch to write to (default: main)")
     parser.add_argument("--message", help="of the commit")
@@ -39,6 +41,8 @@ def run(args: argparse.Namespace, _argv: list[str]) -> int:
         args.folder,
         model=args.model,
         adapter=args.adapter,
+        family=args.family,
+        layout=args.layout,
         private=args.private,
         revision=args.revision,
         message=args.message,

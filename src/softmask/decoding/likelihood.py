@@ -69,6 +69,11 @@ class LikelihoodConfig:
         require_positive(self, "samples", "batch_size")
         require_choice("estimator", self.estimator, ESTIMATORS)
         check_guidance(self.guidance)
+        require(
+            self.estimator != "llada" or self.samples >= self.batch_size,
+            "estimator llada draws groups of batch_size masks: give samples of at least "
+            f"{self.batch_size}",
+        )
 
 
 @dataclass(frozen=True)
@@ -278,15 +283,8 @@ def llada_masks(question: Sequence[int], length: int, config: LikelihoodConfig) 
 
     In groups of `batch_size`: one number k ~ U{1..L}, the others of the group at equal distances
     behind it, around; which tokens, by a permutation each. As there, only whole groups count.
-
-    Raises:
-        ValueError: there is no whole group.
     """
     groups, size = config.samples // config.batch_size, config.batch_size
-    require(
-        groups > 0,
-        f"estimator llada draws groups of batch_size masks: give samples of at least {size}",
-    )
     generator = generator_for(config.seed, question)
     place_L, drawn = torch.arange(length), []
     for _ in range(groups):

@@ -90,6 +90,7 @@ class ModelArgs:
     factor: float | None = setting(None, "commit n tokens while (n + 1)(1 - p_n) is below this")
     entropy_bound: float | None = setting(None, "commit while entropies sum to at most this")
     entropy_threshold: float | None = setting(None, "commit every position of less entropy")
+    surest_anywhere: bool | None = setting(None, "and the surest position of all open blocks")
     agreement: int | None = setting(None, "forwards running that a token has to lead in")
     commit_from: str | None = setting(None, "soft, or plain: confidence of a second forward")
     score_temperature: float | None = setting(None, "of the confidence of a commit")

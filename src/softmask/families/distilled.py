@@ -11,7 +11,7 @@ from .dream import DREAM
 from .llada import LLADA
 
 
-def _parallel(entropy_threshold: float, **more: float) -> dict[str, object]:
+def _parallel(entropy_threshold: float, **more: object) -> dict[str, object]:
     """Every position of an open block whose entropy is low enough, in blocks of 32."""
     return {
         "alg": "entropy",
@@ -45,14 +45,13 @@ D3LLM_DREAM = replace(
     hub=("d3LLM/d3LLM_Dream", "d3LLM/d3LLM_Dream_Coder"),
     sampling=_parallel(0.4, next_block_at=0.1),
 )
-# Its own code also commits the surest mask of all open blocks, whichever block that lies in.
 D3LLM_LLADA = replace(
     LLADA,
     name="d3llm-llada",
     title="d3LLM (LLaDA)",
     explicit=True,
     hub=("d3LLM/d3LLM_LLaDA",),
-    sampling=_parallel(0.5, next_block_at=0.1),
+    sampling=_parallel(0.5, next_block_at=0.1, surest_anywhere=True),
 )
 DIFFUCODER = replace(
     DREAM,

@@ -13,6 +13,7 @@ DREAM_REASONER = Family(
     architectures=("DreamForCausalLM",),
     usual={"block_size": 32},
     fixed={"logit_shift": False, "attention_bias": False, "qk_norm": True},
+    further={"model_type": "Dream"},
     mask_token="<|mask|>",
     sampling={"alg": "maskgit_plus", "threshold": 0.95, "cache": "exact"},
 )

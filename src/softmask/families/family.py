@@ -38,6 +38,7 @@ class Family:
         usual: settings that its models have where config.json does not say otherwise.
         fixed: settings that every model of the family has, and its config.json does not say.
         required: values of further keys that make a model of the family one that fits this network.
+        further: what its own config.json has to say beside that, without a meaning here.
         weights: parts of names of weights, and what they are called here; `*` is a layer's number.
         mask_token: by which the mask's id is found where config.json has no mask_token_id.
         end_tokens: that end an answer, beside those that config and tokenizer name.
@@ -63,6 +64,7 @@ class Family:
     usual: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     fixed: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     required: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    further: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     weights: tuple[tuple[str, str], ...] = ()
     mask_token: str | None = None
     end_tokens: tuple[str, ...] = END_TOKENS
@@ -98,6 +100,19 @@ class Family:
         ours = {key: value for key, value in values.items() if key not in self.renamed}
         ours |= {new: values[old] for old, new in self.renamed.items() if old in values}
         return dict(self.usual) | ours | dict(self.fixed)
+
+    def original_settings(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """The inverse of `settings`: a config.json in our names under those of the family."""
+        theirs = {self.original_key(k): v for k, v in values.items() if k not in self.fixed}
+        # Some families have the size of their tables under a name of its own, and this one too.
+        theirs |= {key: values[key] for key in ("vocab_size",) if key in values}
+        names: dict[str, Any] = {"architectures": list(self.architectures[:1])}
+        names |= {"model_type": self.model_types[0]} if self.model_types else {}
+        return theirs | dict(self.required) | dict(self.further) | names
+
+    def original_key(self, key: str) -> str:
+        """What one of our settings is called in config.json of the original files."""
+        return {ours: theirs for theirs, ours in self.renamed.items()}.get(key, key)
 
     def template(self, text: str) -> str:
         """A chat template of the family's files, as it is to be read here.

@@ -43,6 +43,8 @@ LLADA = Family(
         "input_emb_norm": False,
         "scale_logits": False,
     },
+    # Where config.json does not say otherwise, its own code drops a tenth while it trains.
+    further={"embedding_dropout": 0.0, "residual_dropout": 0.0},
     weights=(
         ("model.transformer.wte", TABLE),
         ("model.transformer.ln_f", NORM),

@@ -3,7 +3,8 @@
 The folder holds weights, tokenizer, soft-mask parameters and this package's own modelling,
 soft-mask and generation code as remote code, so that
 `AutoModel.from_pretrained(FOLDER, trust_remote_code=True)` works with torch and transformers
-alone, from the folder and from the Hub.
+alone, from the folder and from the Hub. Or it is in the original layout, for the code and the
+tools of the model's family.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from .. import __version__
 from ..config import (
     SAMPLING_FILE,
     SOFT_MASK_FILE,
     SOFT_MASK_MODES,
-    SoftMaskConfig,
+    require_choice,
     soft_mask_to_published,
 )
 from ..families.dream import DREAM
@@ -35,12 +35,16 @@ from ..models import DreamModel
 from ..models.checkpoint import Source, first_not_finite
 from .checkpoints import check_link, find, tokenizer_folder
 from .config_file import CONFIG_KEYS
-from .folder import ADAPTER_FILE, HUB_ID, WEIGHT_INDEX, read_mapping, tensor_names
+from .folder import CONFIG_FILE, WEIGHT_INDEX, read_mapping, tensor_names
 from .four_bits import is_stored_in_4_bits
 from .load import choose_dtype, load
-from .remote_code import CODE_MARK, CONFIGURATION, remote_code
+from .model_card import WRITTEN_BY, base_model, model_card
+from .original_layout import code_files, original_config, with_code
+from .remote_code import is_own_code, remote_code
 from .tokenizer_files import TEMPLATE, TOKENIZER, TOKENIZER_CONFIG, TOKENIZER_KEYS
 
+# The names of files and weights: this package's, with its code, or those of the model's family.
+LAYOUTS = ("softmask", "original")
 AUTO_MAP = {
     "AutoConfig": "configuration_dream.DreamConfig",
     "AutoModel": "modeling_dream.DreamModel",
@@ -64,6 +68,7 @@ def export(
     *,
     revision: str | None = None,
     family: str | None = None,
+    layout: str = "softmask",
     dtype: str | torch.dtype | None = None,
     overwrite: bool = False,
     title: str | None = None,
@@ -80,6 +85,9 @@ def export(
         adapter: as for `hub.load`.
         revision: as for `hub.load`.
         family: as for `hub.load`.
+        layout: "softmask", with this package's code; or "original": the names, config.json and
+            code of the model's family. What soft-masking is set to lies beside it in a file of
+            its own, which softmask reads and the family's own code does not.
         dtype: convert the weights to "float32", "bfloat16" or "float16"; None or "auto": keep.
         overwrite: replace an existing checkpoint folder.
         title: what the model card calls it; default: the folder's name.
@@ -93,6 +101,7 @@ def export(
         ValueError: something is wrong with the checkpoint, the adapter, an argument or the
             place to write to.
     """
+    require_choice("layout", layout, LAYOUTS)
     target = expand_home(target).resolve()
     _check_target(target, overwrite)
     chosen = None if dtype in (None, "auto") else choose_dtype(dtype, torch.device("cpu"))
@@ -111,14 +120,24 @@ def export(
         raise ValueError(f"{source.name} is in 4 bits, which are not exported: give its whole base")
     with _replacing(target) as folder:
         merged = _merge(source)
-        _write_weights(source, merged, folder, chosen, link)
-        _write_settings(source, merged, folder, chosen)
-        for file, text in remote_code().items():
-            (folder / file).write_text(text, encoding="utf-8")
+        original = layout == "original"
+        rename = by_name(source.config.family).original_name if original else _as_it_is
+        _write_weights(source, rename, merged, folder, chosen, link)
+        _write_settings(source, merged, folder, chosen, original)
+        if original:
+            for path in code_files(source.folder):
+                shutil.copyfile(path, folder / path.name)
+        else:
+            for file, text in remote_code().items():
+                (folder / file).write_text(text, encoding="utf-8")
         (folder / "README.md").write_text(
-            _model_card(source, title or target.name), encoding="utf-8"
+            model_card(source, title or target.name, original), encoding="utf-8"
         )
     return target
+
+
+def _as_it_is(name: str) -> str:
+    return name
 
 
 def _check_target(target: Path, overwrite: bool) -> None:
@@ -128,19 +147,21 @@ def _check_target(target: Path, overwrite: bool) -> None:
         return
     if not overwrite:
         raise ValueError(f"{target} is not empty: give another folder, or --overwrite")
-    # A model that was trained or downloaded has files of the same names, but not our code.
-    others = sorted(path.name for path in target.iterdir() if not _is_ours(path))
-    if others or not (target / Path(CONFIGURATION).name).is_file():
+    # A model that was trained or downloaded has files of the same names, but not our card.
+    card = target / "README.md"
+    is_export = card.is_file() and WRITTEN_BY in card.read_text(encoding="utf-8", errors="replace")
+    code = code_files(target) if is_export and (target / CONFIG_FILE).is_file() else []
+    others = sorted(p.name for p in target.iterdir() if not _is_ours(p) and p not in code)
+    if others or not is_export:
         what = f"{others[0]}, which no export wrote" if others else "no export"
         raise ValueError(f"{target} holds {what}, so it is not replaced: give another folder")
 
 
 def _is_ours(path: Path) -> bool:
     """Whether an export writes such a file: all code with its first line, and a model's files."""
-    if path.suffix == ".py" and path.is_file():
-        with path.open("rb") as file:
-            return file.readline().startswith(CODE_MARK.encode())
-    known = {"config.json", "README.md", WEIGHT_INDEX, SOFT_MASK_FILE, TOKENIZER_CONFIG}
+    if path.suffix == ".py":
+        return is_own_code(path)
+    known = {CONFIG_FILE, "README.md", WEIGHT_INDEX, SOFT_MASK_FILE, TOKENIZER_CONFIG}
     return path.suffix == ".safetensors" or path.name in known | {*AS_THEY_ARE, *TOKENIZER_FILES}
 
 
@@ -177,10 +198,16 @@ def _replacing(target: Path) -> Iterator[Path]:
 
 
 def _write_weights(
-    source: Source, merged: DreamModel | None, folder: Path, dtype: torch.dtype | None, link: bool
+    source: Source,
+    rename: Callable[[str], str],
+    merged: DreamModel | None,
+    folder: Path,
+    dtype: torch.dtype | None,
+    link: bool,
 ) -> None:
+    """The weights under what `rename` makes of our names."""
     index = source.folder / WEIGHT_INDEX
-    names = source.names
+    names = {theirs: rename(ours) for theirs, ours in source.names.items()}
     if merged is None and dtype is None and all(name == own for name, own in names.items()):
         for path in source.weights:
             _check_finite(path)
@@ -194,6 +221,7 @@ def _write_weights(
     values = read_mapping(index) if index.is_file() else {"weight_map": {}}
     values["weight_map"] = {names[name]: file for name, file in values["weight_map"].items()}
     state = {} if merged is None else merged.state_dict()
+    table, head = rename(TABLE), rename(HEAD)
     untied = merged is not None and merged.config.tie_word_embeddings != (
         source.config.tie_word_embeddings
     )
@@ -201,10 +229,10 @@ def _write_weights(
     for path in source.weights:
         if merged is None:  # else `load` has looked at every weight
             _check_finite(path)
-        tensors, metadata = _rewrite(path, names, state, dtype)
-        if untied and TABLE in tensors:
-            tensors[HEAD] = state[HEAD].to(tensors[TABLE].dtype)
-            values["weight_map"][HEAD] = path.name
+        tensors, metadata = _rewrite(path, source.names, names, state, dtype)
+        if untied and table in tensors:
+            tensors[head] = state[HEAD].to(tensors[table].dtype)
+            values["weight_map"][head] = path.name
         bad = first_not_finite(tensors.items())
         if bad is not None:
             kept = tensors[bad].dtype
@@ -238,23 +266,28 @@ def _check_finite(path: Path) -> None:
 
 def _rewrite(
     path: Path,
+    ours: Mapping[str, str],
     names: Mapping[str, str],
     merged: Mapping[str, Tensor],
     dtype: torch.dtype | None,
 ) -> tuple[dict[str, Tensor], dict[str, str] | None]:
-    """A weight file's tensors by our names, with the merged values, each in its own dtype."""
+    """A weight file's tensors by new names, with the merged values, each in its own dtype."""
     tensors = {}
     with safe_open(path, framework="pt") as file:
         for name in sorted(tensor_names(path)):
             own = file.get_tensor(name)
-            value = merged.get(names[name], own)
+            value = merged.get(ours[name], own)
             kept = dtype if dtype is not None and own.is_floating_point() else own.dtype
             tensors[names[name]] = value.detach().to(kept).contiguous()
         return tensors, file.metadata()
 
 
 def _write_settings(
-    source: Source, merged: DreamModel | None, folder: Path, dtype: torch.dtype | None
+    source: Source,
+    merged: DreamModel | None,
+    folder: Path,
+    dtype: torch.dtype | None,
+    original: bool,
 ) -> None:
     """The JSON files and the tokenizer's, with what points at code that is not there removed."""
     tokenizer = tokenizer_folder(source.folder, source.adapter)
@@ -265,20 +298,33 @@ def _write_settings(
                 if file.endswith(".json"):
                     read_mapping(place / file)
                 shutil.copyfile(place / file, folder / file)
-    _write_json(folder / "config.json", _config(source, merged, dtype))
+    hub_id = base_model(source)
+    if original:
+        # An adapter on one of them unties table and head.
+        tied = (source if merged is None else merged).config.tie_word_embeddings
+        config = original_config(source, hub_id, tied=bool(tied))
+    else:
+        config = _config(source, merged)
+    _write_json(folder / CONFIG_FILE, _with_dtype(config, dtype, original))
     settings = tokenizer / TOKENIZER_CONFIG
-    values = read_mapping(settings) if settings.is_file() else {}
-    values = {key: value for key, value in values.items() if key in TOKENIZER_KEYS}
+    given = read_mapping(settings) if settings.is_file() else {}
+    values = {key: value for key, value in given.items() if key in TOKENIZER_KEYS}
     # Qwen2Tokenizer reads the vocabulary in tokenizer.json, and not how that file cuts a text.
     kind = "PreTrainedTokenizerFast" if (tokenizer / TOKENIZER).is_file() else "Qwen2Tokenizer"
-    _write_json(folder / TOKENIZER_CONFIG, values | {"tokenizer_class": kind})
+    values["tokenizer_class"] = kind
+    if original:
+        own = with_code(given, tokenizer, hub_id)
+        # A class whose code is nowhere is replaced as in our own layout.
+        known = "tokenizer_class" in own and ("auto_map" in own or "auto_map" not in given)
+        values = own if known else own | {"tokenizer_class": kind}
+    _write_json(folder / TOKENIZER_CONFIG, values)
     if source.soft_mask is not None:
         _write_json(folder / SOFT_MASK_FILE, soft_mask_to_published(source.soft_mask))
 
 
-def _config(source: Source, merged: DreamModel | None, dtype: torch.dtype | None) -> dict[str, Any]:
+def _config(source: Source, merged: DreamModel | None) -> dict[str, Any]:
     """The source's own config.json, every key that counts, with what the remote code needs."""
-    path = source.folder / "config.json"
+    path = source.folder / CONFIG_FILE
     values, family = read_mapping(path), by_name(source.config.family)
     if family is not DREAM:
         values = values if is_own_layout(values) else family.settings(values, str(path))
@@ -297,9 +343,17 @@ def _config(source: Source, merged: DreamModel | None, dtype: torch.dtype | None
     values.pop("transparency_config", None)
     if source.soft_mask is not None:
         values["transparency_config"] = soft_mask_to_published(source.soft_mask)
+    return values
+
+
+def _with_dtype(
+    values: dict[str, Any], dtype: torch.dtype | None, original: bool
+) -> dict[str, Any]:
+    """A config.json that says what its weights are in."""
     if dtype is not None:
-        values.pop("torch_dtype", None)
-        values["dtype"] = str(dtype).removeprefix("torch.")
+        # Older transformers, which the family's own code may want, know the second name alone.
+        key = "torch_dtype" if original and "dtype" not in values else "dtype"
+        values = {k: v for k, v in values.items() if k != "torch_dtype"} | {key: dtype}
     for key in ("dtype", "torch_dtype"):
         if values.get(key) is not None:
             values[key] = str(values[key]).removeprefix("torch.")
@@ -308,78 +362,3 @@ def _config(source: Source, merged: DreamModel | None, dtype: torch.dtype | None
 
 def _write_json(path: Path, values: Any) -> None:
     path.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-
-
-def _model_card(source: Source, title: str) -> str:
-    """README.md: what it is, what it comes from, how to use it."""
-    base = _base_model(source)
-    # No pipeline_tag: no pipeline of transformers denoises.
-    front = ["---", "library_name: transformers"]
-    front += [f"base_model: {base}"] if base else []
-    family = by_name(source.config.family)
-    front += ["tags:", f"- {family.name}", "- diffusion", "- masked-diffusion"]
-    front += ["- soft-masking"] if source.soft_mask is not None else []
-    what = f"[{base}](https://huggingface.co/{base})" if base else f"a {family.title} model"
-    merged = " with an adapter merged into its weights" if source.adapter is not None else ""
-    parts = [
-        "\n".join([*front, "---"]),
-        f"# {title}",
-        f"A masked diffusion language model: {what}{merged}, with its modelling and generation "
-        "code in this repository. It needs torch, and transformers 5.17 or later.",
-        f"```python\n{_usage(source, title)}```",
-        _soft_mask_text(source.soft_mask),
-        f"Written by `softmask export` (softmask {__version__}). The code is under the Apache-2.0 "
-        "licence; the weights are under the licence of the model they come from.",
-    ]
-    return "\n\n".join(parts) + "\n"
-
-
-def _base_model(source: Source) -> str | None:
-    """The Hub id of the base model, where one is known."""
-    names = [source.name]
-    if source.adapter is not None:
-        names.append(
-            str(read_mapping(source.adapter / ADAPTER_FILE).get("base_model_name_or_path"))
-        )
-    hub = (name for name in names if HUB_ID.fullmatch(name) and not Path(name).exists())
-    return next(hub, None)
-
-
-def _usage(source: Source, title: str) -> str:
-    prompt = 'inputs = tokenizer("One day,", return_tensors="pt")\n'
-    if source.tokenizer.chat_template:
-        prompt = (
-            'messages = [{"role": "user", "content": "Write a haiku about masks."}]\n'
-            "inputs = tokenizer.apply_chat_template(\n"
-            '    messages, add_generation_prompt=True, return_tensors="pt", return_dict=True\n'
-            ")\n"
-        )
-    return (
-        "from transformers import AutoModel, AutoTokenizer\n\n"
-        f'name = "{title}"  # on the Hub, or a folder with these files\n'
-        "tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=True)\n"
-        'model = AutoModel.from_pretrained(name, trust_remote_code=True, dtype="auto").eval()\n'
-        f"{prompt}"
-        "ids = model.diffusion_generate(\n"
-        "    inputs.input_ids, attention_mask=inputs.attention_mask,\n"
-        '    max_new_tokens=64, steps=64, alg="entropy",\n'
-        ")\n"
-        "print(tokenizer.decode(ids[0, inputs.input_ids.shape[1] :], skip_special_tokens=True))\n"
-    )
-
-
-def _soft_mask_text(soft_mask: SoftMaskConfig | None) -> str:
-    if soft_mask is None:
-        return (
-            "It has no soft-mask parameters of its own: `diffusion_generate` soft-masks "
-            "([arXiv 2510.17206](https://arxiv.org/abs/2510.17206)) where a call gives "
-            "`transparency_alg` and the parameters."
-        )
-    rows = "\n".join(
-        f"| `{key}` | {value} |" for key, value in soft_mask_to_published(soft_mask).items()
-    )
-    return (
-        "It decodes with soft-masking ([arXiv 2510.17206](https://arxiv.org/abs/2510.17206)) by "
-        'default; `transparency_alg="none"` turns that off. Its parameters:\n\n'
-        f"| argument of `diffusion_generate` | value |\n|---|---|\n{rows}"
-    )

@@ -18,6 +18,8 @@ from huggingface_hub.errors import (
 )
 
 from ..config import SAMPLING_FILE, SOFT_MASK_FILE, SOFT_MASK_WEIGHTS, read_soft_mask_file
+from ..families.dream import DREAM
+from ..families.registry import is_own_layout
 from ..files import expand_home
 from ..reporting.progress import progress
 from .adapters import read_adapter
@@ -57,6 +59,8 @@ def push(
     *,
     model: str | Path | None = None,
     adapter: str | Path | None = None,
+    family: str | None = None,
+    layout: str | None = None,
     private: bool = False,
     revision: str | None = None,
     message: str | None = None,
@@ -68,6 +72,8 @@ def push(
         repo: owner/name on the Hub; made where it does not exist.
         folder: of an adapter or of an exported model; leave it out to export `model` with
             `adapter` merged in.
+        family: as for `hub.load`.
+        layout: of what is exported, as for `export`.
         private: make the repository private.
         revision: branch to write to; made where it does not exist.
         dry_run: print what would go up, and send no request.
@@ -82,32 +88,44 @@ def push(
         raise ValueError(f"{repo!r} is no repository: give it as OWNER/NAME")
     if (folder is None) == (model is None and adapter is None):
         raise ValueError("give either a folder to upload, or --model and --adapter to export")
+    if folder is not None and layout is not None:
+        raise ValueError("a folder goes up in the layout that it is in: export it anew for another")
     if folder is not None:
         ready = expand_home(folder)
-        names = files_to_push(ready)
+        names = files_to_push(ready, family)
         if dry_run:
             _show(repo, ready, names)
             return None
         _make(repo, private, revision)
         return _upload(repo, ready, names, revision, message)
-    find(model, adapter, local_only=dry_run)
+    found = find(model, adapter, family=family, local_only=dry_run)
     if not dry_run:
         # Before the export: a login that is missing should not cost a merge first.
         _make(repo, private, revision)
     with tempfile.TemporaryDirectory() as place:
         with progress("exporting the model"):
             ready = export(
-                Path(place) / "model", model, adapter, title=repo, link=True, local_only=dry_run
+                Path(place) / "model",
+                model,
+                adapter,
+                family=family,
+                layout=layout or "softmask",
+                title=repo,
+                link=True,
+                local_only=dry_run,
             )
-        names = files_to_push(ready)
+        names = files_to_push(ready, found.config.family)
         if dry_run:
             _show(repo, ready, names)
             return None
         return _upload(repo, ready, names, revision, message)
 
 
-def files_to_push(folder: Path) -> list[str]:
+def files_to_push(folder: Path, family: str | None = None) -> list[str]:
     """The names of the files to upload from an adapter's or an exported folder.
+
+    Args:
+        family: as for `hub.load`.
 
     Raises:
         ValueError: it is neither, or something in it is missing or damaged.
@@ -118,7 +136,7 @@ def files_to_push(folder: Path) -> list[str]:
         _check_adapter(folder)
         patterns: Sequence[str] = ADAPTER_FILES
     elif (folder / "config.json").is_file():
-        _check_model(folder)
+        _check_model(folder, family)
         patterns = MODEL_FILES
     else:
         raise ValueError(
@@ -147,11 +165,15 @@ def _check_adapter(folder: Path) -> None:
         )
 
 
-def _check_model(folder: Path) -> None:
-    find(folder)
-    remote = read_mapping(folder / "config.json").get("auto_map", {}).values()
-    files = {f"{str(reference).split('.')[0]}.py" for reference in remote}
-    if not files:
+def _check_model(folder: Path, family: str | None) -> None:
+    found = find(folder, family=family)
+    values = read_mapping(folder / "config.json")
+    remote = [str(reference) for reference in values.get("auto_map", {}).values()]
+    # Code on the Hub is named by its repository: OWNER/NAME--file.Class.
+    files = {f"{name.split('.')[0]}.py" for name in remote if "--" not in name}
+    # In its original layout, code of the family's own may lie elsewhere; but for Dream's.
+    own = is_own_layout(values) or found.config.family == DREAM.name
+    if not remote and own:
         raise ValueError(
             f"{folder} has no code of its own: `softmask push REPO --model {folder}` exports it "
             "and uploads that"

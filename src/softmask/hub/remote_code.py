@@ -22,6 +22,14 @@ METHOD = "decoding/diffusion_generate.py"
 CODE_MARK = "# Part of softmask "
 
 
+def is_own_code(path: Path) -> bool:
+    """Whether an export of ours wrote this file of code."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.readline().startswith(CODE_MARK.encode())
+
+
 def remote_code() -> dict[str, str]:
     """The text of every file of remote code, by its name in the flat folder.
 

@@ -279,7 +279,7 @@ OWN = (
     _done("end", "the first character behind it", EDIT),
     _done("min_tokens", "the fewest tokens to write; default: half of those replaced", EDIT, 0),
     _done("max_tokens", "the most; default: twice those replaced, or 8", EDIT, -1),
-    _done("softmask", "estimator, samples, soft_mask and deadline: see below", SCORE),
+    _done("softmask", "estimator, samples, guidance and more: see below", SCORE),
     _logged("user", "whose request it is, by the client's own name", SCORE),
 )
 # What edits share with /v1/denoise: how tokens are drawn, and the form.

@@ -9,13 +9,13 @@ import math
 import secrets
 import time
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from ..decoding.likelihood import LikelihoodConfig, TokenScore
+from ..decoding.likelihood import Estimator, LikelihoodConfig, TokenScore
 from ..decoding.prompts import DecodeStream, encode_chat
-from ..decoding.score import SAMPLES, pairs_of
+from ..decoding.score import BATCH_SIZE, SAMPLES, pairs_of
 from ..models.checkpoint import Checkpoint
 from .detokenizer import Token
 from .messages import Messages
@@ -32,13 +32,23 @@ class ScoreExtension(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    estimator: Literal["masks", "chain"] = Field(
+    estimator: Estimator = Field(
         "masks",
         description="masks: sampled masks, a bound with an error; chain: one forward a token, from "
-        "the left, exact",
+        "the left, exact; llada: the bound as LLaDA's evaluation draws it",
     )
     samples: int = Field(
         SAMPLES, ge=1, le=MOST_SAMPLES, description="masks that are drawn of each choice"
+    )
+    batch_size: int | None = Field(
+        None,
+        ge=1,
+        le=MOST_SAMPLES,
+        description=f"of llada: masks that are drawn together, default {BATCH_SIZE}; whole groups "
+        "of `samples` count",
+    )
+    guidance: float = Field(
+        0.0, ge=0, description="classifier-free guidance w: twice the forwards, no likelihood"
     )
     soft_mask: SoftMaskField = Field(
         "checkpoint",
@@ -48,6 +58,12 @@ class ScoreExtension(BaseModel):
     deadline: float | None = Field(
         None, gt=0, le=86400, description="seconds after which the request is given up"
     )
+
+    @model_validator(mode="after")
+    def _groups(self) -> ScoreExtension:
+        if self.batch_size is not None and self.estimator != "llada":
+            raise ValueError("batch_size is of the estimator llada: a server batches by itself")
+        return self
 
 
 Choice = Annotated[Text, Field(min_length=1)] | TokenIds
@@ -86,7 +102,13 @@ def score_request(service: Service, asked: ScoreBody) -> ScoreRequest:
     pairs = pairs_of(checkpoint, prompt, asked.choices, service.encode_text)
     return ScoreRequest(
         tuple(pairs),
-        LikelihoodConfig(samples=extension.samples, seed=asked.seed, estimator=extension.estimator),
+        LikelihoodConfig(
+            samples=extension.samples,
+            batch_size=extension.batch_size or BATCH_SIZE,
+            seed=asked.seed,
+            estimator=extension.estimator,
+            guidance=extension.guidance,
+        ),
         service.soft_mask_of(extension.soft_mask),
         questions=(tuple(pairs[0][0]),) * len(pairs),
         deadline=_deadline(service, extension.deadline),

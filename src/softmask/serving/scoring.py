@@ -3,9 +3,9 @@
     handle = engine.score(ScoreRequest(((context, continuation),)))
     print(handle.result().estimates)
 
-A chunk is forwards (one, two with soft-masking) over no more positions than the running requests
-take in theirs, but of one row at least: where rows are no longer than what runs, that goes on at
-half its speed at worst while texts are scored. Requests take turns.
+A chunk is forwards (one, twice as many with soft-masking, and with guidance) over no more positions
+than the running requests take in theirs, but of one row at least: where rows are no longer than
+what runs, that goes on at half its speed at worst while texts are scored. Requests take turns.
 """
 
 from __future__ import annotations
@@ -162,13 +162,14 @@ class ScoreQueue:
         """Bytes of the logits of one row, the longest."""
         longest = max(len(continuation) for _, continuation in request.requests)
         vocabulary = self._limits.model.config.vocab_size
-        if is_on(request.soft_mask):
+        guided = 2 if request.config.guidance else 1  # branches, whose logits are both there
+        if is_on(request.soft_mask) or (guided == 2 and request.config.estimator != "chain"):
             logits = longest * vocabulary  # of the first pass, all at once
         elif request.config.estimator == "chain":
             logits = vocabulary
         else:
             logits = min(longest * vocabulary, CHUNK_LOGITS)
-        return DRAWN * logits
+        return DRAWN * guided * logits
 
     def put(self, handle: ScoreHandle) -> None:
         """Adds a request that was checked."""
@@ -199,6 +200,8 @@ class ScoreQueue:
         request, now = handle.request, self._clock()
         if is_on(request.soft_mask):
             positions //= 2  # there are two forwards of them
+        if request.config.guidance:
+            positions //= 2
         if handle.started is None:
             handle.started = now
         rows = max(1, min(MOST_ROWS, self._limits.reading // self._reading(request)))
