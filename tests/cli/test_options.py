@@ -50,6 +50,8 @@ def test_every_command_names_itself_and_shows_no_published_name(words) -> None:
     shown = parser.format_help()
     for name in ("transparency", "mixinputs", "mixture-temp", "diffusion-steps", "binary"):
         assert f"--{name}" not in shown
+    said = [action.help for action in parser._actions if action.help is not None]
+    assert not [help for help in said if help.count("(default:") > 1]
 
 
 def test_eval_takes_our_modes_and_the_harness_takes_our_names() -> None:

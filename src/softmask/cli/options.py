@@ -252,7 +252,8 @@ def add_settings(
         if own_default in (None, dataclasses.MISSING):
             own_default = "off" if own_default is None else ""
         default = defaults.get(field.name, own_default)
-        note = f" (default: {default})" if default != "" else ""
+        said = default == "" or "(default: " in field.metadata["help"]
+        note = "" if said else f" (default: {default})"
         values: dict[str, Any] = {"action": "store_true"}
         scalar = _scalar(hints[field.name])
         shown, *hidden = (names or {}).get(field.name, [field.name])
