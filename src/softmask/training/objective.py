@@ -103,9 +103,7 @@ def masked_diffusion_loss(
         first = _without_ddp(model)
         with torch.no_grad():
             for _ in range(feedback_passes):
-                seen = first(
-                    noisy_BL, feedback=seen, rows=rows_N, observe=True, **inputs
-                ).feedback
+                seen = first(noisy_BL, feedback=seen, rows=rows_N, observe=True, **inputs).feedback
     forward = _scored(
         model,
         noisy_BL,
