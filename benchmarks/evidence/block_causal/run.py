@@ -46,15 +46,13 @@ BLOCK = 8
 MODELS = {"full": (), "blocks": (f"model.block_size={BLOCK}", "train.left_to_right=0.0")}
 FULL = {
     "whole text": {},
-    "blocks, no cache": {"block_length": BLOCK},
-    "blocks, prefix": {"block_length": BLOCK, "cache": "prefix"},
-    "blocks, dual": {"block_length": BLOCK, "cache": "dual"},
+    "dual": {"block_length": BLOCK, "cache": "dual"},
 }
 OWN = {"exact": {"cache": "exact"}, "no cache": {"cache": "none"}}
 WAYS = {"full": FULL, "blocks": OWN, "blocks-0": {"exact": OWN["exact"]}}
-KINDS, PUZZLES, FEW, SIZE = ("countdown_3", "countdown_4"), 150, 60, 50
+KINDS, PUZZLES, FEW, SIZE = ("countdown_3", "countdown_4"), 80, 20, 40
 WINDOWS, LENGTH, TIMES = 48, 128, 8
-PROMPT, TEXTS, ROUNDS = 8, (64, 128, 256, 512, 1024), 3
+PROMPT, TEXTS, ROUNDS = 8, (64, 128, 256, 512), 2
 BEHIND, CALLS = (64, 256, 512, 1024, 2048), 5
 
 
@@ -74,10 +72,7 @@ def main() -> None:
         elif stage == "report":
             report(args.out, work)
         else:
-            make: Callable[[Path], Any] = test if stage == "test" else speed
-            path = work / f"{stage}.json"
-            if not path.is_file():
-                write_atomically(path, json.dumps(make(work), indent=1) + "\n")
+            (test if stage == "test" else speed)(work)
 
 
 def train(name: str, work: Path) -> None:
@@ -92,6 +87,14 @@ def train(name: str, work: Path) -> None:
     path = work / f"{name}-seconds.json"
     known = json.loads(path.read_text()) if path.is_file() else []
     write_atomically(path, json.dumps([*known, used]) + "\n")
+
+
+def kept(path: Path, make: Callable[[], Any]) -> Any:
+    """What a file holds, or, where there is none, what is made then, and kept there."""
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, json.dumps(make(), indent=1) + "\n")
+    return json.loads(path.read_text())
 
 
 def models(work: Path) -> dict[str, Checkpoint]:
@@ -111,9 +114,18 @@ def test(work: Path) -> dict[str, Any]:
     cut = [w for w in windows(found["full"].tokenizer, texts, LENGTH) if len(w) == LENGTH]
     chosen = random.Random("block-causal/windows").sample(cut, WINDOWS)
     config = HeldOutConfig(length=LENGTH, times=TIMES)
-    bounds = {n: asdict(held_out(c.model, chosen, config, None).whole) for n, c in found.items()}
+    bounds = {
+        name: kept(
+            work / "test" / f"bound-{name}.json",
+            lambda one=one: asdict(held_out(one.model, chosen, config, None).whole),
+        )
+        for name, one in found.items()
+    }
     answers = [
-        solved(found[name], name, way, kind, fewer)
+        kept(
+            work / "test" / f"{name}-{way}-{kind}-{fewer}.json".replace(" ", "_"),
+            lambda cell=(found[name], name, way, kind, fewer): solved(*cell),
+        )
         for name, ways in WAYS.items()
         for way in ways
         for kind in KINDS
@@ -164,11 +176,24 @@ def speed(work: Path) -> dict[str, Any]:
     texts = []
     for length in TEXTS:
         for number in range(ROUNDS if length < max(TEXTS) else 1):
-            for (name, way), settings in ways.items():
-                seconds, used, forwards = text_of(found[name], length, settings)
-                row = {"model": name, "way": way, "tokens": length, "round": number}
-                row |= {"seconds": seconds, "processor": used, "forwards": forwards}
-                texts.append(row)
+
+            def turn(length: int = length, number: int = number) -> list[dict[str, Any]]:
+                rows = []
+                for (name, way), settings in ways.items():
+                    seconds, used, forwards = text_of(found[name], length, settings)
+                    row = {"model": name, "way": way, "tokens": length, "round": number}
+                    rows.append(row | {"seconds": seconds, "processor": used, "forwards": forwards})
+                return rows
+
+            texts += kept(work / "speed" / f"{length}-{number}.json", turn)
+    return {
+        "texts": texts,
+        "forwards": kept(work / "speed" / "forwards.json", lambda: calls(found)),
+    }
+
+
+def calls(found: dict[str, Checkpoint]) -> list[dict[str, Any]]:
+    """Single forwards behind more and more tokens, in turns."""
     forwards = []
     for behind in BEHIND:
         for _ in range(CALLS):
@@ -178,7 +203,7 @@ def speed(work: Path) -> dict[str, Any]:
                 call()
                 seconds = time.perf_counter() - begun
                 forwards.append({"what": name, "behind": behind, "seconds": seconds})
-    return {"texts": texts, "forwards": forwards}
+    return forwards
 
 
 def text_of(
@@ -225,8 +250,7 @@ def forward_calls(found: dict[str, Checkpoint], behind: int) -> dict[str, Callab
 
 def report(out: Path, work: Path) -> None:
     """The tables, and everything that they come from."""
-    tested = json.loads((work / "test.json").read_text())
-    timed = json.loads((work / "speed.json").read_text())
+    tested, timed = test(work), speed(work)
     used = {name: sum(json.loads((work / f"{name}-seconds.json").read_text())) for name in MODELS}
     lines = ["training", f"{'':24}{'processor seconds':>20}"]
     lines += [f"{name:24}{seconds:20.0f}" for name, seconds in used.items()]
