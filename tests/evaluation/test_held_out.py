@@ -72,10 +72,10 @@ def test_the_masks_belong_to_the_window_and_the_seed() -> None:
 
 
 @torch.no_grad()
-def objective_nats(soft: bool, model=MODEL) -> list[float]:
+def objective_nats(soft: bool, model, config: HeldOutConfig) -> list[float]:
     """By window: the training objective's bound on the same masks, summed over its tokens."""
     nats = [[] for _ in TEXT]
-    for w, t, masked in masks_of():
+    for w, t, masked in masks_of(config):
         ids = torch.tensor([TEXT[w]])
         noisy = ids.masked_fill(masked, MASK)
         loss = masked_diffusion_loss(
@@ -103,27 +103,28 @@ def check_bound(found: HeldOut, way: str, nats_W: list[float]) -> None:
 
 
 BLOCKS = {"block_size": 4, "block_origin": "prompt"}  # which begin behind the first token
+TWICE = dataclasses.replace(CONFIG, times=2)
 
 
 @pytest.mark.parametrize(
-    "model",
+    ("model", "config"),
     [
-        MODEL,
-        tiny_model(**BLOCKS),
-        pytest.param(tiny_model(**BLOCKS, logit_shift=False), marks=pytest.mark.slow),
+        (MODEL, CONFIG),
+        (tiny_model(**BLOCKS), TWICE),
+        pytest.param(tiny_model(**BLOCKS, logit_shift=False), TWICE, marks=pytest.mark.slow),
     ],
     ids=["full", "blocks, shifted", "blocks"],
 )
-def test_the_plain_and_the_fresh_bound_are_those_of_the_training_objective(model) -> None:
-    found = held_out(model, TEXT, CONFIG, SOFT)
-    check_bound(found, "plain", objective_nats(False, model))
+def test_the_plain_and_the_fresh_bound_are_those_of_the_training_objective(model, config) -> None:
+    found = held_out(model, TEXT, config, SOFT)
+    check_bound(found, "plain", objective_nats(False, model, config))
     model.soft_mask = SoftMask(SOFT.scale, SOFT.offset, SOFT.steepness, k=SOFT.k, exact=True)
     try:
-        check_bound(found, "fresh", objective_nats(True, model))
+        check_bound(found, "fresh", objective_nats(True, model, config))
     finally:
         model.soft_mask = None
     assert (found.windows, found.tokens) == (5, 42)
-    assert found.forwards == 4 * sum(bool(masked.any()) for _, _, masked in masks_of())
+    assert found.forwards == 4 * sum(bool(masked.any()) for _, _, masked in masks_of(config))
 
 
 @torch.no_grad()

@@ -83,20 +83,16 @@ def test_the_plain_twin_has_no_soft_mask_parameters(settings, tmp_path) -> None:
     assert not any("scale" in line or "eval_soft" in line for line in log_of(tmp_path / "run"))
 
 
-def test_every_weight_can_be_trained_instead_of_an_adapter(settings, tmp_path) -> None:
-    settings = settings | {"adapter": None}
-    result = train(recipe_of(settings, steps=2), tmp_path / "run")
+def test_every_weight_can_be_trained_instead_of_an_adapter_and_a_model_become_block_causal(
+    settings, tmp_path
+) -> None:
+    settings = settings | {"adapter": None, "prompt_kinds": [{"prompt_starts_with": ["Q"]}]}
+    settings["model"] |= {"block_size": 4}
+    result = train(recipe_of(settings, steps=2, gradient_checkpointing=True), tmp_path / "run")
     assert result.name == "model"
     checkpoint = softmask.load(result, device="cpu")
     assert checkpoint.soft_mask is not None
     assert checkpoint.tokenizer.chat_template is not None
-
-
-def test_a_model_with_full_attention_becomes_block_causal(settings, tmp_path) -> None:
-    settings = settings | {"adapter": None, "prompt_kinds": [{"prompt_starts_with": ["Q"]}]}
-    settings["model"] |= {"block_size": 4}
-    result = train(recipe_of(settings, steps=2, gradient_checkpointing=True), tmp_path / "run")
-    checkpoint = softmask.load(result, device="cpu")
     assert checkpoint.model.config.block_size == 4
     assert checkpoint.sampling == checkpoint.kind_of("Q").sampling == {"cache": "exact"}
     found, without = (
