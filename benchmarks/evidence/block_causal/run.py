@@ -50,8 +50,8 @@ FULL = {
 }
 OWN = {"exact": {"cache": "exact"}, "no cache": {"cache": "none"}}
 WAYS = {"full": FULL, "blocks": OWN, "blocks-0": {"exact": OWN["exact"]}}
-KINDS, PUZZLES, FEW, SIZE = ("countdown_3", "countdown_4"), 80, 20, 40
-WINDOWS, LENGTH, TIMES = 48, 128, 8
+KINDS, PUZZLES, FEW, SIZE = ("countdown_3", "countdown_4"), 40, 20, 40
+WINDOWS, LENGTH, TIMES = 24, 128, 8
 PROMPT, TEXTS, ROUNDS = 8, (64, 128, 256, 512), 2
 BEHIND, CALLS = (64, 256, 512, 1024, 2048), 5
 
@@ -114,13 +114,6 @@ def test(work: Path) -> dict[str, Any]:
     cut = [w for w in windows(found["full"].tokenizer, texts, LENGTH) if len(w) == LENGTH]
     chosen = random.Random("block-causal/windows").sample(cut, WINDOWS)
     config = HeldOutConfig(length=LENGTH, times=TIMES)
-    bounds = {
-        name: kept(
-            work / "test" / f"bound-{name}.json",
-            lambda one=one: asdict(held_out(one.model, chosen, config, None).whole),
-        )
-        for name, one in found.items()
-    }
     answers = [
         kept(
             work / "test" / f"{name}-{way}-{kind}-{fewer}.json".replace(" ", "_"),
@@ -131,6 +124,13 @@ def test(work: Path) -> dict[str, Any]:
         for kind in KINDS
         for fewer in (1, 2)
     ]
+    bounds = {
+        name: kept(
+            work / "test" / f"bound-{name}.json",
+            lambda one=one: asdict(held_out(one.model, chosen, config, None).whole),
+        )
+        for name, one in found.items()
+    }
     return {"bounds": bounds, "puzzles": answers}
 
 
@@ -173,6 +173,7 @@ def speed(work: Path) -> dict[str, Any]:
         if name != "blocks-0"
         for way, settings in own.items()
     }
+    forwards = kept(work / "speed" / "forwards.json", lambda: calls(found))
     texts = []
     for length in TEXTS:
         for number in range(ROUNDS if length < max(TEXTS) else 1):
