@@ -187,10 +187,7 @@ def speed(work: Path) -> dict[str, Any]:
                 return rows
 
             texts += kept(work / "speed" / f"{length}-{number}.json", turn)
-    return {
-        "texts": texts,
-        "forwards": kept(work / "speed" / "forwards.json", lambda: calls(found)),
-    }
+    return {"texts": texts, "forwards": forwards}
 
 
 def calls(found: dict[str, Checkpoint]) -> list[dict[str, Any]]:
@@ -216,7 +213,7 @@ def text_of(
     sampling = SamplingConfig(steps=length // 2, alg="topk_margin", **settings)
     begun, used = time.perf_counter(), time.process_time()
     *_, last = denoise(checkpoint.model, canvas, sampling)
-    return time.perf_counter() - begun, time.process_time() - used, int(sum(last.forwards))
+    return time.perf_counter() - begun, time.process_time() - used, last.forwards
 
 
 def forward_calls(found: dict[str, Checkpoint], behind: int) -> dict[str, Callable[[], Any]]:
