@@ -300,7 +300,7 @@ def test_two_processes_train_as_one_does_and_go_on(settings, base, tmp_path, way
     model is block-causal. "ddp" starts its ranks as forks, the others by torchrun.
     """
     if "blocks" in way:
-        base = write_dream_folder(tmp_path / "base", chat=True, block_size=4)
+        base = write_dream_folder(tmp_path / "base", chat=True, block_size=4, family="dream")
         settings["model"] |= {"path": str(base)}
     settings["train"] |= {"soft_coin": "step", "steps": 6}
     if way == "rows":

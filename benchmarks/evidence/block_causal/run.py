@@ -248,12 +248,12 @@ def forward_calls(found: dict[str, Checkpoint], behind: int) -> dict[str, Callab
 
 def report(out: Path, work: Path) -> None:
     """The tables, and everything that they come from."""
-    tested, timed = test(work), speed(work)
+    found = made(work)
     used = {name: sum(json.loads((work / f"{name}-seconds.json").read_text())) for name in MODELS}
     lines = ["training", f"{'':24}{'processor seconds':>20}"]
     lines += [f"{name:24}{seconds:20.0f}" for name, seconds in used.items()]
     lines += ["", "stories: bound, nats a token (standard error)"]
-    for name, one in tested["bounds"].items():
+    for name, one in found["bounds"].items():
         lines.append(f"{name:24}{one['plain']['nats']:12.3f} ({one['plain']['error']:.3f})")
     lines += [
         "",
@@ -266,44 +266,59 @@ def report(out: Path, work: Path) -> None:
                 f"{_share(one['solved'])} {one['forwards']:.1f}"
                 for kind in KINDS
                 for fewer in (1, 2)
-                for one in tested["puzzles"]
+                for one in found["puzzles"]
                 if (one["model"], one["way"]) == (name, way)
                 and (one["kind"], one["fewer"]) == (kind, fewer)
             ]
             lines.append(_row(name, way, *cells))
-    lines += ["", "the cache changes nothing: " + _same(tested["puzzles"])]
-    lines += ["", "seconds a text, and (tokens a second), by its new tokens"]
+    lines += ["", "the cache changes nothing: " + _same(found["puzzles"])]
+    lines += ["", "processor seconds a text, and (tokens a second), by its new tokens"]
     lines.append(_row("", "", *map(str, TEXTS)))
-    for name, way in dict.fromkeys((one["model"], one["way"]) for one in timed["texts"]):
+    for name, way in dict.fromkeys((one["model"], one["way"]) for one in found["texts"]):
         cells = []
         for length in TEXTS:
             values = [
                 one["processor"]
-                for one in timed["texts"]
+                for one in found["texts"]
                 if (one["model"], one["way"], one["tokens"]) == (name, way, length)
             ]
-            median = statistics.median(values)
-            cells.append(f"{median:.2f} ({length / median:.0f})")
+            if values:
+                median = statistics.median(values)
+                cells.append(f"{median:.2f} ({length / median:.0f})")
         lines.append(_row(name, way, *cells))
     lines += ["", "milliseconds a forward, by the tokens in front of the block"]
     lines.append(_row("", "", *map(str, BEHIND)))
-    for what in dict.fromkeys(one["what"] for one in timed["forwards"]):
+    for what in dict.fromkeys(one["what"] for one in found["forwards"]):
         cells = []
         for behind in BEHIND:
             same = [
                 o["seconds"]
-                for o in timed["forwards"]
+                for o in found["forwards"]
                 if (o["what"], o["behind"]) == (what, behind)
             ]
             cells.append(f"{1000 * min(same):.1f}")
         lines.append(_row("", what, *cells))
     text = "\n".join(line.rstrip() for line in lines) + "\n"
     write_atomically(out / "table.txt", text)
-    for one in tested["puzzles"]:
+    for one in found["puzzles"]:
         one.pop("texts")
-    found = {"training": used, **tested, **timed, **provenance()}
+    found = {"training": used, **found, **provenance()}
     write_atomically(out / "result.json", json.dumps(found, indent=1) + "\n")
     print(text)
+
+
+def made(work: Path) -> dict[str, Any]:
+    """What the stages have left."""
+    bound = {path.stem.removeprefix("bound-"): path for path in work.glob("test/bound-*.json")}
+    answers = set(work.glob("test/*.json")) - set(bound.values())
+    turns = [json.loads(path.read_text()) for path in sorted(work.glob("speed/*-*.json"))]
+    calls = work / "speed" / "forwards.json"
+    return {
+        "bounds": {name: json.loads(path.read_text()) for name, path in sorted(bound.items())},
+        "puzzles": [json.loads(path.read_text()) for path in sorted(answers)],
+        "texts": [row for turn in turns for row in turn],
+        "forwards": json.loads(calls.read_text()) if calls.is_file() else [],
+    }
 
 
 def _row(name: str, way: str, *cells: str) -> str:
