@@ -72,14 +72,21 @@ def test_the_masks_belong_to_the_window_and_the_seed() -> None:
 
 
 @torch.no_grad()
-def objective_nats(soft: bool) -> list[float]:
+def objective_nats(soft: bool, model, config: HeldOutConfig) -> list[float]:
     """By window: the training objective's bound on the same masks, summed over its tokens."""
     nats = [[] for _ in TEXT]
-    for w, t, masked in masks_of():
+    for w, t, masked in masks_of(config):
         ids = torch.tensor([TEXT[w]])
         noisy = ids.masked_fill(masked, MASK)
         loss = masked_diffusion_loss(
-            MODEL, noisy, ids, masked[None], t[None], soft=soft, weighting="elbo"
+            model,
+            noisy,
+            ids,
+            masked[None],
+            t[None],
+            maskable_BL=torch.arange(len(TEXT[w]))[None] > 0,
+            soft=soft,
+            weighting="elbo",
         )
         nats[w].append(loss.value.item() * len(TEXT[w]))
     return [statistics.fmean(values) for values in nats]
@@ -95,16 +102,29 @@ def check_bound(found: HeldOut, way: str, nats_W: list[float]) -> None:
     assert score.error == pytest.approx(error, rel=1e-4)
 
 
-def test_the_plain_and_the_fresh_bound_are_those_of_the_training_objective() -> None:
-    found = held_out(MODEL, TEXT, CONFIG, SOFT)
-    check_bound(found, "plain", objective_nats(soft=False))
-    MODEL.soft_mask = SoftMask(SOFT.scale, SOFT.offset, SOFT.steepness, k=SOFT.k, exact=True)
+BLOCKS = {"block_size": 4, "block_origin": "prompt"}  # which begin behind the first token
+TWICE = dataclasses.replace(CONFIG, times=2)
+
+
+@pytest.mark.parametrize(
+    ("model", "config"),
+    [
+        (MODEL, CONFIG),
+        (tiny_model(**BLOCKS), TWICE),
+        pytest.param(tiny_model(**BLOCKS, logit_shift=False), TWICE, marks=pytest.mark.slow),
+    ],
+    ids=["full", "blocks, shifted", "blocks"],
+)
+def test_the_plain_and_the_fresh_bound_are_those_of_the_training_objective(model, config) -> None:
+    found = held_out(model, TEXT, config, SOFT)
+    check_bound(found, "plain", objective_nats(False, model, config))
+    model.soft_mask = SoftMask(SOFT.scale, SOFT.offset, SOFT.steepness, k=SOFT.k, exact=True)
     try:
-        check_bound(found, "fresh", objective_nats(soft=True))
+        check_bound(found, "fresh", objective_nats(True, model, config))
     finally:
-        MODEL.soft_mask = None
+        model.soft_mask = None
     assert (found.windows, found.tokens) == (5, 42)
-    assert found.forwards == 4 * sum(bool(masked.any()) for _, _, masked in masks_of())
+    assert found.forwards == 4 * sum(bool(masked.any()) for _, _, masked in masks_of(config))
 
 
 @torch.no_grad()

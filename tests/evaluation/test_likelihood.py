@@ -310,6 +310,31 @@ def test_choices_that_differ_in_their_context_share_their_masks_where_they_are_o
     assert other[1] != other[0]
 
 
+def test_blocks_that_begin_where_the_context_ends_are_read_whole() -> None:
+    model = tiny_model(block_size=4, block_origin="prompt", logit_shift=False)
+    found = {}
+    for context in ([1, 2, 3, 4], [1, 2, 3, 4, 5, 6]):  # on the grid from 0, and not
+        noisy = torch.tensor([[*context, MASK, MASK, 9, MASK]])
+        given = torch.tensor([len(context)])
+        for last in (9, 30):
+            noisy[0, -2] = last
+            with torch.no_grad():
+                rows = torch.tensor([len(context)])
+                found[last] = model(noisy, rows=rows, prompt_lengths=given).logits
+        # The first column of the block sees the third.
+        assert not torch.equal(found[9], found[30])
+    request = [1, 2, 3, 4, 5, 6], [8, 22, 61, 3]
+    ids, exact = torch.tensor([[*request[0], *request[1]]]), 0.0
+    for place in range(6, 10):
+        noisy = ids.clone()
+        noisy[:, place:] = MASK
+        with torch.no_grad():
+            logits = model(noisy, prompt_lengths=torch.tensor([6])).logits[0, place]
+        exact -= logits.log_softmax(-1)[ids[0, place]].item()
+    (chain,) = negative_log_likelihoods(model, [request], LikelihoodConfig(estimator="chain"))
+    assert chain.nats == pytest.approx(exact, abs=1e-4)
+
+
 def test_a_block_causal_model_reads_each_block_behind_whole_ones() -> None:
     model, tokens = tiny_model(block_size=4), [8, 22, 61, 3, 9, 30]
     whole = CONTEXT + CONTEXT[:2], tokens  # the blocks 2 + 4

@@ -8,16 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from commands import failed
 from official import FOLDERS, folder_of, official, read
 from safetensors.torch import load_file, save_file
 from tiny import change_json, write_lora_adapter
 
 import softmask
 from softmask.cli.main import main
-from softmask.families.registry import named
 from softmask.hub.adapters import PREFIX
-from softmask.hub.checkpoints import read_config
 from softmask.training import run as run_module
 from softmask.training.build import build
 from softmask.training.objective import masked_diffusion_loss
@@ -26,19 +23,14 @@ from softmask.training.own_data import recipe_for
 pytest.importorskip("datasets", reason="pip install 'softmask[train]'")
 
 
-# Which are not trained yet.
-BLOCK_CAUSAL = tuple(
-    name
-    for name in FOLDERS
-    if read_config(folder_of(name), named(name, FOLDERS[name])).block_size is not None
-)
-
-
-def loss_of(name: str, noisy, ids, times, maskable, weighting: str) -> tuple[float, dict]:
+def loss_of(name: str, noisy, ids, times, maskable, weighting: str, **config) -> tuple[float, dict]:
     """Ours on a model as it is trained, and the gradient's norm of each weight."""
-    recipe = recipe_for("x.jsonl", model=str(folder_of(name)), bfloat16=False)
+    settings = {"model": str(folder_of(name)), "family": FOLDERS[name]}
+    recipe = recipe_for("x.jsonl", **settings, bfloat16=False)
     recipe = dataclasses.replace(recipe, adapter=None, soft_mask=None)
     model = build(recipe, torch.device("cpu")).dream
+    for key, value in config.items():
+        setattr(model.config, key, value)
     noisy, ids, times = torch.tensor(noisy), torch.tensor(ids), torch.tensor(times)
     masked = noisy == model.mask_id
     loss = masked_diffusion_loss(
@@ -63,16 +55,16 @@ def test_the_loss_and_its_gradient_are_those_of_llada_s_guidelines(kind) -> None
     assert gradients == pytest.approx(norms, rel=1e-4)
 
 
-@pytest.mark.parametrize(
-    "name", [name for name in FOLDERS if name.startswith("a2d") and name not in BLOCK_CAUSAL]
-)
+@pytest.mark.parametrize("name", [name for name in FOLDERS if name.startswith("a2d")])
 def test_the_loss_is_that_of_tiny_a2d_s_own_trainer_with_each_row_s_mean(name) -> None:
     found = read(name, "loss.json")
     (case,) = [c for c in found["cases"] if c["loss_norm_type"] == "sequence"]
     supervised = torch.tensor(found["labels"]) != -100
-    loss, gradients = loss_of(
-        name, found["noised_ids"], found["input_ids"], found["t"], supervised, "answer"
-    )
+    # Its trainer counts blocks from the start of a row, its sampler from the end of the prompt,
+    # as training does here.
+    blocks = {"block_size": found.get("block_size"), "block_origin": "start"}
+    batch = found["noised_ids"], found["input_ids"], found["t"], supervised
+    loss, gradients = loss_of(name, *batch, "answer", **blocks)
     assert loss == pytest.approx(case["loss"], rel=1e-5)
     norms = {name: gradients[name] for name in case["grad_norms"]}
     assert norms == pytest.approx(case["grad_norms"], rel=1e-4)
@@ -89,11 +81,7 @@ def chats(tmp_path, monkeypatch) -> Path:
 
 
 # The others take as long, and differ in their files alone.
-EACH = [
-    pytest.param(n, marks=[] if n == "llada" else pytest.mark.slow)
-    for n in FOLDERS
-    if n not in BLOCK_CAUSAL
-]
+EACH = [pytest.param(n, marks=[] if n == "llada" else pytest.mark.slow) for n in FOLDERS]
 
 
 @pytest.mark.parametrize("name", EACH)
@@ -193,16 +181,3 @@ def test_settings_by_foreign_names_of_modules_are_refused(as_published) -> None:
     change_json(adapter / "adapter_config.json", rank_pattern={"attn_out": 4})
     with pytest.raises(ValueError, match="does not translate rank_pattern"):
         softmask.load(folder_of("llada"), adapter, device="cpu")
-
-
-@pytest.mark.parametrize("name", BLOCK_CAUSAL[:1])
-def test_a_block_causal_model_is_not_trained_on_rows_it_never_sees(name, tmp_path, capsys) -> None:
-    chats = tmp_path / "chats.jsonl"
-    chats.write_text(json.dumps({"prompt": "a", "response": "b"}) + "\n")
-    family = ["--family", FOLDERS[name]] if FOLDERS[name] else []
-    words = ["train", "--model", str(folder_of(name)), *family, "--data", str(chats), "--dry-run"]
-    assert "fine-tuning needs clean blocks" in failed(capsys, *words)
-    text = tmp_path / "held_out.txt"
-    text.write_text("the other thing and the end of it\n" * 20)
-    words = ["eval", "ppl", "--data", str(text), "--model", str(folder_of(name)), *family]
-    assert "bound on held-out text needs clean" in failed(capsys, *words)

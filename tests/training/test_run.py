@@ -83,13 +83,24 @@ def test_the_plain_twin_has_no_soft_mask_parameters(settings, tmp_path) -> None:
     assert not any("scale" in line or "eval_soft" in line for line in log_of(tmp_path / "run"))
 
 
-def test_every_weight_can_be_trained_instead_of_an_adapter(settings, tmp_path) -> None:
-    settings = settings | {"adapter": None}
-    result = train(recipe_of(settings, steps=2), tmp_path / "run")
+def test_every_weight_can_be_trained_instead_of_an_adapter_and_a_model_become_block_causal(
+    settings, tmp_path
+) -> None:
+    settings = settings | {"adapter": None, "prompt_kinds": [{"prompt_starts_with": ["Q"]}]}
+    settings["model"] |= {"block_size": 4}
+    result = train(recipe_of(settings, steps=2, gradient_checkpointing=True), tmp_path / "run")
     assert result.name == "model"
     checkpoint = softmask.load(result, device="cpu")
     assert checkpoint.soft_mask is not None
     assert checkpoint.tokenizer.chat_template is not None
+    assert checkpoint.model.config.block_size == 4
+    assert checkpoint.sampling == checkpoint.kind_of("Q").sampling == {"cache": "exact"}
+    found, without = (
+        softmask.generate(checkpoint, "What is 2 + 3?", max_new_tokens=8, **settings)
+        for settings in ({}, {"cache": "none"})
+    )
+    assert found.text == without.text
+    assert "eval_soft" in log_of(tmp_path / "run")[0]
 
 
 def test_the_bundled_model_can_be_trained_on(tmp_path) -> None:
@@ -202,8 +213,9 @@ def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(settings, tmp_path,
     """A real SIGKILL in the middle; every later line of the log, and the result, are the same."""
     values = settings if kind == "fine-tuning" else pretraining(tmp_path)
     values["train"] |= {"ema": 0.9}
-    if kind == "pretraining":
+    if kind == "pretraining":  # on two streams
         values["train"] |= {"optimizer": "muon", "keep_best": True}
+        values["model"] |= {"block_size": 4}
     path = write_recipe(values, tmp_path / "recipe.yaml")
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     done = command("train", path, "--out", whole, "--device", "cpu", cwd=tmp_path)
@@ -272,7 +284,10 @@ def test_a_sweep_goes_on_where_it_was_stopped(settings, tmp_path) -> None:
 # Several processes
 
 
-TWO_PROCESSES = ["ddp", *(pytest.param(w, marks=pytest.mark.slow) for w in ("fsdp2", "rows"))]
+TWO_PROCESSES = [
+    "ddp",
+    *(pytest.param(w, marks=pytest.mark.slow) for w in ("fsdp2", "rows", "blocks", "fsdp2 blocks")),
+]
 
 
 @pytest.mark.parametrize("way", TWO_PROCESSES)
@@ -281,9 +296,12 @@ def test_two_processes_train_as_one_does_and_go_on(settings, base, tmp_path, way
 
     Then the last checkpoint is lost, and the run goes on from the one before, again to the same
     (with sharded weights, the harder way: every start of two processes costs ten seconds). With
-    "rows", under DDP, rows stay for several forwards, two of them an update. "ddp" starts its
-    ranks as forks, the others by torchrun.
+    "rows", under DDP, rows stay for several forwards, two of them an update; with "blocks" the
+    model is block-causal. "ddp" starts its ranks as forks, the others by torchrun.
     """
+    if "blocks" in way:
+        base = write_dream_folder(tmp_path / "base", chat=True, block_size=4, family="dream")
+        settings["model"] |= {"path": str(base)}
     settings["train"] |= {"soft_coin": "step", "steps": 6}
     if way == "rows":
         trajectory = {"stages": 4, "forwards": 2}
@@ -291,7 +309,7 @@ def test_two_processes_train_as_one_does_and_go_on(settings, base, tmp_path, way
     train(recipe_of(settings), tmp_path / "alone")
     settings["train"] |= {"accumulation": 1}
     path = write_recipe(settings, tmp_path / "recipe.yaml")
-    script = "fsdp_on_cpu.py" if way == "fsdp2" else "nothing_left.py"
+    script = "fsdp_on_cpu.py" if "fsdp2" in way else "nothing_left.py"
     entry = Path(__file__).parent / script
     words = ["train", str(path), "--out", "together", "--device", "cpu"]
 
@@ -323,7 +341,7 @@ def test_two_processes_train_as_one_does_and_go_on(settings, base, tmp_path, way
     adapter = tmp_path / "together" / "adapter"
     checkpoint = softmask.load(base, adapter=adapter, device="cpu")
     assert softmask.generate(checkpoint, "Hello", max_new_tokens=4).forwards <= 4
-    if way != "fsdp2" or Version(transformers.__version__) < Version("5.24"):
+    if "fsdp2" not in way or Version(transformers.__version__) < Version("5.24"):
         return  # 5.17 (none between was tried) resumes on GPUs only: it loads onto "cpu:0"
     weights = {name: load_file(adapter / name) for name in RESULT}
     (tmp_path / "together" / "done.json").unlink()
@@ -372,11 +390,24 @@ def test_a_loss_that_is_no_number_stops_the_run_and_names_the_rows(
         ({"model": {"attention": "owner/kernel"}}, "model.attention must be one of eager"),
         ({"train": {"report_to": ["wandb"]}}, "wandb is not installed: pip install wandb"),
         ({"model": {"path": "nowhere/at/all"}}, "there is no folder nowhere"),
+        ({"model": {"block_size": 4}}, "which an adapter does not hold: train every weight"),
+        (
+            {"model": {"block_size": 4}, "sampling": {"block_length": 3}, "adapter": None},
+            "blocks of 4 tokens: sampling.block_length must divide that, not be 3",
+        ),
+        (
+            {
+                "model": {"block_size": 4},
+                "adapter": None,
+                "train": {"trajectory": {}, "weighting": "row"},
+            },
+            "a block-causal model decides block by block: leave it out",
+        ),
     ],
 )
 def test_what_cannot_be_trained_is_one_clear_sentence(settings, tmp_path, changes, message) -> None:
     for part, values in changes.items():
-        settings[part] = settings[part] | values
+        settings[part] = values if values is None else settings.get(part, {}) | values
     with pytest.raises(ValueError, match=message) as caught:
         train(recipe_of(settings), tmp_path / "run")
     assert "\n" not in str(caught.value)

@@ -322,11 +322,13 @@ def read_rows(
     read_BL, _ = pad([row.read_L for row in batch], model.device)
     noisy_BL = ids_BL.masked_fill(masked_BL, model.mask_id)
     rows_N = read_BL.flatten().nonzero().squeeze(1)
+    given_B = torch.tensor([row.given for row in batch], device=model.device)
+    reading: dict[str, Any] = {"attention_mask": attention_BL, "prompt_lengths": given_B}
     blind = functools.partial(_without_context, model, guidance, batch, noisy_BL)
     text: dict[str, Any] = {"input_ids": noisy_BL}
     if mixer is not None and soft_mask is not None:
         masks_M = masked_BL.flatten().nonzero().squeeze(1)
-        first: dict[str, Any] = {"attention_mask": attention_BL, "rows": masks_M}
+        first = {**reading, "rows": masks_M}
         logits_MV = blind(model(noisy_BL, **first).logits, None, first)
         start_B = torch.tensor([row.start for row in batch], device=model.device)
         with model.input_table() as table_VD:
@@ -344,7 +346,7 @@ def read_rows(
         text = {"soft_tokens": soft_tokens}
     true_N = ids_BL.flatten()[rows_N]
     row_N = (rows_N // ids_BL.shape[1]).cpu()
-    inputs = {"attention_mask": attention_BL, "rows": rows_N}
+    inputs = {**reading, "rows": rows_N}
     if not top and not guidance:
         return row_N, model(**text, **inputs, labels=true_N).losses.cpu(), []
     logits_NV = blind(model(**text, **inputs).logits, text.get("soft_tokens"), inputs)

@@ -30,11 +30,10 @@ from ..decoding.control_names import ControlNames
 from ..decoding.likelihood import generator_for, pad, soft_input
 from ..logits import CHUNK_ROWS, entropy
 from ..models import DreamModel
-from ..models.block_causal import refuse_noisy_rows
 from ..reporting.progress import progress
 from ..reporting.tables import light_table
 from ..soft_mask import SoftMask, make_mixer
-from ..training.objective import BUCKETS
+from ..training.objective import BUCKETS, beside
 from .batching import batched
 from .standard_errors import clustered_ratio
 
@@ -158,7 +157,6 @@ def held_out(
             model without a mask token.
     """
     _check(model, windows)
-    refuse_noisy_rows(model.config, "a bound on held-out text")
     tally = _Tally(windows, config, soft_mask is not None)
     mixer = make_mixer(soft_mask, model.device)
     schedule = "none" if soft_mask is None else soft_mask.schedule
@@ -217,7 +215,9 @@ def _predict(
     noisy_BL = ids_BL.masked_fill(masked_BL, mask_id)
     rows_N = masked_BL.flatten().nonzero().squeeze(1)
     labels_N, row_N = ids_BL.flatten()[rows_N], (rows_N // ids_BL.shape[1]).cpu()
-    inputs = {"attention_mask": attention_BL, "rows": rows_N}
+    predicted_BL = torch.arange(ids_BL.shape[1], device=model.device).expand_as(ids_BL) > 0
+    clean = beside(model, ids_BL, predicted_BL)
+    inputs = {"attention_mask": attention_BL, "rows": rows_N, **clean}
     logits_NV = model(noisy_BL, **inputs).logits
     plain = _Reading(row_N, _read(logits_NV, labels_N))
     if mixer is None:  # scale 0, if there is a soft mask at all: every way is the plain one

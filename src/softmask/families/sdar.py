@@ -14,4 +14,5 @@ SDAR = Family(
     fixed={"logit_shift": False, "attention_bias": False, "qk_norm": True},
     mask_token="<|MASK|>",
     sampling={"alg": "maskgit_plus", "step_schedule": "even", "threshold": 0.9, "cache": "exact"},
+    training={"noise": {"t_low": 1e-3, "t_high": 1.0}, "train": {"weighting": "answer"}},
 )

@@ -23,7 +23,7 @@ from transformers.utils import ModelOutput
 
 from ..logits import LogitStatistics, statistics
 from ..soft_mask import Feedback, SoftMask, SoftTokens, feedback_of
-from .block_causal import block_causal_masks
+from .block_causal import Blocks
 from .configuration_dream import DreamConfig
 from .linear import use_faster_products
 from .lm_head import CHUNK_LOGITS, read_head
@@ -152,6 +152,8 @@ class DreamModel(Qwen2PreTrainedModel):
         labels: Tensor | None = None,
         observe: bool = False,
         attached: bool = False,
+        clean_ids: Tensor | None = None,
+        prompt_lengths: Tensor | None = None,
         *,
         use_cache: bool | None = None,
         output_attentions: bool | None = None,
@@ -179,6 +181,10 @@ class DreamModel(Qwen2PreTrainedModel):
                 "topk" the (N, V) logits are never whole. Beside labels of rows it comes with the
                 losses, and may be had without soft-mask parameters: then of the likeliest token.
             attached: the feedback beside labels keeps its gradient.
+            clean_ids: (B, L) true ids, of a block-causal model: `rows` of a block are predicted
+                behind true blocks, all of them in one forward of 2 L positions.
+            prompt_lengths: (B,) tokens in front of the first that is written: where blocks begin
+                that begin with it (`block_origin`); default: they begin with the text.
             use_cache: False or None: there are no keys of earlier tokens to go on from.
             output_attentions: as in transformers.
             output_hidden_states: as in transformers.
@@ -193,7 +199,8 @@ class DreamModel(Qwen2PreTrainedModel):
 
         Raises:
             ValueError: none or several kinds of input, feedback or `observe` without soft-mask
-                parameters, `observe` without rows, labels of another shape, a cache.
+                parameters, `observe` without rows, labels of another shape, a cache, clean ids
+                without rows or beside masks, or of a model that is not block-causal.
         """
         if use_cache:
             raise ValueError("Dream has no cache of earlier tokens: leave use_cache out")
@@ -201,6 +208,8 @@ class DreamModel(Qwen2PreTrainedModel):
         if sum(given) != 1:
             raise ValueError("give exactly one of input_ids, inputs_embeds and soft_tokens")
         self._check_reading(rows, labels, observe)
+        if clean_ids is not None:
+            self._check_clean(rows, attention_mask)
         if isinstance(attention_mask, str):
             if attention_mask != "full":
                 raise ValueError(f"attention_mask must be a tensor or 'full', not {attention_mask}")
@@ -224,26 +233,35 @@ class DreamModel(Qwen2PreTrainedModel):
             )
         if position_ids is None and padding is not None:
             position_ids = positions_from_mask(padding)
+        tokens: Any = input_ids if inputs_embeds is None else inputs_embeds
+        blocks = None
         if self.config.block_size is not None and not isinstance(attention_mask, dict):
-            inputs: Any = input_ids if inputs_embeds is None else inputs_embeds
-            made = block_causal_masks(self.config, inputs, self.dtype, padding, position_ids)
-            attention_mask = made
+            streams = 1 if clean_ids is None else 2
+            blocks = Blocks.of(self.config, tokens, position_ids, prompt_lengths, streams)
+            attention_mask = blocks.masks(self.config, self.dtype, padding)
+            position_ids = blocks.position_ids
+        if clean_ids is not None:
+            clean = clean_ids if inputs_embeds is None else self.model.embed_tokens(clean_ids)
+            tokens = torch.cat([tokens, clean], dim=1)
         outputs = {
             "output_attentions": output_attentions,
             "output_hidden_states": output_hidden_states,
         }
         output = self.model(
-            input_ids=input_ids,
-            inputs_embeds=inputs_embeds,
+            input_ids=tokens if inputs_embeds is None else None,
+            inputs_embeds=None if inputs_embeds is None else tokens,
             attention_mask=attention_mask,
             position_ids=position_ids,
             use_cache=False,
             return_dict=True,
             **{name: value for name, value in outputs.items() if value is not None},
         )
-        hidden_BLD = output.last_hidden_state
+        hidden_BSD = output.last_hidden_state  # S: L, or 2 L
+        hidden_BLD = hidden_BSD if clean_ids is None else hidden_BSD[:, : clean_ids.shape[1]]
         source = self._source_rows(hidden_BLD, padding, rows)
-        chosen = hidden_BLD if source is None else hidden_BLD.flatten(0, 1)[source]
+        if clean_ids is not None and blocks is not None and source is not None:
+            source = blocks.sources(source, rows)
+        chosen = hidden_BSD if source is None else hidden_BSD.flatten(0, 1)[source]
         if labels is not None and rows is not None:
             kept = self._kept(observe)
             losses_N, predicted_N, *seen = self._losses(
@@ -297,6 +315,12 @@ class DreamModel(Qwen2PreTrainedModel):
             raise ValueError(f"{len(rows)} rows need as many labels, not {tuple(labels.shape)}")
         if observe and labels is None and self.soft_mask is None:
             raise ValueError("observe needs a model with soft-mask parameters")
+
+    def _check_clean(self, rows: Tensor | None, attention_mask: Any) -> None:
+        if self.config.block_size is None:
+            raise ValueError("clean_ids are for block-causal models, and this one sees whole rows")
+        if rows is None or isinstance(attention_mask, dict):
+            raise ValueError("clean_ids need rows, and have masks of their own: give no others")
 
     def _kept(self, observe: bool) -> int:
         """How many leading logits are kept of each row beside its loss."""

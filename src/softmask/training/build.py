@@ -16,7 +16,6 @@ from ..config import SoftMaskConfig
 from ..hub.adapters import quiet_peft, require_peft
 from ..hub.load import load
 from ..models import DreamConfig, DreamModel
-from ..models.block_causal import refuse_noisy_rows
 from ..puzzles.puzzles import generate_puzzles, prompt_of
 from ..soft_mask import FIXED, SoftMask, check_k
 from .config import CorpusConfig, ModelShape, Recipe
@@ -48,6 +47,8 @@ def build(recipe: Recipe, device: torch.device) -> Trainable:
         dream = from_nothing(recipe.model.shape, tokenizer)
     else:
         dream, tokenizer = from_checkpoint(recipe, device)
+    if recipe.model.block_size is not None:
+        dream.config.block_size = recipe.model.block_size
     attention = recipe.model.attention
     if attention is None and device.type == "cpu" and corpus is not None:
         # At short rows the fused kernel's backward is 38 % of a step: 0.31 s instead of 0.16
@@ -121,7 +122,6 @@ def from_checkpoint(
         family=settings.family,
         load_in_4bit=settings.load_in_4bit,
     )
-    refuse_noisy_rows(checkpoint.model.config, "fine-tuning")
     if recipe.adapter is None and getattr(checkpoint.model, "is_quantized", False):
         raise ValueError(f"{settings.path} is in 4 bits, which cannot be trained: add an adapter")
     # The run has soft-mask parameters of its own, in place of an exported model's.

@@ -124,9 +124,13 @@ class ModelConfig:
     )
     load_in_4bit: bool = setting(False, "frozen weights in 4 bits (nf4, bitsandbytes), as QLoRA")
     attention: str | None = setting(None, "attention kernel: sdpa, eager, ...; null: by device")
+    block_size: int | None = setting(
+        None, "make the model block-causal, in blocks of so many tokens; null: it stays as it is"
+    )
     shape: ModelShape = ModelShape()
 
     def __post_init__(self) -> None:
+        require_positive(self, "block_size")
         if self.dtype is not None:
             require_choice("dtype", self.dtype, DTYPES)
 
@@ -436,8 +440,33 @@ class Recipe:
                 self.soft_mask.weight == "sigmoid",
                 "fit_soft_mask finds offset and steepness, which weight sigmoid alone reads",
             )
+        if self.model.block_size is not None:
+            require(
+                self.adapter is None,
+                "block_size changes the model itself, which an adapter does not hold: train every "
+                "weight (adapter: null)",
+            )
+            self.check_network(self.model.block_size)
         if self.model.load_in_4bit:
             require(self.adapter is not None, "weights in 4 bits cannot be trained: add an adapter")
+
+    def check_network(self, block_size: int | None) -> None:
+        """Raises ValueError where a model of such blocks (None: none) is not trained like this."""
+        size = block_size if self.model.block_size is None else self.model.block_size
+        if size is None:
+            return
+        require(
+            self.train.trajectory is None,
+            "trajectory reveals whole rows, and a block-causal model decides block by block: leave "
+            "it out",
+        )
+        kinds = [kind.sampling.get("block_length") for kind in self.prompt_kinds]
+        for length in (self.sampling.block_length, *kinds):
+            require(
+                length is None or size % length == 0,
+                f"the model writes blocks of {size} tokens: sampling.block_length must divide "
+                f"that, not be {length}",
+            )
 
     @classmethod
     def of(cls, values: Any, where: str) -> Recipe:

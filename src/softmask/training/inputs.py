@@ -18,7 +18,6 @@ from ..config import read_json
 from ..files import expand_home, write_atomically
 from ..hub.checkpoints import find, fingerprint
 from ..hub.export import TOKENIZER_CONFIG, TOKENIZER_FILES
-from ..models.block_causal import refuse_noisy_rows
 from .config import Recipe, SourceConfig
 from .conversation_cache import FORMAT
 from .corpus import text_file
@@ -59,7 +58,7 @@ def _pin_base(folder: Path, recipe: Recipe) -> None:
     path = recipe.model.path
     model = recipe.model
     found = find(path, revision=model.revision, family=model.family)
-    refuse_noisy_rows(found.config, "fine-tuning")
+    recipe.check_network(found.config.block_size)
     source = found.folder
     names = [name for name in (TOKENIZER_CONFIG, *TOKENIZER_FILES) if (source / name).is_file()]
     files = {name: file_digest(source / name) for name in names}

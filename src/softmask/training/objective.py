@@ -6,7 +6,7 @@ Shape suffixes: B batch, L length, N masked positions (flat indices into B * L),
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -61,6 +61,9 @@ def masked_diffusion_loss(
     With more `feedback_passes` (not in the paper) each of them reads the feedback of the one
     before, as the steps of a sampler do.
 
+    A block-causal model reads the true rows beside the noisy ones, and predicts every block behind
+    true ones, in all passes; true tokens are never mixtures.
+
     Under DistributedDataParallel ranks may differ in `soft` and `feedback_passes`; under FSDP2 they
     may not, as every forward gathers parameters from all ranks. Gradient checkpointing must be the
     non-reentrant kind, transformers' default: the other one warns in pass 1, where no input has a
@@ -90,17 +93,17 @@ def masked_diffusion_loss(
     dream = inner(model)
     if soft and dream.soft_mask is None:
         raise ValueError("soft-mask training needs a model with soft-mask parameters")
+    inputs = {"attention_mask": attention_mask_BL, **beside(dream, ids_BL, maskable_BL)}
     if dream.config.logit_shift:
         masked_BL = _without_first(masked_BL)
         maskable_BL = None if maskable_BL is None else _without_first(maskable_BL)
     rows_N = masked_BL.flatten().nonzero().squeeze(1)
-    inputs = {"attention_mask": attention_mask_BL, "rows": rows_N}
     seen = None
     if soft:
+        first = _without_ddp(model)
         with torch.no_grad():
             for _ in range(feedback_passes):
-                first = _without_ddp(model)(noisy_BL, feedback=seen, observe=True, **inputs)
-                seen = first.feedback
+                seen = first(noisy_BL, feedback=seen, rows=rows_N, observe=True, **inputs).feedback
     forward = _scored(
         model,
         noisy_BL,
@@ -111,9 +114,21 @@ def masked_diffusion_loss(
         maskable_BL=maskable_BL,
         weighting=weighting,
         feedback=seen,
-        attention_mask=attention_mask_BL,
+        inputs=inputs,
     )
     return forward.loss
+
+
+def beside(dream: DreamModel, ids_BL: Tensor, maskable_BL: Tensor | None) -> dict[str, Any]:
+    """What a forward of noisy rows takes besides: the clean ones, where a model is block-causal.
+
+    It predicts a block behind whole ones; that its blocks may begin behind the prompt is read off
+    what might have been masked.
+    """
+    if dream.config.block_size is None:
+        return {}
+    prompts_B = None if maskable_BL is None else maskable_BL.int().argmax(dim=1)
+    return {"clean_ids": ids_BL, "prompt_lengths": prompts_B}
 
 
 def trajectory_loss(
@@ -159,7 +174,7 @@ def trajectory_loss(
             masked_BL.sum(1) / maskable_BL.sum(1).clamp_min(1),
             weighting=weighting,
             feedback=seen,
-            attention_mask=attention_mask_BL,
+            inputs={"attention_mask": attention_mask_BL},
             observe=True,
             attached=number + 1 < shares_BW.shape[1],
         )
@@ -192,7 +207,7 @@ def _scored(
     *,
     weighting: str,
     feedback: Feedback | None,
-    attention_mask: Tensor | None,
+    inputs: dict[str, Any],
     scored_BL: Tensor | None = None,
     maskable_BL: Tensor | None = None,
     observe: bool = False,
@@ -208,7 +223,7 @@ def _scored(
         rows=rows_N,
         observe=observe,
         attached=attached,
-        attention_mask=attention_mask,
+        **inputs,
     )
     scored_N = torch.ones_like(rows_N) if scored_BL is None else scored_BL.flatten()[rows_N]
     losses_N = output.losses * scored_N

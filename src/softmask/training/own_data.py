@@ -19,8 +19,7 @@ from torch import nn
 
 from ..config import BUNDLED, from_mapping
 from ..hub.checkpoints import family_named, find
-from ..models import DreamModel
-from ..models.block_causal import refuse_noisy_rows
+from ..models import DreamConfig, DreamModel
 from ..reporting.words import count
 from .config import Recipe
 from .conversations import load_conversations
@@ -108,7 +107,7 @@ def preview(recipe: Recipe, device: torch.device, report: Callable[[str], None])
             "a corpus makes its rows as it goes: there is nothing to look at before the run"
         )
     source = find(recipe.model.path, revision=recipe.model.revision, family=recipe.model.family)
-    refuse_noisy_rows(source.config, "fine-tuning")
+    recipe.check_network(source.config.block_size)
     forms = []
     for one in recipe.conversations.sources:
         forms.append(f"{one.path}: taken for {form_of_source(resolve_source(one, report))}")
@@ -158,7 +157,7 @@ def _flops_of_a_token(recipe: Recipe, dream: DreamModel) -> float:
     """Of one token of a row, forwards and backwards; half of the positions reach the head."""
     config, train = dream.config, recipe.train
     layers = sum(p.numel() for p in dream.model.layers.parameters())
-    read = 2 * (layers + config.vocab_size * config.hidden_size / 2)
+    read = 2 * (_streams(recipe, config) * layers + config.vocab_size * config.hidden_size / 2)
     passes = 2.0  # a forward, and the gradient with respect to what went in
     passes += 1 if recipe.adapter is None else 0  # and with respect to the weights
     passes += 1 if train.gradient_checkpointing else 0
@@ -180,7 +179,13 @@ def _bytes(recipe: Recipe, dream: DreamModel, tokens: int, device: torch.device)
     if not recipe.train.gradient_checkpointing:
         kept = 8 * config.hidden_size + 3 * config.intermediate_size
     numbers = BYTES[recipe.train.precision]
+    tokens *= _streams(recipe, config)
     return fixed + tokens * config.num_hidden_layers * kept * numbers
+
+
+def _streams(recipe: Recipe, config: DreamConfig) -> int:
+    """Positions of a forward for each token: a block-causal model reads true rows too."""
+    return 1 if (recipe.model.block_size or config.block_size) is None else 2
 
 
 def _adapter_parameters(recipe: Recipe, dream: DreamModel) -> int:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ..config import SoftMaskConfig
 from ..models import DreamModel
+from .objective import beside
 
 FORWARDS = 8  # rows or batches that are looked at
 # Steepness of the published start, and one below which confidence hardly counts.
@@ -64,7 +65,8 @@ def fitted_start(
         rows_N = masked_BL.flatten().nonzero().squeeze(1).to(dream.device)
         if len(rows_N):
             noisy_BL = batch["noisy_BL"].to(dream.device)
-            seen = model(noisy_BL, rows=rows_N, observe=True).feedback
+            clean = beside(dream, *(batch[k].to(dream.device) for k in ("ids_BL", "maskable_BL")))
+            seen = model(noisy_BL, rows=rows_N, observe=True, **clean).feedback
             parts.append(dream.soft_mask.entropy(seen).float().cpu())
     model.train(was_training)
     return start_for(torch.cat(parts) if parts else torch.zeros(1), config)
