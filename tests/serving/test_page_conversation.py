@@ -184,12 +184,33 @@ def test_a_space_that_a_hole_begins_with_is_shown_once(page) -> None:
           const written = (text) => ({ text, masked: false });
           const mask = { text: "", masked: true };
           const tokens = [written("to"), mask, mask, written("x "), mask, mask, written(".")];
-          const run = { start: { tokens }, slots: [1, 2, 4, 5] };
+          const run = new Run({ tokens });
           run.end = { pieces: ["to", " the", "re", "x ", " and", " so", "."] };
           return fillIn(run, ["to ", "2", "x  ", "1", " ", "1", "."]);
         }"""
     )
     assert filled == {"text": "to therex  and so.", "stretch": {"from": 14, "to": 17}}
+
+
+def test_a_hole_that_grows_in_an_answer_is_shown_and_taken_over_whole(page) -> None:
+    shown, filled = page.evaluate(
+        """() => {
+          const written = (text) => ({ text, masked: false });
+          const run = new Run({ tokens: [written("a"), { text: "", masked: true }, written("b")] });
+          const [host, parts] = [document.createElement("p"), ["a", "1", "b"]];
+          const draft = new Draft(host, run, parts);
+          const nothing = { position: [], id: [], p: [], entropy: [] };
+          const masked = { position: [], candidates: [], lambda: [], entropy: [], p: [], w: [] };
+          const committed = { position: [2, 1], id: [8, 7], p: [1, 1], entropy: [0, 0] };
+          run.add({ step: 1, texts: {}, source: [-1, -1], committed: nothing, masked });
+          run.add({ step: 2, texts: { 7: "x", 8: "y" }, committed, masked });
+          draft.draw();
+          run.end = { pieces: ["a", "x", "y", "b"] };
+          return [host.textContent, fillIn(run, parts)];
+        }"""
+    )
+    assert shown == "axyb"
+    assert filled == {"text": "axyb", "stretch": {"from": 1, "to": 3}}
 
 
 def test_a_stretch_of_any_text_is_refilled(page) -> None:
