@@ -11,7 +11,7 @@ from typing import Any
 
 from .rules import Chosen, Options, Rule, find
 from .settings import check_numbers, require, require_choice, require_positive, setting
-from .shipped_rules import COMMIT_RULES, UNMASK_RULES, end
+from .shipped_rules import COMMIT_RULES, STOP_RULES, UNMASK_RULES
 
 # How other programs say that top_k filters nothing: transformers by 0, vLLM by -1.
 TOP_K_OFF = (0, -1)
@@ -134,7 +134,9 @@ class SamplingConfig:
         "float32", "of drawn tokens: float32, or float64, drawn for the whole canvas as in LLaDA"
     )
     stop_rule: str = setting(
-        "end", "when a text gives up its last masks: end (at an end token), or your own"
+        "end",
+        "when a text gives up its last masks: end (behind an end token, once all before it is "
+        "decided), first_end (at once), or your own",
     )
     stop_options: dict[str, Any] = setting({}, "options of a stopping rule of your own")
     cache: str = setting(
@@ -151,7 +153,7 @@ class SamplingConfig:
 
     def __post_init__(self) -> None:
         take_rule(self, "commit", "alg", "alg_options", UNMASK_RULES)
-        take_rule(self, "stopping", "stop_rule", "stop_options", (end.name,))
+        take_rule(self, "stopping", "stop_rule", "stop_options", STOP_RULES)
         check_numbers("", self)
         self._check_rules()
         self._check_trust()

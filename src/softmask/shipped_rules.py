@@ -142,10 +142,18 @@ def end(text: TextSoFar) -> int | None:
     return int(ends[0])
 
 
-# Values of `alg`; settings of their own; values of the soft-mask `mode`.
+@stopping_rule("first_end")
+def first_end(text: TextSoFar) -> int | None:
+    """An end token, whatever is still masked before it: the early stop of d3LLM."""
+    (ends,) = text.ends_L.nonzero()
+    return int(ends[0]) if len(ends) else None
+
+
+# Values of `alg`; of `stop_rule`; settings of their own; values of the soft-mask `mode`.
 UNMASK_RULES = (
     *(origin.name, maskgit_plus.name, topk_margin.name, entropy.name),
     *(random.name, sequential.name),
 )
+STOP_RULES = (end.name, first_end.name)
 COMMIT_RULES = (threshold.name, factor.name, entropy_bound.name, entropy_threshold.name)
 SOFT_MASK_MODES = (topk.name, temperature.name)

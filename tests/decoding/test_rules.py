@@ -225,7 +225,7 @@ def test_a_rule_reads_where_a_position_is_and_how_far_its_text() -> None:
         (lambda: SamplingConfig(alg="patient", alg_temp=0.5), "by chance"),
         (
             lambda: SamplingConfig(stop_rule="patient"),
-            "stop_rule must be one of end, enough.*, which is a commit rule, for alg",
+            "stop_rule must be one of end, first_end, enough.*, which is a commit rule, for alg",
         ),
         (lambda: SamplingConfig(alg="trust"), "is a feedback rule, for soft-mask mode"),
         (lambda: SamplingConfig(alg=rules.find("feedback", "trust")), "trust is a feedback rule"),
@@ -361,7 +361,7 @@ def test_installed_packages_bring_rules(mine, monkeypatch) -> None:
     monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: points)
     monkeypatch.setattr(rules, "_is_loaded", False)
     assert SamplingConfig(alg="patient").adaptive
-    assert rules.names("stopping") == ["end", "enough"]
+    assert rules.names("stopping") == ["end", "first_end", "enough"]
     points[0] = importlib.metadata.EntryPoint("gone", "no_such_module:x", rules.GROUP)
     monkeypatch.setattr(rules, "_is_loaded", False)
     with pytest.raises(ValueError, match="the rule gone of a package cannot be loaded"):

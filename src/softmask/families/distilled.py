@@ -43,7 +43,7 @@ D3LLM_DREAM = replace(
     title="d3LLM (Dream)",
     explicit=True,
     hub=("d3LLM/d3LLM_Dream", "d3LLM/d3LLM_Dream_Coder"),
-    sampling=_parallel(0.4, next_block_at=0.1),
+    sampling=_parallel(0.4, next_block_at=0.1, stop_rule="first_end"),
 )
 D3LLM_LLADA = replace(
     LLADA,
@@ -51,7 +51,7 @@ D3LLM_LLADA = replace(
     title="d3LLM (LLaDA)",
     explicit=True,
     hub=("d3LLM/d3LLM_LLaDA",),
-    sampling=_parallel(0.5, next_block_at=0.1, surest_anywhere=True),
+    sampling=_parallel(0.5, next_block_at=0.1, surest_anywhere=True, stop_rule="first_end"),
 )
 DIFFUCODER = replace(
     DREAM,
