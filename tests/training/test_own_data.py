@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from tiny import weight_at
 
 import softmask
-from softmask.cli.evaluate import run_or_folder
+from softmask.cli.eval_options import run_or_folder
 from softmask.cli.main import main
 from softmask.config import SoftMaskConfig
 from softmask.training import run as run_module

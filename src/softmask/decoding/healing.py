@@ -31,8 +31,8 @@ def without_space(checkpoint: Checkpoint, text: str, before: str = "") -> tuple[
     Args:
         before: what stands before the text; a space that nothing stands before stays.
     """
-    heals = checkpoint.joins_spaces and not checkpoint.grows_holes
-    if heals and text.endswith(" ") and (before + text).strip():
+    spaced = text.endswith(" ") and bool((before + text).strip())
+    if spaced and checkpoint.joins_spaces and not checkpoint.grows_holes:
         return text[:-1], True
     return text, False
 
