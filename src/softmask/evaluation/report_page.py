@@ -86,7 +86,9 @@ def origin_table(runs: Sequence[Run]) -> Table:
         for value, whose in by_value.items():
             shared = "all" if len(by_value) == 1 else ", ".join(whose)
             rows.append((name, value, shared))
-    return Table("Each value, and the evaluations that have it", ("", "", "evaluations"), rows)
+    return Table(
+        "Each value, and the evaluations that have it", ("what", "value", "evaluations"), rows
+    )
 
 
 def draw(task: Task) -> tuple[str, str] | None:
