@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from evaluation_files import BIGCODE_ROW, lines_of, write_code_files
 from parrot import evaluate_parrot
 
 from softmask.cli.main import main
+from softmask.evaluation.evaluate import summarise
+from softmask.evaluation.responses import Responses
 from softmask.evaluation.sandbox import Limits, available, judge
 from softmask.evaluation.tasks.bigcodebench import complete_attempts
 
@@ -62,6 +65,18 @@ def test_wrong_programs_fail_with_the_test_that_they_fail() -> None:
         assert reason in verdict["reason"]
 
 
+@confined
+def test_the_score_comes_first_where_the_first_problem_is_skipped(folder) -> None:
+    row = BIGCODE_ROW | {"test": "import nosuch\n" + BIGCODE_ROW["test"]}
+    (folder / "first").mkdir()
+    (folder / "first/BigCodeBench.jsonl").write_bytes(lines_of([row, BIGCODE_ROW]))
+    results, _ = evaluate_parrot(
+        ["bigcodebench_complete"], folder / "first", lambda doc: doc["canonical_solution"]
+    )
+    rows = summarise(results, Responses())
+    assert [(row["metric"], row["value"]) for row in rows] == [("pass@1", 1), ("skipped", 0.5)]
+
+
 def test_an_instruct_answer_stands_behind_the_head_of_its_function(folder) -> None:
     results, model = evaluate_parrot(
         ["bigcodebench_hard_instruct"], folder, lambda doc: "import os\nx = 1\n```\nDone."
@@ -106,6 +121,22 @@ for attempt in (
     assert verdict.passed, verdict.reason
     assert judge("import os\nos.fork()", "", LIBRARIES).reason == "forbidden: a system call"
     assert [path.name for path in tmp_path.iterdir()] == ["secret"]
+
+
+@confined
+def test_free_programs_reach_no_objects_that_processes_share() -> None:
+    libc = ctypes.CDLL(None)
+    # One of this user's queues of messages, as other programs of theirs may have.
+    queue = libc.msgget(0, 0o600)
+    assert queue >= 0
+    try:
+        # 0: IPC_RMID, with which a queue is gone.
+        tries = f"import ctypes\ngone = ctypes.CDLL(None).msgctl({queue}, 0, None)\n"
+        verdict = judge(tries, "assert gone == -1, gone", LIBRARIES)
+        assert verdict.passed, verdict.reason
+    finally:
+        left = libc.msgctl(queue, 0, None)
+    assert left == 0
 
 
 @pytest.mark.parametrize(

@@ -205,7 +205,7 @@ def check_tasks(config: EvalConfig) -> TaskManager:
 def check_generates(config: EvalConfig) -> None:
     """Raises ValueError for a task that scores given texts: its forwards are no choice."""
     manager = task_manager(config.tasks, config.include_path)
-    for task in config.tasks:
+    for task in [leaf for name in config.tasks for leaf in _members(name, manager)]:
         kind = (manager.task_index[task].cfg or {}).get("output_type")
         if kind not in (None, "generate_until"):
             raise ValueError(f"{task} scores given texts ({kind}): name tasks that generate")
@@ -277,12 +277,19 @@ def _read_definitions(paths: tuple[str, ...], upstream: bool) -> TaskManager:
 
 
 def summarise(results: dict[str, Any], responses: Responses) -> list[dict[str, Any]]:
-    """A row for each task, metric and filter of the harness' results."""
+    """A row for each task, metric and filter of the harness' results, in the task's order.
+
+    The harness' order is that in which its samples have them, and the first may have others.
+    """
     rows = []
     for task, values in results["results"].items():
         samples = [s for leaf in _leaves(task, results) for s in results["samples"][leaf]]
         spent = _spent(samples, responses)
-        for name, value in values.items():
+        listed = results.get("configs", {}).get(task, {}).get("metric_list") or ()
+        order = {str(one["metric"]): place for place, one in enumerate(listed)}
+        names = sorted(values, key=lambda name: order.get(name.partition(",")[0], len(order)))
+        for name in names:
+            value = values[name]
             metric, _, filter_name = name.partition(",")
             if not filter_name or metric.endswith("_stderr") or not isinstance(value, int | float):
                 continue

@@ -57,6 +57,8 @@ _DENIED = """
     truncate 76 45  mknod 133 -  mknodat 259 33
     memfd_create 319 279  memfd_secret 447 447
     shmget 29 194  shmat 30 196  semget 64 190  msgget 68 186  mq_open 240 180
+    shmctl 31 195  semctl 66 191  semop 65 193  semtimedop 220 192
+    msgctl 71 187  msgsnd 69 189  msgrcv 70 188  mq_unlink 241 181
     setuid 105 146  setreuid 113 145  setresuid 117 147  setfsuid 122 151
     sync 162 81  syncfs 306 267
     setpriority 141 140  ioprio_set 251 30  sched_setparam 142 118  sched_setscheduler 144 119
