@@ -116,6 +116,7 @@ def test_private_tests_are_read_and_never_executed(private, message, tmp_path, m
             "line 1: there are no tests",
         ),
         ({"metadata": "[]"}, "line 1: metadata is no mapping"),
+        ({"metadata": "[" * 100_000}, "line 1: metadata or tests are not JSON"),
     ],
 )
 def test_a_wrong_row_is_one_sentence_before_anything_runs(change, message, tmp_path, capsys):

@@ -84,7 +84,7 @@ def livecodebench_row(row: Row) -> Row:
     try:
         metadata = json.loads(row["metadata"])
         tests = tests_of(row)
-    except (TypeError, json.JSONDecodeError) as error:
+    except (TypeError, json.JSONDecodeError, RecursionError) as error:
         raise ValueError(f"metadata or tests are not JSON ({error}).") from None
     if not isinstance(metadata, dict):
         raise ValueError("metadata is no mapping.")
