@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 from test_compare import write_run
 
 from softmask.cli.main import main
 from softmask.evaluation.report import read_runs, read_tasks
+from softmask.evaluation.report_page import draw
 from softmask.evaluation.responses import request_key
 
 NASTY = "</pre><script>alert(1)</script> {{ 7 * 7 }} | & % $ _ \\"
@@ -71,6 +73,81 @@ def test_answers_come_out_right_or_as_a_kind_of_failure(suite) -> None:
     assert [sample.number for sample in task.samples] == [0, 1, 2, 3]
     assert [answer.run for answer in task.samples[1].answers] == ["plain", "soft"]
     assert [answer.kind for answer in task.samples[1].answers] == ["wrong", "right"]
+
+
+def change_samples(folder, **values):
+    path = folder / "samples_t.jsonl"
+    rows = [json.loads(line) | values for line in path.read_text().splitlines()]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def test_right_is_what_the_main_score_says_and_not_an_easier_one(suite) -> None:
+    # As of HumanEval+, whose older tests are fewer, and of a problem that cannot be judged.
+    change_samples(suite / "plain", metrics=["solved", "easier"], solved=0.0, easier=1.0)
+    change_samples(suite / "soft", metrics=["skipped"], skipped=1.0)
+    (task,) = read_tasks(read_runs([suite]))
+    assert [(run.name, dict(kinds)) for run, kinds in task.kinds] == [
+        ("plain", {"wrong": 2, "no answer found": 1, "cut off at its length": 1}),
+        ("soft", {"not judged": 4}),
+    ]
+
+
+def test_the_question_of_a_hole_is_what_stands_on_both_sides(suite) -> None:
+    for folder in (suite / "plain", suite / "soft"):
+        change_samples(folder, arguments=[["before ", {"suffix": " behind"}]])
+    (task,) = read_tasks(read_runs([suite]))
+    assert task.samples[0].question == "before [...] behind"
+
+
+def test_settings_of_another_version_are_not_traced(suite, tmp_path, capsys) -> None:
+    path = suite / "soft/run.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"model_args": {"of_later": 1}}))
+    words = ["eval", "report", str(suite), "--out", str(tmp_path / "r.html"), "--trace"]
+    assert main(words) == 2
+    assert "was evaluated by another version" in capsys.readouterr().err
+
+
+def test_runs_of_folders_with_one_name_are_told_apart(suite, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "b").mkdir()
+    (suite / "soft").rename(tmp_path / "b/plain")
+    found = read_runs([Path("suite/plain"), Path("b/plain"), suite / "plain"])
+    assert [run.name for run in found] == ["suite/plain", "b/plain"]
+    monkeypatch.chdir(suite / "plain")
+    assert [run.name for run in read_runs([Path()])] == ["plain"]
+
+
+def test_samples_are_spread_over_a_task(tmp_path) -> None:
+    add_answers(write_run(tmp_path / "run", [1, 0, 0, 0, 0]), soft=False)
+    (task,) = read_tasks(read_runs([tmp_path]), samples=3)
+    assert [sample.number for sample in task.samples] == [0, 1, 3]
+
+
+def test_texts_of_the_reports_name_are_not_overwritten(suite, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("report.tex").write_text("a thesis")
+    assert main(["eval", "report", "suite"]) == 2
+    assert "report.tex would be overwritten" in capsys.readouterr().err
+    assert Path("report.tex").read_text() == "a thesis"
+    assert not Path("report.html").exists()
+
+
+def test_a_line_that_is_no_sample_is_named(suite, tmp_path, capsys) -> None:
+    path = suite / "plain/samples_t.jsonl"
+    path.write_text(path.read_text() + '{"filter": "none"}\n')
+    assert main(["eval", "report", str(suite), "--out", str(tmp_path / "r.html")]) == 2
+    assert "samples_t.jsonl, line 5, is no sample" in capsys.readouterr().err
+
+
+def test_a_score_that_is_no_share_is_drawn_as_it_is(suite) -> None:
+    for folder in (suite / "plain", suite / "soft"):
+        results = json.loads((folder / "results.json").read_text())
+        results["summary"][0]["value"] = 25.3
+        (folder / "results.json").write_text(json.dumps(results))
+    (task,) = read_tasks(read_runs([suite]))
+    drawn = draw(task)
+    assert drawn is not None
+    assert "plain: 25.3 at 2.00" in drawn[1]
 
 
 def test_the_report_is_one_page_and_tables_beside_it(suite, tmp_path, capsys) -> None:

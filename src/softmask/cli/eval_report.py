@@ -46,6 +46,14 @@ def run(args: argparse.Namespace, _argv: list[str]) -> int:
     """Runs the command with parsed arguments."""
     require(args.out.suffix == ".html", f"{args.out.name} must end in .html")
     require(args.out.parent.is_dir(), f"there is no folder for {args.out}")
+    beside = [args.out.with_suffix(".md"), args.out.with_suffix(".tex")]
+    # Without a page they are of no earlier report: a text of somebody's, by the same name.
+    foreign = [] if args.out.exists() else [path.name for path in beside if path.exists()]
+    require(
+        not foreign,
+        f"{', '.join(foreign)} would be overwritten, and no {args.out.name} is beside: name "
+        "another page by --out",
+    )
     require(args.samples >= 1, f"--samples must be at least 1, not {args.samples}")
     set_threads(args.threads)
     need_lm_eval()
@@ -61,8 +69,8 @@ def run(args: argparse.Namespace, _argv: list[str]) -> int:
     traces = _traces(tasks) if args.trace else {}
     tables = [scores_table(tasks), *(kinds_table(task) for task in tasks if task.kinds)]
     for path, text in (
-        (args.out.with_suffix(".md"), markdown(title, tables)),
-        (args.out.with_suffix(".tex"), latex(tables)),
+        (beside[0], markdown(title, tables)),
+        (beside[1], latex(tables)),
         (args.out, html(title, runs, tasks, traces)),
     ):
         write_atomically(path, text)
@@ -85,7 +93,13 @@ def _traces(tasks: list[Any]) -> dict[str, tuple[str, str]]:
             continue
         shown = task.samples[0].answers[-1]
         one = next(run for run, _ in task.rows if run.name == shown.run)
-        args = ModelArgs(**one.record["model_args"])
+        try:
+            args = ModelArgs(**one.record["model_args"])
+        except (KeyError, TypeError) as error:
+            raise ValueError(
+                f"{one.folder} was evaluated by another version, with other settings ({error}): "
+                "leave out --trace"
+            ) from error
         if loaded is None or loaded[0] != args.to_load:
             loaded = None  # before the next one is there
             loaded = (args.to_load, load_lm(args))

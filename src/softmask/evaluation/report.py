@@ -122,12 +122,18 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
     Raises:
         ValueError: a folder holds none, or a damaged one.
     """
-    found = []
+    given: dict[Path, Path] = {}
     for folder in folders:
+        given.setdefault(folder.resolve(), folder)
+    names = Counter(whole.name for whole in given)
+    found = []
+    for whole, folder in given.items():
+        # By its path where another one has the same name.
+        own = whole.name if names[whole.name] == 1 else str(folder)
         for place, path in runs_in(folder).items():
-            name = path.name if place == "." else place
-            if len(folders) > 1 and place != ".":
-                name = f"{folder.name}/{place}"
+            name = own if place == "." else place
+            if len(given) > 1 and place != ".":
+                name = f"{own}/{place}"
             held = read_json(path / RUN)
             if not isinstance(held, dict):
                 raise ValueError(f"{path / RUN} is no record of an evaluation")
@@ -153,7 +159,7 @@ def read_tasks(runs: Sequence[Run], samples: int = SAMPLES) -> list[Task]:
         first = rows[0][1]
         # Other runs by the same score, where they have it.
         rows = [(run, _same(run, name, first) or row) for run, row in rows]
-        answers = [(run, list(_answers(run, name, first["filter"]))) for run, _ in rows]
+        answers = [(run, list(_answers(run, name, row))) for run, row in rows]
         kinds = [(run, Counter(a.kind for _, _, a in own)) for run, own in answers if own]
         shown = _first_of_each_way([(run, own) for run, own in answers if own])
         found.append(
@@ -180,34 +186,49 @@ def _first_of_each_way(answers: list[tuple[Run, list[Any]]]) -> list[tuple[Run, 
     return [*plain[:1], *soft[:1]]
 
 
-def _answers(run: Run, task: str, filter_name: str) -> Iterable[tuple[str, dict[str, Any], Answer]]:
-    """Key, sample and answer of each document, where texts were written."""
+def _answers(
+    run: Run, task: str, score: dict[str, Any]
+) -> Iterable[tuple[str, dict[str, Any], Answer]]:
+    """Key, sample and answer of each document, where texts were written.
+
+    `score`: the summary's row by which answers are right or not.
+
+    Raises:
+        ValueError: a line is no sample.
+    """
     path = run.folder / f"samples_{task}.jsonl"
     if not path.is_file():
         return
     responses = read_answers(run.folder)
-    for sample in read_json_lines(path):
-        if sample.get("filter") != filter_name or not _wrote_text(sample):
-            continue
-        key = f"{sample['doc_hash']}/{sample['doc_id']}"
-        scores = {
-            name: sample[name]
-            for name in sample["metrics"]
-            if isinstance(sample.get(name), int | float)
-        }
-        held = responses.get(request_key(sample["arguments"][0]), {})
-        yield (
-            key,
-            sample,
-            Answer(
-                run.name,
-                tuple(sample["arguments"][0]),
-                _text(sample["resps"][0]),
-                _kind(sample, scores, held),
-                scores,
-                sum(sample["forwards"]) if sample.get("forwards") else None,
-            ),
-        )
+    for number, sample in enumerate(read_json_lines(path), start=1):
+        try:
+            if sample["filter"] != score["filter"] or not _wrote_text(sample):
+                continue
+            yield _answer(run.name, sample, responses, score["metric"])
+        except (AttributeError, IndexError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"{path}, line {number}, is no sample: repeat the evaluation with --overwrite"
+            ) from error
+
+
+def _answer(
+    run: str, sample: dict[str, Any], responses: dict[str, dict[str, Any]], metric: str
+) -> tuple[str, dict[str, Any], Answer]:
+    scores = {
+        name: sample[name]
+        for name in sample["metrics"]
+        if isinstance(sample.get(name), int | float)
+    }
+    held = responses.get(request_key(sample["arguments"][0]), {})
+    answer = Answer(
+        run,
+        tuple(sample["arguments"][0]),
+        _text(sample["resps"][0]),
+        _kind(sample, None if scores.get("skipped") else scores.get(metric), held),
+        scores,
+        sum(sample["forwards"]) if sample.get("forwards") else None,
+    )
+    return f"{sample['doc_hash']}/{sample['doc_id']}", sample, answer
 
 
 def _wrote_text(sample: dict[str, Any]) -> bool:
@@ -225,9 +246,20 @@ def _text(value: Any) -> str:
     return str(_first(value))
 
 
-def _kind(sample: dict[str, Any], scores: dict[str, float], held: dict[str, Any]) -> str:
-    """Right, or what kind of failure: by the sandbox, the filter, the length, else just wrong."""
-    if scores and max(scores.values()) >= 1:
+def _question(sample: dict[str, Any]) -> str:
+    """The prompt; of a hole what stands on both sides."""
+    prompt, settings = sample["arguments"][0]
+    return f"{prompt}[...]{settings['suffix']}" if settings.get("suffix") is not None else prompt
+
+
+def _kind(sample: dict[str, Any], score: float | None, held: dict[str, Any]) -> str:
+    """Right, or what kind of failure: by the sandbox, the filter, the length, else just wrong.
+
+    By the main score alone: a program may pass the easier tests and fail those that count.
+    """
+    if score is None:
+        return "not judged"
+    if score >= 1:
         return "right"
     found = _first(sample["filtered_resps"])
     if isinstance(found, dict) and "verdicts" in found:
@@ -237,7 +269,7 @@ def _kind(sample: dict[str, Any], scores: dict[str, float], held: dict[str, Any]
         return "cut off at its length"
     if found in (INVALID, ""):
         return "no answer found"
-    if scores and max(scores.values()) > 0:
+    if score > 0:
         return "partly right"
     return "wrong"
 
@@ -253,14 +285,14 @@ def _samples(shown: Sequence[tuple[Run, list[Any]]], count: int) -> list[Sample]
         return []
     by_run = [{key: (sample, answer) for key, sample, answer in own} for _, own in shown]
     keys = [key for key, _, _ in shown[0][1] if all(key in own for own in by_run)]
-    every = max(1, len(keys) // count)
+    number = min(count, len(keys))
     found = []
-    for key in keys[::every][:count]:
+    for key in (keys[place * len(keys) // number] for place in range(number)):
         sample = by_run[0][key][0]
         found.append(
             Sample(
                 sample["doc_id"],
-                question=_text(sample["arguments"]),
+                question=_question(sample),
                 target=str(sample.get("target", "")),
                 answers=[own[key][1] for own in by_run],
             )

@@ -104,16 +104,18 @@ def draw(task: Task) -> tuple[str, str] | None:
     from matplotlib import rc_context
 
     axis = figure.subplots()
-    reached = [(row["tokens_per_forward"], 100 * row["value"]) for _, row in points]
+    # As in the table: what is no share is no per cent.
+    scale, unit = (100, " %") if all(_is_share(row) for _, row in points) else (1, "")
+    reached = [(row["tokens_per_forward"], scale * row["value"]) for _, row in points]
     for (run, row), (x, y) in zip(points, reached, strict=True):
-        error = 100 * (row["stderr"] or 0)
+        error = scale * (row["stderr"] or 0)
         axis.errorbar(x, y, yerr=error, fmt="o", color=SOFT if run.soft else PLAIN, capsize=2)
     kept = sorted(reached[place] for place in non_dominated(reached))
     axis.plot(*zip(*kept, strict=True), color="black", linewidth=0.9, zorder=0)
     for name, colour in (("plain", PLAIN), ("soft-masked", SOFT)):
         axis.plot([], [], "o", color=colour, label=name)
     axis.plot([], [], color="black", linewidth=0.9, label="frontier")
-    axis.set(xlabel="tokens per forward", ylabel="score, % (bars: standard error)")
+    axis.set(xlabel="tokens per forward", ylabel=f"score{unit and ', %'} (bars: standard error)")
     axis.set_title(task.name)
     axis.grid(alpha=0.3)
     axis.legend(fontsize=8)
@@ -122,7 +124,7 @@ def draw(task: Task) -> tuple[str, str] | None:
     with rc_context({"svg.hashsalt": task.name}):
         figure.savefig(picture, format="svg", metadata={"Date": None})
     words = "; ".join(
-        f"{run.name}: {y:.1f} % at {x:.2f}"
+        f"{run.name}: {y:.1f}{unit} at {x:.2f}"
         for (run, _), (x, y) in zip(points, reached, strict=True)
     )
     return picture.getvalue().decode(), f"{task.name}, score against tokens per forward. {words}"
