@@ -13,8 +13,8 @@ from tiny import write_dream_folder
 
 from softmask.cli.main import main
 from softmask.evaluation.config import model_args
-from softmask.evaluation.parallelism import accuracy_under_parallelism
-from softmask.evaluation.sweep import points
+from softmask.evaluation.parallelism import accuracy_under_parallelism, read_samples
+from softmask.evaluation.sweep import paired_difference, points
 
 NONE = {"steps": [], "threshold": [], "entropy_threshold": [], "feedback": ["off"]}
 
@@ -26,6 +26,8 @@ def test_the_area_is_the_published_one_on_published_points() -> None:
     assert dparallel == pytest.approx(245.733454, abs=1e-6)
     d3llm = accuracy_under_parallelism([(4.94, 0.8136), (1.0, 0.8347)], best)
     assert d3llm == pytest.approx(391.327796, abs=1e-6)
+    # Scores below zero have an area too, if not a meaningful one.
+    assert accuracy_under_parallelism([(1.0, -1.0), (2.0, -0.001)], -0.001) < 0
     # 6.5 points lower: that point does not count.
     assert accuracy_under_parallelism([(1.0, 0.838), (2.0, 0.7)], best) == pytest.approx(83.8)
 
@@ -76,6 +78,31 @@ def test_what_contradicts_itself_is_refused_before_anything_runs(
         points(model_args(given_args), **(NONE | swept))
 
 
+def samples(folder, documents, score=1.0):
+    folder.mkdir()
+    rows = [
+        {"doc_id": i, "doc_hash": "h", "filter": "none", "metrics": ["m"], "m": score}
+        | {"tokens": [4], "forwards": [2]}
+        for i in documents
+    ]
+    (folder / "samples_t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def test_points_of_other_documents_are_not_paired(tmp_path) -> None:
+    one, other = ([0, 1], [0, 2])
+    a = read_samples(samples(tmp_path / "a", one), "t", "m", "none")
+    b = read_samples(samples(tmp_path / "b", other), "t", "m", "none")
+    with pytest.raises(ValueError, match="different documents"):
+        paired_difference(a, b)
+
+
+def test_a_metric_of_the_whole_corpus_is_refused_by_its_name(tmp_path) -> None:
+    folder = samples(tmp_path / "a", [0], score=["reference", "text"])
+    with pytest.raises(ValueError, match="m is no number of a single document: choose another"):
+        read_samples(folder, "t", "m", "none")
+
+
 def words(model, data, out, *more: str) -> list[str]:
     return [
         *("eval", "sweep", "--tasks", "sudoku_4x4_4_plain", "--model", str(model)),
@@ -120,6 +147,7 @@ def test_a_sweep_runs_goes_on_and_takes_more_values(model, data, tmp_path, capsy
         (("--steps", "1,x"), "--steps takes numbers with commas between them, not '1,x'"),
         (("--feedback", "on"), "feedback must be one of"),
         (("--tasks", "choose", "--include-path", "."), "scores given texts (multiple_choice)"),
+        (("--tasks", "several", "--include-path", "."), "choose scores given texts"),
         (("--model-args", "steps=4"), "the sweep sets diffusion_steps itself"),
     ],
 )
@@ -128,6 +156,7 @@ def test_a_mistake_ends_in_one_sentence(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("choose.yaml").write_text("task: choose\ndataset_path: x\noutput_type: multiple_choice\n")
+    Path("group.yaml").write_text("group: several\ntask: [choose]\n")
     assert main(words(model, data, tmp_path / "s", *more)) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "s").exists()

@@ -24,15 +24,16 @@ RESAMPLES = 1_000
 
 @dataclass(frozen=True)
 class Samples:
-    """One metric of one run, a value a document, documents in the same order in every run."""
+    """One metric of one run, a value a document, in the order of the documents' names."""
 
+    document_N: np.ndarray
     score_N: np.ndarray
     tokens_N: np.ndarray
     forwards_N: np.ndarray
 
     def drawn(self, documents_N: np.ndarray) -> Samples:
         """Some of the documents, once or more often."""
-        arrays = (self.score_N, self.tokens_N, self.forwards_N)
+        arrays = (self.document_N, self.score_N, self.tokens_N, self.forwards_N)
         return Samples(*(values_N[documents_N] for values_N in arrays))
 
     @property
@@ -64,16 +65,19 @@ def read_samples(folder: Path, task: str, metric: str, filter_name: str) -> Samp
         for sample in read_json_lines(path):
             if sample["filter"] == filter_name and metric in sample["metrics"]:
                 spent = [sum(sample[name]) for name in ("tokens", "forwards")]
-                rows[f"{sample['doc_hash']}/{sample['doc_id']}"] = [float(sample[metric]), *spent]
+                rows[f"{sample['doc_hash']}/{sample['doc_id']}"] = [sample[metric], *spent]
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"{path} holds no samples with their tokens and forwards: repeat the evaluation with "
             "--overwrite"
         ) from error
+    if not all(isinstance(row[0], int | float) for row in rows.values()):
+        raise ValueError(f"{metric} is no number of a single document: choose another by --metric")
     if not rows or not all(row[2] for row in rows.values()):
         raise ValueError(f"{path} has no answers with a {metric} ({filter_name})")
-    columns = np.array([rows[key] for key in sorted(rows)]).T
-    return Samples(*columns)
+    names = sorted(rows)
+    columns = np.array([rows[name] for name in names], dtype=float).T
+    return Samples(np.array(names, dtype=object), *columns)
 
 
 def accuracy_under_parallelism(points: Sequence[tuple[float, float]], best: float) -> float:
@@ -90,7 +94,7 @@ def accuracy_under_parallelism(points: Sequence[tuple[float, float]], best: floa
     curve = sorted(points)
     curve = [point for point in curve if point[1] >= curve[0][1] - DROP]
     weighted = [
-        (x, y * min(math.exp(-ALPHA * (1 - y / best)), 1.0) if best else 0.0) for x, y in curve
+        (x, y * math.exp(min(-ALPHA * (1 - y / best), 0.0)) if best else 0.0) for x, y in curve
     ]
     area = curve[0][0] * curve[0][1]
     for (x, y), (right, above) in pairwise(weighted):

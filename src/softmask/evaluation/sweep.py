@@ -16,6 +16,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.table import Table
 
 from ..config import FEEDBACK_PRESETS, read_json, require, require_choice
@@ -161,7 +162,7 @@ def read(found: Sequence[Point], folder: Path, metric: str | None = None) -> Swe
         rows += _rows(found, runs, _seconds(found, folder, task), (task, name, filter_name))
         curves += _curves(found, runs, task)
         pairs += [
-            {"task": task, "a": a, "b": b, **_difference(runs[a], runs[b])}
+            {"task": task, "a": a, "b": b, **paired_difference(runs[a], runs[b])}
             for a, b in itertools.combinations(runs, 2)
         ]
     return Sweep(rows, curves, pairs)
@@ -189,12 +190,22 @@ def _scores(run: Path, metric: str | None) -> Iterator[tuple[str, str, str]]:
 def _seconds(found: Sequence[Point], folder: Path, task: str) -> dict[str, float]:
     """Mean seconds of a sample at each point."""
     runs = {point.name: read_json(folder / point.name / RUN) for point in found}
-    return {name: float(run["seconds_a_sample"][task]) for name, run in runs.items()}
+    seconds = {name: run.get("seconds_a_sample", {}).get(task) for name, run in runs.items()}
+    # A group's own members have no name by which a kind is known before they run.
+    require(None not in seconds.values(), f"{task} scores given texts: name tasks that generate")
+    return seconds
 
 
-def _difference(a: Samples, b: Samples) -> dict[str, Any]:
-    """B minus A, document by document, with 95 % bounds."""
-    require(len(a.score_N) == len(b.score_N), "the points scored different documents")
+def paired_difference(a: Samples, b: Samples) -> dict[str, Any]:
+    """B minus A, document by document, with 95 % bounds.
+
+    Raises:
+        ValueError: they are of different documents.
+    """
+    require(
+        np.array_equal(a.document_N, b.document_N),
+        "the points scored different documents: choose a --metric that every document has",
+    )
     differences = b.score_N - a.score_N
     low, high = interval(differences)
     return {"difference": float(differences.mean()), "low": low, "high": high}
@@ -225,7 +236,7 @@ def _rows(
             tokens_per_forward=run.tokens_per_forward,
             seconds=seconds[point.name],
             tokens_per_second=float(run.tokens_N.mean()) / max(seconds[point.name], 1e-9),
-            **_difference(reference, run),
+            **paired_difference(reference, run),
             on_frontier=place in kept,
         )
 
