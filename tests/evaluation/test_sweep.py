@@ -162,6 +162,15 @@ def test_a_mistake_ends_in_one_sentence(
     assert not (tmp_path / "s").exists()
 
 
+def test_a_metric_that_no_task_has_is_refused_after_the_first_point(
+    model, data, tmp_path, capsys
+) -> None:
+    out = tmp_path / "s"
+    assert main(words(model, data, out, "--metric", "solve", "--limit", "1")) == 2
+    assert "has no metric solve; it has " in capsys.readouterr().err
+    assert [path.parent.name for path in out.rglob("results.json")] == ["steps-1"]
+
+
 def test_feedback_that_the_model_has_not_is_refused_before_the_first_point(
     data, tmp_path, capsys
 ) -> None:

@@ -72,7 +72,7 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
     set_threads(args.threads)
     from rich.console import Console
 
-    from ..evaluation.sweep import RESULT, points, read, tables_of
+    from ..evaluation.sweep import RESULT, check_metric, points, read, tables_of
     from ..evaluation.sweep_plot import PLOT, draw
 
     model: ModelArgs = read_model_args(args)
@@ -99,12 +99,13 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
     say = logger_of(lm)
     for number, point in enumerate(found, 1):
         say(f"{number}/{len(found)}  {point.name}")
-        evaluate(
+        rows = evaluate(
             *(lm, point.args, config, out / point.name),
             command=["softmask", *argv],
             overwrite=args.overwrite,
             report=say,
         )
+        check_metric(rows, args.metric)  # known by now; hours of other points may follow
     if lm.ranks.index == 0:
         sweep = read(found, out, args.metric)
         write_atomically(out / RESULT, json.dumps(dataclasses.asdict(sweep), indent=1) + "\n")

@@ -178,13 +178,25 @@ def _scores(run: Path, metric: str | None) -> Iterator[tuple[str, str, str]]:
     for task, known in by_task.items():
         wanted = known
         if metric is not None:
-            name, _, filter_name = metric.partition(",")
-            wanted = [one for one in known if one[0] == name and filter_name in ("", one[1])]
-            shown = ", ".join(",".join(one) for one in known)
-            require(bool(wanted), f"{task} has no metric {metric}; it has {shown}")
+            wanted = _of_metric(task, known, metric)
         elif suites.get(task) in known:
             wanted = [suites[task]]
         yield (task, *wanted[0])
+
+
+def check_metric(rows: Sequence[Mapping[str, Any]], metric: str | None) -> None:
+    """Raises ValueError where no row of the first point's summary is of a metric (None: any)."""
+    if metric is not None:
+        known = list(dict.fromkeys((row["metric"], row["filter"]) for row in rows))
+        _of_metric("what was evaluated", known, metric)
+
+
+def _of_metric(what: str, known: list[tuple[str, str]], metric: str) -> list[tuple[str, str]]:
+    name, _, filter_name = metric.partition(",")
+    wanted = [one for one in known if one[0] == name and filter_name in ("", one[1])]
+    shown = ", ".join(",".join(one) for one in known)
+    require(bool(wanted), f"{what} has no metric {metric}; it has {shown}")
+    return wanted
 
 
 def _seconds(found: Sequence[Point], folder: Path, task: str) -> dict[str, float]:
