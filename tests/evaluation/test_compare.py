@@ -54,6 +54,15 @@ def test_a_difference_is_paired_by_sample(tmp_path) -> None:
     assert 0 < found.low < 0.25 < found.high < 0.5
 
 
+def test_what_other_commands_keep_beside_evaluations_is_none(tmp_path) -> None:
+    write_run(tmp_path / "evals/a", [1.0])
+    for name in ("ppl", "samples", "calibration"):
+        (tmp_path / "evals" / name).mkdir()
+        (tmp_path / "evals" / name / "results.json").write_text("{}")
+        (tmp_path / "evals" / name / "run.json").write_text(json.dumps({name: {}}))
+    assert list(runs_in(tmp_path / "evals")) == ["a"]
+
+
 def test_what_both_get_right_is_no_noise(tmp_path) -> None:
     rng = np.random.default_rng(0)
     hard = (rng.random(400) < 0.5).astype(float)

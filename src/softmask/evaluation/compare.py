@@ -12,10 +12,12 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rich.table import Table
 
+from ..config import read_json
 from ..files import read_json_lines
 from ..reporting.plots import need_matplotlib, new_figure, save
 from ..reporting.tables import light_table
@@ -80,11 +82,16 @@ def runs_in(folder: Path) -> dict[str, Path]:
     found = {
         _place(path.parent.relative_to(folder)): path.parent
         for path in sorted(folder.rglob(RESULTS))
-        if (path.parent / RUN).is_file()
+        if (path.parent / RUN).is_file() and not _measures(read_json(path.parent / RUN))
     }
     if not found:
         raise ValueError(f"{folder} holds no finished evaluation: give a folder of `softmask eval`")
     return found
+
+
+def _measures(run: Any) -> bool:
+    """Whether a record is of another command that keeps its folders beside evaluations."""
+    return isinstance(run, dict) and any(name in run for name in ("ppl", "samples", "calibration"))
 
 
 def _place(path: Path) -> str:
