@@ -6,6 +6,7 @@ import json
 from fractions import Fraction
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,7 +14,7 @@ from tiny import write_dream_folder
 
 from softmask.cli.main import main
 from softmask.evaluation.config import model_args
-from softmask.evaluation.parallelism import accuracy_under_parallelism, read_samples
+from softmask.evaluation.parallelism import Samples, accuracy_under_parallelism, read_samples
 from softmask.evaluation.sweep import paired_difference, points
 
 NONE = {"steps": [], "threshold": [], "entropy_threshold": [], "feedback": ["off"]}
@@ -139,6 +140,11 @@ def test_a_sweep_runs_goes_on_and_takes_more_values(model, data, tmp_path, capsy
     page = tmp_path / "sweep.html"
     assert main(["eval", "report", str(out), "--out", str(page), "--trace"]) == 0
     assert page.read_text().count("One sample, step by step") == 1
+
+
+def test_one_sample_has_no_error() -> None:
+    one = Samples(np.ones(1), np.full(1, 8.0), np.full(1, 4.0))
+    assert (one.score, one.error, one.tokens_per_forward) == (1.0, None, 2.0)
 
 
 @pytest.mark.parametrize(

@@ -41,10 +41,10 @@ class Samples:
         return float(self.score_N.mean())
 
     @property
-    def error(self) -> float:
-        """The standard error of the score."""
+    def error(self) -> float | None:
+        """The standard error of the score; None: there is one sample."""
         count = len(self.score_N)
-        return float(self.score_N.std(ddof=1) / math.sqrt(count)) if count > 1 else math.nan
+        return float(self.score_N.std(ddof=1) / math.sqrt(count)) if count > 1 else None
 
     @property
     def tokens_per_forward(self) -> float:

@@ -108,7 +108,7 @@ class Row:
     value: str
     n: int
     score: float
-    error: float
+    error: float | None
     forwards: float
     tokens: float
     tokens_per_forward: float
@@ -279,11 +279,12 @@ def tables_of(sweep: Sweep) -> list[Table]:
         for column in ("score", "95 % of the\ndifference", "forwards", "TPF", "tokens\n/s", ""):
             table.add_column(column, justify="right", no_wrap=True)
         for row in own:
+            error = "" if row.error is None else f" ({100 * row.error:.1f})"
             apart = row.point != first
             table.add_row(
                 row.feedback,
                 f"{row.knob.removesuffix('-threshold')} {row.value}",
-                f"{100 * row.score:.1f} ({100 * row.error:.1f})",
+                f"{100 * row.score:.1f}{error}",
                 f"{100 * row.low:+.1f} {100 * row.high:+.1f}" if apart else "",
                 f"{row.forwards:.1f}",
                 f"{row.tokens_per_forward:.2f}",

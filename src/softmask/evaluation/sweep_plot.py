@@ -63,7 +63,7 @@ def _panel(axis: Any, rows: Sequence[Row], name: str, colours: dict[str, str]) -
                 continue
             x = [getattr(row, name) for row in own]
             y = [100 * row.score for row in own]
-            band = [100 * NORMAL * row.error for row in own]
+            band = [100 * NORMAL * (row.error or 0.0) for row in own]
             axis.plot(x, y, line, marker=marker, color=colour, label=f"{feedback}, {knob}")
             low = [value - error for value, error in zip(y, band, strict=True)]
             high = [value + error for value, error in zip(y, band, strict=True)]

@@ -113,7 +113,9 @@ def _missing(doc: Row) -> list[str]:
 
 @functools.cache
 def _is_installed(name: str) -> bool:
-    return name in sys.stdlib_module_names or importlib.util.find_spec(name) is not None
+    # find_spec raises for the script that runs, which every program has one of.
+    known = name == "__main__" or name in sys.stdlib_module_names
+    return known or importlib.util.find_spec(name) is not None
 
 
 def judged_results(doc: Row, filtered: list[list[Any]]) -> dict[str, float]:
