@@ -143,7 +143,7 @@ def test_a_sweep_runs_goes_on_and_takes_more_values(model, data, tmp_path, capsy
 
 
 def test_one_sample_has_no_error() -> None:
-    one = Samples(np.ones(1), np.full(1, 8.0), np.full(1, 4.0))
+    one = Samples(np.array(["d"]), np.ones(1), np.full(1, 8.0), np.full(1, 4.0))
     assert (one.score, one.error, one.tokens_per_forward) == (1.0, None, 2.0)
 
 
