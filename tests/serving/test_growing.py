@@ -279,6 +279,7 @@ def test_a_denoise_stream_tells_how_the_canvas_grows(client, checkpoint) -> None
         ({"infill": "a [[2]]", "structured_outputs": {"choice": ["b"]}}, "a form needs a hole"),
         ({"infill": "a [[2]]", "softmask": {"threshold": 0.9}}, "one token a step: leave out"),
         ({"infill": "a [[2]]", "softmask": {"guidance": 1.0}}, "leave out guidance"),
+        ({"infill": "a [[2]]", "softmask": {"step_schedule": "rounded"}}, "out step_schedule"),
     ],
 )
 def test_what_such_a_hole_cannot_have_is_refused_over_http(client, more, message) -> None:

@@ -280,6 +280,13 @@ def test_without_memory_to_keep_prefixes_in_requests_go_on(monkeypatch, caplog) 
     assert caplog.text.count("no prefixes are kept from now on") == 2
 
 
+def test_more_memory_than_a_cpu_has_leaves_requests_without_kept_prefixes(caplog) -> None:
+    one = engine(blocks=10**14)  # torch raises a plain RuntimeError where such a pool is made
+    wanted = run(engine(blocks=0), request(prompt(9)))[0].ids
+    assert [run(one, request(prompt(9)))[0].ids for _ in range(2)] == [wanted, wanted]
+    assert caplog.text.count("no prefixes are kept from now on") == 1
+
+
 def test_what_may_be_kept_is_a_quarter_of_the_memory_unless_said() -> None:
     for memory_mb, asked, most in ((64, None, 16), (64, 1, 1), (64, 0, 0)):
         one = Engine(START, memory_mb=memory_mb, prefix_cache_mb=asked)

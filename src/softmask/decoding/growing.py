@@ -180,7 +180,8 @@ def _check(model: DreamConfig, config: SamplingConfig) -> None:
         model.expand_token_id is not None,
         "this model has no <|expand|>: holes of DreamOn's models alone can grow",
     )
-    for name, value in {"cache": "none", "block_length": None, "guidance": 0}.items():
+    plain = {"cache": "none", "block_length": None, "guidance": 0, "step_schedule": "linspace"}
+    for name, value in plain.items():
         require(
             getattr(config, name) == value,
             f"a hole that grows is computed as a whole, token by token: leave out {name}",

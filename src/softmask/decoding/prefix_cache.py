@@ -62,7 +62,6 @@ class PrefixCache:
         self.size, self._store, self._block_bytes = size, store, size * bytes_per_column
         self.capacity = memory // self._block_bytes
         self._blocks: OrderedDict[Key, _Block] = OrderedDict()  # the one to go comes first
-        self._free = list(range(self.capacity))
         self._pool: dict[int, tuple[Tensor, Tensor]] = {}
         self._numbers = self._queries = self._hits = self._tokens = self._evictions = 0
 
@@ -145,8 +144,8 @@ class PrefixCache:
 
     def _room(self) -> int:
         """A free row of the pool. The text that asks uses its own blocks, which stay."""
-        if self._free:
-            return self._free.pop()
+        if len(self._blocks) < self.capacity:
+            return len(self._blocks)  # a block that makes room leaves its row to the next one
         self._evictions += 1
         return self._blocks.popitem(last=False)[1].row
 

@@ -120,7 +120,7 @@ class RunningBatch:
         """Where there is no memory to keep prefixes in, requests go on without."""
         try:
             yield
-        except torch.OutOfMemoryError as error:
+        except RuntimeError as error:  # torch says so of a CPU in no kind of its own
             log = logging.getLogger(__name__)
             log.warning("no prefixes are kept from now on: %s", describe(error))
             self.prefixes = None
