@@ -133,12 +133,16 @@ def test_without_expand_and_end_a_hole_is_filled_as_one_that_keeps_its_length() 
     canvas, mask = torch.tensor([row + [END] * 4]), torch.tensor([[1] * len(row) + [0] * 4])
     rules = rules_of(official("dreamon"), infill=True)
     assert {EXPAND, END} <= set(rules.suppressed)
-    config = SamplingConfig(steps=4, step_schedule="even")
     more = {"attention_mask_BL": mask, "rules": rules}
-    rooms = (Room(len(row) + 4, expand_budget=0), Room(len(row)))
+    # A hole that grows has one token a step, as "even" has with as many steps as masks.
+    ways = [
+        (SamplingConfig(steps=4, step_schedule="even"), {}),
+        (SamplingConfig(steps=4), {"room_B": [Room(len(row) + 4, expand_budget=0)]}),
+        (SamplingConfig(steps=4), {"room_B": [Room(len(row))]}),
+    ]
     found = [
         [step.canvas_BL.tolist() for step in denoise(model, canvas, config, **more, **room)]
-        for room in ({}, *({"room_B": [one]} for one in rooms))
+        for config, room in ways
     ]
     assert found[0] == found[1] == found[2]
 
