@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ..config import FEEDBACK_PRESETS
-from ..evaluation.config import ModelArgs
+from ..evaluation.config import SWEPT, ModelArgs
 from ..files import write_atomically
 from ..reporting.plots import need_matplotlib
 from ..reporting.progress import progress
@@ -36,7 +36,6 @@ from .eval_options import (
 from .options import new_parser, set_threads
 
 T = TypeVar("T")
-LEFT_OUT = ("diffusion_steps", "nfe", "threshold", "entropy_threshold", "feedback")
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -63,7 +62,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     add_prompt_options(parser)
     add_task_options(parser)
-    add_eval_model(parser, leave_out=LEFT_OUT, soft_mask=False)
+    add_eval_model(parser, leave_out=SWEPT, soft_mask=False)
     return parser
 
 

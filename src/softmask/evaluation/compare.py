@@ -181,7 +181,7 @@ def table_of(differences: Sequence[Difference]) -> Table:
     for d in differences:
         name = d.task if d.place == "." else d.place
         if len(metrics) > 1:
-            name += f" {_label(d.metric, d.filter)}"
+            name += f" {score_name(d.metric, d.filter)}"
         spent = [("-" if f is None else f"{f:.0f}") for f in (d.forwards_a, d.forwards_b)]
         table.add_row(
             name,
@@ -237,7 +237,7 @@ def _points(folder: Path) -> dict[tuple[str, str], list[tuple[float, float, floa
     for run in runs_in(folder).values():
         for row in record.summary(run):
             if row["forwards"] is not None:
-                key = (row["task"], _label(row["metric"], row["filter"]))
+                key = (row["task"], score_name(row["metric"], row["filter"]))
                 point = (row["forwards"], row["value"], row["stderr"] or 0.0)
                 found.setdefault(key, []).append(point)
     return found
@@ -249,5 +249,6 @@ def _naturally(names: tuple[str, ...]) -> list[tuple[int, str | int]]:
     return [(1, int(piece)) if piece.isdigit() else (0, piece) for piece in pieces]
 
 
-def _label(metric: str, filter_name: str) -> str:
+def score_name(metric: str, filter_name: str) -> str:
+    """What a score is called in tables."""
     return metric if filter_name == "none" else f"{metric}, {filter_name}"

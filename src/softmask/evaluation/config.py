@@ -38,6 +38,8 @@ MAX_GEN_TOKS = 256
 AUTO, AUTO_POSITIONS = "auto", 4096
 # Lengths of a hole: that of the reference, and those that are tried where nothing is said.
 ORACLE, HOLES = "oracle", "4/8/16/32/64"
+# What a sweep sets, so that it cannot be set for all of its points.
+SWEPT = ("diffusion_steps", "nfe", "threshold", "entropy_threshold", "feedback", "softmasking")
 TOKEN_NAMES = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
 STEP_NAMES = ("diffusion_steps", "steps")
 # This package's own names of settings, by which `--model_args` and `softmask eval` know them too.

@@ -185,7 +185,7 @@ def check_tasks(config: EvalConfig) -> TaskManager:
     """
     manager = task_manager(config.tasks, config.include_path)
     check_names(config.tasks, manager)
-    for task in [leaf for name in config.tasks for leaf in _members(name, manager)]:
+    for task in _members(config.tasks, manager):
         if _runs_programs(task, manager) and not config.confirm_run_unsafe_code:
             where = "in" if _is_ours(task, manager) else "without"
             raise ValueError(
@@ -205,21 +205,25 @@ def check_tasks(config: EvalConfig) -> TaskManager:
 def check_generates(config: EvalConfig) -> None:
     """Raises ValueError for a task that scores given texts: its forwards are no choice."""
     manager = task_manager(config.tasks, config.include_path)
-    for task in [leaf for name in config.tasks for leaf in _members(name, manager)]:
+    for task in _members(config.tasks, manager):
         kind = (manager.task_index[task].cfg or {}).get("output_type")
         if kind not in (None, "generate_until"):
             raise ValueError(f"{task} scores given texts ({kind}): name tasks that generate")
 
 
-def _members(task: str, manager: TaskManager) -> list[str]:
-    """The tasks that a name stands for: those of a group, or itself."""
-    config = manager.task_index[task].cfg or {}
-    members = config.get("task") if "group" in config else None
-    if not isinstance(members, list):
-        return [task]
-    # A group's own task, defined within it, has no name here.
-    known = [name for name in members if isinstance(name, str) and name in manager.task_index]
-    return [leaf for name in known for leaf in _members(name, manager)]
+def _members(tasks: Sequence[str], manager: TaskManager) -> list[str]:
+    """The tasks that names stand for: those of a group, or itself."""
+    found = []
+    for task in tasks:
+        config = manager.task_index[task].cfg or {}
+        members = config.get("task") if "group" in config else None
+        if isinstance(members, list):
+            # A group's own task, defined within it, has no name here.
+            known = [one for one in members if isinstance(one, str) and one in manager.task_index]
+            found += _members(known, manager)
+        else:
+            found.append(task)
+    return found
 
 
 def _fills_holes(task: str, manager: TaskManager) -> bool:
@@ -233,8 +237,7 @@ def confinement(config: EvalConfig) -> dict[str, str]:
     Warns of those that this machine lacks.
     """
     manager = task_manager(config.tasks, config.include_path)
-    leaves = [leaf for task in config.tasks for leaf in _members(task, manager)]
-    running = [task for task in leaves if _runs_programs(task, manager)]
+    running = [task for task in _members(config.tasks, manager) if _runs_programs(task, manager)]
     ours = [task for task in running if _is_ours(task, manager)]
     if ours:
         warn_of_missing()

@@ -8,7 +8,8 @@ from __future__ import annotations
 import shlex
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from . import record
 from .compare import runs_in
 from .config import RUN
 from .responses import read_answers, request_key
-from .suites import SUITES
+from .suites import main_score
 
 SAMPLES = 10
 # What an answer that no filter found anything in becomes.
@@ -38,6 +39,11 @@ class Run:
     folder: Path
     record: dict[str, Any]
     rows: list[dict[str, Any]]
+
+    @cached_property
+    def responses(self) -> dict[str, dict[str, Any]]:
+        """The answers as they came, by key: of all of its tasks, so read once."""
+        return read_answers(self.folder)
 
     @property
     def soft(self) -> bool:
@@ -113,7 +119,6 @@ class Task:
     rows: list[tuple[Run, dict[str, Any]]]
     kinds: list[tuple[Run, Counter[str]]]
     samples: list[Sample]
-    pictures: list[tuple[str, str]] = field(default_factory=list)
 
 
 def read_runs(folders: Sequence[Path]) -> list[Run]:
@@ -147,13 +152,11 @@ def read_tasks(runs: Sequence[Run], samples: int = SAMPLES) -> list[Task]:
     Args:
         samples: how many of a task are shown, spread evenly over it.
     """
-    known = {part.task: part.score for suite in SUITES.values() for part in suite.parts}
     by_task: dict[str, list[tuple[Run, dict[str, Any]]]] = {}
     for run in runs:
         for task in dict.fromkeys(row["task"] for row in run.rows):
-            own = [row for row in run.rows if row["task"] == task]
-            main = [row for row in own if (row["metric"], row["filter"]) == known.get(task)]
-            by_task.setdefault(task, []).append((run, (main or own)[0]))
+            own = {(r["metric"], r["filter"]): r for r in run.rows if r["task"] == task}
+            by_task.setdefault(task, []).append((run, own[main_score(task, list(own))]))
     found = []
     for name, rows in by_task.items():
         first = rows[0][1]
@@ -199,29 +202,26 @@ def _answers(
     path = run.folder / f"samples_{task}.jsonl"
     if not path.is_file():
         return
-    responses = read_answers(run.folder)
     for number, sample in enumerate(read_json_lines(path), start=1):
         try:
             if sample["filter"] != score["filter"] or not _wrote_text(sample):
                 continue
-            yield _answer(run.name, sample, responses, score["metric"])
+            yield _answer(run, sample, score["metric"])
         except (AttributeError, IndexError, KeyError, TypeError) as error:
             raise ValueError(
                 f"{path}, line {number}, is no sample: repeat the evaluation with --overwrite"
             ) from error
 
 
-def _answer(
-    run: str, sample: dict[str, Any], responses: dict[str, dict[str, Any]], metric: str
-) -> tuple[str, dict[str, Any], Answer]:
+def _answer(run: Run, sample: dict[str, Any], metric: str) -> tuple[str, dict[str, Any], Answer]:
     scores = {
         name: sample[name]
         for name in sample["metrics"]
         if isinstance(sample.get(name), int | float)
     }
-    held = responses.get(request_key(sample["arguments"][0]), {})
+    held = run.responses.get(request_key(sample["arguments"][0]), {})
     answer = Answer(
-        run,
+        run.name,
         tuple(sample["arguments"][0]),
         _text(sample["resps"][0]),
         _kind(sample, None if scores.get("skipped") else scores.get(metric), held),

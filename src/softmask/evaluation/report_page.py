@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..reporting.plots import PLAIN, SOFT, new_figure, non_dominated
+from .compare import score_name
 from .report import Run, Task
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
@@ -43,9 +44,7 @@ def scores_table(tasks: Sequence[Task]) -> Table:
                 (
                     run.name,
                     task.name,
-                    row["metric"]
-                    if row["filter"] == "none"
-                    else f"{row['metric']}, {row['filter']}",
+                    score_name(row["metric"], row["filter"]),
                     shown,
                     str(row["n"]),
                     _number(row["forwards"], 1),

@@ -23,13 +23,11 @@ from ..config import FEEDBACK_PRESETS, read_json, require, require_choice
 from ..reporting.plots import non_dominated
 from ..reporting.tables import light_table
 from . import record
-from .compare import interval
-from .config import RUN, ModelArgs
+from .compare import interval, score_name
+from .config import RUN, SWEPT, ModelArgs
 from .parallelism import Samples, area_of, read_samples
-from .suites import SUITES
+from .suites import main_score
 
-# What a sweep sets, so that it cannot be set for all points.
-SWEPT = ("diffusion_steps", "nfe", "threshold", "entropy_threshold", "feedback", "softmasking")
 RESULT = "sweep.json"
 
 
@@ -154,34 +152,33 @@ def read(found: Sequence[Point], folder: Path, metric: str | None = None) -> Swe
     rows: list[Row] = []
     curves: list[Curve] = []
     pairs: list[dict[str, Any]] = []
+    records = {point.name: read_json(folder / point.name / RUN) for point in found}
     for task, name, filter_name in _scores(folder / found[0].name, metric):
         runs = {
             point.name: read_samples(folder / point.name, task, name, filter_name)
             for point in found
         }
-        rows += _rows(found, runs, _seconds(found, folder, task), (task, name, filter_name))
+        seconds = _seconds(records, task)
+        differences = {
+            (a, b): paired_difference(runs[a], runs[b]) for a, b in itertools.combinations(runs, 2)
+        }
+        rows += _rows(found, runs, seconds, differences, (task, name, filter_name))
         curves += _curves(found, runs, task)
-        pairs += [
-            {"task": task, "a": a, "b": b, **paired_difference(runs[a], runs[b])}
-            for a, b in itertools.combinations(runs, 2)
-        ]
+        pairs += [{"task": task, "a": a, "b": b, **d} for (a, b), d in differences.items()]
     return Sweep(rows, curves, pairs)
 
 
 def _scores(run: Path, metric: str | None) -> Iterator[tuple[str, str, str]]:
     """Task, metric and filter of each task that has samples."""
-    suites = {part.task: part.score for suite in SUITES.values() for part in suite.parts}
     by_task: dict[str, list[tuple[str, str]]] = {}
     for row in record.summary(run):
         if (run / f"samples_{row['task']}.jsonl").is_file():
             by_task.setdefault(row["task"], []).append((row["metric"], row["filter"]))
     for task, known in by_task.items():
-        wanted = known
-        if metric is not None:
-            wanted = _of_metric(task, known, metric)
-        elif suites.get(task) in known:
-            wanted = [suites[task]]
-        yield (task, *wanted[0])
+        if metric is None:
+            yield (task, *main_score(task, known))
+        else:
+            yield (task, *_of_metric(task, known, metric)[0])
 
 
 def check_metric(rows: Sequence[Mapping[str, Any]], metric: str | None) -> None:
@@ -199,10 +196,9 @@ def _of_metric(what: str, known: list[tuple[str, str]], metric: str) -> list[tup
     return wanted
 
 
-def _seconds(found: Sequence[Point], folder: Path, task: str) -> dict[str, float]:
+def _seconds(records: Mapping[str, Any], task: str) -> dict[str, float]:
     """Mean seconds of a sample at each point."""
-    runs = {point.name: read_json(folder / point.name / RUN) for point in found}
-    seconds = {name: run.get("seconds_a_sample", {}).get(task) for name, run in runs.items()}
+    seconds = {name: run.get("seconds_a_sample", {}).get(task) for name, run in records.items()}
     # A group's own members have no name by which a kind is known before they run.
     require(None not in seconds.values(), f"{task} scores given texts: name tasks that generate")
     return seconds
@@ -227,11 +223,12 @@ def _rows(
     found: Sequence[Point],
     runs: Mapping[str, Samples],
     seconds: Mapping[str, float],
+    differences: Mapping[tuple[str, str], dict[str, Any]],
     score: tuple[str, str, str],
 ) -> Iterator[Row]:
     reached = [(runs[p.name].tokens_per_forward, runs[p.name].score) for p in found]
     kept = set(non_dominated(reached))
-    reference = runs[found[0].name]
+    reference, none = found[0].name, {"difference": 0.0, "low": 0.0, "high": 0.0}
     for place, point in enumerate(found):
         run = runs[point.name]
         yield Row(
@@ -248,7 +245,7 @@ def _rows(
             tokens_per_forward=run.tokens_per_forward,
             seconds=seconds[point.name],
             tokens_per_second=float(run.tokens_N.mean()) / max(seconds[point.name], 1e-9),
-            **paired_difference(reference, run),
+            **differences.get((reference, point.name), none),
             on_frontier=place in kept,
         )
 
@@ -272,7 +269,7 @@ def tables_of(sweep: Sweep) -> list[Table]:
     for task in dict.fromkeys(row.task for row in sweep.rows):
         own = [row for row in sweep.rows if row.task == task]
         one = own[0]
-        name = one.metric if one.filter == "none" else f"{one.metric}, {one.filter}"
+        name = score_name(one.metric, one.filter)
         table = light_table(f"{task}: {name}, %, {one.n} samples (standard error); * frontier")
         table.add_column("feedback", no_wrap=True)
         table.add_column("way", no_wrap=True)
