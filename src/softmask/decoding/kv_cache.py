@@ -20,7 +20,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from ..config import SamplingConfig
-from ..models import DreamModel
+from ..models import DreamConfig, DreamModel
 
 
 def window(
@@ -85,9 +85,14 @@ class KeyValueStore:
         return sum(x.numel() * x.element_size() for pair in self.layers.values() for x in pair)
 
 
+def heads_of(config: DreamConfig) -> tuple[int, int]:
+    """How many heads keys and values have, and how wide a head is."""
+    heads = config.num_attention_heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // heads
+    return config.num_key_value_heads or heads, width
+
+
 def bytes_per_position(model: DreamModel) -> int:
     """What a position of the store takes up: keys and values of every layer."""
-    config, heads = model.config, model.config.num_attention_heads
-    width = getattr(config, "head_dim", None) or config.hidden_size // heads
-    kv_heads = config.num_key_value_heads or heads
-    return 2 * config.num_hidden_layers * kv_heads * width * model.dtype.itemsize
+    kv_heads, width = heads_of(model.config)
+    return 2 * model.config.num_hidden_layers * kv_heads * width * model.dtype.itemsize

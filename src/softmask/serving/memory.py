@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..config import SamplingConfig, SoftMaskConfig, is_on
-from ..decoding.kv_cache import bytes_per_position
+from ..decoding.kv_cache import bytes_per_position, heads_of
 from ..logits import CHUNK_ROWS
 from ..models import DreamModel
 from ..models.lm_head import CHUNK_LOGITS, PIECE_LOGITS
@@ -49,9 +49,8 @@ class Footprint:
         """That of batches of this model that mix in, and report, up to `k` tokens."""
         config, size = model.config, model.dtype.itemsize
         heads = config.num_attention_heads
-        kv_heads = config.num_key_value_heads or heads
+        kv_heads, per_head = heads_of(config)
         width, vocabulary = config.hidden_size, config.vocab_size
-        per_head = getattr(config, "head_dim", None) or width // heads
         store = bytes_per_position(model)
         # Ids, weights and lambda, and the embeddings of mode "temperature"; twice.
         soft = 2 * (12 * (k + 1) + 4 + 4 * width)

@@ -95,8 +95,8 @@ class RunningBatch:
         if request.sampling.is_random:
             generator = torch.Generator(self.batch.device).manual_seed(request.seed)
         ids_L = torch.tensor(request.ids, device=self.batch.device)
-        masked_L = np.array(request.ids) == self.batch.mask_id
-        self._masked_P[start : start + len(masked_L)] = masked_L
+        given_L = np.array(request.ids)
+        self._masked_P[start : start + len(given_L)] = given_L == self.batch.mask_id
         sequence = self.batch.add(
             start,
             ids_L,
@@ -112,7 +112,7 @@ class RunningBatch:
         )
         with self._as_memory_allows():
             if self.prefixes is not None:
-                self.prefixes.load(sequence, np.array(request.ids), request.cache_salt)
+                self.prefixes.load(sequence, given_L, request.cache_salt)
         return sequence
 
     @contextlib.contextmanager
