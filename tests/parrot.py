@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +34,17 @@ class Parrot(LM):
     loglikelihood_rolling = loglikelihood
 
 
+@cache
+def own_tasks() -> TaskManager:
+    """The definitions of this package's tasks."""
+    return TaskManager(include_path=include_paths(), include_defaults=False)
+
+
 def evaluate_parrot(
-    names: list[str], folder: Path, answer: Callable[[dict[str, Any]], str]
+    names: list[str], folder: Path, answer: Callable[[dict[str, Any]], str], **options: Any
 ) -> tuple[dict[str, Any], Parrot]:
     """The harness' results for answers of this kind, and the model that gave them."""
-    manager = TaskManager(include_path=include_paths(), include_defaults=False)
-    model = Parrot(answer)
+    manager, model = own_tasks(), Parrot(answer)
     # It would list the packages and the hardware of this machine in every result.
     add, evaluator.add_env_info = evaluator.add_env_info, lambda results: None
     try:
@@ -48,6 +54,7 @@ def evaluate_parrot(
             task_manager=manager,
             confirm_run_unsafe_code=True,
             bootstrap_iters=0,
+            **options,
         )
     finally:
         evaluator.add_env_info = add

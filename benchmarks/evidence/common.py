@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 
 from rich.table import Table
 
+from softmask.reporting.plots import new_figure
 from softmask.reporting.tables import light_table
 from softmask.training.sweep import parse_seeds
 
@@ -183,11 +184,7 @@ def seconds_of(folder: Path) -> float:
 
 def draw(panels: dict[str, Callable[[Any], None]], target: Path, ylabel: str) -> None:
     """Panels side by side under one legend."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(4.6 * len(panels), 4.2), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(4.6 * len(panels), 4.2)
     axes = figure.subplots(1, len(panels), squeeze=False).flatten()
     for (title, panel), axis in zip(panels.items(), axes, strict=True):
         panel(axis)

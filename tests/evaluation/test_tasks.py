@@ -29,10 +29,9 @@ from hypothesis import strategies as st
 pytest.importorskip("lm_eval")
 
 import lm_eval
-from lm_eval import evaluator
 from lm_eval.tasks import TaskManager
 from lm_eval.tasks._yaml_loader import load_yaml
-from parrot import Parrot
+from parrot import Parrot, evaluate_parrot, own_tasks
 from paths import ROOT
 from paths import SHARED as DATA
 
@@ -40,7 +39,6 @@ from softmask.evaluation.sandbox import Limits, Verdict
 from softmask.evaluation.task_data import LAYOUTS, overrides, read_dataset, with_data
 from softmask.evaluation.tasks import (
     FOLDER,
-    include_paths,
     instructions,
     mathematics,
     oracle,
@@ -76,29 +74,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def manager() -> TaskManager:
-    return TaskManager(include_path=include_paths(), include_defaults=False)
+    return own_tasks()
 
 
 @pytest.fixture
-def evaluate(
-    manager: TaskManager, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> Callable[..., tuple[dict[str, Any], Parrot]]:
-    # It would list the packages and the hardware of this machine in every result.
-    monkeypatch.setattr(evaluator, "add_env_info", lambda results: None)
-
+def evaluate(folder: Path) -> Callable[..., tuple[dict[str, Any], Parrot]]:
     def run(
         names: list[str], answer: Callable[[dict[str, Any]], str], **options: Any
     ) -> tuple[dict[str, Any], Parrot]:
-        model = Parrot(answer)
-        results = lm_eval.simple_evaluate(
-            model,
-            tasks=with_data(names, folder, manager),
-            task_manager=manager,
-            confirm_run_unsafe_code=True,
-            bootstrap_iters=0,
-            **options,
-        )
-        return results, model
+        return evaluate_parrot(names, folder, answer, **options)
 
     return run
 
