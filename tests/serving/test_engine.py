@@ -25,6 +25,7 @@ from softmask.models import DreamModel
 from softmask.serving.engine import Engine, EngineClosed, QueueFull, Request
 from softmask.serving.memory import Footprint
 from softmask.serving.request import PENDING, Event, RequestHandle
+from softmask.serving.running_batch import RunningBatch, Slot
 from softmask.serving.scheduler import MAX_BYPASSES, FreeSpans, schedule
 
 MODEL = tiny_model()
@@ -382,6 +383,26 @@ def test_a_cancelled_request_frees_its_place_at_the_next_step() -> None:
     drain(engine)
     assert second.result().ids == alone(second.request)
     assert engine.stats().positions_taken == 0
+
+
+def test_whoever_asks_while_a_request_ends_sees_it_run_or_counted(monkeypatch) -> None:
+    engine, seen, release = fits(20), [], RunningBatch.release
+
+    def watched(batch: RunningBatch, slot: Slot) -> tuple[int, ...]:
+        ids = release(batch, slot)
+        asks = threading.Thread(target=lambda: seen.append(engine.stats()))
+        asks.start()
+        asks.join(0.2)  # an answer that is given now is given too early
+        return ids
+
+    monkeypatch.setattr(RunningBatch, "release", watched)
+    handle = engine.submit(request(4, 12))
+    engine.run_once()
+    handle.cancel()
+    drain(engine)
+    while not seen:
+        time.sleep(0.001)
+    assert (seen[0].running, seen[0].ended) == (0, {"cancelled": 1})
 
 
 def test_cancelling_what_waits_or_is_over_does_what_one_expects() -> None:

@@ -327,7 +327,8 @@ class Engine:
             self._busy_seconds += seconds
         for slot in [slot for slot in self._batch.running if slot.sequence.is_done]:
             failure = slot.sequence.failure
-            self._end_slot(slot, "done" if failure is None else "failed", error=failure)
+            reason: FinishReason = "done" if failure is None else "failed"
+            self._end(slot.handle, reason, error=failure, slot=slot)
 
     def _end_early(self) -> None:
         """Ends what is cancelled, late, or not to be finished."""
@@ -336,7 +337,7 @@ class Engine:
         for slot in list(self._batch.running):
             reason = self._early_end(slot.handle)
             if reason is not None:
-                self._end_slot(slot, reason)
+                self._end(slot.handle, reason, slot=slot)
         with self._lock:
             self._expire_waiting()
             self.scores.end_early(self._early_end_of_score)
@@ -362,9 +363,6 @@ class Engine:
             return "deadline"
         return "shutdown" if self._closing == "nothing" else None
 
-    def _end_slot(self, slot: Slot, reason: FinishReason, *, error: str | None = None) -> None:
-        self._end(slot.handle, reason, error=error, slot=slot, ids=self._batch.release(slot))
-
     def _end(
         self,
         handle: RequestHandle,
@@ -372,16 +370,17 @@ class Engine:
         *,
         error: str | None = None,
         slot: Slot | None = None,
-        ids: tuple[int, ...] | None = None,
     ) -> None:
         now = self._clock()
         entered = now if slot is None else slot.entered
+        # Released and counted at once: for `stats`, what no longer runs is over.
         with self._lock:
+            ids = handle.request.ids if slot is None else self._batch.release(slot)
             self._open.discard(handle)
             self._ended[reason] += 1
         handle.end(
             Result(
-                ids=handle.request.ids if ids is None else ids,
+                ids=ids,
                 finish_reason=reason,
                 error=error,
                 left=handle.masks if slot is None else slot.sequence.schedule.total_left,
