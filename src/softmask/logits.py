@@ -29,6 +29,7 @@ class LogitStatistics(NamedTuple):
     `tempered_N`: the entropy at another temperature; at 1 it is `entropy_N` itself.
     `totals_NT`, `entropies_NT`: the same of z / t, a column for each temperature that was asked
     for.
+    `blended_NX`: what the rows make of a table, where it was asked for (`models/lm_head.py`).
     """
 
     ids_NK: Tensor
@@ -38,6 +39,7 @@ class LogitStatistics(NamedTuple):
     tempered_N: Tensor
     totals_NT: Tensor = torch.empty(0, 0)
     entropies_NT: Tensor = torch.empty(0, 0)
+    blended_NX: Tensor = torch.empty(0, 0)
 
 
 def tempered(logits: Tensor, temperature: float) -> Tensor:
@@ -163,4 +165,4 @@ def joined(
         torch.cat([none_NT, *(pair[i][:, None] for pair in further)], dim=1) for i in (0, 1)
     )
     of_logits = ids_NK, logits_NK, total_N, entropy_N
-    return LogitStatistics(*of_logits, tempered_N, totals_NT, entropies_NT)
+    return LogitStatistics(*of_logits, tempered_N, totals_NT, entropies_NT, none_NT)

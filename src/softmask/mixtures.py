@@ -49,6 +49,15 @@ class Ends:
     ) -> None:
         self._own_N, self._ids_NK, self._shares, self._table_VD = own_N, ids_NK, shares, table_VD
 
+    @classmethod
+    def blended(cls, own_N: Tensor, table_VD: Tensor, blended_NX: Tensor) -> Ends:
+        """Of all tokens, where Delta (N, D), and perhaps the mean norm behind it, are there."""
+        ends, width = cls(own_N, None, blended_NX, table_VD), table_VD.shape[1]
+        ends.delta_ND = blended_NX[:, :width]
+        if blended_NX.shape[1] > width:
+            ends.parts_norm_N = blended_NX[:, width]
+        return ends
+
     @cached_property
     def mask_ND(self) -> Tensor:
         """m, the masks' own embeddings."""
@@ -131,6 +140,8 @@ def spherical(lambda_N: Tensor, ends: Ends) -> tuple[Tensor, Tensor]:
     return of_mask_N, of_delta_N * stretch_N * norm_N / length_N
 
 
+# Those that read `parts_norm_N`.
+READ_NORMS = ("norm_kept",)
 MIXTURES: dict[str, Mixing] = {
     "linear": linear,
     "norm_kept": norm_kept,

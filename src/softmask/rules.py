@@ -64,6 +64,7 @@ class Rule:
     top: int = 2
     batched: bool = False
     dense: bool = False
+    streamed: bool = False
     draws: bool = False
     state: Mapping[str, bool | int | float] = field(default_factory=dict)
     frontier: Sequence[Mapping[str, Any]] = ({},)
@@ -176,6 +177,7 @@ def feedback_rule(
     top: int = 2,
     batched: bool = False,
     dense: bool = False,
+    streamed: bool = False,
     state: Mapping[str, bool | int | float] | None = None,
     options: type | None = None,
 ) -> Callable[[Callable[..., Any]], Rule]:
@@ -183,13 +185,15 @@ def feedback_rule(
 
     It returns (N,) how confident it is, in [0, 1]: lambda is scale * r(t) times that. Or a pair of
     it and shares: (N, K), what of the leading tokens is mixed in (default: the softmax of the k
-    leading logits); with `dense` (N, V), of the whole vocabulary. The other arguments are those of
-    `commit_rule`. Training and likelihoods take batched rules without state alone.
+    leading logits); with `dense` (N, V), of the whole vocabulary. With `streamed` all tokens are
+    mixed in as a softmax at the temperature weighs them, of which `entropy_N` is the entropy: the
+    rule returns how confident it is alone, and no logits are kept for it. The other arguments are
+    those of `commit_rule`. Training and likelihoods take batched rules without state alone.
 
     Raises:
         ValueError: the name is taken or no name, or a parameter has no type.
     """
-    values = {"top": top, "batched": batched, "dense": dense}
+    values = {"top": top, "batched": batched, "dense": dense or streamed, "streamed": streamed}
     return _registering("feedback", name, options, state=state, **values)
 
 

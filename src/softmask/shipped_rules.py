@@ -125,12 +125,10 @@ def topk(rows: MaskedRows) -> Tensor:
     return rows.confidence(rows.entropy_N)
 
 
-@feedback_rule("temperature", top=1, batched=True, dense=True)
-def temperature(rows: MaskedRows) -> tuple[Tensor, Tensor]:
+@feedback_rule("temperature", top=1, batched=True, streamed=True)
+def temperature(rows: MaskedRows) -> Tensor:
     """All tokens as a softmax at a temperature weighs them, the more the lower its entropy."""
-    own_NV = rows.logits_NV.float() / rows.temperature
-    confidence_N = rows.confidence(rows.entropy_of(rows.tempered(own_NV, rows.entropy_temperature)))
-    return confidence_N, rows.tempered(own_NV, rows.token_temperature).softmax(-1)
+    return rows.confidence(rows.entropy_N)
 
 
 @stopping_rule("end")

@@ -38,6 +38,8 @@ from .mixtures import MIXTURES, WEIGHTS, Ends
 from .rule_inputs import MaskedRows, are_shares
 from .rules import Chosen, find
 
+# Below it 1 - lambda is 1 in fp32, and what is mixed in is lost in rounding.
+NEGLIGIBLE = 2.0**-25
 # Fields of SoftMaskConfig that training leaves as they are.
 FIXED = ("mode", "k", "mixture", "weight", "entropy_temperature", "token_temperature", "options")
 
@@ -77,17 +79,20 @@ class Feedback(NamedTuple):
     """What one step's logits hand to the next one, at the flat positions `rows_N`."""
 
     rows_N: Tensor
-    # Mode "topk": the entropy, at its temperature, and the leading tokens. Mode "temperature": all
-    # logits, as both the entropy and the mixture depend on the mode's own temperature.
+    # The entropy, at its temperature, and the leading tokens; or all logits, where a rule reads
+    # them, or mixes in all tokens and its temperature is learned.
     entropy_N: Tensor | None = None
     ids_NK: Tensor | None = None
     logits_NK: Tensor | None = None
     logits_NV: Tensor | None = None
     total_N: Tensor | None = None  # log sum exp
+    # Of rules that mix in all tokens, where logits are not kept: (M,) indices of the rows to their
+    # (M, X) mean embeddings, and norms (`models.lm_head.Blend`).
+    blend: Callable[[Tensor], Tensor] | None = None
 
     def at(self, index: slice | Tensor) -> Feedback:
-        """Of some of the rows."""
-        return Feedback(*(None if value is None else value[index] for value in self))  # type: ignore[arg-type]
+        """Of some of the rows, their statistics."""
+        return Feedback(*(one[index] if isinstance(one, Tensor) else None for one in self))  # type: ignore[arg-type]
 
 
 class Judged(NamedTuple):
@@ -227,10 +232,13 @@ class SoftMask(nn.Module):
         as published (`neg_entropy` of p at `mixture_temp`). Each at `entropy_temperature`.
         """
         if seen.logits_NV is not None:
-            own_NV = seen.logits_NV.float() / self.temperature
-            return entropy(tempered(own_NV, self.entropy_temperature))
+            return entropy(tempered(self._own(seen.logits_NV), self.entropy_temperature))
         assert seen.entropy_N is not None
         return seen.entropy_N
+
+    def _own(self, logits_NV: Tensor) -> Tensor:
+        """(N, V) logits over the mode's own temperature, in fp32."""
+        return logits_NV.float() / self.temperature
 
     def view(
         self, seen: Feedback, more: Mapping[str, Callable[[], Any]] | None = None
@@ -266,7 +274,9 @@ class SoftMask(nn.Module):
 
         sources |= {
             "tokens_N": lambda: read().ids_NK[:, 0],
-            "entropy_N": lambda: read().tempered_N,
+            "entropy_N": lambda: (
+                self.entropy(seen) if self.rule.rule.streamed else read().tempered_N
+            ),
             "top_ids_NK": lambda: read().ids_NK,
             "top_logits_NK": lambda: read().logits_NK,
             "top_probability_NK": chances,
@@ -304,22 +314,24 @@ class SoftMask(nn.Module):
         confidence_N, shares = result if is_pair else (result, None)
         count = len(seen.rows_N)
         good = isinstance(confidence_N, Tensor) and confidence_N.shape == (count,)
-        if shares is not None:
+        good = good and not (rule.streamed and is_pair)
+        if good and shares is not None:
             of: Any = seen.logits_NV if rule.dense else seen.logits_NK
             columns = of.shape[1]
             least = columns if rule.dense else 1
-            good = good and isinstance(shares, Tensor) and shares.dim() == 2
+            good = isinstance(shares, Tensor) and shares.dim() == 2
             good = good and len(shares) == count and not shares.isnan().any()
             good = good and least <= shares.shape[1] <= columns
         if not good or not are_shares(confidence_N):
+            pair = ", or a pair of them and the shares of what is mixed in"
             raise ValueError(
-                f"{rule} must return ({count},) numbers in [0, 1], or a "
-                "pair of them and the shares of what is mixed in, and no NaN"
+                f"{rule} must return ({count},) numbers in [0, 1]{'' if rule.streamed else pair}, "
+                "and no NaN"
             )
         if shares is not None:
             shares = shares.clamp_min(0)
             shares = shares / shares.sum(1, keepdim=True).clamp_min(1e-12)
-        elif rule.dense:
+        elif rule.dense and not rule.streamed:
             raise ValueError(f"{rule} is dense: it must return shares too")
         return Judged(confidence_N.float().clamp(0, 1), shares)
 
@@ -340,6 +352,8 @@ class SoftMask(nn.Module):
         with torch.autocast(table_VD.device.type, enabled=False):
             weighed = WEIGHTS[self.weight](confidence_N, lambda: self.entropy(seen), len(table_VD))
             lambda_N = self.scale * rate_N * weighed
+            if self.rule.rule.streamed:
+                return self._mix_all(own_N, seen, table_VD, lambda_N)
             if shares is None:
                 assert seen.logits_NK is not None
                 # What the rule reads beyond k tokens is not mixed in by itself.
@@ -355,6 +369,30 @@ class SoftMask(nn.Module):
             ids_NK = torch.cat([own_N[:, None], ids_NK], dim=1)
             weights_NK = torch.cat([mask_N[:, None], delta_N[:, None] * shares], dim=1)
             return Mixture(ids_NK, weights_NK, lambda_N)
+
+    def _mix_all(
+        self, own_N: Tensor, seen: Feedback, table_VD: Tensor, lambda_N: Tensor
+    ) -> Mixture:
+        """All tokens, as a softmax weighs them; where logits are not kept, of the rows alone whose
+        lambda is not lost in rounding."""
+        mix, own_N1 = MIXTURES[self.mixture], own_N[:, None]
+        if seen.blend is None:
+            assert seen.logits_NV is not None
+            own_NV = self._own(seen.logits_NV)
+            shares_NV = tempered(own_NV, self.token_temperature).softmax(-1)
+            ends = Ends(own_N, None, shares_NV, table_VD)
+            mask_N, delta_N = mix(lambda_N, ends)
+            return Mixture(own_N1, mask_N[:, None], lambda_N, ends.scaled_delta(delta_N))
+        rows_M = torch.arange(len(own_N), device=own_N.device)
+        if own_N.device.type == "cpu":  # elsewhere the host would wait to learn how many they are
+            rows_M = rows_M[lambda_N > NEGLIGIBLE]
+        mask_N = torch.ones_like(lambda_N)
+        added_ND = lambda_N.new_zeros(len(own_N), table_VD.shape[1])
+        if len(rows_M):
+            ends = Ends.blended(own_N[rows_M], table_VD, seen.blend(rows_M))
+            mask_N[rows_M], delta_M = mix(lambda_N[rows_M], ends)
+            added_ND[rows_M] = ends.scaled_delta(delta_M)
+        return Mixture(own_N1, mask_N[:, None], lambda_N, added_ND)
 
     def forward(
         self, ids_BL: Tensor, seen: Feedback, table_VD: Tensor, rate_N: Tensor | float = 1.0

@@ -54,6 +54,34 @@ def only_mask(model):
     return Rules(suppressed=(model.config.mask_token_id,))
 
 
+@pytest.mark.parametrize("mixture", ["linear", "norm_kept", "spherical", "additive"])
+@pytest.mark.parametrize(("offset", "fed"), [(-0.5, "none"), (-1.4, "some"), (-6.0, "all")])
+def test_all_tokens_are_mixed_in_alike_whether_logits_are_kept_or_not(mixture, offset, fed) -> None:
+    model = tiny_model()
+    canvas, config = holed_canvas(model)[:1], SamplingConfig(steps=8, alg="entropy")
+    soft = SoftMaskConfig(
+        mode="temperature",
+        scale=0.8,
+        offset=offset,
+        steepness=40.0,
+        temperature=0.1,
+        token_temperature=1.5,
+        mixture=mixture,
+    )
+    # A hook is shown whole logits.
+    same = {"logits_hook": lambda step, canvas, logits: logits}
+    streamed, whole = (
+        list(denoise(model, canvas, config, soft_mask=soft, **more)) for more in ({}, same)
+    )
+    fed_back = []
+    for step, other in zip(streamed[:-1], whole[:-1], strict=True):  # the last one leaves no mask
+        assert torch.equal(step.canvas_BL, other.canvas_BL)
+        torch.testing.assert_close(step.lambda_BL, other.lambda_BL, rtol=1e-3, atol=1e-6)
+        fed_back += (step.lambda_BL > 1e-6)[step.canvas_BL == model.mask_id].tolist()
+    assert {"none": not any(fed_back), "all": all(fed_back)}.get(fed, 0 < sum(fed_back))
+    assert fed != "some" or not all(fed_back)
+
+
 @pytest.mark.parametrize(
     ("soft", "alg"),
     [

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from softmask.logits import FLOOR, statistics
 from softmask.models import lm_head as readout
-from softmask.models.lm_head import read_head
+from softmask.models.lm_head import Blend, read_head
 
 PROPERTY = settings(max_examples=60, deadline=None, derandomize=True)
 
@@ -73,6 +73,42 @@ def test_streamed_statistics_equal_those_of_whole_logits(
         logits.gather(1, found.ids_NK), whole.logits_NK, rtol=1e-4, atol=1e-4
     )
     assert all(len(set(row)) == k for row in found.ids_NK.tolist())
+
+
+@PROPERTY
+@given(
+    seed=st.integers(0, 2**31 - 1),
+    rows=st.integers(1, 20),
+    vocabulary=st.sampled_from([5, 257, 1300]),
+    spread=st.sampled_from([0.01, 0.5, 8.0]),
+    suppressed=st.sampled_from([0, 300]),
+    temperature=st.sampled_from([1.0, 0.4, 3.0]),
+    temperatures=st.sampled_from([(), (3.0,), (0.5, 2.0)]),
+    norms=st.booleans(),
+    called=st.booleans(),
+)
+def test_what_all_tokens_blend_to_equals_a_softmax_times_the_table(
+    seed, rows, vocabulary, spread, suppressed, temperature, temperatures, norms, called
+) -> None:
+    head = head_of(vocabulary, 8, seed, spread)
+    generator = torch.Generator().manual_seed(seed)
+    hidden, table = (torch.randn(n, 8, generator=generator) for n in (rows, vocabulary))
+    bias = torch.zeros(vocabulary)
+    bias[: min(suppressed, vocabulary - 1)] = FLOOR
+    more = {"temperatures": temperatures, "blend": Blend(table, temperature, norms)}
+    # Whole logits of a head that is called for chunks of rows, or pieces of the vocabulary.
+    module = torch.nn.Sequential(head) if called else head
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(readout, "PIECE_LOGITS", 64)
+        found = read_head(module, hidden, vocabulary, 1, bias, **more)
+    with torch.no_grad():
+        chances = ((head(hidden) + bias) / temperature).double().softmax(-1)
+    wanted = chances @ table.double()
+    if norms:
+        wanted = torch.cat([wanted, (chances @ table.double().norm(dim=1))[:, None]], dim=1)
+    torch.testing.assert_close(found.blended_NX, wanted.float(), rtol=1e-3, atol=1e-4)
+    without = read_head(module, hidden, vocabulary, 1, bias, temperatures=temperatures)
+    torch.testing.assert_close(found.totals_NT, without.totals_NT)
 
 
 def test_at_temperature_1_no_second_entropy_is_computed() -> None:

@@ -22,7 +22,7 @@ from torch import Tensor
 from ..config import SamplingConfig, SoftMaskConfig
 from ..models import DreamModel
 from ..models.packing import Layout
-from ..soft_mask import SoftMask, SoftTokens, make_mixer, rate
+from ..soft_mask import NEGLIGIBLE, SoftMask, SoftTokens, make_mixer, rate
 from .canvas_constraint import CanvasConstraint
 from .commit import choose_commits
 from .constrained import look_again, renew, settle, write_fixed
@@ -300,11 +300,27 @@ class Batch:
         else:
             parts = zip(groups, hidden_ND.split([len(r) for r in rows]), strict=True)
             both = [(g, guided(g, h_ND, hidden_TD, layout, shift=shift)) for g, h_ND in parts]
-            found = [self._reader.read(g, h_ND, scores.get(g.settings)) for g, h_ND in both]
+            found = [
+                self._reader.read(g, h_ND, scores.get(g.settings), blends=self._blends(g))
+                for g, h_ND in both
+            ]
         if self.device.type == "cpu" or self.forwards % NAN_CHECK_EVERY < self.forwards - before:
             for predictions in found:
                 fail_where_nan(predictions)
         return found
+
+    def _blends(self, rows: Rows) -> bool:
+        """Whether most of these rows will need what feedback mixes in of all tokens: on a CPU if
+        most were fed back something before, elsewhere always. What a form leaves out changes with
+        the commits."""
+        settings = rows.settings
+        if settings.soft_mask is None or settings.automaton is not None:
+            return False
+        if not settings.soft_mask.feedback.rule.streamed:
+            return False
+        if self.device.type != "cpu":
+            return True
+        return bool((self.soft.lambda_P[rows.rows_N] > NEGLIGIBLE).float().mean() > 0.5)
 
     def _run(
         self, busy: Sequence[SequenceState], tokens: Tensor | SoftTokens, layout: Layout
@@ -438,7 +454,7 @@ class Batch:
         start = torch.tensor([schedule.masks for schedule in schedules], device=self.device)
         rate_R = rate(config.schedule, torch.tensor(left).to(start), start)
         rows_M = predictions.rows_N[stays_M]
-        seen = feedback_at(mixer, predictions, stays_M)
+        seen = feedback_at(mixer, predictions, stays_M, self._reader)
         judged = judge_feedback(mixer, seen, predictions, stays_M, self.memory, self.soft)
         rate_M = rate_R[predictions.ragged.sequence_N[stays_M]]
         with self.model.input_table() as table_VD:

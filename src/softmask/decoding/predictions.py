@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ..logits import LogitStatistics, statistics
+from ..mixtures import READ_NORMS
 from ..models import DreamModel
-from ..models.lm_head import Forbid, chunked_logits, read_head
+from ..models.lm_head import Blend, Forbid, chunked_logits, read_head
 from .canvas_constraint import Pair, forbidden
 from .schedule import ScheduledStep
 from .sequence import Rules, SequenceState, Settings
@@ -70,7 +72,7 @@ class Rows:
 @dataclass(frozen=True)
 class Predictions(Rows):
     """What was read at these rows; `logits_NV` where statistics alone do not do, `hidden_ND` where
-    rows of a constraint may be read again."""
+    rows may be read again: of a constraint, or of feedback that mixes in all tokens."""
 
     seen: LogitStatistics
     logits_NV: Tensor | None
@@ -92,19 +94,31 @@ class LogitReader:
         self._positions = positions
         self._biases: dict[tuple[Rules, float, bool], Tensor | None] = {}
 
-    def read(self, rows: Rows, hidden_ND: Tensor, scores: Choice | None = None) -> Predictions:
+    def read(
+        self,
+        rows: Rows,
+        hidden_ND: Tensor,
+        scores: Choice | None = None,
+        *,
+        blends: bool = False,
+    ) -> Predictions:
         """The predictions of rows from their hidden states; logits are kept where needed alone.
 
         Args:
             scores: what confidence is to be, if it is not read off these.
+            blends: what feedback mixes in of all tokens is computed with the statistics, as most
+                rows will need it; else `blended` reads rows again.
         """
         settings = rows.settings
         bias_V, k = self._bias(settings, hidden_ND.device), self._leading(rows)
-        dense = settings.soft_mask is not None and settings.soft_mask.feedback.rule.dense
+        rule = None if settings.soft_mask is None else settings.soft_mask.feedback.rule
+        streamed = rule is not None and rule.streamed
         forbid = self._forbid(rows)
-        if is_greedy(settings.config) and not dense:
-            seen = self._seen(settings, hidden_ND, k, bias_V, forbid)
-            found = self._choose(rows, seen, None, None if forbid is None else hidden_ND)
+        if is_greedy(settings.config) and (rule is None or streamed or not rule.dense):
+            with self._blend(settings) if blends else nullcontext() as blend:
+                seen = self._seen(settings, hidden_ND, k, bias_V, forbid, blend)
+            again = streamed or forbid is not None
+            found = self._choose(rows, seen, None, hidden_ND if again else None)
         else:
             logits_NV = self._logits(hidden_ND, bias_V, forbid)
             seen = _statistics(settings, logits_NV, k)
@@ -138,11 +152,36 @@ class LogitReader:
         k: int,
         bias_V: Tensor | None,
         forbid: Forbid | None,
+        blend: Blend | None = None,
     ) -> LogitStatistics:
         """The statistics of logits that are not kept."""
         head, size = self._model.lm_head, self._vocabulary
         temperatures = _temperature(settings), settings.temperatures
-        return read_head(head, hidden_ND, size, k, bias_V, forbid, *temperatures)
+        return read_head(head, hidden_ND, size, k, bias_V, forbid, *temperatures, blend)
+
+    @contextmanager
+    def _blend(self, settings: Settings) -> Iterator[Blend]:
+        """What feedback makes of logits that mixes in all tokens."""
+        soft_mask = settings.soft_mask
+        assert soft_mask is not None
+        temperature = soft_mask.temperature * soft_mask.token_temperature
+        with self._model.input_table() as table_VD:
+            yield Blend(table_VD, temperature, norms=soft_mask.mixture in READ_NORMS)
+
+    def blended(self, predictions: Predictions, index_M: Tensor) -> Tensor:
+        """(M, X) what feedback mixes in of all tokens at some rows, as they may be now."""
+        found_NX = predictions.seen.blended_NX
+        if found_NX.shape[1]:
+            return found_NX[index_M]
+        with self._blend(predictions.settings) as blend:
+            if predictions.logits_NV is not None:
+                return blend.of_logits(predictions.logits_NV[index_M])
+            assert predictions.hidden_ND is not None
+            hidden_MD = predictions.hidden_ND[index_M]
+            bias_V = self._bias(predictions.settings, hidden_MD.device)
+            forbid = self._forbid_now(predictions, index_M)
+            head, size = self._model.lm_head, self._vocabulary
+            return read_head(head, hidden_MD, size, 1, bias_V, forbid, blend=blend).blended_NX
 
     def _logits(
         self, hidden_ND: Tensor, bias_V: Tensor | None = None, forbid: Forbid | None = None
@@ -151,11 +190,18 @@ class LogitReader:
         parts = chunked_logits(self._model.lm_head, hidden_ND, self._vocabulary, bias_V, forbid)
         return torch.cat(list(parts))
 
+    def _forbid_now(self, predictions: Predictions, index_M: Tensor) -> Forbid | None:
+        """What the forms of constrained texts leave out at some rows, after a step's commits."""
+        automaton = predictions.settings.automaton
+        if automaton is None:
+            return None
+        pairs = predictions.pairs()
+        return forbidden(automaton, [pairs[row] for row in index_M.tolist()], index_M.device)
+
     def read_again(self, predictions: Predictions, index_M: Tensor) -> LogitStatistics:
         """What some rows of constrained texts say now, after commits that bind them."""
-        automaton, pairs = predictions.settings.automaton, predictions.pairs()
-        assert automaton is not None
-        forbid = forbidden(automaton, [pairs[row] for row in index_M.tolist()], index_M.device)
+        forbid = self._forbid_now(predictions, index_M)
+        assert forbid is not None
         k = predictions.seen.ids_NK.shape[1]
         if predictions.logits_NV is not None:
             logits_MV = predictions.logits_NV[index_M]
@@ -232,7 +278,11 @@ class LogitReader:
 
 def _temperature(settings: Settings) -> float:
     """Of the entropy that the feedback is weighed by."""
-    return 1.0 if settings.soft_mask is None else settings.soft_mask.entropy_temperature
+    soft_mask = settings.soft_mask
+    if soft_mask is None:
+        return 1.0
+    own = soft_mask.temperature if soft_mask.feedback.rule.streamed else 1.0
+    return own * soft_mask.entropy_temperature
 
 
 def _statistics(settings: Settings, logits_NV: Tensor, k: int) -> LogitStatistics:

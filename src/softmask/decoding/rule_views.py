@@ -17,7 +17,7 @@ from ..logits import LogitStatistics
 from ..rule_inputs import MaskedRows, TextSoFar
 from ..settings import require, shown
 from ..soft_mask import Feedback, Judged, SoftMask, feedback_of
-from .predictions import Predictions, Rows
+from .predictions import LogitReader, Predictions, Rows
 from .rule_state import RuleState, ask
 from .sequence import SequenceState
 from .soft_state import SoftState
@@ -89,14 +89,19 @@ def texts_of(sequence_N: Tensor, texts: int, wanted_N: Tensor | None = None) -> 
     return [(one_N if wanted_N is None else one_N & wanted_N).nonzero().squeeze(1) for one_N in own]
 
 
-def feedback_at(mixer: SoftMask, predictions: Predictions, stays_M: Tensor) -> Feedback:
+def feedback_at(
+    mixer: SoftMask, predictions: Predictions, stays_M: Tensor, reader: LogitReader
+) -> Feedback:
     """What was read at the rows that stay masked, as far as the feedback rule needs it."""
-    rows_M = predictions.rows_N[stays_M]
-    if mixer.is_dense:
+    rows_M, streamed = predictions.rows_N[stays_M], mixer.rule.rule.streamed
+    if mixer.is_dense and not streamed:
         assert predictions.logits_NV is not None
         return Feedback(rows_M, logits_NV=predictions.logits_NV[stays_M])
     kept = LogitStatistics(*(values[stays_M] for values in predictions.seen))
-    return feedback_of(kept, rows_M, mixer.reads)
+    seen = feedback_of(kept, rows_M, mixer.reads)
+    if not streamed:
+        return seen
+    return seen._replace(blend=lambda index: reader.blended(predictions, stays_M[index]))
 
 
 def judge_feedback(

@@ -2,20 +2,23 @@
 
 Greedy decoding and the feedback of soft-masking read four numbers off a row of V logits: the k
 largest with their ids, the logarithm of the sum of exponentials, and the entropy. They can be kept
-up to date while the vocabulary goes by, so that no (N, V) tensor ever exists.
+up to date while the vocabulary goes by, so that no (N, V) tensor ever exists. So can the mean
+embedding that mode "temperature" feeds back: a product more for each piece.
 Shape suffixes: N rows, V vocabulary, C columns of a piece of it, D width, K leading tokens, T
-temperatures.
+temperatures, X columns of what is blended: the width, and one for the mean norm.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 
-from ..logits import FLOOR, LogitStatistics, joined, statistics, top_k
+from ..logits import CHUNK_ROWS, FLOOR, LogitStatistics, joined, statistics, tempered, top_k
 from .linear import PLAIN, multiply
 
 # Most logits that are computed at once where they are only read and not returned: 256 MB in
@@ -32,6 +35,41 @@ PIECE_COLUMNS = 8192
 Forbid = Callable[[Tensor, int, int], None]
 
 
+@dataclass(frozen=True)
+class Blend:
+    """What rows of logits make of a table: sum_v softmax(z / temperature)_v table_v, (N, D).
+
+    Args:
+        norms: also the mean of the table's norms under the same weights, as a last column.
+    """
+
+    table_VD: Tensor
+    temperature: float
+    norms: bool = False
+
+    @cached_property
+    def norms_V(self) -> Tensor:
+        """The norms of the table's rows, in fp32."""
+        return self.table_VD.float().norm(dim=1)
+
+    def of(self, weights_NC: Tensor, start: int = 0) -> Tensor:
+        """(N, X) the sum over the columns from `start` on, in fp32; the product is computed in the
+        table's dtype."""
+        columns = slice(start, start + weights_NC.shape[1])
+        sum_ND = (weights_NC.to(self.table_VD.dtype) @ self.table_VD[columns]).float()
+        if not self.norms:
+            return sum_ND
+        return torch.cat([sum_ND, (weights_NC @ self.norms_V[columns])[:, None]], dim=1)
+
+    def of_logits(self, logits_NV: Tensor) -> Tensor:
+        """(N, X) of logits that exist already, a few rows at a time."""
+        parts = [
+            self.of(tempered(chunk_CV.float(), self.temperature).softmax(-1))
+            for chunk_CV in logits_NV.split(CHUNK_ROWS)
+        ]
+        return torch.cat(parts)
+
+
 @torch.no_grad()
 def read_head(
     head: nn.Module,
@@ -42,6 +80,7 @@ def read_head(
     forbid: Forbid | None = None,
     temperature: float = 1.0,
     temperatures: Sequence[float] = (),
+    blend: Blend | None = None,
 ) -> LogitStatistics:
     """The statistics of `head(hidden) + bias`, whose logits are never whole.
 
@@ -51,11 +90,16 @@ def read_head(
     Args:
         temperature: of `tempered_N`.
         temperatures: further ones, of `totals_NT` and `entropies_NT`; each costs an exponential.
+        blend: of `blended_NX`; costs a product as large as the head's.
     """
     if isinstance(head, nn.Linear) and len(hidden_ND) and _streams(head, hidden_ND):
-        return _stream(hidden_ND, head, k, bias_V, forbid, temperature, temperatures)
-    pieces = chunked_logits(head, hidden_ND, vocabulary, bias_V, forbid)
-    parts = [statistics(z_CV, k, temperature, temperatures) for z_CV in pieces]
+        return _stream(hidden_ND, head, k, bias_V, forbid, temperature, temperatures, blend)
+    parts = []
+    for z_CV in chunked_logits(head, hidden_ND, vocabulary, bias_V, forbid):
+        seen = statistics(z_CV, k, temperature, temperatures)
+        if blend is not None:
+            seen = seen._replace(blended_NX=blend.of_logits(z_CV))
+        parts.append(seen)
     return LogitStatistics(*map(torch.cat, zip(*parts, strict=True)))
 
 
@@ -98,6 +142,7 @@ def _stream(
     forbid: Forbid | None,
     temperature: float,
     temperatures: Sequence[float],
+    blend: Blend | None,
 ) -> LogitStatistics:
     """One pass over the vocabulary; sums are rescaled whenever a row's maximum grows."""
     rows = len(hidden_ND)
@@ -109,7 +154,13 @@ def _stream(
     # Of e^(z - top) and of (z - top) e^(z - top). That of the logits as they are comes last: its
     # products overwrite them.
     own = () if temperature == 1 else (temperature,)
-    all_sums = [_Sums(rows, one) for one in (*temperatures, *own, 1.0)]
+    read = [*temperatures, *own, 1.0]
+    # Of equal temperatures one blends; one that nothing is read at comes first.
+    apart = blend is not None and blend.temperature not in read
+    if blend is not None and apart:
+        read.insert(0, blend.temperature)
+    blends = None if blend is None else read.index(blend.temperature)
+    all_sums = [_Sums(rows, t, blend if i == blends else None) for i, t in enumerate(read)]
     for start in range(0, head.weight.shape[0], size):
         weight_CD = head.weight[start : start + size]
         shape = (rows, len(weight_CD))
@@ -123,26 +174,30 @@ def _stream(
         new_N = best_NK[:, 0].clamp_min(FLOOR)
         z_NC -= new_N[:, None]
         for sums in all_sums:
-            sums.add(z_NC, top_N - new_N, powers[: z_NC.numel()].view(shape))
+            sums.add(z_NC, top_N - new_N, powers[: z_NC.numel()].view(shape), start)
         top_N = new_N
-    *further, plain = [sums.totals(top_N) for sums in all_sums]
+    *further, plain = [sums.totals(top_N) for sums in all_sums[apart:]]
     tempered_N = further.pop()[1] if own else plain[1]
-    return joined(ids_NK, best_NK, [plain, *further], tempered_N)
+    seen = joined(ids_NK, best_NK, [plain, *further], tempered_N)
+    return seen if blends is None else seen._replace(blended_NX=all_sums[blends].blended())
 
 
 class _Sums:
-    """Of the pieces so far, of z / t below its maximum: the sum of e^z, and that of z e^z."""
+    """Of the pieces so far, of z / t below its maximum: the sum of e^z, that of z e^z, and, with a
+    `blend`, that of e^z times what it blends."""
 
-    def __init__(self, rows: int, temperature: float) -> None:
-        self.temperature = temperature
+    def __init__(self, rows: int, temperature: float, blend: Blend | None = None) -> None:
+        self.temperature, self._blend = temperature, blend
         self.sum_N, self.dot_N = torch.zeros(rows), torch.zeros(rows)
+        self._blended_NX: Tensor | None = None
 
-    def add(self, z_NC: Tensor, shift_N: Tensor, powers_NC: Tensor) -> None:
+    def add(self, z_NC: Tensor, shift_N: Tensor, powers_NC: Tensor, start: int) -> None:
         """Takes in a piece below the new maximum, `-shift_N` above the old one.
 
         Args:
             z_NC: overwritten at temperature 1.
             powers_NC: memory of its shape.
+            start: the piece's first column.
         """
         if self.temperature != 1:
             z_NC = (z_NC / self.temperature).clamp_min_(FLOOR)
@@ -153,6 +208,16 @@ class _Sums:
         scale_N = shift_N.exp()
         self.dot_N = (self.dot_N + self.sum_N * shift_N) * scale_N + z_NC.mul_(p_NC).sum(1)
         self.sum_N = self.sum_N * scale_N + p_NC.sum(1)
+        if self._blend is not None:
+            piece_NX = self._blend.of(p_NC, start)
+            if self._blended_NX is not None:
+                piece_NX += self._blended_NX * scale_N[:, None]
+            self._blended_NX = piece_NX
+
+    def blended(self) -> Tensor:
+        """(N, X) what was blended."""
+        assert self._blended_NX is not None
+        return self._blended_NX / self.sum_N[:, None]
 
     def totals(self, top_N: Tensor) -> tuple[Tensor, Tensor]:
         """(N,) log sum exp and (N,) entropy, of rows with these maxima."""

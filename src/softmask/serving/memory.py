@@ -17,9 +17,12 @@ from ..models import DreamModel
 from ..models.lm_head import CHUNK_LOGITS, PIECE_LOGITS
 
 # Bytes that live at once for a row and an entry of the vocabulary. Drawing: the logits, and the
-# random numbers twice, sequence by sequence and joined. Mode "temperature": the logits, those of
-# the rows that stay masked, these over the temperature, their softmax.
-DRAWN, TEMPERED = 12, 16
+# random numbers twice, sequence by sequence and joined. A feedback rule that sees all logits: they,
+# those of the rows that stay masked, these over the temperature, their softmax.
+DRAWN, DENSE = 12, 16
+# Of a row and an entry of the width, where feedback mixes in all tokens: their mean embedding as it
+# grows, a piece of it, and copies of the rows that stay masked.
+BLENDED = 16
 # Of a row that is only read: logits and exponentials of the narrowest piece of the vocabulary,
 # and its places, statistics and choice.
 STREAMED, CHOSEN = 2 * 4 * 256, 256
@@ -43,6 +46,7 @@ class Footprint:
     computed: int
     read: int
     vocabulary: int
+    width: int
 
     @classmethod
     def of(cls, model: DreamModel, *, cached: bool, k: int) -> Footprint:
@@ -71,6 +75,7 @@ class Footprint:
             computed=computed,
             read=STREAMED + CHOSEN + 2 * logprobs + size * width,
             vocabulary=vocabulary,
+            width=width,
         )
 
     def total(self, positions: int) -> int:
@@ -79,7 +84,7 @@ class Footprint:
 
     def most(self, positions: int) -> int:
         """Of such a batch when every row is drawn from: no request on it takes more."""
-        return self.total(positions) + positions * max(DRAWN, TEMPERED) * self.vocabulary
+        return self.total(positions) + positions * (max(DRAWN, DENSE) * self.vocabulary + BLENDED * self.width)
 
     def positions(self, memory: int) -> int:
         """The longest canvas within so many bytes; 0 where none is."""
@@ -99,7 +104,9 @@ class Footprint:
         if sampling.block_length is not None and not (soft or sampling.opens_early):
             masks = min(masks, sampling.block_length)  # plain decoding reads what it may commit
         keeps_logits = sampling.temperature > 0 or sampling.by_chance or constrained
-        entry = DRAWN if keeps_logits else 0
-        if soft_mask is not None and soft and soft_mask.feedback.rule.dense:
-            entry = TEMPERED
-        return masks * (self.read + entry * self.vocabulary)
+        entry, blended = DRAWN if keeps_logits else 0, 0
+        if soft_mask is not None and soft and soft_mask.feedback.rule.streamed:
+            blended = BLENDED * self.width
+        elif soft_mask is not None and soft and soft_mask.feedback.rule.dense:
+            entry = DENSE
+        return masks * (self.read + blended + entry * self.vocabulary)

@@ -1,0 +1,172 @@
+"""All code and infilling tasks: judged by their references, and run by a tiny random model.
+
+    python benchmarks/code_tasks.py OUT --data DATA [--limit 3] [--lines 1033]
+
+DATA is a folder that `softmask eval --data-dir` takes. HumanEval-Infilling's single and multiple
+lines are cut out of its HumanEval.jsonl.gz, as the benchmark's paper (arXiv 2207.14255) says: each
+line that is not blank, each stretch from one such line to another. That gives as many holes as the
+release has, 1033 and 5815. What DATA lacks is made up, a few rows in the release's format.
+
+Judged: the seconds of an evaluation whose answers are given, and which share of them is right. The
+references have to be right, all of them; what is never a program must not be.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))  # made-up rows, answers to the letter
+
+from evaluation_files import lines_of, write_code_files
+from parrot import evaluate_parrot
+from tiny import write_dream_folder
+
+from softmask.evaluation.sandbox import available
+from softmask.reporting.result_folder import claim, write
+from softmask.reporting.tables import light_table
+
+NEVER = "\n)(\n"
+RELEASED = {"SingleLineInfilling": 1033, "MultiLineInfilling": 5815}
+# The field of a row that holds what was cut out.
+HOLE = "canonical_solution"
+INFILLING = (
+    "humaneval_single_line_infilling",
+    "humaneval_multi_line_infilling",
+    "humaneval_random_span_infilling",
+    "humaneval_random_span_infilling_light",
+    "santacoder_fim",
+)
+PROGRAMS = (
+    *("humaneval", "humaneval_plus", "mbpp", "mbpp_plus"),
+    *("livecodebench", "bigcodebench_complete", "bigcodebench_hard_complete"),
+    *("humaneval_instruct", "humaneval_plus_instruct", "mbpp_instruct", "mbpp_plus_instruct"),
+    *("bigcodebench_instruct", "bigcodebench_hard_instruct"),
+)
+JUDGED = ("humaneval_single_line_infilling", "humaneval_multi_line_infilling")
+
+
+def holes(rows: list[dict[str, Any]], *, several: bool) -> Iterator[dict[str, Any]]:
+    """The rows of HumanEval with a line, or some, cut out of their solutions."""
+    for row in rows:
+        lines = row[HOLE].split("\n")
+        written = [index for index, line in enumerate(lines) if line.strip()]
+        for at, first in enumerate(written):
+            for last in written[at:] if several else [first]:
+                before, after = lines[:first], lines[last + 1 :]
+                yield {
+                    "task_id": f"{row['task_id']}/L{first}_L{last}",
+                    "entry_point": row["entry_point"],
+                    "prompt": row["prompt"] + "".join(f"{line}\n" for line in before),
+                    "suffix": "".join(f"\n{line}" for line in after),
+                    HOLE: "\n".join(lines[first : last + 1]),
+                    "test": row["test"],
+                }
+
+
+def prepare(data: Path, folder: Path, lines: int | None) -> dict[str, Any]:
+    """Fills a folder with the data of all tasks; says how much of it is made up."""
+    write_code_files(folder)
+    for name in ("HumanEval.jsonl.gz", "HumanEvalPlus.jsonl.gz", "mbpp.jsonl", "MbppPlus.jsonl.gz"):
+        shutil.copy(data / "eval" / name, folder / name)
+    rows = [
+        json.loads(line)
+        for line in gzip.decompress((folder / "HumanEval.jsonl.gz").read_bytes()).splitlines()
+    ]
+    counts: dict[str, Any] = {}
+    for name, several in (("SingleLineInfilling", False), ("MultiLineInfilling", True)):
+        made = list(holes(rows, several=several))
+        counts[name] = {"holes": len(made), "released": RELEASED[name]}
+        assert len(made) == RELEASED[name]
+        # Evenly out of all, so that all problems are met.
+        made = made if lines is None else made[:: max(1, len(made) // lines)][:lines]
+        (folder / f"HumanEval-{name}.jsonl.gz").write_bytes(gzip.compress(lines_of(made)))
+    return counts
+
+
+def judge(task: str, folder: Path, answer: Callable[[dict[str, Any]], str]) -> dict[str, Any]:
+    """The share of answers that is right, and the seconds that an evaluation of them takes."""
+    started = time.perf_counter()
+    results, model = evaluate_parrot([task], folder, answer)
+    seconds = time.perf_counter() - started
+    (score,) = (
+        value for name, value in results["results"][task].items() if name.startswith("pass@1,")
+    )
+    return {"programs": len(model.asked), "right": score, "seconds": round(seconds, 2)}
+
+
+def random_model(task: str, model: Path, folder: Path, out: Path, limit: int) -> dict[str, Any]:
+    """`softmask eval` of a tiny random model, as a user types it."""
+    command = ["softmask", "eval", "--tasks", task, "--model", str(model), "--data-dir"]
+    command += [str(folder), "--limit", str(limit), "--confirm-run-unsafe-code", "--device", "cpu"]
+    command += ["--max-new-tokens", "16", "--out", str(out)]
+    if "_instruct" in task or task == "livecodebench":
+        command += ["--apply-chat-template"]
+    started = time.perf_counter()
+    run = [sys.executable, "-m", *command]
+    done = subprocess.run(run, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"{task}: {done.stderr[-2000:]}")
+    seconds = time.perf_counter() - started
+    summary = json.loads((out / "results.json").read_text())["summary"]
+    return {"seconds": round(seconds, 1), "summary": summary}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--limit", type=int, default=3, help="problems of the random model")
+    parser.add_argument("--lines", type=int, help="only so many holes of each kind are judged")
+    args = parser.parse_args()
+    claim(args.out)
+    with tempfile.TemporaryDirectory() as name:
+        folder, model = Path(name) / "data", Path(name) / "model"
+        folder.mkdir()
+        counts = prepare(args.data, folder, args.lines)
+        judged = {}
+        for task in JUDGED:
+            for kind, answer in {
+                "reference": lambda row: row[HOLE],
+                "left empty": lambda _: "",
+                "no program": lambda _: NEVER,
+            }.items():
+                judged[task, kind] = judge(task, folder, answer)
+                print(task, kind, judged[task, kind], flush=True)
+        write_dream_folder(model, chat=True, max_position_embeddings=4096)
+        ran = {}
+        for task in (*INFILLING, *PROGRAMS):
+            ran[task] = random_model(task, model, folder, Path(name) / task, args.limit)
+            print(task, ran[task], flush=True)
+    table = light_table("answers that are given: judged by all processors")
+    for column in ("task", "answers", "programs", "right, %", "seconds", "ms a program"):
+        table.add_column(column, justify="left" if column in ("task", "answers") else "right")
+    for (task, kind), one in judged.items():
+        each = 1000 * one["seconds"] / one["programs"]
+        cells = (f"{100 * one['right']:.1f}", f"{one['seconds']:.1f}", f"{each:.0f}")
+        table.add_row(task, kind, str(one["programs"]), *cells)
+    other = light_table(f"a tiny random model, {args.limit} problems at most: the whole command")
+    for column in ("task", "score, %", "seconds"):
+        other.add_column(column, justify="left" if column == "task" else "right")
+    for task, one in ran.items():
+        other.add_row(task, json.dumps(one["summary"])[:60], str(one["seconds"]))
+    result = {
+        "protections": available(),
+        "holes": counts,
+        "judged": [{"task": t, "answers": k, **one} for (t, k), one in judged.items()],
+        "random_model": ran,
+    }
+    write(args.out, ["python", *sys.argv], result, [table, other])
+
+
+if __name__ == "__main__":
+    main()
