@@ -84,7 +84,9 @@ class Footprint:
 
     def most(self, positions: int) -> int:
         """Of such a batch when every row is drawn from: no request on it takes more."""
-        return self.total(positions) + positions * (max(DRAWN, DENSE) * self.vocabulary + BLENDED * self.width)
+        return self.total(positions) + positions * (
+            max(DRAWN, DENSE) * self.vocabulary + BLENDED * self.width
+        )
 
     def positions(self, memory: int) -> int:
         """The longest canvas within so many bytes; 0 where none is."""
