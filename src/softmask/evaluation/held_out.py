@@ -27,7 +27,8 @@ from transformers import PreTrainedTokenizerBase
 
 from ..config import SoftMaskConfig, require, require_positive, setting
 from ..decoding.control_names import ControlNames
-from ..decoding.likelihood import generator_for, pad, soft_input
+from ..decoding.likelihood import generator_for
+from ..decoding.masked_rows import pad, soft_input
 from ..logits import CHUNK_ROWS, entropy
 from ..models import DreamModel
 from ..reporting.progress import progress

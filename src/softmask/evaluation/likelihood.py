@@ -20,8 +20,8 @@ from ..decoding.likelihood import (
     Scorer,
     check_requests,
     ids_of,
-    pad,
 )
+from ..decoding.masked_rows import pad
 from ..decoding.sampler import Rules, denoise
 from ..models import DreamModel
 from .batching import batched
