@@ -4,8 +4,9 @@
 
 The bundled model and a random one of 50 M parameters write texts of several lengths, so many at a
 time, without a cache (a step computes every position) and in blocks with one (it computes a
-block). Sizes of batches take turns; seconds a text are the median over the repeats. What
-`--batch-size auto` makes of it: `AUTO_POSITIONS` in `softmask.evaluation.batching`.
+block). Sizes of batches take turns; seconds a text are the median over the repeats: on a CPU those
+of the processor, of one thread, as others may want it too. What `--batch-size auto` makes of it:
+`PAYING` in `softmask.evaluation.auto_batch`.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import argparse
 import dataclasses
 import statistics
 import sys
+import time
 from pathlib import Path
 
 import torch
@@ -61,7 +63,11 @@ def seconds_of(checkpoint: softmask.Checkpoint, way: str, rows: int) -> float:
     def run() -> None:
         Generation(checkpoint, [PROMPT] * rows, **how).completions()
 
-    return timed(run, checkpoint.model.device) / rows
+    if checkpoint.model.device.type != "cpu":
+        return timed(run, checkpoint.model.device) / rows
+    began = time.process_time()
+    run()
+    return (time.process_time() - began) / rows
 
 
 def main() -> None:
@@ -73,6 +79,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.out is not None:
         claim(args.out)
+    torch.set_num_threads(1 if args.device == "cpu" else torch.get_num_threads())
     sizes = [int(rows) for rows in args.rows.split(",")]
     found, tables = {}, []
     for name, checkpoint in models(args.device).items():

@@ -33,9 +33,8 @@ from ..config import (
 RUN, RESULTS = "run.json", "results.json"
 # The harness's own default where a task says nothing.
 MAX_GEN_TOKS = 256
-# A batch size that depends on the rows alone, so that no score depends on a machine's memory: as
-# many rows as the longest of them fits into these positions.
-AUTO, AUTO_POSITIONS = "auto", 4096
+# A batch size that `auto_batch.py` finds.
+AUTO = "auto"
 # Lengths of a hole: that of the reference, and those that are tried where nothing is said.
 ORACLE, HOLES = "oracle", "4/8/16/32/64"
 # What a sweep sets, so that it cannot be set for all of its points.
@@ -67,7 +66,7 @@ class ModelArgs:
     load_in_4bit: bool = setting(False, "linear layers in 4 bits")
     quantize: str | None = setting(None, "int8 or int4: linear layers, the adapter merged in")
     trust_remote_code: bool = setting(False, "accepted and not needed: no remote code runs")
-    batch_size: int | str = setting(1, "rows of one forward; auto: by their length")
+    batch_size: int | str = setting(1, "rows of one forward; auto: as many as fit and pay")
     max_batch_size: int | None = setting(None, "most rows of one forward with batch_size auto")
     seed: int = setting(0, "of the random choices; each request has its own stream")
     add_bos_token: bool = setting(False, "begin every prompt with the tokenizer's bos token")
@@ -122,7 +121,9 @@ class ModelArgs:
     mixture_options: dict[str, Any] | None = setting(None, "options of a feedback rule")
     transparency_scheduling: str | None = setting(None, "none, linear, stepwise")
     mc_num: int = setting(128, "likelihood tasks: Monte-Carlo samples of a request")
-    mc_batch_size: int = setting(16, "likelihood tasks: rows of one forward")
+    mc_batch_size: int | None = setting(
+        None, "likelihood tasks: rows of one forward; default: 16, or as batch_size auto finds"
+    )
     hole: int | str | None = setting(
         None,
         "infilling tasks: tokens of a hole: a number, oracle (as the reference has), or several, "
@@ -132,7 +133,9 @@ class ModelArgs:
         False, "infilling tasks: write the tokens at both ends of a hole anew with it"
     )
     estimator: str = setting(
-        "masks", "likelihood tasks: masks; chain (exact); llada (as its own evaluation)"
+        "masks",
+        "likelihood tasks: masks; chain (exact); llada (as its own evaluation); one_step (one "
+        "forward a choice)",
     )
 
     def __post_init__(self) -> None:
@@ -254,7 +257,7 @@ def model_args(values: Mapping[str, Any]) -> ModelArgs:
             values[name] = str(values[name])
     batch = values.get("batch_size")
     if isinstance(batch, str):
-        # The harness' auto:N measures N times how many rows fit; here nothing is measured.
+        # The harness' auto:N looks N times how many rows fit; here that is known beforehand.
         if re.fullmatch(r"auto(:\d+)?", batch):
             values["batch_size"] = AUTO
         elif batch.isdecimal():
