@@ -33,10 +33,10 @@ PROMPT = list(range(20, 52))
 CACHED = {"cache": "dual", "block_length": 16}
 # New tokens, steps, and what else is said of decoding.
 WAYS = {
-    "16 tokens": (16, 8, {}),
-    "64 tokens": (64, 8, {}),
-    "256 tokens": (256, 4, {}),
-    "256 tokens in cached blocks": (256, 32, CACHED),
+    "16 tokens": (16, 4, {}),
+    "64 tokens": (64, 4, {}),
+    "256 tokens": (256, 2, {}),
+    "128 tokens in cached blocks": (128, 16, CACHED),
 }
 
 

@@ -77,13 +77,14 @@ class AutoBatch:
         fits = footprint.rows(self.memory, positions, reading, held=False)
         return self._choose(fits, positions, len(texts) * config.rows(masks))
 
-    def to_predict(self, positions: int, *, passes: int, rows: int) -> int:
-        """How many of `rows` windows are predicted at once, whose logits are all there, of so many
-        passes."""
+    def of_windows(self, positions: int, *, passes: int, rows: int) -> int:
+        """How many of `rows` windows are predicted at once, with all logits of so many passes."""
         footprint = Footprint.of(self.model, cached=False, k=0)
         reading = passes * DRAWN * positions * footprint.vocabulary
-        fitting = footprint.rows(self.memory, positions, reading, held=False)
-        return self._choose(fitting, positions, rows)
+        # A block-causal model reads each window twice, noisy and true.
+        positions *= 1 if self.model.config.block_size is None else 2
+        fits = footprint.rows(self.memory, positions, reading, held=False)
+        return self._choose(fits, positions, rows)
 
     def _choose(self, fitting: int, positions: int, rows: int) -> int:
         """The least of all limits, which is noted with its reason; one row runs in any case."""

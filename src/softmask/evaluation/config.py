@@ -139,12 +139,7 @@ class ModelArgs:
     )
 
     def __post_init__(self) -> None:
-        if self.batch_size != AUTO:
-            require(
-                isinstance(self.batch_size, int),
-                f"batch_size must be a whole number or auto, not {self.batch_size!r}",
-            )
-            require_positive(self, "batch_size")
+        check_batch_size(self.batch_size)
         require_positive(
             self, "max_batch_size", "max_length", "max_new_tokens", "mc_num", "mc_batch_size"
         )
@@ -255,14 +250,26 @@ def model_args(values: Mapping[str, Any]) -> ModelArgs:
     for name in ("pretrained", "adapter", "revision", "family", "device", "dtype"):
         if name in values:  # the harness turns what looks like a number into one
             values[name] = str(values[name])
-    batch = values.get("batch_size")
-    if isinstance(batch, str):
-        # The harness' auto:N looks N times how many rows fit; here that is known beforehand.
-        if re.fullmatch(r"auto(:\d+)?", batch):
-            values["batch_size"] = AUTO
-        elif batch.isdecimal():
-            values["batch_size"] = int(batch)
+    if "batch_size" in values:
+        values["batch_size"] = read_batch_size(values["batch_size"])
     return from_mapping(ModelArgs, values, "model_args")
+
+
+def read_batch_size(value: Any) -> Any:
+    """What was typed for `batch_size`: digits as a number, and the harness' `auto:N` as `auto`."""
+    if isinstance(value, str) and value.isascii() and value.isdecimal():
+        return int(value)
+    # auto:N looks N times how many rows fit; here that is known beforehand.
+    return AUTO if isinstance(value, str) and re.fullmatch(r"auto(:\d+)?", value) else value
+
+
+def check_batch_size(value: Any) -> None:
+    """Raises ValueError unless it is a number of rows or `auto`."""
+    require(
+        value == AUTO or isinstance(value, int),
+        f"batch_size must be a whole number or auto, not {value!r}",
+    )
+    require(value == AUTO or value >= 1, f"batch_size must be at least 1, not {value}")
 
 
 def _published_names(values: Mapping[str, Any]) -> dict[str, Any]:
