@@ -23,6 +23,7 @@ from softmask.evaluation.batching import make_batches
 from softmask.evaluation.config import cut, model_args, task_args
 from softmask.evaluation.harness import SoftMaskLM
 from softmask.evaluation.responses import Responses, request_key
+from softmask.models import DreamModel
 from softmask.serving.memory import Footprint
 
 SOFT = SoftMaskConfig(k=2, scale=0.8, offset=-4.0, steepness=1.0)
@@ -530,6 +531,40 @@ def test_multiple_choice_takes_the_choice_that_is_most_likely(soft_folder, tmp_p
     spent = [sum(a["forwards"] for a in m.responses.by_key.values()) for m in (plain, soft)]
     assert spent[1] == 2 * spent[0]
     assert all(a["error"] >= 0 for a in soft.responses.by_key.values())
+
+
+def test_a_choice_takes_one_forward_where_all_of_it_is_read_in_one_step(
+    folder, tmp_path, monkeypatch
+) -> None:
+    task, forward, shapes = write_choice_task(tmp_path), DreamModel.forward, []
+
+    def seen(model, input_ids, **inputs):
+        shapes.append(len(input_ids))
+        return forward(model, input_ids, **inputs)
+
+    monkeypatch.setattr(DreamModel, "forward", seen)
+    model = lm(folder, estimator="one_step", batch_size="auto")
+    results = run_task(model, task)
+    assert shapes == [6]  # three questions of two choices, greedy and all, in one batch
+    assert {a["forwards"] for a in model.responses.by_key.values()} == {1}
+    assert {a["error"] for a in model.responses.by_key.values()} == {0.0}
+    for size in (1, 4):
+        other = run_task(lm(folder, estimator="one_step", mc_batch_size=size), task)
+        for one, same in zip(
+            results["samples"]["tiny_choice"], other["samples"]["tiny_choice"], strict=True
+        ):
+            assert one["acc"] == same["acc"]
+            for [(score, greedy)], [(again, too)] in zip(one["resps"], same["resps"], strict=True):
+                assert score == pytest.approx(again, abs=1e-4)
+                assert greedy == too
+
+
+def test_one_sample_is_a_group_of_lladas_masks(folder) -> None:
+    pair = Instance("loglikelihood", {}, ("on", " on and on"), 0, ("t", 0, 1))
+    model = lm(folder, estimator="llada", mc_num=1)  # as the suite has MMLU
+    ((score, _),) = model.loglikelihood([pair])
+    assert math.isfinite(score)
+    assert [answer["forwards"] for answer in model.responses.by_key.values()] == [1]
 
 
 def test_the_choices_of_a_document_share_their_random_numbers(folder, monkeypatch) -> None:

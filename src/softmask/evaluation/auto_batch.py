@@ -23,7 +23,7 @@ from .ranks import Ranks
 # Of the memory that is left, what batches may take: others allocate too, and blocks lie scattered.
 SHARE = 0.8
 # Positions of a forward beyond which more rows do not pay on a CPU: see `benchmarks/batch_rows.py`.
-PAYING = 1024
+PAYING = 768
 
 
 class AutoBatch:

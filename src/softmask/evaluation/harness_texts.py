@@ -83,16 +83,18 @@ class TextScores(TemplateLM):
     def _likelihood(self) -> LikelihoodConfig:
         return LikelihoodConfig(
             samples=self.args.mc_num,
-            batch_size=self.args.mc_batch_size or MC_BATCH_SIZE,
+            # Of "llada", which draws so many masks together.
+            batch_size=self.args.mc_batch_size or min(MC_BATCH_SIZE, self.args.mc_num),
             seed=self.args.seed,
             estimator=self.args.estimator,  # type: ignore[arg-type]  # one of ESTIMATORS
             guidance=self.args.guidance or 0.0,
         )
 
-    def _rows_to_score(self, texts: Sequence[Request]) -> int | None:
-        """Rows of a forward over these texts; None: the setting's."""
-        auto = None if self.args.mc_batch_size else self._auto
-        return None if auto is None else auto.of_texts(texts, self._likelihood, self.soft_mask)
+    def _rows_to_score(self, texts: Sequence[Request]) -> int:
+        """Rows of a forward over these texts."""
+        if self.args.mc_batch_size is not None or self._auto is None:
+            return self.args.mc_batch_size or MC_BATCH_SIZE
+        return self._auto.of_texts(texts, self._likelihood, self.soft_mask)
 
     def loglikelihood(
         self, requests: list[Instance], disable_tqdm: bool = False
