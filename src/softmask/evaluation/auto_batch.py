@@ -53,8 +53,9 @@ class AutoBatch:
             # Holes are filled on an engine, which keeps keys and values in any case.
             cached = in_blocks or longest.hole is not None
             footprint = Footprint.of(self.model, cached=cached, k=k)
+            reading = footprint.reading(longest.masks, sampling, soft_mask)
+            # Guidance has a second branch, whose hidden states are mixed before they are read.
             branches = 2 if sampling.guidance else 1
-            reading = branches * footprint.reading(longest.masks, sampling, soft_mask)
             fits = footprint.rows(self.memory, branches * positions, reading)
             # With a cache most steps compute a block alone.
             block = sampling.block_length or self.model.config.block_size
