@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
+from softmask.reporting import measure
 from softmask.reporting.containers import memory_left
 
 MACHINE = 8 * 2**30
@@ -67,3 +69,10 @@ def test_the_memory_that_is_left_is_the_least_of_machine_and_groups(
 def test_this_machine_has_memory_left() -> None:
     left, _ = memory_left()
     assert 2**20 < left < 2**50
+
+
+def test_on_a_gpu_what_torch_keeps_of_tensors_that_are_gone_is_left_too(monkeypatch) -> None:
+    says = {"mem_get_info": (70, 100), "memory_reserved": 25, "memory_allocated": 20}
+    for name, value in says.items():
+        monkeypatch.setattr(torch.cuda, name, lambda _device, value=value: value)
+    assert measure.memory_left(torch.device("cuda:1")) == (75, "cuda:1")
