@@ -58,7 +58,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("texts", type=Path)
     parser.add_argument("--out", type=Path, help="folder of the result")
-    parser.add_argument("--count", type=int, default=40, help="questions (40)")
+    parser.add_argument("--count", type=int, default=24, help="questions (24)")
     args = parser.parse_args()
     if args.out is not None:
         claim(args.out)

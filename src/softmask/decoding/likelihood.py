@@ -119,7 +119,8 @@ class Scorer:
         questions: some numbers for each request, the same for those of one question, whose random
             numbers they then share; default: its context.
         top: leading tokens that are told of each token by an estimator without chance.
-        memory: what rows are read by that the memory may not hold at once.
+        memory: what reads too many rows in halves, and remembers it for other scorers; default:
+            one of its own.
 
     Raises:
         ValueError: an empty context or continuation, a request longer than the model's window,
