@@ -44,7 +44,7 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
         raise ValueError("--references are for MAUVE, which needs --scorer too")
 
     def measure(checkpoint: Any, model: ModelArgs, folder: Path) -> dict[str, Any]:
-        texts, ran = given_texts, {}
+        texts, ran = given_texts, dict[str, Any]()
         if texts is None:
             texts, ran = _write_texts(checkpoint, model, folder, args.prompt or "", args.count)
         scorer = None
