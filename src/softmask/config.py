@@ -34,7 +34,7 @@ FEEDBACK_WEIGHTS = ("sigmoid", "constant", "entropy")
 # The name of the bundled model, and of its folder in this package.
 BUNDLED = "default"
 # How the likelihood of a given text is estimated, see decoding/likelihood.py.
-ESTIMATORS = ("masks", "chain", "llada")
+ESTIMATORS = ("masks", "chain", "llada", "one_step")
 # Settings that a checkpoint brings: the published file, and ours.
 SOFT_MASK_FILE = "transparency_config.json"
 SAMPLING_FILE = "sampling_config.json"

@@ -112,14 +112,20 @@ class Chosen(NamedTuple):
         try:
             return self.rule.function(rows, **options)
         except Exception as error:  # the code of somebody else, who needs to know which it was
-            if _is_out_of_memory(error):
+            if is_out_of_memory(error):
                 raise
             raise ValueError(f"{self.rule} failed ({_cause(error, self.rule)})") from error
 
 
-def _is_out_of_memory(error: Exception) -> bool:
-    """Whether there is too little memory, which is no mistake in a rule."""
-    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether there is too little memory, which is no mistake in a rule.
+
+    torch's error on a GPU is a class of its own; on a CPU it is known by its words alone.
+    """
+    names = [cls.__name__ for cls in type(error).__mro__]
+    if {"MemoryError", "OutOfMemoryError"} & {*names}:
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
 
 
 def _cause(error: Exception, rule: Rule) -> str:

@@ -43,7 +43,7 @@ def test_perplexity_compares_plain_and_soft_on_the_same_masks(model, tmp_path, c
     out = tmp_path / "ppl"
     words = ["eval", "ppl", "--data", str(data), "--model", str(model), "--device", "cpu"]
     words += ["--length", "32", "--times", "4", "--steps", "8", "--out", str(out)]
-    assert main(words) == 0
+    assert main([*words, "--batch-size", "auto"]) == 0
     table = capsys.readouterr().out
     assert all(way in table for way in ("plain", "fresh", "stale"))
     found = result(out)
@@ -54,6 +54,10 @@ def test_perplexity_compares_plain_and_soft_on_the_same_masks(model, tmp_path, c
     run = json.loads((out / "run.json").read_text())
     assert run["soft_mask"]["mixinputs_k"] == 2
     assert run["ppl"]["held_out"]["times"] == 4
+    least, most = run["batching"]["rows"]
+    assert least == most > 1
+    assert set(run["batching"]) == {"memory_mb", "of", "rows", "limited_by", "out_of_memory"}
+    assert "batching" not in found
     assert main([*words, "--overwrite", "--no-soft-mask"]) == 0
     assert result(out)["whole"]["plain"] == whole["plain"]
     assert result(out)["whole"]["fresh"] is None

@@ -64,6 +64,7 @@ def test_the_record_says_what_ran_on_what(finished, model) -> None:
     assert {"torch", "transformers", "lm-eval"} <= {n.replace("_", "-") for n in run["packages"]}
     assert run["environment"]["torch"]
     assert "commit" in run
+    assert run["batching"] == {"out_of_memory": 0}
     answers = [json.loads(x) for x in (finished / "responses.0.jsonl").read_text().splitlines()]
     assert run["forwards"] == sum(answer["forwards"] for answer in answers) > 0
 
@@ -128,15 +129,19 @@ def test_a_killed_evaluation_goes_on_behind_its_finished_answers(
 
 @pytest.mark.parametrize("way", ["forked", pytest.param("launched", marks=pytest.mark.slow)])
 def test_two_processes_find_what_one_finds(finished, model, data, tmp_path, way) -> None:
-    out = tmp_path / "run"
+    out, size = tmp_path / "run", "auto" if way == "forked" else "2"
     if way == "forked":
-        done = ranks("-m", "softmask", *command(model, data, out))
+        done = ranks("-m", "softmask", *command(model, data, out, "--batch-size", size))
     else:
         done = [launched(command(model, data, out))]
     assert [one.returncode for one in done] == [0] * len(done), done
     assert samples(out) == samples(finished)
     assert result(out)["summary"] == result(finished)["summary"]
-    assert json.loads((out / "run.json").read_text())["processes"] == 2
+    run = json.loads((out / "run.json").read_text())
+    assert run["processes"] == 2
+    if size == "auto":  # a batch of each task for each process
+        assert run["batching"]["rows"] == [2, 3]
+        assert run["batching"]["limited_by"] == {"no more rows": 4}
     # Five samples of each task do not divide; nobody has done another's work.
     shares = [path.read_text().splitlines() for path in sorted(out.glob("responses.*.jsonl"))]
     assert sorted(len(share) for share in shares) in ([4, 6], [5, 5])

@@ -15,13 +15,16 @@ from lm_eval.api.registry import get_model
 from lm_eval.tasks import TaskManager
 from tiny import write_dora_adapter, write_dream_folder, write_json
 
-from softmask.config import FEEDBACK_PRESETS, SoftMaskConfig, soft_mask_to_published
+from softmask.config import FEEDBACK_PRESETS, SamplingConfig, SoftMaskConfig, soft_mask_to_published
 from softmask.decoding.likelihood import Estimate
 from softmask.decoding.prompts import encode
+from softmask.evaluation.auto_batch import PAYING
 from softmask.evaluation.batching import make_batches
 from softmask.evaluation.config import cut, model_args, task_args
 from softmask.evaluation.harness import SoftMaskLM
 from softmask.evaluation.responses import Responses, request_key
+from softmask.models import DreamModel
+from softmask.serving.memory import Footprint
 
 SOFT = SoftMaskConfig(k=2, scale=0.8, offset=-4.0, steepness=1.0)
 PROMPTS = ("on", "the other one, and on and on", "The", "then there was nothing more to be said")
@@ -323,18 +326,100 @@ def test_batches_hold_rows_decoded_alike_and_do_not_depend_on_what_is_known(fold
     assert make_batches(reversed(rows), 3) == batches
 
 
-def test_an_automatic_batch_depends_on_the_rows_alone(folder) -> None:
+@pytest.mark.parametrize("settings", [{}, {"temperature": 0.8, "top_p": 0.9}])
+def test_answers_are_the_same_one_by_one_by_sevens_and_in_automatic_batches(
+    soft_folder, settings
+) -> None:
+    wanted = [*requests(*PROMPTS, max_gen_toks=6), *requests(*PROMPTS, max_gen_toks=9)]
+    found = [
+        lm(soft_folder, batch_size=size, **settings).generate_until(wanted)
+        for size in (1, 7, "auto")
+    ]
+    assert found[0] == found[1] == found[2]
+    assert len(set(found[0])) > len(PROMPTS)
+
+
+def has_left(monkeypatch, megabytes: float) -> None:
+    left = int(megabytes * 2**20), "the container"
+    monkeypatch.setattr("softmask.evaluation.auto_batch.memory_left", lambda _device: left)
+
+
+def test_an_automatic_batch_has_as_many_rows_as_the_memory_holds(folder, monkeypatch) -> None:
+    monkeypatch.setattr("softmask.evaluation.auto_batch.PAYING", 10**6)
+    has_left(monkeypatch, 20)
     model = lm(folder, batch_size="auto:4")
     assert model.args.batch_size == "auto"
     rows = [model._row("on " * n, {"max_gen_toks": 64}, 0) for n in [*range(1, 61)] * 3]
-    batches = make_batches(rows, "auto")
+    auto = model.auto_batch()
+    batches = make_batches(rows, auto.of_rows(None))
     assert sum(map(len, batches)) == len(rows)
-    for batch in batches:
-        assert len(batch) * (len(batch[0].ids) + 64) <= 4096
-    sizes = [len(batch) for batch in batches[:-1]]
-    assert sizes == sorted(sizes)
-    assert sizes[0] < sizes[-1]
-    assert max(map(len, make_batches(rows, "auto", 5))) == 5
+    footprint = Footprint.of(model.checkpoint.model, cached=False, k=0)
+    for batch in batches[:-1]:
+        longest = batch[0].positions
+        assert footprint.total(len(batch) * longest) <= auto.memory
+        assert footprint.total((len(batch) + 1) * longest) > auto.memory
+    assert set(auto.record()["limited_by"]) == {"memory of the container", "no more rows"}
+    # What is drawn needs logits of every mask, and what is guided a second branch.
+    drawn = dataclasses.replace(rows[0], sampling=SamplingConfig(temperature=1.0))
+    guided = dataclasses.replace(rows[0], sampling=SamplingConfig(guidance=1.0))
+    sizes = [auto.of_rows(None)(row, 1000) for row in (rows[0], drawn, guided)]
+    assert sizes[0] > sizes[1] > 1
+    assert sizes[2] == sizes[0] // 2
+
+
+def test_an_automatic_batch_stops_where_more_rows_do_not_pay_or_are_not_wanted(folder) -> None:
+    model = lm(folder, batch_size="auto", max_batch_size=20)
+    auto = model.auto_batch()
+    sizes = {}
+    for tokens in (8, 60, 100):
+        row = model._row("on", {"max_gen_toks": tokens}, 0)
+        sizes[tokens] = auto.of_rows(None)(row, 1000)
+        assert sizes[tokens] == min(20, math.ceil(PAYING / row.positions))
+    blocks = {"max_gen_toks": 100, "cache": "dual", "block_length": 50, "steps": 100}
+    # Of a text in blocks with a cache a step computes one block.
+    assert sizes[100] < auto.of_rows(None)(model._row("on", blocks, 0), 1000) <= 20
+    reasons = auto.record()["limited_by"]
+    assert set(reasons) == {"max_batch_size", f"more than {PAYING} positions do not pay on a CPU"}
+
+
+def test_an_automatic_batch_leaves_work_for_every_process(folder) -> None:
+    model = lm(folder, batch_size="auto")
+    rows = [model._row(f"on {i}", {"max_gen_toks": 8}, 0) for i in range(9)]
+    batches = make_batches(rows, model.auto_batch().of_rows(None), processes=4)
+    assert [len(batch) for batch in batches] == [3, 3, 3]
+
+
+def test_a_batch_too_large_for_the_memory_is_answered_in_halves(
+    folder, monkeypatch, caplog
+) -> None:
+    wanted = requests(*PROMPTS, max_gen_toks=6)
+    whole = lm(folder, batch_size=4).generate_until(wanted)
+    answer, sizes = SoftMaskLM._generate, []
+
+    def fails(model, batch):
+        sizes.append(len(batch))
+        if len(batch) > 2:
+            raise torch.OutOfMemoryError("too large")
+        return answer(model, batch)
+
+    monkeypatch.setattr(SoftMaskLM, "_generate", fails)
+    model = lm(folder, batch_size=4)
+    assert model.generate_until(wanted) == whole
+    assert sizes == [4, 2, 2]
+    assert model.batching() == {"out_of_memory": 1}
+    assert "out of memory: 4 rows" in caplog.text
+    # What was too large once is not tried again.
+    assert model.generate_until(requests(*PROMPTS, max_gen_toks=6, until=["x"])) != []
+    assert sizes[3:] == [2, 2]
+
+
+def test_one_row_too_large_for_the_memory_is_an_error(folder, monkeypatch) -> None:
+    def fails(model, batch):
+        raise torch.OutOfMemoryError("too large")
+
+    monkeypatch.setattr(SoftMaskLM, "_generate", fails)
+    with pytest.raises(torch.OutOfMemoryError, match="too large"):
+        lm(folder, batch_size=4).generate_until(requests(*PROMPTS, max_gen_toks=6))
 
 
 def test_known_answers_are_not_generated_again(folder, tmp_path) -> None:
@@ -448,14 +533,48 @@ def test_multiple_choice_takes_the_choice_that_is_most_likely(soft_folder, tmp_p
     assert all(a["error"] >= 0 for a in soft.responses.by_key.values())
 
 
+def test_a_choice_takes_one_forward_where_all_of_it_is_read_in_one_step(
+    folder, tmp_path, monkeypatch
+) -> None:
+    task, forward, shapes = write_choice_task(tmp_path), DreamModel.forward, []
+
+    def seen(model, input_ids, **inputs):
+        shapes.append(len(input_ids))
+        return forward(model, input_ids, **inputs)
+
+    monkeypatch.setattr(DreamModel, "forward", seen)
+    model = lm(folder, estimator="one_step", batch_size="auto")
+    results = run_task(model, task)
+    assert shapes == [6]  # three questions of two choices, greedy and all, in one batch
+    assert {a["forwards"] for a in model.responses.by_key.values()} == {1}
+    assert {a["error"] for a in model.responses.by_key.values()} == {0.0}
+    for size in (1, 4):
+        other = run_task(lm(folder, estimator="one_step", mc_batch_size=size), task)
+        for one, same in zip(
+            results["samples"]["tiny_choice"], other["samples"]["tiny_choice"], strict=True
+        ):
+            assert one["acc"] == same["acc"]
+            for [(score, greedy)], [(again, too)] in zip(one["resps"], same["resps"], strict=True):
+                assert score == pytest.approx(again, abs=1e-4)
+                assert greedy == too
+
+
+def test_one_sample_is_a_group_of_lladas_masks(folder) -> None:
+    pair = Instance("loglikelihood", {}, ("on", " on and on"), 0, ("t", 0, 1))
+    model = lm(folder, estimator="llada", mc_num=1)  # as the suite has MMLU
+    ((score, _),) = model.loglikelihood([pair])
+    assert math.isfinite(score)
+    assert [answer["forwards"] for answer in model.responses.by_key.values()] == [1]
+
+
 def test_the_choices_of_a_document_share_their_random_numbers(folder, monkeypatch) -> None:
     asked = []
 
-    def scored(_model, pairs, *_args, questions):
+    def scored(_model, pairs, *_args, questions, **_):
         asked.append(questions)
-        return [Estimate(1.0, 0.0, len(ids), 1) for _, ids in pairs]
+        return [(Estimate(1.0, 0.0, len(ids), 1), False) for _, ids in pairs]
 
-    monkeypatch.setattr("softmask.evaluation.harness.negative_log_likelihoods", scored)
+    monkeypatch.setattr("softmask.evaluation.harness_texts.estimates_and_matches", scored)
     # As in Winogrande: the choices stand in the context, what is scored is the same.
     pairs = [("the one", " on"), ("the other", " on"), ("then", " on")]
     documents = (0, 0, 1)

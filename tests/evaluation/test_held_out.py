@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import math
 import statistics
@@ -212,11 +213,11 @@ def test_the_slices_of_time_add_up_to_the_whole_and_are_json() -> None:
 
 
 def test_the_batch_size_changes_nothing() -> None:
-    alone, together = (
+    alone, *others = (
         held_out(MODEL, TEXT, dataclasses.replace(CONFIG, batch_size=size), SOFT).whole
-        for size in (1, 16)
+        for size in (1, 16, "auto")
     )
-    for way in ("plain", "fresh", "stale"):
+    for way, together in itertools.product(("plain", "fresh", "stale"), others):
         one, other = getattr(alone, way), getattr(together, way)
         numbers = dataclasses.asdict(one), dataclasses.asdict(other)
         assert numbers[0].keys() == numbers[1].keys()

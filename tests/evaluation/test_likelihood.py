@@ -13,15 +13,18 @@ from hypothesis import strategies as st
 from tiny import tiny_model
 
 from softmask.config import SamplingConfig, SoftMaskConfig
+from softmask.decoding.halves import AsMemoryAllows
 from softmask.decoding.likelihood import Estimate, LikelihoodConfig, draw_masks
 from softmask.decoding.sampler import denoise
 from softmask.evaluation.likelihood import (
+    estimates_and_matches,
     greedy_matches,
     negative_log_likelihoods,
     rolling,
     rolling_windows,
 )
 from softmask.evaluation.standard_errors import clustered_ratio
+from softmask.models import DreamModel
 from softmask.soft_mask import SoftMask, feedback, rate
 
 MODEL = tiny_model()
@@ -357,3 +360,95 @@ def test_a_block_causal_model_reads_each_block_behind_whole_ones() -> None:
     assert both.error == pytest.approx(math.hypot(one.error, two.error), rel=0.1)
     assert both.forwards == 3 + 15
     assert both.nats > chain.nats - 0.5
+
+
+ONE_STEP = LikelihoodConfig(estimator="one_step")
+
+
+@pytest.mark.parametrize("mix", [None, *MIXES])
+def test_one_step_is_the_sum_of_one_written_out_forward(mix) -> None:
+    soft = None if mix is None else MIXES[mix]
+    ((one, _),) = estimates_and_matches(MODEL, [(CONTEXT, CONTINUATION)], ONE_STEP, soft)
+    assert one.nats == pytest.approx(nats_under((0, 1, 2), soft), abs=1e-4)
+    assert (one.error, one.forwards, one.tokens) == (0.0, 1 if soft is None else 2, 3)
+    # Without the leading tokens the head gives no logits, but the same sum.
+    (streamed,) = negative_log_likelihoods(MODEL, [(CONTEXT, CONTINUATION)], ONE_STEP, soft)
+    assert streamed.nats == pytest.approx(one.nats, abs=1e-4)
+
+
+def test_one_step_is_the_term_of_the_bound_that_masks_everything() -> None:
+    request = CONTEXT, [8]
+    (bound,) = negative_log_likelihoods(MODEL, [request], LikelihoodConfig())
+    ((one, _),) = estimates_and_matches(MODEL, [request], ONE_STEP)
+    assert one.nats == pytest.approx(bound.nats, abs=1e-5)
+
+
+def test_choices_of_several_questions_are_read_in_one_batch_as_they_are_alone() -> None:
+    requests = [
+        (context, continuation)
+        for context in (CONTEXT, [1, 2], [30] * 9)
+        for continuation in (CONTINUATION, [4], [9, 9, 50, 7, 2])
+    ]
+    batches, forward = [], DreamModel.forward
+
+    def seen(model, input_ids, **inputs):
+        batches.append(tuple(input_ids.shape))
+        return forward(model, input_ids, **inputs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(DreamModel, "forward", seen)
+        together = estimates_and_matches(MODEL, requests, ONE_STEP, rows=len(requests))
+    assert batches == [(9, 14)]
+    for rows in (1, 4):
+        apart = estimates_and_matches(MODEL, requests, ONE_STEP, rows=rows)
+        for (one, match), (other, same) in zip(together, apart, strict=True):
+            assert one.nats == pytest.approx(other.nats, abs=1e-5)
+            assert (one.forwards, match) == (1, same)
+
+
+@torch.no_grad()
+def test_greedy_of_one_step_writes_the_leading_tokens_of_its_forward_and_never_a_mask() -> None:
+    model = tiny_model()
+    # The mask would lead wherever its row of the head is the longest.
+    model.lm_head.weight[MASK] = 4 * model.lm_head.weight[MASK]
+    ids = torch.tensor([[*CONTEXT, MASK, MASK, MASK]])
+    logits_LV = model(ids).logits[0, len(CONTEXT) :]
+    assert MASK in logits_LV.argmax(-1)
+    logits_LV[:, MASK] = -torch.inf
+    written = logits_LV.argmax(-1).tolist()
+    requests = [(CONTEXT, written), (CONTEXT, [*written[:2], (written[2] + 1) % MASK])]
+    found = estimates_and_matches(model, requests, ONE_STEP)
+    assert [match for _, match in found] == [True, False]
+
+
+def test_of_a_block_causal_model_one_step_is_one_a_block() -> None:
+    model, tokens = tiny_model(block_size=4), [8, 22, 61, 3, 9, 30]
+    ids, exact = torch.tensor([CONTEXT + tokens]), 0.0
+    for start, stop in ((4, 8), (8, 10)):
+        noisy = ids[:, :stop].clone()
+        noisy[:, start:] = MASK
+        with torch.no_grad():
+            logprobs = model(noisy).logits[0, start:].log_softmax(-1)
+        exact -= logprobs.gather(1, ids[0, start:stop, None]).sum().item()
+    ((one, _),) = estimates_and_matches(model, [(CONTEXT, tokens)], ONE_STEP)
+    assert one.nats == pytest.approx(exact, abs=1e-4)
+    assert (one.forwards, one.error) == (2, 0.0)
+
+
+def test_rows_too_many_for_the_memory_are_scored_in_halves(monkeypatch) -> None:
+    requests = [(CONTEXT, [i, i + 1]) for i in range(8)]
+    whole = negative_log_likelihoods(MODEL, requests, LikelihoodConfig(), rows=8)
+    forward = DreamModel.forward
+
+    def fails(model, input_ids, **inputs):
+        if len(input_ids) > 3:
+            raise torch.OutOfMemoryError("too large")
+        return forward(model, input_ids, **inputs)
+
+    monkeypatch.setattr(DreamModel, "forward", fails)
+    memory = AsMemoryAllows()
+    parts = negative_log_likelihoods(MODEL, requests, LikelihoodConfig(), rows=8, memory=memory)
+    assert memory.halved > 0
+    for one, other in zip(whole, parts, strict=True):
+        assert one.nats == pytest.approx(other.nats, abs=1e-5)
+        assert one.forwards == other.forwards

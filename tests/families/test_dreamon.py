@@ -153,6 +153,7 @@ def test_without_expand_and_end_a_hole_is_filled_as_one_that_keeps_its_length() 
         ({"block_length": 2}, "leave out block_length"),
         ({"block_length": 2, "cache": "dual"}, "leave out cache"),
         ({"guidance": 1.0}, "leave out guidance"),
+        ({"eps": 0.01}, "leave out eps"),
         ({"threshold": 0.9}, "one token a step: leave out thresholds"),
         ({"alg": "origin"}, "one token a step"),
     ],

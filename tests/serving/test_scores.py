@@ -152,6 +152,7 @@ def test_the_last_tokens_alone_are_scored_where_the_server_says_so(checkpoint) -
 OPTIONS = {
     "masks": {"samples": 8, "guidance": 0.5},
     "chain": {},
+    "one_step": {},
     "llada": {"samples": 8, "batch_size": 4, "guidance": 1.5},
 }
 

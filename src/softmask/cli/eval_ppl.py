@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..config import PUBLISHED_KEYS, from_mapping
-from ..evaluation.config import ModelArgs
+from ..evaluation.config import ModelArgs, read_batch_size
 from ..evaluation.held_out import HeldOutConfig, held_out, table_of, windows
 from .eval_options import add_eval_model, add_record_options
 from .eval_texts import digest_of, measure_and_record, read_texts
@@ -36,7 +36,10 @@ def make_parser() -> argparse.ArgumentParser:
 def run(args: argparse.Namespace, argv: list[str]) -> int:
     """Runs the command with parsed arguments."""
     set_threads(args.threads)
-    config = from_mapping(HeldOutConfig, given(args, HeldOutConfig), "options")
+    values = given(args, HeldOutConfig)
+    if "batch_size" in values:
+        values["batch_size"] = read_batch_size(values["batch_size"])
+    config = from_mapping(HeldOutConfig, values, "options")
     if args.limit is not None and args.limit < 1:
         raise ValueError(f"--limit must be at least 1, not {args.limit}")
     texts = read_texts(args.data)

@@ -44,9 +44,9 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
         raise ValueError("--references are for MAUVE, which needs --scorer too")
 
     def measure(checkpoint: Any, model: ModelArgs, folder: Path) -> dict[str, Any]:
-        texts = given_texts
+        texts, ran = given_texts, dict[str, Any]()
         if texts is None:
-            texts = _write_texts(checkpoint, model, folder, args.prompt or "", args.count)
+            texts, ran = _write_texts(checkpoint, model, folder, args.prompt or "", args.count)
         scorer = None
         if args.scorer is not None:
             size = model.batch_size if isinstance(model.batch_size, int) else 8
@@ -55,6 +55,7 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
         return {
             **dataclasses.asdict(text_quality.quality(texts, ids, scorer, references)),
             "texts": texts,
+            **ran,
         }
 
     what = {
@@ -69,8 +70,9 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
 
 def _write_texts(
     checkpoint: Any, model: ModelArgs, folder: Path, prompt: str, count: int
-) -> list[str]:
-    """Texts that begin with the prompt, each with a stream of its own; kept as they come."""
+) -> tuple[list[str], dict[str, Any]]:
+    """Texts that begin with the prompt, each with a stream of its own; kept as they come. And how
+    many were written at once."""
     need_lm_eval()
     with progress("loading the harness"):
         from lm_eval.api.instance import Instance
@@ -81,4 +83,5 @@ def _write_texts(
     lm = SoftMaskLM.around(checkpoint, model, Responses(folder))
     # Temperature 1 where nothing else is said: greedy texts would all be one.
     request = Instance("generate_until", {}, (prompt, {"do_sample": True}), 0, ("samples", 0, 1))
-    return [prompt + text for text in lm.generate_until([request] * count)]
+    texts = [prompt + text for text in lm.generate_until([request] * count)]
+    return texts, {"batching": lm.batching()}

@@ -32,6 +32,7 @@ def measure_and_record(
     Args:
         name: of the record's folder, where none is given; its first word names the measure.
         what: the settings of the measure, for the record.
+        measure: its result; `batching` in it goes to the record of the run.
 
     Raises:
         ValueError: several processes, or what the model and the folder make wrong.
@@ -50,6 +51,8 @@ def measure_and_record(
             run = {**record.origin(["softmask", *argv]), **settings}
             record.write(folder / record.RUN, run)
             found = measure(checkpoint, model, folder)
+            if "batching" in found:
+                run["batching"] = found.pop("batching")
             record.write(folder / record.RUN, run | {"finished": record.now()})
             record.write(folder / record.RESULTS, found)
     Console().print(table_of(found))

@@ -8,6 +8,8 @@ import os
 import re
 from collections.abc import Sequence
 
+from ..rules import is_out_of_memory
+
 
 def sentence(error: BaseException) -> str | None:
     """What is wrong and what to do, in one line; None: a fault of ours, whose traceback counts.
@@ -19,7 +21,7 @@ def sentence(error: BaseException) -> str | None:
         return " ".join(_refused(error).split())
     if isinstance(error, ValueError):
         return " ".join(str(error).split())
-    if _is_out_of_memory(error):
+    if is_out_of_memory(error):
         return (
             f"out of memory ({str(error) or 'none is left'}): ask for fewer tokens or rows at "
             "once, or for a smaller dtype"
@@ -60,12 +62,3 @@ def _refused(error: OSError) -> str:
         # Our own files have names: what has none was printed, or a library's.
         return f"standard output or a temporary file: {reason}"
     return reason
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    """torch's error on a GPU is a class of its own; on a CPU it is known by its words alone."""
-    if not isinstance(error, MemoryError | RuntimeError):
-        return False
-    names = [cls.__name__ for cls in type(error).__mro__]
-    known = bool({"MemoryError", "OutOfMemoryError"} & {*names})
-    return known or "can't allocate memory" in str(error)

@@ -14,10 +14,11 @@ import sys
 from collections.abc import MutableMapping
 from pathlib import Path
 
+from ..reporting.containers import CGROUPS, control_groups
+
 # Whoever has said how to wait, by any of these, is not corrected.
 WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 COUNT = "OMP_NUM_THREADS"
-CGROUPS = Path("/sys/fs/cgroup")
 
 
 def prepare(environment: MutableMapping[str, str] = os.environ) -> None:
@@ -44,21 +45,8 @@ def processors_of_container(root: Path = CGROUPS, membership: str | None = None)
         root: where control groups are mounted.
         membership: content of /proc/self/cgroup.
     """
-    if membership is None:
-        try:
-            membership = Path("/proc/self/cgroup").read_text()
-        except OSError:
-            return None
-    quotas = []
-    for line in membership.splitlines():
-        _, controllers, path = line.split(":", 2)
-        if controllers in ("", "cpu", "cpu,cpuacct"):
-            base = root / controllers
-            own = base / path.strip("/")
-            # Inside a container the path may be the host's: its own group is the mount itself.
-            for folder in {base, own, *own.parents}:
-                if folder.is_relative_to(base):
-                    quotas.append(_quota(folder))
+    groups = control_groups(("cpu", "cpu,cpuacct"), root, membership)
+    quotas = map(_quota, groups)
     known = [quota for quota in quotas if quota is not None]
     return max(1, -int(-min(known) // 1)) if known else None
 

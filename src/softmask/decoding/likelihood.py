@@ -1,6 +1,6 @@
 """Log-likelihoods of given texts: which masks a model reads a text under, and what comes of it.
 
-A masked diffusion model knows no one likelihood: tokens may be decided in any order. Three
+A masked diffusion model knows no one likelihood: tokens may be decided in any order. Four
 estimators of -log p(x | c) of a continuation x of L tokens:
 
 * "masks": LLaDA's bound (Nie et al., arXiv 2502.09992, appendix), which draws the number of masked
@@ -14,38 +14,40 @@ estimators of -log p(x | c) of a continuation x of L tokens:
   has its share: the sum from token i on is the log-probability of the rest behind what is before.
   A forward for each token, and no chance.
 * "llada": the bound as LLaDA's own evaluation draws it, number for number: see `llada_masks`.
+* "one_step": all tokens masked at once, the sum of their log-probabilities. The exact
+  log-probability under decoding that writes them all in one step at temperature 1, each without
+  knowing the others: the bound's term of S = everything alone. One forward, and no chance.
 
 A block-causal model reads every block behind whole ones, as it was trained: its bound is the sum of
-the bounds of its blocks.
+the bounds of its blocks, and one step is one a block.
 
-Shape suffixes: B batch, L length, N masked rows (flat indices into B * L), V vocabulary, S samples,
-K leading tokens.
+Shape suffixes: B batch, L length, N masked rows (flat indices into B * L), S samples.
 """
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from ..config import ESTIMATORS, SoftMaskConfig, require, require_choice, require_positive, setting
-from ..logits import top_k
 from ..models import DreamModel
 from ..sampling import check_guidance
-from ..soft_mask import SoftMask, SoftTokens, feedback, make_mixer, rate
+from ..soft_mask import make_mixer
 from .grid import Grid, blocks_of
-from .guidance import away
+from .halves import AsMemoryAllows
+from .masked_rows import MaskedRow, read_rows
 
 Request = tuple[Sequence[int], Sequence[int]]  # context and continuation, token ids
-Estimator = Literal["masks", "chain", "llada"]
+Estimator = Literal["masks", "chain", "llada", "one_step"]
+# Those without chance, which know each token's share too.
+EXACT = ("chain", "one_step")
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ class LikelihoodConfig:
     estimator: Estimator = setting(
         "masks",
         "masks: sampled masks, a bound; chain: one token a forward from the left, exact; llada: "
-        "the bound as LLaDA's evaluation draws it",
+        "the bound as LLaDA's evaluation draws it; one_step: all tokens in one forward",
     )
     guidance: float = setting(
         0.0,
@@ -75,6 +77,10 @@ class LikelihoodConfig:
             f"{self.batch_size}",
         )
 
+    def rows(self, tokens: int) -> int:
+        """Rows of forwards for a text of so many tokens, at most."""
+        return {"chain": tokens, "one_step": 1}.get(self.estimator, self.samples)
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -82,8 +88,8 @@ class Estimate:
 
     `error` is its standard error as if the samples were independent: as they are spread evenly
     over the number of masks, the true one is smaller. NaN for one sample that is not the only
-    possible one; 0 for a chain, which is exact. `forwards` counts rows of forward passes: one for
-    each different mask, two with soft-masking.
+    possible one; 0 for a chain and for one step, which are exact. `forwards` counts rows of forward
+    passes: one for each different mask, two with soft-masking.
     """
 
     nats: float
@@ -93,24 +99,10 @@ class Estimate:
 
 
 class TokenScore(NamedTuple):
-    """A token's log-probability in a chain, and the leading tokens there with theirs."""
+    """A token's log-probability where it was read, and the leading tokens there with theirs."""
 
     logprob: float
     top: tuple[tuple[int, float], ...] = ()
-
-
-class MaskedRow(NamedTuple):
-    """One row of a forward: a request under one mask, read at some of the masks."""
-
-    request: int
-    ids_L: Tensor
-    masked_L: Tensor
-    read_L: Tensor
-    start: int  # tokens of the continuation, or of its part in a block
-    samples: int  # how many samples drew this mask
-    scale: float  # L / l
-    given: int  # tokens of the context
-    block: int = 0  # of a block-causal model, L being this block's
 
 
 class Scorer:
@@ -126,7 +118,9 @@ class Scorer:
         config: its `batch_size` is not used: each step has its own.
         questions: some numbers for each request, the same for those of one question, whose random
             numbers they then share; default: its context.
-        top: leading tokens that are told of each token of a chain.
+        top: leading tokens that are told of each token by an estimator without chance.
+        memory: what reads too many rows in halves, and remembers it for other scorers; default:
+            one of its own.
 
     Raises:
         ValueError: an empty context or continuation, a request longer than the model's window,
@@ -142,6 +136,7 @@ class Scorer:
         *,
         questions: Sequence[Sequence[int]] | None = None,
         top: int = 0,
+        memory: AsMemoryAllows | None = None,
     ) -> None:
         check_requests(model, requests)
         if questions is None:
@@ -158,6 +153,7 @@ class Scorer:
             lambda: defaultdict(list)
         )
         self._tokens: dict[int, list[TokenScore]] = defaultdict(list)
+        self._memory = AsMemoryAllows() if memory is None else memory
         self.forwards = 0
 
     def _rows_of(self, index: int, question: Sequence[int]) -> Iterator[MaskedRow]:
@@ -181,11 +177,11 @@ class Scorer:
             batch.append(self._next)
             self._next = next(self._rows, None)
         if batch:
-            self._read(batch)
+            self._memory.run(batch, lambda row: len(row.ids_L), self._read)
         return self._next is not None
 
     @torch.no_grad()
-    def _read(self, batch: list[MaskedRow]) -> None:
+    def _read(self, batch: Sequence[MaskedRow]) -> None:
         row_N, losses_N, leading = read_rows(
             self.model, batch, self._mixer, self.soft_mask, self.top, self.config.guidance
         )
@@ -195,19 +191,19 @@ class Scorer:
         for row, nats in zip(batch, nats_B.tolist(), strict=True):
             value = (row.scale * nats, row.samples, row.start)
             self._values[row.request][row.block].append(value)
-        if self.config.estimator == "chain":
+        if self.config.estimator in EXACT:
             tops = leading or [()] * len(losses_N)
             for place, loss, top in zip(row_N.tolist(), losses_N.tolist(), tops, strict=True):
                 self._tokens[batch[place].request].append(TokenScore(-loss, top))
 
     def estimates(self) -> list[Estimate]:
         """Of every request, in their order, once no rows are left."""
-        passes, is_chain = self._passes, self.config.estimator == "chain"
+        passes, is_exact = self._passes, self.config.estimator in EXACT
         found = []
         for i, (_, continuation) in enumerate(self.requests):
             blocks, tokens = list(self._values[i].values()), len(continuation)
             forwards = passes * sum(map(len, blocks))
-            if is_chain:
+            if is_exact:
                 parts = [(math.fsum(value for value, *_ in values), 0.0) for values in blocks]
             else:
                 parts = [_mean(values) for values in blocks]
@@ -218,7 +214,7 @@ class Scorer:
         return found
 
     def tokens(self) -> list[list[TokenScore]]:
-        """Of every request the tokens of its continuation, where the estimator is the chain."""
+        """Of every request the tokens of its continuation; by estimators without chance alone."""
         return [self._tokens[i] for i in range(len(self.requests))]
 
 
@@ -229,11 +225,14 @@ def sampled_rows(
     config: LikelihoodConfig,
     grid: Grid | None,
 ) -> Iterator[MaskedRow]:
-    """The rows of the estimator "masks". Samples that agree in their mask are one: a continuation
-    of L tokens takes at most 2^L - 1, a single token one."""
+    """The rows of estimators that mask many tokens at once.
+
+    Samples that agree in their mask are one: a continuation of L tokens takes at most 2^L - 1, a
+    single token one.
+    """
     given = start = len(request[0])
     ids_L, block = ids_of(request), 0
-    draw = llada_masks if config.estimator == "llada" else draw_masks
+    draw = DRAWS[config.estimator]
     while start < len(ids_L):
         stop = len(ids_L) if grid is None else grid.end(start)
         # The first block's random numbers are those of a model without blocks.
@@ -296,121 +295,19 @@ def llada_masks(question: Sequence[int], length: int, config: LikelihoodConfig) 
     return torch.stack(drawn)
 
 
+def one_mask(_question: Sequence[int], length: int, _config: LikelihoodConfig) -> Tensor:
+    """(1, L) bool: all of a continuation, once."""
+    return torch.ones(1, length, dtype=torch.bool)
+
+
+DRAWS = {"masks": draw_masks, "llada": llada_masks, "one_step": one_mask}
+
+
 def generator_for(seed: int, ids: Sequence[int]) -> torch.Generator:
     """The random numbers that belong to these token ids under this seed, on any machine."""
     name = f"{seed}:{','.join(map(str, map(int, ids)))}"
     digest = hashlib.sha256(name.encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:4], "big"))
-
-
-def read_rows(
-    model: DreamModel,
-    batch: Sequence[MaskedRow],
-    mixer: SoftMask | None,
-    soft_mask: SoftMaskConfig | None,
-    top: int = 0,
-    guidance: float = 0.0,
-) -> tuple[Tensor, Tensor, list[tuple[tuple[int, float], ...]]]:
-    """One forward (two with a mixer) of some rows.
-
-    Returns:
-        (N,) of which row each mask is that was read, and (N,) fp32 its true token's cross-entropy,
-        on the host; and the `top` leading tokens there with their log-probabilities.
-    """
-    ids_BL, attention_BL = pad([row.ids_L for row in batch], model.device)
-    masked_BL, _ = pad([row.masked_L for row in batch], model.device)
-    read_BL, _ = pad([row.read_L for row in batch], model.device)
-    noisy_BL = ids_BL.masked_fill(masked_BL, model.mask_id)
-    rows_N = read_BL.flatten().nonzero().squeeze(1)
-    given_B = torch.tensor([row.given for row in batch], device=model.device)
-    reading: dict[str, Any] = {"attention_mask": attention_BL, "prompt_lengths": given_B}
-    blind = functools.partial(_without_context, model, guidance, batch, noisy_BL)
-    text: dict[str, Any] = {"input_ids": noisy_BL}
-    if mixer is not None and soft_mask is not None:
-        masks_M = masked_BL.flatten().nonzero().squeeze(1)
-        first = {**reading, "rows": masks_M}
-        logits_MV = blind(model(noisy_BL, **first).logits, None, first)
-        start_B = torch.tensor([row.start for row in batch], device=model.device)
-        with model.input_table() as table_VD:
-            soft_tokens, _ = soft_input(
-                table_VD,
-                mixer,
-                soft_mask.schedule,
-                noisy_BL,
-                masked_BL,
-                masks_M,
-                logits_MV,
-                start_B,
-            )
-        del logits_MV
-        text = {"soft_tokens": soft_tokens}
-    true_N = ids_BL.flatten()[rows_N]
-    row_N = (rows_N // ids_BL.shape[1]).cpu()
-    inputs = {**reading, "rows": rows_N}
-    if not top and not guidance:
-        return row_N, model(**text, **inputs, labels=true_N).losses.cpu(), []
-    logits_NV = blind(model(**text, **inputs).logits, text.get("soft_tokens"), inputs)
-    logprobs_NV = logits_NV.float().log_softmax(-1)
-    losses_N = -logprobs_NV.gather(1, true_N[:, None]).squeeze(1)
-    if not top:
-        return row_N, losses_N.cpu(), []
-    values_NK, ids_NK = (part.tolist() for part in top_k(logprobs_NV, top))
-    leading = [tuple(zip(*pair, strict=True)) for pair in zip(ids_NK, values_NK, strict=True)]
-    return row_N, losses_N.cpu(), leading
-
-
-def _without_context(
-    model: DreamModel,
-    guidance: float,
-    batch: Sequence[MaskedRow],
-    noisy_BL: Tensor,
-    logits_NV: Tensor,
-    soft_tokens: SoftTokens | None,
-    inputs: dict[str, Any],
-) -> Tensor:
-    """Guided logits: a second branch reads the same with masks for the context."""
-    if not guidance:
-        return logits_NV
-    given_BL, _ = pad([torch.arange(len(row.ids_L)) < row.given for row in batch], model.device)
-    with model.input_table() as table_VD:
-        read_BLD = table_VD[noisy_BL] if soft_tokens is None else soft_tokens.embed(table_VD)
-        read_BLD = torch.where(given_BL[..., None], table_VD[model.mask_id], read_BLD)
-    blind_NV = model(inputs_embeds=read_BLD, **inputs).logits
-    return away(logits_NV, blind_NV, guidance)
-
-
-def soft_input(
-    table_VD: Tensor,
-    mixer: SoftMask,
-    schedule: str,
-    noisy_BL: Tensor,
-    masked_BL: Tensor,
-    rows_N: Tensor,
-    logits_NV: Tensor,
-    start_B: Tensor,
-) -> tuple[SoftTokens, Tensor]:
-    """The input of pass 2, with every mask mixed with an earlier pass's prediction; lambda (N,).
-
-    Args:
-        table_VD: the model's input embeddings.
-        logits_NV: the earlier pass at the flat positions `rows_N`, which are all of `masked_BL`.
-        start_B: M of r(t), the masks a row began with.
-    """
-    seen = feedback(logits_NV, rows_N, mixer.k, mixer.mode, mixer.entropy_temperature)
-    rate_B = rate(schedule, masked_BL.sum(dim=1), start_B)
-    return mixer(noisy_BL, seen, table_VD, rate_B[rows_N // noisy_BL.shape[1]])
-
-
-def pad(rows: Sequence[Tensor], device: torch.device) -> tuple[Tensor, Tensor | None]:
-    """Rows as one tensor (B, L), padded on the right; its attention mask, None if none is padded.
-
-    Padding is 0 (False for bool rows), which nothing reads.
-    """
-    values_BL = pad_sequence(list(rows), batch_first=True).to(device)
-    sizes_B = torch.tensor([len(row) for row in rows], device=device)
-    real_BL = torch.arange(values_BL.shape[1], device=device) < sizes_B[:, None]
-    same = len({len(row) for row in rows}) == 1
-    return values_BL, None if same else real_BL.long()
 
 
 def ids_of(request: Request) -> Tensor:

@@ -35,8 +35,8 @@ def score(
     Args:
         prompt: a text as it is, a conversation (through the chat template), or token ids.
         choices: what may follow: texts, or token ids.
-        estimator: "masks", "chain" or "llada": see `softmask.decoding.likelihood`.
-        samples: masks that are drawn of each choice; a chain has none.
+        estimator: "masks", "chain", "llada" or "one_step": see `softmask.decoding.likelihood`.
+        samples: masks that are drawn of each choice; chain and one_step draw none.
         soft_mask: as of `generate`.
         batch_size: rows of one forward.
         guidance: classifier-free guidance w, as of `generate`; 0: none.

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, TypeVar
 
 from ..config import SamplingConfig
 from ..decoding.healing import Hole
-from .config import AUTO_POSITIONS, TaskArgs
+from .config import TaskArgs
 
 T = TypeVar("T")
 
@@ -42,6 +42,11 @@ class Row:
         given = len(self.ids) + len(self.hole.after_ids)
         return sum(given + (self.grows_to or length) for length in self.lengths)
 
+    @property
+    def masks(self) -> int:
+        """How many of them are filled in."""
+        return self.task.new_tokens if self.hole is None else sum(self.lengths)
+
 
 def batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
     """Lists of `size` items; the last may be shorter."""
@@ -50,13 +55,17 @@ def batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
         yield batch
 
 
-def make_batches(rows: Any, size: int | str, most: int | None = None) -> list[list[Row]]:
+def make_batches(
+    rows: Iterable[Row], size: int | Callable[[Row, int], int], processes: int = 1
+) -> list[list[Row]]:
     """Rows that are decoded alike, of about equal prompt length, longest first.
 
-    `size`: rows of a batch, or "auto" for as many as fill AUTO_POSITIONS, `most` of them at most.
+    Args:
+        size: rows of a batch: a number, or what says it of the longest row and how many others may
+            run with it, so that there is work for each of the `processes`.
 
-    The same rows give the same batches, however many processes there are and whatever is
-    answered already: sums in a forward depend on its batch.
+    With a number the same rows give the same batches, however many processes there are and whatever
+    is answered already: sums in a forward depend on its batch.
     """
     alike = defaultdict(list)
     for row in rows:
@@ -65,13 +74,9 @@ def make_batches(rows: Any, size: int | str, most: int | None = None) -> list[li
     batches = []
     for group in alike.values():
         group.sort(key=lambda row: (-row.positions, row.key))
+        share = -(-len(group) // processes)
         while group:
-            count = _rows_of(group[0], most) if isinstance(size, str) else size
+            count = size if isinstance(size, int) else size(group[0], min(share, len(group)))
             batches.append(group[:count])
             del group[:count]
     return sorted(batches, key=lambda batch: -batch[0].positions)
-
-
-def _rows_of(longest: Row, most: int | None) -> int:
-    fit = max(1, AUTO_POSITIONS // longest.positions)
-    return fit if most is None else min(fit, most)

@@ -34,9 +34,8 @@ from ..sampling import HOLE_BEGINS_WITH
 RUN, RESULTS = "run.json", "results.json"
 # The harness's own default where a task says nothing.
 MAX_GEN_TOKS = 256
-# A batch size that depends on the rows alone, so that no score depends on a machine's memory: as
-# many rows as the longest of them fits into these positions.
-AUTO, AUTO_POSITIONS = "auto", 4096
+# A batch size that `auto_batch.py` finds.
+AUTO = "auto"
 # Lengths of a hole: that of the reference, the one that the model finds itself, and those that are
 # tried where nothing is said.
 ORACLE, OWN, HOLES = "oracle", "own", "4/8/16/32/64"
@@ -70,7 +69,7 @@ class ModelArgs:
     load_in_4bit: bool = setting(False, "linear layers in 4 bits")
     quantize: str | None = setting(None, "int8 or int4: linear layers, the adapter merged in")
     trust_remote_code: bool = setting(False, "accepted and not needed: no remote code runs")
-    batch_size: int | str = setting(1, "rows of one forward; auto: by their length")
+    batch_size: int | str = setting(1, "rows of one forward; auto: as many as fit and pay")
     max_batch_size: int | None = setting(None, "most rows of one forward with batch_size auto")
     seed: int = setting(0, "of the random choices; each request has its own stream")
     add_bos_token: bool = setting(False, "begin every prompt with the tokenizer's bos token")
@@ -125,7 +124,9 @@ class ModelArgs:
     mixture_options: dict[str, Any] | None = setting(None, "options of a feedback rule")
     transparency_scheduling: str | None = setting(None, "none, linear, stepwise")
     mc_num: int = setting(128, "likelihood tasks: Monte-Carlo samples of a request")
-    mc_batch_size: int = setting(16, "likelihood tasks: rows of one forward")
+    mc_batch_size: int | None = setting(
+        None, "likelihood tasks: rows of one forward; default: 16, or as batch_size auto finds"
+    )
     hole: int | str | None = setting(
         None,
         "infilling tasks: tokens of a hole: a number, oracle (as the reference has), own or own:N "
@@ -136,16 +137,13 @@ class ModelArgs:
         False, "infilling tasks: write the tokens at both ends of a hole anew with it"
     )
     estimator: str = setting(
-        "masks", "likelihood tasks: masks; chain (exact); llada (as its own evaluation)"
+        "masks",
+        "likelihood tasks: masks; chain (exact); llada (as its own evaluation); one_step (one "
+        "forward a choice)",
     )
 
     def __post_init__(self) -> None:
-        if self.batch_size != AUTO:
-            require(
-                isinstance(self.batch_size, int),
-                f"batch_size must be a whole number or auto, not {self.batch_size!r}",
-            )
-            require_positive(self, "batch_size")
+        check_batch_size(self.batch_size)
         require_positive(
             self, "max_batch_size", "max_length", "max_new_tokens", "mc_num", "mc_batch_size"
         )
@@ -270,14 +268,26 @@ def model_args(values: Mapping[str, Any]) -> ModelArgs:
     for name in ("pretrained", "adapter", "revision", "family", "device", "dtype"):
         if name in values:  # the harness turns what looks like a number into one
             values[name] = str(values[name])
-    batch = values.get("batch_size")
-    if isinstance(batch, str):
-        # The harness' auto:N measures N times how many rows fit; here nothing is measured.
-        if re.fullmatch(r"auto(:\d+)?", batch):
-            values["batch_size"] = AUTO
-        elif batch.isdecimal():
-            values["batch_size"] = int(batch)
+    if "batch_size" in values:
+        values["batch_size"] = read_batch_size(values["batch_size"])
     return from_mapping(ModelArgs, values, "model_args")
+
+
+def read_batch_size(value: Any) -> Any:
+    """What was typed for `batch_size`: digits as a number, and the harness' `auto:N` as `auto`."""
+    if isinstance(value, str) and value.isascii() and value.isdecimal():
+        return int(value)
+    # auto:N looks N times how many rows fit; here that is known beforehand.
+    return AUTO if isinstance(value, str) and re.fullmatch(r"auto(:\d+)?", value) else value
+
+
+def check_batch_size(value: Any) -> None:
+    """Raises ValueError unless it is a number of rows or `auto`."""
+    require(
+        value == AUTO or isinstance(value, int),
+        f"batch_size must be a whole number or auto, not {value!r}",
+    )
+    require(value == AUTO or value >= 1, f"batch_size must be at least 1, not {value}")
 
 
 def _published_names(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -140,6 +140,7 @@ def _evaluate(
             "seconds": round(time.perf_counter() - began, 1),
             "seconds_a_sample": seconds,
             "answers_from_before": had,
+            "batching": lm.batching(),
             "forwards": sum(a["forwards"] for a in lm.responses.by_key.values()),
         }
         record.write(folder / record.RUN, run)

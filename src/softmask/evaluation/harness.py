@@ -12,48 +12,33 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import lm_eval.models  # noqa: F401, or the harness would know no model beside this one
 from lm_eval.api.instance import Instance
-from lm_eval.api.model import TemplateLM
 from lm_eval.api.registry import register_model
 
-from ..config import SoftMaskConfig, soft_mask_to_published
+from ..config import soft_mask_to_published
 from ..decoding.chat_template import render_chat
 from ..decoding.generation import Generation
-from ..decoding.likelihood import Estimate, LikelihoodConfig
 from ..decoding.prompts import encode, first_ids
 from ..hub.load import load
 from ..models.checkpoint import Checkpoint
 from .batching import Row, make_batches
 from .config import ModelArgs, TaskArgs, cut, model_args, task_args
+from .harness_texts import TextScores
 from .infilling import fill, opened
-from .likelihood import greedy_matches, negative_log_likelihoods, rolling
 from .ranks import Ranks
 from .responses import Responses, key_of, request_key
-from .shared_responses import SharedResponses
 
 logger = logging.getLogger(__name__)
 
-# Documents of likelihood tasks that are scored, and then saved, together.
-QUESTIONS_AT_ONCE = 8
-
-
-@dataclass(frozen=True)
-class Pair:
-    """A context and its continuation, to be scored with the random numbers of their question."""
-
-    strings: tuple[str, str]
-    ids: tuple[list[int], list[int]]
-    question: tuple[int, ...]
-
 
 @register_model("softmask")
-class SoftMaskLM(TemplateLM):
+class SoftMaskLM(TextScores):
     """A masked diffusion model for the harness, plain or soft-masked.
 
     This class divides the requests among the processes of a launch. The harness does not, as it
@@ -86,29 +71,6 @@ class SoftMaskLM(TemplateLM):
         """The same loaded model under other settings, with answers of its own."""
         return self.around(self.checkpoint, args, responses)
 
-    def _set_up(
-        self, checkpoint: Checkpoint, args: ModelArgs, responses: Responses, ranks: Ranks
-    ) -> None:
-        super().__init__()
-        self.checkpoint, self.args = checkpoint, args
-        self.responses, self.ranks = responses, ranks
-        self.shared = SharedResponses(responses, ranks)
-        # The document whose random numbers a likelihood request uses.
-        self._question: dict[str, tuple[int, ...]] = {}
-        self.soft_mask: SoftMaskConfig | None = self.args.soft_mask(
-            self.checkpoint.soft_mask, self.checkpoint.name
-        )
-        self.tokenizer = self.checkpoint.tokenizer
-        self._device = self.checkpoint.model.device
-        self.batch_size = self.args.batch_size
-        if self.args.hole_begins is not None and not self.checkpoint.grows_holes:
-            raise ValueError(
-                f"{self.checkpoint.name} does not find the length of a hole: give hole a number of "
-                "tokens, or take a model of the DreamOn family"
-            )
-        if self.args.add_bos_token and self.tokenizer.bos_token_id is None:
-            raise ValueError("add_bos_token: this tokenizer has no bos token")
-
     # The interface of every model of the harness.
 
     @property
@@ -119,12 +81,6 @@ class SoftMaskLM(TemplateLM):
     def prefix_token_id(self) -> int:
         bos = self.tokenizer.bos_token_id
         return self.eot_token_id if bos is None else bos
-
-    @property
-    def max_length(self) -> int:
-        """The window in tokens."""
-        own = self.checkpoint.model.config.max_position_embeddings
-        return own if self.args.max_length is None else min(self.args.max_length, own)
 
     @property
     def tokenizer_name(self) -> str:
@@ -246,9 +202,11 @@ class SoftMaskLM(TemplateLM):
             for row in batch:
                 self.cache_hook.add_partial("generate_until", row.arguments, self._text(row))
 
+        auto = self.auto_batch()
+        size = int(self.args.batch_size) if auto is None else auto.of_rows(self.soft_mask)
         self.shared.fill(
-            make_batches(asked.values(), self.args.batch_size, self.args.max_batch_size),
-            self._generate,
+            make_batches(asked.values(), size, self.ranks.count),
+            self._generate_in_parts,
             key_of=lambda row: row.key,
             on_saved=update_cache,
             description="writing answers",
@@ -273,6 +231,10 @@ class SoftMaskLM(TemplateLM):
             seed=[row.seed for row in batch],
             chat=False,
         )
+
+    def _generate_in_parts(self, batch: Sequence[Row]) -> list[dict[str, Any]]:
+        parts = self.memory.run(batch, lambda row: row.positions, self._generate)
+        return list(chain.from_iterable(parts))
 
     def _generate(self, batch: Sequence[Row]) -> list[dict[str, Any]]:
         if batch[0].hole is not None:
@@ -301,113 +263,3 @@ class SoftMaskLM(TemplateLM):
             }
             for row, completion in zip(batch, completions, strict=True)
         ]
-
-    # Likelihood.
-
-    @property
-    def _likelihood(self) -> LikelihoodConfig:
-        return LikelihoodConfig(
-            samples=self.args.mc_num,
-            batch_size=self.args.mc_batch_size,
-            seed=self.args.seed,
-            estimator=self.args.estimator,  # type: ignore[arg-type]  # one of ESTIMATORS
-            guidance=self.args.guidance or 0.0,
-        )
-
-    def loglikelihood(
-        self, requests: list[Instance], disable_tqdm: bool = False
-    ) -> list[tuple[float, bool]]:
-        """Estimated log-likelihoods, and whether greedy decoding writes the continuation.
-
-        The choices of a document use the same random numbers, also where their contexts differ.
-
-        Raises:
-            ValueError: a continuation without tokens, or longer than the window.
-        """
-        for request in requests:
-            document = key_of(request.task_name, request.doc_id)
-            # A pair that two documents share is scored once, for the first.
-            self._question.setdefault(request_key(request.args), (int(document[:15], 16),))
-        return super().loglikelihood(requests, disable_tqdm=disable_tqdm)
-
-    def _loglikelihood_tokens(
-        self, requests: list[tuple[tuple[str, str], list[int], list[int]]], **kwargs: Any
-    ) -> list[tuple[float, bool]]:
-        asked: dict[str, Pair] = {}
-        for strings, context_ids, continuation_ids in requests:
-            key, room = request_key(strings), self.max_length - len(continuation_ids)
-            if room < 1 or not continuation_ids:
-                raise ValueError(
-                    f"the continuation {strings[1][:40]!r} has {len(continuation_ids)} tokens: "
-                    f"it must have some, and fit the window of {self.max_length}"
-                )
-            pair = (context_ids[-room:], continuation_ids)
-            asked[key] = Pair(strings, pair, self._question[key])
-        asked = self.shared.union(asked)
-        by_question = defaultdict(list)
-        for key, one in asked.items():
-            by_question[one.question].append(key)
-        groups = list(by_question.values())
-        shares = [
-            [key for group in groups[i : i + QUESTIONS_AT_ONCE] for key in group]
-            for i in range(0, len(groups), QUESTIONS_AT_ONCE)
-        ]
-
-        def score(keys: Sequence[str]) -> list[dict[str, Any]]:
-            pairs, model = [asked[key].ids for key in keys], self.checkpoint.model
-            estimates = negative_log_likelihoods(
-                model,
-                pairs,
-                self._likelihood,
-                self.soft_mask,
-                questions=[asked[key].question for key in keys],
-            )
-            greedy = greedy_matches(model, pairs, self.soft_mask, self.args.mc_batch_size)
-            return [
-                estimate_record(key, estimate) | {"greedy": match}
-                for key, estimate, match in zip(keys, estimates, greedy, strict=True)
-            ]
-
-        def update_cache(keys: Sequence[str], answers: list[dict[str, Any]]) -> None:
-            for key, one in zip(keys, answers, strict=True):
-                result = (-one["nats"], one["greedy"])
-                self.cache_hook.add_partial("loglikelihood", asked[key].strings, result)
-
-        self._score(shares, score, update_cache)
-        found = [self.responses[request_key(strings)] for strings, _, _ in requests]
-        return [(-one["nats"], one["greedy"]) for one in found]
-
-    def loglikelihood_rolling(
-        self, requests: list[Instance], disable_tqdm: bool = False
-    ) -> list[float]:
-        """The diffusion bound on the log-likelihood of whole texts."""
-        asked = self.shared.union({request_key(r.args): r.args[0] for r in requests})
-
-        def score(keys: Sequence[str]) -> list[dict[str, Any]]:
-            documents = [encode(self.checkpoint, asked[key]) for key in keys]
-            estimates = rolling(
-                self.checkpoint.model,
-                documents,
-                self._likelihood,
-                self.soft_mask,
-                prefix_id=self.prefix_token_id,
-                max_length=self.max_length,
-            )
-            return [estimate_record(*pair) for pair in zip(keys, estimates, strict=True)]
-
-        def update_cache(keys: Sequence[str], answers: list[dict[str, Any]]) -> None:
-            for key, one in zip(keys, answers, strict=True):
-                self.cache_hook.add_partial("loglikelihood_rolling", (asked[key],), -one["nats"])
-
-        self._score([[key] for key in asked], score, update_cache)
-        return [-self.responses[request_key(request.args)]["nats"] for request in requests]
-
-    def _score(self, shares: list[list[str]], score: Any, update_cache: Any) -> None:
-        self.shared.fill(
-            shares, score, key_of=str, on_saved=update_cache, description="estimating likelihoods"
-        )
-
-
-def estimate_record(key: str, estimate: Estimate) -> dict[str, Any]:
-    """An estimate as `Responses` keeps it."""
-    return {"key": key, **dataclasses.asdict(estimate)}

@@ -27,14 +27,19 @@ from transformers import PreTrainedTokenizerBase
 
 from ..config import SoftMaskConfig, require, require_positive, setting
 from ..decoding.control_names import ControlNames
-from ..decoding.likelihood import generator_for, pad, soft_input
+from ..decoding.halves import AsMemoryAllows
+from ..decoding.likelihood import generator_for
+from ..decoding.masked_rows import pad, soft_input
 from ..logits import CHUNK_ROWS, entropy
 from ..models import DreamModel
 from ..reporting.progress import progress
 from ..reporting.tables import light_table
 from ..soft_mask import SoftMask, make_mixer
 from ..training.objective import BUCKETS, beside
+from .auto_batch import AutoBatch
 from .batching import batched
+from .config import check_batch_size
+from .ranks import Ranks
 from .standard_errors import clustered_ratio
 
 
@@ -44,13 +49,14 @@ class HeldOutConfig:
 
     length: int = setting(256, "tokens of a window")
     times: int = setting(16, "masks of a window, one in each of as many equal slices of t")
-    batch_size: int = setting(16, "rows of one forward")
+    batch_size: int | str = setting(16, "rows of one forward; auto: as many as fit and pay")
     seed: int = setting(0, "of the masks; each window has its own")
     steps: int = setting(64, "stale feedback: denoising steps; it comes from t + 1/steps")
 
     def __post_init__(self) -> None:
         require(self.length >= 2, f"length must be at least 2, not {self.length}")
-        require_positive(self, "times", "batch_size", "steps")
+        require_positive(self, "times", "steps")
+        check_batch_size(self.batch_size)
 
 
 @dataclass(frozen=True)
@@ -97,7 +103,8 @@ class Slice:
 class HeldOut:
     """The whole, and ten slices of t (those with a time in them); `dataclasses.asdict` is JSON.
 
-    The means of the slices' nats, weighted by their predicted tokens, is that of the whole.
+    `batching` says how many rows ran at once and why. The means of the slices' nats, weighted by
+    their predicted tokens, is that of the whole.
     """
 
     windows: int
@@ -105,6 +112,7 @@ class HeldOut:
     forwards: int  # rows of forward passes, of all ways together
     whole: Slice
     by_time: tuple[Slice, ...]
+    batching: dict[str, Any]
 
 
 def windows(
@@ -149,8 +157,7 @@ def held_out(
 
     Bound = mean over t of 1/t * sum over the masked of -log p(true token) / predicted tokens;
     position 0 of a window is context and never predicted. r(t) has m masks left of all predicted
-    positions. Each pass holds the (N, V) logits of its masked rows, as a step of the sampler does:
-    lower `batch_size` where that is too much.
+    positions. Each pass holds the (N, V) logits of its masked rows, as a step of the sampler does.
 
     Raises:
         ValueError: no windows, one with fewer than 2 tokens or more than the model's window, or a
@@ -160,13 +167,31 @@ def held_out(
     tally = _Tally(windows, config, soft_mask is not None)
     mixer = make_mixer(soft_mask, model.device)
     schedule = "none" if soft_mask is None else soft_mask.schedule
+    rows, auto = _rows_at_once(model, windows, config, mixer is not None)
+    memory = AsMemoryAllows()
+
+    def predict(batch: Sequence[_Row]) -> None:
+        tally.add(batch, _predict(model, batch, mixer, schedule, tally.ways))
+
     with progress("predicting masked tokens", len(windows) * config.times, "rows") as shown:
-        for batch in batched(_rows(windows, config), config.batch_size):
-            readings = _predict(model, batch, mixer, schedule, tally.ways)
-            tally.add(batch, readings)
+        for batch in batched(_rows(windows, config), rows):
+            memory.run(batch, lambda row: len(row.ids_L), predict)
             shown.advance(len(batch))
     passes = 1 if mixer is None else 4
-    return tally.result(passes)
+    return tally.result(passes, {**auto, "out_of_memory": memory.halved})
+
+
+def _rows_at_once(
+    model: DreamModel, windows: Sequence[Sequence[int]], config: HeldOutConfig, soft: bool
+) -> tuple[int, dict[str, Any]]:
+    """How many rows a forward has, and for the record why."""
+    if isinstance(config.batch_size, int):
+        return config.batch_size, {}
+    auto = AutoBatch(model, Ranks())
+    count = len(windows) * config.times
+    # Of feedback the logits of the pass before are there too.
+    rows = auto.of_windows(max(map(len, windows)), passes=2 if soft else 1, rows=count)
+    return rows, auto.record()
 
 
 class _Row(NamedTuple):
@@ -203,7 +228,7 @@ class _Reading(NamedTuple):
 @torch.no_grad()
 def _predict(
     model: DreamModel,
-    batch: list[_Row],
+    batch: Sequence[_Row],
     mixer: SoftMask | None,
     schedule: str,
     ways: tuple[str, ...],
@@ -258,7 +283,7 @@ class _Tally:
         self.rows = 0
         self.sums = {way: self.times_WJ.new_zeros(4, *self.times_WJ.shape) for way in self.ways}
 
-    def add(self, batch: list[_Row], readings: dict[str, _Reading]) -> None:
+    def add(self, batch: Sequence[_Row], readings: dict[str, _Reading]) -> None:
         self.rows += len(batch)
         w, j = (torch.tensor(x) for x in zip(*((r.window, r.time) for r in batch), strict=True))
         self.masked_WJ[w, j] = torch.tensor([float(r.masked_L.sum()) for r in batch]).double()
@@ -267,7 +292,7 @@ class _Tally:
             sums_4B[0] /= torch.tensor([r.t for r in batch], dtype=torch.float64)
             self.sums[way][:, w, j] = sums_4B
 
-    def result(self, passes: int) -> HeldOut:
+    def result(self, passes: int, batching: dict[str, Any]) -> HeldOut:
         # The slice that a time falls into as (low, high]: t = 0.1 belongs to the first.
         bucket_WJ = (self.times_WJ * BUCKETS).ceil().long().clamp(1, BUCKETS) - 1
         slices = [
@@ -281,6 +306,7 @@ class _Tally:
             forwards=passes * self.rows,
             whole=self._slice(0.0, 1.0, torch.ones_like(bucket_WJ, dtype=torch.bool)),
             by_time=tuple(slices),
+            batching=batching,
         )
 
     def _slice(self, low: float, high: float, chosen_WJ: Tensor) -> Slice:

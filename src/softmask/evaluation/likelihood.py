@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from itertools import groupby, islice
+from itertools import chain, groupby, islice
 
 import torch
 
 from ..config import SamplingConfig, SoftMaskConfig, require
+from ..decoding.halves import AsMemoryAllows
 from ..decoding.likelihood import (
     Estimate,
     LikelihoodConfig,
@@ -20,8 +21,8 @@ from ..decoding.likelihood import (
     Scorer,
     check_requests,
     ids_of,
-    pad,
 )
+from ..decoding.masked_rows import pad
 from ..decoding.sampler import Rules, denoise
 from ..models import DreamModel
 from .batching import batched
@@ -34,6 +35,8 @@ def negative_log_likelihoods(
     soft_mask: SoftMaskConfig | None = None,
     *,
     questions: Sequence[Sequence[int]] | None = None,
+    rows: int | None = None,
+    memory: AsMemoryAllows | None = None,
 ) -> list[Estimate]:
     """Estimates -log p(continuation | context) of every request, in their order.
 
@@ -51,15 +54,56 @@ def negative_log_likelihoods(
             as its context: there is no row that could predict position 0.
         questions: some numbers for each request, the same for those of one question; default: its
             context (which the choices of a question like Winogrande's do not share).
+        rows: of one forward; default: the config's `batch_size`.
+        memory: as of `Scorer`.
 
     Raises:
         ValueError: an empty context or continuation, a request longer than the model's window,
             or a model without a mask token.
     """
-    scorer = Scorer(model, requests, config, soft_mask, questions=questions)
-    while scorer.step(config.batch_size):
+    scorer = Scorer(model, requests, config, soft_mask, questions=questions, memory=memory)
+    while scorer.step(rows or config.batch_size):
         pass
     return scorer.estimates()
+
+
+def estimates_and_matches(
+    model: DreamModel,
+    requests: Sequence[Request],
+    config: LikelihoodConfig,
+    soft_mask: SoftMaskConfig | None = None,
+    *,
+    questions: Sequence[Sequence[int]] | None = None,
+    rows: int | None = None,
+    memory: AsMemoryAllows | None = None,
+) -> list[tuple[Estimate, bool]]:
+    """Each request's estimate, and whether greedy decoding writes its continuation.
+
+    Of the estimator "one_step" both come of the same forward: the decoding is the one whose
+    likelihood it is, of all tokens in one step. Elsewhere it is that of `greedy_matches`.
+
+    Args: as of `negative_log_likelihoods`.
+
+    Raises:
+        ValueError: as `negative_log_likelihoods`, or k is larger than the vocabulary.
+    """
+    rows = rows or config.batch_size
+    if config.estimator != "one_step":
+        estimates = negative_log_likelihoods(
+            model, requests, config, soft_mask, questions=questions, rows=rows, memory=memory
+        )
+        matches = greedy_matches(model, requests, soft_mask, rows, memory)
+        return list(zip(estimates, matches, strict=True))
+    scorer = Scorer(model, requests, config, soft_mask, questions=questions, top=2, memory=memory)
+    while scorer.step(rows):
+        pass
+    # Decoding never writes the mask: where it leads, the second does.
+    written = [
+        [next(token for token, _ in score.top if token != model.mask_id) for score in scores]
+        for scores in scorer.tokens()
+    ]
+    matches = [list(one[1]) == ids for one, ids in zip(requests, written, strict=True)]
+    return list(zip(scorer.estimates(), matches, strict=True))
 
 
 def rolling(
@@ -70,12 +114,15 @@ def rolling(
     *,
     prefix_id: int,
     max_length: int | None = None,
+    rows: int | None = None,
+    memory: AsMemoryAllows | None = None,
 ) -> list[Estimate]:
     """Estimates -log p of whole documents, each token predicted once (`rolling_windows`).
 
     Args:
         prefix_id: what stands before a document, the model's end-of-text token as a rule.
         max_length: tokens of a window; default: the model's own.
+        rows, memory: as of `negative_log_likelihoods`.
 
     Raises:
         ValueError: as `negative_log_likelihoods`; a max_length below 2 or beyond the model's.
@@ -86,7 +133,7 @@ def rolling(
         raise ValueError(f"max_length must lie between 2 and the model's {longest}, not {size}")
     windows = [rolling_windows(document, prefix_id, size) for document in documents]
     flat = [window for each in windows for window in each]
-    parts = iter(negative_log_likelihoods(model, flat, config, soft_mask))
+    parts = iter(negative_log_likelihoods(model, flat, config, soft_mask, rows=rows, memory=memory))
     return [_total(list(islice(parts, len(each)))) for each in windows]
 
 
@@ -113,6 +160,7 @@ def greedy_matches(
     requests: Sequence[Request],
     soft_mask: SoftMaskConfig | None = None,
     batch_size: int = 16,
+    memory: AsMemoryAllows | None = None,
 ) -> list[bool]:
     """Whether greedy decoding writes exactly the continuation of each request.
 
@@ -127,17 +175,22 @@ def greedy_matches(
     require(batch_size >= 1, f"batch_size must be at least 1, not {batch_size}")
     check_requests(model, requests)
     matches = [False] * len(requests)
+    memory = AsMemoryAllows() if memory is None else memory
     order = sorted(range(len(requests)), key=lambda i: (len(requests[i][1]), len(requests[i][0])))
     for _, same_length in groupby(order, key=lambda i: len(requests[i][1])):
         for batch in batched(same_length, batch_size):
-            found_B = _greedy(model, [requests[i] for i in batch], soft_mask)
-            for i, found in zip(batch, found_B, strict=True):
+            parts = memory.run(
+                [requests[i] for i in batch],
+                lambda request: len(request[0]) + len(request[1]),
+                lambda part: _greedy(model, part, soft_mask),
+            )
+            for i, found in zip(batch, chain.from_iterable(parts), strict=True):
                 matches[i] = found
     return matches
 
 
 def _greedy(
-    model: DreamModel, requests: list[Request], soft_mask: SoftMaskConfig | None
+    model: DreamModel, requests: Sequence[Request], soft_mask: SoftMaskConfig | None
 ) -> list[bool]:
     """`greedy_matches` of one batch, whose continuations have the same length."""
     mask_id, tokens = model.mask_id, len(requests[0][1])

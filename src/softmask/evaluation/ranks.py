@@ -36,6 +36,12 @@ class Ranks:
             return None
         return f"cuda:{self.local_index % torch.cuda.device_count()}"
 
+    def on_device(self, device: torch.device) -> int:
+        """How many processes of this machine share a device, at most."""
+        local = int(os.environ.get("LOCAL_WORLD_SIZE", str(self.count)))
+        devices = torch.cuda.device_count() if device.type == "cuda" else 1
+        return -(-local // devices)
+
     def share(self, work: list[T]) -> list[T]:
         """This process's part: every count-th item, so that sorted work is divided evenly."""
         return work[self.index :: self.count]

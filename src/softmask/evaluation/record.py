@@ -25,7 +25,8 @@ PACKAGES = (
     *("softmask", "torch", "transformers", "peft", "accelerate", "lm_eval", "datasets"),
     *("tokenizers", "safetensors", "numpy", "math-verify", "sympy", "mauve-text"),
 )
-# Settings that do not change the scores.
+# Settings that do not change the scores; the last but for the estimator that draws so many masks
+# together.
 NOT_OF_SCORES = ("device", "device_map", "mc_batch_size")
 
 
@@ -33,7 +34,8 @@ def settings_of(checkpoint: Checkpoint, args: ModelArgs, **what: Any) -> dict[st
     """What decides the scores, in JSON types: model, adapter, soft mask, settings, and `what`."""
     source, soft = checkpoint.source, args.soft_mask(checkpoint.soft_mask, checkpoint.name)
     assert source is not None, "a record is of a checkpoint that was loaded from files"
-    values = {name: v for name, v in dataclasses.asdict(args).items() if name not in NOT_OF_SCORES}
+    left_out = NOT_OF_SCORES[:-1] if args.estimator == "llada" else NOT_OF_SCORES
+    values = {name: v for name, v in dataclasses.asdict(args).items() if name not in left_out}
     settings = {
         "model": {"name": checkpoint.name, "fingerprint": fingerprint(source.folder)},
         "adapter": _adapter(source, args),

@@ -21,7 +21,7 @@ from rich.table import Table
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from ..decoding.likelihood import pad
+from ..decoding.masked_rows import pad
 from ..hub.checkpoints import quiet
 from ..hub.load import choose_device, choose_dtype
 from ..reporting.progress import progress

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import torch
 
+from . import containers
+
 
 def synchronise(device: torch.device) -> None:
     """Waits until the device has done all of its work."""
@@ -50,6 +52,16 @@ def peak_mb(device: str) -> float:
         lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
         return int(lines["VmHWM"].split()[0]) / 2**10
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # bytes on macOS
+
+
+def memory_left(device: torch.device) -> tuple[int, str]:
+    """Bytes that this process may still take on a device, and what sets the limit."""
+    if device.type != "cuda":
+        return containers.memory_left()
+    free, _ = torch.cuda.mem_get_info(device)
+    # What torch keeps from tensors that are gone is free too, but only for this process.
+    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return free + kept, str(device)
 
 
 def peak_of(module: str, arguments: Sequence[str]) -> float:

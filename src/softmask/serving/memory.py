@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from ..config import SamplingConfig, SoftMaskConfig, is_on
 from ..decoding.kv_cache import bytes_per_position, heads_of
+from ..decoding.likelihood import LikelihoodConfig
 from ..logits import CHUNK_ROWS
 from ..models import DreamModel
 from ..models.lm_head import CHUNK_LOGITS, PIECE_LOGITS
@@ -112,3 +113,37 @@ class Footprint:
         elif soft_mask is not None and soft and soft_mask.feedback.rule.dense:
             entry = DENSE
         return masks * (self.read + blended + entry * self.vocabulary)
+
+    def scoring(
+        self,
+        masks: int,
+        config: LikelihoodConfig,
+        soft_mask: SoftMaskConfig | None,
+        *,
+        top: int = 0,
+    ) -> int:
+        """On top, for the logits of a row that is scored, with at most so many masks.
+
+        Args:
+            top: leading tokens that are told of each.
+        """
+        guided = 2 if config.guidance else 1  # branches, whose logits are both there
+        if is_on(soft_mask):
+            logits = masks * self.vocabulary  # of the first pass, all at once
+        elif config.estimator == "chain":
+            logits = self.vocabulary
+        elif guided == 2 or top:
+            logits = masks * self.vocabulary
+        else:
+            logits = min(masks * self.vocabulary, CHUNK_LOGITS)
+        return DRAWN * guided * logits
+
+    def rows(self, memory: int, positions: int, reading: int, *, held: bool = True) -> int:
+        """How many rows of so many positions fit, each with so many bytes on top while it is read.
+
+        Args:
+            held: they stay on a canvas from step to step; else they are read once.
+        """
+        kept = self.held * positions if held else 0
+        computed = positions * max(self.computed, self.read)
+        return max(0, (memory - self.fixed) // (kept + max(computed, reading)))

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from ..decoding.batch import Batch
+from ..decoding.halves import in_halves
 from ..decoding.logprobs import Logprobs
 from ..decoding.sequence import SequenceState
 from ..decoding.soft_state import SoftState
@@ -162,21 +163,20 @@ class RunningBatch:
     def _advance(self, sequences: Sequence[SequenceState]) -> None:
         """A step of these sequences; where it fails, of each half, down to the one that fails.
 
-        Halves, not one by one: of 64 sequences the others are done after six more steps, not 63.
-        And a step that was too large for the memory is repeated in parts.
+        So is a step that was too large for the memory repeated in parts.
         """
-        saved = self.batch.save()
-        failure = self._try(sequences)
-        if failure is None:
-            return
-        self.batch.restore(saved)
-        if len(sequences) == 1:
-            sequences[0].failure = failure
-            return
-        self.apart += 1
-        middle = len(sequences) // 2
-        self._advance(sequences[:middle])
-        self._advance(sequences[middle:])
+
+        def attempt(part: Sequence[SequenceState]) -> bool:
+            saved = self.batch.save()
+            failure = self._try(part)
+            if failure is None:
+                return True
+            self.batch.restore(saved)
+            if len(part) == 1:
+                part[0].failure = failure
+            return len(part) == 1
+
+        self.apart += in_halves(sequences, attempt)
 
     def _try(self, sequences: Sequence[SequenceState]) -> str | None:
         """The error of a step, described here: outside of `except` it would keep its tensors."""

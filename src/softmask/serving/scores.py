@@ -35,7 +35,8 @@ class ScoreExtension(BaseModel):
     estimator: Estimator = Field(
         "masks",
         description="masks: sampled masks, a bound with an error; chain: one forward a token, from "
-        "the left, exact; llada: the bound as LLaDA's evaluation draws it",
+        "the left, exact; llada: the bound as LLaDA's evaluation draws it; one_step: all tokens "
+        "masked at once, one forward a choice",
     )
     samples: int = Field(
         SAMPLES, ge=1, le=MOST_SAMPLES, description="masks that are drawn of each choice"

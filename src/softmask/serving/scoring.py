@@ -26,10 +26,8 @@ from ..decoding.likelihood import (
     TokenScore,
     check_requests,
 )
-from ..models.lm_head import CHUNK_LOGITS
 from ..soft_mask import check_k
 from .limits import Limits
-from .memory import DRAWN
 from .request import FinishReason
 from .running_batch import describe
 
@@ -161,15 +159,9 @@ class ScoreQueue:
     def _reading(self, request: ScoreRequest) -> int:
         """Bytes of the logits of one row, the longest."""
         longest = max(len(continuation) for _, continuation in request.requests)
-        vocabulary = self._limits.model.config.vocab_size
-        guided = 2 if request.config.guidance else 1  # branches, whose logits are both there
-        if is_on(request.soft_mask) or (guided == 2 and request.config.estimator != "chain"):
-            logits = longest * vocabulary  # of the first pass, all at once
-        elif request.config.estimator == "chain":
-            logits = vocabulary
-        else:
-            logits = min(longest * vocabulary, CHUNK_LOGITS)
-        return DRAWN * guided * logits
+        return self._limits.footprint.scoring(
+            longest, request.config, request.soft_mask, top=request.top
+        )
 
     def put(self, handle: ScoreHandle) -> None:
         """Adds a request that was checked."""
