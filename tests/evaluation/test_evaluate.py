@@ -19,6 +19,7 @@ from softmask.cli.lm_eval import complete
 from softmask.cli.main import main
 from softmask.config import soft_mask_to_published
 from softmask.evaluation import evaluate
+from softmask.evaluation.responses import Responses
 from softmask.evaluation.tasks import FOLDER
 from softmask.hub.load import choose_device
 
@@ -225,6 +226,22 @@ def test_tasks_are_checked_before_a_model_is_loaded_and_without_noise(
     ):
         assert message in error
         assert error.count("\n") == 1
+
+
+def test_the_summary_says_which_scores_are_shares() -> None:
+    # Bits a byte are of sums over all texts, counts no shares; -1 is of another length.
+    scores = {"right": (1, 0), "count": (0, 3), "bits_per_byte": ((-1.2, 9), (-3, 9))}
+    samples = [
+        {"filter": "none", "arguments": [], "resps": []}
+        | {name: values[place] for name, values in (scores | {"4096": (0.5, -1.0)}).items()}
+        for place in (0, 1)
+    ]
+    values = dict.fromkeys(("right,none", "count,none", "bits_per_byte,none", "4096,none"), 0.5)
+    rows = evaluate.summarise({"results": {"t": values}, "samples": {"t": samples}}, Responses())
+    assert {row["metric"]: row["share"] for row in rows} == {
+        **{"right": True, "count": False},
+        **{"bits_per_byte": False, "4096": True},
+    }
 
 
 def test_a_task_that_runs_programs_asks_for_permission(model, data, tmp_path, capsys) -> None:

@@ -798,6 +798,14 @@ def test_files_are_found_in_the_folder_and_in_its_two_parts(
     assert row == HUMANEVAL_ROW
 
 
+def test_all_files_of_a_star_are_read_compressed_or_not_and_none_twice(tmp_path: Path) -> None:
+    (tmp_path / "livecodebench").mkdir()
+    for name in ("test3.jsonl", "test.jsonl", "test2.jsonl.gz", "test.jsonl.gz"):
+        (tmp_path / "livecodebench" / name).touch()
+    files = overrides("livecodebench", tmp_path)["dataset_kwargs"]["files"]["test"]
+    assert [Path(path).name for path in files] == ["test.jsonl", "test2.jsonl.gz", "test3.jsonl"]
+
+
 def test_a_changed_file_is_seen(tmp_path: Path, manager: TaskManager) -> None:
     path = tmp_path / "gsm8k_test.jsonl"
     for answer in ("#### 1", "#### 2"):

@@ -74,19 +74,24 @@ def compare(a: Path, b: Path, *, seed: int = 0) -> list[Difference]:
 def runs_in(folder: Path) -> dict[str, Path]:
     """Finished evaluations in a folder and below, by their place in it ("." for itself).
 
-    A place in a suite's folder begins with the mode under its present name, whatever the folder's.
+    A place in a suite's folder begins with the mode under its present name, whatever the folder's:
+    unless there are folders of both names, which then keep theirs.
 
     Raises:
         ValueError: there is none.
     """
     found = {
-        _place(path.parent.relative_to(folder)): path.parent
+        path.parent.relative_to(folder): path.parent
         for path in sorted(folder.rglob(RESULTS))
         if (path.parent / RUN).is_file() and not _measures(read_json(path.parent / RUN))
     }
     if not found:
         raise ValueError(f"{folder} holds no finished evaluation: give a folder of `softmask eval`")
-    return found
+    modes = {place.parts[:1] for place in found}
+    return {
+        str(place if _present(place).parts[:1] in modes else _present(place)): path
+        for place, path in found.items()
+    }
 
 
 def _measures(run: Any) -> bool:
@@ -94,9 +99,10 @@ def _measures(run: Any) -> bool:
     return isinstance(run, dict) and any(name in run for name in ("ppl", "samples", "calibration"))
 
 
-def _place(path: Path) -> str:
-    mode, *rest = path.parts or (".",)
-    return str(Path(MODE_ALIASES.get(mode, mode), *rest))
+def _present(place: Path) -> Path:
+    """A place whose mode has its present name."""
+    mode, *rest = place.parts or (".",)
+    return Path(MODE_ALIASES.get(mode, mode), *rest)
 
 
 def _compare_runs(place: str, a: Path, b: Path, seed: int) -> list[Difference]:

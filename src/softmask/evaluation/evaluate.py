@@ -297,6 +297,8 @@ def summarise(results: dict[str, Any], responses: Responses) -> list[dict[str, A
             if not filter_name or metric.endswith("_stderr") or not isinstance(value, int | float):
                 continue
             stderr = values.get(f"{metric}_stderr,{filter_name}")
+            # A task may leave samples out of a metric.
+            own = [s[metric] for s in samples if s["filter"] == filter_name and metric in s]
             rows.append(
                 {
                     "task": task,
@@ -304,14 +306,20 @@ def summarise(results: dict[str, Any], responses: Responses) -> list[dict[str, A
                     "filter": filter_name,
                     "value": value,
                     "stderr": stderr if isinstance(stderr, int | float) else None,
-                    # A task may leave samples out of a metric.
-                    "n": sum(
-                        sample["filter"] == filter_name and metric in sample for sample in samples
-                    ),
+                    "n": len(own),
+                    "share": _are_shares(own),
                     **spent,
                 }
             )
     return rows
+
+
+def _are_shares(values: Sequence[Any]) -> bool:
+    """Whether every sample has so much of a whole, so that their mean is one in per cent.
+
+    -1 is what the harness' tasks of several lengths write of a length that is not the sample's.
+    """
+    return all(isinstance(v, int | float) and (0 <= v <= 1 or v == -1) for v in values)
 
 
 def _leaves(task: str, results: dict[str, Any]) -> list[str]:

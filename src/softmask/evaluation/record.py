@@ -27,6 +27,13 @@ PACKAGES = (
 )
 # Settings that do not change the scores.
 NOT_OF_SCORES = ("device", "device_map", "mc_batch_size")
+# Types of the parts that are read again; each may be missing or null.
+PARTS: dict[str, type] = {
+    **dict.fromkeys(("model", "adapter", "soft_mask", "model_args", "evaluation"), dict),
+    **dict.fromkeys(("packages", "environment", "seconds_a_sample"), dict),
+    **dict.fromkeys(("dtype", "commit", "started"), str),
+    "command": list,
+}
 
 
 def settings_of(checkpoint: Checkpoint, args: ModelArgs, **what: Any) -> dict[str, Any]:
@@ -139,12 +146,36 @@ def summary(folder: Path) -> list[dict[str, Any]]:
     return rows
 
 
+def read_run(folder: Path) -> dict[str, Any]:
+    """What a record says of an evaluation; an older one may lack parts.
+
+    Raises:
+        ValueError: it is damaged, or a part of it is of another type than `evaluate` writes.
+    """
+    path = folder / RUN
+    held = read_json(path)
+    wrong = None if isinstance(held, dict) else "it"
+    for name, type_ in PARTS.items():
+        part = held.get(name) if wrong is None else None
+        if part is not None and not isinstance(part, type_):
+            wrong = name
+    if wrong is None and not all(isinstance(word, str) for word in held.get("command") or []):
+        wrong = "command"
+    if wrong is not None:
+        raise ValueError(
+            f"{path} is no record of an evaluation ({wrong} is of another type): repeat the "
+            "evaluation with --overwrite"
+        )
+    return held
+
+
 def _is_row(row: Any) -> bool:
     names, numbers = ("task", "metric", "filter"), ("value", "stderr", "n", "forwards", "tokens")
     return (
         isinstance(row, dict)
         and all(isinstance(row.get(name), str) for name in names)
         and all(isinstance(row.get(name, ""), int | float | None) for name in numbers)
+        and isinstance(row.get("share"), bool | None)
         and row["value"] is not None
         and row["n"] is not None
     )

@@ -59,7 +59,9 @@ def scores_table(tasks: Sequence[Task]) -> Table:
 
 
 def _is_share(row: dict[str, Any]) -> bool:
-    return 0 <= row["value"] <= 1
+    """As the summary says; one of before it did so is taken at its value."""
+    told = row.get("share")
+    return 0 <= row["value"] <= 1 if told is None else told
 
 
 def _number(value: float | None, digits: int) -> str:

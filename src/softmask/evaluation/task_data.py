@@ -188,10 +188,15 @@ def overrides(task: str, data_dir: Path) -> dict[str, Any]:
 
 def _found(name: str, data_dir: Path, task: str) -> list[str]:
     for folder in FOLDERS:
-        for suffix in ("", ".gz"):
-            paths = Path(data_dir, folder).glob(name + suffix)
-            if files := sorted(str(path.resolve()) for path in paths if path.is_file()):
-                return files
+        files = {
+            # Of a file that is there twice the one that is not compressed, which comes last.
+            path.name.removesuffix(".gz"): str(path.resolve())
+            for suffix in (".gz", "")
+            for path in Path(data_dir, folder).glob(name + suffix)
+            if path.is_file()
+        }
+        if files:
+            return [files[own] for own in sorted(files)]
     raise ValueError(
         f"The task {task} needs the file {name} (or {name}.gz), which is neither in {data_dir} "
         "nor in its eval/, planning/ or planning_d1/."
