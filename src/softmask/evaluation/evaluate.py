@@ -113,7 +113,13 @@ def evaluate(
             report(f"{folder} is finished already")
             return done
         run = {**record.origin(command), **settings, "processes": lm.ranks.count}
-        return _evaluate(lm.using(args, Responses(folder, lm.ranks.index)), config, folder, run)
+        own = lm.using(
+            args,
+            Responses(folder, lm.ranks.index),
+            chat_template=config.chat_template,
+            until=config.until,
+        )
+        return _evaluate(own, config, folder, run)
 
 
 def _evaluate(
@@ -195,7 +201,7 @@ def check_tasks(config: EvalConfig) -> TaskManager:
         if config.apply_chat_template and _fills_holes(task, manager):
             raise ValueError(
                 f"{task} fills in a hole of a text, which is no conversation: leave out "
-                "--apply-chat-template"
+                "--apply-chat-template, and --templates that make one of it"
             )
         if config.data_dir is not None and task in LAYOUTS:
             check_files(task, Path(config.data_dir))

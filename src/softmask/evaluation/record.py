@@ -19,7 +19,7 @@ from ..files import LOCK, locked, write_atomically
 from ..hub.checkpoints import fingerprint
 from ..models.checkpoint import Checkpoint, Source
 from ..reporting.result_folder import provenance
-from .config import RESULTS, RUN, ModelArgs
+from .config import RESULTS, RUN, EvalConfig, ModelArgs
 
 PACKAGES = (
     *("softmask", "torch", "transformers", "peft", "accelerate", "lm_eval", "datasets"),
@@ -99,10 +99,13 @@ def _finished(folder: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
     """The results, if there are any. Raises ValueError for a run of other settings."""
     if not (folder / RUN).is_file():
         return None
-    held = read_json(folder / RUN)
+    held = read_run(folder)
     # A run from before a setting existed ran its default.
-    held["model_args"] = dataclasses.asdict(ModelArgs()) | held["model_args"]
-    settings = settings | {"model_args": dataclasses.asdict(ModelArgs()) | settings["model_args"]}
+    for part, unset in (("model_args", ModelArgs()), ("evaluation", EvalConfig(tasks=("",)))):
+        if settings.get(part) and held.get(part):
+            defaults = json.loads(json.dumps(dataclasses.asdict(unset)))
+            held[part] = defaults | held[part]
+            settings = settings | {part: defaults | settings[part]}
     other = [name for name, value in settings.items() if held.get(name) != value]
     if other:
         raise ValueError(
@@ -179,6 +182,12 @@ def _is_row(row: Any) -> bool:
         and row["value"] is not None
         and row["n"] is not None
     )
+
+
+def is_share(row: dict[str, Any]) -> bool:
+    """Whether a summary's row is shown in per cent; one of before it said so, by its value."""
+    told = row.get("share")
+    return 0 <= row["value"] <= 1 if told is None else told
 
 
 def origin(command: Sequence[str]) -> dict[str, Any]:

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from ..files import read_json_lines
-from . import record
+from . import record, spread
 from .compare import runs_in
 from .responses import read_answers, request_key
+from .spread import Spread
 from .suites import main_score
 
 SAMPLES = 10
@@ -66,6 +67,7 @@ class Run:
             "adapter": _named(held.get("adapter")),
             "soft mask": of_soft or "off",
             "settings": ", ".join(f"{name} {value}" for name, value in self.settings.items()),
+            "template": str((held.get("evaluation") or {}).get("template") or ""),
             "number format": (held.get("dtype") or "").removeprefix("torch."),
             "commit": (held.get("commit") or "")[:12]
             + (", changed since" if held.get("changed_since") else ""),
@@ -139,6 +141,16 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
                 name = f"{own}/{place}"
             found.append(Run(name, path, record.read_run(path), record.summary(path)))
     return found
+
+
+def read_spreads(runs: Sequence[Run]) -> list[tuple[str, Spread]]:
+    """Spreads of main scores over templates: the folder's name, and what it holds.
+
+    Raises:
+        ValueError: a folder's spreads are damaged.
+    """
+    folders = dict.fromkeys(run.folder.resolve().parent for run in runs)
+    return [(path.name, one) for path in folders for one in spread.read(path) if one.main]
 
 
 def read_tasks(runs: Sequence[Run], samples: int = SAMPLES) -> list[Task]:

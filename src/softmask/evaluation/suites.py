@@ -92,6 +92,11 @@ def main_score(task: str, known: Sequence[tuple[str, str]]) -> tuple[str, str]:
     return known[0] if own is None or own not in known else own
 
 
+def score_name(metric: str, filter_name: str) -> str:
+    """What a score is called in tables."""
+    return metric if filter_name == "none" else f"{metric}, {filter_name}"
+
+
 @dataclass(frozen=True)
 class Cell:
     """One evaluation of a suite; `folder` is its place in the suite's."""

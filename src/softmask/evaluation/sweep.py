@@ -23,10 +23,10 @@ from ..config import FEEDBACK_PRESETS, require, require_choice
 from ..reporting.plots import non_dominated
 from ..reporting.tables import light_table
 from . import record
-from .compare import interval, score_name
+from .compare import interval
 from .config import SWEPT, ModelArgs
 from .parallelism import Samples, area_of, read_samples
-from .suites import main_score
+from .suites import main_score, score_name
 
 RESULT = "sweep.json"
 
