@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -95,6 +96,19 @@ def test_a_finished_evaluation_is_shown_and_not_run_again(
     assert "is finished already" in printed.err
     assert "countdown_cd3_plain" in printed.out
     assert (finished / "results.json").read_bytes() == before
+
+
+def test_an_evaluation_from_before_a_setting_existed_ran_its_default(
+    finished, model, data, tmp_path, capsys
+) -> None:
+    old = tmp_path / "old"
+    shutil.copytree(finished, old)
+    held = json.loads((old / "run.json").read_text())
+    for setting in ("template", "chat_template", "until"):
+        del held["evaluation"][setting]
+    write_json(old / "run.json", held)
+    assert main(command(model, data, old)) == 0
+    assert "is finished already" in capsys.readouterr().err
 
 
 def test_another_evaluation_in_the_folder_is_refused_and_nothing_is_lost(

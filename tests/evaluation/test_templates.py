@@ -1,4 +1,4 @@
-"""A task under several templates: the prompts, the spread of the score, what compare makes of it."""
+"""A task under several templates: prompts, the spread of the score, what compare makes of it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from test_compare import write_run
 from test_report import add_answers
 from tiny import write_dream_folder
@@ -15,6 +16,7 @@ from softmask.config import read_json
 from softmask.decoding.chat_template import render_chat
 from softmask.evaluation import spread
 from softmask.evaluation.compare import compare
+from softmask.evaluation.harness import SoftMaskLM
 from softmask.evaluation.templates import SHIPPED, read_templates
 
 CHAT = [
@@ -86,39 +88,159 @@ def words(model, data, out, *more: str, templates: str = "raw,own,question") -> 
     return [
         *("eval", "--tasks", "sudoku_4x4_4_plain", "--model", str(model), "--templates", templates),
         *("--data-dir", str(data), "--out", str(out), "--device", "cpu", "--limit", "3"),
-        *("--max-new-tokens", "8", "--steps", "2", "--batch-size", "3", *more),
+        *("--max-new-tokens", "8", "--steps", "2", "--batch-size", "2", *more),
     ]
 
 
-def test_a_task_runs_under_each_template_and_goes_on(model, data, tmp_path, capsys, monkeypatch):
+def test_a_task_runs_under_each_template_and_goes_on_where_it_was_stopped(
+    model, data, tmp_path, capsys, monkeypatch
+) -> None:
     monkeypatch.chdir(tmp_path)
-    Path("own.yaml").write_text("kind: {chat: own, system: Be kind., until: ['4']}")
+    Path("kind.yaml").write_text("kind: {chat: own, system: Be kind., until: [zz]}")
     out = tmp_path / "t"
-    run = words(model, data, out, templates="raw,own,question,own.yaml")
-    # Stopped in the second evaluation, and so without a result.
+    run = words(model, data, out, templates="raw,own,question,kind.yaml")
+    generate, calls = SoftMaskLM._generate, []
+
+    def stopped(self, batch):
+        calls.append(batch)
+        if len(calls) == 4:  # the last batch of the second evaluation
+            raise KeyboardInterrupt
+        return generate(self, batch)
+
     with monkeypatch.context() as patch:
-        patch.setattr("softmask.evaluation.templates.Template.name", "x", raising=False)
+        patch.setattr(SoftMaskLM, "_generate", stopped)
+        assert main(run) == 130
+    assert [path.parent.name for path in out.rglob("results.json")] == ["raw"]
+    assert not (out / spread.RESULT).exists()
+    capsys.readouterr()
+
     assert main(run) == 0
-    first = capsys.readouterr().out
-    prompts = {}
+    first = capsys.readouterr()
+    assert first.err.count("is finished already") == 1
+    assert read_json(out / "own/run.json")["answers_from_before"] == 2
+    prompts, told = {}, {}
     for name in ("raw", "own", "question", "kind"):
         lines = (out / name / "samples_sudoku_4x4_4_plain.jsonl").read_text().splitlines()
         prompts[name] = json.loads(lines[0])["arguments"][0][0]
-        settings = read_json(out / name / "run.json")["evaluation"]
-        assert settings["template"] == name
+        told[name] = read_json(out / name / "run.json")["evaluation"]
     raw = prompts["raw"]
     assert prompts["question"] == f"Question: {raw}\nAnswer:"
     assert raw in prompts["own"]
     assert "Be kind." in prompts["kind"]
-    assert read_json(out / "question/run.json")["evaluation"]["chat_template"] == (
-        SHIPPED["question"].chat
-    )
+    assert [one["template"] for one in told.values()] == list(told)
+    assert told["question"]["chat_template"] == SHIPPED["question"].chat
+    assert (told["own"]["apply_chat_template"], told["own"]["chat_template"]) == (True, None)
+    assert (told["kind"]["system_instruction"], told["kind"]["until"]) == ("Be kind.", ["zz"])
     (found,) = [one for one in spread.read(out) if one.main]
-    assert list(found.scores) == ["raw", "own", "question", "kind"]
-    assert "standard deviation" in first
+    assert list(found.scores) == list(told)
+    assert "standard deviation" in first.out
+
     # What is there is not run again.
-    monkeypatch.setattr("softmask.evaluation.harness.SoftMaskLM._generate", None)
+    monkeypatch.setattr(SoftMaskLM, "_generate", None)
     assert main(run) == 0
     again = capsys.readouterr()
-    assert again.out == first
+    assert again.out == first.out
     assert again.err.count("is finished already") == 4
+
+
+@pytest.mark.parametrize(
+    ("templates", "more", "message"),
+    [
+        ("raw,own", ["--apply-chat-template"], "--templates and --apply-chat-template contradict"),
+        ("raw,own", ["--system-instruction", "x"], "--templates and --system-instruction contra"),
+        ("raw,mute.jinja", [], "template mute leaves out the prompt"),
+        ("raw,deaf.yaml", [], "template deaf leaves out the system message"),
+        ("question,same.jinja", [], "templates question and same make the same prompts for"),
+        ("raw,strict.jinja", [], "template strict: the model's chat template refuses"),
+    ],
+)
+def test_what_a_template_leaves_out_is_found_before_anything_is_evaluated(
+    model, data, tmp_path, monkeypatch, capsys, templates, more, message
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mute.jinja").write_text("Say something.")
+    loop = "{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}"
+    Path("deaf.yaml").write_text(f'deaf: {{chat: "{loop}", system: Be kind.}}')
+    Path("same.jinja").write_text(SHIPPED["question"].chat)
+    Path("strict.jinja").write_text("{{ raise_exception('no') }}")
+    assert main(words(model, data, tmp_path / "t", *more, templates=templates)) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.splitlines()[-1].startswith("softmask: error: ")
+    assert not (tmp_path / "t").exists()
+
+
+def test_a_model_without_a_chat_template_has_none_of_its_own(data, tmp_path, capsys) -> None:
+    base = write_dream_folder(tmp_path / "base")
+    assert main(words(base, data, tmp_path / "t", templates="raw,own,steps")) == 2
+    assert "base has no chat template: leave out own, steps" in capsys.readouterr().err
+    assert not (tmp_path / "t").exists()
+
+
+def several(folder: Path, right: dict[str, int]) -> Path:
+    """The result of --templates where so many of 20 samples are right under each template."""
+    for name, count in right.items():
+        add_answers(write_run(folder / name, [1] * count + [0] * (20 - count)), soft=False)
+    spread.write(folder, spread.spreads_of({name: folder / name for name in right}))
+    return folder
+
+
+def test_a_spread_is_of_scores_over_templates(tmp_path, capsys) -> None:
+    (found,) = spread.read(several(tmp_path / "a", {"raw": 4, "own": 8, "steps": 12}))
+    assert found.scores == {"raw": 0.2, "own": 0.4, "steps": 0.6}
+    assert (found.mean, found.deviation, found.range, found.error) == pytest.approx(
+        (0.4, 0.2, 0.4, 0.1)
+    )
+    (table,) = spread.tables_of([found])
+    Console(width=70).print(table)
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["own", "40.0", "10.0"] in rows
+    assert ["mean", "40.0", "10.0"] in rows
+    assert ["standard", "deviation", "20.0"] in rows
+    assert ["range", "40.0"] in rows
+
+
+def test_a_difference_below_the_spread_is_not_called_significant(tmp_path, capsys) -> None:
+    a = several(tmp_path / "a", {"raw": 4, "own": 6})
+    b = several(tmp_path / "b", {"raw": 10, "own": 20})
+    found = {d.place: d for d in compare(a, b)}
+    # Half as many again as its standard error, and below the larger deviation, that of B.
+    assert found["raw"].low > 0
+    assert found["raw"].spread == pytest.approx(0.5 / 2**0.5)
+    assert (found["raw"].significant, found["own"].significant) == (False, True)
+    assert main(["eval", "compare", str(a / "raw"), str(b / "raw"), "--json"]) == 0
+    said, last = capsys.readouterr().out.splitlines()[-2:]
+    assert said == (
+        "t, solved: B - A (+0.300) is smaller than the spread over chat templates (0.354, a "
+        "standard deviation), so it is not called significant."
+    )
+    assert json.loads(last)[0]["significant"] is False
+    # The spread is made of the difference of two templates; it says nothing against that.
+    assert main(["eval", "compare", str(b / "raw"), str(b / "own"), "--json"]) == 0
+    printed = capsys.readouterr().out
+    assert "significant" not in printed.replace('"significant": true', "")
+
+
+def test_an_evaluation_without_templates_has_the_spread_of_the_other_side(tmp_path) -> None:
+    a = write_run(tmp_path / "one", [0] * 20)
+    b = several(tmp_path / "b", {"raw": 4, "own": 20})
+    (found,) = compare(a, b / "raw")
+    assert (found.low > 0, found.significant) == (True, False)
+
+
+def test_a_report_shows_the_spread(tmp_path) -> None:
+    folder = several(tmp_path / "a", {"raw": 4, "own": 8, "steps": 12})
+    assert main(["eval", "report", str(folder), "--out", str(tmp_path / "r.html")]) == 0
+    assert "Over chat templates" in (tmp_path / "r.html").read_text()
+    line = "| a | t | solved | 3 | 40.0 | 20.0 | 40.0 | 10.0 |"
+    assert line in (tmp_path / "r.md").read_text()
+
+
+@pytest.mark.parametrize("held", ['{"spreads": 1}', '{"spreads": [{"task": 1}]}', "["])
+def test_spreads_that_are_damaged_are_one_sentence(tmp_path, capsys, held) -> None:
+    folder = several(tmp_path / "a", {"raw": 4, "own": 8})
+    (folder / spread.RESULT).write_text(held)
+    assert main(["eval", "report", str(folder), "--out", str(tmp_path / "r.html")]) == 2
+    error = capsys.readouterr().err
+    assert spread.RESULT in error
+    assert error.count("\n") == 1
