@@ -55,7 +55,6 @@ SAME_AS_UPSTREAM = {
     **{f"mbpp{kind}": "mbpp" for kind in ("", "_instruct", "_plus", "_plus_instruct")},
     "minerva_math500": "minerva_math",
     "ifeval": "ifeval",
-    **dict.fromkeys(("niah_single_1", "niah_multivalue"), "ruler"),
 }
 FIELDS = (
     *("dataset_path", "dataset_name", "test_split", "output_type", "num_fewshot", "repeats"),

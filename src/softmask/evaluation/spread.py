@@ -131,13 +131,10 @@ def tables_of(spreads: Sequence[Spread]) -> list[Table]:
         table.add_column("template", overflow="fold")
         table.add_column("score", justify="right", no_wrap=True)
         table.add_column("standard error", justify="right", no_wrap=True)
-        for template, score in spread.scores.items():
-            error = spread.errors[template]
+        rows = [(name, score, spread.errors[name]) for name, score in spread.scores.items()]
+        for name, score, error in (*rows, ("mean", spread.mean, spread.error)):
             shown = "" if error is None else spread.shown(error)
-            table.add_row(template, spread.shown(score), shown)
-        table.add_section()
-        error = "" if spread.error is None else spread.shown(spread.error)
-        table.add_row("mean", spread.shown(spread.mean), error)
+            table.add_row(name, spread.shown(score), shown, end_section=name == rows[-1][0])
         table.add_row("standard deviation", spread.shown(spread.deviation), "")
         table.add_row("range", spread.shown(spread.range), "")
         tables.append(table)

@@ -198,7 +198,9 @@ def _of_metric(what: str, known: list[tuple[str, str]], metric: str) -> list[tup
 
 def _seconds(records: Mapping[str, Any], task: str) -> dict[str, float]:
     """Mean seconds of a sample at each point."""
-    seconds = {name: (run.get("seconds_a_sample") or {}).get(task) for name, run in records.items()}
+    seconds: dict[str, Any] = {
+        name: (run.get("seconds_a_sample") or {}).get(task) for name, run in records.items()
+    }
     # A group's own members have no name by which a kind is known before they run.
     require(None not in seconds.values(), f"{task} scores given texts: name tasks that generate")
     return seconds
