@@ -15,7 +15,7 @@ from softmask.cli.main import main
 from softmask.config import read_json
 from softmask.decoding.chat_template import render_chat
 from softmask.evaluation import spread
-from softmask.evaluation.compare import compare
+from softmask.evaluation.compare import compare, refusals
 from softmask.evaluation.harness import SoftMaskLM
 from softmask.evaluation.templates import SHIPPED, read_templates
 
@@ -204,10 +204,12 @@ def test_a_difference_below_the_spread_is_not_called_significant(tmp_path, capsy
     a = several(tmp_path / "a", {"raw": 4, "own": 6})
     b = several(tmp_path / "b", {"raw": 10, "own": 20})
     found = {d.place: d for d in compare(a, b)}
-    # Half as many again as its standard error, and below the larger deviation, that of B.
+    # Its interval leaves out zero, and it is below the larger deviation, that of B.
     assert found["raw"].low > 0
     assert found["raw"].spread == pytest.approx(0.5 / 2**0.5)
     assert (found["raw"].significant, found["own"].significant) == (False, True)
+    (sentence,) = refusals(compare(a, b))
+    assert sentence.startswith("raw, solved: B - A (+0.300) is smaller")
     assert main(["eval", "compare", str(a / "raw"), str(b / "raw"), "--json"]) == 0
     said, last = capsys.readouterr().out.splitlines()[-2:]
     assert said == (

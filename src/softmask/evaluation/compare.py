@@ -63,13 +63,6 @@ class Difference:
     def significant(self) -> bool:
         return self.beyond_zero and abs(self.difference) >= (self.spread or 0.0)
 
-    @property
-    def name(self) -> str:
-        """Where the evaluation lies, and the task where that does not say it."""
-        if self.place == ".":
-            return self.task
-        return self.place if self.task in self.place else f"{self.place} {self.task}"
-
 
 def compare(a: Path, b: Path, *, seed: int = 0) -> list[Difference]:
     """Every metric that both sides have.
@@ -220,8 +213,7 @@ def table_of(differences: Sequence[Difference]) -> Table:
     for column in ("n", "A", "B", "B - A", "95 %", *more, "only\nA/B", "forwards\nA/B"):
         table.add_column(column, justify="right")
     metrics = {(d.metric, d.filter) for d in differences}
-    for d in differences:
-        name = d.name
+    for d, name in zip(differences, _names(differences), strict=True):
         if len(metrics) > 1:
             name += f" {score_name(d.metric, d.filter)}"
         spent = [("-" if f is None else f"{f:.0f}") for f in (d.forwards_a, d.forwards_b)]
@@ -243,12 +235,24 @@ def table_of(differences: Sequence[Difference]) -> Table:
 def refusals(differences: Sequence[Difference]) -> list[str]:
     """A sentence for each difference that its samples show and the choice of a template hides."""
     return [
-        f"{d.name}, {score_name(d.metric, d.filter)}: B - A ({d.difference:+.3f}) is smaller than "
+        f"{name}, {score_name(d.metric, d.filter)}: B - A ({d.difference:+.3f}) is smaller than "
         f"the spread over chat templates ({d.spread:.3f}, a standard deviation), so it is not "
         "called significant."
-        for d in differences
+        for d, name in zip(differences, _names(differences), strict=True)
         if d.beyond_zero and not d.significant
     ]
+
+
+def _names(differences: Sequence[Difference]) -> list[str]:
+    """Where each evaluation lies, and its task where several lie there."""
+    tasks: dict[str, set[str]] = {}
+    for d in differences:
+        tasks.setdefault(d.place, set()).add(d.task)
+    found = []
+    for d in differences:
+        own = d.place if len(tasks[d.place]) == 1 else f"{d.place} {d.task}"
+        found.append(d.task if d.place == "." else own)
+    return found
 
 
 def draw(a: Path, b: Path, target: Path) -> None:

@@ -313,19 +313,11 @@ def summarise(results: dict[str, Any], responses: Responses) -> list[dict[str, A
                     "value": value,
                     "stderr": stderr if isinstance(stderr, int | float) else None,
                     "n": len(own),
-                    "share": _are_shares(own),
+                    "share": record.are_shares(own),
                     **spent,
                 }
             )
     return rows
-
-
-def _are_shares(values: Sequence[Any]) -> bool:
-    """Whether every sample has so much of a whole, so that their mean is one in per cent.
-
-    -1 is what the harness' tasks of several lengths write of a length that is not the sample's.
-    """
-    return all(isinstance(v, int | float) and (0 <= v <= 1 or v == -1) for v in values)
 
 
 def _leaves(task: str, results: dict[str, Any]) -> list[str]:

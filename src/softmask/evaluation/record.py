@@ -184,6 +184,14 @@ def _is_row(row: Any) -> bool:
     )
 
 
+def are_shares(values: Sequence[Any]) -> bool:
+    """Whether every sample has so much of a whole, so that their mean is one in per cent.
+
+    -1 is what the harness' tasks of several lengths write of a length that is not the sample's.
+    """
+    return all(isinstance(v, int | float) and (0 <= v <= 1 or v == -1) for v in values)
+
+
 def is_share(row: dict[str, Any]) -> bool:
     """Whether a summary's row is shown in per cent; one of before it said so, by its value."""
     told = row.get("share")
