@@ -20,6 +20,9 @@ COMMIT_SOURCES = ("soft", "plain")
 STEP_SCHEDULES = ("linspace", "even", "rounded")
 LATE_ENDS = ("no", "yes", "published")
 NOISES = ("float32", "float64")
+# Masks of a hole whose length the model finds, where nobody says how many: as DreamOn's own
+# demonstration.
+HOLE_BEGINS_WITH = 4
 # Logits over a lower temperature, or plus a larger penalty, would be infinite.
 COLDEST, LARGEST_PENALTY, LARGEST_GUIDANCE = 1e-6, 1e6, 1e3
 

@@ -9,8 +9,10 @@ from evaluation_files import INFILLING_ROWS, lines_of, write_code_files
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lm_eval.api.instance import Instance
+from official import official
 from parrot import evaluate_parrot
 
+import softmask
 from softmask.cli.main import main
 from softmask.decoding.healing import open_hole
 from softmask.decoding.prompts import encode
@@ -131,7 +133,35 @@ def test_a_canvas_that_does_not_fit_is_cut_far_from_the_hole(checkpoint) -> None
         filled(checkpoint, "a", "b", hole=16, max_length=16)
 
 
-@pytest.mark.parametrize("hole", [0, "4-8", "4/", "long"])
+@pytest.mark.parametrize(("hole", "masks"), [("own", 4), ("own:2", 2)])
+def test_a_hole_whose_length_the_model_finds_is_filled_as_generate_fills_it(hole, masks) -> None:
+    dreamon = official("dreamon")
+    text, record = filled(dreamon, "some text ", " and so", hole=hole, max_new_tokens=9)
+    whole = softmask.generate(
+        dreamon,
+        f"some text [[{masks}]] and so",
+        infill=True,
+        max_new_tokens=9,
+        alg="entropy",
+        temperature=0.0,
+        top_p=None,
+    )
+    assert f"some text {text} and so" == whole.text
+    assert record["forwards"] == whole.forwards
+    assert record["tokens"] == len(whole.token_ids) - record["prompt_tokens"]
+    assert (record["tokens"] > masks) == (masks == 4)
+
+
+def test_what_does_not_go_with_a_length_of_its_own_is_one_sentence(checkpoint) -> None:
+    with pytest.raises(ValueError, match="does not find the length of a hole: give hole a number"):
+        filled(checkpoint, "a", "b", hole="own")
+    with pytest.raises(ValueError, match="hole=own commits one token a step"):
+        model_args({"hole": "own", "nfe": 0.5})
+    with pytest.raises(ValueError, match="make it smaller by max_new_tokens"):
+        filled(official("dreamon"), "a", "b", hole="own", max_length=16)
+
+
+@pytest.mark.parametrize("hole", [0, "4-8", "4/", "long", "own:0"])
 def test_a_length_that_is_none_is_one_sentence(hole) -> None:
     with pytest.raises(ValueError, match="hole must be a number of tokens, several as in 4/8"):
         model_args({"hole": hole})

@@ -19,7 +19,6 @@ from ..settings import require
 from .schedule import ScheduledStep, StepSchedule
 
 NEW = -1  # a column that comes from none: a new mask
-BEGINS_WITH = 4  # masks where nobody says how many, as DreamOn's own demonstration
 
 
 class OneByOne(StepSchedule):

@@ -20,7 +20,7 @@ class Row:
     """One text to generate, for a request with these arguments.
 
     `hole`: what is filled in, at each of `lengths` tokens, and not answered; `ids` are those before
-    it, and `sampling` is for the longest.
+    it, and `sampling` is for the longest. `grows_to`: the model finds its length, up to this.
     """
 
     key: str
@@ -32,6 +32,7 @@ class Row:
     cut_tokens: int
     hole: Hole | None = None
     lengths: tuple[int, ...] = ()
+    grows_to: int | None = None
 
     @property
     def positions(self) -> int:
@@ -39,7 +40,7 @@ class Row:
         if self.hole is None:
             return len(self.ids) + self.task.new_tokens
         given = len(self.ids) + len(self.hole.after_ids)
-        return sum(given + length for length in self.lengths)
+        return sum(given + (self.grows_to or length) for length in self.lengths)
 
 
 def batched(items: Iterable[T], size: int) -> Iterator[list[T]]:

@@ -28,6 +28,7 @@ from ..config import (
     soft_mask_from_published,
     soft_mask_to_published,
 )
+from ..sampling import HOLE_BEGINS_WITH
 
 # The files of an evaluation's record; the second marks it as finished.
 RUN, RESULTS = "run.json", "results.json"
@@ -36,8 +37,10 @@ MAX_GEN_TOKS = 256
 # A batch size that depends on the rows alone, so that no score depends on a machine's memory: as
 # many rows as the longest of them fits into these positions.
 AUTO, AUTO_POSITIONS = "auto", 4096
-# Lengths of a hole: that of the reference, and those that are tried where nothing is said.
-ORACLE, HOLES = "oracle", "4/8/16/32/64"
+# Lengths of a hole: that of the reference, the one that the model finds itself, and those that are
+# tried where nothing is said.
+ORACLE, OWN, HOLES = "oracle", "own", "4/8/16/32/64"
+OWN_FROM = re.compile(rf"{OWN}(:(?P<masks>[1-9][0-9]{{0,8}}))?")
 # What a sweep sets, so that it cannot be set for all of its points.
 SWEPT = ("diffusion_steps", "nfe", "threshold", "entropy_threshold", "feedback", "softmasking")
 TOKEN_NAMES = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
@@ -125,8 +128,9 @@ class ModelArgs:
     mc_batch_size: int = setting(16, "likelihood tasks: rows of one forward")
     hole: int | str | None = setting(
         None,
-        "infilling tasks: tokens of a hole: a number, oracle (as the reference has), or several, "
-        "of which the likeliest stays; default: 4/8/16/32/64",
+        "infilling tasks: tokens of a hole: a number, oracle (as the reference has), own or own:N "
+        "(the model finds it, from N masks on), or several, of which the likeliest stays; default: "
+        "4/8/16/32/64",
     )
     token_healing: bool = setting(
         False, "infilling tasks: write the tokens at both ends of a hole anew with it"
@@ -147,6 +151,12 @@ class ModelArgs:
         )
         require_choice("estimator", self.estimator, ESTIMATORS)
         _ = self.hole_lengths
+        planned = self.nfe is not None or self.diffusion_steps is not None
+        require(
+            self.hole_begins is None or not (planned or self.token_healing),
+            f"hole={self.hole} commits one token a step to a text of any form: leave out steps, "
+            "nfe and token healing",
+        )
         require(0 <= self.seed < 2**63, f"seed must lie between 0 and 2**63, not {self.seed}")
         require(self.nfe is None or 0 < self.nfe <= 1, f"nfe must lie in (0, 1], not {self.nfe}")
         require(
@@ -173,20 +183,28 @@ class ModelArgs:
 
     @property
     def hole_lengths(self) -> tuple[int, ...] | None:
-        """The lengths that a hole is tried at, in tokens; None: that of the reference.
+        """The lengths that a hole is tried at, in tokens; None: that of the reference, or the one
+        that the model finds.
 
         Raises:
             ValueError: no such length.
         """
-        if self.hole == ORACLE:
+        if self.hole == ORACLE or self.hole_begins is not None:
             return None
         words = (HOLES if self.hole is None else str(self.hole)).split("/")
         require(
             all(word.isascii() and word.isdecimal() and int(word) for word in words),
-            f"hole must be a number of tokens, several as in {HOLES}, or {ORACLE}, "
+            f"hole must be a number of tokens, several as in {HOLES}, {ORACLE}, {OWN} or {OWN}:16, "
             f"not {self.hole!r}",
         )
         return tuple(sorted({int(word) for word in words}))
+
+    @property
+    def hole_begins(self) -> int | None:
+        """With how many masks a hole begins whose length the model finds; None: its length is
+        given."""
+        own = OWN_FROM.fullmatch(str(self.hole))
+        return None if own is None else int(own["masks"] or HOLE_BEGINS_WITH)
 
     @property
     def to_load(self) -> dict[str, Any]:

@@ -119,6 +119,11 @@ class SoftMaskLM(TemplateLM):
         self.tokenizer = self.checkpoint.tokenizer
         self._device = self.checkpoint.model.device
         self.batch_size = self.args.batch_size
+        if self.args.hole_begins is not None and not self.checkpoint.grows_holes:
+            raise ValueError(
+                f"{self.checkpoint.name} does not find the length of a hole: give hole a number of "
+                "tokens, or take a model of the DreamOn family"
+            )
         if self.args.add_bos_token and self.tokenizer.bos_token_id is None:
             raise ValueError("add_bos_token: this tokenizer has no bos token")
 
@@ -236,7 +241,7 @@ class SoftMaskLM(TemplateLM):
     def _hole_row(
         self, key: str, arguments: tuple[str, dict[str, Any]], task: TaskArgs, seed: int
     ) -> Row:
-        hole, ids, lengths, excess = opened(
+        hole, ids, lengths, excess, grows_to = opened(
             self.checkpoint,
             self.args,
             arguments[0],
@@ -245,7 +250,7 @@ class SoftMaskLM(TemplateLM):
             window=self.max_length,
         )
         sampling = self.args.sampling(lengths[-1], task.sampling)
-        return Row(key, arguments, ids, task, sampling, seed, excess, hole, lengths)
+        return Row(key, arguments, ids, task, sampling, seed, excess, hole, lengths, grows_to)
 
     def _warn_of_cuts(self, rows: Sequence[Row]) -> None:
         cuts = [row.cut_tokens for row in rows if row.cut_tokens]

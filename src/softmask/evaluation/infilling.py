@@ -1,9 +1,10 @@
 """Holes of infilling tasks: how long they are, and what is written into them.
 
-How long a hole is has to be known before it is filled. `hole` says it: a number of tokens, that of
-the reference (`oracle`), or several, which are filled side by side. Of those the likeliest stays:
-the one whose tokens have the highest mean log-probability, as of `softmask.edit`. The texts on both
-sides of a hole stay as they are, byte for byte, as only what the hole was filled with is an answer.
+How long a hole is has to be known before it is filled, but by models that find it (`own`). `hole`
+says it: a number of tokens, that of the reference (`oracle`), or several, which are filled side by
+side. Of those the likeliest stays: the one whose tokens have the highest mean log-probability, as
+of `softmask.edit`. The texts on both sides of a hole stay as they are, byte for byte, as only what
+the hole was filled with is an answer.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ from typing import Any, NamedTuple
 
 from ..config import SamplingConfig, SoftMaskConfig
 from ..decoding.forms import automaton_for
+from ..decoding.growing import Room
 from ..decoding.healing import Hole, open_hole
-from ..decoding.prompts import encode, rules_of
+from ..decoding.prompts import encode, last_ids, rules_of
 from ..models.checkpoint import Checkpoint
 from ..serving.edits import run_all, score_of
 from ..serving.request import Request
@@ -25,12 +27,14 @@ from .config import ModelArgs, TaskArgs
 
 
 class OpenHole(NamedTuple):
-    """A hole as a canvas holds it: the tokens before it, at what lengths, and what was cut off."""
+    """A hole as a canvas holds it: the tokens before it, at what lengths, what was cut off, and
+    how long it may become where the model finds that."""
 
     hole: Hole
     before_ids: tuple[int, ...]
     lengths: tuple[int, ...]
     cut_tokens: int
+    grows_to: int | None
 
 
 def opened(
@@ -60,24 +64,30 @@ def opened(
 
     suffix = task.suffix or ""
     hole = open_hole(checkpoint, context, suffix, encode_text, heal=args.token_healing)
-    if args.hole_lengths is None:
-        whole = len(encode_text(hole.begins + task.reference + hole.ends))
-        wanted: tuple[int, ...] = (max(1, whole),)
-    else:
-        wanted = tuple(length + hole.taken for length in args.hole_lengths)
     # What is written anew with a hole is none of its own tokens.
     most = task.new_tokens + hole.taken
+    if args.hole_begins is not None:
+        wanted: tuple[int, ...] = (args.hole_begins,)
+    elif args.hole_lengths is None:
+        whole = len(encode_text(hole.begins + task.reference + hole.ends))
+        wanted = (max(1, whole),)
+    else:
+        wanted = tuple(length + hole.taken for length in args.hole_lengths)
     lengths = tuple(sorted({min(length, most) for length in wanted}))
-    before, room = [*first_ids, *hole.before_ids], window - lengths[-1]
+    grows_to = None if args.hole_begins is None else most
+    longest, setting = (lengths[-1], "hole") if grows_to is None else (most, "max_new_tokens")
+    before, room = [*first_ids, *hole.before_ids], window - longest
     if room < 1:
         raise ValueError(
-            f"a hole of {lengths[-1]} tokens leaves no room for a prompt in a window of {window}: "
-            "make it smaller by hole"
+            f"a hole of {longest} tokens leaves no room for a prompt in a window of {window}: "
+            f"make it smaller by {setting}"
         )
-    excess = max(0, len(before) + len(hole.after_ids) - room)
+    after = (*hole.after_ids, *last_ids(checkpoint))
+    excess = max(0, len(before) + len(after) - room)
     left = min(excess, len(before))
-    after = hole.after_ids[: len(hole.after_ids) - (excess - left)]
-    return OpenHole(replace(hole, after_ids=after), tuple(before[left:]), lengths, excess)
+    after = after[: len(after) - (excess - left)]
+    hole = replace(hole, after_ids=after)
+    return OpenHole(hole, tuple(before[left:]), lengths, excess, grows_to)
 
 
 def fill(
@@ -90,7 +100,7 @@ def fill(
     lengths, the likeliest first.
 
     Args:
-        sampling_of: the settings of a row's hole of so many tokens.
+        sampling_of: the settings of a row's hole that takes so many steps at one a token.
 
     Raises:
         ValueError: a setting that cannot be, or a canvas that the model does not take.
@@ -104,26 +114,29 @@ def fill(
         if hole.form is not None:
             form = automaton_for(checkpoint, hole.form, infill=True)
         for length in row.lengths:
+            ids, steps, room = (*row.ids, *[mask_id] * length, *hole.after_ids), length, None
+            if row.grows_to is not None:
+                room = Room(len(ids) - length + row.grows_to)
+                steps = room.rounds(ids, mask_id)
             requests.append(
                 Request(
-                    (*row.ids, *[mask_id] * length, *hole.after_ids),
-                    sampling_of(row, length),
+                    ids,
+                    sampling_of(row, steps),
                     soft_mask=soft_mask,
                     rules=rules_of(checkpoint, infill=True),
                     seed=row.seed,
                     top_logprobs=1,
                     constraint=form,
+                    room=room,
                 )
             )
-            owners.append((row, hole, length))
+            owners.append((row, hole))
     drafts: dict[str, list[dict[str, Any]]] = {row.key: [] for row in rows}
-    for (row, hole, length), (events, result) in zip(
-        owners, run_all(checkpoint, requests), strict=True
-    ):
-        ids = result.ids[len(row.ids) : len(row.ids) + length]
+    for (row, hole), (events, result) in zip(owners, run_all(checkpoint, requests), strict=True):
+        filled_ids = result.ids[len(row.ids) : len(result.ids) - len(hole.after_ids)]
         draft = {
-            "text": hole.middle(checkpoint.decode(ids, skip_special_tokens=True)),
-            "tokens": length,
+            "text": hole.middle(checkpoint.decode(filled_ids, skip_special_tokens=True)),
+            "tokens": len(filled_ids),
             "score": score_of(events),
             "forwards": result.forwards,
         }

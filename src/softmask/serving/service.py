@@ -26,7 +26,7 @@ from ..config import (
 from ..constraints.constraint import Constraint
 from ..decoding.forms import binding, only_look_up
 from ..decoding.generation import SoftMaskChoice, choose_soft_mask
-from ..decoding.growing import BEGINS_WITH, Room
+from ..decoding.growing import Room
 from ..decoding.healing import without_space
 from ..decoding.prompts import (
     encode,
@@ -42,6 +42,7 @@ from ..decoding.prompts import (
 from ..decoding.tool_syntax import ToolSyntax, tool_syntax
 from ..models.checkpoint import Checkpoint
 from ..rules import KINDS, names
+from ..sampling import HOLE_BEGINS_WITH
 from .config import ServeConfig
 from .engine import Engine, Request, RequestHandle
 from .messages import Message
@@ -172,7 +173,8 @@ class Service:
         alike = zip(prompts, kinds, spaced, strict=True)
         for index, (prompt, kind, moved) in enumerate(one for one in alike for _ in range(asked.n)):
             most = self._masks(asked.new_tokens, len(prompt) + len(suffix), kind)
-            masks = min(most, BEGINS_WITH) if infill and self.checkpoint.grows_holes else most
+            grows = infill and self.checkpoint.grows_holes
+            masks = min(most, HOLE_BEGINS_WITH) if grows else most
             ids = (*prompt, *[self.checkpoint.model.mask_id] * masks, *suffix)
             request = self._request(
                 asked,
