@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from softmask.config import SoftMaskConfig
+from softmask.evaluation.tasks.ruler import RULER
 from softmask.puzzles.puzzles import Puzzle, generate_countdown, generate_sudoku
 
 # What the tiny model of evaluations brings.
@@ -227,4 +228,63 @@ def write_code_files(root: Path) -> Path:
     for name, row in {"test": LIVE_STDIN_ROW, "test2": LIVE_CALL_ROW}.items():
         (root / "livecodebench" / f"{name}.jsonl").write_bytes(lines_of([row]))
     (root / "santacoder-fim-task.jsonl").write_bytes(lines_of(SANTACODER_ROWS))
+    return root
+
+
+# As gneubig/aime-1983-2024 has them: quoted, and over lines.
+AIME_CSV = (
+    b"ID,Year,Problem Number,Question,Answer,Part\n"
+    b'1983-1,1983,1,"Let $x$, $y$ and $z$ exceed $1$.\n\nFind $\\log_zw$.",60,\n'
+    b'2009-I-1,2009,1,"Call a number ""geometric"".",840,I\n'
+)
+AIME24_ROWS = [
+    {"ID": "2024-II-4", "Problem": "Find $m+n$.", "Solution": "It is 33.", "Answer": 33},
+    {"ID": "2024-I-7", "Problem": "Find the value.", "Solution": "540.", "Answer": 540},
+]
+AIME25_ROWS = [
+    {"problem": "Find the sum of all bases.", "answer": "70", "id": "0"},
+    {"problem": "Find the angle.", "answer": "336^\\circ", "id": "5"},
+]
+# More than the five that upstream draws as examples.
+PLATINUM_ROWS = [
+    {
+        "question": f"One and {n} thousand?",
+        "answer": f"1+{n}000=<<1+{n}000={n}001>>{n}001\n#### {n},001",
+        "cleaning_status": "consensus",
+    }
+    for n in range(1, 8)
+]
+RULER_ROW = {
+    "index": 0,
+    "input": "A special magic number is hidden within the following text.\n"
+    "One of the special magic numbers for long-word is: 5437923.\n"
+    "What is the special magic number for long-word mentioned in the provided text?",
+    "outputs": ["5437923", "1234567"],
+    "length": 4074,
+    "length_w_model_temp": 4074,
+    "answer_prefix": " The special magic number for long-word mentioned in the provided text is",
+    "token_position_answer": 569,
+}
+
+
+def write_reasoning_files(root: Path) -> Path:
+    """Writes the files of AIME, GSM8K-Platinum and RULER; returns the folder."""
+    import pyarrow
+    from pyarrow import parquet
+
+    for name, rows in {
+        "aime24/aime_2024_problems.parquet": AIME24_ROWS,
+        "gsm8k_platinum/test-00000-of-00001.parquet": PLATINUM_ROWS,
+    }.items():
+        (root / name).parent.mkdir()
+        parquet.write_table(pyarrow.Table.from_pylist(rows), root / name)
+    files = {
+        "aime/AIME_Dataset_1983_2024.csv": AIME_CSV,
+        "aime25/test.jsonl": lines_of(AIME25_ROWS),
+        **{f"ruler/4096/{task}/validation.jsonl": lines_of([RULER_ROW]) for task in RULER.values()},
+        "ruler/8192/vt/validation.jsonl": lines_of([RULER_ROW]),
+    }
+    for name, content in files.items():
+        (root / name).parent.mkdir(parents=True)
+        (root / name).write_bytes(content)
     return root

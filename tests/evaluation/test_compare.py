@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
 from softmask.cli.main import main
-from softmask.evaluation.compare import compare, draw, interval, runs_in
+from softmask.evaluation.compare import compare, draw, interval, runs_in, table_of
 
 
 def write_run(folder: Path, scores: list[float], *, forwards: float = 8.0, task="t") -> Path:
@@ -101,6 +103,18 @@ def test_folders_of_evaluations_are_compared_place_by_place(tmp_path) -> None:
     target = tmp_path / "plot.png"
     draw(tmp_path / "plain", tmp_path / "soft", target)
     assert target.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+
+
+def test_a_place_with_several_tasks_names_them(tmp_path, capsys) -> None:
+    for name in ("a", "b"):
+        folder = write_run(tmp_path / name / "own", [0, 1])
+        both = write_run(tmp_path / name / "spare", [0, 1], task="u")
+        (both / "samples_u.jsonl").rename(folder / "samples_u.jsonl")
+        shutil.rmtree(both)
+    Console(width=80).print(table_of(compare(tmp_path / "a", tmp_path / "b")))
+    rows = [line.split()[:2] for line in capsys.readouterr().out.splitlines()]
+    assert ["own", "t"] in rows
+    assert ["own", "u"] in rows
 
 
 def test_a_suite_from_before_plain_was_its_name_is_compared_with_one_of_today(tmp_path) -> None:

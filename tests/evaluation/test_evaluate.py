@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +20,7 @@ from softmask.cli.lm_eval import complete
 from softmask.cli.main import main
 from softmask.config import soft_mask_to_published
 from softmask.evaluation import evaluate
+from softmask.evaluation.responses import Responses
 from softmask.evaluation.tasks import FOLDER
 from softmask.hub.load import choose_device
 
@@ -95,6 +97,19 @@ def test_a_finished_evaluation_is_shown_and_not_run_again(
     assert "is finished already" in printed.err
     assert "countdown_cd3_plain" in printed.out
     assert (finished / "results.json").read_bytes() == before
+
+
+def test_an_evaluation_from_before_a_setting_existed_ran_its_default(
+    finished, model, data, tmp_path, capsys
+) -> None:
+    old = tmp_path / "old"
+    shutil.copytree(finished, old)
+    held = json.loads((old / "run.json").read_text())
+    for setting in ("template", "chat_template", "until"):
+        del held["evaluation"][setting]
+    write_json(old / "run.json", held)
+    assert main(command(model, data, old)) == 0
+    assert "is finished already" in capsys.readouterr().err
 
 
 def test_another_evaluation_in_the_folder_is_refused_and_nothing_is_lost(
@@ -230,6 +245,22 @@ def test_tasks_are_checked_before_a_model_is_loaded_and_without_noise(
     ):
         assert message in error
         assert error.count("\n") == 1
+
+
+def test_the_summary_says_which_scores_are_shares() -> None:
+    # Bits a byte are of sums over all texts, counts no shares; -1 is of another length.
+    scores = {"right": (1, 0), "count": (0, 3), "bits_per_byte": ((-1.2, 9), (-3, 9))}
+    samples = [
+        {"filter": "none", "arguments": [], "resps": []}
+        | {name: values[place] for name, values in (scores | {"4096": (0.5, -1.0)}).items()}
+        for place in (0, 1)
+    ]
+    values = dict.fromkeys(("right,none", "count,none", "bits_per_byte,none", "4096,none"), 0.5)
+    rows = evaluate.summarise({"results": {"t": values}, "samples": {"t": samples}}, Responses())
+    assert {row["metric"]: row["share"] for row in rows} == {
+        **{"right": True, "count": False},
+        **{"bits_per_byte": False, "4096": True},
+    }
 
 
 def test_a_task_that_runs_programs_asks_for_permission(model, data, tmp_path, capsys) -> None:

@@ -91,6 +91,9 @@ def test_answers_go_on_behind_stop_strings_where_that_is_asked_for(folder) -> No
     whole = lm(folder).generate_until(requests("on", max_gen_toks=16))[0]
     asked = requests("on", max_gen_toks=16, until=[whole[3]])
     assert lm(folder, escape_until=True).generate_until(asked) == [whole]
+    # A template's stop strings come on top of a task's.
+    both = lm(folder).using(lm(folder).args, Responses(), until=(whole[1],))
+    assert both.generate_until(asked) == [whole[: whole.find(whole[1])]]
 
 
 @pytest.mark.parametrize("off", [{"top_k": 0}, {"top_k": -1}, {"top_p": 0, "temperature": 0.0}])

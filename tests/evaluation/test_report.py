@@ -11,7 +11,7 @@ from test_compare import write_run
 
 from softmask.cli.main import main
 from softmask.evaluation.report import read_runs, read_tasks
-from softmask.evaluation.report_page import draw
+from softmask.evaluation.report_page import draw, scores_table
 from softmask.evaluation.responses import request_key
 
 NASTY = "</pre><script>alert(1)</script> {{ 7 * 7 }} | & % $ _ \\"
@@ -105,6 +105,44 @@ def test_settings_of_another_version_are_not_traced(suite, tmp_path, capsys) -> 
     words = ["eval", "report", str(suite), "--out", str(tmp_path / "r.html"), "--trace"]
     assert main(words) == 2
     assert "was evaluated by another version" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        *({"model": "small"}, {"adapter": ["a"]}, {"soft_mask": 1}, {"packages": ["torch"]}),
+        *({"environment": "linux"}, {"command": [1]}, {"model_args": "nfe=1"}, {"dtype": 32}),
+    ],
+    ids=lambda part: next(iter(part)),
+)
+def test_a_record_with_a_part_of_another_type_is_one_sentence(
+    suite, tmp_path, capsys, part
+) -> None:
+    path = suite / "plain/run.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | part))
+    out = tmp_path / "r.html"
+    assert main(["eval", "report", str(suite), "--out", str(out)]) == 2
+    (name,) = part
+    error = capsys.readouterr().err
+    assert f"run.json is no record of an evaluation ({name} is of another type)" in error
+    assert error.count("\n") == 1
+    assert not out.exists()
+
+
+def test_a_suite_with_both_names_of_the_plain_mode_shows_both(suite) -> None:
+    add_answers(write_run(suite / "binary", [0, 0, 0, 0]), soft=False)
+    found = {run.name: run.rows[0]["value"] for run in read_runs([suite])}
+    assert found == {"binary": 0.0, "plain": 0.25, "soft": 0.5}
+
+
+def test_a_score_below_one_that_is_no_share_is_no_per_cent(suite) -> None:
+    for name, share in (("plain", False), ("soft", True)):
+        path = suite / name / "results.json"
+        results = json.loads(path.read_text())
+        results["summary"][0]["share"] = share
+        path.write_text(json.dumps(results))
+    shown = {row[0]: row[3] for row in scores_table(read_tasks(read_runs([suite]))).rows}
+    assert shown == {"plain": "0.25", "soft": "50.0 ± 10.0"}
 
 
 def test_runs_of_folders_with_one_name_are_told_apart(suite, tmp_path, monkeypatch) -> None:

@@ -1,7 +1,8 @@
 """softmask eval compare: two evaluations, paired sample by sample.
 
 Paired differences of two evaluations, or of two folders of them, with 95 % bootstrap intervals,
-and accuracy against forwards as a PNG.
+and accuracy against forwards as a PNG. A difference that is smaller than the score's spread over
+chat templates (`softmask eval --templates`) is not called significant.
 """
 
 from __future__ import annotations
@@ -9,8 +10,10 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import sys
 from pathlib import Path
 
+from ..reporting.words import tell
 from .options import new_parser
 
 
@@ -28,13 +31,16 @@ def run(args: argparse.Namespace, _argv: list[str]) -> int:
     """Runs the command with parsed arguments."""
     from rich.console import Console
 
-    from ..evaluation.compare import compare, draw, table_of
+    from ..evaluation.compare import compare, draw, refusals, table_of
 
     differences = compare(args.a, args.b)
     Console().print(table_of(differences))
+    for sentence in refusals(differences):
+        tell(sentence, sys.stdout)
     if args.plot is not None:
         draw(args.a, args.b, args.plot)
         print(args.plot)
     if args.json:
-        print(json.dumps([dataclasses.asdict(d) for d in differences]))
+        rows = [dataclasses.asdict(d) | {"significant": d.significant} for d in differences]
+        print(json.dumps(rows))
     return 0

@@ -58,20 +58,29 @@ def run(args: argparse.Namespace, _argv: list[str]) -> int:
     set_threads(args.threads)
     need_lm_eval()
     need_matplotlib()
-    from ..evaluation.report import read_runs, read_tasks
-    from ..evaluation.report_page import html, kinds_table, latex, markdown, scores_table
+    from ..evaluation.report import read_runs, read_spreads, read_tasks
+    from ..evaluation.report_page import (
+        html,
+        kinds_table,
+        latex,
+        markdown,
+        scores_table,
+        spread_table,
+    )
 
     runs = read_runs(args.folders)
     tasks = read_tasks(runs, args.samples)
     title = args.title or "Evaluation of " + ", ".join(
         dict.fromkeys(str((one.record.get("model") or {}).get("name")) for one in runs)
     )
+    held = read_spreads(runs)
+    spreads = [spread_table(held)] if held else []
     traces = _traces(tasks) if args.trace else {}
-    tables = [scores_table(tasks), *(kinds_table(task) for task in tasks if task.kinds)]
+    tables = [scores_table(tasks), *spreads, *(kinds_table(task) for task in tasks if task.kinds)]
     for path, text in (
         (beside[0], markdown(title, tables)),
         (beside[1], latex(tables)),
-        (args.out, html(title, runs, tasks, traces)),
+        (args.out, html(title, runs, tasks, traces, *spreads)),
     ):
         write_atomically(path, text)
     print(f"the page is {args.out}")

@@ -3,6 +3,7 @@
 Evaluates a model on tasks of lm-evaluation-harness, upstream's and those in this package.
 
     softmask eval --tasks gsm8k_cot --model BASE --adapter ADAPTER --apply-chat-template
+    softmask eval --tasks gsm8k_cot --templates raw,own,steps --model BASE --adapter ADAPTER
     softmask eval suite dream --model BASE --adapter ADAPTER --confirm-run-unsafe-code
     softmask eval sweep --tasks gsm8k_cot --steps 1,1/2,1/4 --threshold .7,.9 --model BASE
     softmask eval compare evals/dream/plain evals/dream/soft
@@ -21,6 +22,15 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from ..config import require
+from ..evaluation.templates import (
+    JINJA,
+    SHIPPED,
+    YAML,
+    Template,
+    check_prompts,
+    read_templates,
+)
 from ..reporting.progress import progress
 from .eval_options import (
     add_eval_model,
@@ -40,6 +50,12 @@ def make_parser() -> argparse.ArgumentParser:
     """The command's options."""
     parser = new_parser("eval", __doc__)
     parser.add_argument("--tasks", required=True, help="names, with commas between them")
+    parser.add_argument(
+        "--templates",
+        metavar="NAMES",
+        help=f"once under each of several chat templates and system messages, and the spread of "
+        f"the score over them: of {', '.join(SHIPPED)}; all; or files ({', '.join(YAML + JINJA)})",
+    )
     add_prompt_options(parser)
     add_task_options(parser)
     add_eval_model(parser)
@@ -52,29 +68,62 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
     model = read_model_args(args)
     tasks = tuple(args.tasks.split(","))
     config = read_config(args, tasks)
-    folder = args.out or Path("evals") / name_of_record(model, tasks)
+    templates = _templates(args)
+    configs = {template.name: template.of(config) for template in templates} or {"": config}
+    name = name_of_record(model, tasks) + ("-templates" if templates else "")
+    folder = args.out or Path("evals") / name
     from rich.console import Console
 
     need_lm_eval()
     with progress("reading the tasks"):
+        from ..evaluation import spread
         from ..evaluation.evaluate import check_tasks, evaluate, table_of
 
-        check_tasks(config)
+        for one in configs.values():
+            check_tasks(one)
     lm = load_lm(model)
-    rows = evaluate(
-        lm,
-        model,
-        config,
-        folder,
-        command=["softmask", *argv],
-        overwrite=args.overwrite,
-        report=logger_of(lm),
-    )
+    check_prompts(templates, lm.tokenizer, lm.checkpoint.name)
+    say = logger_of(lm)
+    if templates and args.overwrite and lm.ranks.index == 0:
+        (folder / spread.RESULT).unlink(missing_ok=True)  # of evaluations that are deleted next
+    for number, (own, one) in enumerate(configs.items(), 1):
+        if templates:
+            say(f"{number}/{len(configs)}  {own}")
+        rows = evaluate(
+            *(lm, model, one, folder / own),
+            command=["softmask", *argv],
+            overwrite=args.overwrite,
+            report=say,
+        )
     if lm.ranks.index == 0:
-        Console().print(table_of(rows, _title(lm)))
+        if templates:
+            found = spread.spreads_of({own: folder / own for own in configs})
+            spread.write(folder, found)
+            tables = spread.tables_of(found)
+        else:
+            tables = [table_of(rows, _title(lm))]
+        for table in tables:
+            Console().print(table)
         print(folder)
     lm.ranks.leave()
     return 0
+
+
+def _templates(args: argparse.Namespace) -> list[Template]:
+    """The templates of the command line; none where one prompt is meant.
+
+    Raises:
+        ValueError: what says how prompts are put is given twice, or a template is none.
+    """
+    if args.templates is None:
+        return []
+    for option in ("apply_chat_template", "system_instruction"):
+        require(
+            not getattr(args, option),
+            f"--templates and --{option.replace('_', '-')} contradict each other: each template "
+            "says both",
+        )
+    return read_templates(args.templates)
 
 
 def _title(lm: Any) -> str:

@@ -54,6 +54,7 @@ def render_chat(
     tokenizer: PreTrainedTokenizerBase,
     messages: Sequence[Mapping[str, Any]],
     *,
+    template: str | None = None,
     tools: Sequence[Mapping[str, Any]] | None = None,
     add_generation_prompt: bool = False,
     continue_final_message: bool = False,
@@ -62,6 +63,7 @@ def render_chat(
 
     Args:
         tokenizer: its `chat_template` is the template, its special tokens are known there by name.
+        template: in place of the tokenizer's.
         tools: functions that may be called, as OpenAI's `tools` has them.
         add_generation_prompt: up to where the next answer begins.
         continue_final_message: the last message stays open.
@@ -70,16 +72,17 @@ def render_chat(
         ChatTemplateError: the template refuses the messages, or fails on them.
         ValueError: there is no template, it is no valid one, or it takes too long.
     """
-    if not isinstance(tokenizer.chat_template, str):
+    source = tokenizer.chat_template if template is None else template
+    if not isinstance(source, str):
         raise ValueError("this tokenizer has no chat template: pass the prompt as raw text")
     chat = [{k: v for k, v in message.items() if v is not None} for message in messages]
     mark = secrets.token_hex(16)
     if continue_final_message:
         chat[-1]["content"] = chat[-1]["content"] + mark
-    template, bounds = _compile(tokenizer.chat_template)
+    compiled, bounds = _compile(source)
     bounds.begin()
     try:
-        text = template.render(
+        text = compiled.render(
             messages=chat,
             tools=tools,
             documents=None,

@@ -21,9 +21,9 @@ from ..config import read_json
 from ..files import read_json_lines
 from ..reporting.plots import need_matplotlib, new_figure, save
 from ..reporting.tables import light_table
-from . import record
+from . import record, spread
 from .config import RESULTS, RUN
-from .suites import MODE_ALIASES
+from .suites import MODE_ALIASES, score_name
 
 RESAMPLES = 10_000
 CONFIDENCE = 0.95
@@ -32,7 +32,12 @@ Pairs = dict[tuple[str, str, str], dict[str, float]]
 
 @dataclass(frozen=True)
 class Difference:
-    """B minus A on one metric; `low` and `high` bound it with 95 % confidence (bootstrap)."""
+    """B minus A on one metric; `low` and `high` bound it with 95 % confidence (bootstrap).
+
+    `spread`: the standard deviation of the score over chat templates, the larger of both sides'
+    where one was measured. `significant`: the interval leaves out zero, and the difference is no
+    smaller than the spread.
+    """
 
     place: str
     task: str
@@ -48,6 +53,15 @@ class Difference:
     only_b: int
     forwards_a: float | None
     forwards_b: float | None
+    spread: float | None = None
+
+    @property
+    def beyond_zero(self) -> bool:
+        return self.low > 0 or self.high < 0
+
+    @property
+    def significant(self) -> bool:
+        return self.beyond_zero and abs(self.difference) >= (self.spread or 0.0)
 
 
 def compare(a: Path, b: Path, *, seed: int = 0) -> list[Difference]:
@@ -74,19 +88,24 @@ def compare(a: Path, b: Path, *, seed: int = 0) -> list[Difference]:
 def runs_in(folder: Path) -> dict[str, Path]:
     """Finished evaluations in a folder and below, by their place in it ("." for itself).
 
-    A place in a suite's folder begins with the mode under its present name, whatever the folder's.
+    A place in a suite's folder begins with the mode under its present name, whatever the folder's:
+    unless there are folders of both names, which then keep theirs.
 
     Raises:
         ValueError: there is none.
     """
     found = {
-        _place(path.parent.relative_to(folder)): path.parent
+        path.parent.relative_to(folder): path.parent
         for path in sorted(folder.rglob(RESULTS))
         if (path.parent / RUN).is_file() and not _measures(read_json(path.parent / RUN))
     }
     if not found:
         raise ValueError(f"{folder} holds no finished evaluation: give a folder of `softmask eval`")
-    return found
+    modes = {place.parts[:1] for place in found}
+    return {
+        str(place if _present(place).parts[:1] in modes else _present(place)): path
+        for place, path in found.items()
+    }
 
 
 def _measures(run: Any) -> bool:
@@ -94,14 +113,16 @@ def _measures(run: Any) -> bool:
     return isinstance(run, dict) and any(name in run for name in ("ppl", "samples", "calibration"))
 
 
-def _place(path: Path) -> str:
-    mode, *rest = path.parts or (".",)
-    return str(Path(MODE_ALIASES.get(mode, mode), *rest))
+def _present(place: Path) -> Path:
+    """A place whose mode has its present name."""
+    mode, *rest = place.parts or (".",)
+    return Path(MODE_ALIASES.get(mode, mode), *rest)
 
 
 def _compare_runs(place: str, a: Path, b: Path, seed: int) -> list[Difference]:
     spent = [forwards_of(folder) for folder in (a, b)]
     one, two = scores_of(a), scores_of(b)
+    spreads = _spreads(a, b)
     found = []
     for key in one.keys() & two.keys():
         left, right = one[key], two[key]
@@ -128,9 +149,21 @@ def _compare_runs(place: str, a: Path, b: Path, seed: int) -> list[Difference]:
                 only_b=int(((x == 0) & (y == 1)).sum()),
                 forwards_a=spent[0].get(key[0]),
                 forwards_b=spent[1].get(key[0]),
+                spread=spreads.get(key),
             )
         )
     return sorted(found, key=lambda d: (d.task, d.metric, d.filter))
+
+
+def _spreads(a: Path, b: Path) -> dict[tuple[str, str, str], float]:
+    """Of each score the larger of the deviations over the templates beside A and beside B."""
+    folders = {folder.resolve().parent for folder in (a, b)}
+    if len(folders) == 1:
+        return {}  # two templates of one command: their difference is what the spread is made of
+    found: dict[tuple[str, str, str], float] = {}
+    for one in (one for folder in folders for one in spread.read(folder)):
+        found[one.key] = max(found.get(one.key, 0.0), one.deviation)
+    return found
 
 
 def scores_of(folder: Path) -> Pairs:
@@ -175,11 +208,12 @@ def table_of(differences: Sequence[Difference]) -> Table:
     """The differences as a table: values, interval, and samples that one side alone has right."""
     table = light_table("B - A, paired by sample; 95 % bootstrap interval")
     table.add_column("evaluation", overflow="fold")
-    for column in ("n", "A", "B", "B - A", "95 %", "only\nA/B", "forwards\nA/B"):
+    spreads = any(d.spread is not None for d in differences)
+    more = ("spread",) if spreads else ()
+    for column in ("n", "A", "B", "B - A", "95 %", *more, "only\nA/B", "forwards\nA/B"):
         table.add_column(column, justify="right")
     metrics = {(d.metric, d.filter) for d in differences}
-    for d in differences:
-        name = d.task if d.place == "." else d.place
+    for d, name in zip(differences, _names(differences), strict=True):
         if len(metrics) > 1:
             name += f" {score_name(d.metric, d.filter)}"
         spent = [("-" if f is None else f"{f:.0f}") for f in (d.forwards_a, d.forwards_b)]
@@ -190,11 +224,35 @@ def table_of(differences: Sequence[Difference]) -> Table:
             f"{d.b:.3f}",
             f"{d.difference:+.3f}",
             f"{d.low:+.3f} {d.high:+.3f}",
+            *(["" if d.spread is None else f"{d.spread:.3f}"] if spreads else []),
             f"{d.only_a}/{d.only_b}",
             "/".join(spent),
-            style="bold" if d.low > 0 or d.high < 0 else None,
+            style="bold" if d.significant else None,
         )
     return table
+
+
+def refusals(differences: Sequence[Difference]) -> list[str]:
+    """A sentence for each difference that its samples show and the choice of a template hides."""
+    return [
+        f"{name}, {score_name(d.metric, d.filter)}: B - A ({d.difference:+.3f}) is smaller than "
+        f"the spread over chat templates ({d.spread:.3f}, a standard deviation), so it is not "
+        "called significant."
+        for d, name in zip(differences, _names(differences), strict=True)
+        if d.beyond_zero and not d.significant
+    ]
+
+
+def _names(differences: Sequence[Difference]) -> list[str]:
+    """Where each evaluation lies, and its task where several lie there."""
+    tasks: dict[str, set[str]] = {}
+    for d in differences:
+        tasks.setdefault(d.place, set()).add(d.task)
+    found = []
+    for d in differences:
+        own = d.place if len(tasks[d.place]) == 1 else f"{d.place} {d.task}"
+        found.append(d.task if d.place == "." else own)
+    return found
 
 
 def draw(a: Path, b: Path, target: Path) -> None:
@@ -247,8 +305,3 @@ def _naturally(names: tuple[str, ...]) -> list[tuple[int, str | int]]:
     """A sort key that puts task 9 before task 10."""
     pieces = re.split(r"(\d+)", " ".join(names))
     return [(1, int(piece)) if piece.isdigit() else (0, piece) for piece in pieces]
-
-
-def score_name(metric: str, filter_name: str) -> str:
-    """What a score is called in tables."""
-    return metric if filter_name == "none" else f"{metric}, {filter_name}"

@@ -113,7 +113,13 @@ def evaluate(
             report(f"{folder} is finished already")
             return done
         run = {**record.origin(command), **settings, "processes": lm.ranks.count}
-        return _evaluate(lm.using(args, Responses(folder, lm.ranks.index)), config, folder, run)
+        own = lm.using(
+            args,
+            Responses(folder, lm.ranks.index),
+            chat_template=config.chat_template,
+            until=config.until,
+        )
+        return _evaluate(own, config, folder, run)
 
 
 def _evaluate(
@@ -196,7 +202,7 @@ def check_tasks(config: EvalConfig) -> TaskManager:
         if config.apply_chat_template and _fills_holes(task, manager):
             raise ValueError(
                 f"{task} fills in a hole of a text, which is no conversation: leave out "
-                "--apply-chat-template"
+                "--apply-chat-template, and --templates that make one of it"
             )
         if config.data_dir is not None and task in LAYOUTS:
             check_files(task, Path(config.data_dir))
@@ -298,6 +304,8 @@ def summarise(results: dict[str, Any], responses: Responses) -> list[dict[str, A
             if not filter_name or metric.endswith("_stderr") or not isinstance(value, int | float):
                 continue
             stderr = values.get(f"{metric}_stderr,{filter_name}")
+            # A task may leave samples out of a metric.
+            own = [s[metric] for s in samples if s["filter"] == filter_name and metric in s]
             rows.append(
                 {
                     "task": task,
@@ -305,10 +313,8 @@ def summarise(results: dict[str, Any], responses: Responses) -> list[dict[str, A
                     "filter": filter_name,
                     "value": value,
                     "stderr": stderr if isinstance(stderr, int | float) else None,
-                    # A task may leave samples out of a metric.
-                    "n": sum(
-                        sample["filter"] == filter_name and metric in sample for sample in samples
-                    ),
+                    "n": len(own),
+                    "share": record.are_shares(own),
                     **spent,
                 }
             )

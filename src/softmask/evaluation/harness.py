@@ -53,6 +53,10 @@ class SoftMaskLM(TextScores):
             soft-masking asked for where no parameters are to be found.
     """
 
+    # Set by `using`.
+    _chat_template: str | None = None
+    _until: tuple[str, ...] = ()
+
     def __init__(self, **args: Any) -> None:
         settings, ranks = model_args(args), Ranks()
         arguments = settings.to_load
@@ -67,9 +71,23 @@ class SoftMaskLM(TextScores):
         lm._set_up(checkpoint, args, responses, Ranks())
         return lm
 
-    def using(self, args: ModelArgs, responses: Responses) -> SoftMaskLM:
-        """The same loaded model under other settings, with answers of its own."""
-        return self.around(self.checkpoint, args, responses)
+    def using(
+        self,
+        args: ModelArgs,
+        responses: Responses,
+        *,
+        chat_template: str | None = None,
+        until: tuple[str, ...] = (),
+    ) -> SoftMaskLM:
+        """The same loaded model under other settings, with answers of its own.
+
+        Args:
+            chat_template: Jinja, in place of the tokenizer's own template.
+            until: stop strings beside the tasks' own.
+        """
+        lm = self.around(self.checkpoint, args, responses)
+        lm._chat_template, lm._until = chat_template, until
+        return lm
 
     # The interface of every model of the harness.
 
@@ -104,7 +122,7 @@ class SoftMaskLM(TextScores):
         Raises:
             ValueError: the tokenizer has no chat template.
         """
-        if not self.tokenizer.chat_template:
+        if self._chat_template is None and not self.tokenizer.chat_template:
             raise ValueError(
                 f"{self.checkpoint.name} has no chat template: leave out the chat template, or "
                 "take an Instruct model"
@@ -112,9 +130,14 @@ class SoftMaskLM(TextScores):
         return render_chat(
             self.tokenizer,
             chat_history,
+            template=self._chat_template,
             add_generation_prompt=add_generation_prompt,
             continue_final_message=not add_generation_prompt,
         )
+
+    def chat_template(self, chat_template: bool | str = False) -> str | None:
+        """The template that the harness writes into its results."""
+        return self._chat_template or super().chat_template(chat_template)
 
     def get_model_info(self) -> dict[str, Any]:
         """What the harness writes into its results beside the arguments."""
@@ -153,7 +176,7 @@ class SoftMaskLM(TextScores):
     def _row(self, context: str, kwargs: dict[str, Any], repeat: int) -> Row:
         task = task_args(kwargs)
         new_tokens = self.args.max_new_tokens or task.new_tokens
-        until = () if self.args.escape_until else task.until
+        until = () if self.args.escape_until else (*task.until, *self._until)
         task = dataclasses.replace(task, new_tokens=new_tokens, until=until)
         # The same random numbers for a prompt whether soft or plain, in few steps or many.
         seed = int(key_of(self.args.seed, context, repeat)[:15], 16)

@@ -19,7 +19,7 @@ from ..files import LOCK, locked, write_atomically
 from ..hub.checkpoints import fingerprint
 from ..models.checkpoint import Checkpoint, Source
 from ..reporting.result_folder import provenance
-from .config import RESULTS, RUN, ModelArgs
+from .config import RESULTS, RUN, EvalConfig, ModelArgs
 
 PACKAGES = (
     *("softmask", "torch", "transformers", "peft", "accelerate", "lm_eval", "datasets"),
@@ -28,6 +28,13 @@ PACKAGES = (
 # Settings that do not change the scores; the last but for the estimator that draws so many masks
 # together.
 NOT_OF_SCORES = ("device", "device_map", "mc_batch_size")
+# Types of the parts that are read again; each may be missing or null.
+PARTS: dict[str, type] = {
+    **dict.fromkeys(("model", "adapter", "soft_mask", "model_args", "evaluation"), dict),
+    **dict.fromkeys(("packages", "environment", "seconds_a_sample"), dict),
+    **dict.fromkeys(("dtype", "commit", "started"), str),
+    "command": list,
+}
 
 
 def settings_of(checkpoint: Checkpoint, args: ModelArgs, **what: Any) -> dict[str, Any]:
@@ -94,10 +101,13 @@ def _finished(folder: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
     """The results, if there are any. Raises ValueError for a run of other settings."""
     if not (folder / RUN).is_file():
         return None
-    held = read_json(folder / RUN)
+    held = read_run(folder)
     # A run from before a setting existed ran its default.
-    held["model_args"] = dataclasses.asdict(ModelArgs()) | held["model_args"]
-    settings = settings | {"model_args": dataclasses.asdict(ModelArgs()) | settings["model_args"]}
+    for part, unset in (("model_args", ModelArgs()), ("evaluation", EvalConfig(tasks=("",)))):
+        if settings.get(part) and held.get(part):
+            defaults = json.loads(json.dumps(dataclasses.asdict(unset)))
+            held[part] = defaults | held[part]
+            settings = settings | {part: defaults | settings[part]}
     other = [name for name, value in settings.items() if held.get(name) != value]
     if other:
         raise ValueError(
@@ -141,15 +151,53 @@ def summary(folder: Path) -> list[dict[str, Any]]:
     return rows
 
 
+def read_run(folder: Path) -> dict[str, Any]:
+    """What a record says of an evaluation; an older one may lack parts.
+
+    Raises:
+        ValueError: it is damaged, or a part of it is of another type than `evaluate` writes.
+    """
+    path = folder / RUN
+    held = read_json(path)
+    wrong = None if isinstance(held, dict) else "it"
+    for name, type_ in PARTS.items():
+        part = held.get(name) if wrong is None else None
+        if part is not None and not isinstance(part, type_):
+            wrong = name
+    if wrong is None and not all(isinstance(word, str) for word in held.get("command") or []):
+        wrong = "command"
+    if wrong is not None:
+        raise ValueError(
+            f"{path} is no record of an evaluation ({wrong} is of another type): repeat the "
+            "evaluation with --overwrite"
+        )
+    return held
+
+
 def _is_row(row: Any) -> bool:
     names, numbers = ("task", "metric", "filter"), ("value", "stderr", "n", "forwards", "tokens")
     return (
         isinstance(row, dict)
         and all(isinstance(row.get(name), str) for name in names)
         and all(isinstance(row.get(name, ""), int | float | None) for name in numbers)
+        and isinstance(row.get("share"), bool | None)
         and row["value"] is not None
         and row["n"] is not None
     )
+
+
+def are_shares(values: Sequence[Any]) -> bool:
+    """Whether every sample has so much of a whole, so that their mean is one in per cent.
+
+    -1 is what the harness' tasks of several lengths write of a length that is not the sample's.
+    """
+    return all(isinstance(v, int | float) and (0 <= v <= 1 or v == -1) for v in values)
+
+
+def is_share(row: dict[str, Any]) -> bool:
+    """Whether a summary's row is shown in per cent; one of before it said so, by its value."""
+    told = row.get("share")
+    return 0 <= row["value"] <= 1 if told is None else told
 
 
 def origin(command: Sequence[str]) -> dict[str, Any]:

@@ -13,12 +13,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ..config import read_json
 from ..files import read_json_lines
-from . import record
+from . import record, spread
 from .compare import runs_in
-from .config import RUN
 from .responses import read_answers, request_key
+from .spread import Spread
 from .suites import main_score
 
 SAMPLES = 10
@@ -52,7 +51,7 @@ class Run:
     @property
     def settings(self) -> dict[str, Any]:
         """The settings of decoding that were given."""
-        args = self.record.get("model_args", {})
+        args = self.record.get("model_args") or {}
         return {name: args[name] for name in SHOWN if args.get(name) is not None}
 
     @property
@@ -61,22 +60,23 @@ class Run:
         held = self.record
         soft = held.get("soft_mask") or {}
         of_soft = ", ".join(f"{name.partition('_')[2]} {value}" for name, value in soft.items())
-        packages = held.get("packages", {})
-        environment = held.get("environment", {})
+        packages = held.get("packages") or {}
+        environment = held.get("environment") or {}
         found = {
             "model": _named(held.get("model")),
             "adapter": _named(held.get("adapter")),
             "soft mask": of_soft or "off",
             "settings": ", ".join(f"{name} {value}" for name, value in self.settings.items()),
-            "number format": str(held.get("dtype", "")).removeprefix("torch."),
-            "commit": str(held.get("commit") or "")[:12]
+            "template": str((held.get("evaluation") or {}).get("template") or ""),
+            "number format": (held.get("dtype") or "").removeprefix("torch."),
+            "commit": (held.get("commit") or "")[:12]
             + (", changed since" if held.get("changed_since") else ""),
             "packages": ", ".join(f"{name} {version}" for name, version in packages.items()),
             "machine": ", ".join(
                 str(environment[name]) for name in ("gpu", "machine") if environment.get(name)
             ),
-            "day": str(held.get("started", ""))[:10],
-            "command": shlex.join(held.get("command", [])),
+            "day": (held.get("started") or "")[:10],
+            "command": shlex.join(held.get("command") or []),
         }
         return {name: value for name, value in found.items() if value}
 
@@ -139,11 +139,18 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
             name = own if place == "." else place
             if len(given) > 1 and place != ".":
                 name = f"{own}/{place}"
-            held = read_json(path / RUN)
-            if not isinstance(held, dict):
-                raise ValueError(f"{path / RUN} is no record of an evaluation")
-            found.append(Run(name, path, held, record.summary(path)))
+            found.append(Run(name, path, record.read_run(path), record.summary(path)))
     return found
+
+
+def read_spreads(runs: Sequence[Run]) -> list[tuple[str, Spread]]:
+    """Spreads of main scores over templates: the folder's name, and what it holds.
+
+    Raises:
+        ValueError: a folder's spreads are damaged.
+    """
+    folders = dict.fromkeys(run.folder.resolve().parent for run in runs)
+    return [(path.name, one) for path in folders for one in spread.read(path) if one.main]
 
 
 def read_tasks(runs: Sequence[Run], samples: int = SAMPLES) -> list[Task]:

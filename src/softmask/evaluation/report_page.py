@@ -8,11 +8,12 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ..reporting.plots import PLAIN, SOFT, new_figure, non_dominated
-from .compare import score_name
+from .record import is_share
 from .report import Run, Task
+from .spread import Spread
+from .suites import score_name
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
 # What LaTeX takes for something else.
@@ -38,7 +39,7 @@ def scores_table(tasks: Sequence[Task]) -> Table:
     for task in tasks:
         for run, row in task.rows:
             error = "" if row["stderr"] is None else f" ± {100 * row['stderr']:.1f}"
-            shown = f"{100 * row['value']:.1f}{error}" if _is_share(row) else f"{row['value']:.4g}"
+            shown = f"{100 * row['value']:.1f}{error}" if is_share(row) else f"{row['value']:.4g}"
             parallel = row.get("tokens_per_forward")
             rows.append(
                 (
@@ -58,8 +59,21 @@ def scores_table(tasks: Sequence[Task]) -> Table:
     )
 
 
-def _is_share(row: dict[str, Any]) -> bool:
-    return 0 <= row["value"] <= 1
+def spread_table(spreads: Sequence[tuple[str, Spread]]) -> Table:
+    """How far the main scores move with the template, beside their standard error."""
+    rows = [
+        (
+            *(folder, one.task, score_name(one.metric, one.filter), str(len(one.scores))),
+            *(one.shown(value) for value in (one.mean, one.deviation, one.range)),
+            "" if one.error is None else one.shown(one.error),
+        )
+        for folder, one in spreads
+    ]
+    return Table(
+        "Over chat templates: mean score, standard deviation, range; standard error of one score",
+        ("evaluation", "task", "metric", "templates", "mean", "deviation", "range", "error"),
+        rows,
+    )
 
 
 def _number(value: float | None, digits: int) -> str:
@@ -104,7 +118,7 @@ def draw(task: Task) -> tuple[str, str] | None:
 
     axis = figure.subplots()
     # As in the table: what is no share is no per cent.
-    scale, unit = (100, " %") if all(_is_share(row) for _, row in points) else (1, "")
+    scale, unit = (100, " %") if all(is_share(row) for _, row in points) else (1, "")
     reached = [(row["tokens_per_forward"], scale * row["value"]) for _, row in points]
     for (run, row), (x, y) in zip(points, reached, strict=True):
         error = scale * (row["stderr"] or 0)
@@ -130,12 +144,17 @@ def draw(task: Task) -> tuple[str, str] | None:
 
 
 def html(
-    title: str, runs: Sequence[Run], tasks: Sequence[Task], traces: dict[str, tuple[str, str]]
+    title: str,
+    runs: Sequence[Run],
+    tasks: Sequence[Task],
+    traces: dict[str, tuple[str, str]],
+    spreads: Table | None = None,
 ) -> str:
     """The page.
 
     Args:
         traces: by task, the SVG of a sample's run and its text.
+        spreads: the table of spreads over templates, where there are any.
     """
     from jinja2 import Environment
 
@@ -152,7 +171,11 @@ def html(
         for task in tasks
     ]
     return template.render(
-        title=title, scores=scores_table(tasks), origin=origin_table(runs), parts=parts
+        title=title,
+        scores=scores_table(tasks),
+        spreads=spreads,
+        origin=origin_table(runs),
+        parts=parts,
     )
 
 

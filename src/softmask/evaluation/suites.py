@@ -60,6 +60,7 @@ class Suite:
     likelihood: Mapping[str, Any] = field(default_factory=dict)
     fractions: tuple[Fraction, ...] = (FULL,)
     modes: tuple[str, ...] = MODES
+    system: str | None = None
     # (task, fraction, mode) -> per cent, by model, where the publication's value is known.
     published: Mapping[str, Mapping[tuple[str, Fraction, str], float]] = field(default_factory=dict)
 
@@ -90,6 +91,11 @@ def main_score(task: str, known: Sequence[tuple[str, str]]) -> tuple[str, str]:
     """Of a task's scores, metric and filter, the one a suite shows, else the first."""
     own = _SCORES.get(task)
     return known[0] if own is None or own not in known else own
+
+
+def score_name(metric: str, filter_name: str) -> str:
+    """What a score is called in tables."""
+    return metric if filter_name == "none" else f"{metric}, {filter_name}"
 
 
 @dataclass(frozen=True)
@@ -176,6 +182,7 @@ def _config(suite: Suite, part: Part, config: EvalConfig) -> EvalConfig:
         tasks=(part.task,),
         num_fewshot=part.num_fewshot if config.num_fewshot is None else config.num_fewshot,
         apply_chat_template=suite.chat,
+        system_instruction=config.system_instruction or suite.system,
     )
 
 

@@ -19,14 +19,14 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from ..config import FEEDBACK_PRESETS, read_json, require, require_choice
+from ..config import FEEDBACK_PRESETS, require, require_choice
 from ..reporting.plots import non_dominated
 from ..reporting.tables import light_table
 from . import record
-from .compare import interval, score_name
-from .config import RUN, SWEPT, ModelArgs
+from .compare import interval
+from .config import SWEPT, ModelArgs
 from .parallelism import Samples, area_of, read_samples
-from .suites import main_score
+from .suites import main_score, score_name
 
 RESULT = "sweep.json"
 
@@ -152,7 +152,7 @@ def read(found: Sequence[Point], folder: Path, metric: str | None = None) -> Swe
     rows: list[Row] = []
     curves: list[Curve] = []
     pairs: list[dict[str, Any]] = []
-    records = {point.name: read_json(folder / point.name / RUN) for point in found}
+    records = {point.name: record.read_run(folder / point.name) for point in found}
     for task, name, filter_name in _scores(folder / found[0].name, metric):
         runs = {
             point.name: read_samples(folder / point.name, task, name, filter_name)
@@ -198,7 +198,9 @@ def _of_metric(what: str, known: list[tuple[str, str]], metric: str) -> list[tup
 
 def _seconds(records: Mapping[str, Any], task: str) -> dict[str, float]:
     """Mean seconds of a sample at each point."""
-    seconds = {name: run.get("seconds_a_sample", {}).get(task) for name, run in records.items()}
+    seconds: dict[str, Any] = {
+        name: (run.get("seconds_a_sample") or {}).get(task) for name, run in records.items()
+    }
     # A group's own members have no name by which a kind is known before they run.
     require(None not in seconds.values(), f"{task} scores given texts: name tasks that generate")
     return seconds

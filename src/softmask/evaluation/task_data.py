@@ -12,10 +12,7 @@ file.
 from __future__ import annotations
 
 import ast
-import gzip
-import json
 import re
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -24,9 +21,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..puzzles.puzzles import read_puzzles
+from .data_rows import numbered_rows
 from .tasks.bigcodebench import bigcodebench_row
 from .tasks.evalplus import humaneval_plus_row, mbpp_plus_row
 from .tasks.livecodebench import livecodebench_row
+from .tasks.ruler import RULER, length_of, ruler_row
 
 if TYPE_CHECKING:
     from lm_eval.api.group import Group
@@ -40,6 +39,7 @@ __all__ = [
     "check_names",
     "needs_files",
     "needs_livecodebench",
+    "needs_ruler",
     "overrides",
     "read_dataset",
     "with_data",
@@ -61,12 +61,14 @@ class Layout:
 
     A name with a star stands for all files of such a name, in their order.
 
-    `row` returns None for a row that is not part of the split.
+    `row` returns None for a row that is not part of the split. `of_path` is what a file's place
+    says of all of its rows.
     """
 
     files: Mapping[str, str]
     fields: tuple[str, ...] = ()
     row: Callable[[dict[str, Any]], dict[str, Any] | None] = lambda row: row
+    of_path: Callable[[Path], dict[str, Any]] = lambda path: {}
     puzzles: str | None = None
 
 
@@ -153,6 +155,22 @@ LAYOUTS: dict[str, Layout] = {
         ),
         livecodebench_row,
     ),
+    "aime": Layout({"train": "aime/*.csv"}, ("Question", "Answer")),
+    "aime24": Layout({"train": "aime24/*.parquet"}, ("Problem", "Answer")),
+    "aime25": Layout({"test": "aime25/*.jsonl"}, ("problem", "answer")),
+    **{
+        f"gsm8k_platinum{way}": Layout({"test": "gsm8k_platinum/*.parquet"}, _GSM8K_FIELDS)
+        for way in ("", "_cot", "_cot_llama", "_cot_zeroshot")
+    },
+    **{
+        task: Layout(
+            {"test": f"ruler/*/{folder}/validation.jsonl"},
+            ("input", "outputs"),
+            ruler_row,
+            of_path=length_of,
+        )
+        for task, folder in RULER.items()
+    },
     "ifeval": Layout({"train": "ifeval.jsonl"}, _IFEVAL_FIELDS),
     "countdown_d1": Layout({"test": "countdown_cd3_test.jsonl"}, ("input", "output")),
     "sudoku_d1": Layout({"test": "4x4_test_sudoku.csv"}, ("Puzzle", "Solution"), _sudoku_row),
@@ -188,10 +206,15 @@ def overrides(task: str, data_dir: Path) -> dict[str, Any]:
 
 def _found(name: str, data_dir: Path, task: str) -> list[str]:
     for folder in FOLDERS:
-        for suffix in ("", ".gz"):
-            paths = Path(data_dir, folder).glob(name + suffix)
-            if files := sorted(str(path.resolve()) for path in paths if path.is_file()):
-                return files
+        files = {
+            # Of a file that is there twice the one that is not compressed, which comes last.
+            str(path).removesuffix(".gz"): str(path.resolve())
+            for suffix in (".gz", "")
+            for path in Path(data_dir, folder).glob(name + suffix)
+            if path.is_file()
+        }
+        if files:
+            return [files[own] for own in sorted(files)]
     raise ValueError(
         f"The task {task} needs the file {name} (or {name}.gz), which is neither in {data_dir} "
         "nor in its eval/, planning/ or planning_d1/."
@@ -245,33 +268,18 @@ def read_dataset(
 
 
 def _rows(path: Path, layout: Layout) -> Rows:
-    packed = path.read_bytes()
-    try:
-        lines = (gzip.decompress(packed) if path.suffix == ".gz" else packed).splitlines()
-        head = lines.pop(0).decode() if ".csv" in path.suffixes and lines else ""
-    except (EOFError, gzip.BadGzipFile, zlib.error, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is damaged ({error}): copy it again from its source") from error
-    columns = head.split(",") if ".csv" in path.suffixes else None
+    given = layout.of_path(path)
     rows: Rows = []
-    for number, line in enumerate(lines, start=1 if columns is None else 2):
-        where = f"{path}, line {number}"
-        try:
-            row = json.loads(line) if columns is None else _columns(columns, line)
-        except (ValueError, RecursionError):
-            raise ValueError(f"{where}: this cannot be read.") from None
+    for where, row in numbered_rows(path):
         if not isinstance(row, dict) or not set(layout.fields) <= row.keys():
             raise ValueError(f"{where}: a row needs the fields {', '.join(layout.fields)}.")
         try:
-            converted = layout.row(row)
+            converted = layout.row(row | given)
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from None
         if converted is not None:
             rows.append(converted)
     return rows
-
-
-def _columns(names: list[str], line: bytes) -> dict[str, str]:
-    return dict(zip(names, line.decode().split(","), strict=True))
 
 
 def needs_files(**metadata: Any) -> dict[str, Any]:
@@ -289,6 +297,15 @@ def needs_livecodebench(**metadata: Any) -> dict[str, Any]:
         "livecodebench reads the files of its release (test.jsonl, test2.jsonl, ... of "
         "huggingface.co/datasets/livecodebench/code_generation_lite): put those of the release "
         "that is meant into a folder livecodebench/, and say with --data-dir where that is."
+    )
+
+
+def needs_ruler(**metadata: Any) -> dict[str, Any]:
+    """Raise ValueError: the texts are made for a length and a tokenizer, and are no data set."""
+    raise ValueError(
+        "RULER's texts are made for a length and a tokenizer: make them by scripts/data/prepare.py "
+        "of github.com/NVIDIA/RULER with --save_dir DIR/ruler/4096 --max_seq_length 4096 and the "
+        "model's tokenizer, and say --data-dir DIR."
     )
 
 

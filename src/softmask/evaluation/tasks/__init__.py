@@ -4,10 +4,11 @@
     math/      math500 and minerva_math500
     ifeval.yaml
     planning/  Countdown and 4x4 Sudoku, few-shot and plain
+    ruler/     needles, variables, words and questions in long texts
 
 The names that upstream has (lm-eval 0.4.13) keep its prompts, shots, filters and metrics, and
-replace it in `TaskManager(include_path=...)`. gsm8k and gsm8k_cot need nothing of ours: they are
-upstream's own files.
+replace it in `TaskManager(include_path=...)`. GSM8K, GSM8K-Platinum and AIME need nothing of ours:
+they are upstream's own files.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from pathlib import Path
 __all__ = ["FOLDER", "include_paths"]
 
 FOLDER = Path(__file__).parent
+# Upstream's folders of tasks that are used as they are.
+UPSTREAM = ("gsm8k", "gsm8k_platinum", "aime")
 
 
 def include_paths() -> list[str]:
@@ -30,4 +33,5 @@ def include_paths() -> list[str]:
     spec = find_spec("lm_eval")
     if spec is None or spec.origin is None:
         raise ValueError("The tasks need lm_eval: pip install 'softmask[eval]'.")
-    return [str(Path(spec.origin).parent / "tasks" / "gsm8k"), str(FOLDER)]
+    tasks = Path(spec.origin).parent / "tasks"
+    return [*(str(tasks / name) for name in UPSTREAM), str(FOLDER)]
