@@ -4,6 +4,7 @@
     math/      math500 and minerva_math500
     ifeval.yaml
     planning/  Countdown and 4x4 Sudoku, few-shot and plain
+    parallelbench/ and sudoku_9x9/, which make their rows themselves
 
 The names that upstream has (lm-eval 0.4.13) keep its prompts, shots, filters and metrics, and
 replace it in `TaskManager(include_path=...)`. gsm8k and gsm8k_cot need nothing of ours: they are

@@ -23,6 +23,7 @@ import json
 import random
 import re
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 from ...puzzles.puzzles import generate_sudoku, is_solved
@@ -45,8 +46,8 @@ SUDOKU_GIVENS = 12
 _FIRST = (
     "Adele Alma Anton Beatrix Bruno Carmen Casper Celia Conrad Dora Edgar Elsa Emil Esther Fabian "
     "Flora Gideon Greta Hanna Hugo Ida Irene Jasper Jonas Judith Kaspar Lena Leopold Lydia Magnus "
-    "Marlene Milo Nadia Nils Olga Oscar Paula Quentin Ramona Rupert Sabine Silas Tamara Theo Ursula "
-    "Victor Wanda Wilma Yvonne Zeno"
+    "Marlene Milo Nadia Nils Olga Oscar Paula Quentin Ramona Rupert Sabine Silas Tamara Theo "
+    "Ursula Victor Wanda Wilma Yvonne Zeno"
 ).split()
 _LAST = (
     "Abbott Arnold Barlow Beck Bishop Chandler Cole Conway Dalton Drake Ellery Everett Farrow "
@@ -72,8 +73,9 @@ _SCENES = [
 _RARE = (
     "abacus alchemy anvil archipelago basalt catapult chandelier cobalt comet dynasty enzyme "
     "falcon fjord geyser glacier gondola harpoon hieroglyph isotope kaleidoscope labyrinth "
-    "lighthouse limerick mammoth marzipan meteor mosaic nebula obelisk origami parliament pendulum "
-    "quartz sextant sonnet sphinx telegraph trombone turbine velvet volcano walrus zeppelin"
+    "lighthouse limerick mammoth marzipan meteor mosaic nebula obelisk origami parliament "
+    "pendulum quartz sextant sonnet sphinx telegraph trombone turbine velvet volcano walrus "
+    "zeppelin"
 ).split()
 
 
@@ -186,10 +188,12 @@ def _as_list(names: list[str]) -> str:
 
 def _latin_square(rng: random.Random, number: int) -> Row:
     symbols = rng.sample(SYMBOLS, 4)
-    while True:
-        grid = [rng.sample(symbols, 4) for _ in symbols]
-        if _is_latin(grid, symbols):
-            break
+    # Four rows that go together always exist: every Latin rectangle is the top of a square.
+    grid: list[list[str]] = []
+    while len(grid) < len(symbols):
+        tried = rng.sample(symbols, len(symbols))
+        if all(a != b for above in grid for a, b in zip(above, tried, strict=True)):
+            grid.append(tried)
     output = "\n".join(",".join(row) for row in grid)
     return {"input": ", ".join(symbols), "symbols": symbols, "output": output}
 
@@ -277,9 +281,9 @@ def sentence_results(doc: Row, results: list[str]) -> dict[str, float]:
     and no word twice in a row, which is what tokens do that were chosen at once.
     """
     text = results[0].strip().strip('"')
-    words = re.findall(r"[^\W\d_]+(?:['’-][^\W\d_]+)*", text.lower())
+    words = re.findall(r"[^\W\d_]+(?:['\u2019-][^\W\d_]+)*", text.lower())
     one = re.fullmatch(r"[^.!?\n]+[.!?]", text) is not None and text[0].isupper()
     used = all(any(word.startswith(wanted) for word in words) for wanted in doc["words"])
-    stutters = any(a == b for a, b in zip(words, words[1:], strict=False))
+    stutters = any(a == b for a, b in pairwise(words))
     right = one and used and not stutters and len(words) > len(doc["words"])
     return {"solved": float(right)}
