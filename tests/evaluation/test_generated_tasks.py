@@ -166,10 +166,8 @@ def test_the_suite_runs_and_a_sweep_goes_over_its_tasks(model, tmp_path) -> None
     assert result(tmp_path / "suite/plain/parallelbench_sudoku@1_4")["summary"][0]["n"] == 1
     sweep = ("eval", "sweep", "--tasks", tasks, "--model", str(model), "--steps", "1/2")
     assert main([*sweep, "--out", str(tmp_path / "sweep"), *few]) == 0
-    found = {
-        str(path.parent.relative_to(tmp_path / "sweep"))
-        for path in tmp_path.glob("sweep/*/*/results.json")
-    }
+    swept = (tmp_path / "sweep").rglob("results.json")
+    found = {path.parent.relative_to(tmp_path / "sweep").as_posix() for path in swept}
     assert found == {"off/steps-1_2", "published/steps-1_2"}
 
 
