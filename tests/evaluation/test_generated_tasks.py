@@ -13,6 +13,7 @@ import pytest
 pytest.importorskip("lm_eval")
 
 from parrot import evaluate_parrot, own_tasks
+from paths import ROOT
 from test_evaluate import result
 
 from softmask.cli.main import main
@@ -171,7 +172,7 @@ def test_the_suite_runs_and_a_sweep_goes_over_its_tasks(model, tmp_path) -> None
     assert found == {"off/steps-1_2", "published/steps-1_2"}
 
 
-def test_a_band_of_ones_own_is_a_task_of_hard_grids(tmp_path) -> None:
+def test_grids_of_a_band_are_the_same_each_time_and_as_hard_as_is_said() -> None:
     rows = list(sudoku_9x9.documents(least=10, most=14, samples=3)["test"])
     assert rows == list(sudoku_9x9.documents(least=10, most=14, samples=3)["test"])
     assert rows != list(sudoku_9x9.documents(least=10, most=14, samples=3, seed=1)["test"])
@@ -185,6 +186,18 @@ def test_a_band_of_ones_own_is_a_task_of_hard_grids(tmp_path) -> None:
         assert sudoku_9x9.results(row, [row["input"]]) == {"solved": 0, "cells": 0}
     with pytest.raises(ValueError, match="samples must be at least 1, not -1"):
         sudoku_9x9.documents(samples=-1)
+
+
+def test_the_task_with_a_band_of_ones_own_that_the_guide_shows_runs(model, tmp_path) -> None:
+    guide = (ROOT / "docs" / "guides" / "evaluate.md").read_text(encoding="utf-8")
+    (shown,) = re.findall(r"^```yaml\n(task: sudoku_9x9_mine\n.*?)^```$", guide, re.DOTALL | re.M)
+    folder = tmp_path / "tasks"
+    folder.mkdir()
+    (folder / "mine.yaml").write_text(shown, encoding="utf-8")
+    asked = ("eval", "--tasks", "sudoku_9x9_mine", "--include-path", str(folder), "--limit", "1")
+    more = ("--model", str(model), "--device", "cpu", "--max-new-tokens", "8")
+    assert main([*asked, *more, "--out", str(tmp_path / "out")]) == 0
+    assert result(tmp_path / "out")["summary"][0]["n"] == 1
 
 
 def test_the_tasks_of_9x9_sudoku_are_its_bands() -> None:
