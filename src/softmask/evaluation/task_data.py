@@ -326,8 +326,9 @@ def with_data(
     """Return what to pass to `lm_eval.simple_evaluate(tasks=..., task_manager=task_manager)`.
 
     Without a folder these are the names themselves. With one the tasks are loaded with the files
-    of the folder, and groups keep their members and means. Raises ValueError for an unknown
-    name, a task without a file layout, and a missing or wrong file.
+    of the folder, and groups keep their members and means. A task that makes its rows itself
+    reads nothing of it. Raises ValueError for an unknown name, a task without a file layout, and a
+    missing or wrong file.
     """
     check_names(task_names, task_manager)
     if data_dir is None:
@@ -342,6 +343,8 @@ def _loaded(name: str, data_dir: Path, task_manager: TaskManager) -> Task | Grou
     entry = task_manager.task_index[name]
     config = load_yaml(entry.yaml_path) if entry.yaml_path else {}
     members = config.get("task")
+    if "custom_dataset" in config and name not in LAYOUTS:
+        return task_manager.load([name])["tasks"][name]  # it makes its rows itself
     if "group" not in config:
         # Raises for a tag too, which has no file of its own.
         changed = config | overrides(name, data_dir)

@@ -73,7 +73,7 @@ def generate_4x4(rng: random.Random, givens: int) -> tuple[str, str]:
     blanked = ["0"] * 16
     for cell in cells:
         blanked[cell] = grid[cell]
-    return _as_rows("".join(blanked)), _as_rows(grid)
+    return as_rows("".join(blanked)), as_rows(grid)
 
 
 def generate_9x9(rng: random.Random, givens: int, base: str | None = None) -> tuple[str, str]:
@@ -87,13 +87,13 @@ def generate_9x9(rng: random.Random, givens: int, base: str | None = None) -> tu
         ValueError: givens below 28 or above 80.
     """
     cells, grid = sudoku_9x9.generate(rng, givens, base)
-    return _as_rows(cells), _as_rows(grid)
+    return as_rows(cells), as_rows(grid)
 
 
 def twin_9x9(rng: random.Random, *grids: str) -> list[str]:
     """The same random symmetry of each of these 9x9 grids."""
     twins = sudoku_9x9.twin(rng, *(grid.replace("\n", "") for grid in grids))
-    return [_as_rows(cells) for cells in twins]
+    return [as_rows(cells) for cells in twins]
 
 
 def cells_of(input: str) -> str:
@@ -150,6 +150,7 @@ def is_solved(input: str, answer: str) -> bool:
     return right and all(g in ("0", a) for g, a in zip(given, grid, strict=True))
 
 
-def _as_rows(cells: str) -> str:
+def as_rows(cells: str) -> str:
+    """16 or 81 digits as the lines of a grid."""
     side = math.isqrt(len(cells))
     return "\n".join(cells[start : start + side] for start in range(0, len(cells), side))

@@ -5,6 +5,7 @@
     ifeval.yaml
     planning/  Countdown and 4x4 Sudoku, few-shot and plain
     ruler/     needles, variables, words and questions in long texts
+    parallelbench/ and sudoku_9x9/, which make their rows themselves
 
 The names that upstream has (lm-eval 0.4.13) keep its prompts, shots, filters and metrics, and
 replace it in `TaskManager(include_path=...)`. GSM8K, GSM8K-Platinum and AIME need nothing of ours:
