@@ -194,14 +194,23 @@ def families_of(architecture: Architecture) -> list[str]:
     return [name for name, family in FAMILIES.items() if architecture.suits(family)]
 
 
-def architecture_for(*, biases: bool, norms: bool, rope_factors: bool) -> Architecture | None:
+def architecture_for(
+    *, biases: bool, norms: bool, rope_factors: bool, whole: bool
+) -> Architecture | None:
     """The architecture that such a network is written under; None: llama.cpp has none.
 
-    One whose models llama.cpp denoises, where there is one.
+    One whose models llama.cpp denoises, where there is one and it would do so rightly.
+
+    Args:
+        biases: as in `Architecture`.
+        norms: as in `Architecture`.
+        rope_factors: whether its frequencies are multiplied by factors.
+        whole: whether every position sees all others, as llama.cpp has it.
     """
     fitting = [
         one
         for one in ARCHITECTURES.values()
         if (one.biases, one.norms) == (biases, norms) and (one.rope_factors or not rope_factors)
     ]
-    return next((one for one in fitting if one.denoises), fitting[0] if fitting else None)
+    fitting.sort(key=lambda one: one.denoises, reverse=whole)
+    return fitting[0] if fitting else None

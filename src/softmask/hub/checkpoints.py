@@ -292,7 +292,7 @@ def check_report(
     config: DreamConfig,
     where: str = f"its {CONFIG_FILE}",
 ) -> None:
-    """Raises ValueError where weights are missing, unknown or of another shape than `where` says."""
+    """Raises ValueError where weights are missing, unknown or of another shape."""
     missing = set(report["missing_keys"])
     if config.tie_word_embeddings:
         missing.discard("lm_head.weight")

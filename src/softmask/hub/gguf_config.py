@@ -83,12 +83,8 @@ def config_of(
     return config
 
 
-def metadata_of(source: Source, *, tied: bool, architecture: facts.Architecture) -> dict[str, Any]:
-    """The metadata of a file that holds this model, but for its tokenizer.
-
-    Args:
-        tied: whether table and head are one, which an adapter may have ended.
-    """
+def metadata_of(source: Source, architecture: facts.Architecture) -> dict[str, Any]:
+    """The metadata of a file that holds this model, but for its tokenizer."""
     config, name = source.config, architecture.name
     values: dict[str, Any] = {"general.type": "model", facts.SHIFT: config.logit_shift}
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
@@ -160,7 +156,9 @@ def _rope(head: GgufHead, factors: Sequence[float] | None) -> dict[str, Any]:
     guess = said if isinstance(said, dict) else guess
     try:
         wanted = _llama_3(guess, 2 * len(factors))
-        same = all(math.isclose(a, b, rel_tol=TOLERANCE) for a, b in zip(wanted, factors))
+        same = all(
+            math.isclose(a, b, rel_tol=TOLERANCE) for a, b in zip(wanted, factors, strict=True)
+        )
     except (KeyError, TypeError, ArithmeticError):
         same = False
     if not same:
@@ -176,8 +174,8 @@ def _check_shift(head: GgufHead, values: Mapping[str, Any]) -> None:
     if said is not None and said is not ours:
         title = by_name(values[FAMILY_KEY]).title
         raise ValueError(
-            f"{head.path} says {facts.SHIFT} {shown(said)}, and {title} has {shown(ours)}: say what "
-            f"it is by --family {', '.join(facts.families_of(head.architecture))}"
+            f"{head.path} says {facts.SHIFT} {shown(said)}, and {title} has {shown(ours)}: say "
+            f"what it is by --family {', '.join(facts.families_of(head.architecture))}"
         )
 
 

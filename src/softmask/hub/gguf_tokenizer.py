@@ -42,8 +42,8 @@ def read_gguf_tokenizer(head: GgufHead, config: DreamConfig) -> PreTrainedTokeni
     tokens, kinds = _list(head, "tokens", str), _list(head, "token_type", int)
     if len(tokens) != len(kinds) or len(tokens) > config.vocab_size:
         raise ValueError(
-            f"{head.path} is damaged ({len(tokens)} tokens, {len(kinds)} kinds of them, and a table "
-            f"of {config.vocab_size}): copy it again"
+            f"{head.path} is damaged ({len(tokens)} tokens, {len(kinds)} kinds of them, and a "
+            f"table of {config.vocab_size}): copy it again"
         )
     text = head.values.get(facts.TOKENIZER_JSON)
     if isinstance(text, str):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -129,12 +130,13 @@ def load_gguf(
     layers = "model.layers."
     rounded = [layers + name for name in check_layers(model, quantize)] if quantize else []
     names = {ours: theirs for theirs, ours in source.names.items()}
+    read = stored_tensors(source, dtype)
     for place, module in list(model.named_modules()):
         for key, empty in list(module.named_parameters(recurse=False)):
             ours = f"{place}.{key}"
             if ours not in names:  # tied to the table
                 continue
-            value = _ordered(head, config, ours, read_tensor(head, names[ours], dtype))
+            value = read(ours)
             if first_not_finite([(ours, value)]):
                 raise ValueError(
                     f"{head.path}: {names[ours]} holds NaN or infinity in {dtype}: the file is "
@@ -151,20 +153,39 @@ def load_gguf(
     return seal(model, device) if quantize else model.to(device)
 
 
-def _ordered(head: GgufHead, config: DreamConfig, name: str, value: Tensor) -> Tensor:
-    """Rows of queries and keys as here: the first halves of a head's pairs, then the second."""
-    if not (head.architecture.permuted and name.endswith(facts.ROTATED)):
-        return value
-    heads = config.num_attention_heads if ".q_proj." in name else config.num_key_value_heads
-    return permuted(value, int(heads), back=True)
+def stored_tensors(source: Source, dtype: torch.dtype = torch.float32) -> Callable[[str], Tensor]:
+    """What reads a tensor of a GGUF source by our name, its rows in our order."""
+    head, config = read_head(source.folder), source.config
+    names = {ours: theirs for theirs, ours in source.names.items()}
+
+    def read(ours: str) -> Tensor:
+        value = read_tensor(head, names[ours], dtype)
+        return in_file_order(head.architecture, config, ours, value, back=True)
+
+    return read
 
 
-def permuted(value: Tensor, heads: int, *, back: bool = False) -> Tensor:
-    """Rows of queries or keys in llama.cpp's order of a rotated pair, or back in ours.
+def in_file_order(
+    architecture: facts.Architecture,
+    config: DreamConfig,
+    name: str,
+    value: Tensor,
+    *,
+    back: bool = False,
+) -> Tensor:
+    """A weight with its rows in the order of a file, or `back` in ours.
+
+    Of queries and keys alone they may differ. Here the first halves of a head's rotated pairs lie
+    in front of the second ones, and llama.cpp may have the two of each pair side by side.
 
     Args:
-        value: (heads * width, ...) weights or biases.
+        name: ours.
+        value: (heads * width, ...) weights or biases of queries or keys.
     """
+    if not (architecture.permuted and name.endswith(facts.ROTATED)):
+        return value
+    heads = config.num_attention_heads if ".q_proj." in name else config.num_key_value_heads
+    assert heads is not None  # Qwen2's configuration makes it
     half = len(value) // heads // 2
     inner = (half, 2) if back else (2, half)
     return value.reshape(heads, *inner, *value.shape[1:]).transpose(1, 2).reshape(value.shape)
