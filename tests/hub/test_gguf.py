@@ -241,7 +241,7 @@ def test_each_type_is_dequantised_as_the_package_says(kind, tmp_path) -> None:
 
 
 def test_a_file_goes_layer_by_layer_into_the_packed_form_of_its_folder(tmp_path) -> None:
-    wide = {"hidden_size": 64, "intermediate_size": 128}
+    wide = {"hidden_size": 64, "intermediate_size": 128, "num_key_value_heads": 4}
     folder = write_dream_folder(tmp_path / "m", **wide)
     file = export_gguf(tmp_path / "m.gguf", folder)
     for kind in ("int8", "int4"):
@@ -296,7 +296,7 @@ def test_no_tensor_is_whole_in_fp32_where_the_model_is_not(dream, tmp_path, monk
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.DREAM, 2)
     wanted = data_of(file)
     for name, tensor in model.state_dict().items():
-        value = torch.from_numpy(wanted[names.get_name(name, (".weight", ".bias"))])
+        value = torch.tensor(wanted[names.get_name(name, (".weight", ".bias"))])
         assert torch.equal(tensor, value.bfloat16()), name
 
 

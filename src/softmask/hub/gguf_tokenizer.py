@@ -63,7 +63,9 @@ def read_gguf_tokenizer(head: GgufHead, config: DreamConfig) -> PreTrainedTokeni
             continue
         if type(id_) is not int or not 0 <= id_ < len(tokens):
             raise ValueError(f"{head.path}: {key} is {shown(id_)}: correct it, or convert it anew")
-        values[name] = tokens[id_]
+        # Others would become control tokens by being named: the mask, say, of a damaged id.
+        if kinds[id_] in (facts.CONTROL, facts.USER_DEFINED):
+            values[name] = tokens[id_]
     return make_tokenizer(head.path, values, head.path, {"tokenizer_object": made}, config)
 
 
