@@ -267,18 +267,26 @@ def read_sampling_file(path: Path) -> tuple[dict[str, Any], tuple[PromptKind, ..
     Raises:
         ValueError: the file is not valid JSON or holds anything but settings in their range.
     """
-    values = read_json(path)
+    return sampling_from(read_json(path), str(path))
+
+
+def sampling_from(values: Any, where: str) -> tuple[dict[str, Any], tuple[PromptKind, ...]]:
+    """What `read_sampling_file` reads, of what the file holds; `where` names it.
+
+    Raises:
+        ValueError: as `read_sampling_file`.
+    """
     require(
         isinstance(values, dict),
-        f"{path}: expected a mapping of settings, found {type(values).__name__}",
+        f"{where}: expected a mapping of settings, found {type(values).__name__}",
     )
     found = values.pop(PROMPT_KINDS, [])
-    require(isinstance(found, list), f"{path}: {PROMPT_KINDS} must be a list of kinds")
+    require(isinstance(found, list), f"{where}: {PROMPT_KINDS} must be a list of kinds")
     known = [PROMPT_KINDS, *(field.name for field in dataclasses.fields(SamplingConfig))]
     for key in values:
         if key not in known:
-            raise unknown_setting(str(path), key, known)
-    from_mapping(SamplingConfig, values, str(path))
-    kinds = tuple(from_mapping(PromptKind, kind, f"{path}: {PROMPT_KINDS}") for kind in found)
-    check_kinds(kinds, f"{path}: ")
+            raise unknown_setting(where, key, known)
+    from_mapping(SamplingConfig, values, where)
+    kinds = tuple(from_mapping(PromptKind, kind, f"{where}: {PROMPT_KINDS}") for kind in found)
+    check_kinds(kinds, f"{where}: ")
     return values, kinds

@@ -48,18 +48,27 @@ def write_atomically(path: Path, data: bytes | str) -> None:
             with path.open("wb") as file:
                 file.write(content)
             return
-        partial = path.with_name(path.name + ".partial")
-        try:
-            with partial.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                partial.unlink(missing_ok=True)
-            raise
-        sync_folder(path.parent)
+        with replaced_atomically(path) as partial:
+            partial.write_bytes(content)
+
+
+@contextlib.contextmanager
+def replaced_atomically(path: Path) -> Iterator[Path]:
+    """A file beside `path`, to be written within, that takes its place (fsync) or leaves no trace.
+
+    Raises:
+        OSError: it cannot be synchronised or renamed; `path` is as it was.
+    """
+    partial = path.with_name(path.name + ".partial")
+    try:
+        yield partial
+        _sync(partial)
+        partial.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
 
 
 def append_line(path: Path, line: str) -> None:
@@ -113,22 +122,22 @@ def drop_cut_off_line(path: Path) -> None:
 def sync_folder(folder: Path) -> None:
     """Has the names in a folder on the disk, where the system can synchronise folders."""
     if os.name == "posix":
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        _sync(folder)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def sync_tree(folder: Path) -> None:
     """Has all files below a folder, and their names, on the disk."""
     for place, _, names in os.walk(folder):
         for name in names:
-            handle = os.open(os.path.join(place, name), os.O_RDONLY)
-            try:
-                os.fsync(handle)
-            finally:
-                os.close(handle)
+            _sync(Path(place, name))
         sync_folder(Path(place))
 
 

@@ -177,7 +177,9 @@ def add_layout_option(group: Any) -> None:
 def add_model_options(parser: argparse.ArgumentParser) -> None:
     """Which model, and where it runs."""
     group = parser.add_argument_group("model")
-    group.add_argument("--model", help="folder or Hub id of a model (default: the bundled one)")
+    group.add_argument(
+        "--model", help="folder, GGUF file or Hub id of a model (default: the bundled)"
+    )
     group.add_argument("--adapter", help="folder or Hub id of a PEFT adapter to merge in")
     group.add_argument("--revision", help="branch, tag or commit on the Hub")
     add_family_option(group)

@@ -132,14 +132,15 @@ class Family:
 
     def own_name(self, name: str) -> str:
         """What a weight of the original files is called here."""
-        return _renamed(name, self.weights)
+        return renamed(name, self.weights)
 
     def original_name(self, name: str) -> str:
         """The inverse of `own_name`."""
-        return _renamed(name, tuple((ours, theirs) for theirs, ours in self.weights))
+        return renamed(name, tuple((ours, theirs) for theirs, ours in self.weights))
 
 
-def _renamed(name: str, pairs: tuple[tuple[str, str], ...]) -> str:
+def renamed(name: str, pairs: tuple[tuple[str, str], ...]) -> str:
+    """A weight's name with the first of these parts that it begins with replaced."""
     for old, new in pairs:
         pattern = re.escape(old).replace(re.escape(LAYER), r"(\d+)")
         match = re.match(rf"{pattern}(?=\.)", name)

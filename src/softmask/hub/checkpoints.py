@@ -1,4 +1,4 @@
-"""find(): where a checkpoint lies, a folder or a Hub id, with its files read and checked.
+"""find(): where a checkpoint lies, a folder, GGUF file or Hub id, with its files read and checked.
 
 Whatever is wrong with a folder is one sentence that says what to do. Weights are checked by their
 heads alone; `hub.load` reads them.
@@ -25,6 +25,7 @@ from ..config import (
     read_soft_mask_file,
     soft_mask_from_published,
 )
+from ..families import gguf as facts
 from ..families.family import Family
 from ..families.registry import by_name, is_own_layout, named, recognise
 from ..files import expand_home
@@ -46,6 +47,10 @@ from .folder import (
     weight_files,
 )
 from .four_bits import is_stored_in_4_bits, read_four_bits
+from .gguf_config import config_of
+from .gguf_file import family_of_gguf, gguf_path, read_head
+from .gguf_tokenizer import read_gguf_tokenizer
+from .gguf_weights import check_tensors, dtype_of, read_tensor
 from .tokenizer_files import has_tokenizer, read_tokenizer
 
 # As safetensors names them.
@@ -70,6 +75,8 @@ def find(
         ValueError: one sentence on what is wrong with the folder, the adapter or an argument.
     """
     adapter_folder = None if adapter is None else _folder(adapter, None, local_only)
+    if adapter_folder is not None and adapter_folder.is_file():
+        raise ValueError(f"{adapter_folder} is a model, no adapter: give it as --model")
     folder = None if name is None else _model_folder(name, revision, local_only)
     if folder is not None and adapter is None and is_adapter(folder):
         folder, adapter_folder = None, folder
@@ -80,6 +87,8 @@ def find(
             raise ValueError(f"{adapter_folder} does not name its base model: give it as --model")
     if folder is None:
         folder = _model_folder(name or BUNDLED, base_revision, local_only)
+    if folder.is_file():
+        return _find_gguf(str(name), folder, adapter_folder, family)
     if (folder / ADAPTER_FILE).is_file() and not is_adapter(folder):
         # transformers would put the adapter into the model's layers by itself, unchecked.
         raise ValueError(
@@ -108,9 +117,32 @@ def family_named(name: str | Path, family: str | None = None) -> Family | None:
     Raises:
         ValueError: there is no such family or model, or its config.json is damaged.
     """
-    return named(name, family) or recognise(
-        read_mapping(_model_folder(name, None, local_only=False) / CONFIG_FILE)
-    )
+    folder = _model_folder(name, None, local_only=False)
+    if folder.is_file():
+        return family_of_gguf(read_head(folder), named(name, family))
+    return named(name, family) or recognise(read_mapping(folder / CONFIG_FILE))
+
+
+def _find_gguf(name: str, path: Path, adapter: Path | None, family: str | None) -> Source:
+    """As `find`, of a model that is one GGUF file."""
+    head = read_head(path)
+    shapes = check_tensors(head)
+    factors = None
+    if facts.ROPE_FACTORS in head.tensors:
+        factors = read_tensor(head, facts.ROPE_FACTORS).flatten().tolist()
+    config = config_of(head, dtype_of(head), named(name, family), factors)
+    compare_shapes(path, shapes, config, "its metadata")
+    if adapter is not None:
+        _check_files(adapter)
+    if adapter is not None and has_tokenizer(adapter):
+        tokenizer = read_tokenizer(adapter, config)
+    else:
+        tokenizer = read_gguf_tokenizer(head, config)
+    names = {name: facts.own_name(name) for name in head.tensors if name != facts.ROPE_FACTORS}
+    soft_mask = _read_soft_mask(path, adapter, config)
+    if soft_mask is not None:
+        check_k(soft_mask.k, config.vocab_size)
+    return Source(name, path, adapter, config, tokenizer, (path,), names, soft_mask)
 
 
 def _check_files(folder: Path) -> None:
@@ -133,14 +165,17 @@ def tokenizer_folder(model: Path, adapter: Path | None) -> Path:
 
 
 def _folder(name: str | Path, revision: str | None, local_only: bool) -> Path:
-    """The local folder, or a snapshot of the Hub repository."""
+    """The local folder or GGUF file, or a snapshot of the Hub repository."""
     path = expand_home(name)
-    if path.is_dir():
+    if path.is_dir() or gguf_path(name) is not None:
         if revision is not None:
-            raise ValueError(f"{path} is a local folder: a revision has no meaning there")
+            what = "folder" if path.is_dir() else "file"
+            raise ValueError(f"{path} is a local {what}: a revision has no meaning there")
         return path
     if path.exists():
-        raise ValueError(f"{path} is a file: give the folder that holds config.json")
+        raise ValueError(
+            f"{path} is a file: give the folder that holds config.json, or a {facts.SUFFIX} file"
+        )
     refuse_unfinished(path)
     if not HUB_ID.fullmatch(str(name)):
         raise ValueError(f"there is no folder {name}, and it is no Hub id (owner/name) either")
@@ -186,9 +221,13 @@ def fingerprint(folder: Path) -> str:
 
     A whole hash of 15 GB would take longer than loading them; what fits in the ends is whole.
     """
-    config = ADAPTER_FILE if is_adapter(folder) else CONFIG_FILE
-    digest = hashlib.sha256((folder / config).read_bytes())
-    for path in sorted(folder.glob("*.safetensors")):
+    if folder.is_file():  # GGUF, its config in front
+        digest, paths = hashlib.sha256(), [folder]
+    else:
+        config = ADAPTER_FILE if is_adapter(folder) else CONFIG_FILE
+        digest = hashlib.sha256((folder / config).read_bytes())
+        paths = sorted(folder.glob("*.safetensors"))
+    for path in paths:
         size = path.stat().st_size
         digest.update(f"{path.name}:{size}".encode())
         with path.open("rb") as file:
@@ -206,9 +245,6 @@ def _check_weights(
     Raises:
         ValueError: they are not those of a model with this config.
     """
-    with torch.device("meta"):
-        model = DreamModel(config)
-    own = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
     stored: dict[str, list[int]] = {}
     for path in weights:
         with safe_open(path, framework="pt") as file:
@@ -222,15 +258,41 @@ def _check_weights(
                         "float32, bfloat16 or float16"
                     )
                 stored[name] = head.get_shape()
+    compare_shapes(folder, stored, config)
+
+
+def compare_shapes(
+    folder: Path,
+    stored: Mapping[str, list[int]],
+    config: DreamConfig,
+    where: str = f"its {CONFIG_FILE}",
+) -> None:
+    """Checks names and shapes of weights, by our names, against the config.
+
+    Args:
+        where: what the config was read from.
+
+    Raises:
+        ValueError: they are not those of a model with this config.
+    """
+    with torch.device("meta"):
+        model = DreamModel(config)
+    own = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
     report = {
         "missing_keys": own.keys() - stored.keys(),
         "unexpected_keys": stored.keys() - own.keys(),
         "mismatched_keys": [n for n in own.keys() & stored.keys() if own[n] != stored[n]],
     }
-    check_report(folder, report, config)
+    check_report(folder, report, config, where)
 
 
-def check_report(folder: Path, report: dict[str, Any], config: DreamConfig) -> None:
+def check_report(
+    folder: Path,
+    report: dict[str, Any],
+    config: DreamConfig,
+    where: str = f"its {CONFIG_FILE}",
+) -> None:
+    """Raises ValueError where weights are missing, unknown or of another shape."""
     missing = set(report["missing_keys"])
     if config.tie_word_embeddings:
         missing.discard("lm_head.weight")
@@ -243,7 +305,7 @@ def check_report(folder: Path, report: dict[str, Any], config: DreamConfig) -> N
         if keys:
             raise ValueError(
                 f"{folder}: the weights {what} {keys[0]} ({len(keys)} in all): they are not those "
-                "of its config.json"
+                f"of {where}"
             )
 
 

@@ -110,16 +110,14 @@ def export(
     for folder in (source.folder, source.adapter):
         if folder is not None and folder.resolve().is_relative_to(target):
             raise ValueError(f"{target} holds what is to be exported: export to another folder")
-    soft_mask = source.soft_mask
-    if soft_mask is not None and soft_mask.mode not in SOFT_MASK_MODES:
+    if source.is_gguf:
         raise ValueError(
-            f"{source.name} feeds back by the rule {soft_mask.mode}, which is not of this package: "
-            "an exported folder would not have it"
+            f"{source.folder} is a GGUF file, which is exported as such alone: give --gguf, or the "
+            "model's folder"
         )
-    if is_stored_in_4_bits(source.config):
-        raise ValueError(f"{source.name} is in 4 bits, which are not exported: give its whole base")
+    check_exportable(source)
     with _replacing(target) as folder:
-        merged = _merge(source)
+        merged = merge(source)
         original = layout == "original"
         rename = by_name(source.config.family).original_name if original else _as_it_is
         _write_weights(source, rename, merged, folder, chosen, link)
@@ -134,6 +132,18 @@ def export(
             model_card(source, title or target.name, original), encoding="utf-8"
         )
     return target
+
+
+def check_exportable(source: Source) -> None:
+    """Raises ValueError for what no export holds: others' rules, and weights in 4 bits."""
+    soft_mask = source.soft_mask
+    if soft_mask is not None and soft_mask.mode not in SOFT_MASK_MODES:
+        raise ValueError(
+            f"{source.name} feeds back by the rule {soft_mask.mode}, which is not of this package: "
+            "an export would not have it"
+        )
+    if is_stored_in_4_bits(source.config):
+        raise ValueError(f"{source.name} is in 4 bits, which are not exported: give its whole base")
 
 
 def _as_it_is(name: str) -> str:
@@ -245,7 +255,7 @@ def _write_weights(
         _write_json(folder / index.name, values)
 
 
-def _merge(source: Source) -> DreamModel | None:
+def merge(source: Source) -> DreamModel | None:
     """The base with the adapter merged in, in float32; None: there is no adapter."""
     if source.adapter is None:
         return None

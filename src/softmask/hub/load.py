@@ -1,4 +1,4 @@
-"""load(): a folder or a Hub id becomes a model, a tokenizer and soft-mask parameters.
+"""load(): a folder, a GGUF file or a Hub id becomes a model, a tokenizer and soft-mask parameters.
 
 Reads the original repositories of all known families unchanged, through this package's own classes,
 without `trust_remote_code`.
@@ -15,8 +15,15 @@ from typing import Any
 import torch
 from transformers import BitsAndBytesConfig
 
-from ..config import SAMPLING_FILE, read_sampling_file, soft_mask_to_published
+from ..config import (
+    SAMPLING_FILE,
+    PromptKind,
+    read_sampling_file,
+    sampling_from,
+    soft_mask_to_published,
+)
 from ..decoding import diffusion_generate  # noqa: F401, gives the model its method
+from ..families import gguf as facts
 from ..families.registry import by_name
 from ..models import DreamModel
 from ..models.checkpoint import Checkpoint, Source, first_not_finite
@@ -24,6 +31,8 @@ from ..models.quantize import check_quantize, quantize_layers
 from .adapters import merge_adapter, read_adapter, require_peft
 from .checkpoints import check_report, find, quiet
 from .four_bits import QLORA, finish, is_stored_in_4_bits, read_four_bits, settings_for
+from .gguf_file import read_head
+from .gguf_weights import load_gguf
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -87,7 +96,7 @@ def load(
     """Loads a checkpoint for generation.
 
     Args:
-        name: a folder or Hub id of a model, or of an adapter, whose base is then taken;
+        name: a folder, GGUF file or Hub id of a model, or of an adapter, whose base is then taken;
             "default": the bundled one; None: the adapter's base, else the bundled one.
         adapter: a folder or Hub id of a PEFT adapter, merged into the model; the
             `transparency_config.json` beside it wins over one in the model's folder.
@@ -104,7 +113,7 @@ def load(
             become whole again.
         quantize: "int8" or "int4": linear layers in fewer bits (bitsandbytes), for decoding, after
             the adapter was merged; embeddings and head stay as they are. The whole model is in
-            the CPU's memory first.
+            the CPU's memory first; of a GGUF file without an adapter one layer at a time.
 
     Raises:
         ValueError: one sentence on what is wrong with the folder, the adapter or an argument.
@@ -130,7 +139,18 @@ def load(
     if source.adapter is not None:
         require_peft()
         adapting = read_adapter(source.adapter)
-    model = _read_model(source, device, dtype, device_map, load_in_4bit)
+    rounded = quantize is not None and source.is_gguf and adapting is None
+    if source.is_gguf:
+        model = _read_gguf(
+            source,
+            target if rounded else device,
+            dtype,
+            device_map,
+            load_in_4bit,
+            quantize if rounded else None,
+        )
+    else:
+        model = _read_model(source, device, dtype, device_map, load_in_4bit)
     if adapting is not None:
         if stored:
             with quiet():
@@ -146,15 +166,23 @@ def load(
         # What the model's own folder said; an adapter or an edited file may say something else.
         published = soft_mask_to_published(source.soft_mask) if source.soft_mask else None
         model.config.transparency_config = published
-    suits = source.folder / SAMPLING_FILE
-    sampling, kinds = read_sampling_file(suits) if suits.is_file() else ({}, ())
+    sampling, kinds = _suiting(source)
     sampling = {**by_name(source.config.family).sampling, **sampling}
     model.eval()
-    if quantize is not None and target is not None:
+    if quantize is not None and target is not None and not rounded:
         model = quantize_layers(model, quantize, target)
     return Checkpoint(
         model, source.tokenizer, source.soft_mask, source.name, sampling, source, kinds
     )
+
+
+def _suiting(source: Source) -> tuple[dict[str, Any], tuple[PromptKind, ...]]:
+    """The settings of sampling that come with a model, and the kinds of prompts with others."""
+    if source.is_gguf:
+        own = read_head(source.folder).own(facts.OWN_SAMPLING)
+        return sampling_from(own, f"{source.folder}: {facts.OWN_SAMPLING}")
+    path = source.folder / SAMPLING_FILE
+    return read_sampling_file(path) if path.is_file() else ({}, ())
 
 
 def choose_device(device: str | torch.device | None) -> torch.device:
@@ -196,6 +224,21 @@ def choose_dtype(dtype: str | torch.dtype | None, device: torch.device) -> str |
     if dtype not in DTYPES:
         raise ValueError(f"{dtype!r} is no dtype: give {', '.join(DTYPES)} or auto")
     return getattr(torch, dtype)
+
+
+def _read_gguf(
+    source: Source,
+    device: str | torch.device | None,
+    dtype: str | torch.dtype | None,
+    device_map: str | dict[str, Any] | None,
+    load_in_4bit: bool,
+    quantize: str | None,
+) -> DreamModel:
+    if device_map is not None or load_in_4bit:
+        what = "device_map" if device_map is not None else "load_in_4bit"
+        raise ValueError(f"{source.folder}: {what} is for folders of a model, not for GGUF files")
+    chosen = choose_device(device)
+    return load_gguf(source, choose_dtype(dtype, chosen), chosen, quantize)
 
 
 def _read_model(

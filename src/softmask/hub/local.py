@@ -13,6 +13,7 @@ from pathlib import Path
 from huggingface_hub import constants, scan_cache_dir
 
 from ..config import BUNDLED, SOFT_MASK_FILE
+from ..families import gguf as facts
 from ..families.registry import named, recognise
 from .folder import (
     ADAPTER_FILE,
@@ -24,6 +25,7 @@ from .folder import (
     read_mapping,
     weight_files,
 )
+from .gguf_file import family_of_gguf, gguf_path, read_head
 
 NOT_WHOLE = "{} is not whole in the Hub's cache: fetch it again"
 
@@ -81,7 +83,7 @@ def cached() -> Iterator[Entry]:
 def look_at(
     folder: Path, name: str, options: str = "", mend: str = "", family: str | None = None
 ) -> Entry | None:
-    """The model or adapter in a folder; None where it is neither, or of another family.
+    """The model or adapter in a folder, or in a GGUF file; None: neither, or of another family.
 
     Args:
         name: as it is given to --model.
@@ -89,6 +91,8 @@ def look_at(
         mend: the command that makes it whole where it is not.
         family: what a user says that the model is.
     """
+    if gguf_path(folder) is not None:
+        return _look_at_gguf(folder, name, family)
     if not any((folder / file).is_file() for file in (CONFIG_FILE, ADAPTER_FILE)):
         return None
     adapter, problem = is_adapter(folder), None
@@ -126,6 +130,26 @@ def look_at(
         mend if problem is not None else use,
         problem,
     )
+
+
+def _look_at_gguf(path: Path, name: str, family: str | None) -> Entry | None:
+    what, problem, chats = "GGUF model", None, False
+    try:
+        head = read_head(path)
+        if head.values.get(facts.ARCHITECTURE) not in facts.ARCHITECTURES:
+            return None
+        found = family_of_gguf(head, named(name, family))
+        if found is None:  # an ordinary one, for all that the file says
+            return None
+        chats = facts.TEMPLATE in head.values
+        what = f"{found.title} model in GGUF" + (" for chat" if chats else "")
+        soft = head.own(facts.OWN_CONFIG).get("transparency_config") is not None
+        what += ", soft-masked" if soft else ""
+    except ValueError as error:
+        problem = str(error)
+    use = f"softmask {'chat' if chats else 'generate'} --model {shlex.quote(name)}"
+    size = path.stat().st_size
+    return Entry("model", name, what, size, str(path), "" if problem else use, problem)
 
 
 def size_of(folder: Path) -> int:

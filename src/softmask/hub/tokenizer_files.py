@@ -63,23 +63,42 @@ def read_tokenizer(folder: Path, config: DreamConfig) -> PreTrainedTokenizerFast
     if not has_tokenizer(folder):
         raise ValueError(f"{folder} has no tokenizer: add vocab.json and merges.txt")
     values = _mapping(folder / TOKENIZER_CONFIG)
+    if (folder / TOKENIZER).is_file():
+        path = folder / TOKENIZER
+        return make_tokenizer(folder, values, path, {"tokenizer_file": str(path)}, config)
+    return make_tokenizer(folder, values, folder / "vocab.json", None, config)
+
+
+def make_tokenizer(
+    folder: Path,
+    values: Mapping[str, Any],
+    path: Path,
+    given: Mapping[str, Any] | None,
+    config: DreamConfig,
+) -> PreTrainedTokenizerFast:
+    """A tokenizer of what tokenizer_config.json says and of a vocabulary, checked.
+
+    Args:
+        folder: of its files, or the one file that holds all of them.
+        values: of tokenizer_config.json.
+        path: what a damaged vocabulary is named by.
+        given: of what PreTrainedTokenizerFast makes it; None: vocab.json and merges.txt.
+        config: of the model; gets the mask's id where it has none.
+
+    Raises:
+        ValueError: as `read_tokenizer`.
+    """
     settings = _settings(folder, values)
     if settings["chat_template"] is not None:
         template = by_name(config.family).template
         settings["chat_template"] = template(settings["chat_template"])
     declared = _declared(folder, values, settings)
-    make: Callable[..., PreTrainedTokenizerFast]
-    if (folder / TOKENIZER).is_file():
-        path = folder / TOKENIZER
-        given: dict[str, Any] = {"tokenizer_file": str(path)}
-        make = PreTrainedTokenizerFast
-    else:
-        path = folder / "vocab.json"
+    make: Callable[..., PreTrainedTokenizerFast] = PreTrainedTokenizerFast
+    if given is None:
         words = _vocabulary(path, config)
         merges = _merges(folder / "merges.txt", words, declared)
-        given = {"vocab": words, "merges": merges}
-        make = Qwen2Tokenizer
-    tokenizer = _explained(path, lambda: make(**given, **settings))
+        given, make = {"vocab": words, "merges": merges}, Qwen2Tokenizer
+    tokenizer = explained(path, lambda: make(**given, **settings))
     vocabulary = tokenizer.get_vocab()  # once: a tenth of a second
     for name in ("eos_token", "pad_token"):  # as Qwen2Tokenizer does
         if name not in settings and END_OF_TEXT in vocabulary:
@@ -89,7 +108,7 @@ def read_tokenizer(folder: Path, config: DreamConfig) -> PreTrainedTokenizerFast
     return tokenizer
 
 
-def _explained(path: Path, make: Callable[[], T]) -> T:
+def explained(path: Path, make: Callable[[], T]) -> T:
     """What `make` gives; what the tokenizers library says of a file, in a sentence."""
     try:
         return make()

@@ -28,8 +28,9 @@ from .modeling_dream import DreamModel
 class Source:
     """Where a checkpoint lies, with everything read and checked but the weights' content.
 
-    `name` is what the user called it; `names` are those of the weights here, by theirs in the
-    files; `soft_mask` is what holds for model and adapter together.
+    `name` is what the user called it; `folder` is a GGUF file where all lies in one; `names` are
+    those of the weights here, by theirs in the files; `soft_mask` is what holds for model and
+    adapter together.
     """
 
     name: str
@@ -40,6 +41,11 @@ class Source:
     weights: tuple[Path, ...]
     names: Mapping[str, str]
     soft_mask: SoftMaskConfig | None
+
+    @property
+    def is_gguf(self) -> bool:
+        """Whether everything is in one GGUF file."""
+        return self.folder.is_file()
 
 
 @dataclass(frozen=True)

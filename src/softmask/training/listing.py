@@ -10,6 +10,7 @@ from pathlib import Path
 from ..config import read_json
 from ..files import LOCK
 from ..hub.folder import kept_update
+from ..hub.gguf_file import gguf_path
 from ..hub.local import Entry, look_at, size_of
 from .config import RECIPE
 
@@ -27,6 +28,10 @@ def below(root: Path, levels: int = 2) -> Iterator[Entry]:
         yield entry
     elif levels > 0:
         for folder in sorted(root.iterdir()):
+            file = None if folder.name.startswith(".") else gguf_path(folder)
+            found = None if file is None else look_at(file, str(file))
+            if found is not None:
+                yield found
             readable = folder.is_dir() and os.access(folder, os.R_OK | os.X_OK)
             if readable and not folder.name.startswith("."):
                 yield from below(folder, levels - 1)
