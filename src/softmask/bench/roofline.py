@@ -101,7 +101,9 @@ def _side(device: torch.device) -> int:
     return PRODUCT.get(device.type, PRODUCT["cpu"])
 
 
-def product_of(model: DreamModel, rows: int, dtype: torch.dtype) -> tuple[Callable[[], object], int]:
+def product_of(
+    model: DreamModel, rows: int, dtype: torch.dtype
+) -> tuple[Callable[[], object], int]:
     """A product of so many rows with a matrix of the model's MLP, in a dtype; and its FLOP."""
     width, inner = model.config.hidden_size, model.config.intermediate_size
     input_ND = torch.ones(rows, width, device=model.device, dtype=dtype)

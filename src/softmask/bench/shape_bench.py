@@ -130,11 +130,15 @@ def _row(
     block_ms = _of_block(plan, {piece: costs[piece]["ms"]["median"] for piece in PIECES})
     limit_ms = _of_block(plan, {piece: costs[piece]["limit_ms"] for piece in PIECES})
     tokens = plan.block * cell.batch
-    return row | costs | {
-        "ms_per_token": round(block_ms / tokens, 4),
-        "tokens_per_second": round(1000 * tokens / block_ms, 3),
-        "share": round(limit_ms / block_ms, 4),
-    }
+    return (
+        row
+        | costs
+        | {
+            "ms_per_token": round(block_ms / tokens, 4),
+            "tokens_per_second": round(1000 * tokens / block_ms, 3),
+            "share": round(limit_ms / block_ms, 4),
+        }
+    )
 
 
 def _of_block(plan: Plan, ms: dict[str, float]) -> float:
