@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import torch
 
@@ -63,7 +64,7 @@ class Plan:
         """The feedback of a mode."""
         if mode == "plain":
             return None
-        further = {"topk": {"k": self.k}, "temperature": {"temperature": 1.0}}[mode]
+        further: dict[str, Any] = {"topk": {"k": self.k}, "temperature": {"temperature": 1.0}}[mode]
         return SoftMaskConfig(mode=mode, **further, **SOFT)
 
     def batch(self, model: DreamModel, cell: Cell) -> Batch:
@@ -103,6 +104,9 @@ class Times:
     work: dict[str, Work] = field(default_factory=dict)
 
 
+Beside = TypeVar("Beside", bound=Callable[[], object])
+
+
 def measure(
     model: DreamModel,
     cells: Sequence[Cell],
@@ -110,8 +114,8 @@ def measure(
     depths: Sequence[int],
     tick: Callable[[str], None],
     repeat: int | None = None,
-    probe: Callable[[set[int]], Callable[[], object]] | None = None,
-) -> dict[Cell, Times]:
+    probe: Callable[[set[int]], Beside] | None = None,
+) -> tuple[dict[Cell, Times], Beside | None]:
     """Times cells in turns, at each depth: `repeat` rounds, or by the clock.
 
     Args:
@@ -133,18 +137,18 @@ def measure(
             found[cell].work[piece] = done
     work = [one for times in found.values() for one in times.work.values()]
     counts = {round(count) for one in work for count in (one.positions, one.rows)}
-    beside = (lambda: None) if probe is None else probe(counts)
+    beside = None if probe is None else probe(counts)
     seconds, rounds = 0.0, 0
     while rounds < (repeat or FEWEST) or (repeat is None and rounds < MOST and seconds < SECONDS):
         rounds += 1
-        seconds += timed(beside, model.device)
+        seconds += 0.0 if beside is None else timed(beside, model.device)
         for cell in cells:
             tick(f"{cell.name}: round {rounds}")
             for depth in depths:
                 made = plan.batch(part(model, depth, sizes[cell]), cell)
                 kept = found[cell].ms[depth]
                 seconds += _time(made, plan, kept)
-    return found
+    return found, beside
 
 
 def _time(made: Batch, plan: Plan, kept: dict[str, list[float]]) -> float:

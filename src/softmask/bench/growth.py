@@ -75,7 +75,7 @@ def run(
     """
     rows = []
     depth = model.config.num_hidden_layers
-    found = measure(model, cells, plan, (depth,), tick, repeat)
+    found, _ = measure(model, cells, plan, (depth,), tick, repeat)
     tick("peak memory of the model")
     alone = peak_mb(None)
     for cell in cells:

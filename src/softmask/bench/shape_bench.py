@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -38,12 +39,14 @@ class Probed:
     ms: dict[str, list[float]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, model: DreamModel, dtype: torch.dtype, rows: Collection[int]) -> Probed:
-        """A product for each of these numbers of rows, a large one, and a copy."""
+    def of(
+        cls, model: DreamModel, dtype: torch.dtype, rows: Collection[int], *, by_rows: bool
+    ) -> Probed:
+        """A large product and a copy; `by_rows`: and a product for each of these numbers of rows."""
         ids = torch.zeros(1, 1, dtype=torch.long, device=model.device)
         calls = {name: probes(model, ids, 1, 1)[name] for name in ("product", "copy")}
         flop = {}
-        for count in sorted(rows):
+        for count in sorted(rows) if by_rows else ():
             calls[f"rows {count}"], flop[count] = product_of(model, count, dtype)
         for call in calls.values():
             call()
@@ -98,19 +101,16 @@ def run(
             continue
         tick(f"{name}: random weights")
         model = random_model(shape, layers, positions, dtype, device, quantize)
+        # Of packed weights no product of few rows: it would read more than they do.
+        probe = partial(Probed.of, model, dtype, by_rows=quantize is None)
         depths = (layers,) if layers == shape.layers else (1, layers)
-        beside: list[Probed] = []
-
-        def probe(rows: set[int]) -> Probed:
-            # Of packed weights no product of few rows: it would read more than they do.
-            beside.append(Probed.of(model, dtype, () if quantize else rows))
-            return beside[-1]
-
-        found = measure(model, fitting, plan, depths, tick, repeat, probe)
-        rates = result["machine"][name] = beside[0].rates()
+        found, probed = measure(model, fitting, plan, depths, tick, repeat, probe)
+        assert probed is not None
+        rates = result["machine"][name] = probed.rates()
         for cell in fitting:
             row = _row(model, shape, cell, plan, found[cell], rates)
             result["rows"].append({"dtype": name, **row})
+        del model, probe, probed  # the next ones need their memory
     return result
 
 

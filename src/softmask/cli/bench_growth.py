@@ -15,7 +15,8 @@ import torch
 from rich.console import Console
 
 from ..bench.cells import BLOCK, MODES, Cell, Plan
-from ..bench.growth import cells_of, curves, fits, run as measure_growth, tables_of
+from ..bench.growth import cells_of, curves, fits, tables_of
+from ..bench.growth import run as measure_growth
 from ..bench.growth_plot import PLOT, draw
 from ..bench.shapes import choose_shape, part, random_model
 from ..hub.load import choose_device, choose_dtype

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import torch
 
-
 # How much slower than fp32 a dtype is that a device has no units for: 2 is a busy machine.
 EMULATED = 4
 
