@@ -42,7 +42,7 @@ class Probed:
     def of(
         cls, model: DreamModel, dtype: torch.dtype, rows: Collection[int], *, by_rows: bool
     ) -> Probed:
-        """A large product and a copy; `by_rows`: and a product for each of these numbers of rows."""
+        """A large product and a copy; `by_rows`: and a product for each number of rows."""
         ids = torch.zeros(1, 1, dtype=torch.long, device=model.device)
         calls = {name: probes(model, ids, 1, 1)[name] for name in ("product", "copy")}
         flop = {}
