@@ -119,6 +119,6 @@ def test_rounded_counts_fill_every_block_in_its_steps_whatever_their_number() ->
         counts = []
         for step in range(steps):
             counts.append(schedule.at(step).commits)
-            schedule.left[0] -= counts[-1]
+            schedule.take(0, counts[-1])
         assert sum(counts) == 13
         assert max(b - a for a, b in pairwise([*counts, counts[-1]])) <= 1

@@ -9,7 +9,7 @@ Shape suffixes: B batch, L length, N masked rows, D width.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -101,11 +101,28 @@ def _side(device: torch.device) -> int:
     return PRODUCT.get(device.type, PRODUCT["cpu"])
 
 
-def parts(model: DreamModel, work: Work, length: int, machine: dict[str, float]) -> dict[str, Part]:
+def product_of(
+    model: DreamModel, rows: int, dtype: torch.dtype
+) -> tuple[Callable[[], object], int]:
+    """A product of so many rows with a matrix of the model's MLP, in a dtype; and its FLOP."""
+    width, inner = model.config.hidden_size, model.config.intermediate_size
+    input_ND = torch.ones(rows, width, device=model.device, dtype=dtype)
+    weight_FD = torch.ones(inner, width, device=model.device, dtype=dtype)
+    return torch.no_grad()(lambda: multiply(input_ND, weight_FD)), 2 * rows * width * inner
+
+
+def parts(
+    model: DreamModel,
+    work: Work,
+    length: int,
+    machine: Mapping[str, float],
+    rates: Mapping[str, float] | None = None,
+) -> dict[str, Part]:
     """Floor of the transformer and of the head in a step that computes `work`.
 
     Args:
         length: positions that each computed one attends to.
+        rates: operations a second of either part, where they are known for its number of rows.
     """
     config = model.config
     width = model.model.layers[0].self_attn.head_dim
@@ -119,7 +136,8 @@ def parts(model: DreamModel, work: Work, length: int, machine: dict[str, float])
     size = {"transformer": _bytes(model.model.layers), "head": _bytes(model.lm_head)}
     found = {}
     for name in flop:
-        seconds = max(flop[name] / machine["flop_per_s"], size[name] / machine["bytes_per_s"])
+        rate = (rates or {}).get(name, machine["flop_per_s"])
+        seconds = max(flop[name] / rate, size[name] / machine["bytes_per_s"])
         found[name] = Part(flop[name], size[name], 1000 * seconds)
     return found
 

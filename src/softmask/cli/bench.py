@@ -6,6 +6,8 @@ says how many. With --json the last line is for scripts.
 
     softmask bench                        the bundled model
     softmask bench --hidden 512 --threads 2 --twin --block-length 32 --cache dual --out DIR
+    softmask bench --shape dream-7b       a published shape, random weights, all caches
+    softmask bench growth                 cost and memory against length and batch
     softmask bench frontier               what faster decoding costs in accuracy
 """
 
@@ -20,13 +22,17 @@ import torch
 from rich.console import Console
 
 from ..bench.benchmark import BLOCK_STEPS, Bench, decodings
+from ..bench.cells import MODES
 from ..bench.summary import label, summarise, tables_of
 from ..hub.load import choose_device
 from ..reporting.measure import peak_mb, peak_of
 from ..reporting.progress import progress
 from ..reporting.result_folder import claim, write
 from ..sampling import CACHES
-from .options import add_hidden, new_parser
+from . import bench_shape
+from .options import add_hidden, choices_of, counts, new_parser, words
+
+LAYERS = 8  # of a random model of --hidden
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -37,7 +43,12 @@ def make_parser() -> argparse.ArgumentParser:
         "--family", help="of models whose files do not say; with --hidden: whose network"
     )
     parser.add_argument("--hidden", type=int, help="time a random model of this width instead")
-    parser.add_argument("--layers", type=int, default=8, help="its layers (default 8)")
+    parser.add_argument(
+        "--shape", help="time a published shape instead: dream-7b, llada-8b, qwen-0.5b"
+    )
+    parser.add_argument(
+        "--layers", type=int, help="its layers (default 8; of a shape 2, the others projected)"
+    )
     parser.add_argument("--heads", type=int, default=8, help="its attention heads (default 8)")
     parser.add_argument("--kv-heads", type=int, default=2, help="its key/value heads (default 2)")
     parser.add_argument("--intermediate", type=int, default=2688, help="its MLP width (2688)")
@@ -47,7 +58,18 @@ def make_parser() -> argparse.ArgumentParser:
         "--max-new-tokens", type=int, default=192, help="masks to fill (default 192)"
     )
     add_hidden(parser, "--new-tokens", dest="max_new_tokens", type=int, default=192)
-    parser.add_argument("--batch", type=int, default=1, help="rows (default 1)")
+    parser.add_argument(
+        "--tokens", type=counts, help="with --shape: lengths of texts, half decided (default 256)"
+    )
+    parser.add_argument(
+        "--batch", type=counts, default=(1,), help="rows (default 1; with --shape 1,4,16)"
+    )
+    parser.add_argument(
+        "--modes",
+        type=choices_of(MODES),
+        default=MODES,
+        help=f"with --shape: feedback (default {','.join(MODES)})",
+    )
     parser.add_argument("--steps", type=int, default=8, help="denoising steps a run (default 8)")
     parser.add_argument("--repeat", type=int, help="runs of each decoding (default: by the clock)")
     parser.add_argument("--alg", default="entropy", help="unmasking rule (default entropy)")
@@ -58,7 +80,11 @@ def make_parser() -> argparse.ArgumentParser:
     )
     add_hidden(parser, "--k", dest="soft_mask_k", type=int, default=3)
     parser.add_argument("--device", default=None, help="cpu, cuda, mps (default: the best)")
-    parser.add_argument("--dtype", default=None, help="float32, bfloat16 (default: by device)")
+    parser.add_argument(
+        "--dtype",
+        type=words,
+        help="float32, bfloat16 (default: by device); with --shape several, int8 and int4 too",
+    )
     parser.add_argument("--threads", type=int, default=None, help="CPU threads (default: all)")
     parser.add_argument("--twin", action="store_true", help="also the published computation: slow")
     parser.add_argument(
@@ -71,7 +97,11 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--block-length", type=int, help="also block-wise, in blocks of this size")
     parser.add_argument("--block-steps", type=int, help=f"steps a block (default {BLOCK_STEPS})")
-    parser.add_argument("--cache", choices=CACHES, help="also block-wise with this cache")
+    parser.add_argument(
+        "--cache",
+        type=choices_of(CACHES),
+        help="also block-wise with this cache (with --shape: with these, default all)",
+    )
     parser.add_argument("--refresh-every", type=int, help="its refresh, in steps (default: none)")
     parser.add_argument("--refresh-window", type=int, help="tokens around the block (default: all)")
     parser.add_argument("--out", type=Path, help="write result.json and table.txt to this folder")
@@ -87,6 +117,9 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
             raise ValueError(f"--{name.replace('_', '-')} must be at least 1")
     if args.threads is not None:
         torch.set_num_threads(args.threads)
+    if args.shape is not None:
+        return bench_shape.run(args, make_parser(), argv)
+    _take_single(args)
     names = decodings(args)
     device = choose_device(args.device).type
     if args.only:
@@ -116,6 +149,18 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
     if args.json:
         print(json.dumps(result | {"settings": settings}))
     return 0
+
+
+def _take_single(args: argparse.Namespace) -> None:
+    """One value of what a shape takes several of; and what it leaves open."""
+    if args.tokens is not None or args.modes != MODES:
+        raise ValueError("--tokens and --modes need --shape: give --prompt-tokens otherwise")
+    for name in ("batch", "dtype", "cache"):
+        value = getattr(args, name)
+        if value is not None and len(value) > 1:
+            raise ValueError(f"--{name} takes several values with --shape alone: give one")
+        setattr(args, name, None if value is None else value[0])
+    args.layers = LAYERS if args.layers is None else args.layers
 
 
 def _title(args: argparse.Namespace, model: Any, rounds: int) -> str:

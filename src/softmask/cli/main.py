@@ -48,7 +48,7 @@ SUBCOMMANDS = {
         "compare": "eval_compare",
         "report": "eval_report",
     },
-    "bench": {"frontier": "bench_frontier"},
+    "bench": {"frontier": "bench_frontier", "growth": "bench_growth"},
 }
 
 

@@ -12,7 +12,7 @@ import re
 import sys
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 from ..config import (
@@ -50,8 +50,8 @@ FIRST = {
     "--device --out",
     "eval calibration": "--puzzles --givens --count --texts --share --passes --steps --model "
     "--no-soft-mask --out --json",
-    "bench": "--model --batch --prompt-tokens --max-new-tokens --steps --block-length --cache "
-    "--repeat --device --dtype --out --json",
+    "bench": "--model --shape --batch --prompt-tokens --max-new-tokens --steps --block-length "
+    "--cache --repeat --device --dtype --out --json",
 }
 
 
@@ -272,6 +272,34 @@ def add_settings(
             action.rules_of = RULE_FIELDS[field.name]
         for name in hidden:
             add_hidden(group, "--" + name.replace("_", "-"), **values)
+
+
+def words(text: str) -> tuple[str, ...]:
+    """Words with commas between them, as one option takes several."""
+    return tuple(text.split(","))
+
+
+def counts(text: str) -> tuple[int, ...]:
+    """Counts with commas between them, each at least 1."""
+    try:
+        found = tuple(map(int, words(text)))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} must be whole numbers: 1 or 1,4,16") from None
+    if min(found) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} must be at least 1")
+    return found
+
+
+def choices_of(known: Sequence[str]) -> Callable[[str], tuple[str, ...]]:
+    """Reads some of these words, with commas between them."""
+
+    def read(text: str) -> tuple[str, ...]:
+        for word in words(text):
+            if word not in known:
+                raise argparse.ArgumentTypeError(f"{word!r} is none of {', '.join(known)}")
+        return words(text)
+
+    return read
 
 
 def add_hidden(group: Any, name: str, **values: Any) -> None:

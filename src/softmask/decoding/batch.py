@@ -399,7 +399,7 @@ class Batch:
         pairs = list(itertools.chain(*zips))
         for sequence, scheduled in pairs:
             if sequence.is_planned and sequence.schedule.left:
-                sequence.schedule.left[scheduled.block] -= scheduled.commits
+                sequence.schedule.take(scheduled.block, scheduled.commits)
         self._recount([sequence for sequence, _ in pairs if not sequence.is_planned], groups)
         self.masked_P = (self.canvas_P == self.mask_id) & self.real_P
         self.candidate_P = torch.where(self.masked_P, self.candidate_P, self.canvas_P)

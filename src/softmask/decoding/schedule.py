@@ -9,6 +9,7 @@ from __future__ import annotations
 import bisect
 import itertools
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -56,25 +57,42 @@ class StepSchedule:
         given = (~masked_L).nonzero()[0]
         self._tail = int(given[-1]) + 1 if len(given) else 0
         self.masks = len(columns)
-        self.left = [len(block) for block in self.blocks]
+        self._columns, sizes = columns, [len(block) for block in self.blocks]
+        self._begins = np.cumsum([0, *sizes])  # of each block, among the columns that were masks
+        self.left = sizes
         if len(self.blocks) > config.steps:
             raise ValueError(
                 f"{config.steps} steps cannot fill {len(self.blocks)} blocks: give at least one "
                 "step a block, or a larger block_length"
             )
         # The steps after which each has to be full.
-        self.ends = _ends([len(block) for block in self.blocks], config.steps, grid is not None)
+        self.ends = _ends(sizes, config.steps, grid is not None)
+
+    @property
+    def left(self) -> list[int]:
+        """The masks that are left of each block; a copy is set, and `take` changes one."""
+        return self._left
+
+    @left.setter
+    def left(self, left: Sequence[int]) -> None:
+        # Summed and looked through once a step: a long text has thousands of blocks.
+        self._left, self.total_left = list(left), sum(left)
+        self._first = next((block for block, count in enumerate(left) if count), 0)
+
+    def take(self, block: int, count: int) -> None:
+        """So many masks of a block are decided."""
+        self._left[block] -= count
+        self.total_left -= count
+        while self.total_left and not self._left[self._first]:
+            self._first += 1
 
     def recount(self, masked_L: np.ndarray) -> None:
         """Counts the masks that are left."""
         if self.is_whole:
             self.left = [int(masked_L.sum())]
-        else:
-            self.left = [int(masked_L[block].sum()) for block in self.blocks]
-
-    @property
-    def total_left(self) -> int:
-        return sum(self.left)
+        elif self.blocks:
+            counts = np.add.reduceat(masked_L[self._columns], self._begins[:-1], dtype=np.int64)
+            self.left = counts.tolist()
 
     def at(self, step: int) -> ScheduledStep:
         """What this step does; nothing where nothing is left."""
@@ -121,11 +139,6 @@ class StepSchedule:
         block = self._first
         count = math.ceil(self.left[block] / max(self.ends[block] - step, 1))
         return ScheduledStep(block, count, 0.0, self._last_open(block))
-
-    @property
-    def _first(self) -> int:
-        """The first block that is not full."""
-        return next(block for block, left in enumerate(self.left) if left)
 
     def _last_open(self, block: int, wanted: int = 0) -> int:
         """The last block that is open, if this is the first: so many masks are, where there are."""
@@ -202,8 +215,8 @@ class StepSchedule:
 
     def left_before(self, column: int, block: int) -> int:
         """Masks left before a column that lies behind this block; later blocks are untouched."""
-        later = self.blocks[block + 1 :]
-        return sum(self.left[: block + 1]) + sum(int((b < column).sum()) for b in later)
+        before = int(np.searchsorted(self._columns, column)) - int(self._begins[block + 1])
+        return sum(self.left[: block + 1]) + max(before, 0)
 
 
 def _linear_share(step: int, steps: int) -> float:

@@ -213,7 +213,7 @@ class SequenceState:
             self.growth = dataclasses.replace(self.growth)
             self.settings = Settings.of(self)
             self.resize(self.masked_L)
-        self.schedule.left = list(saved["left"])
+        self.schedule.left = saved["left"]
         if self.generator is not None:
             self.generator.set_state(saved["generator"])
         if self.constraint is not None:

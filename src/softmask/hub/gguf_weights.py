@@ -128,7 +128,9 @@ def load_gguf(
     rotary = model.model.rotary_emb
     model.model.rotary_emb = type(rotary)(config=config)  # its buffers are computed, not stored
     layers = "model.layers."
-    rounded = [layers + name for name in check_layers(model, quantize)] if quantize else []
+    rounded = (
+        [layers + name for name in check_layers(model.model.layers, quantize)] if quantize else []
+    )
     names = {ours: theirs for theirs, ours in source.names.items()}
     read = stored_tensors(source, dtype)
     for place, module in list(model.named_modules()):
@@ -147,7 +149,7 @@ def load_gguf(
             kept = value if place in rounded else value.to(device)
             setattr(module, key, nn.Parameter(kept))
         if quantize is not None and place in rounded:
-            quantize_layer(model, place.removeprefix(layers), quantize, device)
+            quantize_layer(model.model.layers, place.removeprefix(layers), quantize, device)
     model.tie_weights()
     model.config.dtype = dtype
     return seal(model, device) if quantize else model.to(device)

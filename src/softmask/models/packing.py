@@ -141,16 +141,36 @@ class _Run(NamedTuple):
 
 def _plan(spans: Sequence[Span], device: torch.device, *, stored: bool) -> list[_Run]:
     """The calls that attend these windows. Without a store keys are packed as queries are."""
-    plan, at = [], 0
+    plan, at, mask_of = [], 0, _masks(spans, device)
     for run in _runs(spans, at_equal_distances=stored):
         queries, start, length, *_ = run[0]
-        count, mask = len(run), run[0].mask(device)
+        count, mask = len(run), mask_of(run[0])
         stride = run[1].start - start if count > 1 else length
         if not stored:
             start, stride = at, length
         plan.append(_Run(count, at, queries, start, stride, length, mask))
         at += count * queries
     return plan
+
+
+def _masks(spans: Sequence[Span], device: torch.device) -> Callable[[Span], Tensor | None]:
+    """The mask of each span, a view of that of the longest one of its kind.
+
+    What differs is how much lies before the window, which all of it sees. A mask for each window
+    of a long prompt would be a byte for every pair of its positions.
+    """
+    longest: dict[tuple[int, int, int], Span] = {}
+    for span in spans:
+        kind = span.queries, span.first, span.size
+        longest[kind] = max(longest.get(kind, span), span, key=lambda one: one.length)
+    masks = {kind: span.mask(device) for kind, span in longest.items()}
+
+    def mask_of(span: Span) -> Tensor | None:
+        kind = span.queries, span.first, span.size
+        mask = masks[kind]
+        return None if mask is None else mask[:, longest[kind].length - span.length :]
+
+    return mask_of
 
 
 def _runs(spans: Sequence[Span], *, at_equal_distances: bool) -> list[list[Span]]:

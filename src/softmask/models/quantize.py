@@ -57,13 +57,22 @@ def quantize_layers(model: DreamModel, kind: str, device: torch.device) -> Dream
     Raises:
         ValueError: a width that 4 bits cannot have.
     """
-    for name in check_layers(model, kind):
-        quantize_layer(model, name, kind, device)
+    pack(model.model.layers, kind, device)
     return seal(model, device)
 
 
-def check_layers(model: DreamModel, kind: str) -> list[str]:
-    """The names of the layers that `quantize_layers` makes others of, which may have no values yet.
+def pack(blocks: nn.Module, kind: str, device: torch.device) -> None:
+    """The linear layers of these blocks in fewer bits, in place and on this device.
+
+    Raises:
+        ValueError: a width that 4 bits cannot have.
+    """
+    for name in check_layers(blocks, kind):
+        quantize_layer(blocks, name, kind, device)
+
+
+def check_layers(blocks: nn.Module, kind: str) -> list[str]:
+    """The names of the layers that `pack` makes others of, which may have no values yet.
 
     Raises:
         ValueError: a width that 4 bits cannot have.
@@ -72,7 +81,6 @@ def check_layers(model: DreamModel, kind: str) -> list[str]:
     # for 7 % of Dream 7B's weights, and on a CPU 283 ms for 192 rows of a vocabulary of 152k,
     # where the streamed fp32 head takes 202 and holds no logits. The embeddings are rows that
     # soft-masking sums, and the head's own weights where the two are tied.
-    blocks = model.model.layers
     names = [name for name, module in blocks.named_modules() if type(module) in PLAIN]
     if kind == "int4":
         _check_widths(blocks, names)
@@ -80,10 +88,9 @@ def check_layers(model: DreamModel, kind: str) -> list[str]:
     return names
 
 
-def quantize_layer(model: DreamModel, name: str, kind: str, device: torch.device) -> None:
+def quantize_layer(blocks: nn.Module, name: str, kind: str, device: torch.device) -> None:
     """Replaces one of the layers that `check_layers` names; what it becomes is on the device."""
     make = {"int8": _int8, "int4": _int4}[kind]
-    blocks = model.model.layers
     blocks.set_submodule(name, make(blocks.get_submodule(name)).to(device))
 
 
@@ -135,7 +142,7 @@ def _int4(linear: nn.Linear) -> nn.Module:
     return quantised
 
 
-def _check_widths(blocks: nn.ModuleList, names: list[str]) -> None:
+def _check_widths(blocks: nn.Module, names: list[str]) -> None:
     for name in names:
         linear = blocks.get_submodule(name)
         assert isinstance(linear, nn.Linear)
