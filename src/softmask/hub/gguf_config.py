@@ -96,8 +96,7 @@ def metadata_of(source: Source, architecture: facts.Architecture) -> dict[str, A
         f"{name}.{facts.VOCABULARY}": config.vocab_size,
         f"{name}.{facts.CAUSAL}": False,
     }
-    rope = config.rope_parameters
-    assert rope is not None  # Qwen2's configuration makes them
+    rope: dict[str, Any] = {**(config.rope_parameters or {})}  # Qwen2's configuration makes them
     kind = rope.get("rope_type", "default")
     for ours, key in facts.ROPE.items():
         value = rope.get(ours)
@@ -119,8 +118,7 @@ def rope_factors(config: DreamConfig) -> list[float] | None:
     original / high as they are, and between them it is a smooth mixture, as in transformers'
     `_compute_llama3_parameters`.
     """
-    rope = config.rope_parameters
-    assert rope is not None  # Qwen2's configuration makes them
+    rope: dict[str, Any] = {**(config.rope_parameters or {})}  # Qwen2's configuration makes them
     if rope.get("rope_type") != "llama3":
         return None
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads

@@ -155,10 +155,10 @@ def tokenizer_metadata(source: Source) -> dict[str, Any]:
         facts.TOKENIZER_JSON: text,
     }
     for key, field in facts.NAMED_IDS.items():
-        id_ = getattr(tokenizer, f"{key}_id")
-        id_ = config.mask_token_id if key == "mask_token" else id_
-        if id_ is not None:
-            values[f"{facts.TOKENIZER}.{field}"] = id_
+        named: int | None = getattr(tokenizer, f"{key}_id")
+        named = config.mask_token_id if key == "mask_token" else named
+        if named is not None:
+            values[f"{facts.TOKENIZER}.{field}"] = named
     if tokenizer.chat_template is not None:
         values[facts.TEMPLATE] = tokenizer.chat_template
     return values

@@ -121,8 +121,7 @@ def load_gguf(
         ValueError: a tensor holds NaN or infinity, or 4 bits do not fit its width.
     """
     head, config = read_head(source.folder), source.config
-    if isinstance(dtype, str):
-        dtype = getattr(torch, dtype_of(head))
+    chosen: torch.dtype = getattr(torch, dtype_of(head)) if isinstance(dtype, str) else dtype
     with torch.device("meta"):
         model = DreamModel(config)
     rotary = model.model.rotary_emb
@@ -132,7 +131,7 @@ def load_gguf(
         [layers + name for name in check_layers(model.model.layers, quantize)] if quantize else []
     )
     names = {ours: theirs for theirs, ours in source.names.items()}
-    read = stored_tensors(source, dtype)
+    read = stored_tensors(source, chosen)
     for place, module in list(model.named_modules()):
         for key, empty in list(module.named_parameters(recurse=False)):
             ours = f"{place}.{key}"
@@ -141,7 +140,7 @@ def load_gguf(
             value = read(ours)
             if first_not_finite([(ours, value)]):
                 raise ValueError(
-                    f"{head.path}: {names[ours]} holds NaN or infinity in {dtype}: the file is "
+                    f"{head.path}: {names[ours]} holds NaN or infinity in {chosen}: the file is "
                     "damaged, or does not fit this dtype"
                 )
             assert value.shape == empty.shape
@@ -151,8 +150,11 @@ def load_gguf(
         if quantize is not None and place in rounded:
             quantize_layer(model.model.layers, place.removeprefix(layers), quantize, device)
     model.tie_weights()
-    model.config.dtype = dtype
-    return seal(model, device) if quantize else model.to(device)
+    model.config.dtype = chosen
+    if quantize is not None:
+        return seal(model, device)
+    nn.Module.to(model, device)
+    return model
 
 
 def stored_tensors(source: Source, dtype: torch.dtype = torch.float32) -> Callable[[str], Tensor]:

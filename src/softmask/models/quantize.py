@@ -91,7 +91,9 @@ def check_layers(blocks: nn.Module, kind: str) -> list[str]:
 def quantize_layer(blocks: nn.Module, name: str, kind: str, device: torch.device) -> None:
     """Replaces one of the layers that `check_layers` names; what it becomes is on the device."""
     make = {"int8": _int8, "int4": _int4}[kind]
-    blocks.set_submodule(name, make(blocks.get_submodule(name)).to(device))
+    linear = blocks.get_submodule(name)
+    assert isinstance(linear, nn.Linear)
+    blocks.set_submodule(name, make(linear).to(device))
 
 
 def seal(model: DreamModel, device: torch.device) -> DreamModel:

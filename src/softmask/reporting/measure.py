@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import resource
 import statistics
@@ -94,5 +95,6 @@ def is_emulated(dtype: torch.dtype, device: torch.device) -> bool:
     seconds = {}
     for kind in (torch.float32, dtype):
         side = torch.ones(256, 256, device=device).to(kind)
-        seconds[kind] = min(timed(lambda x=side: x @ x, device) for _ in range(3))
+        multiply = functools.partial(torch.matmul, side, side)
+        seconds[kind] = min(timed(multiply, device) for _ in range(3))
     return seconds[dtype] > EMULATED * seconds[torch.float32]

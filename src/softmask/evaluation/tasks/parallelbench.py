@@ -155,7 +155,8 @@ def documents(*, kind: str, samples: int = SAMPLES, **metadata: Any) -> dict[str
         raise ValueError(f"a kind of ParallelBench is {', '.join(_MAKERS)}, not {kind!r:.60}")
     if samples < 1:
         raise ValueError(f"samples must be at least 1, not {samples}")
-    rng, rows, seen = random.Random(f"parallelbench {kind}"), [], set()
+    rng, seen = random.Random(f"parallelbench {kind}"), set()
+    rows: list[Row] = []
     while len(rows) < EXAMPLES + samples:
         row = _MAKERS[kind](rng, len(rows))
         # No example, and no other document, asks the same.
@@ -174,7 +175,7 @@ def _line(operation: str) -> Callable[[random.Random, int], Row]:
         length = LENGTHS[number % len(LENGTHS)] + beside
         names = zip(rng.sample(_FIRST, length), rng.sample(_LAST, length), strict=True)
         line = [f"{first} {last}" for first, last in names]
-        made = {"operation": operation, "line": line, "name": "", "place": 0} | make(rng, line)
+        made: Row = {"operation": operation, "line": line, "name": "", "place": 0} | make(rng, line)
         asked = request.format(name=made["name"], place=made["place"])
         text = f"People wait in a line, the first in front: {_as_list(made['line'])}\n{asked}"
         return made | {"input": text, "output": _as_list(made["output"])}
