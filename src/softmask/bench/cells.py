@@ -64,8 +64,11 @@ class Plan:
         """The feedback of a mode."""
         if mode == "plain":
             return None
-        further: dict[str, Any] = {"topk": {"k": self.k}, "temperature": {"temperature": 1.0}}[mode]
-        return SoftMaskConfig(mode=mode, **further, **SOFT)
+        kinds: dict[str, dict[str, Any]] = {
+            "topk": {"k": self.k},
+            "temperature": {"temperature": 1.0},
+        }
+        return SoftMaskConfig(mode=mode, **kinds[mode], **SOFT)
 
     def batch(self, model: DreamModel, cell: Cell) -> Batch:
         """The texts, their first half decided; of a block-causal model, one block more of it."""

@@ -82,7 +82,9 @@ def choose_shape(name: str) -> Shape:
 def outline(shape: Shape, layers: int, positions: int, dtype: torch.dtype) -> DreamModel:
     """The model without its weights."""
     with torch.device("meta"):
-        return DreamModel(shape.settings(layers, positions)).to(dtype).eval()
+        model = DreamModel(shape.settings(layers, positions)).eval()
+    nn.Module.to(model, dtype)
+    return model
 
 
 def weight_bytes(model: DreamModel, quantize: str | None = None) -> tuple[int, int]:

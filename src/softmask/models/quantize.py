@@ -82,7 +82,8 @@ def pack(blocks: nn.Module, kind: str, device: torch.device) -> None:
         _check_widths(blocks, names)
     quiet_bitsandbytes()
     for name in names:
-        blocks.set_submodule(name, make(blocks.get_submodule(name)).to(device))
+        linear: Any = blocks.get_submodule(name)
+        blocks.set_submodule(name, make(linear).to(device))
 
 
 def _int8(linear: nn.Linear) -> nn.Module:

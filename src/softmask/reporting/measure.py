@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -82,5 +83,5 @@ def is_emulated(dtype: torch.dtype, device: torch.device) -> bool:
     seconds = {}
     for kind in (torch.float32, dtype):
         side = torch.ones(256, 256, device=device).to(kind)
-        seconds[kind] = min(timed(lambda x=side: x @ x, device) for _ in range(3))
+        seconds[kind] = min(timed(partial(torch.mm, side, side), device) for _ in range(3))
     return seconds[dtype] > EMULATED * seconds[torch.float32]
