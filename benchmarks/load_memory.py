@@ -211,7 +211,9 @@ def main() -> None:
     if args.child is not None:
         folder, way, adapter = args.child
         dtype, quantize, adapted = WAYS[way]
-        print(json.dumps(measure(Path(folder), dtype, quantize, Path(adapter) if adapted else None)))
+        print(
+            json.dumps(measure(Path(folder), dtype, quantize, Path(adapter) if adapted else None))
+        )
         return
     if args.out is None:
         parser.error("give --out")

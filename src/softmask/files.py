@@ -124,7 +124,9 @@ def sync_tree(folder: Path) -> None:
     """Has all files below a folder, and their names, on the disk."""
     for place, _, names in os.walk(folder):
         for name in names:
-            handle = os.open(os.path.join(place, name), os.O_RDONLY)
+            # Windows synchronises only what is open for writing.
+            mode = os.O_RDONLY if os.name == "posix" else os.O_RDWR
+            handle = os.open(os.path.join(place, name), mode)
             try:
                 os.fsync(handle)
             finally:

@@ -49,7 +49,12 @@ from .four_bits import is_stored_in_4_bits, read_four_bits
 from .tokenizer_files import has_tokenizer, read_tokenizer
 
 # As safetensors names them.
-FLOATS = ("F64", "F32", "F16", "BF16")
+FLOATS = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+}
 
 
 def find(
@@ -228,6 +233,15 @@ def _check_weights(
         "mismatched_keys": [n for n in own.keys() & stored.keys() if own[n] != stored[n]],
     }
     check_report(folder, report, config)
+
+
+def stored_dtype(weights: Sequence[Path]) -> torch.dtype | None:
+    """The dtype of all tensors in the files; None: they are of several."""
+    found = set()
+    for path in weights:
+        with safe_open(path, framework="pt") as file:
+            found |= {FLOATS[file.get_slice(name).get_dtype()] for name in file.keys()}
+    return found.pop() if len(found) == 1 else None
 
 
 def check_report(folder: Path, report: dict[str, Any], config: DreamConfig) -> None:

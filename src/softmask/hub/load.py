@@ -19,10 +19,10 @@ from ..config import SAMPLING_FILE, read_sampling_file, soft_mask_to_published
 from ..decoding import diffusion_generate  # noqa: F401, gives the model its method
 from ..families.registry import by_name
 from ..models import DreamModel
-from ..models.checkpoint import Checkpoint, Source, first_not_finite
-from ..models.quantize import check_quantize, quantize_layers
+from ..models.checkpoint import Checkpoint, Source, first_not_finite, not_finite
+from ..models.quantize import Quantizer, check_quantize
 from .adapters import merge_adapter, read_adapter, require_peft
-from .checkpoints import check_report, find, quiet
+from .checkpoints import check_report, find, quiet, stored_dtype
 from .four_bits import QLORA, finish, is_stored_in_4_bits, read_four_bits, settings_for
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -103,8 +103,9 @@ def load(
             loaded so in any case; with an adapter, which 4 bits would round away, its weights
             become whole again.
         quantize: "int8" or "int4": linear layers in fewer bits (bitsandbytes), for decoding, after
-            the adapter was merged; embeddings and head stay as they are. The whole model is in
-            the CPU's memory first.
+            the adapter was merged; embeddings and head stay as they are. Layer by layer, from
+            the files: beside the result the CPU holds one layer, or the whole model where its
+            files are of several dtypes or the adapter brings whole modules or biases.
 
     Raises:
         ValueError: one sentence on what is wrong with the folder, the adapter or an argument.
@@ -116,7 +117,6 @@ def load(
         if load_in_4bit or device_map is not None:
             other = "load_in_4bit" if load_in_4bit else "device_map"
             raise ValueError(f"give either quantize or {other}, not both")
-        device, dtype = "cpu", choose_dtype(dtype, target)
     source = find(name, adapter, revision=revision, family=family)
     if load_in_4bit and source.adapter is not None:
         raise ValueError(
@@ -130,18 +130,21 @@ def load(
     if source.adapter is not None:
         require_peft()
         adapting = read_adapter(source.adapter)
+    quantizer = None
+    if quantize is not None and target is not None:
+        quantizer = Quantizer(quantize, target, _dtype_of(source, dtype, target), source.name)
+        device, dtype = "cpu", stored_dtype(source.weights) or quantizer.dtype
     model = _read_model(source, device, dtype, device_map, load_in_4bit)
     if adapting is not None:
         if stored:
             with quiet():
                 model.dequantize()
-        model = merge_adapter(model, adapting)
+        model = merge_adapter(model, adapting, quantizer)
+    if quantizer is not None:
+        model = quantizer.model(model)
     bad = first_not_finite(model.named_parameters())
     if bad is not None:
-        raise ValueError(
-            f"{source.name}: {bad} holds NaN or infinity in {model.dtype}: the weights are "
-            "damaged, or do not fit this dtype"
-        )
+        raise ValueError(f"{source.name}: {not_finite(bad, model.dtype)}")
     if source.config.transparency_config is not None:
         # What the model's own folder said; an adapter or an edited file may say something else.
         published = soft_mask_to_published(source.soft_mask) if source.soft_mask else None
@@ -150,8 +153,6 @@ def load(
     sampling, kinds = read_sampling_file(suits) if suits.is_file() else ({}, ())
     sampling = {**by_name(source.config.family).sampling, **sampling}
     model.eval()
-    if quantize is not None and target is not None:
-        model = quantize_layers(model, quantize, target)
     return Checkpoint(
         model, source.tokenizer, source.soft_mask, source.name, sampling, source, kinds
     )
@@ -196,6 +197,15 @@ def choose_dtype(dtype: str | torch.dtype | None, device: torch.device) -> str |
     if dtype not in DTYPES:
         raise ValueError(f"{dtype!r} is no dtype: give {', '.join(DTYPES)} or auto")
     return getattr(torch, dtype)
+
+
+def _dtype_of(source: Source, dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype:
+    """The dtype of what is not quantised; "auto" as transformers reads it: the config's own."""
+    chosen = choose_dtype(dtype, device)
+    if isinstance(chosen, torch.dtype):
+        return chosen
+    named = source.config.dtype or stored_dtype(source.weights) or torch.float32
+    return named if isinstance(named, torch.dtype) else getattr(torch, named)
 
 
 def _read_model(

@@ -46,7 +46,7 @@ def peak_mb(device: str) -> float:
     status = Path("/proc/self/status")
     if status.exists():
         # Not getrusage: on Linux a child's ru_maxrss starts at what its parent had reached.
-        lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
+        lines = dict(line.split(":", 1) for line in status.read_text(encoding="utf-8").splitlines())
         return int(lines["VmHWM"].split()[0]) / 2**10
     if sys.platform == "win32":
         import psutil
