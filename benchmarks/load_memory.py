@@ -37,7 +37,7 @@ from safetensors.torch import save_file
 from softmask.config import BUNDLED
 from softmask.hub.load import load
 from softmask.models import DreamConfig, DreamModel
-from softmask.reporting.result_folder import claim, provenance, write
+from softmask.reporting.result_folder import claim, write
 from softmask.reporting.tables import light_table
 
 # Dream-org/Dream-v0-Instruct-7B, config.json.

@@ -240,7 +240,8 @@ def stored_dtype(weights: Sequence[Path]) -> torch.dtype | None:
     found = set()
     for path in weights:
         with safe_open(path, framework="pt") as file:
-            found |= {FLOATS[file.get_slice(name).get_dtype()] for name in file.keys()}
+            names = sorted(file.keys())
+            found |= {FLOATS[file.get_slice(name).get_dtype()] for name in names}
     return found.pop() if len(found) == 1 else None
 
 
