@@ -17,6 +17,7 @@ from transformers import BitsAndBytesConfig
 
 from ..config import SAMPLING_FILE, read_sampling_file, soft_mask_to_published
 from ..decoding import diffusion_generate  # noqa: F401, gives the model its method
+from ..decoding.memory import Footprint
 from ..families.registry import by_name
 from ..models import DreamModel
 from ..models.checkpoint import Checkpoint, Source, first_not_finite, not_finite
@@ -24,8 +25,12 @@ from ..models.quantize import Quantizer, check_quantize
 from .adapters import merge_adapter, read_adapter, require_peft
 from .checkpoints import check_report, find, quiet, stored_dtype
 from .four_bits import QLORA, finish, is_stored_in_4_bits, read_four_bits, settings_for
+from .memory_check import Plan
+from .weight_sizes import weight_sizes
 
 DTYPES = ("float32", "bfloat16", "float16")
+# Positions of a short generation with its prompt, and tokens that are mixed in at each.
+SHORT, SHORT_K = 512, 3
 
 
 @dataclass(frozen=True)
@@ -130,10 +135,15 @@ def load(
     if source.adapter is not None:
         require_peft()
         adapting = read_adapter(source.adapter)
-    quantizer = None
+    quantizer, dtype_asked = None, dtype
     if quantize is not None and target is not None:
         quantizer = Quantizer(quantize, target, _dtype_of(source, dtype, target), source.name)
         device, dtype = "cpu", stored_dtype(source.weights) or quantizer.dtype
+    elif device_map is None:
+        target = choose_device(device)
+    if target is not None:  # a device map spreads a model over what there is
+        bits = "int4" if load_in_4bit else quantize
+        _plan(source, _dtype_of(source, dtype_asked, target), target, bits).check()
     model = _read_model(source, device, dtype, device_map, load_in_4bit)
     if adapting is not None:
         if stored:
@@ -197,6 +207,17 @@ def choose_dtype(dtype: str | torch.dtype | None, device: torch.device) -> str |
     if dtype not in DTYPES:
         raise ValueError(f"{dtype!r} is no dtype: give {', '.join(DTYPES)} or auto")
     return getattr(torch, dtype)
+
+
+def _plan(source: Source, dtype: torch.dtype, device: torch.device, quantize: str | None) -> Plan:
+    """What loading takes, and a generation of a few hundred positions after it."""
+    config = source.config
+    in_4_bits = is_stored_in_4_bits(config)
+    sizes = weight_sizes(source.weights, tied=config.tie_word_embeddings, in_4_bits=in_4_bits)
+    with torch.device("meta"):
+        shapes = DreamModel(config).to(dtype)
+    footprint = Footprint.of(shapes, cached=True, k=SHORT_K, device=device)
+    return Plan(source.name, sizes, device, dtype, quantize, footprint.total(SHORT))
 
 
 def _dtype_of(source: Source, dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype:

@@ -24,7 +24,9 @@ from .folder import (
     read_mapping,
     weight_files,
 )
+from .weight_sizes import weight_sizes
 
+STORED = "quantization_config"  # in a config.json: the files are in 4 bits
 NOT_WHOLE = "{} is not whole in the Hub's cache: fetch it again"
 
 
@@ -39,6 +41,7 @@ class Entry:
     folder: str
     use: str  # the command; empty: there is none
     problem: str | None = None  # a sentence on why it cannot be used
+    loaded: dict[str, int] | None = None  # bytes in memory by dtype or bits; of a whole model
 
 
 def bundled() -> Iterator[Entry]:
@@ -93,6 +96,7 @@ def look_at(
         return None
     adapter, problem = is_adapter(folder), None
     kind = what = "adapter" if adapter else "model"
+    loaded = None
     try:
         if adapter:
             base, _ = base_of(folder)
@@ -106,7 +110,9 @@ def look_at(
             if found is None:
                 return None
             what = f"{found.title} model"
-            weight_files(folder)
+            weights = weight_files(folder)
+            tied, stored = (values.get(key) for key in ("tie_word_embeddings", STORED))
+            loaded = weight_sizes(weights, tied=bool(tied), in_4_bits=stored is not None).ways()
             what += " for chat" if _chats(folder) else ""
         if (folder / SOFT_MASK_FILE).is_file():
             what += ", soft-masked"
@@ -125,6 +131,7 @@ def look_at(
         str(folder),
         mend if problem is not None else use,
         problem,
+        loaded,
     )
 
 

@@ -26,10 +26,10 @@ from ..decoding.likelihood import (
     TokenScore,
     check_requests,
 )
+from ..decoding.memory import DRAWN
 from ..models.lm_head import CHUNK_LOGITS
 from ..soft_mask import check_k
 from .limits import Limits
-from .memory import DRAWN
 from .request import FinishReason
 from .running_batch import describe
 
