@@ -11,13 +11,14 @@ its own, which a thread of it watches (/proc/self/status, so Linux alone):
 * mapped: RssFile, pages of the files, which it takes back when another wants them. Weights that are
   loaded in the dtype of their files stay there.
 
-The claim is of both: what a loaded model holds is the size of its tensors, and the most that its
-load held privately is that, less what stays in the files, and at most one shard.
+The claim: the private peak is at most the size of the loaded model's tensors (`final`) and of one
+shard. What a model holds for good is in `after`, and of a dtype as in the files in the files.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import shutil
 import subprocess
@@ -35,6 +36,8 @@ from rich.filesize import decimal
 from safetensors.torch import save_file
 
 from softmask.config import BUNDLED
+from softmask.hub.adapters import quiet_peft
+from softmask.hub.checkpoints import read_config
 from softmask.hub.load import load
 from softmask.models import DreamConfig, DreamModel
 from softmask.reporting.result_folder import claim, write
@@ -49,7 +52,8 @@ DREAM_7B = {
     "num_key_value_heads": 4,
     "vocab_size": 152064,
 }
-ADAPTED = {"target_modules": "all-linear", "r": 8}
+LAYERS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+ADAPTED: dict[str, Any] = {"r": 8, "lora_alpha": 8, "target_modules": LAYERS}
 # What is loaded, by its name in the table: dtype, quantize, with an adapter.
 WAYS: dict[str, tuple[str, str | None, bool]] = {
     "bfloat16": ("bfloat16", None, False),
@@ -109,9 +113,7 @@ def write_adapter(folder: Path, base: Path) -> Path:
     """A LoRA of small values for every linear layer of the base's blocks."""
     from peft import LoraConfig, PeftModel
 
-    from softmask.hub.checkpoints import read_config
-
-    with torch.device("meta"):
+    with torch.device("meta"), quiet_peft():
         model: Any = DreamModel(read_config(base))
         wrapped = PeftModel(model, LoraConfig(**ADAPTED))
     names = wrapped.state_dict()
@@ -122,9 +124,7 @@ def write_adapter(folder: Path, base: Path) -> Path:
     }
     folder.mkdir(parents=True)
     save_file(state, folder / "adapter_model.safetensors")
-    layers = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-    settings = {"peft_type": "LORA", "r": 8, "lora_alpha": 8, "target_modules": layers}
-    settings["base_model_name_or_path"] = str(base)
+    settings = {"peft_type": "LORA", "base_model_name_or_path": str(base), **ADAPTED}
     (folder / "adapter_config.json").write_text(json.dumps(settings), encoding="utf-8")
     return folder
 
@@ -165,6 +165,8 @@ def measure(folder: Path, dtype: str, quantize: str | None, adapter: Path | None
 
     `final` are its tensors' bytes, of which `private` those that lie in no file.
     """
+    importlib.import_module("peft")
+    load(device="cpu", dtype=dtype, quantize=quantize)  # imports libraries, and starts their threads
     with Watch() as watch:
         started = time.perf_counter()
         loaded = load(folder, adapter, device="cpu", dtype=dtype, quantize=quantize)

@@ -64,8 +64,8 @@ class Plan:
             )
         elif self.device.type == "cpu" and self.dtype == torch.bfloat16 and is_emulated():
             logger.warning(
-                "this CPU emulates bfloat16, of which a small product took %.0f times as long as of "
-                "float32, and large ones take longer: leave out --dtype%s",
+                "this CPU emulates bfloat16, a small product of which took %.0f times as long as "
+                "in float32, and large ones take longer: leave out --dtype%s",
                 slowness(),
                 "" if self.quantize else f", or {self._instead(here.available)}",
             )
