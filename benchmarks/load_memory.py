@@ -18,7 +18,6 @@ shard. What a model holds for good is in `after`, and of a dtype as in the files
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
 import shutil
 import subprocess
@@ -51,6 +50,14 @@ DREAM_7B = {
     "num_attention_heads": 28,
     "num_key_value_heads": 4,
     "vocab_size": 152064,
+}
+SMALL = {
+    "hidden_size": 64,
+    "intermediate_size": 64,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 1,
+    "num_key_value_heads": 1,
+    "vocab_size": 2048,
 }
 LAYERS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 ADAPTED: dict[str, Any] = {"r": 8, "lora_alpha": 8, "target_modules": LAYERS}
@@ -165,8 +172,11 @@ def measure(folder: Path, dtype: str, quantize: str | None, adapter: Path | None
 
     `final` are its tensors' bytes, of which `private` those that lie in no file.
     """
-    importlib.import_module("peft")
-    load(device="cpu", dtype=dtype, quantize=quantize)  # imports libraries, and starts their threads
+    with tempfile.TemporaryDirectory() as place:
+        # Imports libraries, and starts their threads.
+        small = write_sparse(Path(place) / "model", SMALL, shards=1)
+        tuned = write_adapter(Path(place) / "adapter", small) if adapter is not None else None
+        load(small, tuned, device="cpu", dtype=dtype, quantize=quantize)
     with Watch() as watch:
         started = time.perf_counter()
         loaded = load(folder, adapter, device="cpu", dtype=dtype, quantize=quantize)

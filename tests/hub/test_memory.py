@@ -31,8 +31,8 @@ LARGER = {
     "num_key_value_heads": 4,
     "vocab_size": 2048,
 }
-# Buffers of libraries, and what the allocator keeps of freed layers.
-SLACK = 24 * 2**20
+# Buffers of libraries; a layer in float32, and of an adapter its product, are 3 MB each.
+SLACK = 10 * 2**20
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +52,9 @@ def test_a_load_never_holds_more_than_the_result_and_a_shard(sparse, way: str) -
     model, adapter = sparse
     script = Path(load_memory.__file__)
     start = f"import sys; sys.path.insert(0, {str(script.parent)!r}); "
+    # Layers this small come from glibc's heap, which keeps what is freed; those of real models are
+    # above its threshold (M_MMAP_THRESHOLD is -3) and go back to the system.
+    start += "import ctypes; ctypes.CDLL(None).mallopt(-3, 2**18); "
     start += "import load_memory; load_memory.main()"
     command = [*python(ENVIRONMENT), "-c", start, "--child", str(model), way, str(adapter)]
     done = subprocess.run(command, capture_output=True, text=True)
