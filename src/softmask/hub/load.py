@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import BitsAndBytesConfig
 
 from ..config import SAMPLING_FILE, read_sampling_file, soft_mask_to_published
@@ -215,7 +216,8 @@ def _plan(source: Source, dtype: torch.dtype, device: torch.device, quantize: st
     in_4_bits = is_stored_in_4_bits(config)
     sizes = weight_sizes(source.weights, tied=config.tie_word_embeddings, in_4_bits=in_4_bits)
     with torch.device("meta"):
-        shapes = DreamModel(config).to(dtype)
+        shapes = DreamModel(config)
+        nn.Module.to(shapes, dtype)
     footprint = Footprint.of(shapes, cached=True, k=SHORT_K, device=device)
     return Plan(source.name, sizes, device, dtype, quantize, footprint.total(SHORT))
 
