@@ -121,8 +121,9 @@ class MathWorker:
 
 def _read(stream: IO[bytes], lines: queue.SimpleQueue[bytes]) -> None:
     """Hands lines on until the pipe ends, and then an empty one."""
-    for line in io.BufferedReader(cast("io.FileIO", stream)):
-        lines.put(line)
+    with io.BufferedReader(cast("io.FileIO", stream)) as whole:
+        for line in whole:
+            lines.put(line)
     lines.put(b"")
 
 
