@@ -120,13 +120,15 @@ def differences(dtype: str, trained: str) -> dict[str, dict[str, float]]:
 
 def status_mb(field: str) -> float:
     """A field of this process's status: VmHWM, its peak, or VmRSS."""
-    lines = Path("/proc/self/status").read_text().splitlines()
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(field))
 
 
 def peak_above_start(case: Case, way: str) -> dict[str, float]:
     """MB by which a run's peak exceeds what head and hidden states take, and its seconds."""
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew: not the weights' making
+    Path("/proc/self/clear_refs").write_text(
+        "5", encoding="utf-8"
+    )  # the peak starts anew: not the weights' making
     before = status_mb("VmRSS")
     seconds = case.run(way)
     return {"peak_mb": round(status_mb("VmHWM") - before, 1), **seconds}

@@ -185,7 +185,10 @@ def measure(checkpoint: Checkpoint, cache: str, args: argparse.Namespace) -> Num
 
 def resident_mb() -> float:
     """What this process has in memory now."""
-    lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    lines = dict(
+        line.split(":", 1)
+        for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    )
     return int(lines["VmRSS"].split()[0]) / 2**10
 
 

@@ -463,7 +463,7 @@ class Server:
 
     def resident_mb(self) -> float:
         """What it has in memory."""
-        status = Path(f"/proc/{self.process.pid}/status").read_text().splitlines()
+        status = Path(f"/proc/{self.process.pid}/status").read_text(encoding="utf-8").splitlines()
         return int(dict(line.split(":", 1) for line in status)["VmRSS"].split()[0]) / 2**10
 
 
@@ -490,7 +490,7 @@ def serving(settings: Settings, *options: str) -> Iterator[Server]:
 
 def log_troubles(log: Path) -> list[str]:
     """Lines of the log that are no JSON, or errors."""
-    lines = log.read_text().splitlines()
+    lines = log.read_text(encoding="utf-8").splitlines()
     wrong = [line for line in lines if not line.startswith("{") or '"level": "error"' in line]
     return [f"the log says {line[:2000]}" for line in wrong]
 

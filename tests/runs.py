@@ -72,7 +72,7 @@ def log_of(folder: Path) -> list[dict]:
 
 
 def write_recipe(settings: dict, path: Path) -> Path:
-    path.write_text(yaml.safe_dump(settings))
+    path.write_text(yaml.safe_dump(settings), encoding="utf-8")
     return path
 
 

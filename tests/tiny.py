@@ -167,7 +167,7 @@ def write_lora_adapter(path: Path, base: Path, **settings):
 
 def change_json(path: Path, **values) -> None:
     """Sets keys of a JSON file."""
-    write_json(path, json.loads(path.read_text()) | values)
+    write_json(path, json.loads(path.read_text(encoding="utf-8")) | values)
 
 
 def bytes_of(module) -> int:

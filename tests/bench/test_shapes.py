@@ -59,10 +59,10 @@ def test_a_shape_is_timed_in_cells_projected_and_what_does_not_fit_is_said(
 
 
 def test_cells_without_room_are_skipped_with_the_reason(tiny, monkeypatch) -> None:
-    monkeypatch.setattr(shapes, "available_bytes", lambda _device: 1000)
+    monkeypatch.setattr(shapes, "memory_left", lambda _device: (1000, "the machine"))
     outline = shapes.outline(SHAPE, 2, 32, torch.float32)
     assert "GB are free" in str(shapes.refusal(outline, 32, 3, None, CPU))
-    monkeypatch.setattr(shapes, "available_bytes", lambda _device: None)
+    monkeypatch.setattr(shapes, "memory_left", lambda _device: (10**12, "the machine"))
     assert shapes.refusal(outline, 32, 3, None, CPU) is None
 
 

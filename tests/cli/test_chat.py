@@ -41,7 +41,9 @@ def piped(folder, capsys, monkeypatch):
     """Lines on standard input; what came of them on standard output."""
 
     def say(text: str, *options: str) -> str:
-        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
+        monkeypatch.setattr(
+            "sys.stdin", io.TextIOWrapper(io.BytesIO(text.encode()), encoding="utf-8")
+        )
         assert main(["chat", "--model", folder, "--max-new-tokens", "8", *options]) == 0
         captured = capsys.readouterr()
         assert captured.err == ""
@@ -87,7 +89,7 @@ def test_in_a_pipe_a_line_is_a_turn_and_nothing_but_answers_is_printed(piped) ->
 
 def test_in_a_pipe_tables_do_not_come_between_the_answers(folder, capsys, monkeypatch) -> None:
     said = io.BytesIO(b"/set\n/help\n/system\n/clear\n")
-    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(said))
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(said, encoding="utf-8"))
     assert main(["chat", "--model", folder]) == 0
     out, err = capsys.readouterr()
     assert out == ""
@@ -244,7 +246,9 @@ def test_what_was_typed_is_there_in_the_next_session(typed, tmp_path) -> None:
 
 
 def test_a_mistake_in_a_pipe_ends_with_one_line_and_exit_code_2(folder, capsys, monkeypatch):
-    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"/set top_p 7\nhi\n")))
+    monkeypatch.setattr(
+        "sys.stdin", io.TextIOWrapper(io.BytesIO(b"/set top_p 7\nhi\n"), encoding="utf-8")
+    )
     assert "top_p must lie in" in failed(capsys, "chat", "--model", folder)
 
 

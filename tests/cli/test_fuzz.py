@@ -82,7 +82,7 @@ def folder(tmp_path: Path, monkeypatch) -> Iterator[Path]:
     (tmp_path / "recipe.yaml").write_text(random.Random(1).choice(RECIPES))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with open(os.devnull) as empty:
+    with open(os.devnull, encoding="utf-8") as empty:
         monkeypatch.setattr(sys, "stdin", empty)
         yield tmp_path
 

@@ -39,7 +39,7 @@ def test_a_container_s_share_of_processors_is_read(tmp_path, membership, files, 
     for name, content in files.items():
         path: Path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(content)
+        path.write_text(content, encoding="utf-8")
     assert threads.processors_of_container(tmp_path, membership) == allowed
 
 

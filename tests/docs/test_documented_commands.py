@@ -137,7 +137,9 @@ class Reader:
             self.serve([*words, *more])
         elif words[0] == "softmask":
             said = self.shell(text) if pipe else ""
-            self.monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(said.encode())))
+            self.monkeypatch.setattr(
+                "sys.stdin", io.TextIOWrapper(io.BytesIO(said.encode()), encoding="utf-8")
+            )
             assert main([*words[1:], *more]) == 0, f"{line}\n{self.capsys.readouterr().err}"
         else:
             self.shell(line.replace("http://127.0.0.1:8000", self.address))

@@ -17,6 +17,7 @@ from tiny import write_dora_adapter, write_dream_folder, write_json
 
 from softmask.config import FEEDBACK_PRESETS, SamplingConfig, SoftMaskConfig, soft_mask_to_published
 from softmask.decoding.likelihood import Estimate
+from softmask.decoding.memory import Footprint
 from softmask.decoding.prompts import encode
 from softmask.evaluation.auto_batch import PAYING
 from softmask.evaluation.batching import make_batches
@@ -24,7 +25,6 @@ from softmask.evaluation.config import cut, model_args, task_args
 from softmask.evaluation.harness import SoftMaskLM
 from softmask.evaluation.responses import Responses, request_key
 from softmask.models import DreamModel
-from softmask.serving.memory import Footprint
 
 SOFT = SoftMaskConfig(k=2, scale=0.8, offset=-4.0, steepness=1.0)
 PROMPTS = ("on", "the other one, and on and on", "The", "then there was nothing more to be said")

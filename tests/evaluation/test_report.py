@@ -163,10 +163,10 @@ def test_samples_are_spread_over_a_task(tmp_path) -> None:
 
 def test_texts_of_the_reports_name_are_not_overwritten(suite, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    Path("report.tex").write_text("a thesis")
+    Path("report.tex").write_text("a thesis", encoding="utf-8")
     assert main(["eval", "report", "suite"]) == 2
     assert "report.tex would be overwritten" in capsys.readouterr().err
-    assert Path("report.tex").read_text() == "a thesis"
+    assert Path("report.tex").read_text(encoding="utf-8") == "a thesis"
     assert not Path("report.html").exists()
 
 

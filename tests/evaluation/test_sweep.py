@@ -161,8 +161,10 @@ def test_a_mistake_ends_in_one_sentence(
     model, data, tmp_path, monkeypatch, capsys, more, message
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    Path("choose.yaml").write_text("task: choose\ndataset_path: x\noutput_type: multiple_choice\n")
-    Path("group.yaml").write_text("group: several\ntask: [choose]\n")
+    Path("choose.yaml").write_text(
+        "task: choose\ndataset_path: x\noutput_type: multiple_choice\n", encoding="utf-8"
+    )
+    Path("group.yaml").write_text("group: several\ntask: [choose]\n", encoding="utf-8")
     assert main(words(model, data, tmp_path / "s", *more)) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "s").exists()

@@ -141,7 +141,7 @@ def tensors_of(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def read(path: Path) -> dict:
-    return json.loads(path.read_text())
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def same_bytes(one: Path, other: Path, pattern: str) -> bool:

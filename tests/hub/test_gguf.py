@@ -25,6 +25,7 @@ from softmask.families.registry import FAMILIES
 from softmask.hub import gguf_export
 from softmask.hub.gguf_export import export_gguf
 from softmask.models.checkpoint import Checkpoint
+from softmask.models.quantize import Quantizer
 
 GOLDENS = Path(__file__).parents[1] / "families" / "goldens"
 # Folders of tiny models, with the family where a user has to say it, and llama.cpp's architecture.
@@ -255,11 +256,9 @@ def test_a_file_goes_layer_by_layer_into_the_packed_form_of_its_folder(tmp_path)
 def test_no_more_than_one_layer_is_whole_while_a_file_is_quantised(tmp_path, monkeypatch) -> None:
     wide = {"hidden_size": 64, "intermediate_size": 128}
     file = export_gguf(tmp_path / "m.gguf", write_dream_folder(tmp_path / "m", **wide))
-    from softmask.hub import gguf_weights
+    seen, replace = [], Quantizer.replace
 
-    seen, quantize = [], gguf_weights.quantize_layer
-
-    def watched(blocks, name, kind, device) -> None:
+    def watched(quantizer, blocks, name, inside) -> None:
         whole = [
             place
             for place, module in blocks.named_modules()
@@ -268,9 +267,9 @@ def test_no_more_than_one_layer_is_whole_while_a_file_is_quantised(tmp_path, mon
             and not module.weight.is_meta
         ]
         seen.append((name, whole))
-        quantize(blocks, name, kind, device)
+        replace(quantizer, blocks, name, inside)
 
-    monkeypatch.setattr(gguf_weights, "quantize_layer", watched)
+    monkeypatch.setattr(Quantizer, "replace", watched)
     softmask.load(file, quantize="int8", device="cpu")
     assert len(seen) == 14
     assert all(whole == [name] for name, whole in seen)

@@ -70,7 +70,7 @@ STEERING = {
 
 
 def change(path: Path, **values) -> None:
-    write_json(path, json.loads(path.read_text()) | values)
+    write_json(path, json.loads(path.read_text(encoding="utf-8")) | values)
 
 
 def refused(folder: Path, message: str) -> None:

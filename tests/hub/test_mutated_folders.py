@@ -101,7 +101,7 @@ def change_value(values, dice: random.Random):
 
 
 def change_json(path: Path, dice: random.Random) -> str:
-    values = json.loads(path.read_text())
+    values = json.loads(path.read_text(encoding="utf-8"))
     if isinstance(values, dict) and path.name in KEYS and dice.random() < 0.4:
         key, value = dice.choice(KEYS[path.name]), dice.choice(VALUES)
         values[key] = value
@@ -145,9 +145,9 @@ def change_file(path: Path, dice: random.Random) -> str:
     elif what == "a link out":
         path.symlink_to("/etc/passwd")
     elif what == "nested":
-        path.write_text("[" * 5000 + "]" * 5000)
+        path.write_text("[" * 5000 + "]" * 5000, encoding="utf-8")
     elif what == "digits":
-        path.write_text('{"hidden_size": ' + "1" * 5000 + "}")
+        path.write_text('{"hidden_size": ' + "1" * 5000 + "}", encoding="utf-8")
     return what
 
 

@@ -280,7 +280,7 @@ def test_folders_are_listed_by_what_they_hold(hub, here, repositories, tmp_path,
     change_json(Path("made", "adapter", "adapter_config.json"), base_model_name_or_path="default")
     (Path("made", "adapter") / PART).write_bytes(b"cut")
     Path("site").mkdir()
-    Path("site", "config.json").write_text("no JSON, and none of ours")
+    Path("site", "config.json").write_text("no JSON, and none of ours", encoding="utf-8")
     found = listed(here)
     assert [*found] == ["default", "made/adapter", "made/dream"]
     assert found["made/dream"]["use"] == "softmask generate --model made/dream"

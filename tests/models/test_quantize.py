@@ -16,7 +16,7 @@ from softmask.cli.evaluate import make_parser
 from softmask.cli.main import main
 from softmask.config import SoftMaskConfig
 from softmask.evaluation.config import ModelArgs
-from softmask.models.quantize import KINDS, quantize_layers
+from softmask.models.quantize import KINDS, Quantizer
 from softmask.soft_mask import SoftTokens
 
 # Every width is a multiple of 64, those of keys and values too.
@@ -127,7 +127,8 @@ def test_the_adapter_is_merged_before(folder, tmp_path, kind) -> None:
     own = softmask.load(folder, tmp_path / "adapter", device="cpu", quantize=kind).model
     with torch.no_grad():
         expected, found = wrapped(ids).logits, own(ids).logits
-        after = quantize_layers(merged, kind, torch.device("cpu"))(ids).logits
+        quantizer = Quantizer(kind, torch.device("cpu"), torch.float32)
+        after = quantizer.model(merged)(ids).logits
     assert error_of(found, expected) < ERROR[kind]
     assert torch.equal(found, after)
 

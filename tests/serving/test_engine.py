@@ -19,11 +19,11 @@ from torch.profiler import ProfilerActivity, profile
 
 from softmask.config import SamplingConfig, SoftMaskConfig
 from softmask.decoding.batch import Batch
+from softmask.decoding.memory import Footprint
 from softmask.decoding.sampler import denoise
 from softmask.decoding.sequence import Rules
 from softmask.models import DreamModel
 from softmask.serving.engine import Engine, EngineClosed, QueueFull, Request
-from softmask.serving.memory import Footprint
 from softmask.serving.request import PENDING, Event, RequestHandle
 from softmask.serving.running_batch import RunningBatch, Slot
 from softmask.serving.scheduler import MAX_BYPASSES, FreeSpans, schedule

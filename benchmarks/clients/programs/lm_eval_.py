@@ -13,7 +13,7 @@ ROWS = [
     {"question": "A dog has legs:", "choices": ["four", "two"], "answer": 0},
     {"question": "A hen has legs:", "choices": ["four", "two"], "answer": 1},
 ]
-Path("rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+Path("rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS), encoding="utf-8")
 SHARED = {
     "dataset_path": "json",
     "dataset_kwargs": {"data_files": {"test": "rows.jsonl"}},

@@ -94,7 +94,7 @@ def kept(path: Path, make: Callable[[], Any]) -> Any:
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, json.dumps(make(), indent=1) + "\n")
-    return json.loads(path.read_text())
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def models(work: Path) -> dict[str, Checkpoint]:

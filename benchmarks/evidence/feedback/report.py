@@ -138,7 +138,7 @@ def report(experiment: Any, out: Path) -> None:
 
 
 def read(file: Path) -> Any:
-    return json.loads(file.read_text()) if file.is_file() else None
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
 
 
 def sentences(verdicts: Mapping[str, list[Condition] | None], missing: list[str]) -> list[str]:

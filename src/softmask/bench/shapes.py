@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..decoding.memory import Footprint
 from ..families.registry import by_name
 from ..models import DreamConfig, DreamModel
-from ..models.quantize import KINDS, check_quantize, pack, quantize_layers
-from ..reporting.measure import available_bytes
-from ..serving.memory import Footprint
+from ..models.quantize import KINDS, Quantizer, check_quantize, seal
+from ..reporting.measure import memory_left
 
 # Bytes of a weight in fewer bits, with its scales: of a row (int8), of 64 weights (nf4, themselves
 # in 8 bits).
@@ -102,11 +102,11 @@ def refusal(
     model: DreamModel, positions: int, k: int, quantize: str | None, device: torch.device
 ) -> str | None:
     """Why there is too little memory for an outline's weights and a canvas of so many positions."""
-    free = available_bytes(device)
+    free, _ = memory_left(device)
     needed = sum(weight_bytes(model, quantize)) + Footprint.of(model, cached=True, k=k).most(
         positions
     )
-    if free is None or needed <= free:
+    if needed <= free:
         return None
     return f"needs up to {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free"
 
@@ -136,7 +136,7 @@ def random_model(
     for layer in model.model.layers:
         _fill(layer, device, generator)
         if quantize is not None:
-            pack(layer, quantize, device)
+            Quantizer(quantize, device, dtype).pack(layer)
     for rest in (model.model.embed_tokens, model.model.norm, model.lm_head):
         tied = shape.config["tie_word_embeddings"] and rest is model.lm_head
         if not tied:
@@ -144,7 +144,7 @@ def random_model(
     model.tie_weights()
     model.model.rotary_emb = type(model.model.rotary_emb)(model.config).to(device)
     if quantize is not None:
-        return quantize_layers(model, quantize, device)
+        return seal(model, device)
     return model.requires_grad_(False)
 
 

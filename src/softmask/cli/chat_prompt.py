@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import termios
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -41,7 +40,15 @@ def make_prompt(words: Mapping[str, Sequence[str]]) -> PromptSession[str]:
 
 @contextmanager
 def no_echo() -> Iterator[None]:
-    """What is typed meanwhile does not disturb what is drawn: it stands at the next prompt."""
+    """What is typed meanwhile does not disturb what is drawn: it stands at the next prompt.
+
+    Windows shows nothing of it in any case.
+    """
+    if sys.platform == "win32":
+        yield
+        return
+    import termios
+
     try:
         terminal = sys.stdin.fileno()
         before = termios.tcgetattr(terminal)

@@ -47,9 +47,11 @@ def make_parser() -> argparse.ArgumentParser:
 def run(args: argparse.Namespace, _argv: list[str]) -> int:
     """Runs the command with parsed arguments."""
     from rich.console import Console
+    from rich.filesize import decimal
 
     from ..config import require
     from ..hub.local import bundled, cached
+    from ..reporting.machine import memory
     from ..training.listing import below
 
     for folder in args.folders:
@@ -75,12 +77,18 @@ def run(args: argparse.Namespace, _argv: list[str]) -> int:
         if entry.problem is not None:
             mend = f" (`{entry.use}`)" if entry.use else ""
             print(f"softmask: {entry.problem}{mend}", file=sys.stderr)
+    here = memory()
+    print(
+        f"softmask: beside its files, what a model takes when it is loaded on a CPU; of "
+        f"{decimal(here.total)} of memory {decimal(here.available)} are free",
+        file=sys.stderr,
+    )
     print("softmask: `softmask pull OWNER/NAME` fetches from the Hub", file=sys.stderr)
     return 0
 
 
 def _table(entries: Sequence[Entry], width: int) -> Table:
-    """Names in so many columns, what they are, and their size."""
+    """Names in so many columns, what they are, their size, and that of models in memory."""
     from rich.filesize import decimal
     from rich.table import Table
     from rich.text import Text
@@ -88,10 +96,16 @@ def _table(entries: Sequence[Entry], width: int) -> Table:
     table = Table.grid(padding=(0, 2), pad_edge=False)
     table.add_column(overflow="fold", width=width)
     table.add_column(overflow="fold")
-    table.add_column(justify="right", no_wrap=True)
+    ways = list(dict.fromkeys(way for entry in entries for way in entry.loaded or ()))
+    for _ in ("files", *ways):
+        table.add_column(justify="right", no_wrap=True)
+    if ways:
+        table.add_row("", "", *(Text(title, style="dim") for title in ("files", *ways)))
     for entry in entries:
         what = Text(entry.what.removeprefix("adapter "))
         if entry.problem is not None:
             what.append(", not whole", style="red")
-        table.add_row(Text(entry.name), what, decimal(entry.bytes))
+        sizes = [(entry.loaded or {}).get(way) for way in ways]
+        taken = ["" if size is None else decimal(size) for size in sizes]
+        table.add_row(Text(entry.name), what, decimal(entry.bytes), *taken)
     return table

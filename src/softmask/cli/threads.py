@@ -12,9 +12,8 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import MutableMapping
-from pathlib import Path
 
-from ..reporting.containers import CGROUPS, control_groups
+from ..reporting.machine import processors_of_container
 
 # Whoever has said how to wait, by any of these, is not corrected.
 WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
@@ -34,31 +33,3 @@ def prepare(environment: MutableMapping[str, str] = os.environ) -> None:
     allowed = processors_of_container()
     if COUNT not in environment and allowed is not None and allowed < (os.cpu_count() or 1):
         environment[COUNT] = str(allowed)
-
-
-def processors_of_container(root: Path = CGROUPS, membership: str | None = None) -> int | None:
-    """How many processors' time the control groups of this process allow, rounded up.
-
-    None: there is no limit, or none that can be read. Both versions of the files are known.
-
-    Args:
-        root: where control groups are mounted.
-        membership: content of /proc/self/cgroup.
-    """
-    groups = control_groups(("cpu", "cpu,cpuacct"), root, membership)
-    quotas = map(_quota, groups)
-    known = [quota for quota in quotas if quota is not None]
-    return max(1, -int(-min(known) // 1)) if known else None
-
-
-def _quota(folder: Path) -> float | None:
-    """The processors that a group is allowed; None: as many as there are."""
-    try:
-        if (folder / "cpu.max").is_file():
-            quota, period = (folder / "cpu.max").read_text().split()
-        else:
-            quota = (folder / "cpu.cfs_quota_us").read_text()
-            period = (folder / "cpu.cfs_period_us").read_text()
-        return float(quota) / float(period) if quota != "max" and float(quota) > 0 else None
-    except (OSError, ValueError):
-        return None

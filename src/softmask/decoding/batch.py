@@ -148,8 +148,10 @@ class Batch:
 
         Raises:
             ValueError: fewer steps than blocks, no text of the form fits into the masks, or the
-                settings do not suit the model's attention (`grid_of`).
+                settings do not suit the model's attention (`grid_of`), or its device.
         """
+        if config.noise == "float64" and self.device.type == "mps":
+            raise ValueError("mps has no float64: leave out noise, or use --device cpu")
         masked_L = ids_L.eq(self.mask_id).cpu().numpy()
         grid = grid_of(self.model.config, masked_L, config)
         rules, growth = rules or Rules(), None

@@ -1,6 +1,6 @@
 """`batch_size auto`: as many rows at once as the memory holds, or as still pay.
 
-A row takes what a request of the server takes (`serving/memory.py`), and there is as much memory as
+A row takes what a request of the server takes (`decoding/memory.py`), and there is as much as
 container, machine or GPU leave. A batch never changes what is drawn: every row has its own random
 numbers. Sums in a forward depend on the rows beside it in their last bits, so two tokens that are
 equally likely to that many digits may change places; a fixed number repeats them too.
@@ -14,9 +14,9 @@ from typing import Any
 
 from ..config import SoftMaskConfig, is_on
 from ..decoding.likelihood import LikelihoodConfig, Request
+from ..decoding.memory import DRAWN, Footprint
 from ..models import DreamModel
 from ..reporting.measure import memory_left
-from ..serving.memory import DRAWN, Footprint
 from .batching import Row
 from .ranks import Ranks
 

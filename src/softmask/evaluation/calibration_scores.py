@@ -143,12 +143,12 @@ class Sums:
         values: Mapping[str, Tensor],
     ) -> None:
         """Adds tokens to a round; of further values those that are NaN do not count."""
-        confidence_N, right_N = confidence_N.double().cpu(), right_N.double().cpu()
+        confidence_N, right_N = confidence_N.cpu().double(), right_N.cpu().double()
         bin_N = (confidence_N * BINS).ceil().long().clamp(1, BINS) - 1  # (low, high]
         counted_N3 = torch.stack([torch.ones_like(right_N), confidence_N, right_N], dim=1)
         self.bins_WRB3[:, index].index_put_((text_N, bin_N), counted_N3, accumulate=True)
         for name, value_N in values.items():
-            value_N = value_N.double().cpu()
+            value_N = value_N.cpu().double()
             known_N = ~value_N.isnan()
             sums_2WR = self.values.setdefault(name, self.bins_WRB3.new_zeros(2, *self.shape))
             pair_2N = torch.stack([value_N.where(known_N, 0), known_N.double()])

@@ -24,6 +24,8 @@ from ..families.family import Family
 from ..families.registry import by_name
 from ..models import DreamModel
 from ..models.checkpoint import first_not_finite
+from ..models.linear import is_plain
+from ..models.quantize import Quantizer
 from .folder import ADAPTER_FILE, ADAPTER_WEIGHTS, adapter_tensor_names, read_mapping
 
 # Settings that change nothing of what is merged: where the adapter comes from, and its training.
@@ -154,7 +156,9 @@ def read_settings(folder: Path) -> LoraSettings:
     return from_mapping(LoraSettings, {k: v for k, v in values.items() if k in known}, where)
 
 
-def merge_adapter(model: DreamModel, adapter: Adapter) -> DreamModel:
+def merge_adapter(
+    model: DreamModel, adapter: Adapter, quantizer: Quantizer | None = None
+) -> DreamModel:
     """The model with the adapter merged in: unmerged DoRA takes a weight norm at every forward.
 
     Where the adapter changes one of a tied table and head, the two are untied, as they are while
@@ -162,15 +166,20 @@ def merge_adapter(model: DreamModel, adapter: Adapter) -> DreamModel:
 
     Args:
         model: is changed in place.
+        quantizer: takes each linear layer of the blocks as soon as it is merged, in the
+            quantizer's dtype, so that no second one is whole in it.
 
     Raises:
-        ValueError: the adapter's tensors are not those that its settings name in this model.
+        ValueError: the adapter's tensors are not those that its settings name in this model, or
+            what the quantizer refuses.
     """
     from peft import LoraConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
     from peft.utils.warning import PeftWarning
 
     folder = adapter.folder
     adapter = _under_our_names(adapter, by_name(model.config.family))
+    if quantizer is not None:
+        _prepare(model, adapter, quantizer)
     if model.config.tie_word_embeddings and any(map(TABLES.search, adapter.tensors)):
         model.lm_head.weight = nn.Parameter(model.lm_head.weight.detach().clone())
         model.config.tie_word_embeddings = False
@@ -195,8 +204,41 @@ def merge_adapter(model: DreamModel, adapter: Adapter) -> DreamModel:
     )
     _check_tensors(folder, adapter.tensors, least, most)
     set_peft_model_state_dict(wrapped, adapter.tensors)
+    del state, least, most  # they hold the weights
+    if quantizer is not None:
+        _merge_layers(model, quantizer)
     merged: DreamModel = wrapped.merge_and_unload()
     return merged
+
+
+def _prepare(model: DreamModel, adapter: Adapter, quantizer: Quantizer) -> None:
+    """Has in the dtype of the merge what is merged as a whole: all but the blocks' linear layers.
+
+    Those too where the adapter brings whole modules or biases, which PEFT keeps in the base's
+    dtype.
+    """
+    settings = adapter.settings
+    whole = settings.modules_to_save or settings.bias != "none"
+    layers = set() if whole else {m.weight for m in model.model.layers.modules() if is_plain(m)}
+    for parameter in model.parameters():
+        if parameter not in layers:
+            parameter.data = parameter.data.to(quantizer.dtype)
+
+
+def _merge_layers(model: DreamModel, quantizer: Quantizer) -> None:
+    """Merges the linear layers of the blocks, one by one, each quantised before the next."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    blocks: Any = model.model.layers
+    names = [name for name, module in blocks.named_modules() if isinstance(module, BaseTunerLayer)]
+    for name in names:
+        layer: Any = blocks.get_submodule(name)
+        base = layer.get_base_layer()
+        if is_plain(base):
+            base.to(quantizer.dtype)
+            layer.merge()
+            quantised = quantizer.layer(f"model.layers.{name}", base)
+            blocks.set_submodule(name, quantised)
 
 
 def _under_our_names(adapter: Adapter, family: Family) -> Adapter:

@@ -54,7 +54,12 @@ from .gguf_weights import check_tensors, dtype_of, read_tensor
 from .tokenizer_files import has_tokenizer, read_tokenizer
 
 # As safetensors names them.
-FLOATS = ("F64", "F32", "F16", "BF16")
+FLOATS = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+}
 
 
 def find(
@@ -284,6 +289,16 @@ def compare_shapes(
         "mismatched_keys": [n for n in own.keys() & stored.keys() if own[n] != stored[n]],
     }
     check_report(folder, report, config, where)
+
+
+def stored_dtype(weights: Sequence[Path]) -> torch.dtype | None:
+    """The dtype of all tensors in the files; None: they are of several."""
+    found = set()
+    for path in weights:
+        with safe_open(path, framework="pt") as file:
+            names = sorted(file.keys())
+            found |= {FLOATS[file.get_slice(name).get_dtype()] for name in names}
+    return found.pop() if len(found) == 1 else None
 
 
 def check_report(

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from ..families import gguf as facts
 from ..models import DreamConfig, DreamModel
 from ..models.checkpoint import Source, first_not_finite
-from ..models.quantize import check_layers, quantize_layer, seal
+from ..models.quantize import LAYERS, Quantizer, plain_layers, seal
 from .gguf_file import GgufHead, TensorHead, read_head
 
 # Elements that are in fp32 at once: 64 MB.
@@ -115,7 +115,7 @@ def load_gguf(
 
     Args:
         dtype: "auto": that which the file is closest to.
-        quantize: "int8" or "int4": as `models.quantize.quantize_layers`, layer by layer.
+        quantize: "int8" or "int4": as `models.quantize.Quantizer`, layer by layer.
 
     Raises:
         ValueError: a tensor holds NaN or infinity, or 4 bits do not fit its width.
@@ -126,10 +126,10 @@ def load_gguf(
         model = DreamModel(config)
     rotary = model.model.rotary_emb
     model.model.rotary_emb = type(rotary)(config=config)  # its buffers are computed, not stored
-    layers = "model.layers."
-    rounded = (
-        [layers + name for name in check_layers(model.model.layers, quantize)] if quantize else []
-    )
+    quantizer = None
+    if quantize is not None:
+        quantizer = Quantizer(quantize, device, chosen, str(head.path))
+    rounded = [] if quantizer is None else [LAYERS + n for n in plain_layers(model.model.layers)]
     names = {ours: theirs for theirs, ours in source.names.items()}
     read = stored_tensors(source, chosen)
     for place, module in list(model.named_modules()):
@@ -147,11 +147,11 @@ def load_gguf(
             # A layer that is to be rounded goes to the device then.
             kept = value if place in rounded else value.to(device)
             setattr(module, key, nn.Parameter(kept))
-        if quantize is not None and place in rounded:
-            quantize_layer(model.model.layers, place.removeprefix(layers), quantize, device)
+        if quantizer is not None and place in rounded:
+            quantizer.replace(model.model.layers, place.removeprefix(LAYERS), LAYERS)
     model.tie_weights()
     model.config.dtype = chosen
-    if quantize is not None:
+    if quantizer is not None:
         return seal(model, device)
     nn.Module.to(model, device)
     return model

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import BitsAndBytesConfig
 
 from ..config import (
@@ -23,18 +24,23 @@ from ..config import (
     soft_mask_to_published,
 )
 from ..decoding import diffusion_generate  # noqa: F401, gives the model its method
+from ..decoding.memory import Footprint
 from ..families import gguf as facts
 from ..families.registry import by_name
 from ..models import DreamModel
-from ..models.checkpoint import Checkpoint, Source, first_not_finite
-from ..models.quantize import check_quantize, quantize_layers
+from ..models.checkpoint import Checkpoint, Source, first_not_finite, not_finite
+from ..models.quantize import Quantizer, check_quantize
 from .adapters import merge_adapter, read_adapter, require_peft
-from .checkpoints import check_report, find, quiet
+from .checkpoints import check_report, find, quiet, stored_dtype
 from .four_bits import QLORA, finish, is_stored_in_4_bits, read_four_bits, settings_for
 from .gguf_file import read_head
-from .gguf_weights import load_gguf
+from .gguf_weights import dtype_of, load_gguf
+from .memory_check import Plan
+from .weight_sizes import weight_sizes
 
 DTYPES = ("float32", "bfloat16", "float16")
+# Positions of a short generation with its prompt, and tokens that are mixed in at each.
+SHORT, SHORT_K = 512, 3
 
 
 @dataclass(frozen=True)
@@ -112,8 +118,9 @@ def load(
             loaded so in any case; with an adapter, which 4 bits would round away, its weights
             become whole again.
         quantize: "int8" or "int4": linear layers in fewer bits (bitsandbytes), for decoding, after
-            the adapter was merged; embeddings and head stay as they are. The whole model is in
-            the CPU's memory first; of a GGUF file without an adapter one layer at a time.
+            the adapter was merged; embeddings and head stay as they are. Layer by layer, from
+            the files: beside the result the CPU holds one layer, or the whole model where its
+            files are of several dtypes or the adapter brings whole modules or biases.
 
     Raises:
         ValueError: one sentence on what is wrong with the folder, the adapter or an argument.
@@ -125,7 +132,6 @@ def load(
         if load_in_4bit or device_map is not None:
             other = "load_in_4bit" if load_in_4bit else "device_map"
             raise ValueError(f"give either quantize or {other}, not both")
-        device, dtype = "cpu", choose_dtype(dtype, target)
     source = find(name, adapter, revision=revision, family=family)
     if load_in_4bit and source.adapter is not None:
         raise ValueError(
@@ -140,28 +146,33 @@ def load(
         require_peft()
         adapting = read_adapter(source.adapter)
     rounded = quantize is not None and source.is_gguf and adapting is None
+    quantizer, dtype_asked = None, dtype
+    if rounded:
+        device = target
+    elif quantize is not None and target is not None:
+        quantizer = Quantizer(quantize, target, _dtype_of(source, dtype, target), source.name)
+        stored_in = None if source.is_gguf else stored_dtype(source.weights)
+        device, dtype = "cpu", stored_in or quantizer.dtype
+    elif device_map is None:
+        target = choose_device(device)
     if source.is_gguf:
-        model = _read_gguf(
-            source,
-            target if rounded else device,
-            dtype,
-            device_map,
-            load_in_4bit,
-            quantize if rounded else None,
-        )
+        kind = quantize if rounded else None
+        model = _read_gguf(source, device, dtype, device_map, load_in_4bit, kind)
     else:
+        if target is not None:  # a device map spreads a model over what there is
+            bits = "int4" if load_in_4bit else quantize
+            _plan(source, _dtype_of(source, dtype_asked, target), target, bits).check()
         model = _read_model(source, device, dtype, device_map, load_in_4bit)
     if adapting is not None:
         if stored:
             with quiet():
                 model.dequantize()
-        model = merge_adapter(model, adapting)
+        model = merge_adapter(model, adapting, quantizer)
+    if quantizer is not None:
+        model = quantizer.model(model)
     bad = first_not_finite(model.named_parameters())
     if bad is not None:
-        raise ValueError(
-            f"{source.name}: {bad} holds NaN or infinity in {model.dtype}: the weights are "
-            "damaged, or do not fit this dtype"
-        )
+        raise ValueError(f"{source.name}: {not_finite(bad, model.dtype)}")
     if source.config.transparency_config is not None:
         # What the model's own folder said; an adapter or an edited file may say something else.
         published = soft_mask_to_published(source.soft_mask) if source.soft_mask else None
@@ -169,8 +180,6 @@ def load(
     sampling, kinds = _suiting(source)
     sampling = {**by_name(source.config.family).sampling, **sampling}
     model.eval()
-    if quantize is not None and target is not None and not rounded:
-        model = quantize_layers(model, quantize, target)
     return Checkpoint(
         model, source.tokenizer, source.soft_mask, source.name, sampling, source, kinds
     )
@@ -239,6 +248,29 @@ def _read_gguf(
         raise ValueError(f"{source.folder}: {what} is for folders of a model, not for GGUF files")
     chosen = choose_device(device)
     return load_gguf(source, choose_dtype(dtype, chosen), chosen, quantize)
+
+
+def _plan(source: Source, dtype: torch.dtype, device: torch.device, quantize: str | None) -> Plan:
+    """What loading takes, and a generation of a few hundred positions after it."""
+    config = source.config
+    in_4_bits = is_stored_in_4_bits(config)
+    sizes = weight_sizes(source.weights, tied=config.tie_word_embeddings, in_4_bits=in_4_bits)
+    with torch.device("meta"):
+        shapes = DreamModel(config)
+        nn.Module.to(shapes, dtype)
+    footprint = Footprint.of(shapes, cached=True, k=SHORT_K, device=device)
+    return Plan(source.name, sizes, device, dtype, quantize, footprint.total(SHORT))
+
+
+def _dtype_of(source: Source, dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype:
+    """The dtype of what is not quantised; "auto" as transformers reads it: the config's own."""
+    chosen = choose_dtype(dtype, device)
+    if isinstance(chosen, torch.dtype):
+        return chosen
+    if source.is_gguf:
+        return getattr(torch, dtype_of(read_head(source.folder)))
+    named = source.config.dtype or stored_dtype(source.weights) or torch.float32
+    return named if isinstance(named, torch.dtype) else getattr(torch, named)
 
 
 def _read_model(

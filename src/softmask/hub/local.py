@@ -26,7 +26,9 @@ from .folder import (
     weight_files,
 )
 from .gguf_file import family_of_gguf, gguf_path, read_head
+from .weight_sizes import weight_sizes
 
+STORED = "quantization_config"  # in a config.json: the files are in 4 bits
 NOT_WHOLE = "{} is not whole in the Hub's cache: fetch it again"
 
 
@@ -41,6 +43,7 @@ class Entry:
     folder: str
     use: str  # the command; empty: there is none
     problem: str | None = None  # a sentence on why it cannot be used
+    loaded: dict[str, int] | None = None  # bytes in memory by dtype or bits; of a whole model
 
 
 def bundled() -> Iterator[Entry]:
@@ -97,6 +100,7 @@ def look_at(
         return None
     adapter, problem = is_adapter(folder), None
     kind = what = "adapter" if adapter else "model"
+    loaded = None
     try:
         if adapter:
             base, _ = base_of(folder)
@@ -110,7 +114,9 @@ def look_at(
             if found is None:
                 return None
             what = f"{found.title} model"
-            weight_files(folder)
+            weights = weight_files(folder)
+            tied, stored = (values.get(key) for key in ("tie_word_embeddings", STORED))
+            loaded = weight_sizes(weights, tied=bool(tied), in_4_bits=stored is not None).ways()
             what += " for chat" if _chats(folder) else ""
         if (folder / SOFT_MASK_FILE).is_file():
             what += ", soft-masked"
@@ -129,6 +135,7 @@ def look_at(
         str(folder),
         mend if problem is not None else use,
         problem,
+        loaded,
     )
 
 

@@ -149,3 +149,11 @@ def first_not_finite(tensors: Iterable[tuple[str, Tensor]]) -> str | None:
         if not bool(torch.isfinite(ends).all()):
             return name
     return None
+
+
+def not_finite(name: str, dtype: torch.dtype) -> str:
+    """What is said of a weight that `first_not_finite` has found."""
+    return (
+        f"{name} holds NaN or infinity in {dtype}: the weights are damaged, or do not fit this "
+        "dtype"
+    )

@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 import torch.nn.functional as F
@@ -117,6 +117,11 @@ class Linear(nn.Linear):
 
 # Layers that are a plain product: nothing quantised, adapted or wrapped.
 PLAIN = (nn.Linear, Linear)
+
+
+def is_plain(module: nn.Module) -> TypeGuard[nn.Linear]:
+    """Whether it is one of these and no subclass."""
+    return type(module) in PLAIN
 
 
 def use_faster_products(model: nn.Module) -> None:

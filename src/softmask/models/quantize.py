@@ -10,15 +10,18 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
 from . import DreamModel
-from .linear import PLAIN
+from .checkpoint import first_not_finite, not_finite
+from .linear import is_plain
 
 KINDS = ("int8", "int4")
+LAYERS = "model.layers."  # what stands before the name of a layer of the blocks
 # What bitsandbytes says on its import and at every call, and where: that it would download kernels,
 # and that it rounds by way of float16.
 ADVICE = {
@@ -43,57 +46,82 @@ def check_quantize(kind: str, device: torch.device) -> None:
         raise ValueError(f"quantize works on cpu and cuda, not on {device.type}: use --device cpu")
 
 
-def quantize_layers(model: DreamModel, kind: str, device: torch.device) -> DreamModel:
-    """The model on this device, the linear layers of its blocks in 8 or 4 bits, frozen.
+@dataclass(frozen=True)
+class Quantizer:
+    """Takes the linear layers of a model's blocks to this device in 8 or 4 bits, one by one.
 
     "int8": a scale for each row of weights and one for each token, whose activations pass through
     float16 and must stay below 65504; "int4": nf4 with a scale for 64 weights. Every token is
     rounded by itself, so that a text does not depend on its batch.
 
-    Args:
-        model: whole, in its own dtype and on the CPU; it is changed in place, and only what it
-            becomes is moved to the device.
-
-    Raises:
-        ValueError: a width that 4 bits cannot have.
+    Weights come in the dtype that they are stored in, and one layer at a time is in `dtype`, that
+    of the products: beside the result there is never more than one layer, and what lies in mapped
+    files stays there until it is taken.
     """
-    pack(model.model.layers, kind, device)
-    return seal(model, device)
+
+    kind: str
+    device: torch.device
+    dtype: torch.dtype
+    where: str = "the model"  # what it is called in errors
+
+    def layer(self, name: str, linear: nn.Linear) -> nn.Module:
+        """What a layer becomes; it is left without weights.
+
+        Raises:
+            ValueError: a width that 4 bits cannot have, or a weight that is not finite.
+        """
+        if self.kind == "int4":
+            _check_widths(name, linear)
+        linear.to(self.dtype)
+        bad = first_not_finite(linear.named_parameters(prefix=name))
+        if bad is not None:
+            raise ValueError(f"{self.where}: {not_finite(bad, self.dtype)}")
+        make = {"int8": _int8, "int4": _int4}[self.kind]
+        quiet_bitsandbytes()
+        quantised = make(linear).to(self.device)
+        # Whoever still knows the layer does not keep its weights beside those of the next one.
+        linear.weight.data = linear.weight.data.new_empty(0)
+        return quantised
+
+    def replace(self, blocks: nn.Module, name: str, inside: str = "") -> None:
+        """Replaces one of the layers that `plain_layers` names; raises as `layer`.
+
+        Args:
+            inside: what stands before its name in the model.
+        """
+        linear = blocks.get_submodule(name)
+        assert is_plain(linear)
+        blocks.set_submodule(name, self.layer(f"{inside}{name}", linear))
+
+    def pack(self, blocks: nn.Module, inside: str = "") -> None:
+        """Replaces all of them, in place; raises as `layer`."""
+        for name in plain_layers(blocks):
+            self.replace(blocks, name, inside)
+
+    def model(self, model: DreamModel) -> DreamModel:
+        """The model, changed in place: every plain layer of its blocks, and all else in `dtype`.
+
+        Raises:
+            ValueError: as `layer`.
+        """
+        self.pack(model.model.layers, LAYERS)
+        for parameter in model.parameters():
+            if parameter.is_floating_point():  # buffers keep theirs: rotary frequencies in fp32
+                parameter.data = parameter.data.to(self.dtype)
+        model.config.dtype = self.dtype
+        return seal(model, self.device)
 
 
-def pack(blocks: nn.Module, kind: str, device: torch.device) -> None:
-    """The linear layers of these blocks in fewer bits, in place and on this device.
+def plain_layers(blocks: nn.Module) -> list[str]:
+    """The names of the layers of a model's blocks that are quantised.
 
-    Raises:
-        ValueError: a width that 4 bits cannot have.
+    Not the head: 8 bits there take the error of the bundled model's logits from 1.1 to 1.5 %, for
+    7 % of Dream 7B's weights, and on a CPU 283 ms for 192 rows of a vocabulary of 152k, where the
+    streamed fp32 head takes 202 and holds no logits. The embeddings are rows that soft-masking
+    sums, and the head's own weights where the two are tied.
     """
-    for name in check_layers(blocks, kind):
-        quantize_layer(blocks, name, kind, device)
-
-
-def check_layers(blocks: nn.Module, kind: str) -> list[str]:
-    """The names of the layers that `pack` makes others of, which may have no values yet.
-
-    Raises:
-        ValueError: a width that 4 bits cannot have.
-    """
-    # Not the head: 8 bits there take the error of the bundled model's logits from 1.1 to 1.5 %,
-    # for 7 % of Dream 7B's weights, and on a CPU 283 ms for 192 rows of a vocabulary of 152k,
-    # where the streamed fp32 head takes 202 and holds no logits. The embeddings are rows that
-    # soft-masking sums, and the head's own weights where the two are tied.
-    names = [name for name, module in blocks.named_modules() if type(module) in PLAIN]
-    if kind == "int4":
-        _check_widths(blocks, names)
-    quiet_bitsandbytes()
-    return names
-
-
-def quantize_layer(blocks: nn.Module, name: str, kind: str, device: torch.device) -> None:
-    """Replaces one of the layers that `check_layers` names; what it becomes is on the device."""
-    make = {"int8": _int8, "int4": _int4}[kind]
-    linear = blocks.get_submodule(name)
-    assert isinstance(linear, nn.Linear)
-    blocks.set_submodule(name, make(linear).to(device))
+    # Names alone: a list of the layers would hold them all.
+    return [name for name, module in blocks.named_modules() if is_plain(module)]
 
 
 def seal(model: DreamModel, device: torch.device) -> DreamModel:
@@ -144,15 +172,12 @@ def _int4(linear: nn.Linear) -> nn.Module:
     return quantised
 
 
-def _check_widths(blocks: nn.Module, names: list[str]) -> None:
-    for name in names:
-        linear = blocks.get_submodule(name)
-        assert isinstance(linear, nn.Linear)
-        for width in linear.weight.shape:
-            if width % BLOCK:
-                raise ValueError(
-                    f"int4 needs widths that {BLOCK} divides, and {name} has {width}: use int8"
-                )
+def _check_widths(name: str, linear: nn.Linear) -> None:
+    for width in linear.weight.shape:
+        if width % BLOCK:
+            raise ValueError(
+                f"int4 needs widths that {BLOCK} divides, and {name} has {width}: use int8"
+            )
 
 
 def quiet_bitsandbytes() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -14,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from . import containers
+from .machine import memory
 
 # How much slower than fp32 a dtype is that a device has no units for: 2 is a busy machine.
 EMULATED = 4
@@ -53,15 +52,22 @@ def peak_mb(device: str) -> float:
     status = Path("/proc/self/status")
     if status.exists():
         # Not getrusage: on Linux a child's ru_maxrss starts at what its parent had reached.
-        lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
+        lines = dict(line.split(":", 1) for line in status.read_text(encoding="utf-8").splitlines())
         return int(lines["VmHWM"].split()[0]) / 2**10
+    if sys.platform == "win32":
+        import psutil
+
+        return psutil.Process().memory_info().peak_wset / 2**20
+    import resource
+
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # bytes on macOS
 
 
 def memory_left(device: torch.device) -> tuple[int, str]:
     """Bytes that this process may still take on a device, and what sets the limit."""
     if device.type != "cuda":
-        return containers.memory_left()
+        here = memory()
+        return here.available, here.limited_by
     free, _ = torch.cuda.mem_get_info(device)
     # What torch keeps from tensors that are gone is free too, but only for this process.
     kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
@@ -73,17 +79,6 @@ def peak_of(module: str, arguments: Sequence[str]) -> float:
     command = [sys.executable, "-m", module, *arguments]
     child = subprocess.run(command, capture_output=True, text=True, check=True)
     return json.loads(child.stdout.splitlines()[-1])["peak_mb"]
-
-
-def available_bytes(device: torch.device) -> int | None:
-    """Memory that is free on a device; None: the system does not say."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    info = Path("/proc/meminfo")
-    if device.type == "cpu" and info.exists():
-        lines = dict(line.split(":", 1) for line in info.read_text().splitlines())
-        return int(lines["MemAvailable"].split()[0]) * 2**10
-    return None
 
 
 def is_emulated(dtype: torch.dtype, device: torch.device) -> bool:

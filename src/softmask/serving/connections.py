@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import resource
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -34,10 +34,15 @@ def room_for_connections(wanted: int) -> int:
 
     Args:
         wanted: the most that are of use; this process's limit on open files may allow fewer.
+            Windows has no such limit.
 
     Raises:
         ValueError: the limit allows none.
     """
+    if sys.platform == "win32":
+        return wanted
+    import resource
+
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if limit == resource.RLIM_INFINITY:
         return wanted

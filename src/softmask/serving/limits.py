@@ -12,12 +12,12 @@ from ..decoding.canvas_constraint import check_fits
 from ..decoding.grid import grid_of
 from ..decoding.growing import Growth
 from ..decoding.kv_cache import KeyValueStore, bytes_per_position
+from ..decoding.memory import Footprint
 from ..decoding.prefix_cache import PrefixCache
 from ..decoding.sampler import check_canvas
 from ..decoding.schedule import StepSchedule
 from ..models import DreamModel
 from ..soft_mask import check_k
-from .memory import Footprint
 from .request import Request
 
 # Steps, unless the context is longer still: planning them takes time for which others wait.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import socket
+import sys
 
 from ..config import require
 
@@ -17,7 +18,12 @@ def bind(host: str, port: int) -> socket.socket:
     require(0 <= port < 65536, f"a port lies between 0 and 65535, not {port}")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    # A port whose last server has just ended is free again; on Windows it is in any case, and that
+    # option would let another process take the port of a server that runs.
+    if sys.platform == "win32":
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_EXCLUSIVEADDRUSE, 1)
+    else:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
         # Two sockets may be bound to one port as long as neither listens. Clients that come while

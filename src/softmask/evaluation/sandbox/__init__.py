@@ -156,6 +156,11 @@ def _held() -> frozenset[str]:
 
     Raises OSError when this machine cannot judge.
     """
+    if sys.platform == "win32":
+        raise OSError(
+            "Programs that a model wrote run confined on Linux and macOS alone, and Windows has "
+            "no such limits: run this task on one of them, or in WSL"
+        )
     return _ask_judge("", "", _DEFAULT, _LAYERS, scratch="/")[1]
 
 

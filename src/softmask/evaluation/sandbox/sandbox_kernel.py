@@ -165,7 +165,7 @@ def confine(
 def _be_killed_first() -> None:
     """Where memory runs out, the kernel takes this process, and neither caller nor neighbour."""
     try:
-        with open("/proc/self/oom_score_adj", "w") as file:
+        with open("/proc/self/oom_score_adj", "w", encoding="utf-8") as file:
             file.write("1000")
     except OSError:  # no /proc, or not ours to write
         return

@@ -72,7 +72,7 @@ def _unshare() -> bool | None:
     user, group = (f"{one} {one} 1" for one in ids)
     try:
         for name, text in (("setgroups", "deny"), ("uid_map", user), ("gid_map", group)):
-            with open(f"/proc/self/{name}", "w") as file:
+            with open(f"/proc/self/{name}", "w", encoding="utf-8") as file:
                 file.write(text)
     except OSError:  # forbidden here
         return None

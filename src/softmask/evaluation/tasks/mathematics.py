@@ -11,15 +11,15 @@ the worker: one JSON object a line in, one out.
 from __future__ import annotations
 
 import atexit
+import contextlib
+import io
 import json
-import os
-import resource
-import select
+import queue
 import subprocess
 import sys
-import time
+import threading
 from functools import lru_cache
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from ..answers import math_answer
 
@@ -58,6 +58,9 @@ class MathWorker:
     def __init__(self, seconds: float = SECONDS_PER_ANSWER) -> None:
         self.seconds = seconds
         self._process: subprocess.Popen[bytes] | None = None
+        # A thread reads, as Windows cannot wait for a pipe with a limit of time.
+        self._reader: threading.Thread | None = None
+        self._lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
 
     def ask(self, question: dict[str, Any]) -> dict[str, int]:
         """Return the scores, all 0 where the worker ran out of time or memory.
@@ -66,14 +69,13 @@ class MathWorker:
         """
         process = self._process or self._start()
         assert process.stdin is not None
-        assert process.stdout is not None
         try:
             process.stdin.write(json.dumps(question).encode() + b"\n")
             process.stdin.flush()
-        except BrokenPipeError:
+        except OSError:  # it has ended: a broken pipe, on Windows an invalid argument
             line = b""
         else:
-            line = _line(process.stdout, self.seconds)
+            line = self._line(self.seconds)
         if not line:
             self.close()
             return {"exact_match": 0, "math_verify": 0}
@@ -83,7 +85,10 @@ class MathWorker:
         """Kill the worker, if there is one."""
         if self._process is not None:
             self._process.kill()
-            with self._process:  # waits and closes the pipes
+            self._process.wait()
+            assert self._reader is not None
+            self._reader.join()
+            with self._process:  # closes the pipes
                 pass
             self._process = None
 
@@ -95,8 +100,11 @@ class MathWorker:
             stderr=subprocess.DEVNULL,
             bufsize=0,
         )
-        assert self._process.stdout is not None
-        if _line(self._process.stdout, SECONDS_TO_START) != b"ready\n":
+        self._lines = queue.SimpleQueue()
+        arguments = (self._process.stdout, self._lines)
+        self._reader = threading.Thread(target=_read, args=arguments, daemon=True)
+        self._reader.start()
+        if self._line(SECONDS_TO_START).rstrip() != b"ready":
             self.close()
             raise OSError(
                 "The process that checks mathematics did not start: "
@@ -104,17 +112,19 @@ class MathWorker:
             )
         return self._process
 
+    def _line(self, seconds: float) -> bytes:
+        """The worker's next line, empty if it does not arrive in time or the worker has ended."""
+        with contextlib.suppress(queue.Empty):
+            return self._lines.get(timeout=seconds)
+        return b""
 
-def _line(stream: IO[bytes], seconds: float) -> bytes:
-    """A line of an unbuffered pipe, empty if it does not arrive in time or the pipe ends."""
-    line, end = b"", time.monotonic() + seconds
-    while not line.endswith(b"\n"):
-        readable, _, _ = select.select([stream], [], [], max(0.0, end - time.monotonic()))
-        chunk = os.read(stream.fileno(), 65536) if readable else b""
-        if not chunk:
-            return b""
-        line += chunk
-    return line
+
+def _read(stream: IO[bytes], lines: queue.SimpleQueue[bytes]) -> None:
+    """Hands lines on until the pipe ends, and then an empty one."""
+    with io.BufferedReader(cast("io.FileIO", stream)) as whole:
+        for line in whole:
+            lines.put(line)
+    lines.put(b"")
 
 
 @lru_cache(maxsize=1)
@@ -144,7 +154,10 @@ def main() -> None:
     """Answer questions until the pipe closes."""
     # What libraries print must not mix with the answers.
     answers, sys.stdout = sys.stdout, sys.stderr
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    if sys.platform != "win32":  # which has no such limit
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     _scores({"gold": "1", "answer": "1"})  # imports sympy before the clock of an answer runs
     print("ready", file=answers, flush=True)
     for line in sys.stdin:

@@ -1,14 +1,16 @@
-"""What a container leaves to a process."""
+"""What the machine and its containers leave to a process."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
+import psutil
 import pytest
 import torch
 
 from softmask.reporting import measure
-from softmask.reporting.containers import memory_left
+from softmask.reporting.machine import memory
 
 MACHINE = 8 * 2**30
 NEW = {"memory.max": "4294967296", "memory.current": "3221225472"}
@@ -54,21 +56,21 @@ STAT = "anon 5\ninactive_file 1073741824\n"
     ],
 )
 def test_the_memory_that_is_left_is_the_least_of_machine_and_groups(
-    tmp_path, membership, files, left
+    tmp_path, monkeypatch, membership, files, left
 ) -> None:
-    meminfo = tmp_path / "meminfo"
-    meminfo.write_text(f"MemTotal: 99999999 kB\nMemAvailable: {MACHINE // 1024} kB\n")
+    here = SimpleNamespace(total=99 * 2**30, available=MACHINE)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: here)
     for name, content in files.items():
         path: Path = tmp_path / "groups" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(content)
-    found = memory_left(tmp_path / "groups", membership, meminfo)
-    assert found == ((MACHINE, "the machine") if left is None else (left, "the container"))
+    found = memory(tmp_path / "groups", membership)
+    wanted = (MACHINE, "the machine") if left is None else (left, "the container")
+    assert (found.available, found.limited_by) == wanted
 
 
 def test_this_machine_has_memory_left() -> None:
-    left, _ = memory_left()
-    assert 2**20 < left < 2**50
+    assert 2**20 < memory().available < 2**50
 
 
 def test_on_a_gpu_what_torch_keeps_of_tensors_that_are_gone_is_left_too(monkeypatch) -> None:

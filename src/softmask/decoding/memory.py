@@ -10,12 +10,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
+
 from ..config import SamplingConfig, SoftMaskConfig, is_on
-from ..decoding.kv_cache import bytes_per_position, heads_of
-from ..decoding.likelihood import LikelihoodConfig
 from ..logits import CHUNK_ROWS
 from ..models import DreamModel
 from ..models.lm_head import CHUNK_LOGITS, PIECE_LOGITS
+from .kv_cache import bytes_per_position, heads_of
+from .likelihood import LikelihoodConfig
 
 # Bytes that live at once for a row and an entry of the vocabulary. Drawing: the logits, and the
 # random numbers twice, sequence by sequence and joined. A feedback rule that sees all logits: they,
@@ -50,8 +52,14 @@ class Footprint:
     width: int
 
     @classmethod
-    def of(cls, model: DreamModel, *, cached: bool, k: int) -> Footprint:
-        """That of batches of this model that mix in, and report, up to `k` tokens."""
+    def of(
+        cls, model: DreamModel, *, cached: bool, k: int, device: torch.device | None = None
+    ) -> Footprint:
+        """That of batches of this model that mix in, and report, up to `k` tokens.
+
+        Args:
+            device: where it will be, if it is not there yet.
+        """
         config, size = model.config, model.dtype.itemsize
         heads = config.num_attention_heads
         kv_heads, per_head = heads_of(config)
@@ -69,7 +77,8 @@ class Footprint:
         mixing = (size + 4) * (k + 1) * width + 8 * width
         computed = 2 * size * width + max(attention, mlp, mixing)
         # The head streams pieces on a CPU; elsewhere chunks of rows are whole.
-        pieces = 8 * PIECE_LOGITS if model.device.type == "cpu" else size * CHUNK_LOGITS
+        on_cpu = (device or model.device).type == "cpu"
+        pieces = 8 * PIECE_LOGITS if on_cpu else size * CHUNK_LOGITS
         return cls(
             fixed=pieces + CHUNK_ROWS * FILTERED * vocabulary,
             held=BOOKKEEPING + (store if cached else 0) + soft + logprobs,

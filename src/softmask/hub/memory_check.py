@@ -1,0 +1,128 @@
+"""Whether there is memory for a model, said before its weights are read."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import time
+from dataclasses import dataclass
+
+import torch
+from rich.filesize import decimal
+
+from ..reporting.machine import Memory, memory
+from .weight_sizes import DTYPES, WeightSizes
+
+logger = logging.getLogger(__name__)
+
+# Of a product on a CPU that has bfloat16 in its units, or in none: a third of the time of float32
+# up to twice; where each operation is emulated 20 times in this small one, 100 in large ones.
+EMULATED = 4.0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a model is to be loaded, in words that the command line knows."""
+
+    name: str
+    sizes: WeightSizes
+    device: torch.device
+    dtype: torch.dtype
+    quantize: str | None
+    generation: int  # bytes of a short one, beside the weights
+
+    @property
+    def _dtype(self) -> str:
+        return str(self.dtype).removeprefix("torch.")
+
+    def check(self) -> None:
+        """Refuses what cannot be, and warns of what may not.
+
+        The weights of a model are known to the byte, and no machine has more memory than it has;
+        what is free may change, and what a generation takes is an estimate.
+
+        Raises:
+            ValueError: the weights alone are more than all memory of the device.
+        """
+        here = memory_of(self.device)
+        needed = self._bytes(self._dtype, self.quantize)
+        bits = self.quantize or self._dtype
+        where = "this machine" if self.device.type == "cpu" else f"the device {self.device}"
+        takes = f"{self.name} takes {decimal(needed)} of memory in {bits}"
+        if needed > here.total:
+            raise ValueError(
+                f"{takes}, {decimal(needed + self.generation)} with a short generation, and "
+                f"{where} has {decimal(here.total)}, of which {decimal(here.available)} are free: "
+                f"{self._instead(here.total)}"
+            )
+        if needed + self.generation > here.available:
+            logger.warning(
+                "%s, %s with a short generation, and %s of %s are free on %s: if it runs out of "
+                "memory, end other programs, or %s",
+                *(takes, decimal(needed + self.generation), decimal(here.available)),
+                *(decimal(here.total), where, self._instead(here.available)),
+            )
+        elif self.device.type == "cpu" and self.dtype == torch.bfloat16 and is_emulated():
+            logger.warning(
+                "this CPU emulates bfloat16, a small product of which took %.0f times as long as "
+                "in float32, and large ones take longer: leave out --dtype%s",
+                slowness(),
+                "" if self.quantize else f", or {self._instead(here.available)}",
+            )
+
+    def _bytes(self, dtype: str, quantize: str | None) -> int:
+        return self.sizes.loaded(dtype if dtype in DTYPES else "float32", quantize)
+
+    def _instead(self, room: int) -> str:
+        """What to do: the ways that fit and take less."""
+        on_cpu = self.device.type == "cpu"
+        base = "float32" if on_cpu else "bfloat16"
+        ways: list[tuple[str, str, str | None]] = []
+        if self.device.type in ("cpu", "cuda"):
+            ways += [(f"--quantize {kind}", base, kind) for kind in ("int8", "int4")]
+        if not (on_cpu and is_emulated()):
+            ways.append(("--dtype bfloat16", "bfloat16", None))
+        now = self._bytes(self._dtype, self.quantize)
+        found = []
+        for words, dtype, quantize in ways:
+            size = self._bytes(dtype, quantize)
+            if size < now and size + self.generation <= room:
+                found.append(f"{words} ({decimal(size)})")
+        return f"give {' or '.join(found)}" if found else "take a smaller model"
+
+
+def memory_of(device: torch.device) -> Memory:
+    """All memory that a model on this device may have, and what is free of it."""
+    if device.type == "cuda":
+        free, total = torch.cuda.mem_get_info(device)
+        return Memory(total, free)
+    here = memory()
+    if device.type == "mps":  # the processor's memory, of which the GPU takes only a part
+        most = torch.mps.recommended_max_memory()
+        return Memory(most, min(most, here.available))
+    return here
+
+
+def is_emulated() -> bool:
+    """Whether bfloat16 takes so much longer than float32 on this CPU that it is of no use."""
+    return slowness() > EMULATED
+
+
+@functools.cache
+def slowness() -> float:
+    """Times as long as in float32 that a product in bfloat16 takes on this CPU.
+
+    Measured, as flags of a CPU do not say what torch's kernels do with it; 10 ms where it is
+    emulated, 1 ms otherwise. The best of five, which a busy machine delays least.
+    """
+    seconds = []
+    for dtype in (torch.float32, torch.bfloat16):
+        matrix = torch.ones(128, 128, dtype=dtype)
+        torch.mm(matrix, matrix)  # compiles, where the library does
+        taken = []
+        for _ in range(5):
+            started = time.perf_counter()
+            torch.mm(matrix, matrix)
+            taken.append(time.perf_counter() - started)
+        seconds.append(min(taken))
+    return seconds[1] / seconds[0]
