@@ -51,7 +51,7 @@ FIRST = {
     "eval calibration": "--puzzles --givens --count --texts --share --passes --steps --model "
     "--no-soft-mask --out --json",
     "bench": "--model --shape --batch --prompt-tokens --max-new-tokens --steps --block-length "
-    "--cache --repeat --device --dtype --out --json",
+    "--cache --device --dtype --out --json",
 }
 
 
