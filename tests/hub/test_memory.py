@@ -19,6 +19,7 @@ from softmask.cli.main import main
 from softmask.hub import memory_check
 from softmask.hub.folder import weight_files
 from softmask.hub.weight_sizes import weight_sizes
+from softmask.reporting import measure
 from softmask.reporting.machine import Memory, memory
 
 SHAPE = {"hidden_size": 128, "intermediate_size": 192}
@@ -98,7 +99,7 @@ def test_a_refusal_names_what_fits(monkeypatch) -> None:
     monkeypatch.setattr(memory_check, "memory", lambda: Memory(16 * 10**9, 10 * 10**9))
     plan = memory_check.Plan("dream", sizes, torch.device("cpu"), torch.float32, None, 10**9)
     for times, wanted in ((100.0, "(7.8 GB)"), (1.0, "(7.8 GB)")):
-        monkeypatch.setattr(memory_check, "slowness", lambda times=times: times)
+        monkeypatch.setattr(measure, "slowness", lambda *_, times=times: times)
         with pytest.raises(ValueError, match="GB of memory in float32, 31") as error:
             plan.check()
         assert wanted in str(error.value)
@@ -120,7 +121,7 @@ def test_too_little_free_memory_is_a_warning(folder, caplog, monkeypatch) -> Non
 def test_bfloat16_that_is_emulated_is_said_and_never_the_default(
     folder, caplog, monkeypatch, times: float, warned: bool
 ) -> None:
-    monkeypatch.setattr(memory_check, "slowness", lambda: times)
+    monkeypatch.setattr(measure, "slowness", lambda *_: times)
     with caplog.at_level(logging.WARNING):
         assert softmask.load(folder, device="cpu").model.dtype == torch.float32
         assert not caplog.text
@@ -129,7 +130,7 @@ def test_bfloat16_that_is_emulated_is_said_and_never_the_default(
 
 
 def test_how_slow_bfloat16_is_is_measured_on_this_cpu() -> None:
-    assert 0 < memory_check.slowness() < 10_000
+    assert 0 < measure.slowness(torch.bfloat16, torch.device("cpu")) < 10_000
 
 
 def test_models_shows_what_a_model_takes_in_memory(folder, capsys) -> None:

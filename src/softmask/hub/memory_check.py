@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import functools
 import logging
-import time
 from dataclasses import dataclass
 
 import torch
 from rich.filesize import decimal
 
+from ..reporting import measure
 from ..reporting.machine import Memory, memory
 from .weight_sizes import DTYPES, WeightSizes
 
 logger = logging.getLogger(__name__)
-
-# Of a product on a CPU that has bfloat16 in its units, or in none: a third of the time of float32
-# up to twice; where each operation is emulated 20 times in this small one, 100 in large ones.
-EMULATED = 4.0
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -62,11 +58,11 @@ class Plan:
                 *(takes, decimal(needed + self.generation), decimal(here.available)),
                 *(decimal(here.total), where, self._instead(here.available)),
             )
-        elif self.device.type == "cpu" and self.dtype == torch.bfloat16 and is_emulated():
+        elif self.device.type == "cpu" and self.dtype == torch.bfloat16 and emulates_bfloat16():
             logger.warning(
                 "this CPU emulates bfloat16, a small product of which took %.0f times as long as "
                 "in float32, and large ones take longer: leave out --dtype%s",
-                slowness(),
+                measure.slowness(torch.bfloat16, CPU),
                 "" if self.quantize else f", or {self._instead(here.available)}",
             )
 
@@ -80,7 +76,7 @@ class Plan:
         ways: list[tuple[str, str, str | None]] = []
         if self.device.type in ("cpu", "cuda"):
             ways += [(f"--quantize {kind}", base, kind) for kind in ("int8", "int4")]
-        if not (on_cpu and is_emulated()):
+        if not (on_cpu and emulates_bfloat16()):
             ways.append(("--dtype bfloat16", "bfloat16", None))
         now = self._bytes(self._dtype, self.quantize)
         found = []
@@ -103,26 +99,6 @@ def memory_of(device: torch.device) -> Memory:
     return here
 
 
-def is_emulated() -> bool:
-    """Whether bfloat16 takes so much longer than float32 on this CPU that it is of no use."""
-    return slowness() > EMULATED
-
-
-@functools.cache
-def slowness() -> float:
-    """Times as long as in float32 that a product in bfloat16 takes on this CPU.
-
-    Measured, as flags of a CPU do not say what torch's kernels do with it; 10 ms where it is
-    emulated, 1 ms otherwise. The best of five, which a busy machine delays least.
-    """
-    seconds = []
-    for dtype in (torch.float32, torch.bfloat16):
-        matrix = torch.ones(128, 128, dtype=dtype)
-        torch.mm(matrix, matrix)  # compiles, where the library does
-        taken = []
-        for _ in range(5):
-            started = time.perf_counter()
-            torch.mm(matrix, matrix)
-            taken.append(time.perf_counter() - started)
-        seconds.append(min(taken))
-    return seconds[1] / seconds[0]
+def emulates_bfloat16() -> bool:
+    """Whether this CPU does, so that it takes much longer than float32."""
+    return measure.is_emulated(torch.bfloat16, CPU)

@@ -15,8 +15,9 @@ import torch
 
 from .machine import memory
 
-# How much slower than fp32 a dtype is that a device has no units for: 2 is a busy machine.
-EMULATED = 4
+# Of a product on a CPU that has bfloat16 in its units, or in none: a third of the time of float32
+# up to twice; where each operation is emulated 20 times in this small one, 100 in large ones.
+EMULATED = 4.0
 
 
 def synchronise(device: torch.device) -> None:
@@ -81,15 +82,22 @@ def peak_of(module: str, arguments: Sequence[str]) -> float:
     return json.loads(child.stdout.splitlines()[-1])["peak_mb"]
 
 
-def is_emulated(dtype: torch.dtype, device: torch.device) -> bool:
-    """Whether products of a dtype are slower than fp32's: a CPU without units for it emulates them.
+@functools.cache
+def slowness(dtype: torch.dtype, device: torch.device) -> float:
+    """Times as long as in float32 that a small product in a dtype takes.
 
-    One of 256 x 256 matrices tells: 0.3 ms in fp32 on a CPU with AVX2, and 100 times that in
-    bfloat16.
+    Measured, as flags of a CPU do not say what torch's kernels do with it; 10 ms where it is
+    emulated, 1 ms otherwise. The best of five, which a busy machine delays least.
     """
-    seconds = {}
+    best = {}
     for kind in (torch.float32, dtype):
-        side = torch.ones(256, 256, device=device).to(kind)
-        multiply = functools.partial(torch.matmul, side, side)
-        seconds[kind] = min(timed(multiply, device) for _ in range(3))
-    return seconds[dtype] > EMULATED * seconds[torch.float32]
+        side = torch.ones(128, 128, device=device).to(kind)
+        multiply = functools.partial(torch.mm, side, side)
+        multiply()  # compiles, where the library does
+        best[kind] = min(timed(multiply, device) for _ in range(5))
+    return best[dtype] / best[torch.float32]
+
+
+def is_emulated(dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether a dtype takes so much longer than float32 on this device that it is of no use."""
+    return slowness(dtype, device) > EMULATED
