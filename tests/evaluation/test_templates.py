@@ -39,7 +39,8 @@ class Plain:
         ("question", "Question: 1+1?\nAnswer: 2\n\nQuestion: 2+2?\nAnswer:"),
         (
             "alpaca",
-            "Do what the instruction asks, and nothing else.\n\n### Instruction:\n1+1?\n\n### Response:\n2\n\n"
+            "Do what the instruction asks, and nothing else.\n\n"
+            "### Instruction:\n1+1?\n\n### Response:\n2\n\n"
             "### Instruction:\n2+2?\n\n### Response:\n",
         ),
     ],
