@@ -36,6 +36,8 @@ from softmask.config import SamplingConfig, SoftMaskConfig
 from softmask.decoding.batch import Batch
 from softmask.decoding.sequence import Rules
 from softmask.models import DreamModel
+from softmask.reporting.measure import summary
+from softmask.reporting.result_folder import provenance
 from softmask.reporting.tables import light_table
 
 BLOCK = 32
@@ -68,7 +70,7 @@ def main() -> None:
     started = time.perf_counter()
     result: dict[str, Any] = {
         "command": " ".join(["python", *sys.argv]),
-        **benchmark.provenance(),
+        **provenance(),
         "shape": SHAPES[args.shape] | {"layers": args.layers, "dtype": args.dtype},
         "machine": bench.machine(),
         "whole": [bench.whole(int(b)) for b in args.whole_batches.split(",")],
@@ -273,11 +275,11 @@ class Bench:
 
     def _summary(self, seconds: list[float]) -> dict[str, Any]:
         values = [1000 * s for s in seconds]
-        return {"ms": benchmark.summary(values), "raw_ms": [round(v, 4) for v in values]}
+        return {"ms": summary(values), "raw_ms": [round(v, 4) for v in values]}
 
 
 def _ratio(times: dict[str, list[float]]) -> dict[str, float]:
-    return benchmark.summary([s / p for s, p in zip(times["soft"], times["plain"], strict=True)])
+    return summary([s / p for s, p in zip(times["soft"], times["plain"], strict=True)])
 
 
 def show(result: dict[str, Any]) -> None:

@@ -90,8 +90,7 @@ class Plan:
 def memory_of(device: torch.device) -> Memory:
     """All memory that a model on this device may have, and what is free of it."""
     if device.type == "cuda":
-        free, total = torch.cuda.mem_get_info(device)
-        return Memory(total, free)
+        return Memory(torch.cuda.mem_get_info(device)[1], measure.memory_left(device)[0])
     here = memory()
     if device.type == "mps":  # the processor's memory, of which the GPU takes only a part
         most = torch.mps.recommended_max_memory()
