@@ -71,6 +71,11 @@ class Rule:
     is_shipped: bool = False
 
     @property
+    def reads_logits(self) -> bool:
+        """Whether it looks at all logits itself, so that they have to be there."""
+        return self.dense and not self.streamed
+
+    @property
     def is_setting(self) -> bool:
         """Whether settings of its options' names switch it on, and not its own name."""
         return self.is_shipped and self.returns == "rows"

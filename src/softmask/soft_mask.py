@@ -331,7 +331,7 @@ class SoftMask(nn.Module):
         if shares is not None:
             shares = shares.clamp_min(0)
             shares = shares / shares.sum(1, keepdim=True).clamp_min(1e-12)
-        elif rule.dense and not rule.streamed:
+        elif rule.reads_logits:
             raise ValueError(f"{rule} is dense: it must return shares too")
         return Judged(confidence_N.float().clamp(0, 1), shares)
 

@@ -16,13 +16,11 @@ from torch import nn
 
 from ..decoding.memory import Footprint
 from ..families.registry import by_name
+from ..hub.weight_sizes import QUANTISED
 from ..models import DreamConfig, DreamModel
 from ..models.quantize import KINDS, Quantizer, check_quantize, seal
 from ..reporting.measure import memory_left
 
-# Bytes of a weight in fewer bits, with its scales: of a row (int8), of 64 weights (nf4, themselves
-# in 8 bits).
-PACKED = {"int8": 1.0, "int4": 0.5 + 1 / 64}
 SPREAD = 0.02  # of the weights, as those of a new model
 
 
@@ -90,7 +88,7 @@ def outline(shape: Shape, layers: int, positions: int, dtype: torch.dtype) -> Dr
 def weight_bytes(model: DreamModel, quantize: str | None = None) -> tuple[int, int]:
     """Bytes of a model's weights, in layers and beside them; those of an outline too."""
     layers = sum(
-        x.numel() * (PACKED[quantize] if quantize and x.dim() == 2 else x.element_size())
+        x.numel() * (QUANTISED[quantize] if quantize and x.dim() == 2 else x.element_size())
         for x in model.model.layers.parameters()
     )
     inner = {id(x) for x in model.model.layers.parameters()}

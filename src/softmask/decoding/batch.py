@@ -315,10 +315,8 @@ class Batch:
         """Whether most of these rows will need what feedback mixes in of all tokens: on a CPU if
         most were fed back something before, elsewhere always. What a form leaves out changes with
         the commits."""
-        settings = rows.settings
-        if settings.soft_mask is None or settings.automaton is not None:
-            return False
-        if not settings.soft_mask.feedback.rule.streamed:
+        soft_mask, formed = rows.settings.soft_mask, rows.settings.automaton is not None
+        if soft_mask is None or formed or not soft_mask.feedback.rule.streamed:
             return False
         if self.device.type != "cpu":
             return True

@@ -117,10 +117,10 @@ class Footprint:
             masks = min(masks, sampling.block_length)  # plain decoding reads what it may commit
         keeps_logits = sampling.temperature > 0 or sampling.by_chance or constrained
         entry, blended = DRAWN if keeps_logits else 0, 0
-        if soft_mask is not None and soft and soft_mask.feedback.rule.streamed:
-            blended = BLENDED * self.width
-        elif soft_mask is not None and soft and soft_mask.feedback.rule.dense:
-            entry = DENSE
+        if soft_mask is not None and soft:
+            rule = soft_mask.feedback.rule
+            blended = BLENDED * self.width if rule.streamed else 0
+            entry = DENSE if rule.reads_logits else entry
         return masks * (self.read + blended + entry * self.vocabulary)
 
     def scoring(

@@ -112,12 +112,11 @@ class LogitReader:
         settings = rows.settings
         bias_V, k = self._bias(settings, hidden_ND.device), self._leading(rows)
         rule = None if settings.soft_mask is None else settings.soft_mask.feedback.rule
-        streamed = rule is not None and rule.streamed
         forbid = self._forbid(rows)
-        if is_greedy(settings.config) and (rule is None or streamed or not rule.dense):
+        if is_greedy(settings.config) and (rule is None or not rule.reads_logits):
             with self._blend(settings) if blends else nullcontext() as blend:
                 seen = self._seen(settings, hidden_ND, k, bias_V, forbid, blend)
-            again = streamed or forbid is not None
+            again = forbid is not None or (rule is not None and rule.streamed)
             found = self._choose(rows, seen, None, hidden_ND if again else None)
         else:
             logits_NV = self._logits(hidden_ND, bias_V, forbid)

@@ -93,13 +93,13 @@ def feedback_at(
     mixer: SoftMask, predictions: Predictions, stays_M: Tensor, reader: LogitReader
 ) -> Feedback:
     """What was read at the rows that stay masked, as far as the feedback rule needs it."""
-    rows_M, streamed = predictions.rows_N[stays_M], mixer.rule.rule.streamed
-    if mixer.is_dense and not streamed:
+    rows_M, rule = predictions.rows_N[stays_M], mixer.rule.rule
+    if rule.reads_logits:
         assert predictions.logits_NV is not None
         return Feedback(rows_M, logits_NV=predictions.logits_NV[stays_M])
     kept = LogitStatistics(*(values[stays_M] for values in predictions.seen))
     seen = feedback_of(kept, rows_M, mixer.reads)
-    if not streamed:
+    if not rule.streamed:
         return seen
     return seen._replace(blend=lambda index: reader.blended(predictions, stays_M[index]))
 

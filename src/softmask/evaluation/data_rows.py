@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ..training.source_files import first_line
+
 
 def numbered_rows(path: Path) -> Iterator[tuple[str, Any]]:
     """Where each row stands, for people, and what it holds: of CSV and Parquet a mapping.
@@ -58,7 +60,8 @@ def _parquet(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     try:
         rows = parquet.read_table(path).to_pylist()
     except (pyarrow.ArrowException, OSError) as error:
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"{path} is damaged ({first}): copy it again from its source") from error
+        raise ValueError(
+            f"{path} is damaged ({first_line(error)}): copy it again from its source"
+        ) from error
     for number, row in enumerate(rows, start=1):
         yield f"{path}, row {number}", row

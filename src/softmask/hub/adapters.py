@@ -25,7 +25,7 @@ from ..families.registry import by_name
 from ..models import DreamModel
 from ..models.checkpoint import first_not_finite
 from ..models.linear import is_plain
-from ..models.quantize import Quantizer
+from ..models.quantize import LAYERS, Quantizer
 from .folder import ADAPTER_FILE, ADAPTER_WEIGHTS, adapter_tensor_names, read_mapping
 
 # Settings that change nothing of what is merged: where the adapter comes from, and its training.
@@ -237,7 +237,7 @@ def _merge_layers(model: DreamModel, quantizer: Quantizer) -> None:
         if is_plain(base):
             base.to(quantizer.dtype)
             layer.merge()
-            quantised = quantizer.layer(f"model.layers.{name}", base)
+            quantised = quantizer.layer(f"{LAYERS}{name}", base)
             blocks.set_submodule(name, quantised)
 
 

@@ -26,7 +26,7 @@ from ..models.checkpoint import Source, first_not_finite
 from .checkpoints import find
 from .export import check_exportable, merge
 from .gguf_config import metadata_of, rope_factors
-from .gguf_file import MAGIC, read_head
+from .gguf_file import MAGIC, GgufHead, read_head
 from .gguf_tokenizer import tokenizer_metadata
 from .gguf_weights import gguf_package, in_file_order, stored_tensors
 
@@ -84,13 +84,14 @@ def export_gguf(
     values = metadata_of(source, architecture)
     values |= tokenizer_metadata(source) | {"general.name": target.stem}
     sampling = source.folder / SAMPLING_FILE
-    if source.is_gguf:
-        values[facts.OWN_SAMPLING] = json.dumps(read_head(source.folder).own(facts.OWN_SAMPLING))
+    head = read_head(source.folder) if source.is_gguf else None
+    if head is not None:
+        values[facts.OWN_SAMPLING] = json.dumps(head.own(facts.OWN_SAMPLING))
     elif sampling.is_file():
         values[facts.OWN_SAMPLING] = json.dumps(read_json(sampling))
     values["general.file_type"] = int(gguf.LlamaFileType[f"MOSTLY_{kind.upper()}"])
     values["general.quantization_version"] = gguf.GGML_QUANT_VERSION
-    read = _reader(source, merged)
+    read = _reader(source, head, merged)
     names = _names(source.config, tied=tied)
     factors = rope_factors(source.config)
     try:
@@ -162,12 +163,18 @@ def _names(config: DreamConfig, *, tied: bool) -> dict[str, tuple[int, ...]]:
     return {name: shape for name, shape in found.items() if not (tied and name == "lm_head.weight")}
 
 
-def _reader(source: Source, merged: DreamModel | None) -> Callable[[str], Tensor]:
-    """What gives a weight by our name, from the merged model or straight from the files."""
+def _reader(
+    source: Source, head: GgufHead | None, merged: DreamModel | None
+) -> Callable[[str], Tensor]:
+    """What gives a weight by our name, from the merged model or straight from the files.
+
+    Args:
+        head: of a GGUF file.
+    """
     if merged is not None:
         return merged.state_dict().__getitem__
-    if source.is_gguf:
-        return stored_tensors(source)
+    if head is not None:
+        return stored_tensors(source, head)
     places = {}
     for path in source.weights:
         with safe_open(path, framework="pt") as file:

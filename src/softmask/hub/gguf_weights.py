@@ -21,7 +21,7 @@ from ..families import gguf as facts
 from ..models import DreamConfig, DreamModel
 from ..models.checkpoint import Source, first_not_finite
 from ..models.quantize import LAYERS, Quantizer, plain_layers, seal
-from .gguf_file import GgufHead, TensorHead, read_head
+from .gguf_file import GgufHead, TensorHead
 
 # Elements that are in fp32 at once: 64 MB.
 CHUNK = 2**24
@@ -107,6 +107,7 @@ def read_tensor(head: GgufHead, name: str, dtype: torch.dtype = torch.float32) -
 
 def load_gguf(
     source: Source,
+    head: GgufHead,
     dtype: torch.dtype | str,
     device: torch.device,
     quantize: str | None = None,
@@ -114,13 +115,14 @@ def load_gguf(
     """The model in a file that `find` has checked.
 
     Args:
+        head: of the file.
         dtype: "auto": that which the file is closest to.
         quantize: "int8" or "int4": as `models.quantize.Quantizer`, layer by layer.
 
     Raises:
         ValueError: a tensor holds NaN or infinity, or 4 bits do not fit its width.
     """
-    head, config = read_head(source.folder), source.config
+    config = source.config
     chosen: torch.dtype = getattr(torch, dtype_of(head)) if isinstance(dtype, str) else dtype
     with torch.device("meta"):
         model = DreamModel(config)
@@ -131,7 +133,7 @@ def load_gguf(
         quantizer = Quantizer(quantize, device, chosen, str(head.path))
     rounded = [] if quantizer is None else [LAYERS + n for n in plain_layers(model.model.layers)]
     names = {ours: theirs for theirs, ours in source.names.items()}
-    read = stored_tensors(source, chosen)
+    read = stored_tensors(source, head, chosen)
     for place, module in list(model.named_modules()):
         for key, empty in list(module.named_parameters(recurse=False)):
             ours = f"{place}.{key}"
@@ -157,9 +159,11 @@ def load_gguf(
     return model
 
 
-def stored_tensors(source: Source, dtype: torch.dtype = torch.float32) -> Callable[[str], Tensor]:
+def stored_tensors(
+    source: Source, head: GgufHead, dtype: torch.dtype = torch.float32
+) -> Callable[[str], Tensor]:
     """What reads a tensor of a GGUF source by our name, its rows in our order."""
-    head, config = read_head(source.folder), source.config
+    config = source.config
     names = {ours: theirs for theirs, ours in source.names.items()}
 
     def read(ours: str) -> Tensor:
