@@ -71,7 +71,7 @@ def main() -> None:
     result: dict[str, Any] = {
         "command": " ".join(["python", *sys.argv]),
         **provenance(),
-        "shape": SHAPES[args.shape] | {"layers": args.layers, "dtype": args.dtype},
+        "shape": SHAPES[args.shape].config | {"layers": args.layers, "dtype": args.dtype},
         "machine": bench.machine(),
         "whole": [bench.whole(int(b)) for b in args.whole_batches.split(",")],
         "window": [bench.window(int(b)) for b in args.batches.split(",")],

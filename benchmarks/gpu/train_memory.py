@@ -29,7 +29,9 @@ import torch.nn.functional as F
 from shapes import FULL_LAYERS, SHAPES, random_dream
 from torch import Tensor, nn
 
-from softmask.bench import benchmark
+from softmask.reporting.measure import peak_mb
+from softmask.reporting.result_folder import provenance
+from softmask.soft_mask import confidence
 
 WAYS = ("ours soft", "ours plain", "4bit soft", "published soft", "published plain")
 GB = 1e9
@@ -51,7 +53,7 @@ def main() -> None:
     summary = {way: summarise([r for r in raw if r["way"] == way]) for way in ways}
     result = {
         "command": " ".join(["python", *sys.argv]),
-        **benchmark.provenance(),
+        **provenance(),
         "tokens": args.tokens,
         "shape": args.shape,
         "raw": raw,
@@ -216,7 +218,8 @@ def dense_mixture(mask: Any, noisy_BL: Tensor, logits_BLV: Tensor, masked_BL: Te
         logits_BLV = logits_BLV.float()
         p_BLV = torch.softmax(logits_BLV, -1)
         entropy_BL = -(p_BLV * torch.log(p_BLV + 1e-10)).sum(-1)
-        lambda_BL = mask.weight(entropy_BL) * masked_BL
+        sure_BL = confidence(entropy_BL, mask.offset, mask.steepness)
+        lambda_BL = mask.scale * sure_BL * masked_BL
         values, ids = logits_BLV.topk(mask.k, -1)
         q_BLV = torch.zeros_like(logits_BLV).scatter(-1, ids, torch.softmax(values, -1))
         own_BLV = F.one_hot(noisy_BL, logits_BLV.shape[-1]).float()
@@ -225,7 +228,7 @@ def dense_mixture(mask: Any, noisy_BL: Tensor, logits_BLV: Tensor, masked_BL: Te
 
 def peak(device: torch.device) -> int:
     """Bytes: of the GPU's allocator, or the largest resident size of this process."""
-    return int(benchmark.peak_mb(device.type) * 2**20)
+    return int(peak_mb(device.type) * 2**20)
 
 
 def synchronise(device: torch.device) -> None:
