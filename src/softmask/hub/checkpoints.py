@@ -26,6 +26,7 @@ from ..config import (
     soft_mask_from_published,
 )
 from ..families.family import Family
+from ..families.links import Link, links_of, their_shapes
 from ..families.registry import by_name, is_own_layout, named, recognise
 from ..files import expand_home
 from ..models import DreamConfig, DreamModel
@@ -91,14 +92,12 @@ def find(
     config = read_config(folder, named(name, family))
     tokenizer = read_tokenizer(tokenizer_folder(folder, adapter_folder), config)
     weights = weight_files(folder)
-    names = _weight_names(folder, config, weights)
-    if not is_stored_in_4_bits(config):
-        _check_weights(folder, config, weights, names)
+    links = _weight_links(folder, config, weights)
     soft_mask = _read_soft_mask(folder, adapter_folder, config)
     if soft_mask is not None:
         check_k(soft_mask.k, config.vocab_size)
     return Source(
-        str(name or BUNDLED), folder, adapter_folder, config, tokenizer, weights, names, soft_mask
+        str(name or BUNDLED), folder, adapter_folder, config, tokenizer, weights, links, soft_mask
     )
 
 
@@ -161,13 +160,23 @@ def read_config(folder: Path, family: Family | None = None) -> DreamConfig:
     return config
 
 
-def _weight_names(folder: Path, config: DreamConfig, weights: Sequence[Path]) -> dict[str, str]:
-    """What the weights in a folder's files are called here, by their names there."""
+def _weight_links(folder: Path, config: DreamConfig, weights: Sequence[Path]) -> tuple[Link, ...]:
+    """What the weights in a folder's files are here; raises as `_check_weights`."""
+    own, family = is_own_layout(read_mapping(folder / CONFIG_FILE)), by_name(config.family)
     names = sorted(name for path in weights for name in tensor_names(path))
-    if is_own_layout(read_mapping(folder / CONFIG_FILE)):
-        return {name: name for name in names}
-    own_name = by_name(config.family).own_name
-    return {name: own_name(name) for name in names}
+    if is_stored_in_4_bits(config):  # whose tensors have no shapes of the network
+        return tuple(Link(name, name if own else family.own_name(name)) for name in names)
+    shapes = shapes_of(config)
+    links = [Link(name, name) for name in shapes] if own else links_of(family, shapes)
+    _check_weights(folder, config, weights, links, their_shapes(links, shapes))
+    return tuple(link for link in links if link.theirs in names)
+
+
+def shapes_of(config: DreamConfig) -> dict[str, list[int]]:
+    """The shapes of the weights of a model with this config, by their names here."""
+    with torch.device("meta"):
+        model = DreamModel(config)
+    return {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
 
 
 def check_link(path: Path) -> None:
@@ -199,21 +208,28 @@ def fingerprint(folder: Path) -> str:
 
 
 def _check_weights(
-    folder: Path, config: DreamConfig, weights: Sequence[Path], names: Mapping[str, str]
+    folder: Path,
+    config: DreamConfig,
+    weights: Sequence[Path],
+    links: Sequence[Link],
+    wanted: Mapping[str, list[int]],
 ) -> None:
     """Checks names, shapes and dtypes of weights against the config, by the files' heads alone.
+
+    Args:
+        wanted: the shapes in the files, by the names there.
 
     Raises:
         ValueError: they are not those of a model with this config.
     """
-    with torch.device("meta"):
-        model = DreamModel(config)
-    own = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
+    ours = {link.theirs: link.ours for link in links if link.is_whole}
+    own_name = by_name(config.family).own_name
     stored: dict[str, list[int]] = {}
     for path in weights:
         with safe_open(path, framework="pt") as file:
             for theirs in sorted(file.keys()):
-                head, name = file.get_slice(theirs), names[theirs]
+                head = file.get_slice(theirs)
+                name = ours.get(theirs) or own_name(theirs)
                 if name in stored:
                     raise ValueError(f"{folder}: two weights are {name}: remove one of them")
                 if head.get_dtype() not in FLOATS:
@@ -222,6 +238,7 @@ def _check_weights(
                         "float32, bfloat16 or float16"
                     )
                 stored[name] = head.get_shape()
+    own = {ours.get(theirs) or own_name(theirs): shape for theirs, shape in wanted.items()}
     report = {
         "missing_keys": own.keys() - stored.keys(),
         "unexpected_keys": stored.keys() - own.keys(),

@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +29,14 @@ from ..config import (
     soft_mask_to_published,
 )
 from ..families.dream import DREAM
+from ..families.links import Part, links_of
 from ..families.registry import FAMILY_KEY, by_name, is_own_layout
 from ..files import LOCK, expand_home, locked, sync_tree
 from ..models import DreamModel
 from ..models.checkpoint import Source, first_not_finite
-from .checkpoints import check_link, find, tokenizer_folder
+from .checkpoints import check_link, find, shapes_of, tokenizer_folder
 from .config_file import CONFIG_KEYS
+from .cut_weights import by_our_name, by_their_name, our_tensor, reading, their_tensor
 from .folder import CONFIG_FILE, WEIGHT_INDEX, read_mapping, tensor_names
 from .four_bits import is_stored_in_4_bits
 from .load import choose_dtype, load
@@ -121,8 +123,7 @@ def export(
     with _replacing(target) as folder:
         merged = _merge(source)
         original = layout == "original"
-        rename = by_name(source.config.family).original_name if original else _as_it_is
-        _write_weights(source, rename, merged, folder, chosen, link)
+        _write_weights(source, original, merged, folder, chosen, link)
         _write_settings(source, merged, folder, chosen, original)
         if original:
             for path in code_files(source.folder):
@@ -134,10 +135,6 @@ def export(
             model_card(source, title or target.name, original), encoding="utf-8"
         )
     return target
-
-
-def _as_it_is(name: str) -> str:
-    return name
 
 
 def _check_target(target: Path, overwrite: bool) -> None:
@@ -199,16 +196,24 @@ def _replacing(target: Path) -> Iterator[Path]:
 
 def _write_weights(
     source: Source,
-    rename: Callable[[str], str],
+    original: bool,
     merged: DreamModel | None,
     folder: Path,
     dtype: torch.dtype | None,
     link: bool,
 ) -> None:
-    """The weights under what `rename` makes of our names."""
+    """The weights under our names and cut as here, or as in the family's own files."""
     index = source.folder / WEIGHT_INDEX
-    names = {theirs: rename(ours) for theirs, ours in source.names.items()}
-    if merged is None and dtype is None and all(name == own for name, own in names.items()):
+    family, is_own = (
+        by_name(source.config.family),
+        is_own_layout(read_mapping(source.folder / CONFIG_FILE)),
+    )
+    links = source.links
+    if is_own and original:
+        here = {at.ours for at in links}
+        links = tuple(at for at in links_of(family, shapes_of(source.config)) if at.ours in here)
+    same = is_own != original or all(at.is_whole and at.theirs == at.ours for at in links)
+    if merged is None and dtype is None and same:
         for path in source.weights:
             _check_finite(path)
             if link:
@@ -218,30 +223,50 @@ def _write_weights(
         if index.is_file():
             shutil.copyfile(index, folder / index.name)
         return
-    values = read_mapping(index) if index.is_file() else {"weight_map": {}}
-    values["weight_map"] = {names[name]: file for name, file in values["weight_map"].items()}
     state = {} if merged is None else merged.state_dict()
-    table, head = rename(TABLE), rename(HEAD)
     untied = merged is not None and merged.config.tie_word_embeddings != (
         source.config.tie_word_embeddings
     )
+    table, head = (family.original_name(n) if original else n for n in (TABLE, HEAD))
+    wanted = by_their_name(links) if original else by_our_name(links)
+    homes = {name: path for path in source.weights for name in tensor_names(path)}
+    # A weight goes to the file that holds the first of its parts.
+    placed = {n: homes[at[0].ours if is_own else at[0].theirs] for n, at in wanted.items()}
+    placed |= {head: placed[table]} if untied else {}
     size = 0
-    for path in source.weights:
-        if merged is None:  # else `load` has looked at every weight
-            _check_finite(path)
-        tensors, metadata = _rewrite(path, source.names, names, state, dtype)
-        if untied and table in tensors:
-            tensors[head] = state[HEAD].to(tensors[table].dtype)
-            values["weight_map"][head] = path.name
-        bad = first_not_finite(tensors.items())
-        if bad is not None:
-            kept = tensors[bad].dtype
-            raise ValueError(f"{bad} does not fit {kept}: choose float32 or bfloat16")
-        save_file(tensors, folder / path.name, metadata=metadata)
-        size += sum(tensor.nbytes for tensor in tensors.values())
+
+    def of_state(name: str, part: Part | None) -> Tensor:
+        return state[name] if part is None else state[name][part]
+
+    make = their_tensor if original else our_tensor
+    with reading(source.weights) as read:
+        for path in source.weights:
+            if merged is None:  # else `load` has looked at every weight
+                _check_finite(path)
+            tensors = {}
+            for name in sorted(n for n, file in placed.items() if file == path and n in wanted):
+                parts = wanted[name]
+                own = read(name, None) if same else make(parts, read)
+                value = own
+                if merged is not None:
+                    value = their_tensor(parts, of_state) if original else state[name]
+                kept = own.dtype if dtype is None else dtype
+                tensors[name] = value.detach().to(kept).contiguous()
+            if untied and placed[head] == path:
+                tensors[head] = state[HEAD].to(tensors[table].dtype)
+            bad = first_not_finite(tensors.items())
+            if bad is not None:
+                kept = tensors[bad].dtype
+                raise ValueError(f"{bad} does not fit {kept}: choose float32 or bfloat16")
+            save_file(tensors, folder / path.name, metadata=_metadata(path))
+            size += sum(tensor.nbytes for tensor in tensors.values())
     if index.is_file():
-        own = values.get("metadata")
-        values["metadata"] = (own if isinstance(own, dict) else {}) | {"total_size": size}
+        values = read_mapping(index)
+        own_metadata = values.get("metadata")
+        values["metadata"] = (own_metadata if isinstance(own_metadata, dict) else {}) | {
+            "total_size": size
+        }
+        values["weight_map"] = {name: path.name for name, path in placed.items()}
         _write_json(folder / index.name, values)
 
 
@@ -264,22 +289,9 @@ def _check_finite(path: Path) -> None:
         raise ValueError(f"{path}: {bad} holds NaN or infinity: the weights are damaged")
 
 
-def _rewrite(
-    path: Path,
-    ours: Mapping[str, str],
-    names: Mapping[str, str],
-    merged: Mapping[str, Tensor],
-    dtype: torch.dtype | None,
-) -> tuple[dict[str, Tensor], dict[str, str] | None]:
-    """A weight file's tensors by new names, with the merged values, each in its own dtype."""
-    tensors = {}
+def _metadata(path: Path) -> dict[str, str] | None:
     with safe_open(path, framework="pt") as file:
-        for name in sorted(tensor_names(path)):
-            own = file.get_tensor(name)
-            value = merged.get(ours[name], own)
-            kept = dtype if dtype is not None and own.is_floating_point() else own.dtype
-            tensors[names[name]] = value.detach().to(kept).contiguous()
-        return tensors, file.metadata()
+        return file.metadata()
 
 
 def _write_settings(

@@ -23,6 +23,7 @@ from ..models.checkpoint import Checkpoint, Source, first_not_finite
 from ..models.quantize import check_quantize, quantize_layers
 from .adapters import merge_adapter, read_adapter, require_peft
 from .checkpoints import check_report, find, quiet
+from .cut_weights import read_weights
 from .four_bits import QLORA, finish, is_stored_in_4_bits, read_four_bits, settings_for
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -124,6 +125,11 @@ def load(
             "load_in_4bit"
         )
     stored = is_stored_in_4_bits(source.config)
+    if source.config.num_experts and (stored or load_in_4bit or quantize is not None):
+        raise ValueError(
+            f"{source.name} has experts, and bitsandbytes rounds single layers alone: load it in "
+            "bfloat16, without quantize, load_in_4bit or files in 4 bits"
+        )
     if stored and quantize is not None:
         raise ValueError(f"{source.name} is in 4 bits already: leave out quantize")
     adapting = None
@@ -212,7 +218,10 @@ def _read_model(
             raise ValueError("device_map needs accelerate: pip install 'softmask[train]'")
     chosen = choose_device(device)
     folder, config, quantization = source.folder, source.config, None
-    renamed = {f"^{theirs}$": ours for theirs, ours in source.names.items() if theirs != ours}
+    renamed = {f"^{at.theirs}$": at.ours for at in source.links if at.theirs != at.ours}
+    # transformers renames while it reads; what is cut otherwise is whole in the memory before.
+    cut = not all(link.is_whole for link in source.links)
+    state = read_weights(source.weights, source.links) if cut else None
     stored = is_stored_in_4_bits(config)
     if stored:
         config = copy.deepcopy(config)
@@ -226,12 +235,13 @@ def _read_model(
     with quiet():
         try:
             loaded: Any = DreamModel.from_pretrained(
-                folder,
+                None if cut else folder,
+                state_dict=state,
                 config=config,
                 dtype=choose_dtype(dtype, chosen),
                 device_map=device_map,
                 quantization_config=quantization,
-                key_mapping=renamed or None,
+                key_mapping=None if cut else renamed or None,
                 use_safetensors=True,
                 output_loading_info=True,
             )
