@@ -1,4 +1,4 @@
-"""SDAR, Fast-dLLM v2 and Tiny-A2D's bd3lm: logits and tokens of their own code."""
+"""SDAR, Fast-dLLM v2, Tiny-A2D's bd3lm, LLaDA2.0: logits and tokens of their own code."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from tiny import change_json
 from softmask.decoding.prompts import encode_chat
 from softmask.hub.load import load
 
-BD3LM, SDAR, FAST = "a2d_qwen3_bd3lm", "sdar", "fastdllm2"
-NAMES = (BD3LM, SDAR, FAST)
+BD3LM, SDAR, FAST, LLADA2 = "a2d_qwen3_bd3lm", "sdar", "fastdllm2", "llada2"
+NAMES = (BD3LM, SDAR, FAST, LLADA2)
 
 
 @pytest.fixture
@@ -123,6 +123,24 @@ def test_fast_dllm_writes_the_tokens_of_its_own_samplers(case, blocks_of) -> Non
         found = decode(FAST, [prompt], masks, sampling)
         written = wanted[len(prompt) : length]
         assert found.tokens[0][: len(written)] == written
+
+
+@pytest.mark.parametrize("case", greedy(LLADA2, lambda case: True))
+def test_llada2_writes_the_tokens_of_its_own_sampler(case, blocks_of) -> None:
+    given, prompt = case["options"], case["prompt"]
+    size = given["block_length"]
+    blocks_of(LLADA2, size)
+    length = math.ceil((len(prompt) + given["gen_length"]) / size) * size
+    masks = length - len(prompt)
+    steps = math.ceil(masks * given["steps"] / size)
+    sampling = {
+        **official(LLADA2).sampling,
+        "threshold": given["threshold"],
+        "steps": steps,
+    }
+    found = decode(LLADA2, [prompt], masks, sampling)
+    wanted = case["generated"]
+    assert found.tokens[0][: len(wanted)] == wanted
 
 
 @pytest.mark.parametrize("name", NAMES)
