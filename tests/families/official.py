@@ -29,6 +29,7 @@ FOLDERS = {
     "a2d_qwen3_bd3lm": "bd3lm-qwen3",
     "sdar": None,
     "fastdllm2": None,
+    "llada2": None,
 }
 
 

@@ -1,4 +1,4 @@
-"""SDAR, Fast-dLLM v2 and Tiny-A2D's bd3lm: logits and tokens of their own code."""
+"""SDAR, Fast-dLLM v2, Tiny-A2D's bd3lm, LLaDA2.0: logits and tokens of their own code."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from tiny import change_json
 from softmask.decoding.prompts import encode_chat
 from softmask.hub.load import load
 
-BD3LM, SDAR, FAST = "a2d_qwen3_bd3lm", "sdar", "fastdllm2"
-NAMES = (BD3LM, SDAR, FAST)
+BD3LM, SDAR, FAST, LLADA2 = "a2d_qwen3_bd3lm", "sdar", "fastdllm2", "llada2"
+NAMES = (BD3LM, SDAR, FAST, LLADA2)
 
 
 @pytest.fixture
@@ -123,6 +123,28 @@ def test_fast_dllm_writes_the_tokens_of_its_own_samplers(case, blocks_of) -> Non
         found = decode(FAST, [prompt], masks, sampling)
         written = wanted[len(prompt) : length]
         assert found.tokens[0][: len(written)] == written
+
+
+# Its counts are those of a whole block, also where a prompt has filled a part of it; here those of
+# the masks. One token a step, its default, and counts that are even are the same.
+LLADA2_CASES = greedy(
+    LLADA2, lambda case: case["options"]["block_length"] % case["options"]["steps"] == 0
+)
+
+
+@pytest.mark.parametrize("case", LLADA2_CASES)
+def test_llada2_writes_the_tokens_of_its_own_sampler(case, blocks_of) -> None:
+    given, prompt = case["options"], case["prompt"]
+    size = given["block_length"]
+    blocks_of(LLADA2, size)
+    length = math.ceil((len(prompt) + given["gen_length"]) / size) * size
+    masks = length - len(prompt)
+    steps = math.ceil(masks * given["steps"] / size)
+    sampling = {**official(LLADA2).sampling, "threshold": given["threshold"], "steps": steps}
+    wanted = case["generated"]
+    for cache in ("exact", "none"):
+        found = decode(LLADA2, [prompt], masks, sampling | {"cache": cache})
+        assert found.tokens[0][: len(wanted)] == wanted
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -34,13 +34,16 @@ def options(name: str) -> list[str]:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_names_of_weights_are_translated_there_and_back(name) -> None:
-    family = official(name).family
+    found = official(name)
     with safe_open(folder_of(name) / "model.safetensors", framework="pt") as file:
         theirs = set(file.keys())
-    ours = {family.own_name(key) for key in theirs}
-    tied = {"lm_head.weight"} if official(name).model.config.tie_word_embeddings else set()
-    assert ours | tied == set(official(name).model.state_dict())
-    assert {family.original_name(key) for key in ours} == theirs
+    ours = {link.ours for link in found.source.links}
+    tied = {"lm_head.weight"} if found.model.config.tie_word_embeddings else set()
+    assert ours | tied == set(found.model.state_dict())
+    assert {link.theirs for link in found.source.links} == theirs
+    for link in found.source.links:
+        if link.is_whole:
+            assert found.family.own_name(link.theirs) == link.ours
 
 
 def test_a_family_is_known_by_its_architecture_before_its_model_type() -> None:

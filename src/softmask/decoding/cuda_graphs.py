@@ -29,13 +29,14 @@ MOST = 32
 
 
 def suits_graphs(model: DreamModel) -> bool:
-    """Whether this model's forward can be recorded: on one CUDA device, and not quantised.
+    """Whether this model's forward can be recorded: on one CUDA device, not quantised, dense.
 
-    Kernels of quantised layers may look at values on the host.
+    Kernels of quantised layers, and loops over experts, may look at values on the host.
     """
     devices = {parameter.device for parameter in model.parameters()}
     quantised = getattr(model, "is_quantized", False) or hasattr(model, "hf_quantizer")
-    return len(devices) == 1 and devices.pop().type == "cuda" and not quantised
+    plain = not quantised and not model.config.num_experts
+    return len(devices) == 1 and devices.pop().type == "cuda" and plain
 
 
 class Graphs:

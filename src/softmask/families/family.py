@@ -40,6 +40,7 @@ class Family:
         required: values of further keys that make a model of the family one that fits this network.
         further: what its own config.json has to say beside that, without a meaning here.
         weights: parts of names of weights, and what they are called here; `*` is a layer's number.
+        fused: names of weights that hold, row behind row, what are several here, and those.
         mask_token: by which the mask's id is found where config.json has no mask_token_id.
         end_tokens: that end an answer, beside those that config and tokenizer name.
         bos: whether a raw prompt begins with the tokenizer's bos token.
@@ -66,6 +67,7 @@ class Family:
     required: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     further: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     weights: tuple[tuple[str, str], ...] = ()
+    fused: tuple[tuple[str, tuple[str, ...]], ...] = ()
     mask_token: str | None = None
     end_tokens: tuple[str, ...] = END_TOKENS
     bos: bool = False
@@ -143,7 +145,7 @@ def renamed(name: str, pairs: tuple[tuple[str, str], ...]) -> str:
     """A weight's name with the first of these parts that it begins with replaced."""
     for old, new in pairs:
         pattern = re.escape(old).replace(re.escape(LAYER), r"(\d+)")
-        match = re.match(rf"{pattern}(?=\.)", name)
+        match = re.match(rf"{pattern}(?=\.|$)", name)
         if match is not None:
             layer = match[1] if match.groups() else ""
             return new.replace(LAYER, layer) + name[match.end() :]

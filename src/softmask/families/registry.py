@@ -16,6 +16,7 @@ from .family import Family
 from .fastdllm2 import FAST_DLLM_2
 from .illada import ILLADA
 from .llada import LLADA
+from .llada2 import LLADA2
 from .opendcoder import OPEN_DCODER
 from .sdar import SDAR
 
@@ -24,7 +25,7 @@ _ALL = (
     *(LLADA, DPARALLEL_LLADA, D3LLM_LLADA, ILLADA),
     *(A2D_QWEN3, A2D_QWEN2, A2D_LLAMA, OPEN_DCODER),
     # Block-causal.
-    *(SDAR, FAST_DLLM_2, DREAM_REASONER, BD3LM_QWEN3, BD3LM_QWEN2),
+    *(SDAR, FAST_DLLM_2, DREAM_REASONER, BD3LM_QWEN3, BD3LM_QWEN2, LLADA2),
 )
 FAMILIES = {family.name: family for family in _ALL}
 _BY_HUB_ID = {name.lower(): family.name for family in _ALL for name in family.hub}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import fnmatch
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from ..config import (
 )
 from ..families import gguf as facts
 from ..families.family import Family
+from ..families.links import Link, links_of, same_names, their_shapes
 from ..families.registry import by_name, is_own_layout, named, recognise
 from ..files import expand_home
 from ..models import DreamConfig, DreamModel
@@ -105,14 +106,12 @@ def find(
     config = read_config(folder, named(name, family))
     tokenizer = read_tokenizer(tokenizer_folder(folder, adapter_folder), config)
     weights = weight_files(folder)
-    names = _weight_names(folder, config, weights)
-    if not is_stored_in_4_bits(config):
-        _check_weights(folder, config, weights, names)
+    links = _weight_links(folder, config, weights)
     soft_mask = _read_soft_mask(folder, adapter_folder, config)
     if soft_mask is not None:
         check_k(soft_mask.k, config.vocab_size)
     return Source(
-        str(name or BUNDLED), folder, adapter_folder, config, tokenizer, weights, names, soft_mask
+        str(name or BUNDLED), folder, adapter_folder, config, tokenizer, weights, links, soft_mask
     )
 
 
@@ -136,18 +135,19 @@ def _find_gguf(name: str, path: Path, adapter: Path | None, family: str | None) 
     if facts.ROPE_FACTORS in head.tensors:
         factors = read_tensor(head, facts.ROPE_FACTORS).flatten().tolist()
     config = config_of(head, dtype_of(head), named(name, family), factors)
-    compare_shapes(path, shapes, config, "its metadata")
+    compare_shapes(path, shapes, shapes_of(config), config, "its metadata")
     if adapter is not None:
         _check_files(adapter)
     if adapter is not None and has_tokenizer(adapter):
         tokenizer = read_tokenizer(adapter, config)
     else:
         tokenizer = read_gguf_tokenizer(head, config)
-    names = {name: facts.own_name(name) for name in head.tensors if name != facts.ROPE_FACTORS}
+    names = [name for name in head.tensors if name != facts.ROPE_FACTORS]
+    links = tuple(Link(name, facts.own_name(name)) for name in names)
     soft_mask = _read_soft_mask(path, adapter, config)
     if soft_mask is not None:
         check_k(soft_mask.k, config.vocab_size)
-    return Source(name, path, adapter, config, tokenizer, (path,), names, soft_mask)
+    return Source(name, path, adapter, config, tokenizer, (path,), links, soft_mask)
 
 
 def _check_files(folder: Path) -> None:
@@ -201,13 +201,24 @@ def read_config(folder: Path, family: Family | None = None) -> DreamConfig:
     return config
 
 
-def _weight_names(folder: Path, config: DreamConfig, weights: Sequence[Path]) -> dict[str, str]:
-    """What the weights in a folder's files are called here, by their names there."""
-    names = sorted(name for path in weights for name in tensor_names(path))
-    if is_own_layout(read_mapping(folder / CONFIG_FILE)):
-        return {name: name for name in names}
-    own_name = by_name(config.family).own_name
-    return {name: own_name(name) for name in names}
+def _weight_links(folder: Path, config: DreamConfig, weights: Sequence[Path]) -> tuple[Link, ...]:
+    """What the weights in a folder's files are here; raises as `_check_weights`."""
+    is_own, family = is_own_layout(read_mapping(folder / CONFIG_FILE)), by_name(config.family)
+    stored = sorted(name for path in weights for name in tensor_names(path))
+    if is_stored_in_4_bits(config):  # whose tensors have no shapes of the network
+        return tuple(Link(name, name if is_own else family.own_name(name)) for name in stored)
+    shapes = shapes_of(config)
+    links = same_names(shapes) if is_own else links_of(family, shapes)
+    wanted = their_shapes(links, shapes)
+    _check_weights(folder, config, weights, wanted, str if is_own else family.own_name)
+    return tuple(link for link in links if link.theirs in stored)
+
+
+def shapes_of(config: DreamConfig) -> dict[str, list[int]]:
+    """The shapes of the weights of a model with this config, by our names."""
+    with torch.device("meta"):
+        model = DreamModel(config)
+    return {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
 
 
 def check_link(path: Path) -> None:
@@ -243,9 +254,17 @@ def fingerprint(folder: Path) -> str:
 
 
 def _check_weights(
-    folder: Path, config: DreamConfig, weights: Sequence[Path], names: Mapping[str, str]
+    folder: Path,
+    config: DreamConfig,
+    weights: Sequence[Path],
+    wanted: Mapping[str, list[int]],
+    own_name: Callable[[str], str],
 ) -> None:
     """Checks names, shapes and dtypes of weights against the config, by the files' heads alone.
+
+    Args:
+        wanted: the shapes in the files, by the names there.
+        own_name: what such a name is in errors.
 
     Raises:
         ValueError: they are not those of a model with this config.
@@ -254,7 +273,7 @@ def _check_weights(
     for path in weights:
         with safe_open(path, framework="pt") as file:
             for theirs in sorted(file.keys()):
-                head, name = file.get_slice(theirs), names[theirs]
+                head, name = file.get_slice(theirs), own_name(theirs)
                 if name in stored:
                     raise ValueError(f"{folder}: two weights are {name}: remove one of them")
                 if head.get_dtype() not in FLOATS:
@@ -263,30 +282,28 @@ def _check_weights(
                         "float32, bfloat16 or float16"
                     )
                 stored[name] = head.get_shape()
-    compare_shapes(folder, stored, config)
+    compare_shapes(folder, stored, {own_name(name): wanted[name] for name in wanted}, config)
 
 
 def compare_shapes(
     folder: Path,
     stored: Mapping[str, list[int]],
+    wanted: Mapping[str, list[int]],
     config: DreamConfig,
     where: str = f"its {CONFIG_FILE}",
 ) -> None:
-    """Checks names and shapes of weights, by our names, against the config.
+    """Checks names and shapes of weights against those of a model with this config.
 
     Args:
         where: what the config was read from.
 
     Raises:
-        ValueError: they are not those of a model with this config.
+        ValueError: they are others.
     """
-    with torch.device("meta"):
-        model = DreamModel(config)
-    own = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
     report = {
-        "missing_keys": own.keys() - stored.keys(),
-        "unexpected_keys": stored.keys() - own.keys(),
-        "mismatched_keys": [n for n in own.keys() & stored.keys() if own[n] != stored[n]],
+        "missing_keys": wanted.keys() - stored.keys(),
+        "unexpected_keys": stored.keys() - wanted.keys(),
+        "mismatched_keys": [n for n in wanted.keys() & stored.keys() if wanted[n] != stored[n]],
     }
     check_report(folder, report, config, where)
 

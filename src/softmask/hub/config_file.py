@@ -52,6 +52,11 @@ LARGEST = {
     "head_dim": 2**13,
     "max_position_embeddings": 2**31 - 1,
     "block_size": 2**16,
+    "num_experts_per_tok": 2**12,
+    "moe_intermediate_size": 2**19,
+    "n_shared_experts": 2**8,
+    "n_group": 2**12,
+    "topk_group": 2**12,
 }
 
 
@@ -73,14 +78,20 @@ class Rope:
     truncate: bool | None = None
     partial_rotary_factor: float | None = None
 
+    @property
+    def turned(self) -> float:
+        """Which part of a head is rotated."""
+        return 1.0 if self.partial_rotary_factor is None else self.partial_rotary_factor
+
     def __post_init__(self) -> None:
         require_choice("rope_type", self.rope_type, tuple(ROPE_TYPES))
         require(
             1 < self.rope_theta <= 1e12, f"rope_theta must be in (1, 1e12], not {self.rope_theta}"
         )
         require(
-            self.partial_rotary_factor in (None, 1.0),
-            "partial_rotary_factor must be 1: Dream rotates whole heads",
+            self.partial_rotary_factor in (None, 1.0)
+            or (0 < self.partial_rotary_factor < 1 and self.rope_type == "default"),
+            "partial_rotary_factor must be in (0, 1], and 1 with a rope_type that scales",
         )
         for name, value in vars(self).items():
             if name in ("rope_type", "rope_theta", "truncate") or value is None:
@@ -125,6 +136,14 @@ class ConfigFile:
     expand_token_id: int | None = None
     block_size: int | None = None
     block_origin: str = DreamConfig.block_origin
+    num_experts: int = 0
+    num_experts_per_tok: int = DreamConfig.num_experts_per_tok
+    moe_intermediate_size: int = DreamConfig.moe_intermediate_size
+    first_k_dense_replace: int = 0
+    n_shared_experts: int = DreamConfig.n_shared_experts
+    n_group: int = DreamConfig.n_group
+    topk_group: int = DreamConfig.topk_group
+    routed_scaling_factor: float = DreamConfig.routed_scaling_factor
     family: str = DreamConfig.family
     dtype: str | None = None
     transparency_config: dict[str, Any] | None = None
@@ -152,6 +171,10 @@ class ConfigFile:
         require(whole, f"hidden_size {self.hidden_size} is no multiple of {heads} heads")
         width = self.head_dim or self.hidden_size // heads
         require(width % 2 == 0, f"a head is {width} wide: rotary embedding needs pairs")
+        turned = width * (self.rope_parameters or Rope()).turned
+        require(turned % 2 == 0, f"{turned} numbers of a head cannot turn in pairs")
+        require(turned == width or self.qk_norm, "partial_rotary_factor is for heads with qk_norm")
+        self._check_experts()
         kinds, layers = self.layer_types, self.num_hidden_layers
         whole = kinds is None or len(kinds) == layers
         require(whole, f"layer_types must be null, or name the kind of each of {layers} layers")
@@ -168,6 +191,22 @@ class ConfigFile:
             "expand_token_id",
         ):
             self._check_ids(name)
+
+    def _check_experts(self) -> None:
+        experts, groups = self.num_experts, self.n_group
+        require(0 <= experts <= 2**16, f"num_experts must be in [0, 65536], not {experts}")
+        if not experts:
+            return
+        dense, scale = self.first_k_dense_replace, self.routed_scaling_factor
+        require(dense >= 0, f"first_k_dense_replace must be 0 or more, not {dense}")
+        require(0 < scale < 1e6, f"routed_scaling_factor must be in (0, 1e6), not {scale}")
+        # The two best of a group say how good it is.
+        fits = experts % groups == 0 and experts // groups >= 2 and self.topk_group <= groups
+        require(
+            fits and self.num_experts_per_tok <= experts // groups * self.topk_group,
+            f"{experts} experts in {groups} groups, of which {self.topk_group} are taken, cannot "
+            f"give {self.num_experts_per_tok} to a token",
+        )
 
     def _check_ids(self, name: str) -> None:
         value = getattr(self, name)
@@ -187,6 +226,7 @@ CONFIG_KEYS = (
     "architectures",
     "auto_map",
     "model_type",
+    "partial_rotary_factor",
     "rope_scaling",
     "rope_theta",
     "torch_dtype",
@@ -229,7 +269,8 @@ def config_from_file(
     settings |= {key: list(value) for key, value in settings.items() if isinstance(value, tuple)}
     assert read.rope_parameters is not None
     rope = {k: v for k, v in vars(read.rope_parameters).items() if v is not None}
-    rope.pop("partial_rotary_factor", None)
+    if read.rope_parameters.turned == 1:
+        rope.pop("partial_rotary_factor", None)
     if settings.get("head_dim", 0) is None:
         del settings["head_dim"]
     try:
@@ -249,6 +290,8 @@ def _rope(values: Mapping[str, Any], path: Path) -> dict[str, Any]:
     older = rope.pop("type", None)
     if older is not None:
         rope.setdefault("rope_type", older)
+    if values.get("partial_rotary_factor") is not None:
+        rope.setdefault("partial_rotary_factor", values["partial_rotary_factor"])
     theta = values.get("rope_theta")
     if theta is not None and rope.setdefault("rope_theta", theta) != theta:
         raise ValueError(f"{path}: rope_theta is {theta}, and {rope['rope_theta']}: correct it")

@@ -12,14 +12,13 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
 
 from ..config import (
     SAMPLING_FILE,
@@ -29,12 +28,14 @@ from ..config import (
     soft_mask_to_published,
 )
 from ..families.dream import DREAM
+from ..families.links import links_of, their_shapes
 from ..families.registry import FAMILY_KEY, by_name, is_own_layout
 from ..files import LOCK, expand_home, locked, sync_tree
 from ..models import DreamModel
 from ..models.checkpoint import Source, first_not_finite
-from .checkpoints import check_link, find, tokenizer_folder
+from .checkpoints import check_link, find, shapes_of, tokenizer_folder
 from .config_file import CONFIG_KEYS
+from .cut_weights import Made, Part, as_it_is, ours_of_theirs, reading, theirs_of_ours
 from .folder import CONFIG_FILE, WEIGHT_INDEX, read_mapping, tensor_names
 from .four_bits import is_stored_in_4_bits
 from .load import choose_dtype, load
@@ -119,8 +120,7 @@ def export(
     with _replacing(target) as folder:
         merged = merge(source)
         original = layout == "original"
-        rename = by_name(source.config.family).original_name if original else _as_it_is
-        _write_weights(source, rename, merged, folder, chosen, link)
+        _write_weights(source, original, merged, folder, chosen, link)
         _write_settings(source, merged, folder, chosen, original)
         if original:
             for path in code_files(source.folder):
@@ -144,10 +144,6 @@ def check_exportable(source: Source) -> None:
         )
     if is_stored_in_4_bits(source.config):
         raise ValueError(f"{source.name} is in 4 bits, which are not exported: give its whole base")
-
-
-def _as_it_is(name: str) -> str:
-    return name
 
 
 def _check_target(target: Path, overwrite: bool) -> None:
@@ -209,50 +205,82 @@ def _replacing(target: Path) -> Iterator[Path]:
 
 def _write_weights(
     source: Source,
-    rename: Callable[[str], str],
+    original: bool,
     merged: DreamModel | None,
     folder: Path,
     dtype: torch.dtype | None,
     link: bool,
 ) -> None:
-    """The weights under what `rename` makes of our names."""
-    index = source.folder / WEIGHT_INDEX
-    names = {theirs: rename(ours) for theirs, ours in source.names.items()}
-    if merged is None and dtype is None and all(name == own for name, own in names.items()):
-        for path in source.weights:
-            _check_finite(path)
-            if link:
-                (folder / path.name).symlink_to(path.resolve())
-            else:
-                shutil.copyfile(path, folder / path.name)
-        if index.is_file():
-            shutil.copyfile(index, folder / index.name)
+    """The weights under our names and cut as here, or as in the family's own files."""
+    by_files, by_ours = _made_of(source, original)
+    as_they_are = all(made.parts == [Part(name)] for name, made in by_files.items())
+    if merged is None and dtype is None and as_they_are:
+        _copy_weights(source, folder, link)
         return
-    values = read_mapping(index) if index.is_file() else {"weight_map": {}}
-    values["weight_map"] = {names[name]: file for name, file in values["weight_map"].items()}
-    state = {} if merged is None else merged.state_dict()
-    table, head = rename(TABLE), rename(HEAD)
-    untied = merged is not None and merged.config.tie_word_embeddings != (
+    family = by_name(source.config.family)
+    table, head = (family.original_name(n) if original else n for n in (TABLE, HEAD))
+    homes = {name: path for path in source.weights for name in tensor_names(path)}
+    # A weight goes to the file that the first of its parts is in.
+    placed = {name: homes[made.parts[0].name] for name, made in by_files.items()}
+    if merged is not None and merged.config.tie_word_embeddings != (
         source.config.tie_word_embeddings
-    )
+    ):
+        placed[head], by_files[head], by_ours[head] = (
+            placed[table],
+            by_files[table],  # whose dtype it gets
+            Made(by_ours[table].shape, [Part(HEAD)]),
+        )
+    state = {} if merged is None else merged.state_dict()
     size = 0
-    for path in source.weights:
-        if merged is None:  # else `load` has looked at every weight
-            _check_finite(path)
-        tensors, metadata = _rewrite(path, source.names, names, state, dtype)
-        if untied and table in tensors:
-            tensors[head] = state[HEAD].to(tensors[table].dtype)
-            values["weight_map"][head] = path.name
-        bad = first_not_finite(tensors.items())
-        if bad is not None:
-            kept = tensors[bad].dtype
-            raise ValueError(f"{bad} does not fit {kept}: choose float32 or bfloat16")
-        save_file(tensors, folder / path.name, metadata=metadata)
-        size += sum(tensor.nbytes for tensor in tensors.values())
+    with reading(source.weights) as read:
+        for path in source.weights:
+            if merged is None:  # else `load` has looked at every weight
+                _check_finite(path)
+            tensors = {}
+            for name in sorted(name for name, home in placed.items() if home == path):
+                made = by_files[name]
+                kept = dtype or read(made.parts[0].name).dtype
+                value = made.of(read) if merged is None else by_ours[name].of(state.__getitem__)
+                tensors[name] = value.detach().to(kept).contiguous()
+            bad = first_not_finite(tensors.items())
+            if bad is not None:
+                kept = tensors[bad].dtype
+                raise ValueError(f"{bad} does not fit {kept}: choose float32 or bfloat16")
+            save_file(tensors, folder / path.name, metadata=_metadata(path))
+            size += sum(tensor.nbytes for tensor in tensors.values())
+    index = source.folder / WEIGHT_INDEX
     if index.is_file():
+        values = read_mapping(index)
         own = values.get("metadata")
         values["metadata"] = (own if isinstance(own, dict) else {}) | {"total_size": size}
+        values["weight_map"] = {name: path.name for name, path in placed.items()}
         _write_json(folder / index.name, values)
+
+
+def _made_of(source: Source, original: bool) -> tuple[dict[str, Made], dict[str, Made]]:
+    """What each weight to be written is made of: of those in the files, and of those here."""
+    config, shapes = source.config, shapes_of(source.config)
+    is_own = is_own_layout(read_mapping(source.folder / CONFIG_FILE))
+    here = {link.ours: shapes[link.ours] for link in source.links}
+    if not original:
+        return ours_of_theirs(source.links, shapes), as_it_is(here)
+    links = source.links if not is_own else links_of(by_name(config.family), here)
+    by_ours = theirs_of_ours(links, shapes)
+    by_files = by_ours if is_own else as_it_is(their_shapes(links, shapes))
+    return by_files, by_ours
+
+
+def _copy_weights(source: Source, folder: Path, link: bool) -> None:
+    """The weight files byte by byte, or links to them."""
+    for path in source.weights:
+        _check_finite(path)
+        if link:
+            (folder / path.name).symlink_to(path.resolve())
+        else:
+            shutil.copyfile(path, folder / path.name)
+    index = source.folder / WEIGHT_INDEX
+    if index.is_file():
+        shutil.copyfile(index, folder / index.name)
 
 
 def merge(source: Source) -> DreamModel | None:
@@ -274,22 +302,9 @@ def _check_finite(path: Path) -> None:
         raise ValueError(f"{path}: {bad} holds NaN or infinity: the weights are damaged")
 
 
-def _rewrite(
-    path: Path,
-    ours: Mapping[str, str],
-    names: Mapping[str, str],
-    merged: Mapping[str, Tensor],
-    dtype: torch.dtype | None,
-) -> tuple[dict[str, Tensor], dict[str, str] | None]:
-    """A weight file's tensors by new names, with the merged values, each in its own dtype."""
-    tensors = {}
+def _metadata(path: Path) -> dict[str, str] | None:
     with safe_open(path, framework="pt") as file:
-        for name in sorted(tensor_names(path)):
-            own = file.get_tensor(name)
-            value = merged.get(ours[name], own)
-            kept = dtype if dtype is not None and own.is_floating_point() else own.dtype
-            tensors[names[name]] = value.detach().to(kept).contiguous()
-        return tensors, file.metadata()
+        return file.metadata()
 
 
 def _write_settings(

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from safetensors import safe_open
 from torch import Tensor
 
@@ -23,7 +22,7 @@ from ..families import gguf as facts
 from ..files import expand_home, replaced_atomically
 from ..models import DreamConfig, DreamModel
 from ..models.checkpoint import Source, first_not_finite
-from .checkpoints import find
+from .checkpoints import find, shapes_of
 from .export import check_exportable, merge
 from .gguf_config import metadata_of, rope_factors
 from .gguf_file import MAGIC, GgufHead, read_head
@@ -157,10 +156,8 @@ def _check_target(target: Path, overwrite: bool) -> None:
 
 def _names(config: DreamConfig, *, tied: bool) -> dict[str, tuple[int, ...]]:
     """The weights of such a model by our names, with their shapes; a tied head is the table."""
-    with torch.device("meta"):
-        model = DreamModel(config)
-    found = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    return {name: shape for name, shape in found.items() if not (tied and name == "lm_head.weight")}
+    shapes = shapes_of(config)
+    return {n: tuple(shape) for n, shape in shapes.items() if not (tied and n == "lm_head.weight")}
 
 
 def _reader(
@@ -175,10 +172,11 @@ def _reader(
         return merged.state_dict().__getitem__
     if head is not None:
         return stored_tensors(source, head)
-    places = {}
+    stored: dict[str, Path] = {}
     for path in source.weights:
         with safe_open(path, framework="pt") as file:
-            places.update({source.names[name]: (path, name) for name in file.keys()})  # noqa: SIM118
+            stored.update(dict.fromkeys(file.keys(), path))
+    places = {link.ours: (stored[link.theirs], link.theirs) for link in source.links}
 
     def read(ours: str) -> Tensor:
         path, theirs = places[ours]

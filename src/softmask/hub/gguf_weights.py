@@ -132,7 +132,7 @@ def load_gguf(
     if quantize is not None:
         quantizer = Quantizer(quantize, device, chosen, str(head.path))
     rounded = [] if quantizer is None else [LAYERS + n for n in plain_layers(model.model.layers)]
-    names = {ours: theirs for theirs, ours in source.names.items()}
+    names = {link.ours: link.theirs for link in source.links}
     read = stored_tensors(source, head, chosen)
     for place, module in list(model.named_modules()):
         for key, empty in list(module.named_parameters(recurse=False)):
@@ -164,7 +164,7 @@ def stored_tensors(
 ) -> Callable[[str], Tensor]:
     """What reads a tensor of a GGUF source by our name, its rows in our order."""
     config = source.config
-    names = {ours: theirs for theirs, ours in source.names.items()}
+    names = {link.ours: link.theirs for link in source.links}
 
     def read(ours: str) -> Tensor:
         value = read_tensor(head, names[ours], dtype)

@@ -31,7 +31,8 @@ from ..models import DreamModel
 from ..models.checkpoint import Checkpoint, Source, first_not_finite, not_finite
 from ..models.quantize import Quantizer, check_quantize
 from .adapters import merge_adapter, read_adapter, require_peft
-from .checkpoints import check_report, find, quiet, stored_dtype
+from .checkpoints import check_report, find, quiet, shapes_of, stored_dtype
+from .cut_weights import later, ours_of_theirs, reading
 from .four_bits import QLORA, finish, is_stored_in_4_bits, read_four_bits, settings_for
 from .gguf_file import GgufHead, read_head
 from .gguf_weights import dtype_of, load_gguf
@@ -139,6 +140,11 @@ def load(
             "load_in_4bit"
         )
     stored = is_stored_in_4_bits(source.config)
+    if source.config.num_experts and (stored or load_in_4bit or quantize is not None):
+        raise ValueError(
+            f"{source.name} has experts, and bitsandbytes rounds single layers alone: load it in "
+            "bfloat16, without quantize, load_in_4bit or files in 4 bits"
+        )
     if stored and quantize is not None:
         raise ValueError(f"{source.name} is in 4 bits already: leave out quantize")
     adapting = None
@@ -294,7 +300,7 @@ def _read_model(
             raise ValueError("device_map needs accelerate: pip install 'softmask[train]'")
     chosen = choose_device(device)
     folder, config, quantization = source.folder, source.config, None
-    renamed = {f"^{theirs}$": ours for theirs, ours in source.names.items() if theirs != ours}
+    chosen_dtype = choose_dtype(dtype, chosen)
     stored = is_stored_in_4_bits(config)
     if stored:
         config = copy.deepcopy(config)
@@ -305,15 +311,22 @@ def _read_model(
     in_4_bits = stored or load_in_4bit
     if in_4_bits and device_map is None:
         device_map = {"": chosen}
-    with quiet():
+    with quiet(), reading(source.weights) as read:
+        weights: dict[str, Any] = {"pretrained_model_name_or_path": folder}
+        if all(link.is_whole for link in source.links):
+            renamed = {f"^{at.theirs}$": at.ours for at in source.links if at.theirs != at.ours}
+            weights["key_mapping"] = renamed or None
+        else:  # transformers renames while it reads, but does not know how these are cut
+            made = ours_of_theirs(source.links, shapes_of(config))
+            weights = {"pretrained_model_name_or_path": None, "state_dict": later(made, read)}
+            chosen_dtype = _dtype_of(source, None, dtype, chosen)
         try:
             loaded: Any = DreamModel.from_pretrained(
-                folder,
+                **weights,
                 config=config,
-                dtype=choose_dtype(dtype, chosen),
+                dtype=chosen_dtype,
                 device_map=device_map,
                 quantization_config=quantization,
-                key_mapping=renamed or None,
                 use_safetensors=True,
                 output_loading_info=True,
             )

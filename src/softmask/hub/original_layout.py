@@ -46,6 +46,9 @@ def _translated(values: Mapping[str, Any], source: Source, family: Family) -> di
     assert rope is not None  # Qwen2's configuration makes them
     for key in ("rope_parameters", FAMILY_KEY, "auto_map"):  # the code that it names is ours
         values.pop(key, None)
+    if source.config.rotates_in_part:
+        rope = dict(rope)
+        values["partial_rotary_factor"] = rope.pop("partial_rotary_factor")
     values["rope_theta"] = rope["rope_theta"]  # the form of transformers 4, which 5 reads too
     if rope.get("rope_type", "default") != "default":
         values["rope_scaling"] = {k: v for k, v in rope.items() if k != "rope_theta"}

@@ -19,6 +19,7 @@ from ..config import PromptKind, SoftMaskConfig, kind_of
 from ..constraints.token_automaton import TokenAutomaton, Vocabulary
 from ..constraints.vocabulary import bytes_by_character, token_bytes
 from ..families.family import Family
+from ..families.links import Link
 from ..families.registry import by_name
 from .configuration_dream import DreamConfig
 from .modeling_dream import DreamModel
@@ -28,9 +29,9 @@ from .modeling_dream import DreamModel
 class Source:
     """Where a checkpoint lies, with everything read and checked but the weights' content.
 
-    `name` is what the user called it; `folder` is a GGUF file where all lies in one; `names` are
-    those of the weights here, by theirs in the files; `soft_mask` is what holds for model and
-    adapter together.
+    `name` is what the user called it; `folder` is a GGUF file where all lies in one; `links` say
+    which weights here those in the files are; `soft_mask` is what holds for model and adapter
+    together.
     """
 
     name: str
@@ -39,7 +40,7 @@ class Source:
     config: DreamConfig
     tokenizer: PreTrainedTokenizerFast
     weights: tuple[Path, ...]
-    names: Mapping[str, str]
+    links: tuple[Link, ...]
     soft_mask: SoftMaskConfig | None
 
     @property

@@ -32,6 +32,14 @@ class DreamConfig(Qwen2Config):
             counted from the first, and see their own block and those before it.
         block_origin: where decoding has blocks begin: at the "start" of the text, or where the
             "prompt" ends, whose first block is then short.
+        num_experts: of a layer's feed-forward, see `experts`; 0: each layer has one, dense.
+        num_experts_per_tok: how many of them a token goes through,
+        moe_intermediate_size: how wide each is.
+        first_k_dense_replace: how many layers in front are dense all the same.
+        n_shared_experts: how many more there are, which every token goes through.
+        n_group: groups that the experts lie in, side by side,
+        topk_group: of which a token's experts are chosen from this many.
+        routed_scaling_factor: what the experts' sum is multiplied by.
         family: whose tokens and ways of decoding suit the model, see `families`.
         transparency_config: soft-mask parameters by their published names, which
             `diffusion_generate` takes where a call names none; an exported checkpoint has them.
@@ -41,6 +49,10 @@ class DreamConfig(Qwen2Config):
     """
 
     model_type = "Dream"
+    # transformers' modules of experts read it by this name.
+    attribute_map = {"num_local_experts": "num_experts"}  # noqa: RUF012
+    # The weights of a token's experts sum to routed_scaling_factor.
+    norm_topk_prob = True
 
     is_causal: bool = False
     use_cache: bool = False
@@ -52,6 +64,14 @@ class DreamConfig(Qwen2Config):
     expand_token_id: int | None = None
     block_size: int | None = None
     block_origin: str = "start"
+    num_experts: int = 0
+    num_experts_per_tok: int = 8
+    moe_intermediate_size: int = 512
+    first_k_dense_replace: int = 0
+    n_shared_experts: int = 1
+    n_group: int = 1
+    topk_group: int = 1
+    routed_scaling_factor: float = 1.0
     family: str = "dream"
     transparency_config: dict[str, Any] | None = None
 
@@ -66,6 +86,11 @@ class DreamConfig(Qwen2Config):
                 f"the config asks for {what}: Dream attends to the whole text, set "
                 "use_sliding_window to false and layer_types to null"
             )
+
+    @property
+    def rotates_in_part(self) -> bool:
+        """Whether rotary embedding leaves the rear of each head as it is."""
+        return (self.rope_parameters or {}).get("partial_rotary_factor", 1.0) != 1.0
 
     def to_dict(self) -> dict:
         """Also writes the flat `rope_theta`.

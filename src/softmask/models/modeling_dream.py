@@ -19,12 +19,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import Qwen2Model, Qwen2PreTrainedModel
+from transformers.models.glm4_moe.modeling_glm4_moe import Glm4MoeRotaryEmbedding
 from transformers.utils import ModelOutput
 
 from ..logits import LogitStatistics, statistics
 from ..soft_mask import Feedback, SoftMask, SoftTokens, feedback_of
 from .block_causal import Blocks
 from .configuration_dream import DreamConfig
+from .experts import WithExperts, use_experts
 from .linear import use_faster_products
 from .lm_head import CHUNK_LOGITS, read_head
 from .packing import Layout, make_packed
@@ -52,7 +54,7 @@ class MaskedDiffusionOutput(ModelOutput):
     attentions: tuple[Tensor, ...] | None = None
 
 
-class DreamBaseModel(Qwen2Model):
+class DreamBaseModel(WithExperts, Qwen2Model):
     """The transformer without its head."""
 
     config_class = DreamConfig
@@ -60,11 +62,16 @@ class DreamBaseModel(Qwen2Model):
     def __init__(self, config: DreamConfig) -> None:
         super().__init__(config)
         variant = {"bias": config.attention_bias, "normed": config.qk_norm}
+        variant["partial"] = config.rotates_in_part
         for layer in self.layers:
             make_packed(layer.self_attn, eps=config.rms_norm_eps, **variant)
+        if config.rotates_in_part:
+            self.rotary_emb = Glm4MoeRotaryEmbedding(config)
+        if config.num_experts:
+            use_experts(self.layers, config)
 
 
-class DreamModel(Qwen2PreTrainedModel):
+class DreamModel(WithExperts, Qwen2PreTrainedModel):
     """A masked diffusion language model: predicts every masked position at once.
 
     `soft_mask` is None until a checkpoint or a training run brings its parameters

@@ -15,6 +15,10 @@ from typing import Any, NamedTuple, Protocol
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from transformers.models.glm4_moe.modeling_glm4_moe import Glm4MoeAttention
+from transformers.models.glm4_moe.modeling_glm4_moe import (
+    apply_rotary_pos_emb as rotate_in_part,
+)
 from transformers.models.qwen2.modeling_qwen2 import Qwen2Attention, apply_rotary_pos_emb
 from transformers.models.qwen3.modeling_qwen3 import Qwen3Attention, Qwen3RMSNorm
 
@@ -206,6 +210,8 @@ def _reader(x_XHD: Tensor) -> Callable[[int, int, int, int], Tensor]:
 class PackedAttention(Qwen2Attention):
     """Qwen2's attention, which also takes packed windows (`layout`)."""
 
+    _rotate = staticmethod(apply_rotary_pos_emb)
+
     def forward(
         self,
         hidden_states: Tensor,
@@ -227,7 +233,7 @@ class PackedAttention(Qwen2Attention):
             for project in (self.q_proj, self.k_proj, self.v_proj)
         )
         q_1THD, k_1TSD = self._normed(q_1THD, k_1TSD)
-        q_1THD, k_1TSD = apply_rotary_pos_emb(q_1THD, k_1TSD, *position_embeddings, unsqueeze_dim=2)
+        q_1THD, k_1TSD = self._rotate(q_1THD, k_1TSD, *position_embeddings, unsqueeze_dim=2)
         out_THD = layout.attend(self.layer_idx, q_1THD[0], k_1TSD[0], v_1TSD[0], self.scaling)
         return self.o_proj(out_THD.reshape(*hidden_states.shape[:-1], -1)), None
 
@@ -253,12 +259,26 @@ class NormedAttention(PackedAttention):
         return self.q_norm(q_1THD), self.k_norm(k_1TSD)
 
 
-def make_packed(attention: Any, *, bias: bool, normed: bool, eps: float) -> None:
+class PartialAttention(NormedAttention):
+    """With the front of each head alone rotated, as in GLM-4.5."""
+
+    use_qk_norm = True
+    _rotate = staticmethod(rotate_in_part)
+
+    def _whole(self, **given: Any) -> tuple[Tensor, Tensor | None]:
+        attend: Any = Glm4MoeAttention.forward
+        return attend(self, **given)
+
+
+def make_packed(
+    attention: Any, *, bias: bool, normed: bool, eps: float, partial: bool = False
+) -> None:
     """Makes Qwen2's attention one that takes packed windows, of the variant that is asked for.
 
     In place: new modules would be initialised a second time, and move a seeded model on.
     """
-    attention.__class__ = NormedAttention if normed else PackedAttention
+    kind = PartialAttention if partial else NormedAttention
+    attention.__class__ = kind if normed else PackedAttention
     # The mask functions read config.is_causal, the attention kernels the layer's own flag.
     attention.is_causal = False
     if not bias:
