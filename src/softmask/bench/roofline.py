@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ..models import DreamModel
+from ..models.experts import experts_of
 from ..models.linear import multiply
 from ..models.lm_head import read_head
 
@@ -27,13 +28,17 @@ COPIED = 2**28
 
 @dataclass
 class Work:
-    """What forwards compute: positions in the transformer, rows in the head."""
+    """What forwards compute: positions in the transformer, rows in the head.
+
+    `experts`: how many of all layers some position went through.
+    """
 
     positions: float = 0
     rows: float = 0
+    experts: float = 0
 
     def per(self, forwards: int) -> Work:
-        return Work(self.positions / forwards, self.rows / forwards)
+        return Work(self.positions / forwards, self.rows / forwards, self.experts / forwards)
 
 
 @dataclass(frozen=True)
@@ -56,9 +61,14 @@ def counted(model: DreamModel) -> Iterator[Work]:
     def rows(_head: nn.Module, given: tuple[Tensor, ...]) -> None:
         work.rows += given[0].shape[:-1].numel()
 
+    def experts(_experts: nn.Module, given: tuple[Tensor, ...]) -> None:
+        _, chosen_TK, _ = given
+        work.experts += chosen_TK.unique().numel()
+
     hooks = [
         model.model.layers[0].register_forward_pre_hook(positions),
         model.lm_head.register_forward_pre_hook(rows),
+        *(e.register_forward_pre_hook(experts) for e in experts_of(model.model.layers)),
     ]
     try:
         yield work
@@ -127,19 +137,30 @@ def parts(
     config = model.config
     width = model.model.layers[0].self_attn.head_dim
     queries, keys = config.num_attention_heads * width, config.num_key_value_heads * width
-    mlp = 3 * config.hidden_size * config.intermediate_size
-    layer = config.hidden_size * (2 * queries + 2 * keys) + mlp + 2 * length * queries
+    attention = config.hidden_size * (2 * queries + 2 * keys) + 2 * length * queries
+    mlps = 3 * config.hidden_size * sum(config.feed_forward_widths)
+    routers = config.hidden_size * config.num_experts * len(experts_of(model.model.layers))
+    layers = config.num_hidden_layers * attention + mlps + routers
     flop = {
-        "transformer": 2 * work.positions * config.num_hidden_layers * layer,
+        "transformer": 2 * work.positions * layers,
         "head": 2 * work.rows * config.hidden_size * config.vocab_size,
     }
-    size = {"transformer": _bytes(model.model.layers), "head": _bytes(model.lm_head)}
+    size = {"transformer": _bytes_read(model, work), "head": _bytes(model.lm_head)}
     found = {}
     for name in flop:
         rate = (rates or {}).get(name, machine["flop_per_s"])
         seconds = max(flop[name] / rate, size[name] / machine["bytes_per_s"])
         found[name] = Part(flop[name], size[name], 1000 * seconds)
     return found
+
+
+def _bytes_read(model: DreamModel, work: Work) -> float:
+    """Of the layers' weights in a step, and of experts those that a position goes through."""
+    experts = experts_of(model.model.layers)
+    whole, stored = _bytes(model.model.layers), len(experts) * model.config.num_experts
+    if not stored:
+        return whole
+    return whole - sum(map(_bytes, experts)) * (1 - work.experts / stored)
 
 
 def _bytes(module: nn.Module) -> int:

@@ -14,7 +14,7 @@ import torch
 
 from ..config import SamplingConfig, SoftMaskConfig, is_on
 from ..logits import CHUNK_ROWS
-from ..models import DreamModel
+from ..models import DreamConfig, DreamModel
 from ..models.lm_head import CHUNK_LOGITS, PIECE_LOGITS
 from .kv_cache import bytes_per_position, heads_of
 from .likelihood import LikelihoodConfig
@@ -34,6 +34,11 @@ STREAMED, CHOSEN = 2 * 4 * 256, 256
 BOOKKEEPING = 35 + 18
 # What filters make of an entry of a chunk of rows, ids of a sort included.
 FILTERED = 40
+
+
+# Of a row and an expert: scores in float32, copies of them with the bias and without the groups
+# that are left out, and flags. Of a row and an expert that it goes through: places as int64.
+ROUTED, SORTED = 4 * 6, 8 * 6
 
 
 @dataclass(frozen=True)
@@ -74,6 +79,8 @@ class Footprint:
         if config.block_size is not None:  # keys and values of each head, beside a mask
             attention += size * 2 * heads * per_head
         mlp = size * (3 * config.intermediate_size + width)
+        if config.num_experts:
+            mlp = max(mlp, _routed(config, size))
         mixing = (size + 4) * (k + 1) * width + 8 * width
         computed = 2 * size * width + max(attention, mlp, mixing)
         # The head streams pieces on a CPU; elsewhere chunks of rows are whole.
@@ -156,3 +163,15 @@ class Footprint:
         kept = self.held * positions if held else 0
         computed = positions * max(self.computed, self.read)
         return max(0, (memory - self.fixed) // (kept + max(computed, reading)))
+
+
+def _routed(config: DreamConfig, size: int) -> int:
+    """Bytes that a position takes in a layer's experts, at `size` bytes a number.
+
+    Each expert that it goes through has a row of its own: of the width what goes in, what comes
+    out, that weighted, and in the order of positions; of the expert's width what is inside.
+    """
+    width, inner = config.hidden_size, config.moe_intermediate_size
+    row = width + max(3 * width, 4 * inner)
+    rows = config.num_experts_per_tok * (size * row + SORTED)
+    return rows + ROUTED * config.num_experts + size * 2 * width

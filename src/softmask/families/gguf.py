@@ -43,7 +43,7 @@ class Architecture:
         """Whether its networks are those of the family."""
         network = family.network
         biases, norms = network.get("attention_bias", True), network.get("qk_norm", False)
-        return (self.biases, self.norms) == (biases, norms)
+        return (self.biases, self.norms) == (biases, norms) and not network.get("num_experts")
 
 
 ARCHITECTURES = {

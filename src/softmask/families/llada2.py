@@ -13,6 +13,15 @@ LLADA2 = Family(
     architectures=("LLaDA2MoeModelLM",),
     model_types=("llada2_moe",),
     renamed={"num_shared_experts": "n_shared_experts"},
+    # Those of `LLaDA2MoeConfig`.
+    usual={
+        "num_experts": 16,
+        "num_experts_per_tok": 2,
+        "n_group": 8,
+        "topk_group": 4,
+        "routed_scaling_factor": 2.5,
+        "partial_rotary_factor": 0.5,
+    },
     # `generate` has the size of a block as an argument, with this default.
     fixed={"block_size": 32, "logit_shift": False, "attention_bias": False, "qk_norm": True},
     required={

@@ -24,6 +24,7 @@ FOREIGN = {
     "block_size": "is block-causal",
     "bd_size": "is block-causal",
     "expand_token_id": "grows its canvas by <|expand|>, as DreamOn",
+    "num_experts": "has experts",
 }
 # Each with what it needs. Not "dynamic" and "longrope": their frequencies follow the longest
 # sequence of a forward, so an answer would depend on what is computed beside it.

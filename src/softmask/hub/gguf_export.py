@@ -129,11 +129,13 @@ def architecture_of(config: DreamConfig) -> facts.Architecture:
         rope_factors=rope.get("rope_type") == "llama3",
         whole=config.block_size is None,
     )
-    if found is None or config.hidden_act not in ACTIVATIONS:
+    dense = not (config.num_experts or config.rotates_in_part)
+    if found is None or config.hidden_act not in ACTIVATIONS or not dense:
         raise ValueError(
-            "llama.cpp has no architecture for this network "
+            "softmask knows no architecture of llama.cpp for this network "
             f"(biases {config.attention_bias}, normalised queries {config.qk_norm}, rotary "
-            f"embedding {rope.get('rope_type', 'default')}, {config.hidden_act}): export a folder"
+            f"embedding {rope.get('rope_type', 'default')}, {config.hidden_act}, "
+            f"{config.num_experts} experts): export a folder"
         )
     return found
 

@@ -74,7 +74,7 @@ class Plan:
         on_cpu = self.device.type == "cpu"
         base = "float32" if on_cpu else "bfloat16"
         ways: list[tuple[str, str, str | None]] = []
-        if self.device.type in ("cpu", "cuda"):
+        if self.device.type in ("cpu", "cuda") and not self.sizes.experts:
             ways += [(f"--quantize {kind}", base, kind) for kind in ("int8", "int4")]
         if not (on_cpu and emulates_bfloat16()):
             ways.append(("--dtype bfloat16", "bfloat16", None))

@@ -9,6 +9,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..families.links import EXPERTS
+
 # Bytes of a weight in each dtype.
 DTYPES = {"float32": 4, "bfloat16": 2, "float16": 2}
 # Bytes of a weight of a linear layer (bitsandbytes): int8 has a scale for each row beside them;
@@ -23,12 +25,14 @@ class WeightSizes:
     """Numbers of weights: those of the blocks' linear layers, their rows, and all others.
 
     `fixed`: bytes of files that are in 4 bits already, which stay as they are; else None.
+    `experts`: whether there are any, among the others: such a model is not quantised.
     """
 
     linear: int
     rows: int
     others: int
     fixed: int | None = None
+    experts: bool = False
 
     def loaded(self, dtype: str, quantize: str | None = None) -> int:
         """Bytes of the loaded model.
@@ -50,7 +54,8 @@ class WeightSizes:
         if self.fixed is not None:
             return {"int4": self.fixed}
         dtypes = {name: self.loaded(name) for name in ("float32", "bfloat16")}
-        return dtypes | {kind: self.loaded("float32", kind) for kind in QUANTISED}
+        kinds = () if self.experts else QUANTISED
+        return dtypes | {kind: self.loaded("float32", kind) for kind in kinds}
 
 
 def weight_sizes(
@@ -69,14 +74,16 @@ def weight_sizes(
     if in_4_bits:
         return WeightSizes(0, 0, 0, sum(file.stat().st_size for file in files))
     linear = rows = others = 0
+    experts = False
     for name, shape in _shapes(files):
         if name == "lm_head.weight" and tied:
             continue  # the table once more
-        if len(shape) == 2 and IN_A_BLOCK.search(name):
+        experts = experts or EXPERTS in name
+        if len(shape) == 2 and IN_A_BLOCK.search(name) and EXPERTS not in name:
             linear, rows = linear + math.prod(shape), rows + shape[0]
         else:
             others += math.prod(shape)
-    return WeightSizes(linear, rows, others)
+    return WeightSizes(linear, rows, others, experts=experts)
 
 
 def _shapes(files: Iterable[Path]) -> Iterable[tuple[str, list[int]]]:

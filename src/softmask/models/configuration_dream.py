@@ -92,6 +92,16 @@ class DreamConfig(Qwen2Config):
         """Whether rotary embedding leaves the rear of each head as it is."""
         return (self.rope_parameters or {}).get("partial_rotary_factor", 1.0) != 1.0
 
+    @property
+    def feed_forward_widths(self) -> list[int]:
+        """How wide each layer's feed-forward is for one token: its experts' widths together."""
+        experts = self.num_experts_per_tok + self.n_shared_experts
+        dense = self.first_k_dense_replace if self.num_experts else self.num_hidden_layers
+        return [
+            self.intermediate_size if layer < dense else experts * self.moe_intermediate_size
+            for layer in range(self.num_hidden_layers)
+        ]
+
     def to_dict(self) -> dict:
         """Also writes the flat `rope_theta`.
 

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from transformers import Qwen2Model, Qwen2PreTrainedModel
+from transformers import Qwen2Model
 from transformers.models.glm4_moe.modeling_glm4_moe import Glm4MoeRotaryEmbedding
 from transformers.utils import ModelOutput
 
@@ -66,12 +66,13 @@ class DreamBaseModel(WithExperts, Qwen2Model):
         for layer in self.layers:
             make_packed(layer.self_attn, eps=config.rms_norm_eps, **variant)
         if config.rotates_in_part:
-            self.rotary_emb = Glm4MoeRotaryEmbedding(config)
+            rotary: Any = Glm4MoeRotaryEmbedding  # which reads nothing of GLM's own configuration
+            self.rotary_emb = rotary(config)
         if config.num_experts:
             use_experts(self.layers, config)
 
 
-class DreamModel(WithExperts, Qwen2PreTrainedModel):
+class DreamModel(WithExperts):
     """A masked diffusion language model: predicts every masked position at once.
 
     `soft_mask` is None until a checkpoint or a training run brings its parameters

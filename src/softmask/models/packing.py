@@ -262,7 +262,7 @@ class NormedAttention(PackedAttention):
 class PartialAttention(NormedAttention):
     """With the front of each head alone rotated, as in GLM-4.5."""
 
-    use_qk_norm = True
+    use_qk_norm = True  # which its own code asks for
     _rotate = staticmethod(rotate_in_part)
 
     def _whole(self, **given: Any) -> tuple[Tensor, Tensor | None]:

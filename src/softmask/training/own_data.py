@@ -20,6 +20,7 @@ from torch import nn
 from ..config import BUNDLED, from_mapping
 from ..hub.checkpoints import family_named, find
 from ..models import DreamConfig, DreamModel
+from ..models.experts import experts_of
 from ..reporting.words import count
 from .config import Recipe
 from .conversations import load_conversations
@@ -157,6 +158,9 @@ def _flops_of_a_token(recipe: Recipe, dream: DreamModel) -> float:
     """Of one token of a row, forwards and backwards; half of the positions reach the head."""
     config, train = dream.config, recipe.train
     layers = sum(p.numel() for p in dream.model.layers.parameters())
+    for experts in experts_of(dream.model.layers):  # of which a token goes through some alone
+        unused = 1 - config.num_experts_per_tok / config.num_experts
+        layers -= round(unused * sum(p.numel() for p in experts.parameters()))
     read = 2 * (_streams(recipe, config) * layers + config.vocab_size * config.hidden_size / 2)
     passes = 2.0  # a forward, and the gradient with respect to what went in
     passes += 1 if recipe.adapter is None else 0  # and with respect to the weights
@@ -175,12 +179,15 @@ def _bytes(recipe: Recipe, dream: DreamModel, tokens: int, device: torch.device)
         fixed = LIBRARIES + 16.0 * whole
     else:
         fixed = LIBRARIES + width * whole + 16.0 * _adapter_parameters(recipe, dream)
-    kept = config.hidden_size
+    kept = config.num_hidden_layers * config.hidden_size
     if not recipe.train.gradient_checkpointing:
-        kept = 8 * config.hidden_size + 3 * config.intermediate_size
+        kept = 8 * kept + 3 * sum(config.feed_forward_widths)
+        # A copy for each expert, of what goes in, of what comes out, and of that weighted.
+        routed = len(experts_of(dream.model.layers)) * config.num_experts_per_tok
+        kept += 3 * routed * config.hidden_size
     numbers = BYTES[recipe.train.precision]
     tokens *= _streams(recipe, config)
-    return fixed + tokens * config.num_hidden_layers * kept * numbers
+    return fixed + tokens * kept * numbers
 
 
 def _streams(recipe: Recipe, config: DreamConfig) -> int:
