@@ -8,7 +8,7 @@ import goldens
 import pytest
 import torch
 from commands import failed
-from tiny import tiny_model
+from tiny import EXPERTS, tiny_model
 
 from softmask.bench.dense_twin import denoise_densely
 from softmask.bench.roofline import counted, machine, parts
@@ -121,6 +121,20 @@ def test_the_floor_counts_products_and_weights() -> None:
     assert slow["head"].floor_ms == 1000 * found["head"].bytes
 
 
+def test_the_floor_counts_the_experts_that_are_read() -> None:
+    model, dense = tiny_model(**EXPERTS), tiny_model()
+    with counted(model) as work:
+        model(torch.arange(2)[None])
+    assert 2 < work.experts <= 4  # of 8, two for each of two tokens
+    rates = machine(1.0, 1.0, model.device)
+    found, beside = (parts(m, work, 2, rates)["transformer"] for m in (model, dense))
+    # Two experts and the shared one are together as wide as the dense one; a router's scores.
+    assert found.flop - beside.flop == 2 * 2 * 8 * 32
+    expert, router, biases = 3 * 32 * 16, 8 * 32, 8
+    more = 4 * ((work.experts + 1) * expert - 3 * 32 * 48 + router + biases)
+    assert found.bytes - beside.bytes == pytest.approx(more)
+
+
 def test_ratios_are_those_of_pairs() -> None:
     assert pair_ratios([2, 9, 4], [1, 3, 4]) == {"min": 1, "median": 2, "max": 3}
 
@@ -216,6 +230,7 @@ def test_the_networks_of_all_families_are_timed_those_of_blocks_with_their_cache
     tables, result = bench(capsys, "--families")
     named = {name.removeprefix("family_") for name in result if name.startswith("family_")}
     assert {"llada", "a2d-qwen3", "a2d-qwen2", "sdar", "fastdllm2", "bd3lm-qwen3"} <= named
+    assert "llada2" in named
     assert "family, sdar" in tables
     assert result["family_sdar"]["forwards"] > result["plain"]["forwards"]  # a block of 4 each
     assert result["ratios"]["family_llada_over_plain"]["median"] > 0

@@ -9,7 +9,7 @@ import pytest
 import torch
 from test_kv_cache import SOFTS
 from test_sampler import SOFT, canvas_of, generators, only_mask
-from tiny import tiny_model
+from tiny import EXPERTS, tiny_model
 
 from softmask.config import SamplingConfig
 from softmask.decoding.batch import Batch
@@ -22,6 +22,7 @@ GRIDS = {
     "start": {"logit_shift": False},
     "start, shifted": {"logit_shift": True},
     "prompt": {"logit_shift": False, "block_origin": "prompt"},
+    "experts": {"logit_shift": False, **EXPERTS},
 }
 WAYS = {
     "scheduled": ("plain", {}),

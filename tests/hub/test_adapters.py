@@ -121,6 +121,13 @@ def test_what_changes_one_of_a_tied_table_and_head_leaves_the_other(tied, tmp_pa
     assert ("lm_head.weight" in index["weight_map"]) != stays_tied
 
 
+def test_a_head_that_an_adapter_unties_is_in_the_original_layout_too(tied, tmp_path) -> None:
+    unmerged = write_lora_adapter(tmp_path / "adapter", tied, **TIED["the table"])
+    folder = export(tmp_path / "out", tied, tmp_path / "adapter", layout="original")
+    found = logits_of(softmask.load(folder, device="cpu").model)
+    torch.testing.assert_close(found, logits_of(unmerged), atol=0.3, rtol=0.1)  # in bfloat16
+
+
 @pytest.mark.parametrize("task", ["SEQ_2_SEQ_LM", "SEQ_CLS", "SOMETHING"])
 def test_the_task_that_an_adapter_names_changes_nothing(base, adapter, task) -> None:
     expected = logits_of(softmask.load(base, adapter, device="cpu").model)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -217,19 +217,16 @@ def _write_weights(
     if merged is None and dtype is None and as_they_are:
         _copy_weights(source, folder, link)
         return
-    family = by_name(source.config.family)
-    table, head = (family.original_name(n) if original else n for n in (TABLE, HEAD))
+    tied = source.config.tie_word_embeddings
+    if merged is not None and merged.config.tie_word_embeddings != tied:
+        rename = by_name(source.config.family).original_name if original else str
+        table, head = rename(TABLE), rename(HEAD)
+        # The head's file and dtype are the table's.
+        by_files[head] = by_files[table]
+        by_ours[head] = Made(by_ours[table].shape, [Part(HEAD)])
     homes = {name: path for path in source.weights for name in tensor_names(path)}
     # A weight goes to the file that the first of its parts is in.
     placed = {name: homes[made.parts[0].name] for name, made in by_files.items()}
-    if merged is not None and merged.config.tie_word_embeddings != (
-        source.config.tie_word_embeddings
-    ):
-        placed[head], by_files[head], by_ours[head] = (
-            placed[table],
-            by_files[table],  # whose dtype it gets
-            Made(by_ours[table].shape, [Part(HEAD)]),
-        )
     state = {} if merged is None else merged.state_dict()
     size = 0
     with reading(source.weights) as read:
@@ -246,15 +243,10 @@ def _write_weights(
             if bad is not None:
                 kept = tensors[bad].dtype
                 raise ValueError(f"{bad} does not fit {kept}: choose float32 or bfloat16")
-            save_file(tensors, folder / path.name, metadata=_metadata(path))
+            if tensors:  # all may be parts of others
+                save_file(tensors, folder / path.name, metadata=_metadata(path))
             size += sum(tensor.nbytes for tensor in tensors.values())
-    index = source.folder / WEIGHT_INDEX
-    if index.is_file():
-        values = read_mapping(index)
-        own = values.get("metadata")
-        values["metadata"] = (own if isinstance(own, dict) else {}) | {"total_size": size}
-        values["weight_map"] = {name: path.name for name, path in placed.items()}
-        _write_json(folder / index.name, values)
+    _write_index(source, folder, placed, size)
 
 
 def _made_of(source: Source, original: bool) -> tuple[dict[str, Made], dict[str, Made]]:
@@ -266,8 +258,19 @@ def _made_of(source: Source, original: bool) -> tuple[dict[str, Made], dict[str,
         return ours_of_theirs(source.links, shapes), as_it_is(here)
     links = source.links if not is_own else links_of(by_name(config.family), here)
     by_ours = theirs_of_ours(links, shapes)
-    by_files = by_ours if is_own else as_it_is(their_shapes(links, shapes))
+    by_files = dict(by_ours) if is_own else as_it_is(their_shapes(links, shapes))
     return by_files, by_ours
+
+
+def _write_index(source: Source, folder: Path, placed: Mapping[str, Path], size: int) -> None:
+    """What says which weight lies in which file, where the source has such an index."""
+    index = source.folder / WEIGHT_INDEX
+    if index.is_file():
+        values = read_mapping(index)
+        own = values.get("metadata")
+        values["metadata"] = (own if isinstance(own, dict) else {}) | {"total_size": size}
+        values["weight_map"] = {name: path.name for name, path in placed.items()}
+        _write_json(folder / index.name, values)
 
 
 def _copy_weights(source: Source, folder: Path, link: bool) -> None:

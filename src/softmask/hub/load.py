@@ -339,6 +339,8 @@ def _read_model(
     model, report = loaded
     # transformers would give the weights their original names back where it saves them.
     model._weight_conversions = None
+    # peft looks there for a config.json; without a folder it is "None", a name on the Hub.
+    model.name_or_path = model.config.name_or_path = str(folder)
     check_report(folder, report, config)
     if in_4_bits:
         finish(model, folder)

@@ -153,10 +153,13 @@ def add_adapter(dream: DreamModel, recipe: Recipe) -> nn.Module:
         layers_to_transform=None if settings.layers is None else list(settings.layers),
         revision=recipe.model.revision,
     )
-    names = {name.rpartition(".")[2] for name, _ in dream.model.layers.named_modules()}
+    modules = dream.model.layers.named_modules()
+    names = {name.rpartition(".")[2] for name, module in modules if isinstance(module, nn.Linear)}
     for target in settings.target_modules:
-        if target not in names:
-            raise ValueError(f"target_modules: no layer has a module {target!r}: correct its name")
+        if target not in names:  # experts are none: they lie in one tensor
+            raise ValueError(
+                f"target_modules: no layer has a linear module {target!r}: correct its name"
+            )
     with quiet_peft():
         model = get_peft_model(dream, config)
     # The Hub id that others can load, not a folder in this machine's cache.
