@@ -122,8 +122,9 @@ def test_what_changes_one_of_a_tied_table_and_head_leaves_the_other(tied, tmp_pa
 
 
 def test_a_head_that_an_adapter_unties_is_in_the_original_layout_too(tied, tmp_path) -> None:
-    unmerged = write_lora_adapter(tmp_path / "adapter", tied, **TIED["the table"])
-    folder = export(tmp_path / "out", tied, tmp_path / "adapter", layout="original")
+    ours = export(tmp_path / "ours", tied)
+    unmerged = write_lora_adapter(tmp_path / "adapter", ours, **TIED["the table"])
+    folder = export(tmp_path / "out", ours, tmp_path / "adapter", layout="original")
     found = logits_of(softmask.load(folder, device="cpu").model)
     torch.testing.assert_close(found, logits_of(unmerged), atol=0.3, rtol=0.1)  # in bfloat16
 

@@ -34,8 +34,6 @@ STREAMED, CHOSEN = 2 * 4 * 256, 256
 BOOKKEEPING = 35 + 18
 # What filters make of an entry of a chunk of rows, ids of a sort included.
 FILTERED = 40
-
-
 # Of a row and an expert: scores in float32, copies of them with the bias and without the groups
 # that are left out, and flags. Of a row and an expert that it goes through: places as int64.
 ROUTED, SORTED = 4 * 6, 8 * 6
