@@ -92,12 +92,6 @@ def test_what_is_not_for_experts_is_a_sentence(tmp_path, capsys) -> None:
     said = failed(capsys, "export", file, "--model", str(ORIGINAL), "--gguf", "bf16")
     assert "no architecture of llama.cpp for this network" in said
     assert "8 experts" in said
-    rows = [{"prompt": f"q{i}", "completion": f"the answer is {i * 7}"} for i in range(6)]
-    (tmp_path / "chats.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    given = ["--data", str(tmp_path / "chats.jsonl"), "--out", str(tmp_path / "run")]
-    targets = ["--set", "adapter.target_modules=[experts]"]
-    said = failed(capsys, "train", *told, *given, *targets)
-    assert "no layer has a linear module 'experts'" in said
 
 
 def test_the_memory_of_a_model_with_experts_is_said_for_what_can_be_asked_for(monkeypatch) -> None:
