@@ -379,10 +379,8 @@ def test_a_loss_that_is_no_number_stops_the_run_and_names_the_rows(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (
-            {"adapter": {"target_modules": ["q_proj", "qproj"]}},
-            "linear module 'qproj'",
-        ),
+        ({"adapter": {"target_modules": ["q_proj", "qproj"]}}, "linear module 'qproj'"),
+        ({"adapter": {"target_modules": ["mlp"]}}, "linear module 'mlp'"),
         ({"soft_mask": {"k": 5000}}, "soft-mask k is 5000"),
         ({"conversations": {"min_response": 5000}}, "no conversation is left"),
         ({"train": {"arguments": {"dataloader_workers": 2}}}, "no training argument"),
