@@ -30,6 +30,7 @@ FOLDERS = {
     "sdar": None,
     "fastdllm2": None,
     "llada2": None,
+    "lladamoe": None,
 }
 
 

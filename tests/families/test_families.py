@@ -52,7 +52,9 @@ def test_a_family_is_known_by_its_architecture_before_its_model_type() -> None:
     assert recognise({"model_type": "Dream"}) is FAMILIES["dream"]
     assert recognise({"model_type": "llada", "architectures": ["LLaDAModelLM"]}).name == "llada"
     # LLaDA-MoE has LLaDA's model_type, and another network.
-    assert recognise({"model_type": "llada", "architectures": ["LLaDAMoEModelLM"]}) is None
+    found = recognise({"model_type": "llada", "architectures": ["LLaDAMoEModelLM"]})
+    assert found.name == "lladamoe"
+    assert recognise({"model_type": "sdar", "architectures": ["SDARMoeForCausalLM"]}) is None
     assert recognise({"model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"]}) is None
 
 

@@ -129,7 +129,8 @@ def _model(args: argparse.Namespace, family: Family | None = None) -> DreamModel
     if args.hidden % args.heads or args.heads % args.kv_heads:
         raise ValueError("--heads must divide --hidden, and --kv-heads must divide --heads")
     torch.manual_seed(0)
-    chosen = family.network.get("num_experts_per_tok", 0)
+    experts = family.network.get("num_experts_per_tok", 0)
+    experts += family.network.get("n_shared_experts", 1)
     config = DreamConfig(
         hidden_size=args.hidden,
         intermediate_size=args.intermediate,
@@ -141,8 +142,8 @@ def _model(args: argparse.Namespace, family: Family | None = None) -> DreamModel
         pad_token_id=None,
         max_position_embeddings=args.prompt_tokens + args.max_new_tokens,
         family=family.name,
-        # Experts that are together as wide: one that all tokens go through, and the chosen ones.
-        moe_intermediate_size=max(1, args.intermediate // (1 + chosen)),
+        # A token's experts, the shared ones included, are together as wide.
+        moe_intermediate_size=max(1, args.intermediate // experts),
         **family.network,
     )
     device = choose_device(args.device)

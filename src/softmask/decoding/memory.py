@@ -76,7 +76,7 @@ class Footprint:
         attention = size * (4 * heads + 6 * kv_heads) * per_head
         if config.block_size is not None:  # keys and values of each head, beside a mask
             attention += size * 2 * heads * per_head
-        mlp = size * (3 * config.intermediate_size + width)
+        mlp = size * (3 * max(config.feed_forward_widths) + width)
         if config.num_experts:
             mlp = max(mlp, _routed(config, size))
         mixing = (size + 4) * (k + 1) * width + 8 * width

@@ -38,6 +38,7 @@ class Family:
         usual: settings that its models have where config.json does not say otherwise.
         fixed: settings that every model of the family has, and its config.json does not say.
         required: values of further keys that make a model of the family one that fits this network.
+        each_layer: values of keys that have one for each layer, likewise.
         further: what its own config.json has to say beside that, without a meaning here.
         weights: parts of names of weights, and what they are called here; `*` is a layer's number.
         fused: names of weights that hold, row behind row, what are several here, and those.
@@ -65,6 +66,7 @@ class Family:
     usual: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     fixed: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     required: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    each_layer: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     further: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     weights: tuple[tuple[str, str], ...] = ()
     fused: tuple[tuple[str, tuple[str, ...]], ...] = ()
@@ -92,7 +94,7 @@ class Family:
         Raises:
             ValueError: a value makes it another model than this network.
         """
-        for key, wanted in self.required.items():
+        for key, wanted in self._required(values).items():
             value = values.get(key)
             if value is not None and value != wanted:
                 raise ValueError(
@@ -110,7 +112,12 @@ class Family:
         theirs |= {key: values[key] for key in ("vocab_size",) if key in values}
         names: dict[str, Any] = {"architectures": list(self.architectures[:1])}
         names |= {"model_type": self.model_types[0]} if self.model_types else {}
-        return theirs | dict(self.required) | dict(self.further) | names
+        return theirs | self._required(values) | dict(self.further) | names
+
+    def _required(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        layers = values.get("num_hidden_layers")
+        several = layers if isinstance(layers, int) else 0
+        return dict(self.required) | {k: [v] * several for k, v in self.each_layer.items()}
 
     def original_key(self, key: str) -> str:
         """What one of our settings is called in config.json of the original files."""

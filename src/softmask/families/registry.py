@@ -17,12 +17,13 @@ from .fastdllm2 import FAST_DLLM_2
 from .illada import ILLADA
 from .llada import LLADA
 from .llada2 import LLADA2
+from .lladamoe import LLADA_MOE
 from .opendcoder import OPEN_DCODER
 from .sdar import SDAR
 
 _ALL = (
     *(DREAM, DREAMON, DIFFUCODER, DPARALLEL_DREAM, D3LLM_DREAM),
-    *(LLADA, DPARALLEL_LLADA, D3LLM_LLADA, ILLADA),
+    *(LLADA, DPARALLEL_LLADA, D3LLM_LLADA, ILLADA, LLADA_MOE),
     *(A2D_QWEN3, A2D_QWEN2, A2D_LLAMA, OPEN_DCODER),
     # Block-causal.
     *(SDAR, FAST_DLLM_2, DREAM_REASONER, BD3LM_QWEN3, BD3LM_QWEN2, LLADA2),

@@ -41,6 +41,7 @@ ROPE_TYPES: dict[str, tuple[str, ...]] = {
 }
 ACTIVATIONS = ("silu", "swish", "gelu", "gelu_new", "gelu_pytorch_tanh", "relu")
 BLOCK_ORIGINS = ("start", "prompt")
+SCORE_FUNCTIONS = ("sigmoid", "softmax")
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 # More of each than any model has: a damaged number ends in a sentence, not in all of the memory.
 LARGEST = {
@@ -55,7 +56,6 @@ LARGEST = {
     "block_size": 2**16,
     "num_experts_per_tok": 2**12,
     "moe_intermediate_size": 2**19,
-    "n_shared_experts": 2**8,
     "n_group": 2**12,
     "topk_group": 2**12,
 }
@@ -142,6 +142,7 @@ class ConfigFile:
     moe_intermediate_size: int = DreamConfig.moe_intermediate_size
     first_k_dense_replace: int = 0
     n_shared_experts: int = DreamConfig.n_shared_experts
+    score_function: str = DreamConfig.score_function
     n_group: int = DreamConfig.n_group
     topk_group: int = DreamConfig.topk_group
     routed_scaling_factor: float = DreamConfig.routed_scaling_factor
@@ -199,6 +200,16 @@ class ConfigFile:
         if not experts:
             return
         dense, scale = self.first_k_dense_replace, self.routed_scaling_factor
+        require_choice("score_function", self.score_function, SCORE_FUNCTIONS)
+        shared = self.n_shared_experts
+        if self.score_function == "sigmoid":
+            require(1 <= shared <= 256, f"n_shared_experts must be in [1, 256], not {shared}")
+        else:
+            require(
+                (shared, groups, scale) == (0, 1, 1),
+                "a score_function softmax has no n_shared_experts, one n_group and the "
+                "routed_scaling_factor 1",
+            )
         require(dense >= 0, f"first_k_dense_replace must be 0 or more, not {dense}")
         require(0 < scale < 1e6, f"routed_scaling_factor must be in (0, 1e6), not {scale}")
         # The two best of a group say how good it is.

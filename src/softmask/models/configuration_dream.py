@@ -33,6 +33,7 @@ class DreamConfig(Qwen2Config):
         block_origin: where decoding has blocks begin: at the "start" of the text, or where the
             "prompt" ends, whose first block is then short.
         num_experts: of a layer's feed-forward, see `experts`; 0: each layer has one, dense.
+        score_function: of their router, "sigmoid", or "softmax" without the last four of these.
         num_experts_per_tok: how many of them a token goes through,
         moe_intermediate_size: how wide each is.
         first_k_dense_replace: how many layers in front are dense all the same.
@@ -51,8 +52,6 @@ class DreamConfig(Qwen2Config):
     model_type = "Dream"
     # transformers' modules of experts read it by this name.
     attribute_map = {"num_local_experts": "num_experts"}  # noqa: RUF012
-    # The weights of a token's experts sum to routed_scaling_factor.
-    norm_topk_prob = True
 
     is_causal: bool = False
     use_cache: bool = False
@@ -65,6 +64,7 @@ class DreamConfig(Qwen2Config):
     block_size: int | None = None
     block_origin: str = "start"
     num_experts: int = 0
+    score_function: str = "sigmoid"
     num_experts_per_tok: int = 8
     moe_intermediate_size: int = 512
     first_k_dense_replace: int = 0
@@ -91,6 +91,11 @@ class DreamConfig(Qwen2Config):
     def rotates_in_part(self) -> bool:
         """Whether rotary embedding leaves the rear of each head as it is."""
         return (self.rope_parameters or {}).get("partial_rotary_factor", 1.0) != 1.0
+
+    @property
+    def norm_topk_prob(self) -> bool:
+        """Whether the weights of a token's experts sum to 1, before the routed_scaling_factor."""
+        return self.score_function == "sigmoid"
 
     @property
     def feed_forward_widths(self) -> list[int]:

@@ -1,8 +1,9 @@
-"""Feed-forwards of experts in place of one: transformers' own modules, those of GLM-4.5.
+"""Feed-forwards of experts in place of one: transformers' own modules, GLM-4.5's and Qwen3's.
 
-A router's sigmoid and a bias of each expert choose groups of experts, and of these the experts of
-a token; shared experts see all tokens. Each token is routed by itself, so that a text does not
-depend on its batch. No auxiliary loss is added: the published code computes none.
+GLM-4.5's router chooses groups of experts by a sigmoid and a bias of each, and of these the experts
+of a token; shared experts see all tokens. Qwen3's takes the best by a softmax. Each token is routed
+by itself, so that a text does not depend on its batch. No auxiliary loss is added: the published
+code computes none for its loss.
 """
 
 from __future__ import annotations
@@ -17,8 +18,17 @@ from transformers.models.glm4_moe.modeling_glm4_moe import (
     Glm4MoeMoE,
     Glm4MoeTopkRouter,
 )
+from transformers.models.qwen3_moe.modeling_qwen3_moe import (
+    Qwen3MoeExperts,
+    Qwen3MoeSparseMoeBlock,
+    Qwen3MoeTopKRouter,
+)
 
 from .configuration_dream import DreamConfig
+
+
+ROUTERS, EXPERTS = (Glm4MoeTopkRouter, Qwen3MoeTopKRouter), (Glm4MoeExperts, Qwen3MoeExperts)
+LAYERS = {"sigmoid": Glm4MoeMoE, "softmax": Qwen3MoeSparseMoeBlock}
 
 
 class WithExperts(Qwen2PreTrainedModel):
@@ -36,22 +46,20 @@ class WithExperts(Qwen2PreTrainedModel):
 
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
-        std = self.config.initializer_range
-        if isinstance(module, Glm4MoeTopkRouter):
-            init.normal_(module.weight, mean=0.0, std=std)
-            init.zeros_(module.e_score_correction_bias)
-        elif isinstance(module, Glm4MoeExperts):
-            init.normal_(module.gate_up_proj, mean=0.0, std=std)
-            init.normal_(module.down_proj, mean=0.0, std=std)
+        if isinstance(module, (*ROUTERS, *EXPERTS)):
+            for parameter in module.parameters(recurse=False):
+                init.normal_(parameter, mean=0.0, std=self.config.initializer_range)
+            for bias in module.buffers(recurse=False):
+                init.zeros_(bias)
 
 
-def experts_of(layers: Any) -> list[Glm4MoeExperts]:
+def experts_of(layers: Any) -> list[nn.Module]:
     """The experts of each layer that has any, without the shared ones."""
-    return [layer.mlp.experts for layer in layers if isinstance(layer.mlp, Glm4MoeMoE)]
+    return [m for layer in layers for m in layer.mlp.modules() if isinstance(m, EXPERTS)]
 
 
 def use_experts(layers: Any, config: DreamConfig) -> None:
     """Gives every layer behind the first, dense ones its experts, in place."""
-    make: Any = Glm4MoeMoE  # which reads nothing of GLM's own configuration
+    make: Any = LAYERS[config.score_function]  # which read our configuration for their own
     for layer in layers[config.first_k_dense_replace :]:
         layer.mlp = make(config)
