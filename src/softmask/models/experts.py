@@ -26,7 +26,6 @@ from transformers.models.qwen3_moe.modeling_qwen3_moe import (
 
 from .configuration_dream import DreamConfig
 
-
 ROUTERS, EXPERTS = (Glm4MoeTopkRouter, Qwen3MoeTopKRouter), (Glm4MoeExperts, Qwen3MoeExperts)
 LAYERS = {"sigmoid": Glm4MoeMoE, "softmax": Qwen3MoeSparseMoeBlock}
 
