@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -29,6 +30,7 @@ from tiny import bytes_of, write_dream_folder
 
 import softmask
 from softmask.cli.main import main
+from softmask.reporting import measure
 from softmask.training.build import build, describe
 from softmask.training.config import Recipe
 from softmask.training.run import train
@@ -254,6 +256,16 @@ def test_a_run_whose_feedback_was_hardly_let_in_says_so(settings, start, noted, 
     hint = [line for line in said if "hardly let in. Begin with train.fit_soft_mask" in line]
     assert bool(hint) is noted
     assert not noted or "soft_mask.offset near -" in hint[0]
+
+
+def test_a_run_in_bfloat16_that_the_cpu_emulates_says_so(
+    settings, tmp_path, caplog, monkeypatch
+) -> None:
+    monkeypatch.setattr(measure, "slowness", lambda *_: 100.0)
+    monkeypatch.setattr("softmask.training.run.build", Mock(side_effect=KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe_of(settings, precision="bfloat16"), tmp_path / "run", device="cpu")
+    assert "begin with --set train.precision=float32" in caplog.text
 
 
 @pytest.mark.slow
