@@ -208,15 +208,14 @@ def read_config(folder: Path, family: Family | None = None) -> DreamConfig:
 def _weight_links(folder: Path, config: DreamConfig, weights: Sequence[Path]) -> tuple[Link, ...]:
     """What the weights in a folder's files are here; raises as `_check_weights`."""
     is_own, family = is_own_layout(read_mapping(folder / CONFIG_FILE)), by_name(config.family)
+    own_name: Callable[[str], str] = str if is_own else family.own_name
     stored = {name for path in weights for name in tensor_names(path)}
     if is_stored_in_4_bits(config):  # whose tensors have no shapes of the network
-        return tuple(
-            Link(name, name if is_own else family.own_name(name)) for name in sorted(stored)
-        )
+        return tuple(Link(name, own_name(name)) for name in sorted(stored))
     shapes = shapes_of(config)
     links = same_names(shapes) if is_own else links_of(family, shapes)
     wanted = their_shapes(links, shapes)
-    _check_weights(folder, config, weights, wanted, str if is_own else family.own_name)
+    _check_weights(folder, config, weights, wanted, own_name)
     return tuple(link for link in links if link.theirs in stored)
 
 
