@@ -6,6 +6,7 @@ There is one network, one loop and one objective. A family says how its files ma
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import re
 from collections.abc import Mapping
@@ -153,11 +154,16 @@ class Family:
         return renamed(name, tuple((ours, theirs) for theirs, ours in self.weights))
 
 
+@functools.cache
+def _pattern(part: str) -> re.Pattern[str]:
+    """Of names that begin with this part; there may be 24,000, those of LLaDA2.0 flash."""
+    return re.compile(re.escape(part).replace(re.escape(LAYER), r"(\d+)") + r"(?=\.|$)")
+
+
 def renamed(name: str, pairs: tuple[tuple[str, str], ...]) -> str:
     """A weight's name with the first of these parts that it begins with replaced."""
     for old, new in pairs:
-        pattern = re.escape(old).replace(re.escape(LAYER), r"(\d+)")
-        match = re.match(rf"{pattern}(?=\.|$)", name)
+        match = _pattern(old).match(name)
         if match is not None:
             layer = match[1] if match.groups() else ""
             return new.replace(LAYER, layer) + name[match.end() :]
