@@ -142,8 +142,8 @@ def _model(args: argparse.Namespace, family: Family | None = None) -> DreamModel
         pad_token_id=None,
         max_position_embeddings=args.prompt_tokens + args.max_new_tokens,
         family=family.name,
-        # A token's experts, the shared ones included, are together as wide.
-        moe_intermediate_size=max(1, args.intermediate // experts),
+        # A token's experts, the shared ones included, are together about as wide.
+        moe_intermediate_size=max(8, args.intermediate // experts // 8 * 8),
         **family.network,
     )
     device = choose_device(args.device)

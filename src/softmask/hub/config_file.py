@@ -199,6 +199,8 @@ class ConfigFile:
         require(0 <= experts <= 2**16, f"num_experts must be in [0, 65536], not {experts}")
         if not experts:
             return
+        even = self.hidden_size % 8 == 0 and self.moe_intermediate_size % 8 == 0
+        require(even, "with experts, 8 must divide hidden_size and moe_intermediate_size")
         dense, scale = self.first_k_dense_replace, self.routed_scaling_factor
         require_choice("score_function", self.score_function, SCORE_FUNCTIONS)
         shared = self.n_shared_experts

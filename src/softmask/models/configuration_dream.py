@@ -52,6 +52,7 @@ class DreamConfig(Qwen2Config):
     model_type = "Dream"
     # transformers' modules of experts read it by this name.
     attribute_map = {"num_local_experts": "num_experts"}  # noqa: RUF012
+    norm_topk_prob = True  # which `use_experts` decides by the score_function
 
     is_causal: bool = False
     use_cache: bool = False
@@ -91,11 +92,6 @@ class DreamConfig(Qwen2Config):
     def rotates_in_part(self) -> bool:
         """Whether rotary embedding leaves the rear of each head as it is."""
         return (self.rope_parameters or {}).get("partial_rotary_factor", 1.0) != 1.0
-
-    @property
-    def norm_topk_prob(self) -> bool:
-        """Whether the weights of a token's experts sum to 1, before the routed_scaling_factor."""
-        return self.score_function == "sigmoid"
 
     @property
     def feed_forward_widths(self) -> list[int]:

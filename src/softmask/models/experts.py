@@ -62,3 +62,5 @@ def use_experts(layers: Any, config: DreamConfig) -> None:
     make: Any = LAYERS[config.score_function]  # which read our configuration for their own
     for layer in layers[config.first_k_dense_replace :]:
         layer.mlp = make(config)
+        # A sigmoid's weights of a token's experts sum to the routed_scaling_factor.
+        layer.mlp.gate.norm_topk_prob = config.score_function == "sigmoid"
