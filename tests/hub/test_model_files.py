@@ -25,6 +25,8 @@ CONFIG_FAULTS = [
     ({"num_experts": 8}, "that model has experts"),
     ({"family": "llada2", "num_experts": 6}, "6 experts in 1 groups, of which 1 are taken"),
     ({"family": "llada2", "num_experts": 10**6}, r"num_experts must be in \[0, 65536\]"),
+    ({"family": "llada2", "num_experts": 8, "moe_intermediate_size": 20}, "8 must divide"),
+    ({"family": "lladamoe", "num_experts": 8, "score_function": "softmax"}, "no n_shared_experts"),
     ({"family": "sdar", "partial_rotary_factor": 0.3}, "of a head cannot turn in pairs"),
     ({"partial_rotary_factor": 0.5}, "partial_rotary_factor is for heads with qk_norm"),
     ({"family": "sdar", "block_size": 0}, r"block_size must be in \[1, 65536\], not 0"),
