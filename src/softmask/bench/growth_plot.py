@@ -39,7 +39,10 @@ def draw(rows: Sequence[Mapping[str, Any]], at: int, target: Path) -> None:
                 label = f"{cache}: {found[axis][cache][key]}"
                 panel.plot(*zip(*points, strict=True), marker="o", color=colour, label=label)
             panel.set_xscale("log", base=2)
-            panel.set_yscale("log")
+            panel.set_yscale("log", subs=(2, 5))
+            for axle in (panel.xaxis, panel.yaxis):
+                axle.set_major_formatter("{x:g}")  # 256, not a power
+            panel.yaxis.set_minor_formatter("{x:g}")
             panel.set_xlabel(LABELS[axis])
             panel.set_ylabel(LABELS[key])
             panel.grid(alpha=0.3, which="both")
