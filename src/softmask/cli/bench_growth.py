@@ -85,7 +85,7 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
         rows = measure_growth(model, cells, plan, shown.update, peak, args.repeat, args.clock)
     at = args.batch_tokens
     where = f"{model.device.type}, {torch.get_num_threads()} threads, {args.clock} time"
-    title = f"{args.shape}, {args.layers} layers, {args.modes}, blocks of {plan.block}; {where}"
+    title = f"{args.shape}, {args.layers} layers, {args.modes}, blocks of {plan.block}\n{where}"
     tables = tables_of(rows, at, title)
     for table in tables:
         Console().print(table)
