@@ -19,7 +19,7 @@ LABELS = {
 }
 
 
-def draw(rows: Sequence[Mapping[str, Any]], at: int, target: Path) -> None:
+def draw(rows: Sequence[Mapping[str, Any]], at: int, target: Path, title: str) -> None:
     """Draws rows of `softmask bench growth` into a PNG.
 
     Raises:
@@ -28,6 +28,7 @@ def draw(rows: Sequence[Mapping[str, Any]], at: int, target: Path) -> None:
     lines = curves(rows, at)
     found = fits(lines)
     figure = new_figure(11, 8)
+    figure.suptitle(title, fontsize=10)
     panels = figure.subplots(2, 2)
     for column, axis in enumerate(AXES):
         for row, key in enumerate(("ms_per_token", "mb")):

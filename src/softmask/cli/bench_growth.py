@@ -99,7 +99,7 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
     settings = {k: str(v) if k == "out" else v for k, v in vars(args).items() if v is not None}
     result = {"settings": settings, "rows": rows, "exponents": exponents}
     if args.out is not None:
-        draw(rows, at, args.out / PLOT)
+        draw(rows, at, args.out / PLOT, title)
         write(args.out, ["softmask", *argv], result, tables)
     if args.json:
         print(json.dumps(result))
