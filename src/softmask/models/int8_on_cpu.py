@@ -10,6 +10,8 @@ Shape suffixes: N outputs, K inputs.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from bitsandbytes.nn import Linear8bitLt
 from torch import Tensor
@@ -25,6 +27,8 @@ LARGEST = 127  # what the largest weight of a row became
 
 class Linear8bit(Linear8bitLt):
     """As bitsandbytes has it, but for products in float32 on a CPU that has none of 8 bits."""
+
+    weight: Any  # bitsandbytes' own, with a scale for each row
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., N) of (..., K)."""
