@@ -108,7 +108,7 @@ def products_of(
 ) -> tuple[dict[str, Callable[[], object]], int]:
     """Products of so many rows with either matrix of the model's MLP, in a dtype; FLOP of each."""
     width, inner = model.config.hidden_size, model.config.intermediate_size
-    found = {}
+    found: dict[str, Callable[[], object]] = {}
     for way, (inputs, outputs) in zip(WAYS, ((width, inner), (inner, width)), strict=True):
         input_NK = torch.ones(rows, inputs, device=model.device, dtype=dtype)
         weight_FK = torch.ones(outputs, inputs, device=model.device, dtype=dtype)
