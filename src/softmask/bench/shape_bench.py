@@ -106,7 +106,7 @@ def run(
         tick: is told what begins.
         clock: as for `timed`.
     """
-    result: dict[str, Any] = {"rows": [], "skipped": [], "machine": {}}
+    result: dict[str, Any] = {"clock": clock, "rows": [], "skipped": [], "machine": {}}
     positions = max(cell.tokens for cell in cells)
     for name, given, quantize in kinds:
         chosen = given or choose_dtype(None, device)
@@ -205,10 +205,12 @@ def tables_of(result: dict[str, Any], title: str) -> list[Table]:
     """The rows, what was skipped, and the machine's rates."""
     table = light_table(title)
     left = ("dtype", "cache", "decoding")
-    for column in ("dtype", "cache", "batch x tokens", "decoding", "first ms", "later ms"):
+    for column in ("dtype", "cache", "batch x size", "decoding", "first ms", "later ms"):
         table.add_column(column, justify="left" if column in left else "right")
     table.add_column("limit", justify="right")
-    table.add_column("tokens/s", justify="right")
+    # Of one processor, where its time is what was taken.
+    each = "tokens/s" if result["clock"] == "wall" else "tokens/CPU s"
+    table.add_column(each, justify="right")
     for row in result["rows"]:
         table.add_row(
             row["dtype"],
