@@ -205,7 +205,7 @@ def tables_of(result: dict[str, Any], title: str) -> list[Table]:
     """The rows, what was skipped, and the machine's rates."""
     table = light_table(title)
     left = ("dtype", "cache", "decoding")
-    for column in ("dtype", "cache", "batch x size", "decoding", "first ms", "later ms"):
+    for column in ("dtype", "cache", "batch x size", "decoding", "first", "later"):
         table.add_column(column, justify="left" if column in left else "right")
     table.add_column("limit", justify="right")
     # Of one processor, where its time is what was taken.

@@ -82,5 +82,5 @@ def _title(
     return (
         f"{name}, random weights: {depth}\n"
         f"{device.type}, {torch.get_num_threads()} threads, {clock} time; a block of {plan.block} "
-        f"in a text,\n{plan.steps} steps: its first step, and each later one"
+        f"in a text,\n{plan.steps} steps: ms of its first step, and of each later one"
     )
