@@ -26,8 +26,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from softmask.bench import benchmark
 from softmask.models import DreamConfig, DreamModel, modeling_dream
+from softmask.reporting.measure import summary
+from softmask.reporting.result_folder import provenance
 
 WAYS = ("plain", "torch_rows", "chunked")
 ROWS = (512, 1400)
@@ -63,7 +64,7 @@ class Case:
     def losses(self, way: str) -> Tensor:
         """(N,) cross-entropy of every row."""
         if way == "chunked":
-            return self.model._losses(self.hidden_ND, self.labels_N)[0]
+            return self.model._losses(self.hidden_ND, self.labels_N, kept=0, attached=False)[0]
         if way == "plain":
             logits_NV = self.model.lm_head(self.hidden_ND).float()
             return F.cross_entropy(logits_NV, self.labels_N, reduction="none")
@@ -154,7 +155,7 @@ def measure(names: list[str], repeat: int) -> dict:
         own, plain = ([turn[kind] for turn in seconds[w]] for w in (way, "plain"))
         result.setdefault(f"median_{kind}", {})[way] = statistics.median(own)
         ratios = [a / b for a, b in zip(own, plain, strict=True)]
-        result.setdefault(f"{kind}_over_plain", {})[way] = benchmark.summary(ratios)
+        result.setdefault(f"{kind}_over_plain", {})[way] = summary(ratios)
     return result
 
 
@@ -175,7 +176,7 @@ def main() -> None:
         "command": " ".join(["python", *sys.argv]),
         "shape": {"width": WIDTH, "vocabulary": VOCABULARY},
         "most_rows_in_a_chunk": modeling_dream.CHUNK_LOGITS // VOCABULARY,
-        **benchmark.provenance(),
+        **provenance(),
         "gradient_difference": equal,
         "cases": cases,
     }

@@ -10,6 +10,8 @@ from paths import ROOT
 
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
 PAGES += sorted((ROOT / "docs").rglob("*.md"))
+MEASUREMENTS = ROOT / "benchmarks"
+PAGES.append(MEASUREMENTS / "README.md")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -38,3 +40,18 @@ def test_links_lead_somewhere(page: Path) -> None:
     generated = {"command-line.md", "settings.md", "http.md", "python.md"}
     lost = [t for t in here if t and not (page.parent / t).exists()]
     assert not [target for target in lost if Path(target).name not in generated]
+
+
+def test_the_list_of_measurements_names_every_script_and_every_result() -> None:
+    text = (MEASUREMENTS / "README.md").read_text(encoding="utf-8")
+    named = re.findall(r"`([^`]+)`", text)
+    words = {word for name in named for word in name.split()}
+    scripts = [file.name for file in MEASUREMENTS.glob("*.py")]
+    scripts += [f"gpu/{file.name}" for file in MEASUREMENTS.glob("gpu/*.py")]
+    scripts += [file.name for file in MEASUREMENTS.glob("evidence/*.py")]
+    scripts += [f"{file.parent.name}/run.py" for file in MEASUREMENTS.glob("**/run.py")]
+    results = {folder.name.partition("_")[2] for folder in MEASUREMENTS.glob("results/*")}
+    assert not {*scripts, *results} - words
+    known = {*scripts, *results, "results/"}
+    gone = {word for word in words if re.fullmatch(r"[a-z_/]+\.py", word)} - known
+    assert not gone

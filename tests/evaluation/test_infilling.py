@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -111,8 +112,12 @@ def test_healing_writes_a_token_whole_that_the_cut_went_through(checkpoint) -> N
     assert (len(plain), record["tokens"]) == (1, 1)
 
 
+# A tokenizer with a normalizer of its own, as Qwen2's, makes these forms of others.
+NORMAL = st.text(max_size=12).filter(lambda text: unicodedata.is_normalized("NFC", text))
+
+
 @settings(max_examples=30)
-@given(before=st.text(max_size=12), after=st.text(max_size=12), heal=st.booleans())
+@given(before=NORMAL, after=NORMAL, heal=st.booleans())
 def test_the_texts_beside_a_hole_stay_as_they_are(checkpoint, before, after, heal) -> None:
     hole = open_hole(
         checkpoint, before, after, lambda text: encode(checkpoint, text, control=False), heal=heal

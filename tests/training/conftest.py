@@ -67,7 +67,7 @@ def settings_of(base, chats) -> Callable[[Path], dict]:
             "sources": [
                 {"path": str(chats), "prompt_column": "question", "response_column": "answer"}
             ],
-            "validation_samples": 6,
+            "validation_samples": 2,
             "extra_padding": 8,
             "cache": str(folder / "cache"),
         },

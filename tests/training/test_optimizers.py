@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import copy
 
+import pytest
 import torch
 from tiny import tiny_model
+from torch import nn
 from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict
 
+from softmask.training import muon
 from softmask.training.config import TrainConfig
 from softmask.training.optimizers import Chain, make_optimizer
 
@@ -49,3 +52,34 @@ def test_a_loaded_chain_goes_on_exactly_as_the_saved_one() -> None:
     update(other, again, 2)
     for one, two in zip(model.parameters(), other.parameters(), strict=True):
         assert torch.equal(one, two)
+
+
+@pytest.mark.parametrize("shape", [(24, 40), (40, 24)])
+def test_muon_steps_as_torchs_does_where_bfloat16_is_emulated(shape, monkeypatch) -> None:
+    monkeypatch.setattr(muon, "is_emulated", lambda *_: True)
+    own = nn.Parameter(torch.randn(shape, generator=torch.Generator().manual_seed(0)))
+    theirs = nn.Parameter(own.detach().clone())
+    settings = {"weight_decay": 0.1, "adjust_lr_fn": "match_rms_adamw"}
+    optimizers = muon.Muon([own], 0.1, 0.1), torch.optim.Muon([theirs], 0.1, **settings)
+    for seed in range(1, 4):
+        own.grad = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+        theirs.grad = own.grad.clone()
+        before = theirs.detach().clone()
+        for optimizer in optimizers:
+            optimizer.step()
+        step = theirs - before
+        assert (own - before - step).norm() < 0.05 * step.norm()  # bfloat16's rounding
+        theirs.data.copy_(own)
+
+
+def test_a_run_that_goes_on_orthogonalises_in_the_dtype_that_it_began_with(monkeypatch) -> None:
+    probed = []
+    monkeypatch.setattr(muon, "is_emulated", lambda *_: probed.append(1) or len(probed) == 1)
+    _, optimizer = trained(1)
+    _, again = trained(1)
+    assert [o.optimizers[0].param_groups[0]["in_float32"] for o in (optimizer, again)] == [
+        True,
+        False,
+    ]
+    again.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    assert again.optimizers[0].param_groups[0]["in_float32"]

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -29,6 +30,8 @@ from tiny import bytes_of, write_dream_folder
 
 import softmask
 from softmask.cli.main import main
+from softmask.hub.export import export
+from softmask.reporting import measure
 from softmask.training.build import build, describe
 from softmask.training.config import Recipe
 from softmask.training.run import train
@@ -101,6 +104,33 @@ def test_every_weight_can_be_trained_instead_of_an_adapter_and_a_model_become_bl
     )
     assert found.text == without.text
     assert "eval_soft" in log_of(tmp_path / "run")[0]
+
+
+def test_an_adapter_makes_its_base_block_causal_and_merges_into_such_a_model(
+    settings, base, tmp_path
+) -> None:
+    settings["model"] |= {"block_size": 4}
+    result = train(recipe_of(settings, steps=2, learning_rate=1e-2), tmp_path / "run")
+    assert softmask.load(base, device="cpu").model.config.block_size is None
+    checkpoint = softmask.load(adapter=result, device="cpu")
+    export(tmp_path / "merged", adapter=result)
+    merged = softmask.load(tmp_path / "merged", device="cpu")
+    kept = softmask.load(adapter=tmp_path / "run" / "checkpoint-2", device="cpu")
+    texts = []
+    for one in (checkpoint, merged, kept):
+        assert one.model.config.block_size == 4
+        assert one.sampling == {"cache": "exact"}
+        texts.append(softmask.generate(one, "What is 2 + 3?", max_new_tokens=8).text)
+    whole = softmask.generate(checkpoint, "What is 2 + 3?", max_new_tokens=8, cache="none")
+    assert texts == [whole.text] * 3
+    with pytest.raises(ValueError, match=r"was made block-causal.*without --layout original"):
+        export(tmp_path / "original", adapter=result, layout="original")
+    assert not (tmp_path / "original").exists()
+    (result / "network_config.json").write_text('{"block_size": 0}')
+    with pytest.raises(
+        ValueError, match=r"network_config.json: block_size must be in \[1, 65536\]"
+    ):
+        softmask.load(adapter=result, device="cpu")
 
 
 def test_the_bundled_model_can_be_trained_on(tmp_path) -> None:
@@ -256,6 +286,16 @@ def test_a_run_whose_feedback_was_hardly_let_in_says_so(settings, start, noted, 
     assert not noted or "soft_mask.offset near -" in hint[0]
 
 
+def test_a_run_in_bfloat16_that_the_cpu_emulates_says_so(
+    settings, tmp_path, caplog, monkeypatch
+) -> None:
+    monkeypatch.setattr(measure, "slowness", lambda *_: 100.0)
+    monkeypatch.setattr("softmask.training.run.build", Mock(side_effect=KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe_of(settings, precision="bfloat16"), tmp_path / "run", device="cpu")
+    assert "begin with --set train.precision=float32" in caplog.text
+
+
 @pytest.mark.slow
 def test_a_sweep_goes_on_where_it_was_stopped(settings, tmp_path) -> None:
     runs = runs_of(recipe_of(settings, steps=2, eval_at_start=False), [1, 2], twins=True)
@@ -390,15 +430,13 @@ def test_a_loss_that_is_no_number_stops_the_run_and_names_the_rows(
         ({"model": {"attention": "owner/kernel"}}, "model.attention must be one of eager"),
         ({"train": {"report_to": ["wandb"]}}, "wandb is not installed: pip install wandb"),
         ({"model": {"path": "nowhere/at/all"}}, "there is no folder nowhere"),
-        ({"model": {"block_size": 4}}, "which an adapter does not hold: train every weight"),
         (
-            {"model": {"block_size": 4}, "sampling": {"block_length": 3}, "adapter": None},
+            {"model": {"block_size": 4}, "sampling": {"block_length": 3}},
             "blocks of 4 tokens: sampling.block_length must divide that, not be 3",
         ),
         (
             {
                 "model": {"block_size": 4},
-                "adapter": None,
                 "train": {"trajectory": {}, "weighting": "row"},
             },
             "a block-causal model decides block by block: leave it out",

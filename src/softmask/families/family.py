@@ -81,6 +81,11 @@ class Family:
         """The settings that make its network, where a config.json does not say otherwise."""
         return dict(self.usual) | dict(self.fixed)
 
+    @property
+    def is_block_causal(self) -> bool:
+        """Whether the family's own code decides block by block."""
+        return "block_size" in {*self.network, *self.renamed.values()}
+
     def settings(self, values: Mapping[str, Any], where: str) -> dict[str, Any]:
         """A config.json of this family under our names.
 

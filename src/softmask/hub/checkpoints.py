@@ -32,13 +32,14 @@ from ..files import expand_home
 from ..models import DreamConfig, DreamModel
 from ..models.checkpoint import Source
 from ..soft_mask import check_k
-from .config_file import config_from_file
+from .config_file import adapted, config_from_file
 from .download import fetch
 from .folder import (
     ADAPTER_FILE,
     CONFIG_FILE,
     HUB_FILES,
     HUB_ID,
+    NETWORK_FILE,
     base_of,
     is_adapter,
     read_mapping,
@@ -103,6 +104,8 @@ def find(
         if place is not None:
             _check_files(place)
     config = read_config(folder, named(name, family))
+    if adapter_folder is not None:
+        config = adapted(config, adapter_folder)
     tokenizer = read_tokenizer(tokenizer_folder(folder, adapter_folder), config)
     weights = weight_files(folder)
     names = _weight_names(folder, config, weights)
@@ -139,6 +142,7 @@ def _find_gguf(name: str, path: Path, adapter: Path | None, family: str | None) 
     compare_shapes(path, shapes, config, "its metadata")
     if adapter is not None:
         _check_files(adapter)
+        config = adapted(config, adapter)
     if adapter is not None and has_tokenizer(adapter):
         tokenizer = read_tokenizer(adapter, config)
     else:
@@ -229,8 +233,9 @@ def fingerprint(folder: Path) -> str:
     if folder.is_file():  # GGUF, its config in front
         digest, paths = hashlib.sha256(), [folder]
     else:
-        config = ADAPTER_FILE if is_adapter(folder) else CONFIG_FILE
-        digest = hashlib.sha256((folder / config).read_bytes())
+        configs = [ADAPTER_FILE, NETWORK_FILE] if is_adapter(folder) else [CONFIG_FILE]
+        found = [folder / name for name in configs if (folder / name).is_file()]
+        digest = hashlib.sha256(b"".join(path.read_bytes() for path in found))
         paths = sorted(folder.glob("*.safetensors"))
     for path in paths:
         size = path.stat().st_size

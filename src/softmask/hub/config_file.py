@@ -7,6 +7,7 @@ its name.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from ..config import from_mapping, require, require_choice, shown
 from ..families.family import Family
 from ..families.registry import FAMILY_KEY, by_name, family_of, is_own_layout
 from ..models import DreamConfig
+from .folder import NETWORK_FILE, read_mapping
 
 ARCHITECTURE = "DreamModel"
 # What models of a known family may have that this network has not, and what that is.
@@ -139,10 +141,8 @@ class ConfigFile:
     layer_types: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
-        for name, largest in LARGEST.items():
-            value = getattr(self, name)
-            inside = value is None or 1 <= value <= largest
-            require(inside, f"{name} must be in [1, {largest}], not {shown(value)}")
+        for name in LARGEST:
+            _check_size(name, getattr(self, name))
         for name in ("initializer_range", "rms_norm_eps", "attention_dropout"):
             value = getattr(self, name)
             require(0 <= value < 1, f"{name} must be in [0, 1), not {value}")
@@ -179,6 +179,35 @@ class ConfigFile:
             inside and not missing,
             f"{name} {shown(value)} is not in the vocabulary of {self.vocab_size}: correct it",
         )
+
+
+@dataclass(frozen=True)
+class NetworkFile:
+    """The keys of an adapter's network_config.json: how its base attends since it was trained."""
+
+    block_size: int
+
+    def __post_init__(self) -> None:
+        _check_size("block_size", self.block_size)
+
+
+def adapted(config: DreamConfig, adapter: Path) -> DreamConfig:
+    """The base's config with what an adapter's folder changes of it.
+
+    Raises:
+        ValueError: the folder's network_config.json is damaged.
+    """
+    path = adapter / NETWORK_FILE
+    if not path.is_file():
+        return config
+    changed = copy.deepcopy(config)
+    changed.block_size = from_mapping(NetworkFile, read_mapping(path), str(path)).block_size
+    return changed
+
+
+def _check_size(name: str, value: int | None) -> None:
+    inside = value is None or 1 <= value <= LARGEST[name]
+    require(inside, f"{name} must be in [1, {LARGEST[name]}], not {shown(value)}")
 
 
 # What an exported config.json keeps: these, and names that say where the model comes from.

@@ -350,6 +350,8 @@ def _config(source: Source, merged: DreamModel | None) -> dict[str, Any]:
     if merged is not None and source.config.tie_word_embeddings:
         # An adapter on one of them unties table and head.
         values["tie_word_embeddings"] = bool(merged.config.tie_word_embeddings)
+    if source.config.block_size is not None:  # an adapter may have made it block-causal
+        values |= {FAMILY_KEY: family.name, "block_size": source.config.block_size}
     values.pop("transparency_config", None)
     if source.soft_mask is not None:
         values["transparency_config"] = soft_mask_to_published(source.soft_mask)

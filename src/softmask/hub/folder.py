@@ -18,6 +18,8 @@ from ..files import LOCK
 CONFIG_FILE = "config.json"
 ADAPTER_FILE = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
+# What an adapter changes of its base's network beside the weights.
+NETWORK_FILE = "network_config.json"
 WEIGHT_INDEX = "model.safetensors.index.json"
 # In the folder of a run: checkpoints, by update; one without that file is incomplete.
 CHECKPOINT, COMPLETE = r"checkpoint-(\d+)", "complete.json"

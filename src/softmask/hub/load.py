@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import importlib.util
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -180,7 +180,6 @@ def load(
         published = soft_mask_to_published(source.soft_mask) if source.soft_mask else None
         model.config.transparency_config = published
     sampling, kinds = _suiting(source, head)
-    sampling = {**by_name(source.config.family).sampling, **sampling}
     model.eval()
     return Checkpoint(
         model, source.tokenizer, source.soft_mask, source.name, sampling, source, kinds
@@ -190,12 +189,21 @@ def load(
 def _suiting(
     source: Source, head: GgufHead | None
 ) -> tuple[dict[str, Any], tuple[PromptKind, ...]]:
-    """The settings of sampling that come with a model, and the kinds of prompts with others."""
+    """The settings of sampling that come with a model, and the kinds of prompts with others.
+
+    A block-causal model keeps what it computes of full blocks, which is exact.
+    """
+    sampling: dict[str, Any] = {}
+    kinds: tuple[PromptKind, ...] = ()
+    path = source.folder / SAMPLING_FILE
     if head is not None:
         own = head.own(facts.OWN_SAMPLING)
-        return sampling_from(own, f"{source.folder}: {facts.OWN_SAMPLING}")
-    path = source.folder / SAMPLING_FILE
-    return read_sampling_file(path) if path.is_file() else ({}, ())
+        sampling, kinds = sampling_from(own, f"{source.folder}: {facts.OWN_SAMPLING}")
+    elif path.is_file():
+        sampling, kinds = read_sampling_file(path)
+    usual = {} if source.config.block_size is None else {"cache": "exact"}
+    kinds = tuple(replace(kind, sampling={**usual, **kind.sampling}) for kind in kinds)
+    return {**usual, **by_name(source.config.family).sampling, **sampling}, kinds
 
 
 def choose_device(device: str | torch.device | None) -> torch.device:

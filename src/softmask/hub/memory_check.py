@@ -13,7 +13,6 @@ from ..reporting.machine import Memory, memory
 from .weight_sizes import DTYPES, WeightSizes
 
 logger = logging.getLogger(__name__)
-CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -58,13 +57,11 @@ class Plan:
                 *(takes, decimal(needed + self.generation), decimal(here.available)),
                 *(decimal(here.total), where, self._instead(here.available)),
             )
-        elif self.device.type == "cpu" and self.dtype == torch.bfloat16 and emulates_bfloat16():
-            logger.warning(
-                "this CPU emulates bfloat16, a small product of which took %.0f times as long as "
-                "in float32, and large ones take longer: leave out --dtype%s",
-                measure.slowness(torch.bfloat16, CPU),
-                "" if self.quantize else f", or {self._instead(here.available)}",
-            )
+        elif self.device.type == "cpu" and self.dtype == torch.bfloat16:
+            slow = measure.emulated_bfloat16()
+            if slow is not None:
+                other = "" if self.quantize else f", or {self._instead(here.available)}"
+                logger.warning("%s: leave out --dtype%s", slow, other)
 
     def _bytes(self, dtype: str, quantize: str | None) -> int:
         return self.sizes.loaded(dtype if dtype in DTYPES else "float32", quantize)
@@ -76,7 +73,7 @@ class Plan:
         ways: list[tuple[str, str, str | None]] = []
         if self.device.type in ("cpu", "cuda"):
             ways += [(f"--quantize {kind}", base, kind) for kind in ("int8", "int4")]
-        if not (on_cpu and emulates_bfloat16()):
+        if not (on_cpu and measure.emulated_bfloat16()):
             ways.append(("--dtype bfloat16", "bfloat16", None))
         now = self._bytes(self._dtype, self.quantize)
         found = []
@@ -96,8 +93,3 @@ def memory_of(device: torch.device) -> Memory:
         most = torch.mps.recommended_max_memory()
         return Memory(most, min(most, here.available))
     return here
-
-
-def emulates_bfloat16() -> bool:
-    """Whether this CPU does, so that it takes much longer than float32."""
-    return measure.is_emulated(torch.bfloat16, CPU)

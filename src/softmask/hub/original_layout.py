@@ -28,8 +28,16 @@ def original_config(source: Source, hub_id: str | None, *, tied: bool) -> dict[s
     Args:
         hub_id: of the repository that the source comes from, where it is on the Hub.
         tied: whether table and head are one, which an adapter may have ended.
+
+    Raises:
+        ValueError: the model was made block-causal, and the family's own code is not.
     """
     values, family = read_mapping(source.folder / CONFIG_FILE), by_name(source.config.family)
+    if source.config.block_size is not None and not family.is_block_causal:
+        raise ValueError(
+            f"{source.name} was made block-causal, and {family.title}'s own code would show it "
+            "whole texts: export it without --layout original"
+        )
     if is_own_layout(values):
         values = _translated(values, source, family)
     if tied != source.config.tie_word_embeddings:

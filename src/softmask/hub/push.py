@@ -25,13 +25,14 @@ from ..reporting.progress import progress
 from .adapters import read_adapter
 from .checkpoints import check_link, find
 from .export import TOKENIZER_FILES, export
-from .folder import ADAPTER_FILE, ADAPTER_WEIGHTS, HUB_ID, WEIGHT_INDEX, read_mapping
+from .folder import ADAPTER_FILE, ADAPTER_WEIGHTS, HUB_ID, NETWORK_FILE, WEIGHT_INDEX, read_mapping
 from .tokenizer_files import TOKENIZER_CONFIG
 
 # What goes up, by name: nothing that a run or an editor leaves in the folder slips in.
 ADAPTER_FILES = (
     ADAPTER_FILE,
     ADAPTER_WEIGHTS,
+    NETWORK_FILE,
     SOFT_MASK_FILE,
     SOFT_MASK_WEIGHTS,
     "README.md",

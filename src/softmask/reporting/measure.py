@@ -117,3 +117,15 @@ def slowness(dtype: torch.dtype, device: torch.device) -> float:
 def is_emulated(dtype: torch.dtype, device: torch.device) -> bool:
     """Whether a dtype takes so much longer than float32 on this device that it is of no use."""
     return slowness(dtype, device) > EMULATED
+
+
+def emulated_bfloat16() -> str | None:
+    """What to say of this CPU if it emulates bfloat16; None: it multiplies it."""
+    cpu = torch.device("cpu")
+    if not is_emulated(torch.bfloat16, cpu):
+        return None
+    return (
+        "this CPU emulates bfloat16, a small product of which took "
+        f"{slowness(torch.bfloat16, cpu):.0f} times as long as in float32, and large ones take "
+        "longer"
+    )

@@ -441,11 +441,6 @@ class Recipe:
                 "fit_soft_mask finds offset and steepness, which weight sigmoid alone reads",
             )
         if self.model.block_size is not None:
-            require(
-                self.adapter is None,
-                "block_size changes the model itself, which an adapter does not hold: train every "
-                "weight (adapter: null)",
-            )
             self.check_network(self.model.block_size)
         if self.model.load_in_4bit:
             require(self.adapter is not None, "weights in 4 bits cannot be trained: add an adapter")

@@ -13,6 +13,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from ..soft_mask import SoftMask
 from .config import TrainConfig
+from .muon import Muon
 from .schedule import TrainingSchedule
 
 
@@ -86,8 +87,7 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> Optimizer:
     optimizers: list[Optimizer] = []
     if config.optimizer == "muon":
         # Muon takes matrices of the layers alone, as its authors do.
-        muon = torch.optim.Muon(matrices, 1.0, weight_decay=decay, adjust_lr_fn="match_rms_adamw")
-        optimizers.append(muon)
+        optimizers.append(Muon(matrices, 1.0, decay))
     else:
         groups.insert(0, {"params": matrices, "weight_decay": decay})
     groups.append({"params": soft, "weight_decay": 0.0, "soft_mask": True})

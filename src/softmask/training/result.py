@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -13,7 +12,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedTokenizerFast
 
-from ..config import SAMPLING_FILE, PromptKind, SamplingConfig, sampling_to_file
+from ..config import SAMPLING_FILE, sampling_to_file
 from ..files import sync_folder, sync_tree
 from ..hub.checkpoints import quiet
 from ..models import DreamModel
@@ -56,26 +55,9 @@ def _write_draft(trainer: SoftMaskTrainer, recipe: Recipe, made: Trainable, draf
         return
     (draft / EMA_WEIGHTS).unlink(missing_ok=True)
     if recipe.adapter is None:
-        sampling = sampling_to_file(*_decoding(recipe))
+        sampling = sampling_to_file(recipe.sampling, recipe.prompt_kinds)
         (draft / SAMPLING_FILE).write_text(json.dumps(sampling, indent=2) + "\n")
     (draft / "README.md").write_text(model_card(recipe, trainer))
-
-
-def _decoding(recipe: Recipe) -> tuple[SamplingConfig, tuple[PromptKind, ...]]:
-    """How the result decodes where nothing else is said.
-
-    One that was made block-causal keeps what it computes of full blocks, which is exact; a model
-    that was so before has a family that says it.
-    """
-    sampling, kinds = recipe.sampling, recipe.prompt_kinds
-    if recipe.model.block_size is None:
-        return sampling, kinds
-    if sampling.cache == "none":
-        sampling = dataclasses.replace(sampling, cache="exact")
-    kept = tuple(
-        dataclasses.replace(kind, sampling={"cache": "exact", **kind.sampling}) for kind in kinds
-    )
-    return sampling, kept
 
 
 def save_model(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from ..config import SoftMaskConfig
 from ..files import write_atomically
 from ..hub.folder import kept_update
+from ..reporting.measure import emulated_bfloat16
 from ..reporting.words import count
 from .batches import Collator, ConversationOrder, CorpusOrder, Validation
 from .build import Trainable, build, describe, learnable
@@ -52,6 +54,8 @@ from .soft_mask_start import FORWARDS, fitted_start
 from .trainer import SoftMaskTrainer
 from .training_arguments import rows_per_forward, training_arguments
 from .trajectory import Visits
+
+logger = logging.getLogger(__name__)
 
 # The parameters that a run began with, where they were fitted to its data.
 START = "soft_mask_start.json"
@@ -116,6 +120,8 @@ def _train(
 ) -> None:
     """Trains to the end in a folder that this run has, and writes the result."""
     main = args.process_index == 0
+    if main and args.bf16 and args.device.type == "cpu" and (slow := emulated_bfloat16()):
+        logger.warning("%s: begin with --set train.precision=float32", slow)
     made = build(recipe, args.device)
     sizes = describe(made.dream)
     report(f"{sizes['parameters']:,} parameters, {sizes['trained']:,} of them trained")

@@ -36,6 +36,7 @@ from .trajectory import Trajectories
 from .weights import (
     load_soft_mask,
     load_weights,
+    save_network,
     save_soft_mask,
     soft_mask_values,
     weights_of,
@@ -327,6 +328,7 @@ class SoftMaskTrainer(Trainer):
             else:
                 # "auto" would ask the Hub about the base's vocabulary at every checkpoint.
                 model.save_pretrained(folder, state_dict=state_dict, save_embedding_layers=False)
+                save_network(self.dream.config, folder)
         if self.average is not None:
             self.average.save(folder / EMA_WEIGHTS)
 

@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from ..config import SOFT_MASK_FILE, SOFT_MASK_WEIGHTS, SoftMaskConfig, soft_mask_to_published
-from ..models import DreamModel
+from ..hub.folder import NETWORK_FILE
+from ..models import DreamConfig, DreamModel
 from ..soft_mask import FIXED, SoftMask
 
 # How libraries report a failed write: those in Rust by an error with these words, of no class that
@@ -73,6 +74,13 @@ def save_soft_mask(mask: SoftMask | None, folder: Path, writes: bool = True) -> 
         save_file(raw, folder / SOFT_MASK_WEIGHTS)
         published = json.dumps(soft_mask_to_published(config), indent=2)
         (folder / SOFT_MASK_FILE).write_text(published + "\n")
+
+
+def save_network(config: DreamConfig, folder: Path) -> None:
+    """Writes beside an adapter what its weights were trained for and do not say themselves."""
+    if config.block_size is not None:
+        values = {"block_size": config.block_size}
+        (folder / NETWORK_FILE).write_text(json.dumps(values) + "\n")
 
 
 @torch.no_grad()
