@@ -11,12 +11,14 @@ from commands import failed
 from softmask.bench import shapes
 from softmask.bench.cells import Cell, Plan
 from softmask.bench.growth import fit
-from softmask.bench.shape_bench import _whole
+from softmask.bench.roofline import machine
+from softmask.bench.shape_bench import CALLS, Probed, _whole
 from softmask.cli.main import main
 from softmask.config import SamplingConfig
 from softmask.decoding.grid import Grid
 from softmask.decoding.schedule import StepSchedule
 from softmask.models.packing import Layout
+from softmask.reporting.measure import check_clock
 
 CPU = torch.device("cpu")
 SHAPE = shapes._shape("dream", 4, 2, 32, 64, 4, 2, 128)
@@ -66,6 +68,23 @@ def test_cells_without_room_are_skipped_with_the_reason(tiny, monkeypatch) -> No
     assert shapes.refusal(outline, 32, 3, None, CPU) is None
 
 
+def test_a_limit_is_the_fastest_call_of_all_rounds() -> None:
+    probed = Probed({"product": lambda: None}, {64: 10**9}, CPU, "wall")
+    probed()
+    assert len(probed.ms["product"]) == CALLS
+    probed.ms = {"product": [9.0, 2.0, 5.0], "copy": [4.0, 8.0]}
+    probed.ms |= {"rows 64 up": [3.0, 2.5], "rows 64 down": [7.0, 2.0]}
+    rates = probed.rates()
+    assert rates["flop_per_s_by_rows"] == {64: pytest.approx(5e11)}
+    assert {key: rates[key] for key in ("flop_per_s", "bytes_per_s")} == machine(2.0, 4.0, CPU)
+    assert rates["probe_ms"]["product"]["max"] == 9
+
+
+def test_processor_time_says_nothing_of_a_gpu() -> None:
+    with pytest.raises(ValueError, match="nothing of what cuda does"):
+        check_clock("processor", torch.device("cuda"))
+
+
 def test_a_projection_is_the_rest_and_as_many_layers() -> None:
     whole = _whole({1: [10.0, 12.0], 2: [13.0, 14.0]}, 28)
     assert whole["layer_ms"]["median"] == 2.5
@@ -97,10 +116,12 @@ def test_an_exponent_is_that_of_the_upper_half(power) -> None:
 def test_growth_is_a_table_a_plot_and_a_folder(tiny, capsys, monkeypatch, tmp_path) -> None:
     pytest.importorskip("matplotlib")
     monkeypatch.setattr("softmask.cli.bench_growth.peak_of", lambda _, words: len(words[-1]))
-    asked = "growth --shape tiny --tokens 32,64,128 --batch 1,2 --batch-tokens 32".split()
-    assert main(["bench", *asked, *SMALL, "--out", str(tmp_path / "g")]) == 0
+    asked = "growth --shape tiny --tokens 32,64,128 --batch 1,2 --batch-tokens 32"
+    words = [*asked.split(), "--clock", "processor"]
+    assert main(["bench", *words, *SMALL, "--out", str(tmp_path / "g")]) == 0
     *lines, last = capsys.readouterr().out.splitlines()
     result = json.loads(last)
+    assert "processor" in "\n".join(lines)
     assert "batch, 32 tokens" in "\n".join(lines)
     assert set(result["exponents"]["tokens"]) == {"none", "prefix", "dual", "exact"}
     assert result["exponents"]["tokens"]["none"]["ms_per_token"]["error"] is not None
@@ -117,6 +138,7 @@ def test_growth_is_a_table_a_plot_and_a_folder(tiny, capsys, monkeypatch, tmp_pa
         ("--shape dream-7b --dtype int2", "is no dtype"),
         ("--tokens 64", "need --shape"),
         ("--batch 1,4", "give one"),
+        ("--clock processor", "--clock needs --shape"),
         ("growth --layers 3", "must lie between 1 and 2"),
     ],
 )

@@ -214,3 +214,38 @@ def test_threads_are_counted_from_one(command, capsys, threads) -> None:
     assert main([*command.split(), "--threads", "0"]) == 2
     assert "--threads must lie between 1 and" in capsys.readouterr().err
     assert threads == []
+
+
+@pytest.fixture
+def layer(monkeypatch):
+    """A layer in 8 bits, as on a CPU without units for them, and its weights as it holds them."""
+    monkeypatch.setattr("softmask.models.int8_on_cpu.HAS_INT8", False)
+    torch.manual_seed(0)
+    linear = torch.nn.Linear(64, 96).requires_grad_(False)
+    bias_N = linear.bias.clone()
+    made = Quantizer("int8", torch.device("cpu"), torch.float32).layer("layer", linear)
+    weight_NK = made.weight.data.double() * (made.weight.SCB.double() / 127)[:, None]
+    return made, weight_NK, bias_N
+
+
+@torch.no_grad()
+def test_8_bits_of_weights_alone_round_no_token_and_stay_in_pieces(layer, monkeypatch) -> None:
+    made, weight_NK, bias_N = layer
+    x = torch.randn(2, 5, 64)
+    expected = torch.nn.functional.linear(x.double(), weight_NK, bias_N.double()).float()
+    torch.testing.assert_close(made(x), expected, rtol=1e-5, atol=1e-5)
+    monkeypatch.setattr("softmask.models.int8_on_cpu.PIECE", 7 * 64)  # 7 of 96 outputs
+    torch.testing.assert_close(made(x), expected, rtol=1e-5, atol=1e-5)
+    x[0, 0, 0] = 1e5  # float16 has none
+    assert made(x).isfinite().all()
+
+
+@torch.no_grad()
+def test_products_of_8_bits_are_taken_where_the_cpu_has_them(layer, monkeypatch) -> None:
+    made, *_ = layer
+    x = torch.randn(5, 64)
+    alone = made(x)
+    monkeypatch.setattr("softmask.models.int8_on_cpu.HAS_INT8", True)
+    rounded = made(x)
+    assert not torch.equal(rounded, alone)  # tokens are rounded too
+    assert 0 < error_of(rounded, alone) < ERROR["int8"]

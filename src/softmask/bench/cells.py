@@ -118,6 +118,7 @@ def measure(
     tick: Callable[[str], None],
     repeat: int | None = None,
     probe: Callable[[set[int]], Beside] | None = None,
+    clock: str = "wall",
 ) -> tuple[dict[Cell, Times], Beside | None]:
     """Times cells in turns, at each depth: `repeat` rounds, or by the clock.
 
@@ -127,6 +128,7 @@ def measure(
         tick: is told what begins.
         probe: given the numbers of rows that products of these cells have, makes what is called
             once a round, to time what results are compared with.
+        clock: as for `timed`; also of the seconds that end it.
     """
     sizes = {cell: plan.block if cell.cache == "exact" else None for cell in cells}
     found = {cell: Times({d: {piece: [] for piece in PIECES} for d in depths}) for cell in cells}
@@ -144,20 +146,20 @@ def measure(
     seconds, rounds = 0.0, 0
     while rounds < (repeat or FEWEST) or (repeat is None and rounds < MOST and seconds < SECONDS):
         rounds += 1
-        seconds += 0.0 if beside is None else timed(beside, model.device)
+        seconds += 0.0 if beside is None else timed(beside, model.device, clock)
         for cell in cells:
             tick(f"{cell.name}: round {rounds}")
             for depth in depths:
                 made = plan.batch(part(model, depth, sizes[cell]), cell)
                 kept = found[cell].ms[depth]
-                seconds += _time(made, plan, kept)
+                seconds += _time(made, plan, kept, clock)
     return found, beside
 
 
-def _time(made: Batch, plan: Plan, kept: dict[str, list[float]]) -> float:
+def _time(made: Batch, plan: Plan, kept: dict[str, list[float]], clock: str) -> float:
     """Times a block's first step, and the mean of those behind it; returns the seconds it took."""
     untimed = min(UNTIMED.get(made.device.type, 0), plan.steps - 2)
-    first = timed(made.step, made.device)
+    first = timed(made.step, made.device, clock)
     for _ in range(untimed):
         made.step()
     count = max(min(2, plan.steps - 1 - untimed), 1)
@@ -166,7 +168,7 @@ def _time(made: Batch, plan: Plan, kept: dict[str, list[float]]) -> float:
         for _ in range(count):
             made.step()
 
-    behind = timed(later, made.device)
+    behind = timed(later, made.device, clock)
     kept["first"].append(1000 * first)
     kept["later"].append(1000 * behind / count)
     return first + behind

@@ -66,16 +66,18 @@ def run(
     tick: Callable[[str], None],
     peak_mb: Callable[[Cell | None], float],
     repeat: int,
+    clock: str = "wall",
 ) -> list[dict[str, Any]]:
     """Milliseconds a token and MB above the model's of each cell.
 
     Args:
         peak_mb: of a cell, or of the model alone, in a process of its own.
         repeat: rounds.
+        clock: as for `timed`.
     """
     rows = []
     depth = model.config.num_hidden_layers
-    found, _ = measure(model, cells, plan, (depth,), tick, repeat)
+    found, _ = measure(model, cells, plan, (depth,), tick, repeat, clock=clock)
     tick("peak memory of the model")
     alone = peak_mb(None)
     for cell in cells:

@@ -19,7 +19,7 @@ LABELS = {
 }
 
 
-def draw(rows: Sequence[Mapping[str, Any]], at: int, target: Path) -> None:
+def draw(rows: Sequence[Mapping[str, Any]], at: int, target: Path, title: str) -> None:
     """Draws rows of `softmask bench growth` into a PNG.
 
     Raises:
@@ -28,6 +28,7 @@ def draw(rows: Sequence[Mapping[str, Any]], at: int, target: Path) -> None:
     lines = curves(rows, at)
     found = fits(lines)
     figure = new_figure(11, 8)
+    figure.suptitle(title, fontsize=10)
     panels = figure.subplots(2, 2)
     for column, axis in enumerate(AXES):
         for row, key in enumerate(("ms_per_token", "mb")):
@@ -39,7 +40,10 @@ def draw(rows: Sequence[Mapping[str, Any]], at: int, target: Path) -> None:
                 label = f"{cache}: {found[axis][cache][key]}"
                 panel.plot(*zip(*points, strict=True), marker="o", color=colour, label=label)
             panel.set_xscale("log", base=2)
-            panel.set_yscale("log")
+            panel.set_yscale("log", subs=(2, 5))
+            for axle in (panel.xaxis, panel.yaxis):
+                axle.set_major_formatter("{x:g}")  # 256, not a power
+            panel.yaxis.set_minor_formatter("{x:g}")
             panel.set_xlabel(LABELS[axis])
             panel.set_ylabel(LABELS[key])
             panel.grid(alpha=0.3, which="both")

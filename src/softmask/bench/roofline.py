@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +25,7 @@ from ..models.lm_head import read_head
 # Sides of the square product, and bytes of the copy: large enough for the device to be busy.
 PRODUCT = {"cpu": 2048, "cuda": 8192}
 COPIED = 2**28
+WAYS = ("up", "down")  # of the matrices of an MLP
 
 
 @dataclass
@@ -111,14 +113,17 @@ def _side(device: torch.device) -> int:
     return PRODUCT.get(device.type, PRODUCT["cpu"])
 
 
-def product_of(
+def products_of(
     model: DreamModel, rows: int, dtype: torch.dtype
-) -> tuple[Callable[[], object], int]:
-    """A product of so many rows with a matrix of the model's MLP, in a dtype; and its FLOP."""
+) -> tuple[dict[str, Callable[[], object]], int]:
+    """Products of so many rows with either matrix of the model's MLP, in a dtype; FLOP of each."""
     width, inner = model.config.hidden_size, model.config.intermediate_size
-    input_ND = torch.ones(rows, width, device=model.device, dtype=dtype)
-    weight_FD = torch.ones(inner, width, device=model.device, dtype=dtype)
-    return torch.no_grad()(lambda: multiply(input_ND, weight_FD)), 2 * rows * width * inner
+    found: dict[str, Callable[[], object]] = {}
+    for way, (inputs, outputs) in zip(WAYS, ((width, inner), (inner, width)), strict=True):
+        input_NK = torch.ones(rows, inputs, device=model.device, dtype=dtype)
+        weight_FK = torch.ones(outputs, inputs, device=model.device, dtype=dtype)
+        found[way] = torch.no_grad()(partial(multiply, input_NK, weight_FK))
+    return found, 2 * rows * width * inner
 
 
 def parts(

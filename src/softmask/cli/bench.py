@@ -25,7 +25,7 @@ from ..bench.benchmark import BLOCK_STEPS, Bench, decodings
 from ..bench.cells import MODES
 from ..bench.summary import label, summarise, tables_of
 from ..hub.load import choose_device
-from ..reporting.measure import peak_mb, peak_of
+from ..reporting.measure import CLOCKS, peak_mb, peak_of
 from ..reporting.progress import progress
 from ..reporting.result_folder import claim, write
 from ..sampling import CACHES
@@ -71,6 +71,12 @@ def make_parser() -> argparse.ArgumentParser:
         help=f"with --shape: feedback (default {','.join(MODES)})",
     )
     parser.add_argument("--steps", type=int, default=8, help="denoising steps a run (default 8)")
+    parser.add_argument(
+        "--clock",
+        choices=CLOCKS,
+        default="wall",
+        help="with --shape: wall, or processor, on a machine that is not quiet",
+    )
     parser.add_argument("--repeat", type=int, help="runs of each decoding (default: by the clock)")
     parser.add_argument("--alg", default="entropy", help="unmasking rule (default entropy)")
     parser.add_argument("--temperature", type=float, default=0.0, help="sampling temperature (0)")
@@ -155,6 +161,8 @@ def _take_single(args: argparse.Namespace) -> None:
     """One value of what a shape takes several of; and what it leaves open."""
     if args.tokens is not None or args.modes != MODES:
         raise ValueError("--tokens and --modes need --shape: give --prompt-tokens otherwise")
+    if args.clock != "wall":
+        raise ValueError("--clock needs --shape, or softmask bench growth: leave it out")
     for name in ("batch", "dtype", "cache"):
         value = getattr(args, name)
         if value is not None and len(value) > 1:

@@ -21,7 +21,7 @@ from ..bench.growth_plot import PLOT, draw
 from ..bench.shapes import choose_shape, part, random_model
 from ..hub.load import choose_device, choose_dtype
 from ..models import DreamModel
-from ..reporting.measure import peak_mb, peak_of
+from ..reporting.measure import CLOCKS, check_clock, peak_mb, peak_of
 from ..reporting.plots import need_matplotlib
 from ..reporting.progress import progress
 from ..reporting.result_folder import claim, write
@@ -44,6 +44,9 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--modes", choices=MODES, default="topk", help="feedback (default topk)")
     parser.add_argument("--block-length", type=int, default=BLOCK, help=f"default {BLOCK}")
     parser.add_argument("--block-steps", type=int, default=Plan.steps, help="steps a block (8)")
+    parser.add_argument(
+        "--clock", choices=CLOCKS, default="wall", help="processor: on a machine that is not quiet"
+    )
     parser.add_argument("--repeat", type=int, default=3, help="rounds (default 3)")
     parser.add_argument("--device", help="cpu, cuda, mps (default: the best)")
     parser.add_argument("--dtype", help="float32, bfloat16 (default: by device)")
@@ -63,6 +66,7 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
     cells = cells_of(args.cache, args.tokens, args.batch, args.batch_tokens, args.modes)
     for cell in cells:
         plan.check(cell)
+    check_clock(args.clock, choose_device(args.device))
     if args.threads is not None:
         torch.set_num_threads(args.threads)
     if args.only is None and args.out is not None:
@@ -78,10 +82,10 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
             only = json.dumps(cell and dataclasses.asdict(cell))
             return peak_of("softmask", [*argv, "--only", only])
 
-        rows = measure_growth(model, cells, plan, shown.update, peak, args.repeat)
+        rows = measure_growth(model, cells, plan, shown.update, peak, args.repeat, args.clock)
     at = args.batch_tokens
-    where = f"{model.device.type}, {torch.get_num_threads()} threads"
-    title = f"{args.shape}, {args.layers} layers, {args.modes}, {where}: blocks of {plan.block}"
+    where = f"{model.device.type}, {torch.get_num_threads()} threads, {args.clock} time"
+    title = f"{args.shape}, {args.layers} layers, {args.modes}, blocks of {plan.block}\n{where}"
     tables = tables_of(rows, at, title)
     for table in tables:
         Console().print(table)
@@ -95,7 +99,7 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
     settings = {k: str(v) if k == "out" else v for k, v in vars(args).items() if v is not None}
     result = {"settings": settings, "rows": rows, "exponents": exponents}
     if args.out is not None:
-        draw(rows, at, args.out / PLOT)
+        draw(rows, at, args.out / PLOT, title)
         write(args.out, ["softmask", *argv], result, tables)
     if args.json:
         print(json.dumps(result))

@@ -15,6 +15,7 @@ from ..bench.shape_bench import run as measure_shape
 from ..bench.shape_bench import tables_of
 from ..bench.shapes import Shape, choose_shape, kinds_of
 from ..hub.load import choose_device
+from ..reporting.measure import check_clock
 from ..reporting.progress import progress
 from ..reporting.result_folder import claim, write
 from ..sampling import CACHES
@@ -24,7 +25,7 @@ TOKENS = (256,)
 # The options of `softmask bench` that a shape has a use for.
 USED = {
     *("shape", "layers", "tokens", "batch", "dtype", "cache", "modes", "block_length"),
-    *("block_steps", "soft_mask_k", "repeat", "device", "threads", "out", "json"),
+    *("block_steps", "soft_mask_k", "clock", "repeat", "device", "threads", "out", "json"),
 }
 
 
@@ -46,15 +47,18 @@ def run(args: argparse.Namespace, parser: argparse.ArgumentParser, argv: list[st
     for cell in cells:
         plan.check(cell)
     device = choose_device(args.device)
+    check_clock(args.clock, device)
     kinds = kinds_of(args.dtype or (("float32",) if device.type == "cpu" else ("bfloat16",)))
     if args.out is not None:
         claim(args.out)
     with progress("random weights") as shown:
-        result = measure_shape(shape, layers, kinds, cells, plan, device, shown.update, args.repeat)
+        result = measure_shape(
+            shape, layers, kinds, cells, plan, device, shown.update, args.repeat, args.clock
+        )
     result["threads"] = torch.get_num_threads()
     result["settings"] = {k: _plain(v) for k, v in vars(args).items() if v is not None}
     result["settings"] |= {"layers": layers}
-    tables = tables_of(result, _title(args.shape, shape, layers, plan, device))
+    tables = tables_of(result, _title(args.shape, shape, layers, plan, device, args.clock))
     console = Console()
     for table in tables:
         console.print(table)
@@ -69,12 +73,14 @@ def _plain(value: Any) -> Any:
     return value if isinstance(value, int | float | tuple) else str(value)
 
 
-def _title(name: str, shape: Shape, layers: int, plan: Plan, device: torch.device) -> str:
+def _title(
+    name: str, shape: Shape, layers: int, plan: Plan, device: torch.device, clock: str
+) -> str:
     depth = f"{layers} layers, measured"
     if layers < shape.layers:
         depth = f"{shape.layers} layers, projected from 1 and {layers}"
     return (
-        f"{name}, random weights, {device.type}, {torch.get_num_threads()} threads: {depth}\n"
-        f"a block of {plan.block} in the middle of a text, {plan.steps} steps: its first step, and "
-        "each later one"
+        f"{name}, random weights: {depth}\n"
+        f"{device.type}, {torch.get_num_threads()} threads, {clock} time; a block of {plan.block} "
+        f"in a text,\n{plan.steps} steps: ms of its first step, and of each later one"
     )

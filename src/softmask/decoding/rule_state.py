@@ -68,7 +68,8 @@ class RuleState:
     def _fitting(self, what: str, value: Any, start: bool | int | float, count: int) -> Tensor:
         """What a rule wrote, of the type that it declared."""
         try:
-            value_N = torch.as_tensor(value, device=self._device)
+            # Not on the device yet: mps has no float64, which NumPy's floats are.
+            value_N = torch.as_tensor(value)
         except (TypeError, ValueError, RuntimeError) as error:
             raise ValueError(
                 f"{what} must be numbers, one for each row, not {shown(value)}"
@@ -85,7 +86,7 @@ class RuleState:
             f"{what} begins with {start!r}, so it cannot keep {_kind(value_N.dtype)}: declare "
             f"{_WIDER.get(_kind(value_N.dtype), 'another value')}",
         )
-        return value_N.to(dtype)
+        return value_N.to(dtype).to(self._device)
 
     def save(self) -> dict[tuple[str, str, str], Any]:
         """Everything it holds."""

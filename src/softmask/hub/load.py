@@ -284,14 +284,20 @@ def _plan(source: Source, dtype: torch.dtype, device: torch.device, quantize: st
 def _dtype_of(
     source: Source, head: GgufHead | None, dtype: str | torch.dtype | None, device: torch.device
 ) -> torch.dtype:
-    """The dtype of what is not quantised; "auto" as transformers reads it: the config's own."""
+    """The dtype of what is not quantised; "auto" as transformers reads it: the config's own.
+
+    Raises:
+        ValueError: no such dtype, or none that the device has.
+    """
     chosen = choose_dtype(dtype, device)
-    if isinstance(chosen, torch.dtype):
-        return chosen
-    if head is not None:
-        return getattr(torch, dtype_of(head))
-    named = source.config.dtype or stored_dtype(source.weights) or torch.float32
-    return named if isinstance(named, torch.dtype) else getattr(torch, named)
+    if chosen == "auto" and head is not None:
+        chosen = dtype_of(head)
+    elif chosen == "auto":
+        chosen = source.config.dtype or stored_dtype(source.weights) or torch.float32
+    found = chosen if isinstance(chosen, torch.dtype) else getattr(torch, chosen)
+    if found == torch.float64 and device.type == "mps":
+        raise ValueError(f"{source.name}: mps has no float64: give dtype float32, or device cpu")
+    return found
 
 
 def _read_model(

@@ -51,7 +51,8 @@ class Quantizer:
     """Takes the linear layers of a model's blocks to this device in 8 or 4 bits, one by one.
 
     "int8": a scale for each row of weights and one for each token, whose activations pass through
-    float16 and must stay below 65504; "int4": nf4 with a scale for 64 weights. Every token is
+    float16 and must stay below 65504 (in float32 on a CPU without units for 8 bits tokens are not
+    rounded, `int8_on_cpu.py`); "int4": nf4 with a scale for 64 weights. Every token is
     rounded by itself, so that a text does not depend on its batch.
 
     Weights come in the dtype that they are stored in, and one layer at a time is in `dtype`, that
@@ -135,11 +136,13 @@ def seal(model: DreamModel, device: torch.device) -> DreamModel:
 
 
 def _int8(linear: nn.Linear) -> nn.Module:
-    from bitsandbytes.nn import Int8Params, Linear8bitLt
+    from bitsandbytes.nn import Int8Params
+
+    from .int8_on_cpu import Linear8bit
 
     # No columns of outliers in 16 bits (a threshold above 0): one token that has any would change
     # the arithmetic of the whole batch.
-    quantised = Linear8bitLt(
+    quantised = Linear8bit(
         linear.in_features,
         linear.out_features,
         linear.bias is not None,

@@ -18,6 +18,8 @@ from .machine import memory
 # Of a product on a CPU that has bfloat16 in its units, or in none: a third of the time of float32
 # up to twice; where each operation is emulated 20 times in this small one, 100 in large ones.
 EMULATED = 4.0
+# "processor" leaves out what other processes take, on a machine that is not quiet.
+CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "processor": time.process_time}
 
 
 def synchronise(device: torch.device) -> None:
@@ -26,13 +28,27 @@ def synchronise(device: torch.device) -> None:
         torch.accelerator.synchronize(device)
 
 
-def timed(call: Callable[[], object], device: torch.device) -> float:
-    """Seconds that a call takes, with what it leaves to the device."""
+def check_clock(clock: str, device: torch.device) -> None:
+    """Raises ValueError where a clock does not see what a device does."""
+    if clock == "processor" and device.type != "cpu":
+        raise ValueError(
+            f"processor time says nothing of what {device.type} does: leave out --clock, or use "
+            "--device cpu"
+        )
+
+
+def timed(call: Callable[[], object], device: torch.device, clock: str = "wall") -> float:
+    """Seconds that a call takes, with what it leaves to the device.
+
+    Args:
+        clock: "processor" is the sum over the threads of this process.
+    """
+    now = CLOCKS[clock]
     synchronise(device)
-    started = time.perf_counter()
+    started = now()
     call()
     synchronise(device)
-    return time.perf_counter() - started
+    return now() - started
 
 
 def summary(values: Sequence[float]) -> dict[str, float]:
