@@ -31,7 +31,9 @@ from evaluation_files import lines_of, write_code_files
 from parrot import evaluate_parrot
 from tiny import write_dream_folder
 
+from softmask.evaluation.record import read_run, summary
 from softmask.evaluation.sandbox import available
+from softmask.evaluation.suites import main_score
 from softmask.reporting.result_folder import claim, write
 from softmask.reporting.tables import light_table
 
@@ -48,7 +50,11 @@ INFILLING = (
 )
 PROGRAMS = (
     *("humaneval", "humaneval_plus", "mbpp", "mbpp_plus"),
-    *("livecodebench", "bigcodebench_complete", "bigcodebench_hard_complete"),
+    *("bigcodebench_complete", "bigcodebench_hard_complete"),
+)
+# Those whose prompts are for the chat template.
+CHATS = (
+    "livecodebench",
     *("humaneval_instruct", "humaneval_plus_instruct", "mbpp_instruct", "mbpp_plus_instruct"),
     *("bigcodebench_instruct", "bigcodebench_hard_instruct"),
 )
@@ -104,21 +110,23 @@ def judge(task: str, folder: Path, answer: Callable[[dict[str, Any]], str]) -> d
     return {"programs": len(model.asked), "right": score, "seconds": round(seconds, 2)}
 
 
-def random_model(task: str, model: Path, folder: Path, out: Path, limit: int) -> dict[str, Any]:
-    """`softmask eval` of a tiny random model, as a user types it."""
-    command = ["softmask", "eval", "--tasks", task, "--model", str(model), "--data-dir"]
-    command += [str(folder), "--limit", str(limit), "--confirm-run-unsafe-code", "--device", "cpu"]
-    command += ["--max-new-tokens", "16", "--out", str(out)]
-    if "_instruct" in task or task == "livecodebench":
-        command += ["--apply-chat-template"]
-    started = time.perf_counter()
-    run = [sys.executable, "-m", *command]
-    done = subprocess.run(run, capture_output=True, text=True)
+def random_model(
+    tasks: list[str], model: Path, folder: Path, out: Path, limit: int, *more: str
+) -> dict[str, dict[str, Any]]:
+    """`softmask eval` of a tiny random model, as a user types it: the main score of each task."""
+    command = ["softmask", "eval", "--tasks", ",".join(tasks), "--model", str(model)]
+    command += ["--data-dir", str(folder), "--limit", str(limit), "--device", "cpu"]
+    command += ["--max-new-tokens", "16", "--confirm-run-unsafe-code", "--out", str(out), *more]
+    done = subprocess.run([sys.executable, "-m", *command], capture_output=True, text=True)
     if done.returncode:
-        raise SystemExit(f"{task}: {done.stderr[-2000:]}")
-    seconds = time.perf_counter() - started
-    summary = json.loads((out / "results.json").read_text())["summary"]
-    return {"seconds": round(seconds, 1), "summary": summary}
+        raise SystemExit(f"{', '.join(tasks)}: {done.stderr[-2000:]}")
+    found = {}
+    for task in tasks:
+        rows = {(r["metric"], r["filter"]): r for r in summary(out) if r["task"] == task}
+        row = rows[main_score(task, list(rows))]
+        kept = {name: row[name] for name in ("metric", "value", "n", "forwards")}
+        found[task] = {**kept, "programs": read_run(out)["programs"].get(task)}
+    return found
 
 
 def main() -> None:
@@ -143,10 +151,10 @@ def main() -> None:
                 judged[task, kind] = judge(task, folder, answer)
                 print(task, kind, judged[task, kind], flush=True)
         write_dream_folder(model, chat=True, max_position_embeddings=4096)
-        ran = {}
-        for task in (*INFILLING, *PROGRAMS):
-            ran[task] = random_model(task, model, folder, Path(name) / task, args.limit)
-            print(task, ran[task], flush=True)
+        sizes = (model, folder, Path(name) / "raw", args.limit)
+        ran = random_model([*INFILLING, *PROGRAMS], *sizes)
+        sizes = (model, folder, Path(name) / "chat", args.limit)
+        ran |= random_model([*CHATS], *sizes, "--apply-chat-template")
     table = light_table("answers that are given: judged by all processors")
     for column in ("task", "answers", "programs", "right, %", "seconds", "ms a program"):
         table.add_column(column, justify="left" if column in ("task", "answers") else "right")
@@ -155,10 +163,10 @@ def main() -> None:
         cells = (f"{100 * one['right']:.1f}", f"{one['seconds']:.1f}", f"{each:.0f}")
         table.add_row(task, kind, str(one["programs"]), *cells)
     other = light_table(f"a tiny random model, {args.limit} problems at most: the whole command")
-    for column in ("task", "score, %", "seconds"):
-        other.add_column(column, justify="left" if column == "task" else "right")
+    for column in ("task", "metric", "problems", "score, %"):
+        other.add_column(column, justify="left" if column in ("task", "metric") else "right")
     for task, one in ran.items():
-        other.add_row(task, json.dumps(one["summary"])[:60], str(one["seconds"]))
+        other.add_row(task, one["metric"], str(one["n"]), f"{100 * one['value']:.1f}")
     result = {
         "protections": available(),
         "holes": counts,
