@@ -206,9 +206,9 @@ def test_grids_of_a_band_are_the_same_each_time_and_as_hard_as_is_said() -> None
         sudoku_9x9.documents(samples=-1)
 
 
-def test_the_task_with_a_band_of_ones_own_that_the_guide_shows_runs(model, tmp_path) -> None:
-    guide = (ROOT / "docs" / "guides" / "evaluate.md").read_text(encoding="utf-8")
-    (shown,) = re.findall(r"^```yaml\n(task: sudoku_9x9_mine\n.*?)^```$", guide, re.DOTALL | re.M)
+def test_the_task_with_a_band_of_ones_own_that_the_reference_shows_runs(model, tmp_path) -> None:
+    page = (ROOT / "docs" / "reference" / "evaluation-tasks.md").read_text(encoding="utf-8")
+    (shown,) = re.findall(r"^```yaml\n(task: sudoku_9x9_mine\n.*?)^```$", page, re.DOTALL | re.M)
     folder = tmp_path / "tasks"
     folder.mkdir()
     (folder / "mine.yaml").write_text(shown, encoding="utf-8")
