@@ -97,7 +97,8 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
             check_tasks(one)
     found: list[tuple[Cell, list[dict[str, Any]]]] = []
     spreads: list[tuple[Cell, list[Spread]]] = []
-    loaded, lm = None, None
+    loaded: str | None = None
+    lm: Any = None
     work.sort(key=lambda cell: MODES.index(cell.mode))
     for number, cell in enumerate(work, 1):
         own = cell.args

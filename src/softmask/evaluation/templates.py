@@ -56,7 +56,7 @@ class Template:
         return None if self.chat == OWN else self.chat
 
     def of(self, config: EvalConfig) -> EvalConfig:
-        """An evaluation under this template, with a system message of its own where it has none."""
+        """An evaluation under this template, whose system message, if any, wins over its own."""
         return dataclasses.replace(
             config,
             template=self.name,
