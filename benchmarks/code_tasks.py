@@ -7,8 +7,9 @@ lines are cut out of its HumanEval.jsonl.gz, as the benchmark's paper (arXiv 220
 line that is not blank, each stretch from one such line to another. That gives as many holes as the
 release has, 1033 and 5815. What DATA lacks is made up, a few rows in the release's format.
 
-Judged: the seconds of an evaluation whose answers are given, and which share of them is right. The
-references have to be right, all of them; what is never a program must not be.
+Judged: the seconds of an evaluation whose answers are given, on the clock and of processors (its
+own and its programs', which another load hardly changes), and which share of the answers is right.
+The references have to be right, all of them; what is never a program must not be.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from __future__ import annotations
 import argparse
 import gzip
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -101,13 +103,24 @@ def prepare(data: Path, folder: Path, lines: int | None) -> dict[str, Any]:
 
 def judge(task: str, folder: Path, answer: Callable[[dict[str, Any]], str]) -> dict[str, Any]:
     """The share of answers that is right, and the seconds that an evaluation of them takes."""
-    started = time.perf_counter()
+    started, spent = time.perf_counter(), _processor_seconds()
     results, model = evaluate_parrot([task], folder, answer)
-    seconds = time.perf_counter() - started
+    seconds, spent = time.perf_counter() - started, _processor_seconds() - spent
     (score,) = (
         value for name, value in results["results"][task].items() if name.startswith("pass@1,")
     )
-    return {"programs": len(model.asked), "right": score, "seconds": round(seconds, 2)}
+    return {
+        "programs": len(model.asked),
+        "right": score,
+        "seconds": round(seconds, 2),
+        "processor_seconds": round(spent, 2),
+    }
+
+
+def _processor_seconds() -> float:
+    """Of this process, and of those that it started and that have ended."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
 
 
 def random_model(
@@ -156,11 +169,20 @@ def main() -> None:
         sizes = (model, folder, Path(name) / "chat", args.limit)
         ran |= random_model([*CHATS], *sizes, "--apply-chat-template")
     table = light_table("answers that are given: judged by all processors")
-    for column in ("task", "answers", "programs", "right, %", "seconds", "ms a program"):
+    columns = (
+        "task",
+        "answers",
+        "programs",
+        "right, %",
+        "seconds",
+        "ms a program",
+        "of processors",
+    )
+    for column in columns:
         table.add_column(column, justify="left" if column in ("task", "answers") else "right")
     for (task, kind), one in judged.items():
-        each = 1000 * one["seconds"] / one["programs"]
-        cells = (f"{100 * one['right']:.1f}", f"{one['seconds']:.1f}", f"{each:.0f}")
+        times = [1000 * one[n] / one["programs"] for n in ("seconds", "processor_seconds")]
+        cells = (f"{100 * one['right']:.1f}", f"{one['seconds']:.1f}", *(f"{t:.0f}" for t in times))
         table.add_row(task, kind, str(one["programs"]), *cells)
     other = light_table(f"a tiny random model, {args.limit} problems at most: the whole command")
     for column in ("task", "metric", "problems", "score, %"):
