@@ -15,7 +15,7 @@ import json
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pyarrow import RecordBatch
@@ -65,7 +65,7 @@ def _damaged(path: Path, error: BaseException) -> ValueError:
     return ValueError(f"{path} is damaged ({first_line(error)}): copy it again from its source")
 
 
-def _opened(path: Path) -> IO[bytes]:
+def _opened(path: Path) -> gzip.GzipFile | io.BufferedReader:
     return gzip.open(path) if path.suffix == PACKED else path.open("rb")
 
 
