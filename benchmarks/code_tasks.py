@@ -179,7 +179,8 @@ def main() -> None:
         "of processors",
     )
     for column in columns:
-        table.add_column(column, justify="left" if column in ("task", "answers") else "right")
+        left = column in ("task", "answers")
+        table.add_column(column, justify="left" if left else "right", overflow="fold")
     for (task, kind), one in judged.items():
         times = [1000 * one[n] / one["programs"] for n in ("seconds", "processor_seconds")]
         cells = (f"{100 * one['right']:.1f}", f"{one['seconds']:.1f}", *(f"{t:.0f}" for t in times))
