@@ -7,8 +7,9 @@ lines are cut out of its HumanEval.jsonl.gz, as the benchmark's paper (arXiv 220
 line that is not blank, each stretch from one such line to another. That gives as many holes as the
 release has, 1033 and 5815. What DATA lacks is made up, a few rows in the release's format.
 
-Judged: the seconds of an evaluation whose answers are given, and which share of them is right. The
-references have to be right, all of them; what is never a program must not be.
+Judged: the seconds of an evaluation whose answers are given, on the clock and of processors (its
+own and its programs', which another load hardly changes), and which share of the answers is right.
+The references have to be right, all of them; what is never a program must not be.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from __future__ import annotations
 import argparse
 import gzip
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -31,7 +33,9 @@ from evaluation_files import lines_of, write_code_files
 from parrot import evaluate_parrot
 from tiny import write_dream_folder
 
+from softmask.evaluation.record import read_run, summary
 from softmask.evaluation.sandbox import available
+from softmask.evaluation.suites import main_score
 from softmask.reporting.result_folder import claim, write
 from softmask.reporting.tables import light_table
 
@@ -48,7 +52,11 @@ INFILLING = (
 )
 PROGRAMS = (
     *("humaneval", "humaneval_plus", "mbpp", "mbpp_plus"),
-    *("livecodebench", "bigcodebench_complete", "bigcodebench_hard_complete"),
+    *("bigcodebench_complete", "bigcodebench_hard_complete"),
+)
+# Those whose prompts are for the chat template.
+CHATS = (
+    "livecodebench",
     *("humaneval_instruct", "humaneval_plus_instruct", "mbpp_instruct", "mbpp_plus_instruct"),
     *("bigcodebench_instruct", "bigcodebench_hard_instruct"),
 )
@@ -95,30 +103,43 @@ def prepare(data: Path, folder: Path, lines: int | None) -> dict[str, Any]:
 
 def judge(task: str, folder: Path, answer: Callable[[dict[str, Any]], str]) -> dict[str, Any]:
     """The share of answers that is right, and the seconds that an evaluation of them takes."""
-    started = time.perf_counter()
+    started, spent = time.perf_counter(), _processor_seconds()
     results, model = evaluate_parrot([task], folder, answer)
-    seconds = time.perf_counter() - started
+    seconds, spent = time.perf_counter() - started, _processor_seconds() - spent
     (score,) = (
         value for name, value in results["results"][task].items() if name.startswith("pass@1,")
     )
-    return {"programs": len(model.asked), "right": score, "seconds": round(seconds, 2)}
+    return {
+        "programs": len(model.asked),
+        "right": score,
+        "seconds": round(seconds, 2),
+        "processor_seconds": round(spent, 2),
+    }
 
 
-def random_model(task: str, model: Path, folder: Path, out: Path, limit: int) -> dict[str, Any]:
-    """`softmask eval` of a tiny random model, as a user types it."""
-    command = ["softmask", "eval", "--tasks", task, "--model", str(model), "--data-dir"]
-    command += [str(folder), "--limit", str(limit), "--confirm-run-unsafe-code", "--device", "cpu"]
-    command += ["--max-new-tokens", "16", "--out", str(out)]
-    if "_instruct" in task or task == "livecodebench":
-        command += ["--apply-chat-template"]
-    started = time.perf_counter()
-    run = [sys.executable, "-m", *command]
-    done = subprocess.run(run, capture_output=True, text=True)
+def _processor_seconds() -> float:
+    """Of this process, and of those that it started and that have ended."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
+
+
+def random_model(
+    tasks: list[str], model: Path, folder: Path, out: Path, limit: int, *more: str
+) -> dict[str, dict[str, Any]]:
+    """`softmask eval` of a tiny random model, as a user types it: the main score of each task."""
+    command = ["softmask", "eval", "--tasks", ",".join(tasks), "--model", str(model)]
+    command += ["--data-dir", str(folder), "--limit", str(limit), "--device", "cpu"]
+    command += ["--max-new-tokens", "16", "--confirm-run-unsafe-code", "--out", str(out), *more]
+    done = subprocess.run([sys.executable, "-m", *command], capture_output=True, text=True)
     if done.returncode:
-        raise SystemExit(f"{task}: {done.stderr[-2000:]}")
-    seconds = time.perf_counter() - started
-    summary = json.loads((out / "results.json").read_text())["summary"]
-    return {"seconds": round(seconds, 1), "summary": summary}
+        raise SystemExit(f"{', '.join(tasks)}: {done.stderr[-2000:]}")
+    found = {}
+    for task in tasks:
+        rows = {(r["metric"], r["filter"]): r for r in summary(out) if r["task"] == task}
+        row = rows[main_score(task, list(rows))]
+        kept = {name: row[name] for name in ("metric", "value", "n", "forwards")}
+        found[task] = {**kept, "programs": read_run(out)["programs"].get(task)}
+    return found
 
 
 def main() -> None:
@@ -143,22 +164,32 @@ def main() -> None:
                 judged[task, kind] = judge(task, folder, answer)
                 print(task, kind, judged[task, kind], flush=True)
         write_dream_folder(model, chat=True, max_position_embeddings=4096)
-        ran = {}
-        for task in (*INFILLING, *PROGRAMS):
-            ran[task] = random_model(task, model, folder, Path(name) / task, args.limit)
-            print(task, ran[task], flush=True)
+        sizes = (model, folder, Path(name) / "raw", args.limit)
+        ran = random_model([*INFILLING, *PROGRAMS], *sizes)
+        sizes = (model, folder, Path(name) / "chat", args.limit)
+        ran |= random_model([*CHATS], *sizes, "--apply-chat-template")
     table = light_table("answers that are given: judged by all processors")
-    for column in ("task", "answers", "programs", "right, %", "seconds", "ms a program"):
-        table.add_column(column, justify="left" if column in ("task", "answers") else "right")
+    columns = (
+        "task",
+        "answers",
+        "programs",
+        "right, %",
+        "seconds",
+        "ms a program",
+        "of processors",
+    )
+    for column in columns:
+        left = column in ("task", "answers")
+        table.add_column(column, justify="left" if left else "right", overflow="fold")
     for (task, kind), one in judged.items():
-        each = 1000 * one["seconds"] / one["programs"]
-        cells = (f"{100 * one['right']:.1f}", f"{one['seconds']:.1f}", f"{each:.0f}")
+        times = [1000 * one[n] / one["programs"] for n in ("seconds", "processor_seconds")]
+        cells = (f"{100 * one['right']:.1f}", f"{one['seconds']:.1f}", *(f"{t:.0f}" for t in times))
         table.add_row(task, kind, str(one["programs"]), *cells)
     other = light_table(f"a tiny random model, {args.limit} problems at most: the whole command")
-    for column in ("task", "score, %", "seconds"):
-        other.add_column(column, justify="left" if column == "task" else "right")
+    for column in ("task", "metric", "problems", "score, %"):
+        other.add_column(column, justify="left" if column in ("task", "metric") else "right")
     for task, one in ran.items():
-        other.add_row(task, json.dumps(one["summary"])[:60], str(one["seconds"]))
+        other.add_row(task, one["metric"], str(one["n"]), f"{100 * one['value']:.1f}")
     result = {
         "protections": available(),
         "holes": counts,

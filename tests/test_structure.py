@@ -22,6 +22,7 @@ ROOMS = [
         "config",
         "families",
         "files",
+        "row_files",
         "constraints",
         "logits",
         "mixtures",

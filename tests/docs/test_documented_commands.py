@@ -1,4 +1,4 @@
-"""Every command that README and the guides show is run, or, where it cannot be, parsed.
+"""Every command that README, guides and the reference of evaluations show is run, or else parsed.
 
 A page's blocks run in their order, in one folder. A comment in front of a block says how it is
 tested (`<!-- test: ... -->`):
@@ -38,6 +38,7 @@ from softmask.training.recipe import read_recipe
 
 PAGES = [ROOT / "README.md", ROOT / "docs" / "get-started.md"]
 PAGES += sorted((ROOT / "docs" / "guides").glob("*.md"))
+PAGES += sorted((ROOT / "docs" / "reference").glob("evaluation*.md"))
 BLOCK = re.compile(
     r"(?:<!-- test: (?P<mark>[^\n]*?) -->\n)?"
     r"```(?P<language>\w+)(?: title=\"(?P<title>[^\"]+)\")?\n"

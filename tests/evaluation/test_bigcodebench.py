@@ -142,9 +142,9 @@ def test_free_programs_reach_no_objects_that_processes_share() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"code_prompt": None}, "line 1: a row needs the fields task_id, complete_prompt"),
-        ({"test": "x = 1"}, "line 1: the test has no class TestCases with tests"),
-        ({"test": "class"}, "line 1: solution or test are no program"),
+        ({"code_prompt": None}, ":1: a row needs the fields task_id, complete_prompt"),
+        ({"test": "x = 1"}, ":1: the test has no class TestCases with tests"),
+        ({"test": "class"}, ":1: solution or test are no program"),
     ],
 )
 def test_a_wrong_row_is_one_sentence_before_anything_runs(change, message, tmp_path, capsys):

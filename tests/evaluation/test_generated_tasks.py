@@ -19,6 +19,7 @@ from test_evaluate import result
 from softmask.cli.main import main
 from softmask.evaluation.suites import SUITES
 from softmask.evaluation.tasks import parallelbench, sudoku_9x9
+from softmask.hub.checkpoints import find
 from softmask.puzzles.held_out import held_out_digest, read_held_out
 from softmask.puzzles.sudoku import solution_of
 from softmask.puzzles.sudoku_guesses import difficulty
@@ -149,6 +150,23 @@ def test_documents_are_the_same_each_time_and_no_two_ask_the_same() -> None:
             assert {n: lengths.count(n) for n in lengths} == dict.fromkeys((3, 4, 5, 6), 25)
 
 
+def test_every_reference_answer_and_its_end_fit_the_tokens_of_its_task() -> None:
+    # The bundled vocabulary is small, so the same text takes more tokens than with any other.
+    tokenizer = find("default").tokenizer
+    suite = {part.task: part.tokens for part in SUITES["parallelbench"].parts}
+    index = own_tasks().task_index
+    for makes, tasks in ((parallelbench, PARALLEL), (sudoku_9x9, index["sudoku_9x9"].cfg["task"])):
+        for task in tasks:
+            tokens = index[task].cfg["generation_kwargs"]["max_gen_toks"]
+            assert suite.get(task, tokens) == tokens
+            # All grids are of one length.
+            few = {"samples": 1} if makes is sudoku_9x9 else {}
+            splits = makes.documents(**index[task].cfg["dataset_kwargs"] | few)
+            texts = [row["output"] for rows in splits.values() for row in rows]
+            lengths = [len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
+            assert max(lengths) < tokens, task
+
+
 def test_a_kind_that_there_is_not_is_an_error() -> None:
     with pytest.raises(ValueError, match=r"a kind of ParallelBench is line_copy, .*, not 'tower'"):
         parallelbench.documents(kind="tower")
@@ -188,9 +206,9 @@ def test_grids_of_a_band_are_the_same_each_time_and_as_hard_as_is_said() -> None
         sudoku_9x9.documents(samples=-1)
 
 
-def test_the_task_with_a_band_of_ones_own_that_the_guide_shows_runs(model, tmp_path) -> None:
-    guide = (ROOT / "docs" / "guides" / "evaluate.md").read_text(encoding="utf-8")
-    (shown,) = re.findall(r"^```yaml\n(task: sudoku_9x9_mine\n.*?)^```$", guide, re.DOTALL | re.M)
+def test_the_task_with_a_band_of_ones_own_that_the_reference_shows_runs(model, tmp_path) -> None:
+    page = (ROOT / "docs" / "reference" / "evaluation-tasks.md").read_text(encoding="utf-8")
+    (shown,) = re.findall(r"^```yaml\n(task: sudoku_9x9_mine\n.*?)^```$", page, re.DOTALL | re.M)
     folder = tmp_path / "tasks"
     folder.mkdir()
     (folder / "mine.yaml").write_text(shown, encoding="utf-8")

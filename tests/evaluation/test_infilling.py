@@ -177,7 +177,7 @@ def test_a_length_that_is_none_is_one_sentence(hole) -> None:
     [
         (["--apply-chat-template"], "fills in a hole of a text, which is no conversation"),
         (["--hole", "none"], "hole must be a number of tokens"),
-        ([], "line 1: a row needs the fields task_id, prompt, suffix"),
+        ([], ":1: a row needs the fields task_id, prompt, suffix"),
     ],
 )
 def test_bad_input_is_one_sentence_before_anything_runs(words, message, tmp_path, capsys) -> None:

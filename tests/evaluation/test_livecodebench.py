@@ -108,15 +108,15 @@ def test_private_tests_are_read_and_never_executed(private, message, tmp_path, m
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"metadata": None}, "line 1: a row needs the fields question_id"),
-        ({"difficulty": "odd"}, "line 1: the difficulty is none of easy, medium, hard"),
-        ({"private_test_cases": "x"}, "line 1: the private tests cannot be unpacked"),
+        ({"metadata": None}, ":1: a row needs the fields question_id"),
+        ({"difficulty": "odd"}, ":1: the difficulty is none of easy, medium, hard"),
+        ({"private_test_cases": "x"}, ":1: the private tests cannot be unpacked"),
         (
             {"public_test_cases": "[]", "private_test_cases": packed([])},
-            "line 1: there are no tests",
+            ":1: there are no tests",
         ),
-        ({"metadata": "[]"}, "line 1: metadata is no mapping"),
-        ({"metadata": "[" * 100_000}, "line 1: metadata or tests are not JSON"),
+        ({"metadata": "[]"}, ":1: metadata is no mapping"),
+        ({"metadata": "[" * 100_000}, ":1: metadata or tests are not JSON"),
     ],
 )
 def test_a_wrong_row_is_one_sentence_before_anything_runs(change, message, tmp_path, capsys):

@@ -106,17 +106,17 @@ def test_a_quoted_cell_of_csv_goes_over_lines(folder) -> None:
 @pytest.mark.parametrize(
     ("task", "file", "content", "sentence"),
     [
-        ("aime", "aime/a.csv", b"Question,Answer\na,1\nb\n", "line 3: this cannot be read"),
-        ("aime", "aime/a.csv", b'Question,Answer\n"a,1\n', "line 2: this cannot be read"),
-        ("aime", "aime/a.csv", b"Problem,Answer\na,1\n", "line 2: a row needs the fields Question"),
+        ("aime", "aime/a.csv", b"Question,Answer\na,1\nb\n", ":2: a row needs the fields Question"),
+        ("aime", "aime/a.csv", b'Question,Answer\n"a,1\n', "a.csv is no table in UTF-8"),
+        ("aime", "aime/a.csv", b"Problem,Answer\na,1\n", ":1: a row needs the fields Question"),
         ("aime24", "aime24/a.parquet", b"PAR1", "a.parquet is damaged"),
-        ("aime25", "aime25/a.jsonl", b"{}\n", "line 1: a row needs the fields problem, answer"),
+        ("aime25", "aime25/a.jsonl", b"{}\n", ":1: a row needs the fields problem, answer"),
         ("ruler_vt", "ruler/4k/vt/validation.jsonl", b"{}\n", "4096, 8192, .*, not 4k"),
         (
             "ruler_vt",
             "ruler/4096/vt/validation.jsonl",
             lines_of([RULER_ROW | {"outputs": "5437923"}]),
-            "line 1: outputs must be a list of texts",
+            ":1: outputs must be a list of texts",
         ),
     ],
 )

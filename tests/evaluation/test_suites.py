@@ -128,6 +128,33 @@ def test_lladas_suite_is_its_own_evaluation() -> None:
     assert {(cell.args.guidance, cell.args.mc_num) for cell in guided} == {(0.5, 4)}
 
 
+def test_lladas_instruct_models_have_the_published_lengths_blocks_and_ends() -> None:
+    def settings(suite: str) -> dict[str, tuple[object, ...]]:
+        found = {}
+        for cell in cells(SUITES[suite], model_args({}), CONFIG):
+            one = cell.args.sampling(cell.args.max_new_tokens, {})
+            ends = (one.late_ends, one.suppress_eos)
+            found[cell.part.task] = (cell.mode, one.steps, one.block_length, *ends)
+        return found
+
+    assert settings("llada-instruct") == {
+        "gsm8k_cot": ("plain", 512, None, "published", False),
+        "minerva_math": ("plain", 512, None, "published", False),
+        "humaneval_instruct": ("plain", 512, None, "no", True),
+        "mbpp_instruct": ("plain", 256, None, "published", False),
+    }
+    assert settings("llada-instruct-blocks") == {
+        "gsm8k_cot": ("plain", 256, 8, "no", False),
+        "minerva_math": ("plain", 512, 64, "no", False),
+    }
+    assert settings("llada-1.5") == {
+        "gsm8k_cot": ("plain", 256, 16, "published", False),
+        "minerva_math": ("plain", 1024, 128, "published", False),
+        "humaneval_instruct": ("plain", 512, 32, "published", False),
+        "mbpp_instruct": ("plain", 512, 32, "published", False),
+    }
+
+
 def test_a_score_lies_so_many_standard_errors_from_the_published_one(capsys) -> None:
     from rich.console import Console
 

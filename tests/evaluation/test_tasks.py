@@ -36,7 +36,7 @@ from paths import ROOT
 from paths import SHARED as DATA
 
 from softmask.evaluation.sandbox import Limits, Verdict
-from softmask.evaluation.task_data import LAYOUTS, overrides, read_dataset, with_data
+from softmask.evaluation.task_data import LAYOUTS, SHOTS, overrides, read_dataset, with_data
 from softmask.evaluation.tasks import (
     FOLDER,
     instructions,
@@ -801,6 +801,13 @@ def test_files_are_found_in_the_folder_and_in_its_two_parts(
     assert row == HUMANEVAL_ROW
 
 
+def test_puzzles_are_read_from_a_compressed_file_too(tmp_path: Path) -> None:
+    lines = b'{"input": "15,44,79,50", "output": "44-15=29,79-29=50"}\n' * (SHOTS + 2)
+    (tmp_path / "cd3_test.jsonl.gz").write_bytes(gzip.compress(lines))
+    found = read_dataset(**overrides("countdown_cd3", tmp_path)["dataset_kwargs"])
+    assert {split: len(rows) for split, rows in found.items()} == {"fewshot": SHOTS, "test": 2}
+
+
 def test_all_files_of_a_star_are_read_compressed_or_not_and_none_twice(tmp_path: Path) -> None:
     (tmp_path / "livecodebench").mkdir()
     for name in ("test3.jsonl", "test.jsonl", "test2.jsonl.gz", "test.jsonl.gz"):
@@ -820,16 +827,16 @@ def test_a_changed_file_is_seen(tmp_path: Path, manager: TaskManager) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "sentence"),
     [
-        ("gsm8k_cot", b"{}\n", "line 1: a row needs the fields question, answer"),
-        ("gsm8k_cot", b"[1]\n", "line 1: a row needs"),
-        ("gsm8k_cot", b'{"question": "", "answer": ""}\n{', "line 2: this cannot be read"),
+        ("gsm8k_cot", b"{}\n", ":1: a row needs the fields question, answer"),
+        ("gsm8k_cot", b"[1]\n", ":1: a row needs"),
+        ("gsm8k_cot", b'{"question": "", "answer": ""}\n{', ":2 is no JSON"),
         ("gsm8k_cot", b"", "no rows for the split test"),
-        ("countdown_cd3", b'{"input": "1,2,3", "output": "1+2=4"}\n', "line 1: the output does"),
+        ("countdown_cd3", b'{"input": "1,2,3", "output": "1+2=4"}\n', ":1: the output does"),
         ("mbpp", lines_of(MBPP_ROWS[:1]), "no rows for the split test"),
         (
             "mbpp_plus",
             lines_of([MBPP_PLUS_ROW | {"prompt": "Add one."}]),
-            "line 1: Mbpp/56: the prompt is not a text and one assertion",
+            ":1: Mbpp/56: the prompt is not a text and one assertion",
         ),
     ],
 )

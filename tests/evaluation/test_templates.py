@@ -16,6 +16,7 @@ from softmask.config import read_json
 from softmask.decoding.chat_template import render_chat
 from softmask.evaluation import spread
 from softmask.evaluation.compare import compare, refusals
+from softmask.evaluation.config import EvalConfig
 from softmask.evaluation.harness import SoftMaskLM
 from softmask.evaluation.templates import SHIPPED, read_templates
 
@@ -168,6 +169,69 @@ def test_what_a_template_leaves_out_is_found_before_anything_is_evaluated(
     assert message in error
     assert error.splitlines()[-1].startswith("softmask: error: ")
     assert not (tmp_path / "t").exists()
+
+
+def suite_words(model, data, out, *more: str) -> list[str]:
+    return [
+        *("eval", "suite", "puzzles", "--model", str(model), "--data-dir", str(data)),
+        *("--out", str(out), "--tasks", "sudoku_4x4_4_plain", "--fractions", "1/2"),
+        *("--limit", "2", "--device", "cpu", "--max-new-tokens", "8", *more),
+    ]
+
+
+def test_a_suite_runs_each_cell_under_each_template_and_compares_them(
+    model, data, tmp_path, capsys, monkeypatch
+) -> None:
+    out = tmp_path / "s"
+    assert main(suite_words(model, data, out, "--templates", "raw,own")) == 0
+    printed = capsys.readouterr()
+    cell = "sudoku_4x4_4_plain@1_2"
+    written = {str(path.parent.relative_to(out)) for path in out.rglob("results.json")}
+    assert written == {f"{m}/{cell}/{name}" for m in ("plain", "soft") for name in ("raw", "own")}
+    assert "over 2 chat templates" in " ".join(printed.out.split())
+    rows = [line.split() for line in printed.out.splitlines()]
+    for mode in ("plain", "soft"):
+        (found,) = [one for one in spread.read(out / mode / cell) if one.main]
+        shown = [found.shown(v) for v in (found.mean, found.deviation, found.range, found.error)]
+        assert ["sudoku_4x4_4_plain", "1/2", mode, *shown] in rows
+    places = {(d.place, d.spread is None) for d in compare(out / "plain", out / "soft")}
+    assert places == {(f"{cell}/raw", False), (f"{cell}/own", False)}
+    assert main(["eval", "report", str(out), "--out", str(tmp_path / "r.html")]) == 0
+    named = [line.split(" | ")[0] for line in (tmp_path / "r.md").read_text().splitlines()]
+    assert named.count(f"| plain/{cell}") == named.count(f"| soft/{cell}") == 1
+
+    monkeypatch.setattr(SoftMaskLM, "_generate", None)
+    capsys.readouterr()
+    assert main(suite_words(model, data, out, "--templates", "raw,own")) == 0
+    assert capsys.readouterr().out == printed.out
+
+
+def test_evaluations_of_one_prompt_and_of_several_do_not_share_a_folder(
+    model, data, tmp_path, capsys
+) -> None:
+    out, one = tmp_path / "s", ("--modes", "plain")
+    assert main(suite_words(model, data, out, *one)) == 0
+    assert main(suite_words(model, data, out, *one, "--templates", "raw,own")) == 2
+    assert "holds an evaluation without --templates: name another" in capsys.readouterr().err
+    assert len(list(out.rglob("results.json"))) == 1
+
+
+def test_a_templates_system_message_stands_in_place_of_a_suites() -> None:
+    told = EvalConfig(tasks=("aime24",), system_instruction="Box the answer.")
+    found = {name: SHIPPED[name].of(told).system_instruction for name in ("own", "steps")}
+    assert found == {"own": "Box the answer.", "steps": SHIPPED["steps"].system}
+
+
+def test_templates_and_published_scores_contradict_each_other(tmp_path, capsys) -> None:
+    command = ["eval", "suite", "dream", "--against", "published", "--templates", "raw,own"]
+    assert main([*command, "--out", str(tmp_path / "s")]) == 2
+    assert "the published scores are of the suite's own prompts" in capsys.readouterr().err
+
+
+def test_a_sweep_is_of_one_prompt(tmp_path, capsys) -> None:
+    command = ["eval", "sweep", "--tasks", "sudoku_4x4_4_plain", "--steps", "1", "--templates"]
+    assert main([*command, "all", "--out", str(tmp_path / "s")]) == 2
+    assert "a sweep is of one prompt: give --templates to" in capsys.readouterr().err
 
 
 def test_a_model_without_a_chat_template_has_none_of_its_own(data, tmp_path, capsys) -> None:

@@ -10,8 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ..config import BUNDLED, from_mapping
+from ..config import BUNDLED, from_mapping, require
 from ..evaluation.config import OWN_NAMES, EvalConfig, ModelArgs, model_args
+from ..evaluation.templates import JINJA, SHIPPED, YAML, Template, read_templates
 from ..reporting.progress import progress
 from ..training.config import RECIPE
 from .options import add_model_options, add_settings, given
@@ -47,6 +48,33 @@ def add_prompt_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--include-path", help="a folder with further tasks (YAML)")
     parser.add_argument("--gen-kwargs", help="generation arguments over the tasks': a=1,b=2")
+
+
+def add_template_option(parser: argparse.ArgumentParser) -> None:
+    """Several ways of putting the tasks to the model."""
+    parser.add_argument(
+        "--templates",
+        metavar="NAMES",
+        help=f"once under each of several chat templates and system messages, and the spread of "
+        f"the score over them: of {', '.join(SHIPPED)}; all; or files ({', '.join(YAML + JINJA)})",
+    )
+
+
+def read_template_option(args: argparse.Namespace) -> list[Template]:
+    """The templates of the command line; none where one prompt is meant.
+
+    Raises:
+        ValueError: what says how prompts are put is given twice, or a template is none.
+    """
+    if args.templates is None:
+        return []
+    for option in ("apply_chat_template", "system_instruction"):
+        require(
+            not getattr(args, option, None),
+            f"--templates and --{option.replace('_', '-')} contradict each other: each template "
+            "says both",
+        )
+    return read_templates(args.templates)
 
 
 def add_record_options(parser: argparse.ArgumentParser) -> None:

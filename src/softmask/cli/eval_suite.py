@@ -1,6 +1,7 @@
 """softmask eval suite: a named suite, plain and soft-masked, at several numbers of forwards.
 
 Runs all of its cells, and prints its table. A run that was stopped goes on by the same command.
+With --templates each cell runs once under each of several prompts, in place of the suite's own.
 The suites:
 """
 
@@ -10,21 +11,29 @@ import argparse
 import dataclasses
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..config import require
-from ..evaluation.suites import MODES, SUITES
+from ..evaluation.suites import MODES, SUITES, Cell, Suite
+from ..evaluation.templates import check_prompts, evaluate_under
 from ..reporting.progress import progress
 from .eval_options import (
     add_eval_model,
     add_task_options,
+    add_template_option,
     load_lm,
     logger_of,
     need_lm_eval,
     read_config,
     read_model_args,
+    read_template_option,
 )
 from .options import add_hidden, new_parser, set_threads
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from ..evaluation.spread import Spread
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -46,6 +55,7 @@ def make_parser() -> argparse.ArgumentParser:
         "not with --adapter, soft-masking off",
     )
     add_hidden(parser, "--binary-adapter", dest="plain_adapter")
+    add_template_option(parser)
     add_task_options(parser)
     add_eval_model(parser)
     return parser
@@ -56,12 +66,17 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
     set_threads(args.threads)
     from rich.console import Console
 
-    from ..evaluation.suites import against_published, cells, suite_table
+    from ..evaluation.suites import cells
 
     suite = SUITES[args.suite]
     require(
         args.against is None or bool(suite.published),
         f"no published score is known for the suite {args.suite}: leave out --against",
+    )
+    templates = read_template_option(args)
+    require(
+        args.against is None or not templates,
+        "the published scores are of the suite's own prompts: leave out --against or --templates",
     )
     model, config = read_model_args(args), read_config(args, (suite.parts[0].task,))
     work = cells(
@@ -72,13 +87,17 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
         fractions=_fractions(args.fractions),
         tasks=args.tasks.split(",") if args.tasks else None,
     )
-    out = args.out or Path("evals") / args.suite
+    out = args.out or Path("evals") / (args.suite + ("-templates" if templates else ""))
     need_lm_eval()
     with progress("reading the tasks"):
         from ..evaluation.evaluate import check_tasks, evaluate
 
-        check_tasks(dataclasses.replace(config, tasks=tuple(cell.part.task for cell in work)))
-    found, loaded = [], None
+        every = dataclasses.replace(config, tasks=tuple(cell.part.task for cell in work))
+        for one in [template.of(every) for template in templates] or [every]:
+            check_tasks(one)
+    found: list[tuple[Cell, list[dict[str, Any]]]] = []
+    spreads: list[tuple[Cell, list[Spread]]] = []
+    loaded: str | None = None
     lm: Any = None
     work.sort(key=lambda cell: MODES.index(cell.mode))
     for number, cell in enumerate(work, 1):
@@ -88,23 +107,38 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
         if lm is None or loaded != own.adapter:
             lm = None  # before the next one is there
             lm, loaded = load_lm(own), own.adapter
+            check_prompts(templates, lm.tokenizer, lm.checkpoint.name)
         say = logger_of(lm)
         say(f"{number}/{len(work)}  {cell.folder}")
-        rows = evaluate(
-            *(lm, own, cell.config, out / cell.folder),
-            command=["softmask", *argv],
-            overwrite=args.overwrite,
-            report=say,
-        )
-        found.append((cell, rows))
-    compared = against_published(suite, found) if args.against else None
+        what = (lm, own, cell.config, out / cell.folder)
+        how: Any = {"command": ["softmask", *argv], "overwrite": args.overwrite, "report": say}
+        if templates:
+            spreads.append((cell, evaluate_under(templates, *what, **how)))
+        else:
+            found.append((cell, evaluate(*what, **how)))
     if lm.ranks.index == 0:
-        Console().print(suite_table(suite, found))
-        if compared is not None:
-            Console().print(compared)
+        for table in _tables(suite, found, spreads, against=args.against is not None):
+            Console().print(table)
         print(out)
     lm.ranks.leave()
     return 0
+
+
+def _tables(
+    suite: Suite,
+    found: list[tuple[Cell, list[dict[str, Any]]]],
+    spreads: list[tuple[Cell, list[Spread]]],
+    *,
+    against: bool,
+) -> list[Table]:
+    """The suite's scores, of one prompt or over templates, and beside published ones if asked."""
+    from ..evaluation.spread import suite_spreads
+    from ..evaluation.suites import against_published, suite_table
+
+    if spreads:
+        return [suite_spreads(suite, spreads)]
+    compared = against_published(suite, found) if against else None
+    return [suite_table(suite, found), *([] if compared is None else [compared])]
 
 
 def _fractions(text: str | None) -> list[Fraction] | None:

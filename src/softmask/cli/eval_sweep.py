@@ -17,7 +17,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ..config import FEEDBACK_PRESETS
+from ..config import FEEDBACK_PRESETS, require
 from ..evaluation.config import SWEPT, ModelArgs
 from ..files import write_atomically
 from ..reporting.plots import need_matplotlib
@@ -33,7 +33,7 @@ from .eval_options import (
     read_config,
     read_model_args,
 )
-from .options import new_parser, set_threads
+from .options import add_hidden, new_parser, set_threads
 
 T = TypeVar("T")
 
@@ -60,6 +60,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--metric", help="NAME or NAME,FILTER (default: a suite's own, or the task's first)"
     )
+    add_hidden(parser, "--templates")
     add_prompt_options(parser)
     add_task_options(parser)
     add_eval_model(parser, leave_out=SWEPT, soft_mask=False)
@@ -68,6 +69,11 @@ def make_parser() -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace, argv: list[str]) -> int:
     """Runs the command with parsed arguments."""
+    require(
+        args.templates is None,
+        "a sweep is of one prompt: give --templates to `softmask eval`, with the settings of one "
+        "point (--nfe, --threshold, ...), or to `softmask eval suite`",
+    )
     set_threads(args.threads)
     from rich.console import Console
 

@@ -22,26 +22,20 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from ..config import require
-from ..evaluation.templates import (
-    JINJA,
-    SHIPPED,
-    YAML,
-    Template,
-    check_prompts,
-    read_templates,
-)
+from ..evaluation.templates import check_prompts, evaluate_under
 from ..reporting.progress import progress
 from .eval_options import (
     add_eval_model,
     add_prompt_options,
     add_task_options,
+    add_template_option,
     load_lm,
     logger_of,
     name_of_record,
     need_lm_eval,
     read_config,
     read_model_args,
+    read_template_option,
 )
 from .options import new_parser, set_threads
 
@@ -50,12 +44,7 @@ def make_parser() -> argparse.ArgumentParser:
     """The command's options."""
     parser = new_parser("eval", __doc__)
     parser.add_argument("--tasks", required=True, help="names, with commas between them")
-    parser.add_argument(
-        "--templates",
-        metavar="NAMES",
-        help=f"once under each of several chat templates and system messages, and the spread of "
-        f"the score over them: of {', '.join(SHIPPED)}; all; or files ({', '.join(YAML + JINJA)})",
-    )
+    add_template_option(parser)
     add_prompt_options(parser)
     add_task_options(parser)
     add_eval_model(parser)
@@ -68,8 +57,7 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
     model = read_model_args(args)
     tasks = tuple(args.tasks.split(","))
     config = read_config(args, tasks)
-    templates = _templates(args)
-    configs = {template.name: template.of(config) for template in templates} or {"": config}
+    templates = read_template_option(args)
     name = name_of_record(model, tasks) + ("-templates" if templates else "")
     folder = args.out or Path("evals") / name
     from rich.console import Console
@@ -79,51 +67,23 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
         from ..evaluation import spread
         from ..evaluation.evaluate import check_tasks, evaluate, table_of
 
-        for one in configs.values():
+        for one in [template.of(config) for template in templates] or [config]:
             check_tasks(one)
     lm = load_lm(model)
     check_prompts(templates, lm.tokenizer, lm.checkpoint.name)
     say = logger_of(lm)
-    if templates and args.overwrite and lm.ranks.index == 0:
-        (folder / spread.RESULT).unlink(missing_ok=True)  # of evaluations that are deleted next
-    for number, (own, one) in enumerate(configs.items(), 1):
-        if templates:
-            say(f"{number}/{len(configs)}  {own}")
-        rows = evaluate(
-            *(lm, model, one, folder / own),
-            command=["softmask", *argv],
-            overwrite=args.overwrite,
-            report=say,
-        )
+    what = (lm, model, config, folder)
+    how: Any = {"command": ["softmask", *argv], "overwrite": args.overwrite, "report": say}
+    if templates:
+        tables = spread.tables_of(evaluate_under(templates, *what, **how))
+    else:
+        tables = [table_of(evaluate(*what, **how), _title(lm))]
     if lm.ranks.index == 0:
-        if templates:
-            found = spread.spreads_of({own: folder / own for own in configs})
-            spread.write(folder, found)
-            tables = spread.tables_of(found)
-        else:
-            tables = [table_of(rows, _title(lm))]
         for table in tables:
             Console().print(table)
         print(folder)
     lm.ranks.leave()
     return 0
-
-
-def _templates(args: argparse.Namespace) -> list[Template]:
-    """The templates of the command line; none where one prompt is meant.
-
-    Raises:
-        ValueError: what says how prompts are put is given twice, or a template is none.
-    """
-    if args.templates is None:
-        return []
-    for option in ("apply_chat_template", "system_instruction"):
-        require(
-            not getattr(args, option),
-            f"--templates and --{option.replace('_', '-')} contradict each other: each template "
-            "says both",
-        )
-    return read_templates(args.templates)
 
 
 def _title(lm: Any) -> str:

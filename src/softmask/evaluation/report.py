@@ -144,13 +144,18 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
 
 
 def read_spreads(runs: Sequence[Run]) -> list[tuple[str, Spread]]:
-    """Spreads of main scores over templates: the folder's name, and what it holds.
+    """Spreads of main scores over templates: the place of their folder, and what it holds.
 
     Raises:
         ValueError: a folder's spreads are damaged.
     """
-    folders = dict.fromkeys(run.folder.resolve().parent for run in runs)
-    return [(path.name, one) for path in folders for one in spread.read(path) if one.main]
+    places = {run.folder.resolve().parent: run.name.rpartition("/")[0] for run in runs}
+    return [
+        (place or path.name, one)
+        for path, place in places.items()
+        for one in spread.read(path)
+        if one.main
+    ]
 
 
 def read_tasks(runs: Sequence[Run], samples: int = SAMPLES) -> list[Task]:

@@ -20,7 +20,7 @@ from ..config import from_mapping, read_json
 from ..files import write_atomically
 from ..reporting.tables import light_table
 from . import record
-from .suites import main_score, score_name
+from .suites import Cell, Suite, main_score, score_name
 
 # Beside the folders of the evaluations, one for each template.
 RESULT = "templates.json"
@@ -139,3 +139,21 @@ def tables_of(spreads: Sequence[Spread]) -> list[Table]:
         table.add_row("range", spread.shown(spread.range), "")
         tables.append(table)
     return tables
+
+
+def suite_spreads(suite: Suite, found: Sequence[tuple[Cell, Sequence[Spread]]]) -> Table:
+    """A row for each cell of a suite: its score over the templates, and how far that moves."""
+    count = max((len(one.scores) for _, spreads in found for one in spreads), default=0)
+    table = light_table(f"{suite.title}: over {count} chat templates")
+    table.add_column("task", overflow="fold")
+    for column in ("NFE", "mode"):
+        table.add_column(column, no_wrap=True)
+    for column in ("mean", "standard\ndeviation", "range", "standard\nerror"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for cell, spreads in found:
+        wanted = (cell.part.task, *cell.part.score)
+        one = next(one for one in spreads if one.key == wanted)
+        values = (one.mean, one.deviation, one.range, one.error)
+        shown = ["" if value is None else one.shown(value) for value in values]
+        table.add_row(cell.part.task, str(cell.fraction), cell.mode, *shown)
+    return table

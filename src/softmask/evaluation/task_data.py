@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..puzzles.puzzles import read_puzzles
-from .data_rows import numbered_rows
+from ..row_files import rows_of
 from .tasks.bigcodebench import bigcodebench_row
 from .tasks.evalplus import humaneval_plus_row, mbpp_plus_row
 from .tasks.livecodebench import livecodebench_row
@@ -270,8 +270,9 @@ def read_dataset(
 def _rows(path: Path, layout: Layout) -> Rows:
     given = layout.of_path(path)
     rows: Rows = []
-    for where, row in numbered_rows(path):
-        if not isinstance(row, dict) or not set(layout.fields) <= row.keys():
+    for number, row in rows_of(path):
+        where = f"{path}:{number}"
+        if not isinstance(row, dict) or any(row.get(name) is None for name in layout.fields):
             raise ValueError(f"{where}: a row needs the fields {', '.join(layout.fields)}.")
         try:
             converted = layout.row(row | given)

@@ -1,14 +1,15 @@
 """softmask eval --templates: a task put to a model in several ways, and what the choice decides.
 
 A template is a chat template or none, with a system message or without. The evaluation under each
-is one in a folder of its own, which a run that is repeated finds finished.
+is one in a folder of its own, which a run that is repeated finds finished. So is each cell of a
+suite: once under every template.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,10 +17,13 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from ..config import from_mapping, require, setting
-from .config import EvalConfig
+from .config import RUN, EvalConfig, ModelArgs
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+    from .harness import SoftMaskLM
+    from .spread import Spread
 
 # The value of `chat` that stands for the tokenizer's own chat template; all templates that ship.
 OWN, ALL = "own", "all"
@@ -52,13 +56,13 @@ class Template:
         return None if self.chat == OWN else self.chat
 
     def of(self, config: EvalConfig) -> EvalConfig:
-        """An evaluation under this template."""
+        """An evaluation under this template, whose system message, if any, wins over its own."""
         return dataclasses.replace(
             config,
             template=self.name,
             apply_chat_template=self.chat is not None,
             chat_template=self.jinja,
-            system_instruction=self.system,
+            system_instruction=self.system or config.system_instruction,
             until=self.until,
         )
 
@@ -175,3 +179,51 @@ def _prompt(template: Template, tokenizer: PreTrainedTokenizerBase) -> str:
         return render_chat(tokenizer, messages, template=template.jinja, add_generation_prompt=True)
     except ValueError as error:
         raise ValueError(f"template {template.name}: {error}") from error
+
+
+def evaluate_under(
+    templates: Sequence[Template],
+    lm: SoftMaskLM,
+    args: ModelArgs,
+    config: EvalConfig,
+    folder: Path,
+    *,
+    command: Sequence[str] = (),
+    overwrite: bool = False,
+    report: Callable[[str], None] = print,
+) -> list[Spread]:
+    """An evaluation under each template, in a folder of its name, and the scores' spread beside.
+
+    Args:
+        folder: holds the folders of the templates, and `spread.RESULT`.
+        command, overwrite, report: as of `evaluate`.
+
+    Returns:
+        The spread of every score on the first process, which has them; nothing on others.
+
+    Raises:
+        ValueError: as of `evaluate`, or the folder is itself that of an evaluation.
+    """
+    from . import spread
+    from .evaluate import evaluate
+
+    require(
+        not (folder / RUN).is_file(),
+        f"{folder} holds an evaluation without --templates: name another folder with --out",
+    )
+    first = lm.ranks.index == 0
+    if overwrite and first:
+        (folder / spread.RESULT).unlink(missing_ok=True)  # of evaluations that are deleted next
+    for number, template in enumerate(templates, 1):
+        report(f"template {number}/{len(templates)}  {template.name}")
+        evaluate(
+            *(lm, args, template.of(config), folder / template.name),
+            command=command,
+            overwrite=overwrite,
+            report=report,
+        )
+    if not first:
+        return []
+    found = spread.spreads_of({template.name: folder / template.name for template in templates})
+    spread.write(folder, found)
+    return found

@@ -6,12 +6,11 @@ and the generators draw from the distribution those files were drawn from, so th
 here can be scored there. Those files have no 9x9 Sudoku. `sudoku.py` and `countdown.py` hold the
 rules of each kind.
 
-Needs the standard library only.
+Needs no packages.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import random
 import re
@@ -19,6 +18,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..row_files import rows_of
 from . import countdown, sudoku, sudoku_9x9
 
 __all__ = [
@@ -200,19 +200,14 @@ def _stream(rng: random.Random, weights: list[float], held_out: frozenset[str]) 
 def read_puzzles(path: str | Path, kind: str) -> list[Puzzle]:
     """Return the puzzles of a file with one JSON object {"input": ..., "output": ...} a line.
 
-    Raises ValueError, naming the file and the line, for a line that is not such an object
-    or whose output does not solve its input, and for an unknown kind; OSError if the file
-    cannot be read.
+    The file may be packed (.gz). Raises ValueError, naming the file and the line, for a line that
+    is not such an object or whose output does not solve its input, and for an unknown kind;
+    OSError if the file cannot be read.
     """
     _checked_kind(kind)
     puzzles = []
-    lines = Path(path).read_bytes().removesuffix(b"\n").split(b"\n")
-    for number, line in enumerate(lines, start=1):
-        where = f"{path}, line {number}:"
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError):
-            raise ValueError(f"{where} this is not a JSON object.") from None
+    for number, row in rows_of(Path(path)):
+        where = f"{path}:{number}:"
         if not (
             isinstance(row, dict)
             and row.keys() == {"input", "output"}

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
-# Part of the key: raise it when conversation_rows.py, split.py or source_files.py makes other rows
+# Part of the key: raise it when conversation_rows.py, split.py or row_files.py makes other rows
 # of one input.
 FORMAT = 3
 # Settings that do not decide the rows, but the batches made of them or where they are kept.

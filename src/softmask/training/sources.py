@@ -26,9 +26,9 @@ from huggingface_hub.errors import (
 
 from ..config import read_json
 from ..files import expand_home
+from ..row_files import BATCH, first_line, rows_of
 from .config import SourceConfig
 from .messages import TEXT_ROLE, Messages, columns_of, form_of, messages_of
-from .source_files import BATCH, first_line, rows_of
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -265,7 +265,7 @@ def open_source(
 
 def _read_file(path: Path, source: SourceConfig) -> Iterator[SourceRow]:
     is_text = None
-    for number, row in rows_of(path, source):
+    for number, row in _rows_of(path, source):
         where = f"{path}:{number}"
         chat = messages_of(source, where, row)
         if not isinstance(chat, str):
@@ -278,6 +278,11 @@ def _read_file(path: Path, source: SourceConfig) -> Iterator[SourceRow]:
         yield where, chat
 
 
+def _rows_of(path: Path, source: SourceConfig) -> Iterator[tuple[int, Any]]:
+    """Numbered rows of a file; of a table those columns alone that hold the chats."""
+    return rows_of(path, lambda there: columns_of(source, str(path), there))
+
+
 def form_of_source(resolved: ResolvedSource) -> str:
     """What a source's rows are taken for, in words; of the Hub nothing is read for it.
 
@@ -285,7 +290,7 @@ def form_of_source(resolved: ResolvedSource) -> str:
         ValueError: as `open_source`, of the first row.
     """
     for path in resolved.files.get("train", []):
-        for number, row in rows_of(path, resolved.source):
+        for number, row in _rows_of(path, resolved.source):
             messages_of(resolved.source, f"{path}:{number}", row)
             return form_of(columns_of(resolved.source, str(path), row))
     return "a data set on the Hub" if not resolved.files else "no rows"

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from ..row_files import BATCH
 from .config import ConversationConfig
-from .source_files import BATCH
 from .sources import SourceRow, SourceSplit, hub_errors
 
 

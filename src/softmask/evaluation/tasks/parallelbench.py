@@ -9,8 +9,8 @@
 What is the paper's: the tasks, 100 documents each, lines of 3 to 6 names (25 of each length), one
 example (none for sentences), greedy decoding, and what is right. Its code has no license, so
 nothing of it is here: names, words, grids and the wording of the prompts are ours, and scores do
-not compare with published ones. Places are counted from 1 here, from 0 there. Answers have 64
-tokens; lines have 32 there. Sentences must also pass a grammar checker there; here a rule judges
+not compare with published ones. Places are counted from 1 here, from 0 there. Lines have
+96 tokens; there 32. Sentences must also pass a grammar checker there; here a rule judges
 them (see `sentence_results`), which is weaker. Paraphrases and summaries, which need models to
 judge, are left out.
 
