@@ -36,7 +36,7 @@ from softmask.reporting.tables import light_table
 
 # How we load the model, and what llama.cpp reads for it: dtype, quantize, type of the file.
 WAYS: dict[str, tuple[str | None, str | None, str]] = {
-    "float32": ("float32", None, "bf16"),
+    "float32": ("float32", None, "f32"),
     "bfloat16": ("bfloat16", None, "bf16"),
     "int8": (None, "int8", "q8_0"),
     "int4": (None, "int4", "q8_0"),

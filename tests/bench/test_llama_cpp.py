@@ -55,7 +55,7 @@ def test_our_step_is_compared_with_what_the_program_prints(run, capsys) -> None:
     out = run(LAST.format(said="total time"))
     result = json.loads((out / "result.json").read_text())
     found = result["ways"]["float32"]
-    assert found["file"] == "bf16"
+    assert found["file"] == "f32"
     assert found["raw_ms"]["llama.cpp"] == [7.5, 7.5]
     for name in ("plain", "soft"):
         own = found["raw_ms"][name]

@@ -3,7 +3,7 @@
 Writes a folder with weights (an adapter is merged in), tokenizer, soft-mask parameters and code,
 which AutoModel.from_pretrained(DIR, trust_remote_code=True) loads without this package. With
 --layout original it is written as the model's family has it, for that family's own code and tools.
-With --gguf bf16 or q8_0 it is one file that llama.cpp loads.
+With --gguf bf16, q8_0, f16 or f32 it is one file that llama.cpp loads.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def make_parser() -> argparse.ArgumentParser:
     add_family_option(parser)
     add_layout_option(parser)
     parser.add_argument("--dtype", help="convert to float32, bfloat16 or float16 (default: keep)")
-    parser.add_argument("--gguf", metavar="TYPE", help="write a GGUF file, in bf16 or q8_0")
+    parser.add_argument("--gguf", metavar="TYPE", help="write a GGUF file: bf16, q8_0, f16, f32")
     parser.add_argument("--overwrite", action="store_true", help="replace an older export in PATH")
     return parser
 

@@ -30,7 +30,7 @@ from .gguf_tokenizer import tokenizer_metadata
 from .gguf_weights import gguf_package, in_file_order, stored_tensors
 
 # What matrices are written in; vectors are in fp32, as llama.cpp has them.
-KINDS = ("bf16", "q8_0")
+KINDS = ("f32", "f16", "bf16", "q8_0")
 # llama.cpp knows no other in these architectures.
 ACTIVATIONS = ("silu", "swish")
 # What it does with a model that is written under an architecture of causal ones.
@@ -56,7 +56,7 @@ def export_gguf(
         target: the file, which ends in `.gguf`.
         name: as for `hub.load`.
         adapter: as for `hub.load`; it is merged in float32.
-        kind: "bf16" or "q8_0", of matrices. Those whose rows blocks of 32 do not divide are in f16
+        kind: one of `KINDS`, of matrices. Those whose rows blocks of 32 do not divide are in f16
             in place of q8_0, as llama.cpp's converter has them.
         revision: as for `hub.load`.
         family: as for `hub.load`.
@@ -88,7 +88,8 @@ def export_gguf(
         values[facts.OWN_SAMPLING] = json.dumps(head.own(facts.OWN_SAMPLING))
     elif sampling.is_file():
         values[facts.OWN_SAMPLING] = json.dumps(read_json(sampling))
-    values["general.file_type"] = int(gguf.LlamaFileType[f"MOSTLY_{kind.upper()}"])
+    share = "ALL" if kind == "f32" else "MOSTLY"
+    values["general.file_type"] = int(gguf.LlamaFileType[f"{share}_{kind.upper()}"])
     values["general.quantization_version"] = gguf.GGML_QUANT_VERSION
     read = _reader(source, head, merged)
     names = _names(source.config, tied=tied)
