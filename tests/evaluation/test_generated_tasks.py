@@ -92,7 +92,7 @@ def test_prompts_show_another_document_and_sentences_none() -> None:
     example, asked = line.split("\n\n")
     assert example.splitlines()[-1] == example.splitlines()[0].partition(": ")[2]
     assert asked.endswith(" Give the list alone, in the same format.\n")
-    assert settings["max_gen_toks"] == 64
+    assert settings["max_gen_toks"] == 96
     assert sentence.count("\n") == 1
 
 

@@ -261,7 +261,9 @@ def test_the_best_is_the_best_of_the_checkpoints_where_there_are_more_evaluation
 def finished(settings_of, tmp_path_factory) -> tuple[Recipe, Path]:
     """A run with a moving average and all of its checkpoints: after updates 2, 4 and 6."""
     folder = tmp_path_factory.mktemp("finished")
-    recipe = recipe_of(settings_of(folder), steps=6, ema=0.9, save_limit=None, keep_best=True)
+    settings = settings_of(folder)
+    settings["conversations"]["validation_samples"] = 6  # so many that it gets better to its end
+    recipe = recipe_of(settings, steps=6, ema=0.9, save_limit=None, keep_best=True)
     train(recipe, folder / "run", **SILENT)
     return recipe, folder / "run"
 
