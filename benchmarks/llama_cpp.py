@@ -43,7 +43,7 @@ WAYS: dict[str, tuple[str | None, str | None, str]] = {
 }
 # As examples/diffusion/diffusion.cpp prints it at the end of a text.
 TIMES = re.compile(r"total time: ([\d.]+)ms, time per step: ([\d.]+)ms, sampling time per step: ")
-ENTROPY = "3"  # of --diffusion-algorithm
+ENTROPY = "1"  # of --diffusion-algorithm
 EPS = "0.001"  # of Dream's schedule, as ours
 PROMPT = "Once upon a time there was a little dog who lived in a big house near the sea."
 
