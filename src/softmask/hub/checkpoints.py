@@ -314,13 +314,19 @@ def compare_shapes(
     check_report(folder, report, config, where)
 
 
-def stored_dtype(weights: Sequence[Path]) -> torch.dtype | None:
-    """The dtype of all tensors in the files; None: they are of several."""
-    found = set()
+def stored_dtypes(weights: Sequence[Path]) -> dict[str, torch.dtype]:
+    """The dtype of each tensor in the files, by its name there; their heads alone are read."""
+    found: dict[str, torch.dtype] = {}
     for path in weights:
         with safe_open(path, framework="pt") as file:
             names = sorted(file.keys())
-            found |= {FLOATS[file.get_slice(name).get_dtype()] for name in names}
+            found |= {name: FLOATS[file.get_slice(name).get_dtype()] for name in names}
+    return found
+
+
+def stored_dtype(weights: Sequence[Path]) -> torch.dtype | None:
+    """The dtype of all tensors in the files; None: they are of several."""
+    found = set(stored_dtypes(weights).values())
     return found.pop() if len(found) == 1 else None
 
 

@@ -33,7 +33,7 @@ from ..families.registry import FAMILY_KEY, by_name, is_own_layout
 from ..files import LOCK, expand_home, locked, sync_tree
 from ..models import DreamModel
 from ..models.checkpoint import Source, first_not_finite
-from .checkpoints import check_link, find, shapes_of, tokenizer_folder
+from .checkpoints import check_link, find, shapes_of, stored_dtypes, tokenizer_folder
 from .config_file import CONFIG_KEYS
 from .cut_weights import Made, Part, as_it_is, ours_of_theirs, reading, theirs_of_ours
 from .folder import CONFIG_FILE, WEIGHT_INDEX, read_mapping, tensor_names
@@ -228,6 +228,7 @@ def _write_weights(
     # A weight goes to the file that the first of its parts is in.
     placed = {name: homes[made.parts[0].name] for name, made in by_files.items()}
     state = {} if merged is None else merged.state_dict()
+    stored = stored_dtypes(source.weights)
     size = 0
     with reading(source.weights) as read:
         for path in source.weights:
@@ -236,7 +237,7 @@ def _write_weights(
             tensors = {}
             for name in sorted(name for name, home in placed.items() if home == path):
                 made = by_files[name]
-                kept = dtype or read(made.parts[0].name).dtype
+                kept = dtype or stored[made.parts[0].name]
                 value = made.of(read) if merged is None else by_ours[name].of(state.__getitem__)
                 tensors[name] = value.detach().to(kept).contiguous()
             bad = first_not_finite(tensors.items())

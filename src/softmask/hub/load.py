@@ -6,6 +6,7 @@ without `trust_remote_code`.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import importlib.util
 from dataclasses import dataclass, replace
@@ -325,13 +326,15 @@ def _read_model(
     in_4_bits = stored or load_in_4bit
     if in_4_bits and device_map is None:
         device_map = {"": chosen}
-    with quiet(), reading(source.weights) as read:
+    with contextlib.ExitStack() as held:
+        held.enter_context(quiet())
         weights: dict[str, Any] = {"pretrained_model_name_or_path": folder}
         if all(link.is_whole for link in source.links):
             renamed = {f"^{at.theirs}$": at.ours for at in source.links if at.theirs != at.ours}
             weights["key_mapping"] = renamed or None
         else:  # transformers renames while it reads, but does not know how these are cut
             made = ours_of_theirs(source.links, shapes_of(config))
+            read = held.enter_context(reading(source.weights))
             weights = {"pretrained_model_name_or_path": None, "state_dict": later(made, read)}
             chosen_dtype = _dtype_of(source, None, dtype, chosen)
         try:
