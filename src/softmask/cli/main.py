@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Anything else is a fault of this program and keeps its traceback.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
-    threads.prepare()
+    threads.prepare(lasting=argv[:1] == ["serve"])
     # Where it is installed, it advises on every import to install kernels of its own.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     try:

@@ -83,7 +83,7 @@ class Footprint:
         computed = 2 * size * width + max(attention, mlp, mixing)
         # The head streams pieces on a CPU; elsewhere chunks of rows are whole.
         on_cpu = (device or model.device).type == "cpu"
-        pieces = 8 * PIECE_LOGITS if on_cpu else size * CHUNK_LOGITS
+        pieces = 8 * PIECE_LOGITS * torch.get_num_threads() if on_cpu else size * CHUNK_LOGITS
         return cls(
             fixed=pieces + CHUNK_ROWS * FILTERED * vocabulary,
             held=BOOKKEEPING + (store if cached else 0) + soft + logprobs,

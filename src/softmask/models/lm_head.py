@@ -24,9 +24,11 @@ from .linear import PLAIN, multiply
 # Most logits that are computed at once where they are only read and not returned: 256 MB in
 # fp32, 441 rows of a vocabulary of 152k.
 CHUNK_LOGITS = 2**26
-# Logits that a streamed piece of the vocabulary has on a CPU. They and their exponentials are
-# 1.3 MB, and stay in the second-level cache: 192 rows of 152k took 183 ms in pieces of this size,
-# 221 ms in pieces eight times as large (two threads).
+# Logits that a thread has of a streamed piece of the vocabulary on a CPU. They and their
+# exponentials are 1.3 MB, and stay in the second-level cache: 192 rows of 152k took 183 ms in
+# pieces of half this size, 221 ms in pieces four times as large (two threads, 2 MB of cache each).
+# Smaller ones cost the threads' waiting for each other, 80 us an operation where they sleep: 109
+# rows of width 512 took 240 and 211 ms in pieces of half and of this size (0.5 MB of cache each).
 PIECE_LOGITS = 160 * 1024
 # And columns at most: a product of few rows no longer gains from wider ones.
 PIECE_COLUMNS = 8192
@@ -146,7 +148,7 @@ def _stream(
 ) -> LogitStatistics:
     """One pass over the vocabulary; sums are rescaled whenever a row's maximum grows."""
     rows = len(hidden_ND)
-    size = max(256, k, min(PIECE_COLUMNS, PIECE_LOGITS // rows))
+    size = max(256, k, min(PIECE_COLUMNS, PIECE_LOGITS * torch.get_num_threads() // rows))
     powers = torch.empty(rows * size)
     best_NK = torch.full((rows, k), -torch.inf)
     ids_NK = torch.zeros(rows, k, dtype=torch.long)
@@ -230,11 +232,6 @@ class _Sums:
 def _keep_best(z_NC: Tensor, start: int, best_NK: Tensor, ids_NK: Tensor) -> tuple[Tensor, Tensor]:
     """The leading logits so far and their ids, with those of columns start.. taken in."""
     k = best_NK.shape[1]
-    if k == 1:
-        value_N1, place_N1 = z_NC.max(dim=1, keepdim=True)
-        better_N1 = value_N1 > best_NK
-        ids_NK = torch.where(better_N1, place_N1 + start, ids_NK)
-        return torch.where(better_N1, value_N1, best_NK), ids_NK
     # After the first pieces few rows have anything to add: k / i of them in piece i, for logits
     # in no order.
     rows = (z_NC.amax(dim=1) > best_NK[:, -1]).nonzero().squeeze(1)
