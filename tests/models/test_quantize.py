@@ -6,6 +6,7 @@ import importlib.util
 import logging
 from pathlib import Path
 
+import bitsandbytes
 import pytest
 import torch
 from tiny import write_dora_adapter, write_dream_folder
@@ -219,7 +220,7 @@ def test_threads_are_counted_from_one(command, capsys, threads) -> None:
 @pytest.fixture
 def layer(monkeypatch):
     """A layer in 8 bits, as on a CPU without units for them, and its weights as it holds them."""
-    monkeypatch.setattr("softmask.models.int8_on_cpu.HAS_INT8", False)
+    monkeypatch.setattr("softmask.models.quantized_on_cpu.HAS_INT8", False)
     torch.manual_seed(0)
     linear = torch.nn.Linear(64, 96).requires_grad_(False)
     bias_N = linear.bias.clone()
@@ -234,7 +235,7 @@ def test_8_bits_of_weights_alone_round_no_token_and_stay_in_pieces(layer, monkey
     x = torch.randn(2, 5, 64)
     expected = torch.nn.functional.linear(x.double(), weight_NK, bias_N.double()).float()
     torch.testing.assert_close(made(x), expected, rtol=1e-5, atol=1e-5)
-    monkeypatch.setattr("softmask.models.int8_on_cpu.PIECE", 7 * 64)  # 7 of 96 outputs
+    monkeypatch.setattr("softmask.models.quantized_on_cpu.PIECE", 7 * 64)  # 7 of 96 outputs
     torch.testing.assert_close(made(x), expected, rtol=1e-5, atol=1e-5)
     x[0, 0, 0] = 1e5  # float16 has none
     assert made(x).isfinite().all()
@@ -245,7 +246,23 @@ def test_products_of_8_bits_are_taken_where_the_cpu_has_them(layer, monkeypatch)
     made, *_ = layer
     x = torch.randn(5, 64)
     alone = made(x)
-    monkeypatch.setattr("softmask.models.int8_on_cpu.HAS_INT8", True)
+    monkeypatch.setattr("softmask.models.quantized_on_cpu.HAS_INT8", True)
     rounded = made(x)
     assert not torch.equal(rounded, alone)  # tokens are rounded too
     assert 0 < error_of(rounded, alone) < ERROR["int8"]
+
+
+@torch.no_grad()
+def test_4_bits_become_float32_in_pieces_as_bitsandbytes_makes_them_whole(monkeypatch) -> None:
+    torch.manual_seed(0)
+    linear = torch.nn.Linear(128, 192).requires_grad_(False)
+    bias_N = linear.bias.clone()
+    made = Quantizer("int4", torch.device("cpu"), torch.float32).layer("layer", linear)
+    monkeypatch.setattr(made, "support_avx512bf16_for_cpu", False)
+    state = made.weight.quant_state
+    weight_NK = bitsandbytes.functional.dequantize_4bit(made.weight.data, state)
+    x = torch.randn(2, 5, 128)
+    expected = torch.nn.functional.linear(x, weight_NK, bias_N)
+    torch.testing.assert_close(made(x), expected, rtol=1e-5, atol=1e-5)
+    monkeypatch.setattr("softmask.models.quantized_on_cpu.PIECE", 7 * 128)  # 7 of 192 outputs
+    torch.testing.assert_close(made(x), expected, rtol=1e-5, atol=1e-5)

@@ -52,7 +52,7 @@ class Quantizer:
 
     "int8": a scale for each row of weights and one for each token, whose activations pass through
     float16 and must stay below 65504 (in float32 on a CPU without units for 8 bits tokens are not
-    rounded, `int8_on_cpu.py`); "int4": nf4 with a scale for 64 weights. Every token is
+    rounded, `quantized_on_cpu.py`); "int4": nf4 with a scale for 64 weights. Every token is
     rounded by itself, so that a text does not depend on its batch.
 
     Weights come in the dtype that they are stored in, and one layer at a time is in `dtype`, that
@@ -138,7 +138,7 @@ def seal(model: DreamModel, device: torch.device) -> DreamModel:
 def _int8(linear: nn.Linear) -> nn.Module:
     from bitsandbytes.nn import Int8Params
 
-    from .int8_on_cpu import Linear8bit
+    from .quantized_on_cpu import Linear8bit
 
     # No columns of outliers in 16 bits (a threshold above 0): one token that has any would change
     # the arithmetic of the whole batch.
@@ -157,10 +157,12 @@ def _int8(linear: nn.Linear) -> nn.Module:
 
 
 def _int4(linear: nn.Linear) -> nn.Module:
-    from bitsandbytes.nn import Linear4bit, Params4bit
+    from bitsandbytes.nn import Params4bit
+
+    from .quantized_on_cpu import LinearNF4
 
     settings: dict[str, Any] = {"quant_type": "nf4", "compress_statistics": True}
-    quantised = Linear4bit(
+    quantised = LinearNF4(
         linear.in_features,
         linear.out_features,
         linear.bias is not None,
