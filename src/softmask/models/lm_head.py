@@ -25,11 +25,12 @@ from .linear import PLAIN, multiply
 # fp32, 441 rows of a vocabulary of 152k.
 CHUNK_LOGITS = 2**26
 # Logits that a thread has of a streamed piece of the vocabulary on a CPU. They and their
-# exponentials are 1.3 MB, and stay in the second-level cache: 192 rows of 152k took 183 ms in
-# pieces of half this size, 221 ms in pieces four times as large (two threads, 2 MB of cache each).
-# Smaller ones cost the threads' waiting for each other, 80 us an operation where they sleep: 109
-# rows of width 512 took 240 and 211 ms in pieces of half and of this size (0.5 MB of cache each).
-PIECE_LOGITS = 160 * 1024
+# exponentials are 2.6 MB. Small pieces cost waiting of threads for each other, large ones leave the
+# second-level cache. 109 rows of width 512 and 152k columns, two threads with 0.5 MB of it each:
+# 195, 208 and 179 ms in pieces of a quarter, half and all of this size (286, 230 and 201 where
+# threads sleep while they wait); 192 rows with 2 MB of it each: 183 and 221 ms in a quarter and
+# twice of it.
+PIECE_LOGITS = 320 * 1024
 # And columns at most: a product of few rows no longer gains from wider ones.
 PIECE_COLUMNS = 8192
 
