@@ -1,8 +1,8 @@
 """How the threads of a command wait, and how many there are: decided before torch is imported.
 
 Threads of OpenMP look for their next share of work for a while, and then sleep. On a quiet machine
-looking is faster: 64 tokens of the bundled model took 1.6 s, and 2.2 asleep. Where another process
-wants the same core, the one that looks takes it from the one that works: 5.4 s, and 2.3 asleep
+looking is faster: 64 tokens of the bundled model took 2.0 s, and 2.8 asleep. Where another process
+wants the same core, the one that looks takes it from the one that works: 5.6 s, and 2.3 asleep
 (`benchmarks/threads.py`, two processors). So it depends on what else computes when a command
 begins. A server always sleeps: it has threads for requests beside, and gained nothing by looking.
 
