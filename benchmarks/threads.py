@@ -12,7 +12,6 @@ Seconds, the median over the rounds.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
 import subprocess
