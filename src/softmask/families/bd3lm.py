@@ -19,7 +19,6 @@ def _block_causal(family: Family, name: str, title: str, hub: str) -> Family:
         hub=(f"dllm-hub/{hub}-diffusion-bd3lm-v0.1",),
         # A prompt is padded on its left to whole blocks there, and the padding is hidden.
         fixed={**family.fixed, "block_size": 32, "block_origin": "prompt"},
-        sampling={**family.sampling, "cache": "exact"},
     )
 
 

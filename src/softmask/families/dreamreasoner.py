@@ -15,5 +15,5 @@ DREAM_REASONER = Family(
     fixed={"logit_shift": False, "attention_bias": False, "qk_norm": True},
     further={"model_type": "Dream"},
     mask_token="<|mask|>",
-    sampling={"alg": "maskgit_plus", "threshold": 0.95, "cache": "exact"},
+    sampling={"alg": "maskgit_plus", "threshold": 0.95},
 )

@@ -50,7 +50,8 @@ class Family:
         chat: what its own code sets in the chat template, which templates read as variables.
         answer_header: what its chat template writes before an answer, and behind every
             conversation, even where no answer is asked for.
-        sampling: settings of SamplingConfig that its own code decodes with.
+        sampling: settings of SamplingConfig that its own code decodes with, without the cache:
+            `hub.load` gives a block-causal model its exact one.
         training: settings of a recipe, by its parts, that its own code fine-tunes with.
         trains_padding: whether the padding's embedding is trained, which transformers' classes
             leave out.

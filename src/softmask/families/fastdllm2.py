@@ -13,7 +13,7 @@ FAST_DLLM_2 = Family(
     renamed={"bd_size": "block_size"},
     usual={"block_size": 32},
     mask_token="|<MASK>|",
-    sampling={"alg": "maskgit_plus", "threshold": 0.9, "block_length": 8, "cache": "exact"},
+    sampling={"alg": "maskgit_plus", "threshold": 0.9, "block_length": 8},
     # Its masks come in pairs, each the other's complement; here each row is masked once.
     training={"noise": {"t_low": 1e-3, "t_high": 1.0}, "train": {"weighting": "mean"}},
 )

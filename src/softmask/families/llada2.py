@@ -47,5 +47,5 @@ LLADA2 = Family(
     ),
     mask_token="<|mask|>",
     end_tokens=("<|endoftext|>", "<|role_end|>"),
-    sampling={"alg": "maskgit_plus", "step_schedule": "even", "threshold": 0.95, "cache": "exact"},
+    sampling={"alg": "maskgit_plus", "step_schedule": "even", "threshold": 0.95},
 )

@@ -13,6 +13,6 @@ SDAR = Family(
     usual={"block_size": 4},
     fixed={"logit_shift": False, "attention_bias": False, "qk_norm": True},
     mask_token="<|MASK|>",
-    sampling={"alg": "maskgit_plus", "step_schedule": "even", "threshold": 0.9, "cache": "exact"},
+    sampling={"alg": "maskgit_plus", "step_schedule": "even", "threshold": 0.9},
     training={"noise": {"t_low": 1e-3, "t_high": 1.0}, "train": {"weighting": "answer"}},
 )
