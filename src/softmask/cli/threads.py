@@ -26,23 +26,24 @@ COUNT = "OMP_NUM_THREADS"
 # step. Some tenths of a millisecond: longer than Python needs between two operations.
 LOOKS = "10000"
 LOAD = Path("/proc/loadavg")
+SAMPLES = 5
 
 
-def is_quiet(load: Path | None = None, samples: int = 5) -> bool:
+def is_quiet() -> bool:
     """Whether no other process computes now, by most of some samples within milliseconds.
 
     Where the system does not say how many are running (others than Linux), it is not.
     """
     alone = 0
-    for _ in range(samples):
+    for _ in range(SAMPLES):
         try:
             # "0.72 1.94 2.05 1/158 3052": threads that run, this one among them, of all.
-            running = int((load or LOAD).read_text(encoding="ascii").split()[3].split("/")[0])
+            running = int(LOAD.read_text(encoding="ascii").split()[3].split("/")[0])
         except (OSError, ValueError, IndexError):
             return False
         alone += running <= 1
         time.sleep(0.001)
-    return 2 * alone > samples
+    return 2 * alone > SAMPLES
 
 
 def prepare(lasting: bool = False, environment: MutableMapping[str, str] = os.environ) -> None:

@@ -15,7 +15,7 @@ import torch
 from ..config import SamplingConfig, SoftMaskConfig, is_on
 from ..logits import CHUNK_ROWS
 from ..models import DreamConfig, DreamModel
-from ..models.lm_head import CHUNK_LOGITS, PIECE_LOGITS
+from ..models.lm_head import CHUNK_LOGITS, piece_logits
 from .kv_cache import bytes_per_position, heads_of
 from .likelihood import LikelihoodConfig
 
@@ -83,7 +83,7 @@ class Footprint:
         computed = 2 * size * width + max(attention, mlp, mixing)
         # The head streams pieces on a CPU; elsewhere chunks of rows are whole.
         on_cpu = (device or model.device).type == "cpu"
-        pieces = 8 * PIECE_LOGITS * torch.get_num_threads() if on_cpu else size * CHUNK_LOGITS
+        pieces = 8 * piece_logits() if on_cpu else size * CHUNK_LOGITS
         return cls(
             fixed=pieces + CHUNK_ROWS * FILTERED * vocabulary,
             held=BOOKKEEPING + (store if cached else 0) + soft + logprobs,

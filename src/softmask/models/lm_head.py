@@ -31,7 +31,7 @@ CHUNK_LOGITS = 2**26
 # threads sleep while they wait); 192 rows with 2 MB of it each: 183 and 221 ms in a quarter and
 # twice of it.
 PIECE_LOGITS = 320 * 1024
-# And columns at most: a product of few rows no longer gains from wider ones.
+# And columns at most of a piece: a product of few rows no longer gains from wider ones.
 PIECE_COLUMNS = 8192
 
 # Floors some of a piece of the logits in place, which begins at this row and this column.
@@ -126,6 +126,11 @@ def chunked_logits(
         yield logits_CV
 
 
+def piece_logits() -> int:
+    """Most logits of a streamed piece of the vocabulary, those of all threads together."""
+    return PIECE_LOGITS * torch.get_num_threads()
+
+
 def _streams(head: nn.Linear, hidden_ND: Tensor) -> bool:
     if type(head) not in PLAIN or type(head.weight) is not nn.Parameter:
         return False
@@ -149,7 +154,7 @@ def _stream(
 ) -> LogitStatistics:
     """One pass over the vocabulary; sums are rescaled whenever a row's maximum grows."""
     rows = len(hidden_ND)
-    size = max(256, k, min(PIECE_COLUMNS, PIECE_LOGITS * torch.get_num_threads() // rows))
+    size = max(256, k, min(PIECE_COLUMNS, piece_logits() // rows))
     powers = torch.empty(rows * size)
     best_NK = torch.full((rows, k), -torch.inf)
     ids_NK = torch.zeros(rows, k, dtype=torch.long)
