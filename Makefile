@@ -26,6 +26,10 @@ BIN := .venv/bin
 demo: .venv/.installed
 	$(BIN)/softmask demo
 
+# Byte code is kept whatever the environment says: each worker, and each process that a test
+# starts, would compile all sources again.
+test coverage: export PYTHONDONTWRITEBYTECODE =
+
 test: .venv/.installed
 	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal $(PYTEST_ARGS)
 
