@@ -6,10 +6,6 @@ import gc
 import os
 from pathlib import Path
 
-# Nothing that is imported or collected is ever freed, and there are 800,000 objects of it, through
-# which each full collection would look in 0.4 s. A training run ends with one.
-gc.disable()
-
 if "PYTEST_XDIST_WORKER" in os.environ:
     # One processor for each worker, and for each process that its tests start.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -46,6 +42,14 @@ def pytest_configure(config: pytest.Config) -> None:
     is_measured = bool(config.getoption("cov_source", None))
     if "PYTEST_XDIST_WORKER" not in os.environ and not is_measured:
         start_fork_server()
+
+
+# Nothing that is imported or collected is ever freed: 800,000 objects, through which each full
+# collection of garbage would look in 0.4 s. A training run ends with one.
+
+
+def pytest_collection() -> None:
+    gc.disable()
 
 
 def pytest_collection_finish() -> None:

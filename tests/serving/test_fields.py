@@ -49,6 +49,8 @@ MODELS: dict[str, Any] = {
     "tool": tools.Tool,
     "function": tools.FunctionDefinition,
     "tool_choice": tools.NamedTool,
+    "allowed_choice": tools.AllowedChoice,
+    "allowed_tools": tools.AllowedTools,
     "named_function": tools.NamedFunction,
     "tool_call": tools.ToolCall,
     "called_function": tools.CalledFunction,
@@ -56,7 +58,8 @@ MODELS: dict[str, Any] = {
     "responses_text": responses_api.TextConfig,
     "responses_format": responses_api.TextFormat,
     "responses_tool": responses_api.ResponsesTool,
-    "responses_choice": responses_api.ResponsesChoice,
+    "responses_choice": responses_api.ResponsesNamed,
+    "responses_allowed": responses_api.ResponsesAllowed,
     "item": responses_api.Item,
     "item_part": responses_api.ItemPart,
 }
@@ -104,6 +107,7 @@ def test_every_parameter_of_the_official_client_is_in_the_table() -> None:
         ),
         "responses_tool": set(openai_responses.FunctionToolParam.__annotations__),
         "responses_choice": set(openai_responses.ToolChoiceFunctionParam.__annotations__),
+        "responses_allowed": set(openai_responses.ToolChoiceAllowedParam.__annotations__),
         "item": set(openai_responses.EasyInputMessageParam.__annotations__)
         | set(openai_responses.ResponseOutputMessageParam.__annotations__)
         | set(openai_responses.ResponseFunctionToolCallParam.__annotations__)
@@ -118,6 +122,8 @@ def test_every_parameter_of_the_official_client_is_in_the_table() -> None:
         "tool": set(openai_chat.ChatCompletionFunctionToolParam.__annotations__),
         "function": set(FunctionDefinition.__annotations__),
         "tool_choice": set(openai_chat.ChatCompletionNamedToolChoiceParam.__annotations__),
+        "allowed_choice": set(openai_chat.ChatCompletionAllowedToolChoiceParam.__annotations__),
+        "allowed_tools": set(openai_chat.ChatCompletionAllowedToolsParam.__annotations__),
         "tool_call": set(openai_chat.ChatCompletionMessageFunctionToolCallParam.__annotations__),
         "part": set(openai_chat.ChatCompletionContentPartTextParam.__annotations__),
         "stream_options": set(openai_chat.ChatCompletionStreamOptionsParam.__annotations__),

@@ -111,6 +111,15 @@ def test_calls_are_items_and_a_stream_brings_their_arguments(client) -> None:
     assert kinds[-1] == "response.completed"
 
 
+def test_of_several_tools_those_that_are_allowed_are_called(client) -> None:
+    choice = {"type": "allowed_tools", "mode": "required"}
+    choice["tools"] = [{"type": "function", "name": "now"}]
+    whole = valid(client.responses.create(**ask(tools=FLAT, tool_choice=choice)))
+    assert whole.tool_choice.model_dump() == choice
+    assert len(whole.tools) == len(FLAT) == 2
+    assert {item.name for item in whole.output} == {"now"}
+
+
 def test_text_before_calls_is_an_item_of_its_own(client) -> None:
     options = ask(tools=FLAT, include=["message.output_text.logprobs"], top_logprobs=2)
     whole = valid(client.responses.create(**options))
@@ -180,6 +189,10 @@ def test_a_request_that_fails_in_a_stream_ends_with_response_failed(client) -> N
             "input.0.arguments: not a JSON object as text",
         ),
         ({"text": {"format": {"type": "json_schema"}}}, "text.format: schema goes with type"),
+        (
+            {"tool_choice": {"type": "allowed_tools", "mode": "none", "tools": []}},
+            "tool_choice.mode: ",
+        ),
         ({"tool_choice": "required"}, "tool_choice needs tools to choose from"),
     ],
 )

@@ -59,6 +59,11 @@ def ask(**more: Any) -> dict[str, Any]:
     return {"model": "tools", "messages": HELLO, "tools": TOOLS, "extra_body": quick} | more
 
 
+def allowed(*names: str, mode: str = "required") -> dict[str, Any]:
+    tools = [{"type": "function", "function": {"name": name}} for name in names]
+    return {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": tools}}
+
+
 def check(calls: Any) -> None:
     for call in calls:
         arguments = json.loads(call.function.arguments)
@@ -89,6 +94,33 @@ def test_a_tool_that_is_named_is_called_once(client) -> None:
     (call,) = answer.choices[0].message.tool_calls
     assert call.function.name == "weather"
     check([call])
+
+
+def test_of_several_tools_those_that_are_allowed_are_called_and_all_are_shown(
+    client, checkpoint
+) -> None:
+    options = ask(tool_choice=allowed("now"), temperature=1.0, seed=1, n=3)
+    calls = [
+        call
+        for choice in client.chat.completions.create(**options).choices
+        for call in choice.message.tool_calls
+    ]
+    check(calls)
+    assert {call.function.name for call in calls} == {"now"}
+    assert len(calls) > 3  # each may be called again
+    service = Service(checkpoint, ServeConfig())
+    body = {"messages": HELLO, "tools": TOOLS}
+    (any_tool,), (one_tool,) = (
+        service.jobs(ChatRequest.model_validate(body | more))
+        for more in ({}, {"tool_choice": allowed("now")})
+    )
+    told = any_tool.request.ids[: any_tool.prompt_tokens]
+    assert one_tool.request.ids[: one_tool.prompt_tokens] == told
+    free = ask(tool_choice=allowed("now", mode="auto"), temperature=1.0, seed=0, n=3)
+    answers = client.chat.completions.create(**free)
+    called = [choice.message.tool_calls or [] for choice in answers.choices]
+    assert not all(called)
+    assert {call.function.name for one in called for call in one} <= {"now"}
 
 
 def test_a_choice_that_is_free_brings_text_or_calls_or_both(client) -> None:
@@ -244,6 +276,13 @@ def test_a_form_of_calls_that_nobody_could_write_is_refused(checkpoint) -> None:
     [
         ({"tools": [], "tool_choice": "required"}, "tool_choice needs tools to choose from"),
         ({"tool_choice": {**NAMED, "function": {"name": "x"}}}, "there is no tool 'x'"),
+        ({"tool_choice": allowed("now", "x")}, "there is no tool 'x'"),
+        ({"tool_choice": allowed()}, "tool_choice.allowed_tools.tools: "),
+        (
+            {"tool_choice": {"type": "allowed_tools", "mode": "auto"}},
+            "tool_choice.mode: unknown here",
+        ),
+        ({"tools": [], "tool_choice": allowed("now")}, "tool_choice needs tools to choose from"),
         ({"tools": TOOLS[:1] * 2}, "two functions have the same name"),
         ({"tools": [{"type": "custom"}]}, "tools.0.type: functions are the only tools here"),
         (

@@ -25,10 +25,14 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 from transformers import PreTrainedTokenizerBase
 
+from ..settings import require
+
 # Seconds of processor time for one conversation; Qwen's template takes a thousandth of one.
 MOST_SECONDS = 2.0
 # Characters or items of anything that a template makes.
 MOST_ITEMS = 2**24
+# What a template is given of a conversation itself.
+GIVEN = ("messages", "tools", "documents", "add_generation_prompt")
 # What Python says of a wrong program.
 FAULTS = (
     ArithmeticError,
@@ -58,6 +62,7 @@ def render_chat(
     tools: Sequence[Mapping[str, Any]] | None = None,
     add_generation_prompt: bool = False,
     continue_final_message: bool = False,
+    variables: Mapping[str, Any] | None = None,
 ) -> str:
     """The conversation as one text.
 
@@ -67,14 +72,19 @@ def render_chat(
         tools: functions that may be called, as OpenAI's `tools` has them.
         add_generation_prompt: up to where the next answer begins.
         continue_final_message: the last message stays open.
+        variables: more that the template may read, as `enable_thinking`; one that it does not
+            read changes nothing.
 
     Raises:
         ChatTemplateError: the template refuses the messages, or fails on them.
-        ValueError: there is no template, it is no valid one, or it takes too long.
+        ValueError: there is no template, it is no valid one, or it takes too long; a variable has
+            a name of what is given anyway.
     """
     source = tokenizer.chat_template if template is None else template
     if not isinstance(source, str):
         raise ValueError("this tokenizer has no chat template: pass the prompt as raw text")
+    for name in variables or ():
+        require(name not in GIVEN, f"{name} is no variable of a chat template: it is given")
     chat = [{k: v for k, v in message.items() if v is not None} for message in messages]
     mark = secrets.token_hex(16)
     if continue_final_message:
@@ -83,11 +93,14 @@ def render_chat(
     bounds.begin()
     try:
         text = compiled.render(
-            messages=chat,
-            tools=tools,
-            documents=None,
-            add_generation_prompt=add_generation_prompt,
-            **tokenizer.special_tokens_map,
+            {
+                **tokenizer.special_tokens_map,
+                **(variables or {}),
+                "messages": chat,
+                "tools": tools,
+                "documents": None,
+                "add_generation_prompt": add_generation_prompt,
+            }
         )
     except _Endless as error:
         raise ValueError(f"the model's chat template {error}: mend it, or pass raw text") from error

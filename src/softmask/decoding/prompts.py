@@ -128,12 +128,21 @@ def last_ids(checkpoint: Checkpoint) -> list[int]:
 
 
 def encode_chat(
-    checkpoint: Checkpoint, messages: Messages, tools: Messages | None = None
+    checkpoint: Checkpoint,
+    messages: Messages,
+    tools: Messages | None = None,
+    *,
+    begins_answer: bool = True,
+    continues: bool = False,
+    variables: Mapping[str, Any] | None = None,
 ) -> list[int]:
     """Token ids of a conversation in the model's template, up to where the answer begins.
 
     Args:
         tools: functions that may be called, as OpenAI's `tools` has them.
+        begins_answer: what stands before an answer is a part of it.
+        continues: the last message stays open, and the answer goes on with it.
+        variables: of the template, see `render_chat`.
 
     Raises:
         ValueError: the model has no chat template, a message lacks its role or content, or the
@@ -144,10 +153,15 @@ def encode_chat(
     messages = [_message(number, each) for number, each in enumerate(messages, start=1)]
     names = ControlNames(checkpoint.tokenizer)
     hidden, any_name = names.hide(messages)
-    hidden_tools = None if tools is None else names.hidden(tools)
-    any_name |= hidden_tools != tools
+    hidden_tools, hidden_variables = names.hidden(tools), names.hidden(variables)
+    any_name |= hidden_tools != tools or hidden_variables != variables
     rendered = render_chat(
-        checkpoint.tokenizer, hidden, tools=hidden_tools, add_generation_prompt=True
+        checkpoint.tokenizer,
+        hidden,
+        tools=hidden_tools,
+        add_generation_prompt=begins_answer and not continues,
+        continue_final_message=continues,
+        variables=hidden_variables,
     )
     return names.encode_rendered(rendered).ids if any_name else encode(checkpoint, rendered)
 

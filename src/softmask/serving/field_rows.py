@@ -18,6 +18,8 @@ Kind = Literal[
     "tool",
     "function",
     "tool_choice",
+    "allowed_choice",
+    "allowed_tools",
     "named_function",
     "tool_call",
     "called_function",
@@ -26,6 +28,7 @@ Kind = Literal[
     "responses_format",
     "responses_tool",
     "responses_choice",
+    "responses_allowed",
     "item",
     "item_part",
     "score",
@@ -44,6 +47,8 @@ OUTPUTS: tuple[Kind, ...] = ("structured_outputs",)
 TOOL: tuple[Kind, ...] = ("tool",)
 FUNCTION: tuple[Kind, ...] = ("function",)
 CHOICE: tuple[Kind, ...] = ("tool_choice",)
+ALLOWED: tuple[Kind, ...] = ("allowed_choice",)
+AMONG: tuple[Kind, ...] = ("allowed_tools",)
 CHOSEN: tuple[Kind, ...] = ("named_function",)
 CALL: tuple[Kind, ...] = ("tool_call",)
 CALLED: tuple[Kind, ...] = ("called_function",)

@@ -21,6 +21,7 @@ TEXT: tuple[Kind, ...] = ("responses_text",)
 FORMAT: tuple[Kind, ...] = ("responses_format",)
 TOOL: tuple[Kind, ...] = ("responses_tool",)
 CHOICE: tuple[Kind, ...] = ("responses_choice",)
+ALLOWED: tuple[Kind, ...] = ("responses_allowed",)
 ITEM: tuple[Kind, ...] = ("item",)
 PART: tuple[Kind, ...] = ("item_part",)
 SEND_ALL = "send the whole conversation as input"
@@ -37,7 +38,7 @@ RESPONSES_API = (
     done("cache_salt", SALT, HERE),
     done("text", "the form of the answer, under `format`", HERE, {}),
     done("tools", "functions that the model may call, with JSON schemas", HERE, []),
-    done("tool_choice", "none, auto, required, or an object that names one", HERE),
+    done("tool_choice", "none, auto, required, or an object that names one or several", HERE),
     done("parallel_tool_calls", "false: one call at most", HERE),
     done("include", "log-probabilities, by `message.output_text.logprobs`", HERE, []),
     done("top_logprobs", "and of so many leading tokens beside each", HERE, 0),
@@ -72,6 +73,9 @@ RESPONSES_API = (
     *ignored("the schema says it all", "description", kinds=FORMAT),
     *ignored(IN_ANY_CASE, "strict", kinds=FORMAT + TOOL),
     done("type", "function", TOOL + CHOICE),
+    done("type", "allowed_tools", ALLOWED),
+    done("mode", "auto or required", ALLOWED),
+    done("tools", "those of `tools` that may be called: objects that name one", ALLOWED),
     done("name", "the function's name", TOOL + CHOICE),
     done("description", "what it does, for the model", TOOL),
     done("parameters", "the JSON schema of its arguments; default: none", TOOL),

@@ -38,13 +38,14 @@ from ..decoding.control_names import half_character
 from ..sampling import TOP_K_OFF
 from .fields import known, unknown
 from .messages import Messages
-from .strict import Strict, Text, require_few, wrong
+from .strict import JsonObject, Strict, Text, require_few, wrong
 from .structured import Structured
-from .tools import Choice, Mode, NamedTool, Tool, Tools, check_choice
+from .tools import Choice, NamedTool, Tool, Tools, check_choice, choice_of
 
 MOST_TEXTS = 64  # n times prompts
 MOST_STOPS = 16
 MOST_TOP = 20
+MOST_VARIABLES = 32  # of a chat template
 MOST_LOGGED = 256  # characters of a name that a client has for something
 MOST_SEED = 2**63 - MOST_TEXTS  # text i draws from seed + i
 # Settings of the loop that have a field of OpenAI's or vLLM's.
@@ -218,6 +219,9 @@ TokenId = Annotated[int, Field(ge=0)]
 TokenIds = Annotated[list[TokenId], Field(min_length=1, fail_fast=True)]
 
 
+Variables = Annotated[JsonObject, Field(max_length=MOST_VARIABLES)]
+
+
 class ChatRequest(OpenAIRequest):
     """POST /v1/chat/completions."""
 
@@ -226,29 +230,61 @@ class ChatRequest(OpenAIRequest):
     messages: Messages
     logprobs: bool = False
     top_logprobs: int | None = Field(None, ge=0, le=MOST_TOP)
+    add_generation_prompt: bool = True
+    continue_final_message: bool = False
+    chat_template_kwargs: Variables = Field(default_factory=dict)
     tools: Tools = Field(default_factory=list)
     tool_choice: Choice = "auto"
     parallel_tool_calls: bool = True
 
     @property
-    def chosen_tool(self) -> str | None:
-        """The function that is to be called, where one is named."""
-        return self.tool_choice.function.name if isinstance(self.tool_choice, NamedTool) else None
+    def question(self) -> str:
+        """What is to be answered: the last message but for one that the answer goes on with."""
+        own = self.continue_final_message and len(self.messages) > 1
+        return self.messages[-2 if own else -1].text
 
     @property
-    def tool_mode(self) -> Mode:
-        """Whether tools may be called, or have to be."""
-        return "required" if isinstance(self.tool_choice, NamedTool) else self.tool_choice
+    def must_call(self) -> bool:
+        """Whether a tool has to be called."""
+        return choice_of(self.tool_choice)[0] == "required"
 
     @property
     def offered(self) -> list[Tool]:
-        """The tools that may be called."""
+        """The tools that the model is told of."""
         return [] if self.tool_choice == "none" else self.tools
+
+    @property
+    def allowed(self) -> list[Tool]:
+        """Those of them that it may call."""
+        _, chosen = choice_of(self.tool_choice)
+        return [one for one in self.offered if not chosen or one.function.name in chosen]
+
+    @property
+    def calls_several(self) -> bool:
+        """Whether it may call more than once; who names one function wants one call of it."""
+        return self.parallel_tool_calls and not isinstance(self.tool_choice, NamedTool)
+
+    @model_validator(mode="after")
+    def _is_open(self) -> ChatRequest:
+        if self.continue_final_message:
+            last = self.messages[-1]
+            require(
+                last.role == "assistant" and not last.tool_calls,
+                "continue_final_message goes on with what the assistant said last: end with a "
+                "message of role assistant, without calls",
+            )
+            # Its default is true, so whoever leaves it out has not asked for it.
+            begins = self.add_generation_prompt and "add_generation_prompt" in self.model_fields_set
+            require(
+                not begins,
+                "add_generation_prompt begins another message than the one that "
+                "continue_final_message goes on with: give one of them",
+            )
+        return self
 
     @model_validator(mode="after")
     def _has_tools(self) -> ChatRequest:
-        names = [tool.function.name for tool in self.tools]
-        check_choice(names, self.tool_mode, self.chosen_tool)
+        check_choice([tool.function.name for tool in self.tools], self.tool_choice)
         return self
 
     @model_validator(mode="after")

@@ -16,6 +16,8 @@ from .strict import JsonObject, Strict, Text, text_or_more, wrong
 from .structured import NamedSchema, ResponseFormat, Schema
 from .tools import (
     MOST_TOOLS,
+    AllowedChoice,
+    AllowedTools,
     CalledFunction,
     FunctionDefinition,
     Mode,
@@ -25,6 +27,7 @@ from .tools import (
     Tool,
     ToolCall,
     check_choice,
+    choice_form,
     functions_alone,
 )
 
@@ -146,7 +149,7 @@ class ResponsesTool(Strict):
     _functions_alone = model_validator(mode="before")(functions_alone)
 
 
-class ResponsesChoice(Strict):
+class ResponsesNamed(Strict):
     """`tool_choice` that names a function."""
 
     kind = "responses_choice"
@@ -156,6 +159,37 @@ class ResponsesChoice(Strict):
 
     _functions_alone = model_validator(mode="before")(functions_alone)
 
+    @property
+    def mode(self) -> Mode:
+        return "required"
+
+    @property
+    def names(self) -> list[str]:
+        return [self.name]
+
+    def as_chat(self) -> NamedTool:
+        return NamedTool(type="function", function=NamedFunction(name=self.name))
+
+
+class ResponsesAllowed(Strict):
+    """`tool_choice` that names several functions, of which the model chooses."""
+
+    kind = "responses_allowed"
+
+    type: Literal["allowed_tools"]
+    mode: Literal["auto", "required"]
+    tools: list[ResponsesNamed] = Field(min_length=1, max_length=MOST_TOOLS)
+
+    @property
+    def names(self) -> list[str]:
+        return [tool.name for tool in self.tools]
+
+    def as_chat(self) -> AllowedChoice:
+        tools = [tool.as_chat() for tool in self.tools]
+        return AllowedChoice(
+            type="allowed_tools", allowed_tools=AllowedTools(mode=self.mode, tools=tools)
+        )
+
 
 Input = Annotated[
     Annotated[Text, Tag("a text")]
@@ -163,8 +197,10 @@ Input = Annotated[
     Discriminator(text_or_more),
 ]
 Choice = Annotated[
-    Annotated[Mode, Tag("a text")] | Annotated[ResponsesChoice, Tag("more than a text")],
-    Discriminator(text_or_more),
+    Annotated[Mode, Tag("a text")]
+    | Annotated[ResponsesNamed, Tag("more than a text")]
+    | Annotated[ResponsesAllowed, Tag("some tools")],
+    Discriminator(choice_form),
 ]
 
 
@@ -199,9 +235,7 @@ class ResponsesRequest(Shared):
 
     @model_validator(mode="after")
     def _has_tools(self) -> ResponsesRequest:
-        chosen = self.tool_choice.name if isinstance(self.tool_choice, ResponsesChoice) else None
-        mode = self.tool_choice if isinstance(self.tool_choice, str) else "required"
-        check_choice([tool.name for tool in self.tools], mode, chosen)
+        check_choice([tool.name for tool in self.tools], self.tool_choice)
         return self
 
     @property
@@ -214,13 +248,14 @@ class ResponsesRequest(Shared):
         """The chat that this asks for."""
         logprobs = LOGPROBS in self.include or self.top_logprobs is not None
         shared = {name: getattr(self, name) for name in Shared.model_fields}
+        choice = self.tool_choice
         return ChatRequest(
             **shared,
             messages=self._messages(),
             max_tokens=self.max_output_tokens,
             response_format=_chat_format(self.format),
             tools=[_chat_tool(tool) for tool in self.tools],
-            tool_choice=_chat_choice(self.tool_choice),
+            tool_choice=choice if isinstance(choice, str) else choice.as_chat(),
             parallel_tool_calls=self.parallel_tool_calls,
             logprobs=logprobs,
             top_logprobs=self.top_logprobs,
@@ -266,9 +301,3 @@ def _chat_format(asked: TextFormat) -> ResponseFormat | None:
 def _chat_tool(tool: ResponsesTool) -> Tool:
     values = {name: getattr(tool, name) for name in FunctionDefinition.model_fields}
     return Tool(type="function", function=FunctionDefinition(**values))
-
-
-def _chat_choice(choice: Mode | ResponsesChoice) -> Mode | NamedTool:
-    if isinstance(choice, str):
-        return choice
-    return NamedTool(type="function", function=NamedFunction(name=choice.name))

@@ -145,18 +145,24 @@ class Service:
         constraint, tools = asked.constraint, None
         if isinstance(asked, ChatRequest):
             self._check_count(1, asked.n)
-            prompts = [self._conversation(asked.messages, asked.offered)]
+            conversation = self._conversation(
+                asked.messages,
+                asked.offered,
+                begins_answer=asked.add_generation_prompt,
+                continues=asked.continue_final_message,
+                variables=asked.chat_template_kwargs,
+            )
+            prompts = [conversation]
             if asked.offered:
                 tools = self._tools
                 constraint = tools_constraint(
                     tools,
-                    asked.offered,
-                    mode=asked.tool_mode,
-                    chosen=asked.chosen_tool,
-                    parallel=asked.parallel_tool_calls,
+                    asked.allowed,
+                    required=asked.must_call,
+                    parallel=asked.calls_several,
                     text=constraint,
                 )
-            kinds, spaced = [self.checkpoint.kind_of(asked.messages[-1].text)], [False]
+            kinds, spaced = [self.checkpoint.kind_of(asked.question)], [False]
         else:
             assert isinstance(asked, CompletionRequest)
             self._check_count(len(asked.prompts), asked.n)
@@ -260,7 +266,10 @@ class Service:
     def _tools(self) -> ToolSyntax:
         return tool_syntax(self.checkpoint)
 
-    def _conversation(self, messages: Sequence[Message], tools: Sequence[Tool] = ()) -> list[int]:
+    def _conversation(
+        self, messages: Sequence[Message], tools: Sequence[Tool] = (), **how: Any
+    ) -> list[int]:
+        """Token ids of a conversation; `how`: more arguments of `encode_chat`."""
         require(
             has_chat_template(self.checkpoint),
             f"{self.name} has no chat template: ask /v1/completions to go on with a text, or start "
@@ -269,10 +278,10 @@ class Service:
         said, offered = ([one.as_template() for one in group] for group in (messages, tools))
         size = sum(len(message["content"].encode()) for message in said)
         calls = [message["tool_calls"] for message in said if "tool_calls" in message]
-        if calls or offered:
-            size += len(json.dumps([calls, offered], ensure_ascii=False).encode())
+        if beside := [part for part in (calls, offered, how.get("variables")) if part]:
+            size += len(json.dumps(beside, ensure_ascii=False).encode())
         self._check_size(size, "conversation")
-        return encode_chat(self.checkpoint, said, offered or None)
+        return encode_chat(self.checkpoint, said, offered or None, **how)
 
     def _prompt(self, prompt: str | Sequence[int], suffix: Sequence[int] = ()) -> list[int]:
         mask_id = self.checkpoint.model.mask_id

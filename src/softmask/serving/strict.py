@@ -17,6 +17,7 @@ from ..decoding.control_names import half_character
 from .fields import Kind, known, refusal
 
 MOST_FIELDS = 100  # of one object
+MOST_DEPTH = 100  # of JSON that a request brings
 NAMED = "named_field"  # the type of `wrong`
 
 
@@ -83,11 +84,13 @@ def _whole_characters(text: str) -> str:
 
 
 def _whole_texts(value: dict[str, Any]) -> dict[str, Any]:
-    """An object whose texts, at any depth, are all of whole characters."""
-    try:
-        _whole_characters(json.dumps(value, ensure_ascii=False))
-    except RecursionError:
-        raise ValueError("it is nested too deeply") from None
+    """An object whose texts are all of whole characters, at depths that one can walk through."""
+    level: list[Any] = [value]
+    for _ in range(MOST_DEPTH):
+        parts = [one.values() if isinstance(one, dict) else one for one in level]
+        level = [part for inside in parts for part in inside if isinstance(part, dict | list)]
+    require(not level, f"it is nested deeper than {MOST_DEPTH} levels")
+    _whole_characters(json.dumps(value, ensure_ascii=False))
     return value
 
 

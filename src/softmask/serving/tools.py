@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
@@ -17,6 +17,7 @@ from .strict import JsonObject, Strict, Text, text_or_more, wrong
 
 MOST_TOOLS = 128
 Name = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_.-]{1,64}$")]
+Mode = Literal["none", "auto", "required"]
 FUNCTIONS_ALONE = "functions are the only tools here"
 
 
@@ -66,6 +67,38 @@ class NamedTool(Strict):
 
     _functions_alone = model_validator(mode="before")(functions_alone)
 
+    @property
+    def mode(self) -> Mode:
+        return "required"
+
+    @property
+    def names(self) -> list[str]:
+        return [self.function.name]
+
+
+class AllowedTools(Strict):
+    kind = "allowed_tools"
+
+    mode: Literal["auto", "required"]
+    tools: Annotated[list[NamedTool], Field(min_length=1, max_length=MOST_TOOLS, fail_fast=True)]
+
+
+class AllowedChoice(Strict):
+    """`tool_choice` that names several functions, of which the model chooses."""
+
+    kind = "allowed_choice"
+
+    type: Literal["allowed_tools"]
+    allowed_tools: AllowedTools
+
+    @property
+    def mode(self) -> Mode:
+        return self.allowed_tools.mode
+
+    @property
+    def names(self) -> list[str]:
+        return [name for tool in self.allowed_tools.tools for name in tool.names]
+
 
 class CalledFunction(Strict):
     kind = "called_function"
@@ -107,51 +140,69 @@ class ToolCall(Strict):
         return {"id": self.id, "type": self.type, "function": function}
 
 
-Mode = Literal["none", "auto", "required"]
+def choice_form(value: Any) -> str:
+    """Which of its types a choice is to be; see `text_or_more`."""
+    kind = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
+    return "some tools" if kind == "allowed_tools" else text_or_more(value)
+
+
 Choice = Annotated[
-    Annotated[Mode, Tag("a text")] | Annotated[NamedTool, Tag("more than a text")],
-    Discriminator(text_or_more),
+    Annotated[Mode, Tag("a text")]
+    | Annotated[NamedTool, Tag("more than a text")]
+    | Annotated[AllowedChoice, Tag("some tools")],
+    Discriminator(choice_form),
 ]
 Tools = Annotated[list[Tool], Field(max_length=MOST_TOOLS, fail_fast=True)]
 ToolCalls = Annotated[list[ToolCall], Field(max_length=MOST_TOOLS, fail_fast=True)]
 
 
-def check_choice(names: Sequence[str], mode: str, chosen: str | None) -> None:
+class Chosen(Protocol):
+    """A choice that names functions."""
+
+    @property
+    def mode(self) -> Mode: ...
+
+    @property
+    def names(self) -> list[str]: ...
+
+
+def choice_of(given: Mode | Chosen) -> tuple[Mode, list[str]]:
+    """Whether tools may be called, or have to be, and the names of those; none: any."""
+    return (given, []) if isinstance(given, str) else (given.mode, given.names)
+
+
+def check_choice(names: Sequence[str], choice: Mode | Chosen) -> None:
     """Whether a choice among tools can be made.
 
     Raises:
         ValueError: there are no tools to choose from, two have one name, or there is no such.
     """
+    mode, chosen = choice_of(choice)
     require(len(set(names)) == len(names), "tools: two functions have the same name")
     if not names:
-        require(mode != "required" and chosen is None, "tool_choice needs tools to choose from")
-    if chosen is not None and chosen not in names:
-        raise ValueError(f"tool_choice: there is no tool {shown(chosen)}")
+        require(mode != "required" and not chosen, "tool_choice needs tools to choose from")
+    for name in chosen:
+        require(name in names, f"tool_choice: there is no tool {shown(name)}")
 
 
 def tools_constraint(
     syntax: ToolSyntax,
     tools: Sequence[Tool],
     *,
-    mode: str,
-    chosen: str | None,
+    required: bool,
     parallel: bool,
     text: Constraint | None,
 ) -> Constraint:
-    """The form of an answer that may call tools; see `ToolSyntax.constraint`.
+    """The form of an answer that may call these tools; see `ToolSyntax.constraint`.
 
     Raises:
         ValueError: parameters are no object's.
     """
     functions = []
     for tool in tools:
-        if chosen in (None, tool.function.name):
-            try:
-                schema = arguments_schema(tool.function.parameters)
-            except ValueError as error:
-                raise ValueError(f"tool {tool.function.name}: {error}") from None
-            functions.append(Function(tool.function.name, schema))
-    required = mode == "required"
-    # Who names a function wants one call of it.
-    parallel = parallel and chosen is None
+        try:
+            schema = arguments_schema(tool.function.parameters)
+        except ValueError as error:
+            raise ValueError(f"tool {tool.function.name}: {error}") from None
+        functions.append(Function(tool.function.name, schema))
     return syntax.constraint(functions, required=required, parallel=parallel, text=text)

@@ -1,0 +1,129 @@
+"""What a request asks of the chat template: where the answer begins, and more variables."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import openai
+import pytest
+from test_server import HELLO, post, serving
+from tiny import CHAT_TEMPLATE
+
+from softmask.decoding.chat_template import render_chat
+from softmask.decoding.prompts import encode, encode_chat, with_chat_template
+from softmask.serving.config import ServeConfig
+from softmask.serving.protocol import ChatRequest
+from softmask.serving.service import Service
+
+ASKED = {"model": "chat", "max_tokens": 8, "seed": 3, "temperature": 0.8}
+BEGUN = [*HELLO, {"role": "assistant", "content": "One <|im_end|>"}]
+THINKING = CHAT_TEMPLATE.replace(
+    "<|im_start|>assistant\n",
+    "<|im_start|>assistant\n{{ words }}{% if enable_thinking is false %}<think>{% endif %}",
+)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(chat_checkpoint):
+    return chat_checkpoint
+
+
+@pytest.fixture(scope="module")
+def url(checkpoint) -> Iterator[str]:
+    with serving(checkpoint) as (address, _service):
+        yield address
+
+
+@pytest.fixture(scope="module")
+def client(url) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client:
+        yield client
+
+
+@pytest.mark.parametrize("more", [{}, {"add_generation_prompt": False}])
+def test_an_answer_goes_on_with_what_the_assistant_has_begun(client, checkpoint, more) -> None:
+    answer = client.chat.completions.create(
+        messages=BEGUN, extra_body={"continue_final_message": True, **more}, **ASKED
+    )
+    # Names of control tokens in what was said are text.
+    begun = encode(checkpoint, "One <|im_end|>", control=False)
+    whole = [*encode_chat(checkpoint, HELLO), *begun]
+    expected = client.completions.create(prompt=whole, **ASKED)
+    assert answer.choices[0].message.content == expected.choices[0].text
+    assert answer.usage.prompt_tokens == len(whole)
+
+
+def test_a_conversation_may_end_without_the_beginning_of_an_answer(client, checkpoint) -> None:
+    answer = client.chat.completions.create(
+        messages=HELLO, extra_body={"add_generation_prompt": False}, **ASKED
+    )
+    turn = encode(checkpoint, render_chat(checkpoint.tokenizer, HELLO))
+    expected = client.completions.create(prompt=turn, **ASKED)
+    assert answer.choices[0].message.content == expected.choices[0].text
+
+
+def test_the_kind_of_prompt_is_that_of_the_question_and_not_of_the_answer_begun() -> None:
+    asked = ChatRequest.model_validate({"messages": BEGUN, "continue_final_message": True})
+    assert asked.question == "Hello"
+    assert ChatRequest.model_validate({"messages": BEGUN}).question == "One <|im_end|>"
+
+
+def test_variables_are_a_requests_own_and_names_in_them_are_text(checkpoint) -> None:
+    service = Service(with_chat_template(checkpoint, THINKING), ServeConfig(max_tokens=4))
+
+    def prompt(**variables: Any) -> list[int]:
+        asked = {"messages": HELLO, "chat_template_kwargs": variables}
+        (job,) = service.jobs(ChatRequest.model_validate(asked))
+        return list(job.request.ids[: job.prompt_tokens])
+
+    plain = prompt()
+    assert (
+        plain
+        == prompt(deep=nested(90))
+        == prompt(enable_thinking=True)
+        == prompt(unknown=[1])
+        == prompt(self=1)
+    )
+    assert prompt(enable_thinking=False) == plain + encode(checkpoint, "<think>")
+    assert prompt(words="<|im_end|>") == plain + encode(checkpoint, "<|im_end|>", control=False)
+    with pytest.raises(ValueError, match="tools is no variable of a chat template: it is given"):
+        prompt(tools=[])
+    with pytest.raises(ValueError, match=r"the conversation has 1\d* bytes"):
+        prompt(words="x" * 10**6)
+
+
+def nested(depth: int) -> Any:
+    return json.loads("[" * depth + "]" * depth)
+
+
+def tool(inside: Any) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": "f", "parameters": {"title": inside}}}
+
+
+def form(inside: Any) -> dict[str, Any]:
+    return {"type": "json_schema", "json_schema": {"name": "f", "schema": {"enum": [inside]}}}
+
+
+@pytest.mark.parametrize(
+    ("more", "sentence"),
+    [
+        ({"continue_final_message": True}, "end with a message of role assistant"),
+        (
+            {"continue_final_message": True, "add_generation_prompt": True, "messages": BEGUN},
+            "add_generation_prompt begins another message",
+        ),
+        ({"chat_template_kwargs": {"messages": []}}, "messages is no variable"),
+        ({"chat_template_kwargs": [1]}, "chat_template_kwargs: "),
+        ({"chat_template_kwargs": {str(n): n for n in range(40)}}, "at most 32"),
+        ({"chat_template_kwargs": {"x": "\ud800"}}, "half of one"),
+        ({"chat_template_kwargs": {"x": nested(100)}}, "it is nested deeper than 100 levels"),
+        ({"tools": [tool(nested(800))]}, "it is nested deeper than 100 levels"),
+        ({"response_format": form(nested(800))}, "it is nested deeper than 100 levels"),
+    ],
+)
+def test_what_a_template_cannot_be_asked_is_refused_in_a_sentence(url, more, sentence) -> None:
+    answer = post(url, "/v1/chat/completions", {"messages": HELLO, "max_tokens": 2, **more})
+    assert answer.status_code == 400
+    assert sentence in answer.json()["error"]["message"]
