@@ -67,6 +67,9 @@ class SamplingConfig:
     temperature: float = setting(0.0, "sampling temperature; 0 takes the likeliest token")
     top_p: float | None = setting(None, "keep the smallest set of tokens with this total mass")
     top_k: int | None = setting(None, "keep only this many likeliest tokens; 0: all of them")
+    min_p: float | None = setting(
+        None, "keep tokens at least this share as likely as the likeliest; 0: all of them"
+    )
     alg_temp: float | None = setting(None, "randomness of the choice of positions; 0 or null: none")
     step_schedule: str = setting(
         "linspace",
@@ -118,7 +121,7 @@ class SamplingConfig:
         1.0, "temperature at which the confidence of a commit is read, tokens untouched; > 0"
     )
     raw_scores: bool = setting(
-        False, "read the confidence before temperature, top_p and top_k, as LLaDA does"
+        False, "read the confidence before temperature, top_p, top_k and min_p, as LLaDA does"
     )
     late_ends: str = setting(
         "no",
@@ -171,6 +174,8 @@ class SamplingConfig:
             require(0 < self.top_p <= 1, f"top_p must lie in (0, 1], not {self.top_p}")
         if self.top_k is not None:
             require(self.top_k >= 1, f"top_k must be at least 1, not {self.top_k}")
+        if self.min_p is not None:
+            require(0 < self.min_p <= 1, f"min_p must lie in [0, 1], not {self.min_p}")
         if self.alg_temp is not None:
             require(
                 self.alg_temp == 0 or self.alg_temp >= COLDEST,
@@ -253,6 +258,8 @@ class SamplingConfig:
         # likeliest one.
         if self.top_k in TOP_K_OFF:
             object.__setattr__(self, "top_k", None)
+        if self.min_p == 0:
+            object.__setattr__(self, "min_p", None)
         if self.top_p == 0 and self.temperature == 0:
             object.__setattr__(self, "top_p", None)
 

@@ -267,6 +267,19 @@ def test_top_k_is_real_and_so_are_three_names_of_max_tokens() -> None:
         CompletionRequest.model_validate({"prompt": "x", "max_tokens": 3, "n_predict": 4})
 
 
+@pytest.mark.parametrize("kind", ROUTES)
+def test_min_p_filters_by_its_own_name_and_under_softmask(url, kind) -> None:
+    body = {**TEXTS[kind], "seed": 1, "temperature": 1.5}
+    texts = [
+        said_in(post(url, ROUTES[kind], body | more).json())
+        for more in ({}, {"top_k": 1}, {"min_p": 1}, {"softmask": {"min_p": 1.0}}, {"min_p": 0.0})
+    ]
+    # The likeliest alone, either way.
+    assert texts[1] == texts[2] == texts[3] != texts[0] == texts[4]
+    refused = post(url, ROUTES[kind], body | {"min_p": 1.5})
+    assert refused.json()["error"]["message"].startswith("min_p: ")
+
+
 # Going on past the end.
 
 

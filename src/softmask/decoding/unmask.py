@@ -7,6 +7,7 @@ Shape suffixes: B batch, L length, N masked rows (flat indices into B * L), V vo
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -154,17 +155,23 @@ class RowNoise:
         return torch.cat(parts)
 
 
-def filter_logits(logits_NV: Tensor, top_p: float | None, top_k_count: int | None) -> Tensor:
-    """Floors all but the nucleus and the k largest logits.
+def filter_logits(
+    logits_NV: Tensor, top_p: float | None, top_k_count: int | None, min_p: float | None = None
+) -> Tensor:
+    """Floors what any of the filters drops.
 
     top_p keeps a token while the mass of the likelier ones is at most top_p, hence always the
-    first; top_k keeps ties with the k-th.
+    first; top_k keeps ties with the k-th; min_p keeps a token that is at least this share as likely
+    as the first.
     """
     if top_p is not None and top_p < 1:
         logits_NV = logits_NV.masked_fill(_beyond_nucleus(logits_NV, top_p), FLOOR)
     if top_k_count is not None:
         kth_N1 = top_k(logits_NV, min(top_k_count, logits_NV.shape[-1]))[0][:, -1:]
         logits_NV = logits_NV.masked_fill(logits_NV < kth_N1, FLOOR)
+    if min_p is not None:
+        least_N1 = logits_NV.amax(-1, keepdim=True) + math.log(min_p)
+        logits_NV = logits_NV.masked_fill(logits_NV < least_N1, FLOOR)
     return logits_NV
 
 
@@ -199,8 +206,8 @@ def _beyond_nucleus_by_id(logits_NV: Tensor, top_p: float) -> Tensor:
 
 def is_greedy(config: SamplingConfig) -> bool:
     """Whether statistics do: tokens are the likeliest ones, nothing filtered nor put off."""
-    plain = config.top_k is None and config.top_p in (None, 1.0) and config.late_ends == "no"
-    return plain and config.temperature == 0
+    unfiltered = config.top_k is None and config.min_p is None and config.top_p in (None, 1.0)
+    return unfiltered and config.late_ends == "no" and config.temperature == 0
 
 
 def leading(config: SamplingConfig) -> int:
@@ -257,7 +264,7 @@ def _choose_chunk(
     raw_NV: Tensor, config: SamplingConfig, noise_NV: Tensor | None, late_ids: Sequence[int]
 ) -> Choice:
     logits_NV = raw_NV / config.temperature if config.temperature > 0 else raw_NV
-    logits_NV = filter_logits(logits_NV, config.top_p, config.top_k)
+    logits_NV = filter_logits(logits_NV, config.top_p, config.top_k, config.min_p)
     probs_NV = logits_NV.softmax(-1)
     chances_NK, ids_NK = top_k(probs_NV, min(leading(config), probs_NV.shape[-1]))
     if noise_NV is None:

@@ -50,7 +50,7 @@ from .fields_responses import RESPONSES_API
 
 STAYS = "keys and values stay in this process"
 NO_ORDER = "tokens are not written one after the other: vary words by temperature and top_p"
-FILTERS = "filter tokens by top_p or top_k"
+FILTERS = "filter tokens by top_p, top_k or min_p"
 BY_FORM = "exclude them by guided_regex, or check the answer"
 OLD_TOOLS = "tools and tool_choice are the newer names"
 IDS = "the steps of /v1/denoise name token ids"
@@ -152,6 +152,7 @@ OPENAI = (
 )
 VLLM = (
     _done("top_k", "only so many likeliest tokens are kept; 0 and -1: all of them", ALL),
+    _done("min_p", "tokens at least this share as likely as the likeliest are kept; 0: all", ALL),
     _done("ignore_eos", "the text goes on to `max_tokens`: no end token is written"),
     _done("continuous_usage_stats", "every event counts tokens", OPTIONS),
     _logged("request_id", "the client's own name of the request"),
@@ -164,7 +165,6 @@ VLLM = (
     *_ignored("special tokens are no part of a text", "spaces_between_special_tokens"),
     *_ignored("events come as text becomes final", "stream_interval"),
     *_ignored(TURNED_OFF, "length_penalty", "truncation_side", "return_mm_kwargs"),
-    _only("min_p", 0, instead=FILTERS),
     _only("repetition_penalty", 1, instead=NO_ORDER),
     _only("repetition_detection", instead="bound the text by max_tokens and stop"),
     _only("use_beam_search", False, instead="ask for n texts with logprobs, and choose"),
@@ -240,7 +240,7 @@ LLAMA_CPP = (
     _only("tfs_z", 1, instead=FILTERS),
     _only("top_n_sigma", -1, instead=FILTERS),
     _only("xtc_probability", 0, instead=FILTERS),
-    _only("samplers", instead="temperature comes first, then top_k, then top_p"),
+    _only("samplers", instead="temperature comes first, then each filter by itself"),
     _only("dynatemp_range", 0, instead="give one temperature"),
     _only("adaptive_target", -1, instead="give one temperature"),
     _only("mirostat", 0, instead="give one temperature"),
@@ -285,7 +285,7 @@ OWN = (
 )
 # What edits share with /v1/denoise: how tokens are drawn, and the form.
 WITH_EDITS = (
-    *("model", "temperature", "top_p", "top_k", "seed", "softmask", "response_format"),
+    *("model", "temperature", "top_p", "top_k", "min_p", "seed", "softmask", "response_format"),
     "cache_salt",
     *("structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar"),
     *("grammar", "json_schema"),

@@ -34,6 +34,7 @@ RESPONSES_API = (
     done("temperature", "0 takes the likeliest token", HERE),
     done("top_p", "the smallest set of tokens with this total mass is kept", HERE),
     done("top_k", "only so many likeliest tokens are kept; 0 and -1: all of them", HERE),
+    done("min_p", "tokens at least this share as likely as the likeliest are kept; 0: all", HERE),
     done("seed", "fixes every random choice", HERE, -1),
     done("cache_salt", SALT, HERE),
     done("text", "the form of the answer, under `format`", HERE, {}),

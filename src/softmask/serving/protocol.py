@@ -49,7 +49,7 @@ MOST_VARIABLES = 32  # of a chat template
 MOST_LOGGED = 256  # characters of a name that a client has for something
 MOST_SEED = 2**63 - MOST_TEXTS  # text i draws from seed + i
 # Settings of the loop that have a field of OpenAI's or vLLM's.
-TOP_SAMPLING = ("temperature", "top_p", "top_k")
+TOP_SAMPLING = ("temperature", "top_p", "top_k", "min_p")
 
 
 @dataclass(frozen=True)
@@ -161,6 +161,7 @@ class Shared(Strict):
     temperature: float | None = Field(None, ge=0, le=2)
     top_p: float | None = Field(None, gt=0, le=1)
     top_k: int | None = Field(None, ge=min(TOP_K_OFF))
+    min_p: float | None = Field(None, ge=0, le=1)
     seed: int | None = Field(None, ge=0, lt=MOST_SEED)
     cache_salt: Annotated[Text, Field(min_length=1, max_length=MOST_LOGGED)] | None = None
     softmask: Extension = Field(default_factory=Extension)
