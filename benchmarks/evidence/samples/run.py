@@ -210,6 +210,7 @@ def main() -> None:
     parser = scoring_parser(__doc__)
     parser.add_argument("--seeds", default="11-16", help="a replicate each")
     parser.add_argument("--work", type=Path, help="of models and scores (default: OUT/work)")
+    parser.add_argument("--primary", action="store_true", help="the two arms of the rule alone")
     parser.add_argument("--samples", type=int, default=64)
     parser.add_argument("--windows", type=int, default=48)
     parser.add_argument("--more", action="append", default=[], metavar="KEY=VALUE", help="of all")
@@ -242,7 +243,7 @@ def main() -> None:
         base = training(
             HERE / "code-base.yaml", work / f"base-seed{seed}", seed, corpus, True, args.device
         )
-        for arm in ARMS:
+        for arm in ARMS[:2] if args.primary else ARMS:
             if arm.replicates is None or seed in seeds[: arm.replicates]:
                 tasks, scores = of(arm, seed)
                 first = [base] if arm == PLAIN else []
