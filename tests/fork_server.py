@@ -35,6 +35,8 @@ from pathlib import Path
 
 import numpy
 
+os.fsync = lambda _: None  # as in conftest.py
+
 MESSAGE = 1 << 20  # bytes, more than any command line of a test
 ERROR = ("error", None, Warning)  # the filter of PYTHONWARNINGS=error, under which this runs
 Request = dict
