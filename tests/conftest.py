@@ -19,8 +19,8 @@ from tiny import write_dream_folder, write_json
 from softmask import rules
 from softmask.config import soft_mask_to_published
 
-# What is killed here is a process, never the machine: nothing has to reach the disk, and to wait for
-# it takes 2 ms a file.
+# What is killed here is a process, never the machine: nothing has to reach the disk, for which each
+# file would wait 2 ms.
 os.fsync = lambda _: None
 
 # How long an example takes says something of the machine, not of the property. The same examples
