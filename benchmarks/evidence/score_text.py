@@ -33,8 +33,8 @@ from common import FEWER, evenly
 from score_puzzles import shuffled_feedback
 from words import asked, read
 
-from softmask.config import SamplingConfig, SoftMaskConfig
-from softmask.decoding.generation import Completion, Generation
+from softmask.config import FEEDBACK_PRESETS, SamplingConfig, SoftMaskConfig
+from softmask.decoding.generation import Completion, Generation, choose_soft_mask
 from softmask.evaluation.held_out import HeldOutConfig, held_out, windows
 from softmask.evaluation.text_quality import Scorer, quality
 from softmask.hub.load import load
@@ -174,6 +174,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--batch", type=int, default=BATCH, help="texts side by side")
     parser.add_argument("--modes", type=chosen_modes, default=tuple(MODES), help="own,off,shuffled")
+    parser.add_argument("--feedback", choices=FEEDBACK_PRESETS, help="in place of the model's own")
     parser.add_argument("--temperature", type=float, default=1.0, help="of samples")
     args = parser.parse_args()
     args.out.parent.mkdir(parents=True, exist_ok=True)
@@ -182,7 +183,7 @@ def main() -> None:
     checkpoint = load(args.model, device=args.device, dtype="float32")
     every = whole_windows(checkpoint, split_stories(args.text.read_text(encoding="utf-8")))
     chosen = evenly(every, args.windows)
-    soft = checkpoint.soft_mask
+    soft = choose_soft_mask(args.feedback or "checkpoint", checkpoint.soft_mask)
     known = [
         asdict(held_out(checkpoint.model, [window], MASKS, soft))["whole"] for window in chosen
     ]

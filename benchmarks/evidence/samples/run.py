@@ -38,13 +38,17 @@ OFFSET = ("soft_mask.scale=0.6", "soft_mask.offset=-6.0", "soft_mask.steepness=0
 
 @dataclass(frozen=True)
 class Arm:
-    """A way of continuing a replicate's model; `replicates`: how many of them, from the first."""
+    """A way of continuing a replicate's model; `replicates`: how many of them, from the first.
+
+    With `feedback`, a preset's name, the reference's models are decoded with that.
+    """
 
     name: str
     settings: tuple[str, ...]
     is_soft: bool = True
     temperatures: tuple[float, ...] = (1.0,)
     replicates: int | None = None
+    feedback: str | None = None
 
 
 PLAIN = Arm("plain", ("train.steps=260",), is_soft=False, temperatures=TEMPERATURES)
@@ -55,6 +59,8 @@ ARMS = (
     Arm("published", (), replicates=3),
     Arm("spherical", (*OFFSET, "soft_mask.mixture=spherical"), replicates=3),
     Arm("carried", (*OFFSET, "train.trajectory={stages: 8}", "train.steps=250"), replicates=3),
+    Arm("spherical, untrained", (), replicates=6, feedback="spherical"),
+    Arm("rcd, untrained", (), replicates=6, feedback="rcd"),
 )
 
 
@@ -223,17 +229,20 @@ def main() -> None:
 
     def of(arm: Arm, seed: int) -> tuple[list[Task], dict[tuple[str, int, float], Path]]:
         """The tasks of an arm in a replicate, and the scores that they leave."""
-        folder = work / f"{arm.name}-seed{seed}"
+        folder = work / f"{PLAIN.name if arm.feedback else arm.name}-seed{seed}"
         settings = (f"model.path={work / f'base-seed{seed}' / 'model'}", *arm.settings, *corpus)
         recipe = HERE / "code-more.yaml"
-        tasks = [training(recipe, folder, seed, settings, arm.is_soft, args.device)]
-        scores = {}
+        tasks, scores = [], {}
+        if arm.feedback is None:
+            tasks.append(training(recipe, folder, seed, settings, arm.is_soft, args.device))
         for temperature in arm.temperatures:
-            product = folder / f"scores-{temperature}.json"
+            how = f"{arm.feedback}-{temperature}" if arm.feedback else f"{temperature}"
+            product = folder / f"scores-{how}.json"
             command = scoring(args, folder / "model", product)
             command += ["--samples", str(args.samples), "--lines", "1", "--modes", "own"]
             command += ["--windows", str(args.windows if temperature == 1 else 1)]
             command += ["--temperature", str(temperature), "--device", args.device]
+            command += ["--feedback", arm.feedback] if arm.feedback else []
             tasks.append(Task((sys.executable, *command), product))
             scores[arm.name, seed, temperature] = product
         return tasks, scores
@@ -253,7 +262,7 @@ def main() -> None:
     run_chains([chains[key] for key in sorted(chains)], args.workers)
     samples = Samples({key: json.loads(file.read_text()) for key, file in products.items()})
     for arm in ARMS:
-        for seed in samples.seeds(arm):
+        for seed in () if arm.feedback else samples.seeds(arm):
             log = work / f"{arm.name}-seed{seed}" / "log.jsonl"
             shutil.copy(log, args.out / f"{arm.name}-seed{seed}.log.jsonl")
     panels = {f"{fewer}: nats a token": partial(samples.panel, fewer) for fewer in STEPS}
@@ -264,6 +273,7 @@ def main() -> None:
         "seconds_an_update": {
             arm.name: [seconds_of(work / f"{arm.name}-seed{s}") for s in samples.seeds(arm)]
             for arm in ARMS
+            if arm.feedback is None
         },
         "nats_minus_plain": {
             arm.name: {fewer: samples.below(arm, fewer) for fewer in STEPS}
