@@ -36,7 +36,7 @@ from words import asked, read
 from softmask.config import FEEDBACK_PRESETS, SamplingConfig, SoftMaskConfig
 from softmask.decoding.generation import Completion, Generation, choose_soft_mask
 from softmask.evaluation.held_out import HeldOutConfig, held_out, windows
-from softmask.evaluation.text_quality import Scorer, quality
+from softmask.evaluation.text_quality import Scored, Scorer, quality
 from softmask.hub.load import load
 from softmask.models.checkpoint import Checkpoint
 from softmask.puzzles.solve import ALG
@@ -144,6 +144,17 @@ class Decoder:
         return right, forwards / len(problems)
 
 
+class ScorerOnce(Scorer):
+    """A scorer that does not read the same texts a second time."""
+
+    read: tuple[Sequence[str], list[Scored]] = ((), [])
+
+    def nats(self, texts: Sequence[str]) -> list[Scored]:
+        if list(texts) != list(self.read[0]):
+            self.read = texts, super().nats(texts)
+        return self.read[1]
+
+
 def number_in(text: str) -> str | None:
     """The first `#### 1,234`, as 1234; None without one."""
     found = NUMBER.search(text)
@@ -192,7 +203,7 @@ def main() -> None:
     mixed = {way: [found[way]["mean_lambda"] for found in known] for way in ways[1:]}
     print(json.dumps({"nats": nats, "lambda": mixed}), flush=True)
 
-    scorer = Scorer(args.scorer, device=args.device)
+    scorer = ScorerOnce(args.scorer, device=args.device)
     begun = evenly(every, args.samples)
     prompts = [checkpoint.tokenizer.decode(window[:PROMPT]) for window in begun]
     lines = list(islice(lines_of(checkpoint, every), args.lines))
