@@ -145,14 +145,14 @@ class Decoder:
 
 
 class ScorerOnce(Scorer):
-    """A scorer that does not read the same texts a second time."""
+    """A scorer that does not read the texts of its last call a second time."""
 
-    read: tuple[Sequence[str], list[Scored]] = ((), [])
+    last: tuple[Sequence[str], list[Scored]] = ((), [])
 
     def nats(self, texts: Sequence[str]) -> list[Scored]:
-        if list(texts) != list(self.read[0]):
-            self.read = texts, super().nats(texts)
-        return self.read[1]
+        if list(texts) != list(self.last[0]):
+            self.last = texts, super().nats(texts)
+        return self.last[1]
 
 
 def number_in(text: str) -> str | None:

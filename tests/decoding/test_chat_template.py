@@ -92,9 +92,31 @@ def test_a_template_gives_what_transformers_gives(checkpoint, template, options)
     assert render_chat(own, CHAT, **options) == expected
 
 
+TRIMMING = (
+    "{% for m in messages %}{% if m.role == 'user' %}<a>{{ m.content | trim }}</a>"
+    "{% else %}<b>{{ '\n' }}{{ m.content | trim }}</b>{% endif %}{% endfor %}"
+)
+
+
 def test_a_last_message_that_stays_open_ends_the_text(checkpoint) -> None:
     open_text = render_chat(checkpoint.tokenizer, CHAT[:3], continue_final_message=True)
     assert open_text.endswith("assistant\nTwo.")
+
+
+@pytest.mark.parametrize("said", ["1. The ", "1. The", "", " ", "\n"])
+@pytest.mark.parametrize("trims", [False, True])
+def test_a_template_that_trims_what_was_said_trims_it_where_it_stays_open(
+    checkpoint, said, trims
+) -> None:
+    template = TRIMMING if trims else TRIMMING.replace("| trim", "")
+    chat = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": said}]
+    own = SimpleNamespace(chat_template=template, special_tokens_map={})
+    found = render_chat(own, chat, continue_final_message=True)
+    assert found == "<a>Why?</a><b>\n" + (said.strip() if trims else said)
+    if said.strip():
+        tokenizer = checkpoint.tokenizer
+        options = {"chat_template": template, "tokenize": False}
+        assert found == tokenizer.apply_chat_template(chat, continue_final_message=True, **options)
 
 
 @pytest.mark.parametrize("template", BROKEN)

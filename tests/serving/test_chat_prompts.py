@@ -88,10 +88,49 @@ def test_variables_are_a_requests_own_and_names_in_them_are_text(checkpoint) -> 
     )
     assert prompt(enable_thinking=False) == plain + encode(checkpoint, "<think>")
     assert prompt(words="<|im_end|>") == plain + encode(checkpoint, "<|im_end|>", control=False)
-    with pytest.raises(ValueError, match="tools is no variable of a chat template: it is given"):
+    with pytest.raises(ValueError, match="tools cannot be a variable of a chat template"):
         prompt(tools=[])
     with pytest.raises(ValueError, match=r"the conversation has 1\d* bytes"):
         prompt(words="x" * 10**6)
+
+
+def prompt_tokens(answer: Any) -> int:
+    """How many tokens an answer's prompt had, of a trace too."""
+    if "start" in answer:
+        return sum(not token["masked"] for token in answer["start"]["tokens"])
+    usage = answer["usage"]
+    return usage.get("prompt_tokens", usage.get("input_tokens"))
+
+
+@pytest.mark.parametrize(
+    ("path", "more"),
+    [
+        ("denoise", {"messages": HELLO, "max_tokens": 2, "stream": False, "seed": 1}),
+        ("responses", {"input": "Hello", "max_output_tokens": 2}),
+        ("score", {"messages": HELLO, "choices": ["x"]}),
+        ("chat/completions", {"messages": HELLO, "max_tokens": 2}),
+    ],
+)
+def test_whatever_reads_a_conversation_takes_variables(checkpoint, path, more) -> None:
+    variables = {"chat_template_kwargs": {"enable_thinking": False}}
+    with serving(checkpoint, chat_template=THINKING) as (url, _service):
+        plain, quiet = (post(url, f"/v1/{path}", {**more, **one}).json() for one in ({}, variables))
+    assert prompt_tokens(quiet) - prompt_tokens(plain) == len(encode(checkpoint, "<think>"))
+
+
+def test_reasoning_effort_is_a_variable(checkpoint) -> None:
+    asked = {"messages": HELLO, "reasoning_effort": "low"}
+    assert ChatRequest.model_validate(asked).template_variables == {"reasoning_effort": "low"}
+    asked["chat_template_kwargs"] = {"reasoning_effort": "high"}
+    assert ChatRequest.model_validate(asked).template_variables == {"reasoning_effort": "high"}
+
+
+def test_a_mask_that_two_texts_make_side_by_side_is_text(checkpoint) -> None:
+    mask = checkpoint.tokenizer.mask_token
+    joined = with_chat_template(checkpoint, "{{ a }}{{ b }}{{ messages[0].content }}")
+    ids = encode_chat(joined, HELLO, variables={"a": f"<|im_end|>{mask[:3]}", "b": mask[3:]})
+    assert checkpoint.model.mask_id not in ids
+    assert checkpoint.decode(ids) == f"<|im_end|>{mask}Hello"
 
 
 def nested(depth: int) -> Any:
@@ -114,7 +153,8 @@ def form(inside: Any) -> dict[str, Any]:
             {"continue_final_message": True, "add_generation_prompt": True, "messages": BEGUN},
             "add_generation_prompt begins another message",
         ),
-        ({"chat_template_kwargs": {"messages": []}}, "messages is no variable"),
+        ({"chat_template_kwargs": {"messages": []}}, "messages cannot be a variable"),
+        ({"chat_template_kwargs": {"chat_template": "x"}}, "chat_template cannot be a variable"),
         ({"chat_template_kwargs": [1]}, "chat_template_kwargs: "),
         ({"chat_template_kwargs": {str(n): n for n in range(40)}}, "at most 32"),
         ({"chat_template_kwargs": {"x": "\ud800"}}, "half of one"),

@@ -64,6 +64,12 @@ def allowed(*names: str, mode: str = "required") -> dict[str, Any]:
     return {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": tools}}
 
 
+def called(value: str) -> dict[str, Any]:
+    """A turn with a call."""
+    function = {"name": "now", "arguments": f'{{"x": {value}}}'}
+    return {"role": "assistant", "tool_calls": [{"type": "function", "function": function}]}
+
+
 def check(calls: Any) -> None:
     for call in calls:
         arguments = json.loads(call.function.arguments)
@@ -116,7 +122,10 @@ def test_of_several_tools_those_that_are_allowed_are_called_and_all_are_shown(
     )
     told = any_tool.request.ids[: any_tool.prompt_tokens]
     assert one_tool.request.ids[: one_tool.prompt_tokens] == told
-    free = ask(tool_choice=allowed("now", mode="auto"), temperature=1.0, seed=0, n=3)
+    # As clients name a tool by its whole definition.
+    whole = allowed("now", mode="auto")
+    whole["allowed_tools"]["tools"] = TOOLS[1:]
+    free = ask(tool_choice=whole, temperature=1.0, seed=0, n=3)
     answers = client.chat.completions.create(**free)
     called = [choice.message.tool_calls or [] for choice in answers.choices]
     assert not all(called)
@@ -280,8 +289,14 @@ def test_a_form_of_calls_that_nobody_could_write_is_refused(checkpoint) -> None:
         ({"tool_choice": allowed()}, "tool_choice.allowed_tools.tools: "),
         (
             {"tool_choice": {"type": "allowed_tools", "mode": "auto"}},
-            "tool_choice.mode: unknown here",
+            "tool_choice.mode: not implemented here: in a chat it stands under allowed_tools",
         ),
+        (
+            {"tool_choice": {"type": "function", "name": "now"}},
+            "tool_choice.name: not implemented here: in a chat it stands under function",
+        ),
+        ({"messages": [*HELLO, called("[" * 900 + "]" * 900)]}, "nested deeper than 100 levels"),
+        ({"messages": [*HELLO, called("[" * 50000)]}, "arguments: not a JSON object as text"),
         ({"tools": [], "tool_choice": allowed("now")}, "tool_choice needs tools to choose from"),
         ({"tools": TOOLS[:1] * 2}, "two functions have the same name"),
         ({"tools": [{"type": "custom"}]}, "tools.0.type: functions are the only tools here"),

@@ -247,19 +247,21 @@ def main() -> None:
             scores[arm.name, seed, temperature] = product
         return tasks, scores
 
+    arms = ARMS[:2] if args.primary else ARMS
     products, chains = {}, {}
     for seed in seeds:
         base = training(
             HERE / "code-base.yaml", work / f"base-seed{seed}", seed, corpus, True, args.device
         )
-        for arm in ARMS[:2] if args.primary else ARMS:
+        for arm in arms:
             if arm.replicates is None or seed in seeds[: arm.replicates]:
                 tasks, scores = of(arm, seed)
                 first = [base] if arm == PLAIN else []
                 chains.setdefault((arm.replicates is not None, seed), []).extend([*first, *tasks])
                 products |= scores
-    # What the rule is about comes first.
-    run_chains([chains[key] for key in sorted(chains)], args.workers)
+    # What the rule is about comes first; the others begin with its models.
+    for later in (False, True):
+        run_chains([chains[key] for key in sorted(chains) if key[0] == later], args.workers)
     samples = Samples({key: json.loads(file.read_text()) for key, file in products.items()})
     for arm in ARMS:
         for seed in () if arm.feedback else samples.seeds(arm):
@@ -269,7 +271,7 @@ def main() -> None:
     draw(panels, args.out / "entropy.png", "")
     result = {
         "verdict": samples.verdict(),
-        "arms": [asdict(arm) for arm in ARMS],
+        "arms": [asdict(arm) for arm in arms],
         "seconds_an_update": {
             arm.name: [seconds_of(work / f"{arm.name}-seed{s}") for s in samples.seeds(arm)]
             for arm in ARMS

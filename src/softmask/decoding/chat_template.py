@@ -31,8 +31,11 @@ from ..settings import require
 MOST_SECONDS = 2.0
 # Characters or items of anything that a template makes.
 MOST_ITEMS = 2**24
-# What a template is given of a conversation itself.
-GIVEN = ("messages", "tools", "documents", "add_generation_prompt")
+# What a template is given of a conversation itself, and what is no template's to read.
+GIVEN = (
+    *("messages", "tools", "documents", "add_generation_prompt"),
+    *("continue_final_message", "chat_template", "tokenize"),
+)
 # What Python says of a wrong program.
 FAULTS = (
     ArithmeticError,
@@ -78,17 +81,19 @@ def render_chat(
     Raises:
         ChatTemplateError: the template refuses the messages, or fails on them.
         ValueError: there is no template, it is no valid one, or it takes too long; a variable has
-            a name of what is given anyway.
+            a name that means something else.
     """
     source = tokenizer.chat_template if template is None else template
     if not isinstance(source, str):
         raise ValueError("this tokenizer has no chat template: pass the prompt as raw text")
     for name in variables or ():
-        require(name not in GIVEN, f"{name} is no variable of a chat template: it is given")
+        require(name not in GIVEN, f"{name} cannot be a variable of a chat template: rename it")
     chat = [{k: v for k, v in message.items() if v is not None} for message in messages]
-    mark = secrets.token_hex(16)
+    # A template that trims the message trims the mark's space.
+    mark, said = secrets.token_hex(16), ""
     if continue_final_message:
-        chat[-1]["content"] = chat[-1]["content"] + mark
+        said = chat[-1]["content"]
+        chat[-1]["content"] = f"{said}{mark} "
     compiled, bounds = _compile(source)
     bounds.begin()
     try:
@@ -112,7 +117,9 @@ def render_chat(
     if continue_final_message:
         if mark not in text:
             raise ChatTemplateError("the model's chat template leaves out the last message")
-        text = text[: text.rindex(mark)]
+        text, _, behind = text.rpartition(mark)
+        if said.strip() and not behind.startswith(" "):
+            text = text.removesuffix(said[len(said.rstrip()) :])
     return text
 
 

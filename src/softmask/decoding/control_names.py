@@ -35,7 +35,11 @@ class ControlNames:
         self._order = list(self.ids)
         self.mask_id: int | None = tokenizer.mask_token_id
         # Longest first: one may begin with another.
-        self._names = "|".join(map(re.escape, sorted(self.ids, key=len, reverse=True))) or "(?!)"
+        names = sorted(self.ids, key=len, reverse=True)
+        self._names = "|".join(map(re.escape, names)) or "(?!)"
+        # No template begins with a mask of its own: two texts that stand side by side may make one.
+        tokens = [name for name in names if self.ids[name] != self.mask_id]
+        self._tokens = "|".join(map(re.escape, tokens)) or "(?!)"
         self._plain = _without_added_tokens(tokenizer)
         # Digits stay what they are in upper case, in JSON, in HTML. Behind them the name's place.
         self._prefix = f"9{secrets.randbelow(10**20):020}"
@@ -66,14 +70,15 @@ class ControlNames:
         return [one.ids for one in self._encodings(texts)]
 
     def encode_rendered(self, rendered: str) -> Encoded:
-        """Token ids of a rendered conversation: names in it are tokens, marks are text.
+        """Token ids of a rendered conversation: names in it are tokens, but for the mask's, and
+        marks are text.
 
         Begins count in the shown text.
 
         Raises:
             ValueError: see `encode`.
         """
-        parts = [self.show(part) for part in re.split(f"({self._names})", rendered)]
+        parts = [self.show(part) for part in re.split(f"({self._tokens})", rendered)]
         # Every second part is a name of the template's own.
         encodings = self._encodings(parts[::2])
         ids, starts, place = [], [], 0

@@ -158,7 +158,7 @@ class RowNoise:
 def filter_logits(
     logits_NV: Tensor, top_p: float | None, top_k_count: int | None, min_p: float | None = None
 ) -> Tensor:
-    """Floors what any of the filters drops.
+    """Floors what any of the filters drops, each by the unfiltered logits.
 
     top_p keeps a token while the mass of the likelier ones is at most top_p, hence always the
     first; top_k keeps ties with the k-th; min_p keeps a token that is at least this share as likely

@@ -25,8 +25,8 @@ SAMPLES = 10
 INVALID = "[invalid]"
 # The harness' settings that a page of results shows, where they are given.
 SHOWN = (
-    *("max_new_tokens", "diffusion_steps", "nfe", "alg", "temperature", "top_p", "block_length"),
-    *("cache", "threshold", "entropy_threshold", "estimator", "batch_size", "seed"),
+    *("max_new_tokens", "diffusion_steps", "nfe", "alg", "temperature", "top_p", "top_k", "min_p"),
+    *("block_length", "cache", "threshold", "entropy_threshold", "estimator", "batch_size", "seed"),
 )
 
 

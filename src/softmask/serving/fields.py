@@ -22,6 +22,7 @@ from .field_rows import (
     CHOICE,
     CHOSEN,
     COMPLETIONS,
+    DEFINED,
     DENOISE,
     EDIT,
     FORMAT,
@@ -54,6 +55,7 @@ FILTERS = "filter tokens by top_p, top_k or min_p"
 BY_FORM = "exclude them by guided_regex, or check the answer"
 OLD_TOOLS = "tools and tool_choice are the newer names"
 IDS = "the steps of /v1/denoise name token ids"
+RENDERED = "render the chat yourself, and give it as prompt"
 TEMPLATE = "start the server with --chat-template"
 
 OPENAI = (
@@ -96,7 +98,7 @@ OPENAI = (
     ),
     *_ignored("there is one tier", "service_tier", kinds=CHAT),
     *_ignored("a guess to save time, which changes no answer", "prediction", kinds=CHAT),
-    *_ignored(NO_REASONING, "reasoning_effort", kinds=CHAT),
+    _done("reasoning_effort", "a variable of the chat template, where that reads it", CHAT),
     _only("frequency_penalty", 0, instead=NO_ORDER),
     _only("presence_penalty", 0, instead=NO_ORDER),
     _only("logit_bias", {}, [], instead="`end_penalty` under softmask makes texts longer"),
@@ -139,6 +141,10 @@ OPENAI = (
     _done("allowed_tools", "an object with `mode` and `tools`", ALLOWED),
     _done("mode", "auto or required", AMONG),
     _done("tools", "those of `tools` that may be called: objects that name one", AMONG),
+    _only("mode", instead="in a chat it stands under allowed_tools", kinds=ALLOWED),
+    _only("tools", instead="in a chat they stand under allowed_tools", kinds=ALLOWED),
+    _only("name", instead="in a chat it stands under function", kinds=TOOL + CHOICE + CALL),
+    *_ignored(DEFINED, "description", "parameters", "strict", kinds=CHOSEN),
     _done("function", "the function", TOOL + CHOICE + CALL),
     _done("name", "the function's name", FUNCTION + CHOSEN + CALLED),
     _done("description", "what it does, for the model", FUNCTION),
@@ -209,11 +215,20 @@ VLLM = (
     _only("ec_transfer_params", instead=STAYS),
     _only("vllm_xargs", {}, instead="settings of this server stand under softmask"),
     _only("echo", False, instead="put the last message before the answer", kinds=CHAT),
+    _only("add_generation_prompt", True, instead=RENDERED, kinds=DENOISE + SCORE),
+    _only(
+        "continue_final_message", False, instead="give messages and infill together", kinds=DENOISE
+    ),
+    _only("continue_final_message", False, instead=RENDERED, kinds=SCORE),
     _done("add_generation_prompt", "false: nothing stands between the chat and its answer", CHAT),
     _done("continue_final_message", "the answer goes on with the assistant's last message", CHAT),
     _only("documents", [], instead="put them into a message", kinds=CHAT),
     _only("chat_template", instead=TEMPLATE, kinds=CHAT),
-    _done("chat_template_kwargs", "variables of the chat template, as `enable_thinking`", CHAT),
+    _done(
+        "chat_template_kwargs",
+        "variables of the chat template, as `enable_thinking`",
+        CHAT + DENOISE + SCORE,
+    ),
     _only("media_io_kwargs", {}, instead=TEXT_ALONE, kinds=CHAT),
     _only("mm_processor_kwargs", {}, instead=TEXT_ALONE, kinds=CHAT),
     _only("return_prompt_text", False, instead="/v1/denoise starts with the prompt", kinds=CHAT),

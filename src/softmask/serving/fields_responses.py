@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .field_rows import (
+    DEFINED,
     FOUND,
     IN_ANY_CASE,
     NO_REASONING,
@@ -38,6 +39,7 @@ RESPONSES_API = (
     done("seed", "fixes every random choice", HERE, -1),
     done("cache_salt", SALT, HERE),
     done("text", "the form of the answer, under `format`", HERE, {}),
+    done("chat_template_kwargs", "variables of the chat template, as `enable_thinking`", HERE),
     done("tools", "functions that the model may call, with JSON schemas", HERE, []),
     done("tool_choice", "none, auto, required, or an object that names one or several", HERE),
     done("parallel_tool_calls", "false: one call at most", HERE),
@@ -74,6 +76,9 @@ RESPONSES_API = (
     *ignored("the schema says it all", "description", kinds=FORMAT),
     *ignored(IN_ANY_CASE, "strict", kinds=FORMAT + TOOL),
     done("type", "function", TOOL + CHOICE),
+    *ignored(DEFINED, "description", "parameters", "strict", kinds=CHOICE),
+    only("function", instead="here its fields stand beside type", kinds=TOOL + CHOICE),
+    only("allowed_tools", instead="here its fields stand beside type", kinds=ALLOWED),
     done("type", "allowed_tools", ALLOWED),
     done("mode", "auto or required", ALLOWED),
     done("tools", "those of `tools` that may be called: objects that name one", ALLOWED),

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -38,7 +39,7 @@ from ..decoding.control_names import half_character
 from ..sampling import TOP_K_OFF
 from .fields import known, unknown
 from .messages import Messages
-from .strict import JsonObject, Strict, Text, require_few, wrong
+from .strict import Strict, Text, check_json, require_few, wrong
 from .structured import Structured
 from .tools import Choice, NamedTool, Tool, Tools, check_choice, choice_of
 
@@ -140,6 +141,8 @@ class StreamOptions(Strict):
     continuous_usage_stats: bool = False
 
 
+# Counted before they are walked through.
+Variables = Annotated[dict[str, Any], Field(max_length=MOST_VARIABLES), AfterValidator(check_json)]
 Stop = Annotated[Text, Field(min_length=1, max_length=256)]
 
 
@@ -220,9 +223,6 @@ TokenId = Annotated[int, Field(ge=0)]
 TokenIds = Annotated[list[TokenId], Field(min_length=1, fail_fast=True)]
 
 
-Variables = Annotated[JsonObject, Field(max_length=MOST_VARIABLES)]
-
-
 class ChatRequest(OpenAIRequest):
     """POST /v1/chat/completions."""
 
@@ -234,6 +234,7 @@ class ChatRequest(OpenAIRequest):
     add_generation_prompt: bool = True
     continue_final_message: bool = False
     chat_template_kwargs: Variables = Field(default_factory=dict)
+    reasoning_effort: Text | None = None
     tools: Tools = Field(default_factory=list)
     tool_choice: Choice = "auto"
     parallel_tool_calls: bool = True
@@ -243,6 +244,12 @@ class ChatRequest(OpenAIRequest):
         """What is to be answered: the last message but for one that the answer goes on with."""
         own = self.continue_final_message and len(self.messages) > 1
         return self.messages[-2 if own else -1].text
+
+    @property
+    def template_variables(self) -> dict[str, Any]:
+        """What the template may read beside the conversation."""
+        own = {} if self.reasoning_effort is None else {"reasoning_effort": self.reasoning_effort}
+        return own | self.chat_template_kwargs
 
     @property
     def must_call(self) -> bool:
@@ -376,6 +383,7 @@ class DenoiseRequest(Shared, Structured):
     prompt: Text | None = None
     messages: Messages | None = None
     infill: Text | None = None
+    chat_template_kwargs: Variables = Field(default_factory=dict)
     max_tokens: int | None = Field(None, ge=1)
     candidates: int = Field(5, ge=1, le=MOST_TOP)
     stream: bool = True

@@ -11,7 +11,7 @@ from ..settings import shown
 from .field_rows import TEXT_ALONE
 from .fields_responses import SEND_ALL
 from .messages import ROLES, Message
-from .protocol import MOST_TOP, ChatRequest, Logged, Shared
+from .protocol import MOST_TOP, ChatRequest, Logged, Shared, Variables
 from .strict import JsonObject, Strict, Text, text_or_more, wrong
 from .structured import NamedSchema, ResponseFormat, Schema
 from .tools import (
@@ -159,14 +159,6 @@ class ResponsesNamed(Strict):
 
     _functions_alone = model_validator(mode="before")(functions_alone)
 
-    @property
-    def mode(self) -> Mode:
-        return "required"
-
-    @property
-    def names(self) -> list[str]:
-        return [self.name]
-
     def as_chat(self) -> NamedTool:
         return NamedTool(type="function", function=NamedFunction(name=self.name))
 
@@ -179,10 +171,6 @@ class ResponsesAllowed(Strict):
     type: Literal["allowed_tools"]
     mode: Literal["auto", "required"]
     tools: list[ResponsesNamed] = Field(min_length=1, max_length=MOST_TOOLS)
-
-    @property
-    def names(self) -> list[str]:
-        return [tool.name for tool in self.tools]
 
     def as_chat(self) -> AllowedChoice:
         tools = [tool.as_chat() for tool in self.tools]
@@ -218,6 +206,7 @@ class ResponsesRequest(Shared):
     parallel_tool_calls: bool = True
     include: list[Text] = Field(default_factory=list)
     top_logprobs: int | None = Field(None, ge=0, le=MOST_TOP)
+    chat_template_kwargs: Variables = Field(default_factory=dict)
     stream: bool = False
     metadata: dict[Text, Text] = Field(default_factory=dict, max_length=MOST_METADATA)
     user: Logged | None = None
@@ -235,8 +224,13 @@ class ResponsesRequest(Shared):
 
     @model_validator(mode="after")
     def _has_tools(self) -> ResponsesRequest:
-        check_choice([tool.name for tool in self.tools], self.tool_choice)
+        check_choice([tool.name for tool in self.tools], self._chat_choice)
         return self
+
+    @property
+    def _chat_choice(self) -> Mode | NamedTool | AllowedChoice:
+        choice = self.tool_choice
+        return choice if isinstance(choice, str) else choice.as_chat()
 
     @property
     def format(self) -> TextFormat:
@@ -248,14 +242,14 @@ class ResponsesRequest(Shared):
         """The chat that this asks for."""
         logprobs = LOGPROBS in self.include or self.top_logprobs is not None
         shared = {name: getattr(self, name) for name in Shared.model_fields}
-        choice = self.tool_choice
         return ChatRequest(
             **shared,
             messages=self._messages(),
             max_tokens=self.max_output_tokens,
             response_format=_chat_format(self.format),
             tools=[_chat_tool(tool) for tool in self.tools],
-            tool_choice=choice if isinstance(choice, str) else choice.as_chat(),
+            tool_choice=self._chat_choice,
+            chat_template_kwargs=self.chat_template_kwargs,
             parallel_tool_calls=self.parallel_tool_calls,
             logprobs=logprobs,
             top_logprobs=self.top_logprobs,

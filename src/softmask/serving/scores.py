@@ -14,12 +14,20 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ..decoding.likelihood import Estimator, LikelihoodConfig, TokenScore
-from ..decoding.prompts import DecodeStream, encode_chat
+from ..decoding.prompts import DecodeStream
 from ..decoding.score import BATCH_SIZE, SAMPLES, pairs_of
 from ..models.checkpoint import Checkpoint
 from .detokenizer import Token
 from .messages import Messages
-from .protocol import MOST_SEED, MOST_TEXTS, CompletionRequest, Logged, SoftMaskField, TokenIds
+from .protocol import (
+    MOST_SEED,
+    MOST_TEXTS,
+    CompletionRequest,
+    Logged,
+    SoftMaskField,
+    TokenIds,
+    Variables,
+)
 from .scoring import ScoreRequest, ScoreResult
 from .service import Job, Service
 from .strict import Strict, Text
@@ -78,6 +86,7 @@ class ScoreBody(Strict):
     model: Text | None = None
     prompt: Text | TokenIds | None = None
     messages: Messages | None = None
+    chat_template_kwargs: Variables = Field(default_factory=dict)
     choices: list[Choice] = Field(min_length=1, max_length=MOST_TEXTS, fail_fast=True)
     seed: int = Field(0, ge=0, lt=MOST_SEED)
     softmask: ScoreExtension = Field(default_factory=ScoreExtension)
@@ -99,7 +108,7 @@ def score_request(service: Service, asked: ScoreBody) -> ScoreRequest:
     checkpoint, extension = service.checkpoint, asked.softmask
     prompt: Any = asked.prompt
     if asked.messages is not None:
-        prompt = encode_chat(checkpoint, [message.as_template() for message in asked.messages])
+        prompt = service.conversation(asked.messages, variables=asked.chat_template_kwargs)
     pairs = pairs_of(checkpoint, prompt, asked.choices, service.encode_text)
     return ScoreRequest(
         tuple(pairs),

@@ -145,12 +145,12 @@ class Service:
         constraint, tools = asked.constraint, None
         if isinstance(asked, ChatRequest):
             self._check_count(1, asked.n)
-            conversation = self._conversation(
+            conversation = self.conversation(
                 asked.messages,
                 asked.offered,
                 begins_answer=asked.add_generation_prompt,
                 continues=asked.continue_final_message,
-                variables=asked.chat_template_kwargs,
+                variables=asked.template_variables,
             )
             prompts = [conversation]
             if asked.offered:
@@ -203,7 +203,9 @@ class Service:
         Raises:
             ValueError: one sentence on what cannot be done.
         """
-        ids = self._conversation(asked.messages) if asked.messages else []
+        ids: list[int] = []
+        if asked.messages:
+            ids = self.conversation(asked.messages, variables=asked.chat_template_kwargs)
         start, most = len(ids), 0
         spaced: tuple[int, ...] = ()
         if asked.infill:
@@ -266,10 +268,14 @@ class Service:
     def _tools(self) -> ToolSyntax:
         return tool_syntax(self.checkpoint)
 
-    def _conversation(
+    def conversation(
         self, messages: Sequence[Message], tools: Sequence[Tool] = (), **how: Any
     ) -> list[int]:
-        """Token ids of a conversation; `how`: more arguments of `encode_chat`."""
+        """Token ids of a conversation; `how`: more arguments of `encode_chat`.
+
+        Raises:
+            ValueError: it is too long or has no template, or what `encode_chat` refuses.
+        """
         require(
             has_chat_template(self.checkpoint),
             f"{self.name} has no chat template: ask /v1/completions to go on with a text, or start "

@@ -83,8 +83,12 @@ def _whole_characters(text: str) -> str:
     return text
 
 
-def _whole_texts(value: dict[str, Any]) -> dict[str, Any]:
-    """An object whose texts are all of whole characters, at depths that one can walk through."""
+def check_json(value: dict[str, Any]) -> dict[str, Any]:
+    """The object: its texts are all of whole characters, at depths that one can walk through.
+
+    Raises:
+        ValueError: they are not, or it is nested too deeply.
+    """
     level: list[Any] = [value]
     for _ in range(MOST_DEPTH):
         parts = [one.values() if isinstance(one, dict) else one for one in level]
@@ -94,7 +98,7 @@ def _whole_texts(value: dict[str, Any]) -> dict[str, Any]:
     return value
 
 
-JsonObject = Annotated[dict[str, Any], AfterValidator(_whole_texts)]
+JsonObject = Annotated[dict[str, Any], AfterValidator(check_json)]
 
 
 def text_or_more(value: Any) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal, Protocol
+from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
@@ -13,7 +13,7 @@ from ..constraints.constraint import Constraint
 from ..constraints.tools import arguments_schema
 from ..decoding.tool_syntax import Function, ToolSyntax
 from ..settings import shown
-from .strict import JsonObject, Strict, Text, text_or_more, wrong
+from .strict import JsonObject, Strict, Text, check_json, text_or_more, wrong
 
 MOST_TOOLS = 128
 Name = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_.-]{1,64}$")]
@@ -67,14 +67,6 @@ class NamedTool(Strict):
 
     _functions_alone = model_validator(mode="before")(functions_alone)
 
-    @property
-    def mode(self) -> Mode:
-        return "required"
-
-    @property
-    def names(self) -> list[str]:
-        return [self.function.name]
-
 
 class AllowedTools(Strict):
     kind = "allowed_tools"
@@ -90,14 +82,6 @@ class AllowedChoice(Strict):
 
     type: Literal["allowed_tools"]
     allowed_tools: AllowedTools
-
-    @property
-    def mode(self) -> Mode:
-        return self.allowed_tools.mode
-
-    @property
-    def names(self) -> list[str]:
-        return [name for tool in self.allowed_tools.tools for name in tool.names]
 
 
 class CalledFunction(Strict):
@@ -116,10 +100,14 @@ class CalledFunction(Strict):
         """Whether they are an object. Clients send nothing for no arguments."""
         try:
             found = json.loads(arguments or "{}")
-        except ValueError:
+        except (ValueError, RecursionError):
             found = None
         if not isinstance(found, dict):
             raise wrong("arguments", "not a JSON object as text")
+        try:
+            check_json(found)
+        except ValueError as error:
+            raise wrong("arguments", str(error)) from None
 
 
 class ToolCall(Strict):
@@ -156,22 +144,17 @@ Tools = Annotated[list[Tool], Field(max_length=MOST_TOOLS, fail_fast=True)]
 ToolCalls = Annotated[list[ToolCall], Field(max_length=MOST_TOOLS, fail_fast=True)]
 
 
-class Chosen(Protocol):
-    """A choice that names functions."""
-
-    @property
-    def mode(self) -> Mode: ...
-
-    @property
-    def names(self) -> list[str]: ...
-
-
-def choice_of(given: Mode | Chosen) -> tuple[Mode, list[str]]:
+def choice_of(given: Mode | NamedTool | AllowedChoice) -> tuple[Mode, list[str]]:
     """Whether tools may be called, or have to be, and the names of those; none: any."""
-    return (given, []) if isinstance(given, str) else (given.mode, given.names)
+    if isinstance(given, NamedTool):
+        return "required", [given.function.name]
+    if isinstance(given, AllowedChoice):
+        among = given.allowed_tools
+        return among.mode, [tool.function.name for tool in among.tools]
+    return given, []
 
 
-def check_choice(names: Sequence[str], choice: Mode | Chosen) -> None:
+def check_choice(names: Sequence[str], choice: Mode | NamedTool | AllowedChoice) -> None:
     """Whether a choice among tools can be made.
 
     Raises:
