@@ -36,6 +36,7 @@ FREE = (
 )
 SERVER = "SOFTMASK_TESTS_FORK_SERVER"  # its address, in the environment of all workers
 HERE = Path(__file__).parent
+FSYNC = os.fsync  # which tests do without
 
 
 def start_fork_server() -> None:

@@ -6,11 +6,13 @@ import json
 import os
 import resource
 import signal
+import stat
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from processes import FSYNC
 
 from softmask.files import append_line, locked, read_json_lines, sync_tree, write_atomically
 
@@ -33,6 +35,27 @@ def test_a_file_is_the_old_one_where_the_new_one_has_no_room(tmp_path, small_dis
         write_atomically(path, "x" * 5000)
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_is_written_is_on_the_disk_before_it_has_its_name_and_then_the_name_is(
+    tmp_path, monkeypatch
+) -> None:
+    seen: list[tuple[set[str], bool]] = []
+
+    def fsync(handle: int) -> None:
+        FSYNC(handle)
+        there = {path.name for path in tmp_path.iterdir()}
+        seen.append((there, stat.S_ISDIR(os.fstat(handle).st_mode)))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    write_atomically(tmp_path / "a", "text")
+    assert seen == [({"a.partial"}, False), ({"a"}, True)]
+    append_line(tmp_path / "a", "line")
+    assert seen[2:] == [({"a"}, False)]
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "c").write_text("text")
+    sync_tree(tmp_path)
+    assert [is_folder for _, is_folder in seen[3:]] == [False, True, False, True]
 
 
 def test_a_link_stays_a_link_and_a_device_a_device(tmp_path) -> None:
