@@ -170,7 +170,14 @@ def test_the_base_is_taken_at_the_revision_that_the_adapter_names(
     monkeypatch.setattr("softmask.hub.download.snapshot_download", download)
     change_json(adapter / CONFIG, base_model_name_or_path="me/dream", revision="v2")
     softmask.load(adapter=adapter, device="cpu")
-    assert asked == [("me/dream", "v2")]
+    softmask.load(adapter=adapter, revision="v3", device="cpu")
+    assert asked == [("me/dream", "v2"), ("me/dream", "v3")]
+    # That of the adapter, where this is named as the model.
+    change_json(adapter / CONFIG, base_model_name_or_path=str(base))
+    with pytest.raises(ValueError, match="is a local folder: a revision has no meaning there"):
+        softmask.load(adapter=adapter, revision="v3", device="cpu")
+    with pytest.raises(ValueError, match="the bundled model has no revisions"):
+        softmask.load(revision="v3")
 
 
 # What is refused

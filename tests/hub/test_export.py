@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import re
 import shutil
 import sys
@@ -534,9 +535,27 @@ def test_what_a_kill_left_is_cleared_away_and_an_older_export_put_back(base, tmp
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
 
 
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="it is Linux that says")
+def test_nothing_in_a_folder_is_open_when_it_is_renamed(base, tmp_path, monkeypatch) -> None:
+    """Else Windows would not rename it."""
+    renamed, rename = [], Path.rename
+
+    def watched(self, target):
+        opened = {Path(f"/proc/self/fd/{name}") for name in os.listdir("/proc/self/fd")}
+        places = [os.readlink(path) for path in opened if path.is_symlink()]
+        assert not [place for place in places if place.startswith(f"{self}/")]
+        renamed.append(self.name)
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", watched)
+    export(tmp_path / "out", base)
+    export(tmp_path / "out", base, overwrite=True)
+    assert renamed == [".out.new", "out", ".out.new"]
+
+
 def test_two_exports_into_one_folder_are_one_and_a_sentence(base, tmp_path) -> None:
     with (
-        locked(tmp_path / ".out.new", "exports"),
+        locked(tmp_path / ".out.lock", "exports"),
         pytest.raises(ValueError, match="another process exports in"),
     ):
         export(tmp_path / "out", base)

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -37,6 +38,8 @@ class StandIn(ThreadingHTTPServer):
         self.created: list[dict] = []
         self.branches: list[str] = []
         self.commits: list[tuple[str, str, dict[str, bytes]]] = []
+        self.files: list[str] = []  # that are there already
+        self.deleted: list[str] = []
         self.requests: list[str] = []
 
     @property
@@ -48,7 +51,11 @@ class Answers(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         private = not self.server.exists_in_public
         info = {"id": "me/model", "private": private, "siblings": [], "sha": "0" * 40}
-        self._answer(info, self.server.status or 200)
+        if self.path.startswith("/api/models/me/model/tree/"):
+            file = {"type": "file", "oid": "2" * 40, "size": 1}
+            self._answer([{**file, "path": name} for name in self.server.files])
+        else:
+            self._answer(info, self.server.status or 200)
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
@@ -85,11 +92,13 @@ class Answers(BaseHTTPRequestHandler):
             for line in lines
             if line["key"] == "file"
         }
+        gone = [line["value"]["path"] for line in lines if line["key"] == "deletedFile"]
+        self.server.deleted += gone
         self.server.commits.append((revision, lines[0]["value"]["summary"], files))
         url = f"{self.server.address}/me/model/commit/{'1' * 40}"
         self._answer({"success": True, "commitUrl": url, "commitOid": "1" * 40})
 
-    def _answer(self, values: dict, status: int = 200) -> None:
+    def _answer(self, values: Any, status: int = 200) -> None:
         self.server.requests.append(f"{self.command} {self.path}")
         body = json.dumps(values).encode()
         self.send_response(status)
@@ -192,6 +201,48 @@ def test_an_adapter_goes_up_without_the_training_state(hub, adapter, here) -> No
     assert all(files[name] == (adapter / name).read_bytes() for name in files)
     assert [(c["organization"], c["name"]) for c in hub.created] == [("me", "model")]
     assert "visibility" not in hub.created[0]
+
+
+def test_what_an_earlier_upload_left_and_would_be_read_with_this_one_goes(
+    hub, adapter, exported, here, capsys
+) -> None:
+    (adapter / "transparency_config.json").unlink()
+    (adapter / "soft_mask.safetensors").unlink()
+    of_run = ["transparency_config.json", "soft_mask.safetensors", "network_config.json"]
+    kept = ["README.md", "LICENSE", "plot.png", "other/transparency_config.json"]
+    hub.files = [*of_run, *kept, "adapter_config.json"]
+    here("me/model", adapter)
+    assert sorted(hub.deleted) == sorted(of_run)
+    # A model of other shards and another template.
+    shards = ["model-00003-of-00003.safetensors", "model.safetensors", "chat_template.jinja"]
+    hub.files, hub.deleted = [*kept, *shards, "model.safetensors.index.json", "tokenizer.py"], []
+    assert main(["push", "me/model", str(exported)]) == 0
+    assert sorted(hub.deleted) == sorted(shards)
+    note = capsys.readouterr().err
+    assert note.startswith("softmask: note: removed from me/model, as of an earlier upload: ")
+    assert note.count("\n") == 1
+
+
+def test_a_model_and_an_adapter_do_not_share_a_repository(hub, adapter, exported, here) -> None:
+    hub.files = ["config.json"]
+    assert "me/model holds a model, beside which an adapter" in here("me/model", adapter, code=2)
+    hub.files = ["adapter_config.json"]
+    assert "me/model holds an adapter, beside which a model" in here("me/model", exported, code=2)
+    assert hub.commits == []
+
+
+def test_weights_go_up_under_whatever_names_the_index_has(hub, exported, here) -> None:
+    index = exported / "model.safetensors.index.json"
+    text = index.read_text()
+    for shard in exported.glob("model-*.safetensors"):
+        name = f"model.safetensors-{shard.stem.removeprefix('model-')}.safetensors"
+        shard.rename(exported / name)
+        text = text.replace(shard.name, name)
+    index.write_text(text)
+    (exported / "other.safetensors").write_bytes(b"")
+    here("me/model", exported)
+    ((_, _, files),) = hub.commits
+    assert set(files) == {path.name for path in exported.iterdir()} - {"other.safetensors"}
 
 
 @pytest.mark.parametrize("way", ["here", pytest.param("started", marks=pytest.mark.slow)])

@@ -26,7 +26,7 @@ from runs import (
     write_recipe,
 )
 from safetensors.torch import load_file
-from tiny import bytes_of, write_dream_folder
+from tiny import bytes_of, change_json, write_dream_folder
 
 import softmask
 from softmask.cli.main import main
@@ -432,7 +432,11 @@ def test_a_loss_that_is_no_number_stops_the_run_and_names_the_rows(
         ({"train": {"report_to": ["wandb"]}}, "wandb is not installed: pip install wandb"),
         ({"model": {"path": "nowhere/at/all"}}, "there is no folder nowhere"),
         (
-            {"model": {"block_size": 4}, "sampling": {"block_length": 3}},
+            {"sampling": {"temperature": 0.5}},
+            "sampling and prompt_kinds are written beside a whole",
+        ),
+        (
+            {"model": {"block_size": 4}, "adapter": None, "sampling": {"block_length": 3}},
             "blocks of 4 tokens: sampling.block_length must divide that, not be 3",
         ),
         (
@@ -451,6 +455,19 @@ def test_what_cannot_be_trained_is_one_clear_sentence(settings, tmp_path, change
         train(recipe_of(settings), tmp_path / "run")
     assert "\n" not in str(caught.value)
     assert not list((tmp_path / "run").glob("checkpoint-*"))
+
+
+def test_a_base_without_a_pad_token_is_padded_with_its_end(settings, tmp_path) -> None:
+    base = write_dream_folder(tmp_path / "base", chat=True, max_position_embeddings=1024)
+    change_json(base / "tokenizer_config.json", pad_token=None)
+    change_json(base / "special_tokens_map.json", pad_token=None)
+    settings["model"]["path"] = str(base)
+    train(recipe_of(settings, steps=1), tmp_path / "run")
+    change_json(base / "tokenizer_config.json", eos_token=None)
+    change_json(base / "special_tokens_map.json", eos_token=None)
+    change_json(base / "config.json", pad_token_id=None, eos_token_id=None)
+    with pytest.raises(ValueError, match="has neither a pad nor an end token"):
+        train(recipe_of(settings, steps=1), tmp_path / "other")
 
 
 def test_the_command_line_says_what_is_wrong(tmp_path, capsys, monkeypatch) -> None:

@@ -86,6 +86,41 @@ def test_a_folder_with_another_run_is_left_alone_without_overwrite(settings, tmp
     assert (tmp_path / "mine" / "thesis.txt").is_file()
 
 
+def test_a_recipe_among_other_things_makes_no_folder_of_a_run(settings, tmp_path) -> None:
+    """Somebody has copied a recipe to where he works, and trains there."""
+    recipe, mine = recipe_of(settings, steps=1), tmp_path / "mine"
+    (mine / "model").mkdir(parents=True)
+    (mine / "model" / "config.json").write_text("{}")
+    train(recipe, tmp_path / "run", **SILENT)
+    shutil.copy(tmp_path / "run" / "recipe.json", mine)
+    for overwrite in (False, True):
+        assert "holds no run" in refused(recipe, mine, overwrite=overwrite)
+    assert sorted(path.name for path in mine.iterdir()) == ["model", "recipe.json"]
+    (tmp_path / "kitchen").mkdir()
+    (tmp_path / "kitchen" / "recipe.json").write_text('{"flour": 500}')
+    assert "holds no run" in refused(recipe, tmp_path / "kitchen")
+    assert (tmp_path / "kitchen" / "recipe.json").read_text() == '{"flour": 500}'
+    # Alone it is what is to be trained there.
+    (tmp_path / "new").mkdir()
+    shutil.copy(tmp_path / "run" / "recipe.json", tmp_path / "new")
+    train(recipe, tmp_path / "new", **SILENT)
+
+
+def test_what_a_run_did_not_write_stays_when_it_begins_anew(settings, tmp_path) -> None:
+    run, there = tmp_path / "run", settings["conversations"]["sources"][0]["path"]
+    settings["conversations"]["sources"][0]["path"] = str(run / "chats.jsonl")
+    assert "there is no file" in refused(recipe_of(settings, steps=1), run)
+    # The data that was missing, and a model that no run can have made here yet.
+    shutil.copy(there, run / "chats.jsonl")
+    (run / "model").mkdir()
+    (run / "model" / "notes.txt").write_text("mine")
+    train(recipe_of(settings, steps=1), run, **SILENT)
+    assert (run / "model" / "notes.txt").read_text() == "mine"
+    train(recipe_of(settings, steps=2), run, overwrite=True, **SILENT)
+    assert (run / "chats.jsonl").is_file()
+    assert json.loads((run / "done.json").read_text())["steps"] == 2
+
+
 def test_a_folder_in_which_another_process_trains_is_refused_and_free_when_it_dies(
     settings, tmp_path
 ) -> None:
@@ -121,6 +156,14 @@ def test_a_new_run_deletes_all_of_the_old_one_but_the_lock_that_it_holds(
 
 
 # Data that has changed
+
+
+def test_an_adapter_is_no_base_of_another_one(settings, tmp_path) -> None:
+    first = train(recipe_of(settings, steps=1), tmp_path / "first", **SILENT)
+    settings["model"]["path"] = str(first)
+    sentence = refused(recipe_of(settings, steps=1), tmp_path / "second")
+    assert f"model.path {first} is an adapter" in sentence
+    assert "export it first" in sentence
 
 
 def test_a_run_on_another_base_is_refused(settings, tmp_path) -> None:

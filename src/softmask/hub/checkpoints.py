@@ -23,6 +23,7 @@ from ..config import (
     SOFT_MASK_FILE,
     SoftMaskConfig,
     read_soft_mask_file,
+    require,
     soft_mask_from_published,
 )
 from ..families import gguf as facts
@@ -87,9 +88,11 @@ def find(
     folder = None if name is None else _model_folder(name, revision, local_only)
     if folder is not None and adapter is None and is_adapter(folder):
         folder, adapter_folder = None, folder
-    base_revision = None
+    # Of a model that is named, it has been used.
+    base_revision = revision if name is None else None
     if folder is None and adapter_folder is not None:
-        name, base_revision = base_of(adapter_folder)
+        name, own_revision = base_of(adapter_folder)
+        base_revision = base_revision or own_revision
         if name is None:
             raise ValueError(f"{adapter_folder} does not name its base model: give it as --model")
     if folder is None:
@@ -164,6 +167,9 @@ def _check_files(folder: Path) -> None:
 def _model_folder(name: str | Path, revision: str | None, local_only: bool) -> Path:
     """As `_folder`, and the name of the bundled model, unless a folder here is called so."""
     if name == BUNDLED and not Path(BUNDLED).is_dir():
+        require(
+            revision is None, "the bundled model has no revisions: leave it out, or name a model"
+        )
         return Path(str(resources.files("softmask"))) / BUNDLED
     return _folder(name, revision, local_only)
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -30,7 +31,7 @@ from ..config import (
 from ..families.dream import DREAM
 from ..families.links import links_of, their_shapes
 from ..families.registry import FAMILY_KEY, by_name, is_own_layout
-from ..files import LOCK, expand_home, locked, sync_tree
+from ..files import expand_home, locked, sync_tree
 from ..models import DreamModel
 from ..models.checkpoint import Source, first_not_finite
 from .checkpoints import check_link, find, shapes_of, stored_dtypes, tokenizer_folder
@@ -177,18 +178,18 @@ def _replacing(target: Path) -> Iterator[Path]:
 
     What a kill left of an earlier one is cleared away, or put back where it was.
     """
-    fresh, old = (target.with_name(f".{target.name}.{state}") for state in ("new", "old"))
+    states = ("new", "old", "lock")
+    fresh, old, lock = (target.with_name(f".{target.name}.{state}") for state in states)
     try:
-        with locked(fresh, "exports"):
-            for left in fresh.iterdir():
-                if left.name != LOCK:  # links to weights are links
-                    left.unlink()
+        # Not in the folder itself: Windows renames none in which a file is open.
+        with locked(lock, "exports"):
+            shutil.rmtree(fresh, ignore_errors=True)
+            fresh.mkdir()
             if old.exists() and not target.exists():  # killed between the two renames
                 old.rename(target)
             shutil.rmtree(old, ignore_errors=True)
             try:
                 yield fresh
-                (fresh / LOCK).unlink()
                 sync_tree(fresh)
                 if target.exists():
                     target.rename(old)
@@ -196,8 +197,11 @@ def _replacing(target: Path) -> Iterator[Path]:
             finally:
                 if old.exists() and not target.exists():
                     old.rename(target)
-                shutil.rmtree(fresh, ignore_errors=True)
-                shutil.rmtree(old, ignore_errors=True)
+                # The lock while it is held, or another process could have it in between.
+                for left in (fresh, old, lock):
+                    shutil.rmtree(left, ignore_errors=True)
+        if os.name == "nt":  # where an open file cannot be deleted
+            shutil.rmtree(lock, ignore_errors=True)
     except (OSError, SafetensorError) as error:
         why = getattr(error, "strerror", None) or error
         raise ValueError(f"{target} cannot be written: {why}") from error

@@ -25,7 +25,16 @@ from ..reporting.progress import progress
 from .adapters import read_adapter
 from .checkpoints import check_link, find
 from .export import TOKENIZER_FILES, export
-from .folder import ADAPTER_FILE, ADAPTER_WEIGHTS, HUB_ID, NETWORK_FILE, WEIGHT_INDEX, read_mapping
+from .folder import (
+    ADAPTER_FILE,
+    ADAPTER_WEIGHTS,
+    CONFIG_FILE,
+    HUB_ID,
+    NETWORK_FILE,
+    WEIGHT_INDEX,
+    read_mapping,
+    weight_files,
+)
 from .tokenizer_files import TOKENIZER_CONFIG
 
 # What goes up, by name: nothing that a run or an editor leaves in the folder slips in.
@@ -41,8 +50,6 @@ ADAPTER_FILES = (
 MODEL_FILES = (
     "config.json",
     "generation_config.json",
-    "model.safetensors",
-    "model-*-of-*.safetensors",
     WEIGHT_INDEX,
     TOKENIZER_CONFIG,
     *TOKENIZER_FILES,
@@ -51,6 +58,12 @@ MODEL_FILES = (
     "*.py",
     "README.md",
     "LICENSE*",
+)
+# What of an earlier upload would be read together with another one, by its kind.
+ADAPTER_STATE = (NETWORK_FILE, SOFT_MASK_FILE, SOFT_MASK_WEIGHTS)
+MODEL_STATE = (
+    *("generation_config.json", "model.safetensors", "model-*-of-*.safetensors", WEIGHT_INDEX),
+    *(SOFT_MASK_FILE, SOFT_MASK_WEIGHTS, SAMPLING_FILE, *TOKENIZER_FILES),
 )
 
 
@@ -133,23 +146,28 @@ def files_to_push(folder: Path, family: str | None = None) -> list[str]:
     """
     if not folder.is_dir():
         raise ValueError(f"there is no folder {folder}")
+    weights: set[str] = set()
     if (folder / ADAPTER_FILE).is_file():
         _check_adapter(folder)
         patterns: Sequence[str] = ADAPTER_FILES
-    elif (folder / "config.json").is_file():
+    elif (folder / CONFIG_FILE).is_file():
         _check_model(folder, family)
-        patterns = MODEL_FILES
+        patterns, weights = MODEL_FILES, {path.name for path in weight_files(folder)}
     else:
         raise ValueError(
             f"{folder} has neither {ADAPTER_FILE} nor config.json: give the folder of an adapter "
             "or of an exported model"
         )
     names = sorted(path.name for path in folder.iterdir() if path.is_file())
-    chosen = [name for name in names if any(fnmatch.fnmatchcase(name, p) for p in patterns)]
+    chosen = [name for name in names if name in weights or _is_any(name, patterns)]
     for name in chosen:
         if not name.endswith(".safetensors"):
             check_link(folder / name)
     return chosen
+
+
+def _is_any(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def _check_adapter(folder: Path) -> None:
@@ -213,15 +231,38 @@ def _make(repo: str, private: bool, revision: str | None) -> None:
 def _upload(
     repo: str, folder: Path, names: list[str], revision: str | None, message: str | None
 ) -> str:
+    api = HfApi()
     with _explained(repo):
-        commit = HfApi().upload_folder(
+        stale = _stale(repo, api.list_repo_files(repo, revision=revision), names)
+        commit = api.upload_folder(
             repo_id=repo,
             folder_path=folder,
             allow_patterns=names,
+            delete_patterns=stale or None,
             revision=revision,
             commit_message=message or "Upload with softmask",
         )
+    if stale:
+        what = ", ".join(stale)
+        print(
+            f"softmask: note: removed from {repo}, as of an earlier upload: {what}", file=sys.stderr
+        )
     return commit.commit_url
+
+
+def _stale(repo: str, there: Sequence[str], names: Sequence[str]) -> list[str]:
+    """Files of an earlier upload that would be read with what goes up now.
+
+    Raises:
+        ValueError: there is a model where an adapter is to go, or the reverse.
+    """
+    is_adapter = ADAPTER_FILE in names
+    other = CONFIG_FILE if is_adapter else ADAPTER_FILE
+    if other in there:
+        own, its = ("an adapter", "a model") if is_adapter else ("a model", "an adapter")
+        raise ValueError(f"{repo} holds {its}, beside which {own} cannot be read: name another one")
+    state = ADAPTER_STATE if is_adapter else MODEL_STATE
+    return [name for name in there if name not in names and _is_any(name, state)]
 
 
 @contextlib.contextmanager

@@ -424,6 +424,11 @@ class Recipe:
         require(0 <= self.seed < 2**32, f"seed must lie in [0, 2**32), not {self.seed}")
         if self.adapter is not None:
             require(self.model.path is not None, "an adapter needs model.path, the base checkpoint")
+            require(
+                self.sampling == SamplingConfig() and not self.prompt_kinds,
+                "sampling and prompt_kinds are written beside a whole model, and an adapter has "
+                "those of its base: leave them out",
+            )
         if self.conversations is not None:
             require(self.model.path is not None, "conversations need model.path, a checkpoint")
         else:

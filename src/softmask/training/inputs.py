@@ -59,9 +59,16 @@ def _pin_base(folder: Path, recipe: Recipe) -> None:
     model = recipe.model
     found = find(path, revision=model.revision, family=model.family)
     recipe.check_network(found.config.block_size)
+    if recipe.adapter is not None and found.adapter is not None:
+        raise ValueError(
+            f"model.path {path} is an adapter, which another one cannot be trained on: export it "
+            "first (`softmask export`), and name the model"
+        )
     source = found.folder
     names = [name for name in (TOKENIZER_CONFIG, *TOKENIZER_FILES) if (source / name).is_file()]
     files = {name: file_digest(source / name) for name in names}
+    if found.adapter is not None:
+        files["adapter"] = fingerprint(found.adapter)
     weights = fingerprint(source)
     known = _known(folder / BASE)
     before = {**known.get("files", files), "weights": known.get("fingerprint", weights)}

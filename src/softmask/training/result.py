@@ -13,7 +13,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerFast
 
 from ..config import SAMPLING_FILE, sampling_to_file
-from ..files import sync_folder, sync_tree
+from ..files import sync_folder, sync_tree, write_atomically
 from ..hub.checkpoints import quiet
 from ..models import DreamModel
 from .build import Trainable
@@ -56,8 +56,8 @@ def _write_draft(trainer: SoftMaskTrainer, recipe: Recipe, made: Trainable, draf
     (draft / EMA_WEIGHTS).unlink(missing_ok=True)
     if recipe.adapter is None:
         sampling = sampling_to_file(recipe.sampling, recipe.prompt_kinds)
-        (draft / SAMPLING_FILE).write_text(json.dumps(sampling, indent=2) + "\n")
-    (draft / "README.md").write_text(model_card(recipe, trainer))
+        write_atomically(draft / SAMPLING_FILE, json.dumps(sampling, indent=2) + "\n")
+    write_atomically(draft / "README.md", model_card(recipe, trainer))
 
 
 def save_model(

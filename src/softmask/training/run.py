@@ -233,6 +233,15 @@ def make_data(
         held_out = Corpus(recipe.corpus, made.stories, tokenizer)
         schedule = TrainingSchedule(train, train.steps or 0)
         rows = CorpusOrder(held_out, schedule, global_batch, recipe.seed, visits)
+    # Behind an answer there is padding, which the model learns to write: an end, where nothing else
+    # is named.
+    pads = (tokenizer.pad_token_id, made.dream.config.pad_token_id, tokenizer.eos_token_id)
+    pad_token_id = next((one for one in pads if one is not None), None)
+    if pad_token_id is None:
+        raise ValueError(
+            f"the tokenizer of {recipe.model.path} has neither a pad nor an end token, with which "
+            "rows are filled up: name one in its tokenizer_config.json"
+        )
     collator = Collator(
         train=train,
         noise=recipe.noise,
@@ -241,7 +250,7 @@ def make_data(
         global_batch=global_batch,
         seed=recipe.seed,
         mask_token_id=made.dream.mask_id,
-        pad_token_id=tokenizer.pad_token_id,
+        pad_token_id=pad_token_id,
         two_passes=recipe.soft_mask is not None,
         visits=visits,
     )

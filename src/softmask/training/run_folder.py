@@ -33,6 +33,12 @@ from .config import RECIPE, Recipe
 from .listing import DONE
 
 LOG = "log.jsonl"
+# What a run writes before it has a result, and its result, by name; all else is somebody's own.
+BEGUN = (
+    *("base.json", "data.json", LOG, "soft_mask_start.json", "bad_batch.json"),
+    *("checkpoint-*", "runs", "*.partial"),
+)
+RESULT = ("adapter", "adapter.new", "model", "model.new", "curves.png", DONE)
 # What may grow in a run that goes on: how long it is, by whichever setting says so.
 LENGTHS = ("train.steps", "train.epochs")
 SHOWN = 3  # settings that an error names
@@ -54,12 +60,15 @@ def run_folder(
     Raises:
         ValueError: another process trains there, the folder holds another run, or no run at all.
     """
-    if not (folder / LOCK).is_file():
-        _refuse_others(folder)
+    was_here = (folder / LOCK).is_file()
+    if not was_here:
+        _refuse_others(folder, was_here)
     with locked(folder, "trains"):
-        _refuse_others(folder)
-        if overwrite or ((folder / RECIPE).is_file() and not _has_trained(folder)):
-            _clear(folder)
+        _refuse_others(folder, was_here)
+        if overwrite:
+            _clear(folder, BEGUN + RESULT)
+        elif (folder / RECIPE).is_file() and not _has_trained(folder):
+            _clear(folder, BEGUN)
         recipe = with_own_length(folder, recipe)
         wanted = json.loads(json.dumps(dataclasses.asdict(recipe)))
         written = folder / RECIPE
@@ -185,19 +194,32 @@ def _lengthen(
     )
 
 
-def _refuse_others(folder: Path) -> None:
-    if (folder / RECIPE).is_file() or not folder.is_dir():
+def _refuse_others(folder: Path, was_here: bool) -> None:
+    """A run's folder has its recipe, and its lock or what it has trained.
+
+    Args:
+        was_here: a run has had the lock before.
+    """
+    if not folder.is_dir():
         return
-    if any(path.name not in (LOCK, f"{RECIPE}.partial") for path in folder.iterdir()):
+    names = {path.name for path in folder.iterdir()} - {LOCK, f"{RECIPE}.partial"}
+    is_run = not names or (RECIPE in names and (was_here or _has_trained(folder)))
+    # A recipe that somebody has put into a folder of its own.
+    if not is_run and not (names == {RECIPE} and _is_recipe(folder / RECIPE)):
         raise ValueError(f"{folder} is not empty and holds no run: name another folder with --out")
 
 
-def _clear(folder: Path) -> None:
-    """Empties the folder but for its lock; recipe.json, which says that it is ours, goes last."""
-    keep = (LOCK, RECIPE)
-    for path in folder.iterdir():
-        if path.name in keep:
-            continue
+def _is_recipe(path: Path) -> bool:
+    try:
+        Recipe.of(read_json(path), RECIPE)
+    except ValueError:
+        return False
+    return True
+
+
+def _clear(folder: Path, names: tuple[str, ...]) -> None:
+    """Deletes what has these names; recipe.json, which says that it is ours, goes last."""
+    for path in [path for name in names for path in folder.glob(name)]:
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:

@@ -73,14 +73,14 @@ def save_soft_mask(mask: SoftMask | None, folder: Path, writes: bool = True) -> 
         folder.mkdir(parents=True, exist_ok=True)
         save_file(raw, folder / SOFT_MASK_WEIGHTS)
         published = json.dumps(soft_mask_to_published(config), indent=2)
-        (folder / SOFT_MASK_FILE).write_text(published + "\n")
+        (folder / SOFT_MASK_FILE).write_text(published + "\n", encoding="utf-8")
 
 
 def save_network(config: DreamConfig, folder: Path) -> None:
     """Writes beside an adapter what its weights were trained for and do not say themselves."""
     if config.block_size is not None:
         values = {"block_size": config.block_size}
-        (folder / NETWORK_FILE).write_text(json.dumps(values) + "\n")
+        (folder / NETWORK_FILE).write_text(json.dumps(values) + "\n", encoding="utf-8")
 
 
 @torch.no_grad()
