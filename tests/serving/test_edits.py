@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 import torch
@@ -14,8 +16,12 @@ from tiny import write_dream_folder
 import softmask
 from softmask.cli.main import main
 from softmask.constraints.constraint import Constraint
-from softmask.decoding.prompts import rules_of
+from softmask.decoding.prompts import encode, encode_holes, first_ids, rules_of
+from softmask.decoding.score import pairs_of
+from softmask.serving.config import ServeConfig
+from softmask.serving.edit_body import EditBody, edit_jobs
 from softmask.serving.edits import Span
+from softmask.serving.service import Service
 
 TEXT = "One day, Tom went."
 
@@ -72,6 +78,18 @@ def test_the_draft_with_the_likeliest_tokens_is_kept(checkpoint) -> None:
         logits = checkpoint.model(canvas, rows=torch.tensor([len(before)])).logits[0]
     logits[list(rules_of(checkpoint, infill=True).suppressed)] = -math.inf
     assert one.drafts[0].score == pytest.approx(logits.log_softmax(0).max().item(), rel=1e-4)
+
+
+def test_edits_and_scores_have_the_ends_of_the_familys_texts(checkpoint, monkeypatch) -> None:
+    own = dataclasses.replace(checkpoint.family, bos=True, eos=True)
+    monkeypatch.setattr(type(checkpoint), "family", property(lambda _: own))
+    body = EditBody(text=TEXT, start=9, end=12, max_tokens=3, min_tokens=3)
+    (request,) = edit_jobs(Service(checkpoint, ServeConfig()), body)
+    holed = encode_holes(checkpoint, f"{TEXT[:9]}[[3]]{TEXT[12:]}")
+    assert list(request.ids) == holed.ids
+    assert holed.ids[0] == checkpoint.tokenizer.bos_token_id
+    (pair,) = pairs_of(checkpoint, "One day", ["x"], partial(encode, checkpoint))
+    assert pair[0] == [*first_ids(checkpoint), *encode(checkpoint, "One day")]
 
 
 def test_characters_count_not_bytes_and_a_form_holds_where_it_fits(checkpoint) -> None:

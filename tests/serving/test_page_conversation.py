@@ -183,6 +183,29 @@ def test_a_stretch_of_an_answer_is_refilled_by_mouse_and_by_keyboard(chat) -> No
     assert said(chat)[1].startswith(answer[:-3])
 
 
+def test_brackets_of_a_text_are_not_taken_for_holes_when_a_stretch_is_refilled(page) -> None:
+    made = page.evaluate(
+        """() => {
+          const said = [];
+          const at = (text, from, to) =>
+            withHole({ warn: (refusal) => said.push(refusal.message) }, text, { from, to }, 2);
+          return [at("x[[1]] <- a", 10, 11), at("a is x[[1]]", 0, 1), at("x[1] <- a", 8, 9), said];
+        }"""
+    )
+    refusal = "Other [[n]] of this text would be filled in too"
+    assert made == [None, None, "x[1] <- [[2]]", [refusal, refusal]]
+
+
+def test_what_was_given_is_shown_without_the_token_that_begins_texts(page) -> None:
+    text = page.evaluate(
+        """() => {
+          const tokens = ["<|beginoftext|>", "One ", "day"].map((text) => ({ text }));
+          return promptOf({ start: { tokens }, slots: [3] });
+        }"""
+    )
+    assert text == "One day"
+
+
 def test_a_space_that_a_hole_begins_with_is_shown_once(page) -> None:
     """As the server of a model whose tokens bring spaces along tells of a text with holes."""
     filled = page.evaluate(

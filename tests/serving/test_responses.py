@@ -120,6 +120,27 @@ def test_of_several_tools_those_that_are_allowed_are_called(client) -> None:
     assert {item.name for item in whole.output} == {"now"}
 
 
+def test_a_stream_loses_no_log_probabilities_of_text_that_it_holds_back(client) -> None:
+    """White space may be the beginning of a call."""
+    texts = 0
+    for seed in range(6):
+        options = ask(tools=FLAT, include=["message.output_text.logprobs"])
+        options["extra_body"] = {**options["extra_body"], "seed": seed}
+        whole = client.responses.create(**options)
+        with client.responses.stream(**options) as stream:
+            events = events_of(stream)
+        if [item.type for item in whole.output] != ["message"]:
+            continue
+        texts += 1
+        logprobs = whole.output[0].content[0].logprobs
+        assert events[-1].response.output[0].content[0].logprobs == logprobs
+        deltas = [event for event in events if event.type == "response.output_text.delta"]
+        assert [one.token for event in deltas for one in event.logprobs] == [
+            one.token for one in logprobs
+        ]
+    assert texts
+
+
 def test_text_before_calls_is_an_item_of_its_own(client) -> None:
     options = ask(tools=FLAT, include=["message.output_text.logprobs"], top_logprobs=2)
     whole = valid(client.responses.create(**options))
@@ -192,6 +213,13 @@ def test_a_request_that_fails_in_a_stream_ends_with_response_failed(client) -> N
         (
             {"tool_choice": {"type": "allowed_tools", "mode": "none", "tools": []}},
             "tool_choice.mode: ",
+        ),
+        (
+            {
+                "input": [{"type": "function_call", "call_id": "", "name": "f", "arguments": ""}]
+                * 129
+            },
+            "input: 129 calls in a row are too many: at most 128",
         ),
         ({"tool_choice": "required"}, "tool_choice needs tools to choose from"),
     ],

@@ -930,6 +930,16 @@ def test_the_metrics_count_what_happened(checkpoint) -> None:
         post(url, "/v1/completions", {"prompt": "x", "max_tokens": 4})
         post(url, "/v1/completions", {"prompt": ""})
         text = httpx.get(f"{url}/metrics").text
+        soft = {"softmask": {"soft_mask": {"scale": 0.5}}, "ignore_eos": True, "max_tokens": 8}
+        post(url, "/v1/completions", {"prompt": "x", **soft})
+        for stream in (False, True):
+            post(url, "/v1/denoise", {"infill": "a[[3]]b", "stream": stream})
+        later = httpx.get(f"{url}/metrics").text
+    # Nothing is masked any more, and each hole has two tokens beside it.
+    assert "softmask_lambda_mean 0.0" in later
+    answers = re.compile(r'softmask_tokens_total\{of="answers"\} ([0-9.]+)')
+    written = [float(answers.search(one)[1]) for one in (text, later)]
+    assert written[1] - written[0] == 8 + 2 * 5
     assert 'softmask_http_answers_total{route="/v1/completions",status="200"} 1.0' in text
     assert 'softmask_http_answers_total{route="/v1/completions",status="400"} 1.0' in text
     assert 'softmask_requests_ended_total{reason="done"} 1.0' in text

@@ -158,6 +158,7 @@ def test_overrides_reach_every_depth_and_misspelt_ones_are_named() -> None:
             ["train.trajectory={}", "train.weighting=row", "soft_mask.mode=temperature"],
             "would carry all logits for soft_mask.mode temperature",
         ),
+        (["noise.t_low=0"], "divides by the time t, and noise.t_low is 0: give a smallest time"),
         (["adapter.bias=some"], "bias must be one of"),
         (["seed=-1"], r"seed must lie in \[0, 2\*\*32\)"),
         (["seed=99999999999999999999"], "seed is too large a number"),

@@ -9,7 +9,7 @@ from ..models.checkpoint import Checkpoint
 from .arguments import as_count
 from .generation import SoftMaskChoice, choose_soft_mask
 from .likelihood import Estimate, Estimator, LikelihoodConfig, Request, Scorer
-from .prompts import Prompt, encode, encode_chat, is_token_ids
+from .prompts import Prompt, encode, encode_chat, first_ids, is_token_ids
 
 # Masks of a score where nothing is said: its error is small beside what separates choices.
 SAMPLES = 32
@@ -75,7 +75,7 @@ def pairs_of(
     if isinstance(prompt, str):
         kept = prompt.rstrip(" ")
         spaces = prompt[len(kept) :]
-        context = encode_text(kept)
+        context = [*first_ids(checkpoint), *encode_text(kept)]
     else:
         known = is_token_ids(prompt) if prompt else True
         context = list(prompt) if known else encode_chat(checkpoint, prompt)  # type: ignore[arg-type]

@@ -24,7 +24,7 @@ from ..decoding.canvas_constraint import check_fits
 from ..decoding.forms import binding
 from ..decoding.generation import SoftMaskChoice, choose_soft_mask
 from ..decoding.healing import without_space
-from ..decoding.prompts import encode, rules_of
+from ..decoding.prompts import encode, first_ids, last_ids, rules_of
 from ..models.checkpoint import Checkpoint
 from ..rules import by_name
 from .engine import Engine, Event, Request, Result
@@ -122,7 +122,8 @@ def span_requests(
         ValueError: the context cannot hold a draft, or no length fits the form.
     """
     before, spaced = without_space(checkpoint, span.text[: span.start])
-    ids, behind = encode_text(before), encode_text(span.text[span.end :])
+    ids = [*first_ids(checkpoint), *encode_text(before)]
+    behind = [*encode_text(span.text[span.end :]), *last_ids(checkpoint)]
     lengths = span.lengths(len(encode_text(span.text[span.start : span.end])))
     context = checkpoint.model.config.max_position_embeddings
     room = context - len(ids) - len(behind)

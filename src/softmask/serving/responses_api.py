@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
+from ..config import require
 from ..settings import shown
 from .field_rows import TEXT_ALONE
 from .fields_responses import SEND_ALL
@@ -277,6 +278,10 @@ def _turns(items: Sequence[Item]) -> list[Message]:
                 turns.append(Message(role="assistant", content=""))
             before = turns.pop()
             calls = [*before.tool_calls, item.called()]
+            require(
+                len(calls) <= MOST_TOOLS,
+                f"input: {len(calls)} calls in a row are too many: at most {MOST_TOOLS}",
+            )
             turns.append(Message(role="assistant", content=before.content, tool_calls=calls))
         else:
             assert item.role is not None  # as was checked

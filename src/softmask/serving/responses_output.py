@@ -29,6 +29,7 @@ class ResponsesResponse(ResponseFormat):
         super().__init__(model)
         self._asked = asked
         self._output: list[dict[str, Any]] = []
+        self._logprobs: list[dict[str, Any]] = []  # that no text has brought yet
         self._is_open = False  # the last item
         self._number = 0  # of the next event
 
@@ -46,18 +47,21 @@ class ResponsesResponse(ResponseFormat):
     def chunks(self, _index: int, answer: Answer, tokens: list[Token]) -> list[Event]:
         """New text, and what is new of calls."""
         events: list[Event] = []
+        # Of text that is held back, as a call might begin with it.
+        self._logprobs += content_logprobs(answer, tokens) or []
         for piece in answer.pieces():
             if piece.kind == "text":
-                logprobs = content_logprobs(answer, tokens) or []
-                tokens = []
-                events += self._text(piece.text, logprobs)
+                events += self._text(piece.text, self._logprobs)
+                self._logprobs = []
             else:
                 events += self._call(answer, piece)
         return events
 
     def closing(self, _index: int, answer: Answer, prompt_tokens: int) -> list[Event]:
         """The end of the last item, and of the answer."""
-        events = [] if self._output else self._text("", [])
+        events: list[Event] = []
+        if not self._output or (self._logprobs and self._output[-1]["type"] == "message"):
+            events += self._text("", self._logprobs)
         events += self._close()
         status = "incomplete" if answer.finish_reason == "length" else "completed"
         response = self._response(status, usage=_usage(answer, prompt_tokens), softmask=answer.cost)

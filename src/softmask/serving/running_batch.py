@@ -144,6 +144,8 @@ class RunningBatch:
         self.running.remove(slot)
         request, reading = slot.handle.request, slot.handle.reading
         self.allocator.free(slot.sequence.start, request.positions, reading)
+        if not self.running:
+            self.mean_lambda = 0.0
         if not self.running and self.batch.soft.is_used:
             # Plain sequences need not carry the columns that soft ones brought.
             self.batch.soft = SoftState(self.batch.positions, self.batch.device)
@@ -265,6 +267,7 @@ class RunningBatch:
 
     def _measure_lambda(self) -> None:
         left = sum(slot.sequence.open for slot in self.running if slot.sequence.is_soft)
+        self.mean_lambda = 0.0
         if left:
             batch = self.batch
             self.mean_lambda = (batch.soft.lambda_P * batch.masked_P).sum().item() / left

@@ -184,7 +184,9 @@ def _add_openai(app: FastAPI, service: Service, metrics: Metrics) -> None:
     async def respond(asked: ResponsesRequest, request: Request) -> Response:
         """The next items of a conversation. Nothing is stored."""
         response = ResponsesResponse(service.name, asked)
-        return await _answer(service, metrics, asked.as_chat(), request, response)
+        with refusals():
+            chat = asked.as_chat()
+        return await _answer(service, metrics, chat, request, response)
 
 
 async def _answer(
@@ -313,16 +315,18 @@ def _add_denoise(app: FastAPI, service: Service, metrics: Metrics) -> None:
             name=service.name,
         )
 
-        def note_error() -> None:
+        def note_end() -> None:
             if handle.is_over:
-                context.log_fields |= _errors_of([handle.result(0)])
+                result = handle.result(0)
+                metrics.tokens.labels("answers").inc(tracer.end(result)["tokens"])
+                context.log_fields |= _errors_of([result])
 
         if asked.stream:
-            return event_stream(stream_steps(handle, tracer, note_error))
+            return event_stream(stream_steps(handle, tracer, note_end))
         async with cancelling(request, [handle]):
             start, steps = tracer.start(), [tracer.step(event) async for event in handle]
         result = await handle.finished()
-        note_error()
+        note_end()
         if result.finish_reason != "done":
             raise Ended(result.finish_reason)
         return JSONResponse({"start": start, "steps": steps, "end": tracer.end(result)})

@@ -434,6 +434,11 @@ class Recipe:
         else:
             bounded = bool(self.train.stages) or self.train.steps is not None
             require(bounded, "a corpus is endless: give train.steps or train.stages")
+        require(
+            self.noise.t_low > 0 or self.train.weighting in TIMELESS,
+            f"weighting {self.train.weighting} divides by the time t, and noise.t_low is 0: give a "
+            f"smallest time above 0, or a weighting of {' or '.join(TIMELESS)}",
+        )
         if self.train.trajectory is not None and self.soft_mask is not None:
             require(
                 not self.soft_mask.feedback.rule.dense,

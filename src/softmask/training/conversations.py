@@ -27,6 +27,11 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
+def within(config: ConversationConfig, context: int) -> ConversationConfig:
+    """The settings for a model of this context, which could not be asked for longer rows."""
+    return dataclasses.replace(config, max_length=min(config.max_length, context))
+
+
 def load_conversations(
     config: ConversationConfig,
     tokenizer: PreTrainedTokenizerBase,

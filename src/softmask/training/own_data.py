@@ -23,7 +23,7 @@ from ..models import DreamConfig, DreamModel
 from ..models.experts import experts_of
 from ..reporting.words import count
 from .config import Recipe
-from .conversations import load_conversations
+from .conversations import load_conversations, within
 from .sources import form_of_source, resolve_source
 
 # Where the numbers come from: rank, learning rate and noise are the published ones for Dream
@@ -112,7 +112,8 @@ def preview(recipe: Recipe, device: torch.device, report: Callable[[str], None])
     forms = []
     for one in recipe.conversations.sources:
         forms.append(f"{one.path}: taken for {form_of_source(resolve_source(one, report))}")
-    found = load_conversations(recipe.conversations, source.tokenizer, recipe.seed, report)
+    conversations = within(recipe.conversations, source.config.max_position_embeddings)
+    found = load_conversations(conversations, source.tokenizer, recipe.seed, report)
     row = found.train[0]
     ids, start = row["input_ids"], row["prompt_length"]
     if start == 1:  # no prompt: a row's first token is not trained, as nothing precedes it

@@ -35,7 +35,7 @@ from .callbacks import (
 )
 from .checkpoints import checkpoint_of, newest_checkpoint, settle_checkpoints
 from .config import Recipe
-from .conversations import load_conversations
+from .conversations import load_conversations, within
 from .corpus import Corpus
 from .curves import draw_curves
 from .inputs import pin_inputs, pinned, silent
@@ -220,8 +220,10 @@ def make_data(
     train, tokenizer = recipe.train, made.tokenizer
     global_batch = GlobalBatch(rows_per_forward(recipe), args.world_size, train.accumulation)
     visits = None if train.trajectory is None else Visits(train.trajectory, global_batch.size)
+    context = made.dream.config.max_position_embeddings
     if recipe.conversations is not None:
-        found = load_conversations(recipe.conversations, tokenizer, recipe.seed, report)
+        conversations = within(recipe.conversations, context)
+        found = load_conversations(conversations, tokenizer, recipe.seed, report)
         updates = math.ceil(len(found.train) * train.visits * train.epochs / global_batch.size)
         schedule = TrainingSchedule(train, train.steps or updates)
         length = schedule.steps * global_batch.size
@@ -230,6 +232,11 @@ def make_data(
         held_out = found.validation
     else:
         assert recipe.corpus is not None  # a recipe has the one or the other
+        if recipe.corpus.story_length > context:
+            raise ValueError(
+                f"corpus.story_length is {recipe.corpus.story_length}, but the model's context is "
+                f"{context}: ask for shorter rows"
+            )
         held_out = Corpus(recipe.corpus, made.stories, tokenizer)
         schedule = TrainingSchedule(train, train.steps or 0)
         rows = CorpusOrder(held_out, schedule, global_batch, recipe.seed, visits)

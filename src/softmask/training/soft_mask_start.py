@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from ..config import SoftMaskConfig
 from ..models import DreamModel
 from .objective import beside
+from .weights import evaluation_mode
 
 FORWARDS = 8  # rows or batches that are looked at
 # Steepness of the published start, and one below which confidence hardly counts.
@@ -57,7 +58,7 @@ def fitted_start(
     """
     assert dream.soft_mask is not None
     was_training = model.training
-    model.eval()
+    evaluation_mode(model)
     parts = []
     for batch in batches:
         masked_BL = batch["masked_BL"].clone()

@@ -34,6 +34,7 @@ from .optimizers import make_optimizer, make_scheduler
 from .schedule import TrainingSchedule
 from .trajectory import Trajectories
 from .weights import (
+    evaluation_mode,
     load_soft_mask,
     load_weights,
     save_network,
@@ -226,9 +227,10 @@ class SoftMaskTrainer(Trainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds the sums since the last line to a line about training."""
+        for name in ("loss", "train_loss"):  # the second is of the whole run, in its last line
+            if name in logs and self.settings.accumulate == "sum":
+                logs[name] /= self.settings.accumulation
         if "loss" in logs:
-            if self.settings.accumulate == "sum":
-                logs["loss"] /= self.settings.accumulation
             logs |= self._drain()
         # Ours are passes over the rows; the Trainer takes the whole run for one.
         rows: Any = self.train_dataset
@@ -394,14 +396,6 @@ def gather_table(dream: DreamModel, _inputs: Any) -> None:
     """Gathers an embedding table that is sharded apart from the model around it."""
     if isinstance(dream.model.embed_tokens, FSDPModule):
         dream.model.embed_tokens.unshard()
-
-
-def evaluation_mode(model: nn.Module) -> None:
-    """`eval()` except for 4-bit layers: on a CPU it repacks their weights, which ends training."""
-    model.eval()
-    for module in model.modules():
-        if type(module).__name__ == "Linear4bit":
-            module.train()
 
 
 class AroundUpdate(TrainerCallback):

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from ..config import SOFT_MASK_FILE, SOFT_MASK_WEIGHTS, SoftMaskConfig, soft_mask_to_published
@@ -107,3 +107,11 @@ def weights_of(model: DreamModel | dict[str, Tensor]) -> dict[str, Tensor]:
     """The state dict under the original names: without the soft-mask parameters."""
     state = model.state_dict() if isinstance(model, DreamModel) else model
     return {k: v for k, v in state.items() if not k.startswith("soft_mask.")}
+
+
+def evaluation_mode(model: nn.Module) -> None:
+    """`eval()` except for 4-bit layers: on a CPU it repacks their weights, which ends training."""
+    model.eval()
+    for module in model.modules():
+        if any(cls.__name__ == "Linear4bit" for cls in type(module).__mro__):
+            module.train()

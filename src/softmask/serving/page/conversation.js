@@ -148,14 +148,15 @@ class Conversation {
   }
 
   /** Refills a stretch of an answer; a stop leaves it as it was. */
-  async refill(i, text, { from, to }, count) {
+  async refill(i, text, stretch, count) {
     if (this.page.view.isRunning) return;
-    const infill = `${text.slice(0, from)}[[${count}]]${text.slice(to)}`;
+    const infill = withHole(this.page, text, stretch, count);
+    if (infill === null) return;
     const turn = Object.assign(this.turns[i], { content: text, fresh: null });
     const run = await this.run(turn, { messages: this.messagesOf(this.turns.slice(0, i)), infill });
     if (run && run.end.finish_reason !== "cancelled") {
-      const { text: content, stretch } = fillIn(run, partsOf(infill));
-      Object.assign(turn, { content, fresh: stretch });
+      const { text: content, stretch: fresh } = fillIn(run, partsOf(infill));
+      Object.assign(turn, { content, fresh });
       this.page.say(content);
     }
     this.show();

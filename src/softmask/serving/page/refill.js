@@ -78,6 +78,16 @@ class Refill {
 /** What is written in a text with holes and, in every second place, how large a hole is. */
 const partsOf = (text) => text?.split(/\[\[(\d+)\]\]/);
 
+/** A text with a hole in place of a stretch; null, and a warning, where more of it is like a hole. */
+function withHole(page, text, { from, to }, count) {
+  const [before, behind] = [text.slice(0, from), text.slice(to)];
+  if (partsOf(before).length === 1 && partsOf(behind).length === 1) {
+    return `${before}[[${count}]]${behind}`;
+  }
+  page.warn(new Refusal("Other [[n]] of this text would be filled in too", "Change it by hand."));
+  return null;
+}
+
 /** What a range that begins in an element takes of its text; null where that is nothing. */
 function stretchOf(host, range) {
   const part = range.cloneRange();

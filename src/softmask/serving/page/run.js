@@ -177,7 +177,8 @@ class Run {
 
 /** What is given before the first mask. */
 function promptOf({ start, slots }) {
-  return start.tokens.slice(0, slots[0]).map((token) => token.text).join("");
+  const given = start.tokens.slice(0, slots[0]).map((token) => token.text);
+  return given.filter((text) => !SPECIAL.test(text)).join("");
 }
 
 /** The runs of a trace file; a Refusal where it is none. */

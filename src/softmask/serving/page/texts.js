@@ -127,7 +127,8 @@ class Texts {
     const act = (shown, { from, to }, count) => {
       const text = textOf(run);
       const before = text.length - shown.length;
-      this.refill(text, { from: before + from, to: before + to }, count);
+      const stretch = { from: before + from, to: before + to };
+      if (withHole(this.page, text, stretch, count) !== null) this.refill(text, stretch, count);
     };
     this.page.refill.watch(outcome, () => outcome.textContent, act);
   }
