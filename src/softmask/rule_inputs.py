@@ -38,7 +38,9 @@ class _Lazy:
         if name.startswith("_"):
             raise AttributeError(name)
         if name not in self._sources:
-            raise ValueError(f"a rule cannot read {name} here: there is {', '.join(self._sources)}")
+            draws = " (a commit rule that draws says so: draws=True)" if name == "uniform_N" else ""
+            there = ", ".join(self._sources)
+            raise ValueError(f"a rule cannot read {name} here{draws}: there is {there}")
         value = self._sources[name]()
         setattr(self, name, value)
         return value

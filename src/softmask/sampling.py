@@ -316,6 +316,11 @@ class SamplingConfig:
             "commit_from": self.commit_from == "plain",
             "score_temperature": self.score_temperature != 1,
         }
+        require(
+            not (self.noise == "float64" and self.by_chance),
+            f"noise float64 is drawn for all of the canvas, alg {self.alg} for what commits alone: "
+            "give another alg",
+        )
         for name, is_set in trusting.items():
             require(
                 not (is_set and self.by_chance),

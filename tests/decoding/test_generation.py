@@ -12,6 +12,7 @@ from tiny import write_dream_folder, write_json
 
 import softmask
 from softmask.config import FEEDBACK_PRESETS, SamplingConfig, SoftMaskConfig
+from softmask.decoding import generation
 from softmask.decoding.prompts import encode_chat
 
 SOFT = SoftMaskConfig(k=3, scale=0.8, offset=-3.0, steepness=1.0)
@@ -148,6 +149,66 @@ def test_a_seed_decides_the_text_whatever_stands_beside_it(checkpoint) -> None:
     assert unseeded.token_ids == repeated.token_ids
 
 
+@pytest.mark.parametrize("soft_mask", [None, SOFT])
+def test_a_text_with_fewer_masks_takes_no_more_steps_beside_another(checkpoint, soft_mask) -> None:
+    texts = ["aa[[3]]bb", "the[[12]]on"]
+    options = {"infill": True, "temperature": 1.0, "soft_mask": soft_mask}
+    together = softmask.generate(checkpoint, texts, seed=5, **options)
+    for row, (text, beside) in enumerate(zip(texts, together, strict=True)):
+        alone = softmask.generate(checkpoint, text, seed=5 + row, **options)
+        assert (beside.token_ids, beside.forwards) == (alone.token_ids, alone.forwards)
+    assert [one.forwards for one in together] == [3, 12]
+    # Asked for, they are everybody's.
+    same = softmask.generate(checkpoint, texts, seed=5, steps=12, **options)
+    assert [one.forwards for one in same] == [12, 12]
+
+
+def test_a_run_that_failed_has_no_texts(checkpoint) -> None:
+    steps = iter(range(3))
+
+    @softmask.commit_rule("fails")
+    def fails(rows):
+        next(steps, None)
+        if next(steps, None) is None:
+            raise ArithmeticError("so it goes")
+        return rows.probability_N
+
+    run = softmask.Generation(checkpoint, "Hello", max_new_tokens=8, sampling={"alg": "fails"})
+    for again in (run.__iter__, run.completions, run.completions, run.__iter__):
+        with pytest.raises(Exception, match="so it goes"):
+            list(again())
+    assert run.last.left_B[0] > 0
+
+
+def test_a_rule_that_reads_random_numbers_has_to_say_that_it_draws(checkpoint) -> None:
+    @softmask.commit_rule("secretly")
+    def secretly(rows):
+        return rows.uniform_N
+
+    @softmask.commit_rule("openly", draws=True)
+    def openly(rows):
+        return rows.uniform_N
+
+    with pytest.raises(ValueError, match=r"cannot read uniform_N here \(a commit rule that draws"):
+        softmask.generate(checkpoint, "Hello", max_new_tokens=4, alg="secretly", seed=1)
+    texts = [
+        softmask.generate(checkpoint, "Hello", max_new_tokens=8, alg="openly", seed=1).text
+        for _ in "ab"
+    ]
+    assert texts[0] == texts[1]
+
+
+def test_the_seconds_of_a_run_are_those_of_its_steps(checkpoint, monkeypatch) -> None:
+    now = iter(range(10**6))
+    monkeypatch.setattr(generation.time, "perf_counter", lambda: float(next(now)))
+    run = softmask.Generation(checkpoint, "Hello", max_new_tokens=8)
+    for step in run:
+        _ = [next(now) for _ in range(1000)]  # the reader takes its time
+        if step.index == 3:
+            break
+    assert run.completions()[0].seconds == 8
+
+
 def test_the_mask_and_ids_beyond_the_tokenizer_are_never_written(checkpoint) -> None:
     banned = {checkpoint.model.config.mask_token_id, *range(len(checkpoint.tokenizer), 272)}
     with torch.no_grad():
@@ -258,6 +319,10 @@ def test_bad_input_is_one_clear_sentence(checkpoint, prompt, arguments, message)
         ([{"role": "user"}], {}, "message 1 is no message"),
         ([{"role": "user", "content": "x"}, "y"], {}, "message 2 is no message"),
         ([{"role": "user", "content": "[[2]]"}], {"infill": True}, "no holes"),
+        ([5, 6], {"system": "Be brief."}, "token ids are taken as they are"),
+        ([5, 6], {"infill": True, "steps": 4}, "token ids have no holes"),
+        ("[[2]]", {"infill": True, "chat": True, "system": "x"}, "leave out chat, or infill"),
+        ("x", {"noise": "float64", "alg": "origin", "temperature": 1.0}, "give another alg"),
     ],
 )
 def test_a_bad_conversation_is_one_clear_sentence(chatty, prompt, arguments, message) -> None:

@@ -128,7 +128,8 @@ class Generation:
             kind of prompt by the checkpoint's file, else 128. Of `infill` the most tokens of a hole
             whose length the model finds; other holes have the length that is written.
         sampling: a SamplingConfig, or some of its fields; the others are the checkpoint's own
-            for this kind of prompt (`Checkpoint.kind_of`), and steps default to one per mask.
+            for this kind of prompt (`Checkpoint.kind_of`), and steps default to one for each mask
+            of a row.
         soft_mask: "checkpoint" takes the checkpoint's parameters; False or None decodes plainly; a
             mapping changes some of them; "spherical" and "rcd" are presets for any checkpoint. See
             `choose_soft_mask`.
@@ -173,6 +174,9 @@ class Generation:
         self.is_single = is_single and num_return_sequences == 1
         has_template = has_chat_template(checkpoint)
         chat = has_template and not infill if chat is None else chat
+        require(
+            not (infill and chat), "holes are filled in where they stand: leave out chat, or infill"
+        )
         if chat and not has_template:
             raise ValueError("this tokenizer has no chat template: pass the prompt as raw text")
         if system is not None and not chat:
@@ -206,20 +210,25 @@ class Generation:
         self.rows: list[list[int]] = [row for row in rows for _ in range(num_return_sequences)]
         self.soft_mask = choose_soft_mask(soft_mask, checkpoint.soft_mask)
         masks_B = [row.count(self.mask_id) for row in self.rows]
-        steps, self.rooms = max(masks_B), list[Room]()
+        self.rooms, steps_B = list[Room](), masks_B
         if grows:
             for row, masks in zip(self.rows, masks_B, strict=True):
                 most = max_new_tokens if says_most else max(max_new_tokens, masks)
                 self.rooms.append(Room.for_hole(row, self.mask_id, most, context))
-                steps = max(steps, self.rooms[-1].rounds(row, self.mask_id))
+            rooms = zip(self.rooms, self.rows, masks_B, strict=True)
+            steps_B = [max(masks, room.rounds(row, self.mask_id)) for room, row, masks in rooms]
+        self._steps_B = None
         if not isinstance(sampling, SamplingConfig):
-            settings = {"steps": steps, **kind.sampling, **by_name(sampling or {})}
+            settings = {**kind.sampling, **by_name(sampling or {})}
+            if "steps" not in settings:  # as many as each row needs
+                settings["steps"], self._steps_B = max(steps_B), steps_B
             sampling = from_mapping(SamplingConfig, settings, "sampling")
         self.sampling, self.suited = sampling, kind.sampling
         self.seeds = row_seeds(seed, len(self.rows))
         self._constrain()
         self._make_canvas()
         self.last: DenoiseStep | None = None
+        self._failure: BaseException | None = None
         self.seconds = 0.0
         self._lambda_B = torch.zeros(len(self.rows), device=self.canvas_BL.device)
         self._fed_B = [0] * len(self.rows)
@@ -246,6 +255,8 @@ class Generation:
 
     def _row(self, prompt: Any, chat: bool, system: str | None) -> list[int]:
         if is_token_ids(prompt):
+            require(not self.infill, "token ids have no holes: give texts, or fill in by `denoise`")
+            require(system is None, "token ids are taken as they are: put the system message there")
             return self._known(prompt)
         if isinstance(prompt, str) and self.infill:
             holed = encode_holes(self.checkpoint, prompt, formed=self.form is not None)
@@ -303,6 +314,7 @@ class Generation:
             self.checkpoint.model,
             self.canvas_BL,
             self.sampling,
+            steps_B=self._steps_B,
             attention_mask_BL=self.attention_mask_BL,
             soft_mask=self.soft_mask,
             rules=rules_of(self.checkpoint, infill=self.infill),
@@ -313,14 +325,26 @@ class Generation:
         )
 
     def __iter__(self) -> Iterator[DenoiseStep]:
-        started = time.perf_counter()
-        for step in self._steps:
-            self.last = step
-            self._add_lambda(step)
-            self.seconds = time.perf_counter() - started
+        while (step := self._next()) is not None:
             yield step
             if not any(step.left_B):
                 break
+
+    def _next(self) -> DenoiseStep | None:
+        """The next step; None: there is none. What failed once fails again."""
+        if self._failure is not None:
+            raise self._failure
+        started = time.perf_counter()
+        try:
+            step = next(self._steps, None)
+            if step is not None:
+                self.last = step
+                self._add_lambda(step)
+        except BaseException as error:
+            self._failure = error
+            raise
+        self.seconds += time.perf_counter() - started
+        return step
 
     def _add_lambda(self, step: DenoiseStep) -> None:
         """Sums lambda, on the device, where nothing waits for it, and counts its masks."""
@@ -361,8 +385,12 @@ class Generation:
         return decode_answer(self.checkpoint, ids, infill=self.infill)
 
     def completions(self) -> list[Completion]:
-        """The finished rows; runs the steps that have not been iterated over."""
-        if self.last is None or any(self.last.left_B):
+        """The finished rows; runs the steps that have not been iterated over.
+
+        Raises:
+            Exception: a step failed, of which this is the error.
+        """
+        if self._failure is not None or self.last is None or any(self.last.left_B):
             for _ in self:
                 pass
         return [self._completion(row) for row in range(len(self.canvas_BL))]

@@ -135,9 +135,10 @@ class Growth:
         )
 
     def suppressed(self, length: int, suppressed: tuple[int, ...]) -> tuple[int, ...]:
-        """What may not be written now that the sequence has this length."""
+        """What may not be written now that the sequence has this length: in a hole that keeps its
+        length neither <|expand|> nor an end, here both mean something else."""
         may_grow = length < self.room.columns and self.budget > 0
-        others = {*suppressed} - {self.expand_id}
+        others = {*suppressed} - {self.expand_id, self.delete_id}
         return tuple(sorted(others if may_grow else others | {self.expand_id}))
 
     def after(self, ids_L: np.ndarray, was_masked_L: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

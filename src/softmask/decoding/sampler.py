@@ -9,7 +9,7 @@ Shape suffixes: B batch, L length, P = B * L, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -61,6 +61,7 @@ def denoise(
     canvas_BL: Tensor,
     config: SamplingConfig,
     *,
+    steps_B: Sequence[int] | None = None,
     attention_mask_BL: Tensor | None = None,
     soft_mask: SoftMaskConfig | None = None,
     rules: Rules | None = None,
@@ -76,6 +77,7 @@ def denoise(
 
     Args:
         canvas_BL: token ids, `model.config.mask_token_id` where something is to be filled in.
+        steps_B: of each row, in place of the config's.
         attention_mask_BL: 1 at tokens, 0 at padding (left or right); None: no padding.
         soft_mask: feeds positions that stay masked back as mixtures; None or scale 0: plain.
         generators: one a row for reproducible rows; None: torch's global generator.
@@ -123,7 +125,7 @@ def denoise(
         batch.add(
             first,
             canvas_BL[row, start:stop],
-            config,
+            config if steps_B is None else replace(config, steps=steps_B[row]),
             soft_mask=soft_mask,
             rules=rules,
             generator=None if generators is None else generators[row],
@@ -132,11 +134,14 @@ def denoise(
             twin=count + first,
             room=None if room_B is None else room_B[row],
         )
-    return _steps(batch, canvas_BL.shape, config)
+    steps = config.steps if steps_B is None else max(steps_B)
+    return _steps(batch, canvas_BL.shape, config, steps)
 
 
-def _steps(batch: Batch, shape: torch.Size, config: SamplingConfig) -> Iterator[DenoiseStep]:
-    for index in range(config.steps):
+def _steps(
+    batch: Batch, shape: torch.Size, config: SamplingConfig, steps: int
+) -> Iterator[DenoiseStep]:
+    for index in range(steps):
         # Around the step alone: a decorated generator that is left half-way turns gradients off
         # and on again when it is collected, at exit in a half-removed torch.
         with torch.no_grad():
@@ -144,7 +149,7 @@ def _steps(batch: Batch, shape: torch.Size, config: SamplingConfig) -> Iterator[
             for sequence in batch.sequences:
                 if sequence.failure is not None:
                     raise ValueError(sequence.failure)
-            step = _describe(batch, shape, index, config.steps)
+            step = _describe(batch, shape, index, steps)
         yield step
         grows = any(sequence.growth is not None for sequence in batch.sequences)
         if (config.adaptive or grows) and all(sequence.is_done for sequence in batch.sequences):
