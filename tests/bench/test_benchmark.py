@@ -15,7 +15,7 @@ from softmask.bench.roofline import counted, machine, parts
 from softmask.cli.main import main
 from softmask.config import SamplingConfig, SoftMaskConfig, soft_mask_from_published
 from softmask.decoding.sampler import Rules, denoise
-from softmask.reporting.measure import pair_ratios, peak_mb
+from softmask.reporting.measure import pair_ratios, peak_mb, peak_of
 
 SOFT = {"scale": 0.8, "offset": -3.9, "steepness": 2.0}
 RANDOM = (
@@ -201,6 +201,17 @@ def test_a_result_is_written_once(capsys, quick, tmp_path) -> None:
 )
 def test_a_mistake_is_one_line(capsys, arguments, message) -> None:
     assert message in failed(capsys, "bench", *RANDOM, *arguments.split())
+
+
+def test_what_is_of_a_random_model_and_of_a_loaded_one_do_not_mix(capsys) -> None:
+    assert "--layers is of a random model" in failed(capsys, "bench", "--layers", "30")
+    assert "--vocabulary is of a random" in failed(capsys, "bench", "--vocabulary", "7")
+    assert "leave out --model" in failed(capsys, "bench", "--hidden", "32", "--model", "x")
+
+
+def test_a_process_that_fails_says_why_in_a_sentence(tmp_path) -> None:
+    with pytest.raises(ValueError, match=r"which failed: softmask: error: .*no command"):
+        peak_of("softmask", ["no-such-command"])
 
 
 @pytest.mark.gpu

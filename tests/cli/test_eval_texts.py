@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import statistics
 
 import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+import softmask
 from softmask.cli.main import main
+from softmask.decoding.prompts import encode
+from softmask.evaluation.text_quality import unigram_entropy
 
 TEXT = "on and on and then there was nothing more to be said about the other one " * 6
 
@@ -77,6 +81,10 @@ def test_samples_are_written_kept_and_measured(model, scorer, tmp_path, capsys) 
     assert found["samples"] == 5
     kept = (out / "responses.0.jsonl").read_text().splitlines()
     assert len(kept) == 5
+    # What was given is no part of what is judged.
+    written = [text.removeprefix("on and") for text in found["texts"]]
+    entropies = [unigram_entropy(encode(softmask.load(model, device="cpu"), t)) for t in written]
+    assert found["unigram_entropy"] == pytest.approx(statistics.fmean(entropies))
     # A stop between the texts and their measures costs none of the texts.
     (out / "results.json").unlink()
     assert main(words) == 0
@@ -109,6 +117,8 @@ def test_given_texts_are_measured_as_they_are(model, tmp_path) -> None:
         (["ppl", "--data", "{tmp}/ok.txt", "--limit", "0"], "--limit must be at least 1"),
         (["ppl", "--data", "{tmp}/ok.txt", "--length", "5000"], "model's own is 1024"),
         (["samples", "--count", "0"], "--count must be at least 1"),
+        (["samples", "--texts", "{tmp}/ok.txt", "--count", "3"], "leave out --count"),
+        (["samples", "--texts", "{tmp}/ok.txt", "--prompt", "x"], "leave out --prompt"),
         (["samples", "--references", "{tmp}/ok.txt"], "needs --scorer"),
         (
             ["samples", "--count", "1", "--max-new-tokens", "4", "--scorer", "{tmp}"],

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from softmask.cli.main import main
 from softmask.evaluation.compare import compare, draw, interval, runs_in, table_of
+from softmask.evaluation.parallelism import read_samples
 
 
 def write_run(folder: Path, scores: list[float], *, forwards: float = 8.0, task="t") -> Path:
@@ -129,6 +130,32 @@ def test_different_documents_are_not_compared(tmp_path) -> None:
     a, b = write_run(tmp_path / "a", [1, 0]), write_run(tmp_path / "b", [1, 0, 1])
     with pytest.raises(ValueError, match="scored different documents of t"):
         compare(a, b)
+
+
+def test_a_sample_that_one_was_left_out_of_a_metric_is_no_other_document(tmp_path) -> None:
+    """As a problem of BigCodeBench that one of two machines cannot judge."""
+    a, b = (write_run(tmp_path / name, [1.0, 0.0, 1.0, 0.0]) for name in "ab")
+    for folder, skipped in ((a, {0}), (b, {0, 3})):
+        path = folder / "samples_t.jsonl"
+        samples = [json.loads(line) for line in path.read_text().splitlines()]
+        for i in skipped:
+            samples[i] |= {"metrics": ["skipped"], "skipped": 1.0}
+        path.write_text("".join(json.dumps(sample) + "\n" for sample in samples))
+    found = {one.metric: one.n for one in compare(a, b)}
+    assert found == {"solved": 2, "skipped": 1}
+
+
+def test_a_length_that_a_sample_does_not_have_is_no_score_of_it(tmp_path) -> None:
+    """RULER's tasks write -1 there, which counts neither in means nor as wrong."""
+    for name, scores in (("a", [0.0, 1.0]), ("b", [1.0, 1.0])):
+        folder = write_run(tmp_path / name, [*scores, -1.0, -1.0])
+        path = folder / "samples_t.jsonl"
+        text = path.read_text().replace("solved", "4096")
+        lines = [json.loads(x) | {"tokens": [2], "forwards": [1]} for x in text.splitlines()]
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (found,) = compare(tmp_path / "a", tmp_path / "b")
+    assert (found.n, found.a, found.b, found.difference) == (2, 0.5, 1.0, 0.5)
+    assert read_samples(tmp_path / "a", "t", "4096", "none").score == 0.5
 
 
 def test_what_has_nothing_in_common_is_an_error(tmp_path) -> None:

@@ -123,6 +123,34 @@ def test_another_evaluation_in_the_folder_is_refused_and_nothing_is_lost(
     assert {path.name: path.read_bytes() for path in finished.iterdir()} == before
 
 
+@pytest.mark.parametrize("what", ["tokenizer", "data_files", "task_files"])
+def test_files_that_changed_since_make_another_evaluation(
+    finished, model, data, tmp_path, capsys, what
+) -> None:
+    own, files, tasks = (tmp_path / name for name in ("model", "data", "tasks"))
+    for source, copy in ((model, own), (data, files)):
+        shutil.copytree(source, copy)
+    tasks.mkdir()
+    (tasks / "mine.yaml").write_text("task: mine\n")
+    words = command(own, files, tmp_path / "run", "--include-path", str(tasks), "--limit", "1")
+    assert main(words) == 0
+    change = {
+        "tokenizer": own / "tokenizer_config.json",
+        "data_files": next(files.rglob("cd3_test.jsonl")),
+        "task_files": tasks / "mine.yaml",
+    }[what]
+    text = change.read_text()
+    change.write_text(f"{text}\n")
+    assert main(words) == 2
+    assert f"holds an evaluation with another {what}" in capsys.readouterr().err
+    change.write_text(text)
+    # A record of before says nothing of files.
+    held = json.loads((tmp_path / "run" / "run.json").read_text())
+    write_json(tmp_path / "run" / "run.json", {k: v for k, v in held.items() if k != what})
+    assert main(words) == 0
+    assert "is finished already" in capsys.readouterr().err
+
+
 def test_a_killed_evaluation_goes_on_behind_its_finished_answers(
     finished, model, data, tmp_path
 ) -> None:
@@ -255,12 +283,16 @@ def test_the_summary_says_which_scores_are_shares() -> None:
         | {name: values[place] for name, values in (scores | {"4096": (0.5, -1.0)}).items()}
         for place in (0, 1)
     ]
-    values = dict.fromkeys(("right,none", "count,none", "bits_per_byte,none", "4096,none"), 0.5)
+    lengths = ("4096,none", "8192,none")
+    values = dict.fromkeys(("right,none", "count,none", "bits_per_byte,none", *lengths), 0.5)
+    for sample in samples:
+        sample["8192"] = -1.0
     rows = evaluate.summarise({"results": {"t": values}, "samples": {"t": samples}}, Responses())
     assert {row["metric"]: row["share"] for row in rows} == {
         **{"right": True, "count": False},
         **{"bits_per_byte": False, "4096": True},
     }
+    assert {row["metric"]: row["n"] for row in rows}["4096"] == 1
 
 
 def test_a_task_that_runs_programs_asks_for_permission(model, data, tmp_path, capsys) -> None:

@@ -6,6 +6,7 @@ import json
 from fractions import Fraction
 
 import pytest
+from commands import failed
 from test_evaluate import result
 from tiny import write_dream_folder
 
@@ -60,6 +61,21 @@ def test_what_is_given_wins_over_the_suite_and_k_concerns_the_soft_cells_alone()
     assert {cell.args.temperature for cell in found} == {0.0}
     assert {cell.args.max_new_tokens for cell in found} == {32}
     assert plain.folder == "plain/gsm8k_cot@1_1"
+
+
+def test_what_is_given_wins_also_where_it_is_the_default_of_other_evaluations(capsys) -> None:
+    args = model_args({"estimator": "masks", "mc_num": 128})
+    named = {"estimator", "mc_num"}
+    tasks = ["arc_challenge", "mmlu"]
+    for cell in cells(SUITES["llada"], args, CONFIG, modes=["plain"], tasks=tasks, named=named):
+        assert (cell.args.estimator, cell.args.mc_num) == ("masks", 128)
+    for words, message in (
+        (["--nfe", "0.5"], "--fractions, not --nfe"),
+        (["--model-args", "nfe=0.5"], "--fractions, not --nfe"),
+        (["--no-soft-mask"], "--modes, not --soft-mask"),
+        (["--steps", "16"], "--steps would be the same at each number of forwards"),
+    ):
+        assert message in failed(capsys, "eval", "suite", "dream", *words)
 
 
 def test_the_instruct_suite_is_the_release_scripts() -> None:

@@ -168,6 +168,12 @@ def _take_single(args: argparse.Namespace) -> None:
         if value is not None and len(value) > 1:
             raise ValueError(f"--{name} takes several values with --shape alone: give one")
         setattr(args, name, None if value is None else value[0])
+    if args.hidden is None:
+        for name in ("layers", "heads", "kv_heads", "intermediate", "vocabulary"):
+            if getattr(args, name) != make_parser().get_default(name):
+                raise ValueError(f"--{name.replace('_', '-')} is of a random model: give --hidden")
+    elif args.model != make_parser().get_default("model"):
+        raise ValueError("--hidden times a random model: leave out --model")
     args.layers = LAYERS if args.layers is None else args.layers
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..config import BUNDLED, from_mapping, require
-from ..evaluation.config import OWN_NAMES, EvalConfig, ModelArgs, model_args
+from ..evaluation.config import OWN_NAMES, EvalConfig, ModelArgs, field_names, model_args
 from ..evaluation.templates import JINJA, SHIPPED, YAML, Template, read_templates
 from ..reporting.progress import progress
 from ..training.config import RECIPE
@@ -109,6 +109,11 @@ def read_model_args(args: argparse.Namespace) -> ModelArgs:
     Raises:
         ValueError: an unknown or contradictory one.
     """
+    return model_args(named_model_args(args))
+
+
+def named_model_args(args: argparse.Namespace) -> dict[str, Any]:
+    """What the command line names of them, under the fields' own names."""
     values = given(args, ModelArgs)
     own = {
         "pretrained": args.model,
@@ -122,7 +127,7 @@ def read_model_args(args: argparse.Namespace) -> ModelArgs:
         "softmasking": getattr(args, "soft_mask", None),
     }
     values |= {name: value for name, value in own.items() if value is not None}
-    return model_args(read_pairs(args.model_args) | values)
+    return field_names(read_pairs(args.model_args) | values)
 
 
 def read_pairs(text: str) -> dict[str, Any]:

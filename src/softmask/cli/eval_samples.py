@@ -14,18 +14,21 @@ from typing import Any
 from ..decoding.prompts import encode
 from ..evaluation import text_quality
 from ..evaluation.config import ModelArgs
+from ..hub.checkpoints import fingerprint
 from ..reporting.progress import progress
 from .eval_options import add_eval_model, add_record_options, need_lm_eval
 from .eval_texts import digest_of, measure_and_record, read_texts
 from .options import new_parser, set_threads
+
+COUNT = 64
 
 
 def make_parser() -> argparse.ArgumentParser:
     """The command's options."""
     parser = new_parser("eval samples", __doc__)
     parser.add_argument("--texts", type=Path, help="judge these: jsonl with `text`")
-    parser.add_argument("--count", type=int, default=64, help="else: texts to write (64)")
-    parser.add_argument("--prompt", help="beginning of every text (default: none)")
+    parser.add_argument("--count", type=int, help=f"else: texts to write ({COUNT})")
+    parser.add_argument("--prompt", help="what every text goes on from, and is judged without")
     parser.add_argument("--scorer", help="folder or Hub id of a causal model that scores")
     parser.add_argument("--references", type=Path, help="real texts, for MAUVE (needs --scorer)")
     add_record_options(parser)
@@ -36,8 +39,12 @@ def make_parser() -> argparse.ArgumentParser:
 def run(args: argparse.Namespace, argv: list[str]) -> int:
     """Runs the command with parsed arguments."""
     set_threads(args.threads)
-    if args.count < 1:
-        raise ValueError(f"--count must be at least 1, not {args.count}")
+    for name in ("count", "prompt"):
+        if args.texts is not None and getattr(args, name) is not None:
+            raise ValueError(f"--texts are judged as they are: leave out --{name}")
+    count = COUNT if args.count is None else args.count
+    if count < 1:
+        raise ValueError(f"--count must be at least 1, not {count}")
     references = None if args.references is None else read_texts(args.references)
     given_texts = None if args.texts is None else read_texts(args.texts)
     if references is not None and args.scorer is None:
@@ -46,7 +53,7 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
     def measure(checkpoint: Any, model: ModelArgs, folder: Path) -> dict[str, Any]:
         texts, ran = given_texts, dict[str, Any]()
         if texts is None:
-            texts, ran = _write_texts(checkpoint, model, folder, args.prompt or "", args.count)
+            texts, ran = _write_texts(checkpoint, model, folder, args.prompt or "", count)
         scorer = None
         if args.scorer is not None:
             size = model.batch_size if isinstance(model.batch_size, int) else 8
@@ -54,13 +61,14 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
         ids = [encode(checkpoint, text) for text in texts]
         return {
             **dataclasses.asdict(text_quality.quality(texts, ids, scorer, references)),
-            "texts": texts,
+            "texts": [f"{args.prompt or ''}{text}" for text in texts],
             **ran,
         }
 
     what = {
         "scorer": args.scorer,
-        "count": args.count,
+        "scorer_files": _fingerprint(args.scorer),
+        "count": count if given_texts is None else None,
         "prompt": args.prompt,
         "given": None if given_texts is None else digest_of(given_texts),
         "references": None if references is None else digest_of(references),
@@ -71,7 +79,7 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
 def _write_texts(
     checkpoint: Any, model: ModelArgs, folder: Path, prompt: str, count: int
 ) -> tuple[list[str], dict[str, Any]]:
-    """Texts that begin with the prompt, each with a stream of its own; kept as they come. And how
+    """Texts that go on from the prompt, each with a stream of its own; kept as they come. And how
     many were written at once."""
     need_lm_eval()
     with progress("loading the harness"):
@@ -83,5 +91,9 @@ def _write_texts(
     lm = SoftMaskLM.around(checkpoint, model, Responses(folder))
     # Temperature 1 where nothing else is said: greedy texts would all be one.
     request = Instance("generate_until", {}, (prompt, {"do_sample": True}), 0, ("samples", 0, 1))
-    texts = [prompt + text for text in lm.generate_until([request] * count)]
-    return texts, {"batching": lm.batching()}
+    return lm.generate_until([request] * count), {"batching": lm.batching()}
+
+
+def _fingerprint(scorer: str | None) -> str | None:
+    """Of a scorer in a folder, which may be trained on."""
+    return fingerprint(Path(scorer)) if scorer is not None and Path(scorer).is_dir() else None

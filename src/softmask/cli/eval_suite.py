@@ -23,6 +23,7 @@ from .eval_options import (
     add_template_option,
     load_lm,
     logger_of,
+    named_model_args,
     need_lm_eval,
     read_config,
     read_model_args,
@@ -79,13 +80,23 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
         "the published scores are of the suite's own prompts: leave out --against or --templates",
     )
     model, config = read_model_args(args), read_config(args, (suite.parts[0].task,))
+    named, fractions = named_model_args(args), _fractions(args.fractions)
+    require("nfe" not in named, "a suite has several numbers of forwards: --fractions, not --nfe")
+    require(
+        "softmasking" not in named, "a suite is run plain and soft-masked: --modes, not --soft-mask"
+    )
+    require(
+        "diffusion_steps" not in named or len(fractions or suite.fractions) == 1,
+        "--steps would be the same at each number of forwards: give one of --fractions too",
+    )
     work = cells(
         suite,
         model,
         config,
         modes=args.modes.split(",") if args.modes else None,
-        fractions=_fractions(args.fractions),
+        fractions=fractions,
         tasks=args.tasks.split(",") if args.tasks else None,
+        named=named,
     )
     out = args.out or Path("evals") / (args.suite + ("-templates" if templates else ""))
     need_lm_eval()

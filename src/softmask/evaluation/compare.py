@@ -126,12 +126,15 @@ def _compare_runs(place: str, a: Path, b: Path, seed: int) -> list[Difference]:
     found = []
     for key in one.keys() & two.keys():
         left, right = one[key], two[key]
-        if left.keys() != right.keys():
+        # A sample may have been left out of a metric in one of them.
+        if left.keys() != right.keys() and _documents(one, key[0]) != _documents(two, key[0]):
             raise ValueError(
                 f"{a} and {b} scored different documents of {key[0]}: give both the same --limit "
                 "and data"
             )
-        documents = sorted(left)
+        documents = sorted(left.keys() & right.keys())
+        if not documents:
+            continue
         x = np.array([left[d] for d in documents])
         y = np.array([right[d] for d in documents])
         low, high = interval(y - x, seed)
@@ -153,6 +156,11 @@ def _compare_runs(place: str, a: Path, b: Path, seed: int) -> list[Difference]:
             )
         )
     return sorted(found, key=lambda d: (d.task, d.metric, d.filter))
+
+
+def _documents(found: Pairs, task: str) -> set[str]:
+    """Those of a task that have any score."""
+    return {document for key, scores in found.items() if key[0] == task for document in scores}
 
 
 def _spreads(a: Path, b: Path) -> dict[tuple[str, str, str], float]:
@@ -181,7 +189,8 @@ def scores_of(folder: Path) -> Pairs:
                     f"{path}, line {number}, is no sample: repeat the evaluation with --overwrite"
                 ) from error
             for metric, value in values.items():
-                if isinstance(value, int | float) and math.isfinite(value):
+                known = isinstance(value, int | float) and math.isfinite(value)
+                if known and record.is_measured(metric, value):
                     found.setdefault((task, metric, name), {})[document] = float(value)
     return found
 

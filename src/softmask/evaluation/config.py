@@ -265,7 +265,7 @@ def model_args(values: Mapping[str, Any]) -> ModelArgs:
     Raises:
         ValueError: an unknown name (the nearest one is named), a wrong type or a bad value.
     """
-    values = _published_names(values)
+    values = field_names(values)
     for name in ("pretrained", "adapter", "revision", "family", "device", "dtype"):
         if name in values:  # the harness turns what looks like a number into one
             values[name] = str(values[name])
@@ -291,7 +291,7 @@ def check_batch_size(value: Any) -> None:
     require(value == AUTO or value >= 1, f"batch_size must be at least 1, not {value}")
 
 
-def _published_names(values: Mapping[str, Any]) -> dict[str, Any]:
+def field_names(values: Mapping[str, Any]) -> dict[str, Any]:
     """The values that are given, our own names of settings and modes made published ones."""
     fields = {own: published for published, own in OWN_NAMES.items()}
     found: dict[str, Any] = {}

@@ -39,7 +39,7 @@ from .config import EvalConfig, ModelArgs
 from .harness import SoftMaskLM
 from .responses import Responses, request_key
 from .sandbox import available, warn_of_missing
-from .task_data import LAYOUTS, check_files, check_names, with_data
+from .task_data import LAYOUTS, check_files, check_names, overrides, with_data
 from .tasks import FOLDER, include_paths
 from .tasks.infilling import Infilling
 
@@ -95,7 +95,9 @@ def evaluate(
         ValueError: the folder holds something else, an unknown task, an argument that does not
             fit, or data that is not to be had.
     """
-    settings = record.settings_of(lm.checkpoint, args, evaluation=dataclasses.asdict(config))
+    settings = record.settings_of(
+        lm.checkpoint, args, evaluation=dataclasses.asdict(config), **_files_of(config)
+    )
     with contextlib.ExitStack() as stack:
         done: list[dict[str, Any]] | None = None
         problem: str | None = None
@@ -120,6 +122,22 @@ def evaluate(
             until=config.until,
         )
         return _evaluate(own, config, folder, run)
+
+
+def _files_of(config: EvalConfig) -> dict[str, str]:
+    """Digests of the files that say what the tasks are, and of those that hold their data."""
+    found = {}
+    if config.include_path is not None:
+        found["task_files"] = record.digest(Path(config.include_path).rglob("*"))
+    if config.data_dir is not None:
+        manager = task_manager(config.tasks, config.include_path)
+        known = [name for name in config.tasks if name in manager.task_index]
+        names = [name for name in _members(known, manager) if name in LAYOUTS]
+        with contextlib.suppress(ValueError):  # one is not there, which a finished run needs not
+            every = [overrides(name, Path(config.data_dir)) for name in names]
+            splits = [files for one in every for files in one["dataset_kwargs"]["files"].values()]
+            found["data_files"] = record.digest({Path(file) for one in splits for file in one})
+    return found
 
 
 def _evaluate(
@@ -306,6 +324,10 @@ def summarise(results: dict[str, Any], responses: Responses) -> list[dict[str, A
             stderr = values.get(f"{metric}_stderr,{filter_name}")
             # A task may leave samples out of a metric.
             own = [s[metric] for s in samples if s["filter"] == filter_name and metric in s]
+            measured = [score for score in own if record.is_measured(metric, score)]
+            if own and not measured:
+                continue
+            own = measured
             rows.append(
                 {
                     "task": task,

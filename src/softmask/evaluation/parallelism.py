@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from ..files import read_json_lines
+from .record import is_measured
 
 # The published constants: how fast a lower score loses weight, and by how much (of 1) a point may
 # lie below the curve's first one.
@@ -63,7 +64,8 @@ def read_samples(folder: Path, task: str, metric: str, filter_name: str) -> Samp
     rows = {}
     try:
         for sample in read_json_lines(path):
-            if sample["filter"] == filter_name and metric in sample["metrics"]:
+            has = sample["filter"] == filter_name and metric in sample["metrics"]
+            if has and is_measured(metric, sample[metric]):
                 spent = [sum(sample[name]) for name in ("tokens", "forwards")]
                 rows[f"{sample['doc_hash']}/{sample['doc_id']}"] = [sample[metric], *spent]
     except (KeyError, TypeError, ValueError) as error:

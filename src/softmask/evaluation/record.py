@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from ..config import read_json, soft_mask_to_published
 from ..files import LOCK, locked, write_atomically
-from ..hub.checkpoints import fingerprint
+from ..hub.checkpoints import fingerprint, tokenizer_folder
+from ..hub.export import TOKENIZER_FILES
+from ..hub.tokenizer_files import TOKENIZER_CONFIG
 from ..models.checkpoint import Checkpoint, Source
 from ..reporting.result_folder import provenance
 from .config import RESULTS, RUN, EvalConfig, ModelArgs
@@ -28,6 +31,8 @@ PACKAGES = (
 # Settings that do not change the scores; the last but for the estimator that draws so many masks
 # together.
 NOT_OF_SCORES = ("device", "device_map", "mc_batch_size")
+# Digests of files that decide the scores: a tokenizer's, those of tasks and of data.
+FILES = ("tokenizer", "task_files", "data_files")
 # Types of the parts that are read again; each may be missing or null.
 PARTS: dict[str, type] = {
     **dict.fromkeys(("model", "adapter", "soft_mask", "model_args", "evaluation"), dict),
@@ -45,6 +50,7 @@ def settings_of(checkpoint: Checkpoint, args: ModelArgs, **what: Any) -> dict[st
     values = {name: v for name, v in dataclasses.asdict(args).items() if name not in left_out}
     settings = {
         "model": {"name": checkpoint.name, "fingerprint": fingerprint(source.folder)},
+        "tokenizer": _tokenizer(source),
         "adapter": _adapter(source, args),
         "soft_mask": soft_mask_to_published(soft) if soft else None,
         "dtype": str(checkpoint.model.dtype),
@@ -52,6 +58,24 @@ def settings_of(checkpoint: Checkpoint, args: ModelArgs, **what: Any) -> dict[st
         **what,
     }
     return json.loads(json.dumps(settings))
+
+
+def _tokenizer(source: Source) -> str | None:
+    """A digest of its files, the chat template among them; None: it is in the model's one file."""
+    if source.is_gguf:
+        return None
+    folder = tokenizer_folder(source.folder, source.adapter)
+    return digest([folder / name for name in (TOKENIZER_CONFIG, *TOKENIZER_FILES)])
+
+
+def digest(paths: Iterable[Path]) -> str:
+    """What tells the files among these from others, by name and content."""
+    whole = hashlib.sha256()
+    for path in sorted(path for path in paths if path.is_file()):
+        with path.open("rb") as file:
+            own = hashlib.file_digest(file, "sha256").hexdigest()
+        whole.update(f"{path.name}:{own}\n".encode())
+    return whole.hexdigest()
 
 
 def _adapter(source: Source, args: ModelArgs) -> dict[str, str] | None:
@@ -108,7 +132,9 @@ def _finished(folder: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
             defaults = json.loads(json.dumps(dataclasses.asdict(unset)))
             held[part] = defaults | held[part]
             settings = settings | {part: defaults | settings[part]}
-    other = [name for name, value in settings.items() if held.get(name) != value]
+    # Nor does an older one tell what of the files was read.
+    unknown = {name for name in FILES if name not in held}
+    other = [n for n, value in settings.items() if n not in unknown and held.get(n) != value]
     if other:
         raise ValueError(
             f"{folder} holds an evaluation with another {other[0]}: name a new folder with "
@@ -186,12 +212,18 @@ def _is_row(row: Any) -> bool:
     )
 
 
-def are_shares(values: Sequence[Any]) -> bool:
-    """Whether every sample has so much of a whole, so that their mean is one in per cent.
+def is_measured(metric: str, value: Any) -> bool:
+    """Whether a sample has a score of this metric.
 
-    -1 is what the harness' tasks of several lengths write of a length that is not the sample's.
+    The harness' tasks of several lengths have a metric for each, by its number of tokens, and write
+    -1 where a sample is of another length.
     """
-    return all(isinstance(v, int | float) and (0 <= v <= 1 or v == -1) for v in values)
+    return not (metric.isdecimal() and value == -1)
+
+
+def are_shares(values: Sequence[Any]) -> bool:
+    """Whether every sample has so much of a whole, so that their mean is one in per cent."""
+    return all(isinstance(v, int | float) and 0 <= v <= 1 for v in values)
 
 
 def is_share(row: dict[str, Any]) -> bool:
@@ -213,11 +245,11 @@ def origin(command: Sequence[str]) -> dict[str, Any]:
 
 
 def starts_before(folder: Path) -> list[dict[str, Any]]:
-    """The time and commit of each earlier start of a run that was stopped."""
+    """Time, commit and packages of each earlier start of a run that was stopped."""
     if not (folder / RUN).is_file():
         return []
     held = read_json(folder / RUN)
-    start = {name: held.get(name) for name in ("started", "commit", "changed_since")}
+    start = {name: held.get(name) for name in ("started", "commit", "changed_since", "packages")}
     before = held.get("starts_before")
     return [*(before if isinstance(before, list) else []), start]
 

@@ -236,11 +236,17 @@ def _answer(run: Run, sample: dict[str, Any], metric: str) -> tuple[str, dict[st
         run.name,
         tuple(sample["arguments"][0]),
         _text(sample["resps"][0]),
-        _kind(sample, None if scores.get("skipped") else scores.get(metric), held),
+        _kind(sample, _judged(metric, scores), held),
         scores,
         sum(sample["forwards"]) if sample.get("forwards") else None,
     )
     return f"{sample['doc_hash']}/{sample['doc_id']}", sample, answer
+
+
+def _judged(metric: str, scores: dict[str, Any]) -> float | None:
+    """A sample's score of a metric; None: it was left out of it."""
+    score = None if scores.get("skipped") else scores.get(metric)
+    return score if record.is_measured(metric, score) else None
 
 
 def _wrote_text(sample: dict[str, Any]) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -123,11 +123,13 @@ def cells(
     modes: Sequence[str] | None = None,
     fractions: Sequence[Fraction] | None = None,
     tasks: Sequence[str] | None = None,
+    named: Collection[str] | None = None,
 ) -> list[Cell]:
     """The evaluations of a suite, with its settings where `args` gives no others.
 
     Args:
-        args: the model, and the settings of decoding that shall differ from the suite's.
+        args: the model, and the settings of decoding that shall differ from the suite's:
+        named: those of its fields that somebody has given; None: those that are not the default.
         config: limit, data, system message, permission; its tasks and examples are the suite's.
         modes: of `MODES` and `MODE_ALIASES`; None: the suite's.
 
@@ -140,6 +142,10 @@ def cells(
     known = tuple(part.task for part in suite.parts)
     for task in tasks or ():
         require_choice("task", task, known)
+    if named is None:
+        unset = ModelArgs()
+        names = [field.name for field in dataclasses.fields(ModelArgs)]
+        named = [name for name in names if getattr(args, name) != getattr(unset, name)]
     found = []
     for part in suite.parts:
         if tasks is not None and part.task not in tasks:
@@ -153,20 +159,25 @@ def cells(
                         part,
                         fraction,
                         mode,
-                        _args(suite, part, fraction, mode, args),
+                        _args(suite, part, fraction, mode, args, named),
                         _config(suite, part, config),
                     )
                 )
     return found
 
 
-def _args(suite: Suite, part: Part, fraction: Fraction, mode: str, args: ModelArgs) -> ModelArgs:
+def _args(
+    suite: Suite,
+    part: Part,
+    fraction: Fraction,
+    mode: str,
+    args: ModelArgs,
+    named: Collection[str],
+) -> ModelArgs:
     values: dict[str, Any] = {**suite.likelihood}
     if part.tokens is not None:
         values = {"max_new_tokens": part.tokens, **suite.sampling}
-    values |= part.args
-    unset = ModelArgs()
-    values = {n: v for n, v in values.items() if getattr(args, n) == getattr(unset, n)}
+    values = {n: v for n, v in {**values, **part.args}.items() if n not in named}
     if part.tokens is not None and args.diffusion_steps is None:
         values["nfe"] = float(fraction)
     # A soft cell without soft-mask parameters must be an error, not a second plain one.

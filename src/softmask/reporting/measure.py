@@ -92,9 +92,16 @@ def memory_left(device: torch.device) -> tuple[int, str]:
 
 
 def peak_of(module: str, arguments: Sequence[str]) -> float:
-    """The `peak_mb` that a module prints, as JSON in its last line, in a process of its own."""
+    """The `peak_mb` that a module prints, as JSON in its last line, in a process of its own.
+
+    Raises:
+        ValueError: it failed, with what it said last.
+    """
     command = [sys.executable, "-m", module, *arguments]
-    child = subprocess.run(command, capture_output=True, text=True, check=True)
+    child = subprocess.run(command, capture_output=True, text=True, check=False)
+    if child.returncode:
+        said = (child.stderr.strip() or f"it ended with {child.returncode}").splitlines()[-1]
+        raise ValueError(f"peak memory is measured in a process of its own, which failed: {said}")
     return json.loads(child.stdout.splitlines()[-1])["peak_mb"]
 
 
