@@ -231,14 +231,20 @@ def test_bench_tells_people_tables_and_scripts_json(folder) -> None:
         ("--dtype float99", "dtype"),
         ("--device toaster", "device"),
         ("--threads 0", "--threads"),
-        ("--hidden 10 --heads 3", "must divide"),
-        ("--hidden 8 --heads 0", "--heads"),
         ("--alg best", "alg must be one of"),
         ("--steps 0", "--steps"),
     ],
 )
 def test_a_bench_that_cannot_run_is_one_line(folder, capsys, arguments, message) -> None:
     assert message in failed(capsys, "bench", "--model", folder, *arguments.split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [("--hidden 10 --heads 3", "must divide"), ("--hidden 8 --heads 0", "--heads")],
+)
+def test_a_random_model_of_no_shape_is_one_line(capsys, arguments, message) -> None:
+    assert message in failed(capsys, "bench", *arguments.split())
 
 
 def test_a_recipe_that_does_not_exist_or_is_misspelt_is_one_line(capsys, tmp_path) -> None:
