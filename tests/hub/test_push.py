@@ -209,6 +209,7 @@ def test_what_an_earlier_upload_left_and_would_be_read_with_this_one_goes(
     (adapter / "transparency_config.json").unlink()
     (adapter / "soft_mask.safetensors").unlink()
     of_run = ["transparency_config.json", "soft_mask.safetensors", "network_config.json"]
+    of_run += ["tokenizer_config.json", "chat_template.jinja"]
     kept = ["README.md", "LICENSE", "plot.png", "other/transparency_config.json"]
     hub.files = [*of_run, *kept, "adapter_config.json"]
     here("me/model", adapter)
@@ -223,11 +224,17 @@ def test_what_an_earlier_upload_left_and_would_be_read_with_this_one_goes(
     assert note.count("\n") == 1
 
 
-def test_a_model_and_an_adapter_do_not_share_a_repository(hub, adapter, exported, here) -> None:
+def test_a_model_and_an_adapter_do_not_share_a_repository(
+    hub, adapter, exported, here, monkeypatch
+) -> None:
     hub.files = ["config.json"]
     assert "me/model holds a model, beside which an adapter" in here("me/model", adapter, code=2)
     hub.files = ["adapter_config.json"]
-    assert "me/model holds an adapter, beside which a model" in here("me/model", exported, code=2)
+    sentence = "me/model holds an adapter, beside which a model"
+    assert sentence in here("me/model", exported, code=2)
+    # Before anything is merged.
+    monkeypatch.setattr("softmask.hub.push.export", None)
+    assert sentence in here("me/model", "--model", exported, code=2)
     assert hub.commits == []
 
 

@@ -114,8 +114,15 @@ def test_what_a_run_did_not_write_stays_when_it_begins_anew(settings, tmp_path) 
     shutil.copy(there, run / "chats.jsonl")
     (run / "model").mkdir()
     (run / "model" / "notes.txt").write_text("mine")
+    (run / "runs" / "other").mkdir(parents=True)
+    (run / "runs" / "other" / "done.json").write_text("{}")
+    (run / "data.json").write_text('[{"question": "x"}]')
+    refused(recipe_of(settings, steps=1), run, device="no-such")
+    assert (run / "data.json").read_text() == '[{"question": "x"}]'
+    (run / "data.json").unlink()
     train(recipe_of(settings, steps=1), run, **SILENT)
     assert (run / "model" / "notes.txt").read_text() == "mine"
+    assert (run / "runs" / "other" / "done.json").is_file()
     train(recipe_of(settings, steps=2), run, overwrite=True, **SILENT)
     assert (run / "chats.jsonl").is_file()
     assert json.loads((run / "done.json").read_text())["steps"] == 2

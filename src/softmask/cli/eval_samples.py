@@ -67,13 +67,13 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
 
     what = {
         "scorer": args.scorer,
-        "scorer_files": _fingerprint(args.scorer),
-        "count": count if given_texts is None else None,
+        "count": count,
         "prompt": args.prompt,
         "given": None if given_texts is None else digest_of(given_texts),
         "references": None if references is None else digest_of(references),
     }
-    return measure_and_record(args, argv, "samples", what, measure, text_quality.table_of)
+    files = {"scorer_files": _fingerprint(args.scorer)}
+    return measure_and_record(args, argv, "samples", what, measure, text_quality.table_of, files)
 
 
 def _write_texts(

@@ -26,6 +26,7 @@ def measure_and_record(
     what: dict[str, Any],
     measure: Callable[[Any, ModelArgs, Path], dict[str, Any]],
     table_of: Callable[[dict[str, Any]], Any],
+    files: dict[str, Any] | None = None,
 ) -> int:
     """Measures a checkpoint in one process, keeps a record, and shows the table.
 
@@ -33,6 +34,7 @@ def measure_and_record(
         name: of the record's folder, where none is given; its first word names the measure.
         what: the settings of the measure, for the record.
         measure: its result; `batching` in it goes to the record of the run.
+        files: digests of further files, by the names in `record.FILES`.
 
     Raises:
         ValueError: several processes, or what the model and the folder make wrong.
@@ -45,7 +47,8 @@ def measure_and_record(
     with progress("loading the model"):
         checkpoint = load(**model.to_load)
     folder = args.out or Path("evals") / name
-    settings = record.settings_of(checkpoint, model, **{name.split("-")[0]: what})
+    parts = {name.split("-")[0]: what} | (files or {})
+    settings = record.settings_of(checkpoint, model, **parts)
     with record.claimed(folder, settings, args.overwrite) as found:
         if found is None:
             run = {**record.origin(["softmask", *argv]), **settings}

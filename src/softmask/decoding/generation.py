@@ -228,7 +228,7 @@ class Generation:
         self._constrain()
         self._make_canvas()
         self.last: DenoiseStep | None = None
-        self._failure: BaseException | None = None
+        self._failure: str | None = None
         self.seconds = 0.0
         self._lambda_B = torch.zeros(len(self.rows), device=self.canvas_BL.device)
         self._fed_B = [0] * len(self.rows)
@@ -331,9 +331,13 @@ class Generation:
                 break
 
     def _next(self) -> DenoiseStep | None:
-        """The next step; None: there is none. What failed once fails again."""
+        """The next step; None: there is none.
+
+        Raises:
+            RuntimeError: an earlier one failed.
+        """
         if self._failure is not None:
-            raise self._failure
+            raise RuntimeError(f"this run has ended with an error ({self._failure}): begin anew")
         started = time.perf_counter()
         try:
             step = next(self._steps, None)
@@ -341,7 +345,8 @@ class Generation:
                 self.last = step
                 self._add_lambda(step)
         except BaseException as error:
-            self._failure = error
+            # In words: the error would keep the tensors of its frames, which may fill the memory.
+            self._failure = f"{type(error).__name__}: {error}"
             raise
         self.seconds += time.perf_counter() - started
         return step
@@ -388,7 +393,7 @@ class Generation:
         """The finished rows; runs the steps that have not been iterated over.
 
         Raises:
-            Exception: a step failed, of which this is the error.
+            RuntimeError: a step has failed or was interrupted.
         """
         if self._failure is not None or self.last is None or any(self.last.left_B):
             for _ in self:

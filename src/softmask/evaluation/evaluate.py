@@ -19,7 +19,7 @@ import logging
 import os
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache, lru_cache
 from pathlib import Path
 from statistics import fmean
@@ -56,6 +56,10 @@ def _commit_here() -> str | None:
     if done.returncode and "not a git repository" not in done.stderr:
         logging.getLogger(__name__).warning("no commit is recorded: %s", done.stderr.strip())
     return done.stdout.strip() or None
+
+
+# Suffixes of files that describe tasks.
+DESCRIBES = (".yaml", ".yml", ".py", ".jinja")
 
 
 @cache
@@ -124,20 +128,30 @@ def evaluate(
         return _evaluate(own, config, folder, run)
 
 
-def _files_of(config: EvalConfig) -> dict[str, str]:
-    """Digests of the files that say what the tasks are, and of those that hold their data."""
-    found = {}
+def _files_of(config: EvalConfig) -> dict[str, Any]:
+    """Digests of the files that say what the tasks are, and, by task, of those with their data."""
+    found: dict[str, Any] = {}
     if config.include_path is not None:
-        found["task_files"] = record.digest(Path(config.include_path).rglob("*"))
+        root = Path(config.include_path)
+        found["task_files"] = record.digest(_task_files(root), root)
     if config.data_dir is not None:
         manager = task_manager(config.tasks, config.include_path)
         known = [name for name in config.tasks if name in manager.task_index]
         names = [name for name in _members(known, manager) if name in LAYOUTS]
-        with contextlib.suppress(ValueError):  # one is not there, which a finished run needs not
-            every = [overrides(name, Path(config.data_dir)) for name in names]
-            splits = [files for one in every for files in one["dataset_kwargs"]["files"].values()]
-            found["data_files"] = record.digest({Path(file) for one in splits for file in one})
+        found["data_files"] = {}
+        for name in names:
+            with contextlib.suppress(ValueError):  # a file is not there, which is said elsewhere
+                splits = overrides(name, Path(config.data_dir))["dataset_kwargs"]["files"].values()
+                files = {Path(file) for split in splits for file in split}
+                found["data_files"][name] = record.digest(files)
     return found
+
+
+def _task_files(folder: Path) -> Iterator[Path]:
+    """What describes tasks below a folder; what Python or a run writes there is none of it."""
+    for place, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith((".", "__"))]
+        yield from (Path(place, n) for n in names if Path(n).suffix in DESCRIBES)
 
 
 def _evaluate(

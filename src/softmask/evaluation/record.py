@@ -32,7 +32,7 @@ PACKAGES = (
 # together.
 NOT_OF_SCORES = ("device", "device_map", "mc_batch_size")
 # Digests of files that decide the scores: a tokenizer's, those of tasks and of data.
-FILES = ("tokenizer", "task_files", "data_files")
+FILES = ("tokenizer", "task_files", "data_files", "scorer_files")
 # Types of the parts that are read again; each may be missing or null.
 PARTS: dict[str, type] = {
     **dict.fromkeys(("model", "adapter", "soft_mask", "model_args", "evaluation"), dict),
@@ -68,13 +68,14 @@ def _tokenizer(source: Source) -> str | None:
     return digest([folder / name for name in (TOKENIZER_CONFIG, *TOKENIZER_FILES)])
 
 
-def digest(paths: Iterable[Path]) -> str:
-    """What tells the files among these from others, by name and content."""
+def digest(paths: Iterable[Path], root: Path | None = None) -> str:
+    """What tells the files among these from others, by content and name, or place below `root`."""
     whole = hashlib.sha256()
     for path in sorted(path for path in paths if path.is_file()):
         with path.open("rb") as file:
             own = hashlib.file_digest(file, "sha256").hexdigest()
-        whole.update(f"{path.name}:{own}\n".encode())
+        name = path.name if root is None else path.relative_to(root).as_posix()
+        whole.update(f"{name}:{own}\n".encode())
     return whole.hexdigest()
 
 

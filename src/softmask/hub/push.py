@@ -44,6 +44,9 @@ ADAPTER_FILES = (
     NETWORK_FILE,
     SOFT_MASK_FILE,
     SOFT_MASK_WEIGHTS,
+    # Where a fine-tuning brings its own.
+    TOKENIZER_CONFIG,
+    *TOKENIZER_FILES,
     "README.md",
     "LICENSE*",
 )
@@ -60,7 +63,10 @@ MODEL_FILES = (
     "LICENSE*",
 )
 # What of an earlier upload would be read together with another one, by its kind.
-ADAPTER_STATE = (NETWORK_FILE, SOFT_MASK_FILE, SOFT_MASK_WEIGHTS)
+ADAPTER_STATE = (
+    *(NETWORK_FILE, SOFT_MASK_FILE, SOFT_MASK_WEIGHTS, TOKENIZER_CONFIG),
+    *TOKENIZER_FILES,
+)
 MODEL_STATE = (
     *("generation_config.json", "model.safetensors", "model-*-of-*.safetensors", WEIGHT_INDEX),
     *(SOFT_MASK_FILE, SOFT_MASK_WEIGHTS, SAMPLING_FILE, *TOKENIZER_FILES),
@@ -116,6 +122,7 @@ def push(
     if not dry_run:
         # Before the export: a login that is missing should not cost a merge first.
         _make(repo, private, revision)
+        _files_there(repo, revision, is_adapter=False)
     with tempfile.TemporaryDirectory() as place:
         with progress("exporting the model"):
             ready = export(
@@ -232,8 +239,12 @@ def _upload(
     repo: str, folder: Path, names: list[str], revision: str | None, message: str | None
 ) -> str:
     api = HfApi()
+    is_adapter = ADAPTER_FILE in names
+    there = _files_there(repo, revision, is_adapter)
+    state = ADAPTER_STATE if is_adapter else MODEL_STATE
+    # Of an earlier upload, and would be read with what goes up now.
+    stale = [name for name in there if name not in names and _is_any(name, state)]
     with _explained(repo):
-        stale = _stale(repo, api.list_repo_files(repo, revision=revision), names)
         commit = api.upload_folder(
             repo_id=repo,
             folder_path=folder,
@@ -250,19 +261,18 @@ def _upload(
     return commit.commit_url
 
 
-def _stale(repo: str, there: Sequence[str], names: Sequence[str]) -> list[str]:
-    """Files of an earlier upload that would be read with what goes up now.
+def _files_there(repo: str, revision: str | None, is_adapter: bool) -> list[str]:
+    """The repository's files.
 
     Raises:
         ValueError: there is a model where an adapter is to go, or the reverse.
     """
-    is_adapter = ADAPTER_FILE in names
-    other = CONFIG_FILE if is_adapter else ADAPTER_FILE
-    if other in there:
+    with _explained(repo):
+        there = HfApi().list_repo_files(repo, revision=revision)
+    if (CONFIG_FILE if is_adapter else ADAPTER_FILE) in there:
         own, its = ("an adapter", "a model") if is_adapter else ("a model", "an adapter")
         raise ValueError(f"{repo} holds {its}, beside which {own} cannot be read: name another one")
-    state = ADAPTER_STATE if is_adapter else MODEL_STATE
-    return [name for name in there if name not in names and _is_any(name, state)]
+    return there
 
 
 @contextlib.contextmanager

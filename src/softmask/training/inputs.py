@@ -71,7 +71,9 @@ def _pin_base(folder: Path, recipe: Recipe) -> None:
         files["adapter"] = fingerprint(found.adapter)
     weights = fingerprint(source)
     known = _known(folder / BASE)
-    before = {**known.get("files", files), "weights": known.get("fingerprint", weights)}
+    # An older run of an adapter's model has not kept what the adapter was.
+    kept = {name: value for name, value in files.items() if name == "adapter"}
+    before = {**kept, **known.get("files", files), "weights": known.get("fingerprint", weights)}
     now = {**files, "weights": weights}
     _compare(folder, before, now, lambda name: f"the base checkpoint {path} ({name})")
     _write(folder / BASE, {"path": path, "fingerprint": weights, "files": files})

@@ -36,9 +36,14 @@ LOG = "log.jsonl"
 # What a run writes before it has a result, and its result, by name; all else is somebody's own.
 BEGUN = (
     *("base.json", "data.json", LOG, "soft_mask_start.json", "bad_batch.json"),
-    *("checkpoint-*", "runs", "*.partial"),
+    *("checkpoint-*", "*.json.partial"),
 )
-RESULT = ("adapter", "adapter.new", "model", "model.new", "curves.png", DONE)
+RESULT = (
+    *("adapter", "adapter.new", "model", "model.new", "curves.png", "curves.png.partial", DONE),
+    "runs/*/events.out.tfevents.*",
+)
+# Names that files of somebody's may have as well: a run's have one of these keys.
+KEYS = {"base.json": ("fingerprint",), "data.json": ("sources", "text")}
 # What may grow in a run that goes on: how long it is, by whichever setting says so.
 LENGTHS = ("train.steps", "train.epochs")
 SHOWN = 3  # settings that an error names
@@ -217,9 +222,19 @@ def _is_recipe(path: Path) -> bool:
     return True
 
 
+def _has_any(path: Path, keys: tuple[str, ...]) -> bool:
+    try:
+        values = read_json(path)
+    except ValueError:
+        return False
+    return isinstance(values, dict) and any(key in values for key in keys)
+
+
 def _clear(folder: Path, names: tuple[str, ...]) -> None:
     """Deletes what has these names; recipe.json, which says that it is ours, goes last."""
-    for path in [path for name in names for path in folder.glob(name)]:
+    for path in {path for name in names for path in folder.glob(name)}:
+        if path.name in KEYS and not _has_any(path, KEYS[path.name]):
+            continue
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:
