@@ -12,6 +12,8 @@ from softmask.config import SamplingConfig, SoftMaskConfig
 from softmask.decoding.growing import Room
 from softmask.decoding.prompts import encode_chat, rules_of
 from softmask.decoding.sampler import denoise
+from softmask.serving.engine import Engine, Request
+from softmask.serving.trace import Tracer
 
 GIVEN = read("dreamon", "generate.json")
 CASES = {case["name"]: case for case in GIVEN["cases"]}
@@ -93,6 +95,25 @@ def test_every_round_of_a_growing_hole_is_that_of_its_own_code(name, ruled) -> N
     assert rounds == [case["rounds"]]
     assert answers == [case["answer"]]
     assert forwards == (case["forwards"],)
+
+
+SHRUNK = ("expands and deletes, pad to the right", "all columns deleted: an empty answer")
+
+
+@pytest.mark.parametrize("name", SHRUNK)
+def test_a_server_has_holes_shrink_to_nothing_too(name) -> None:
+    case, checkpoint = CASES[name], official("dreamon")
+    ids = (*case["prefix"], *[MASK] * case["options"]["masks"], *case["suffix"])
+    rules = rules_of(checkpoint, infill=True)
+    request = Request(ids, settings(case), rules=rules, room=room(case), top_logprobs=1, trace=True)
+    tracer = Tracer(checkpoint, request, infill=True, start=0, id="run", name="dreamon")
+    with Engine(checkpoint.model, positions=len(ids) + 64) as engine:
+        handle = engine.submit(request)
+        steps = [tracer.step(event) for event in handle]
+        result = handle.result()
+    assert list(result.ids) == [*case["prefix"], *case["answer"], *case["suffix"]]
+    assert len(steps) == case["forwards"]
+    assert tracer.end(result)["finish_reason"] == "stop"
 
 
 GROWS = [CASES[name] for name in ("expands", "expands and deletes, pad to the right", "8 masks")]
