@@ -239,6 +239,14 @@ def test_a_bench_that_cannot_run_is_one_line(folder, capsys, arguments, message)
     assert message in failed(capsys, "bench", "--model", folder, *arguments.split())
 
 
+def test_a_character_that_a_pipe_does_not_know_loses_no_text(folder, monkeypatch) -> None:
+    pipe = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(pipe, encoding="cp1252"))
+    words = ["--model", str(folder), "--device", "cpu", "--infill", "\u00e9 \u2192 [[1]]"]
+    assert main(["generate", *words]) == 0
+    assert pipe.getvalue().startswith(b"\xe9 \\u2192 ")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [("--hidden 10 --heads 3", "must divide"), ("--hidden 8 --heads 0", "--heads")],

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import importlib
+import io
 import logging
 import os
 import sys
@@ -119,6 +120,9 @@ def _check_streams() -> None:
             setattr(sys, name, open(number, "r" if number == 0 else "w"))  # noqa: SIM115
             if name == "stdout":
                 raise ValueError("standard output is closed: send it to a file, or to /dev/null")
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        # Where it is not UTF-8, as pipes on Windows, a finished text would be lost for a character.
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _flush_output() -> None:
