@@ -38,9 +38,7 @@ class _Lazy:
         if name.startswith("_"):
             raise AttributeError(name)
         if name not in self._sources:
-            draws = " (a commit rule that draws says so: draws=True)" if name == "uniform_N" else ""
-            there = ", ".join(self._sources)
-            raise ValueError(f"a rule cannot read {name} here{draws}: there is {there}")
+            raise ValueError(f"a rule cannot read {name} here: there is {', '.join(self._sources)}")
         value = self._sources[name]()
         setattr(self, name, value)
         return value

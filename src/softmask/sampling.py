@@ -247,10 +247,15 @@ class SamplingConfig:
         return self.ordering.rule.returns == "chances"
 
     @property
+    def rules_draw(self) -> bool:
+        """Whether a commit rule reads random numbers."""
+        rules = (self.ordering, self.deciding)
+        return any(chosen.rule.draws for chosen in rules if chosen)
+
+    @property
     def is_random(self) -> bool:
         """Whether anything is drawn."""
-        rules = (self.ordering, self.deciding)
-        drawn = self.by_chance or any(chosen.rule.draws for chosen in rules if chosen)
+        drawn = self.by_chance or self.rules_draw
         return self.temperature > 0 or bool(self.alg_temp) or drawn
 
     def _switch_off_filters(self) -> None:

@@ -38,6 +38,30 @@ def tool_checkpoint(tmp_path_factory):
     return softmask.load(folder, device="cpu")
 
 
+# A server of the file's own model, in a thread, and OpenAI's client of it. Files have another
+# `checkpoint`, or a `url` of a server with other settings.
+
+
+@pytest.fixture(scope="module")
+def checkpoint(chat_checkpoint):
+    return chat_checkpoint
+
+
+@pytest.fixture(scope="module")
+def url(checkpoint) -> Iterator[str]:
+    import test_server  # not before it is collected, or its assertions would say nothing
+
+    with test_server.serving(checkpoint) as (address, _service):
+        yield address
+
+
+@pytest.fixture(scope="module")
+def client(url):
+    openai = pytest.importorskip("openai")
+    with openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client:
+        yield client
+
+
 @pytest.fixture(scope="module")
 def chromium():
     # For a session it would leave its event loop to the tests that have one of their own.

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
-import openai
 import pytest
 from test_server import HELLO, post, serving
 from tiny import CHAT_TEMPLATE
@@ -23,23 +21,6 @@ THINKING = CHAT_TEMPLATE.replace(
     "<|im_start|>assistant\n",
     "<|im_start|>assistant\n{{ words }}{% if enable_thinking is false %}<think>{% endif %}",
 )
-
-
-@pytest.fixture(scope="module")
-def checkpoint(chat_checkpoint):
-    return chat_checkpoint
-
-
-@pytest.fixture(scope="module")
-def url(checkpoint) -> Iterator[str]:
-    with serving(checkpoint) as (address, _service):
-        yield address
-
-
-@pytest.fixture(scope="module")
-def client(url) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client:
-        yield client
 
 
 @pytest.mark.parametrize("more", [{}, {"add_generation_prompt": False}])

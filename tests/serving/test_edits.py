@@ -5,12 +5,11 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Iterator
 from functools import partial
 
 import pytest
 import torch
-from test_server import post, serving
+from test_server import post
 from tiny import write_dream_folder
 
 import softmask
@@ -34,12 +33,6 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def checkpoint(folder):
     return softmask.load(folder, device="cpu")
-
-
-@pytest.fixture(scope="module")
-def url(checkpoint) -> Iterator[str]:
-    with serving(checkpoint) as (address, _service):
-        yield address
 
 
 @pytest.mark.parametrize(

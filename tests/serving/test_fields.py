@@ -72,11 +72,6 @@ TEXTS = {"chat": {"messages": HELLO}, "completions": {"prompt": "One"}, "respons
 
 
 @pytest.fixture(scope="module")
-def checkpoint(chat_checkpoint):
-    return chat_checkpoint
-
-
-@pytest.fixture(scope="module")
 def url(checkpoint) -> Iterator[str]:
     with serving(checkpoint, max_tokens=4) as (address, _service):
         yield address

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -25,17 +24,6 @@ from softmask.serving.scoring import ScoreRequest
 CHOICES = [" red", " a blue one"]
 SOFT = {"k": 3, "scale": 0.8, "offset": -3.0, "steepness": 1.0}
 CHAIN = LikelihoodConfig(estimator="chain")
-
-
-@pytest.fixture(scope="module")
-def checkpoint(chat_checkpoint):
-    return chat_checkpoint
-
-
-@pytest.fixture(scope="module")
-def url(checkpoint) -> Iterator[str]:
-    with serving(checkpoint) as (address, _service):
-        yield address
 
 
 def chain(checkpoint, context: list[int], continuation: list[int], top: int = 0) -> Scorer:

@@ -41,11 +41,6 @@ WAIT = 600.0  # seconds that no test needs
 SERVERS: dict[Service, HttpServer] = {}  # those that run now
 
 
-@pytest.fixture(scope="module")
-def checkpoint(chat_checkpoint):
-    return chat_checkpoint
-
-
 @contextmanager
 def serving(checkpoint, *, start: bool = True, **config) -> Iterator[tuple[str, Service]]:
     """A server on a port of its own, in a thread; without `start` nothing is denoised yet."""
@@ -73,18 +68,6 @@ def until(condition) -> None:
     while not condition():
         assert time.monotonic() < ends, "it did not happen"
         time.sleep(0.005)
-
-
-@pytest.fixture(scope="module")
-def url(checkpoint) -> Iterator[str]:
-    with serving(checkpoint) as (address, _service):
-        yield address
-
-
-@pytest.fixture(scope="module")
-def client(url) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client:
-        yield client
 
 
 def post(url: str, path: str, body: object, **more) -> httpx.Response:

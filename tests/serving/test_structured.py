@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx2 as httpx
-import openai
 import pytest
 from browsing import serving
 from pydantic import BaseModel, Field
@@ -34,12 +33,6 @@ SCHEMA = Animal.model_json_schema()
 def url(model) -> Iterator[str]:
     with serving(softmask.load(model, device="cpu")) as address:
         yield address
-
-
-@pytest.fixture(scope="module")
-def client(url) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client:
-        yield client
 
 
 def test_a_model_of_pydantics_comes_back_parsed_whole_and_streamed(client) -> None:

@@ -169,10 +169,11 @@ def _take_single(args: argparse.Namespace) -> None:
             raise ValueError(f"--{name} takes several values with --shape alone: give one")
         setattr(args, name, None if value is None else value[0])
     if args.hidden is None:
+        parser = make_parser()
         for name in ("layers", "heads", "kv_heads", "intermediate", "vocabulary"):
-            if getattr(args, name) != make_parser().get_default(name):
+            if getattr(args, name) != parser.get_default(name):
                 raise ValueError(f"--{name.replace('_', '-')} is of a random model: give --hidden")
-    elif args.model != make_parser().get_default("model"):
+    elif args.model is not None:
         raise ValueError("--hidden times a random model: leave out --model")
     args.layers = LAYERS if args.layers is None else args.layers
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..config import require
+from ..evaluation.config import model_args
 from ..evaluation.suites import MODES, SUITES, Cell, Suite
 from ..evaluation.templates import check_prompts, evaluate_under
 from ..reporting.progress import progress
@@ -26,7 +27,6 @@ from .eval_options import (
     named_model_args,
     need_lm_eval,
     read_config,
-    read_model_args,
     read_template_option,
 )
 from .options import add_hidden, new_parser, set_threads
@@ -79,8 +79,8 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
         args.against is None or not templates,
         "the published scores are of the suite's own prompts: leave out --against or --templates",
     )
-    model, config = read_model_args(args), read_config(args, (suite.parts[0].task,))
     named, fractions = named_model_args(args), _fractions(args.fractions)
+    model, config = model_args(named), read_config(args, (suite.parts[0].task,))
     require("nfe" not in named, "a suite has several numbers of forwards: --fractions, not --nfe")
     require(
         "softmasking" not in named, "a suite is run plain and soft-masked: --modes, not --soft-mask"

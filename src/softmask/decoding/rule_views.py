@@ -31,14 +31,20 @@ def commit_rows(
 ) -> MaskedRows:
     """What commit rules see of the rows that a step read, on a canvas of so many positions."""
     choice = predictions.choice or choose_likeliest(predictions.seen)
-    every_N, config = predictions.rows_N, predictions.settings.config
-    # Of rules that draw nothing no generator is at hand, and seeds would count for nothing.
-    draws = any(chosen.rule.draws for chosen in (config.ordering, config.deciding) if chosen)
-    drawn = {"uniform_N": lambda: predictions.uniform(positions)} if draws else {}
+    every_N = predictions.rows_N
+
+    def uniform_N() -> Tensor:
+        # Of rules that draw nothing no generator is at hand, and seeds would count for nothing.
+        require(
+            predictions.settings.config.rules_draw,
+            "a rule cannot read uniform_N here (a commit rule that draws says so: draws=True)",
+        )
+        return predictions.uniform(positions)
+
     return MaskedRows(
         {
             **statistics_of(choice),
-            **drawn,
+            "uniform_N": uniform_N,
             "open_N": lambda: every_N >= 0 if open_N is None else open_N,
             **_facts(predictions, soft, EVERY),
         }

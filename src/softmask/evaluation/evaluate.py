@@ -337,11 +337,10 @@ def summarise(results: dict[str, Any], responses: Responses) -> list[dict[str, A
                 continue
             stderr = values.get(f"{metric}_stderr,{filter_name}")
             # A task may leave samples out of a metric.
-            own = [s[metric] for s in samples if s["filter"] == filter_name and metric in s]
-            measured = [score for score in own if record.is_measured(metric, score)]
-            if own and not measured:
+            every = [s[metric] for s in samples if s["filter"] == filter_name and metric in s]
+            own = [score for score in every if record.is_measured(metric, score)]
+            if every and not own:
                 continue
-            own = measured
             rows.append(
                 {
                     "task": task,

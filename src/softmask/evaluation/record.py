@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ..config import read_json, soft_mask_to_published
-from ..files import LOCK, locked, write_atomically
+from ..files import LOCK, file_digest, locked, write_atomically
 from ..hub.checkpoints import fingerprint, tokenizer_folder
 from ..hub.export import TOKENIZER_FILES
 from ..hub.tokenizer_files import TOKENIZER_CONFIG
@@ -72,10 +72,8 @@ def digest(paths: Iterable[Path], root: Path | None = None) -> str:
     """What tells the files among these from others, by content and name, or place below `root`."""
     whole = hashlib.sha256()
     for path in sorted(path for path in paths if path.is_file()):
-        with path.open("rb") as file:
-            own = hashlib.file_digest(file, "sha256").hexdigest()
         name = path.name if root is None else path.relative_to(root).as_posix()
-        whole.update(f"{name}:{own}\n".encode())
+        whole.update(f"{name}:{file_digest(path)}\n".encode())
     return whole.hexdigest()
 
 

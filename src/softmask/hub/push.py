@@ -116,13 +116,13 @@ def push(
         if dry_run:
             _show(repo, ready, names)
             return None
-        _make(repo, private, revision)
-        return _upload(repo, ready, names, revision, message)
+        there = _make(repo, private, revision, is_adapter=ADAPTER_FILE in names)
+        return _upload(repo, ready, names, there, revision, message)
     found = find(model, adapter, family=family, local_only=dry_run)
+    there = []
     if not dry_run:
         # Before the export: a login that is missing should not cost a merge first.
-        _make(repo, private, revision)
-        _files_there(repo, revision, is_adapter=False)
+        there = _make(repo, private, revision, is_adapter=False)
     with tempfile.TemporaryDirectory() as place:
         with progress("exporting the model"):
             ready = export(
@@ -139,7 +139,7 @@ def push(
         if dry_run:
             _show(repo, ready, names)
             return None
-        return _upload(repo, ready, names, revision, message)
+        return _upload(repo, ready, names, there, revision, message)
 
 
 def files_to_push(folder: Path, family: str | None = None) -> list[str]:
@@ -220,8 +220,13 @@ def _show(repo: str, folder: Path, names: list[str]) -> None:
         print(f"would leave out: {', '.join(others)}")
 
 
-def _make(repo: str, private: bool, revision: str | None) -> None:
-    """The repository, and the branch in it, where they do not exist."""
+def _make(repo: str, private: bool, revision: str | None, *, is_adapter: bool) -> list[str]:
+    """The repository, and the branch in it, where they do not exist; returns the files there.
+
+    Raises:
+        ValueError: the Hub refuses, it is public where it should be private, or there is a model
+            where an adapter is to go, or the reverse.
+    """
     api = HfApi()
     with _explained(repo):
         # None leaves the choice of a new one to the account's settings.
@@ -233,19 +238,26 @@ def _make(repo: str, private: bool, revision: str | None) -> None:
             )
         if revision is not None:
             api.create_branch(repo, branch=revision, exist_ok=True)
+        there = api.list_repo_files(repo, revision=revision)
+    if (CONFIG_FILE if is_adapter else ADAPTER_FILE) in there:
+        own, its = ("an adapter", "a model") if is_adapter else ("a model", "an adapter")
+        raise ValueError(f"{repo} holds {its}, beside which {own} cannot be read: name another one")
+    return there
 
 
 def _upload(
-    repo: str, folder: Path, names: list[str], revision: str | None, message: str | None
+    repo: str,
+    folder: Path,
+    names: list[str],
+    there: list[str],
+    revision: str | None,
+    message: str | None,
 ) -> str:
-    api = HfApi()
-    is_adapter = ADAPTER_FILE in names
-    there = _files_there(repo, revision, is_adapter)
-    state = ADAPTER_STATE if is_adapter else MODEL_STATE
-    # Of an earlier upload, and would be read with what goes up now.
+    """Uploads these files; of those that are there, removes what would be read with them."""
+    state = ADAPTER_STATE if ADAPTER_FILE in names else MODEL_STATE
     stale = [name for name in there if name not in names and _is_any(name, state)]
     with _explained(repo):
-        commit = api.upload_folder(
+        commit = HfApi().upload_folder(
             repo_id=repo,
             folder_path=folder,
             allow_patterns=names,
@@ -259,20 +271,6 @@ def _upload(
             f"softmask: note: removed from {repo}, as of an earlier upload: {what}", file=sys.stderr
         )
     return commit.commit_url
-
-
-def _files_there(repo: str, revision: str | None, is_adapter: bool) -> list[str]:
-    """The repository's files.
-
-    Raises:
-        ValueError: there is a model where an adapter is to go, or the reverse.
-    """
-    with _explained(repo):
-        there = HfApi().list_repo_files(repo, revision=revision)
-    if (CONFIG_FILE if is_adapter else ADAPTER_FILE) in there:
-        own, its = ("an adapter", "a model") if is_adapter else ("a model", "an adapter")
-        raise ValueError(f"{repo} holds {its}, beside which {own} cannot be read: name another one")
-    return there
 
 
 @contextlib.contextmanager

@@ -62,6 +62,8 @@ FOUND = "what was computed before is found by itself, and changes no answer"
 SALT = "requests of another one share no kept keys and values with this"
 NO_REASONING = "the model does not reason apart from its answer"
 TURNED_OFF = "a detail of something that is off"
+MIN_P = "tokens at least this share as likely as the likeliest are kept; 0: all"
+VARIABLES = "variables of the chat template, as `enable_thinking`"
 DEFINED = "the tool of this name says it, under tools"
 IN_ANY_CASE = "arguments and answers keep to their schema in any case"
 

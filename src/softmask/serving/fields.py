@@ -30,6 +30,7 @@ from .field_rows import (
     FUNCTION,
     IN_ANY_CASE,
     MESSAGE,
+    MIN_P,
     NAMED,
     NO_REASONING,
     OPTIONS,
@@ -40,6 +41,7 @@ from .field_rows import (
     TEXT_ALONE,
     TOOL,
     TURNED_OFF,
+    VARIABLES,
     Kind,
     Known,
 )
@@ -158,7 +160,7 @@ OPENAI = (
 )
 VLLM = (
     _done("top_k", "only so many likeliest tokens are kept; 0 and -1: all of them", ALL),
-    _done("min_p", "tokens at least this share as likely as the likeliest are kept; 0: all", ALL),
+    _done("min_p", MIN_P, ALL),
     _done("ignore_eos", "the text goes on to `max_tokens`: no end token is written"),
     _done("continuous_usage_stats", "every event counts tokens", OPTIONS),
     _logged("request_id", "the client's own name of the request"),
@@ -224,11 +226,7 @@ VLLM = (
     _done("continue_final_message", "the answer goes on with the assistant's last message", CHAT),
     _only("documents", [], instead="put them into a message", kinds=CHAT),
     _only("chat_template", instead=TEMPLATE, kinds=CHAT),
-    _done(
-        "chat_template_kwargs",
-        "variables of the chat template, as `enable_thinking`",
-        CHAT + DENOISE + SCORE,
-    ),
+    _done("chat_template_kwargs", VARIABLES, CHAT + DENOISE + SCORE),
     _only("media_io_kwargs", {}, instead=TEXT_ALONE, kinds=CHAT),
     _only("mm_processor_kwargs", {}, instead=TEXT_ALONE, kinds=CHAT),
     _only("return_prompt_text", False, instead="/v1/denoise starts with the prompt", kinds=CHAT),

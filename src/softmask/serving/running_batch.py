@@ -146,9 +146,9 @@ class RunningBatch:
         self.allocator.free(slot.sequence.start, request.positions, reading)
         if not self.running:
             self.mean_lambda = 0.0
-        if not self.running and self.batch.soft.is_used:
-            # Plain sequences need not carry the columns that soft ones brought.
-            self.batch.soft = SoftState(self.batch.positions, self.batch.device)
+            if self.batch.soft.is_used:
+                # Plain sequences need not carry the columns that soft ones brought.
+                self.batch.soft = SoftState(self.batch.positions, self.batch.device)
         return ids
 
     def step(self) -> None:

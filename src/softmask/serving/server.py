@@ -318,7 +318,7 @@ def _add_denoise(app: FastAPI, service: Service, metrics: Metrics) -> None:
         def note_end() -> None:
             if handle.is_over:
                 result = handle.result(0)
-                metrics.tokens.labels("answers").inc(tracer.end(result)["tokens"])
+                metrics.tokens.labels("answers").inc(len(tracer.answer(result)[1]))
                 context.log_fields |= _errors_of([result])
 
         if asked.stream:

@@ -106,11 +106,18 @@ class Tracer:
             "texts": {str(token): self._text_of(token) for token in fresh},
         }
 
+    def answer(self, result: Result) -> tuple[str, list[int]]:
+        """Its text and tokens."""
+        return decode_answer(self.checkpoint, result.ids[self._first :], infill=self.infill)
+
+    @property
+    def _first(self) -> int:
+        return self.begins if self.infill else self.request.ids.index(self._mask_id)
+
     def end(self, result: Result) -> dict[str, Any]:
         """How it came out."""
-        first = self.begins if self.infill else self.request.ids.index(self._mask_id)
-        text, chosen = decode_answer(self.checkpoint, result.ids[first:], infill=self.infill)
-        cut = len(chosen) < len(result.ids) - first
+        text, chosen = self.answer(result)
+        cut = len(chosen) < len(result.ids) - self._first
         reason = "stop" if cut or self.infill else "length"
         if self.request.room is not None and self.request.room.is_cut(len(result.ids), result.left):
             reason = "length"

@@ -16,9 +16,8 @@ from typing import Any
 from transformers.trainer import TRAINER_STATE_NAME
 
 from ..config import read_json
-from ..files import sync_tree, write_atomically
+from ..files import file_digest, sync_tree, write_atomically
 from ..hub.folder import CHECKPOINT, COMPLETE
-from .sources import file_digest
 
 
 def checkpoint_of(folder: Path, step: int) -> Path:

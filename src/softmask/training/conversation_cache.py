@@ -24,10 +24,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..files import expand_home
+from ..files import expand_home, file_digest
 from .config import ConversationConfig
 from .conversation_rows import Counts
-from .sources import ResolvedSource, file_digest
+from .sources import ResolvedSource
 
 if TYPE_CHECKING:
     from datasets import Dataset

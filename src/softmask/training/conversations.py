@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..config import require
+from ..files import file_digest
 from . import conversation_cache
 from .config import ConversationConfig
 from .conversation_cache import COUNTS, PARTS, Conversations
 from .conversation_rows import REASONS, Counts, digest_of, tokenise
-from .sources import ResolvedSource, file_digest, open_source, resolve_source, write_arrow
+from .sources import ResolvedSource, open_source, resolve_source, write_arrow
 from .split import split_rows, split_streams
 
 if TYPE_CHECKING:

@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from ..config import read_json
-from ..files import expand_home, write_atomically
+from ..files import expand_home, file_digest, write_atomically
 from ..hub.checkpoints import find, fingerprint
 from ..hub.export import TOKENIZER_CONFIG, TOKENIZER_FILES
 from .config import Recipe, SourceConfig
 from .conversation_cache import FORMAT
 from .corpus import text_file
-from .sources import ResolvedSource, file_digest, resolve_source
+from .sources import ResolvedSource, resolve_source
 
 BASE, DATA = "base.json", "data.json"
 COMMIT = "commit"  # the one fingerprint of a data set on the Hub

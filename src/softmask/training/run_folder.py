@@ -30,12 +30,13 @@ from ..files import LOCK, locked, read_json_lines, write_atomically
 from ..hub.folder import kept_update
 from ..reporting.words import count
 from .config import RECIPE, Recipe
+from .inputs import BASE, DATA
 from .listing import DONE
 
 LOG = "log.jsonl"
 # What a run writes before it has a result, and its result, by name; all else is somebody's own.
 BEGUN = (
-    *("base.json", "data.json", LOG, "soft_mask_start.json", "bad_batch.json"),
+    *(BASE, DATA, LOG, "soft_mask_start.json", "bad_batch.json"),
     *("checkpoint-*", "*.json.partial"),
 )
 RESULT = (
@@ -43,7 +44,7 @@ RESULT = (
     "runs/*/events.out.tfevents.*",
 )
 # Names that files of somebody's may have as well: a run's have one of these keys.
-KEYS = {"base.json": ("fingerprint",), "data.json": ("sources", "text")}
+KEYS = {BASE: ("fingerprint",), DATA: ("sources", "text")}
 # What may grow in a run that goes on: how long it is, by whichever setting says so.
 LENGTHS = ("train.steps", "train.epochs")
 SHOWN = 3  # settings that an error names

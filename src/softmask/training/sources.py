@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import hashlib
 import itertools
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -25,7 +24,7 @@ from huggingface_hub.errors import (
 )
 
 from ..config import read_json
-from ..files import expand_home
+from ..files import expand_home, file_digest
 from ..row_files import BATCH, first_line, rows_of
 from .config import SourceConfig
 from .messages import TEXT_ROLE, Messages, columns_of, form_of, messages_of
@@ -202,11 +201,6 @@ def _known_digest(path: Path) -> str:
 @functools.lru_cache
 def _digest(path: Path, *_state: int) -> str:
     return file_digest(path)
-
-
-def file_digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 # From a source to rows.
