@@ -15,7 +15,7 @@ from tiny import write_dream_folder
 from softmask.cli.main import main
 from softmask.evaluation.config import model_args
 from softmask.evaluation.parallelism import Samples, accuracy_under_parallelism, read_samples
-from softmask.evaluation.sweep import paired_difference, points
+from softmask.evaluation.sweep import chosen, paired_difference, points
 
 NONE = {"steps": [], "threshold": [], "entropy_threshold": [], "feedback": ["off"]}
 
@@ -177,6 +177,12 @@ def test_a_metric_that_no_task_has_is_refused_after_the_first_point(
     assert main(words(model, data, out, "--metric", "solve", "--limit", "1")) == 2
     assert "has no metric solve; it has " in capsys.readouterr().err
     assert [path.parent.name for path in out.rglob("results.json")] == ["steps-1"]
+
+
+def test_a_metric_that_is_no_share_is_refused() -> None:
+    row = {"task": "t", "metric": "bleu", "filter": "none", "value": 23.5, "share": False}
+    with pytest.raises(ValueError, match=r"bleu,none of t is no share of 1.*: bleu,none, acc,none"):
+        chosen([row, row | {"metric": "acc", "share": True}], None)
 
 
 def test_feedback_that_the_model_has_not_is_refused_before_the_first_point(

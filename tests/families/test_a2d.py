@@ -109,6 +109,16 @@ def test_texts_and_chats_have_the_ids_of_the_official_tokenizer(name) -> None:
         assert encode_chat(checkpoint, chat["messages"]) == chat["ids"]
 
 
+def test_what_a_family_sets_in_its_template_a_conversation_may_set_otherwise() -> None:
+    checkpoint = official("a2d_qwen3_mdlm")
+    messages = [{"role": "user", "content": "What is 2 + 2?"}]
+    quiet = encode_chat(checkpoint, messages)
+    assert quiet == encode_chat(checkpoint, messages, variables={"enable_thinking": False})
+    thinking = encode_chat(checkpoint, messages, variables={"enable_thinking": True})
+    assert quiet[: len(thinking)] == thinking
+    assert checkpoint.tokenizer.decode(quiet[len(thinking) :]).strip().startswith("<think>")
+
+
 def test_rounded_counts_fill_every_block_in_its_steps_whatever_their_number() -> None:
     from softmask.decoding.schedule import StepSchedule
 

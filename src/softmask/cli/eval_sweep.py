@@ -77,7 +77,7 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
     set_threads(args.threads)
     from rich.console import Console
 
-    from ..evaluation.sweep import RESULT, check_metric, points, read, tables_of
+    from ..evaluation.sweep import RESULT, chosen, points, read, tables_of
     from ..evaluation.sweep_plot import PLOT, draw
 
     model: ModelArgs = read_model_args(args)
@@ -110,7 +110,7 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
             overwrite=args.overwrite,
             report=say,
         )
-        check_metric(rows, args.metric)  # known by now; hours of other points may follow
+        chosen(rows, args.metric)  # known by now; hours of other points may follow
     if lm.ranks.index == 0:
         sweep = read(found, out, args.metric)
         write_atomically(out / RESULT, json.dumps(dataclasses.asdict(sweep), indent=1) + "\n")

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -26,6 +26,7 @@ from . import record
 from .compare import interval
 from .config import SWEPT, ModelArgs
 from .parallelism import Samples, area_of, read_samples
+from .record import is_share
 from .suites import main_score, score_name
 
 RESULT = "sweep.json"
@@ -168,32 +169,47 @@ def read(found: Sequence[Point], folder: Path, metric: str | None = None) -> Swe
     return Sweep(rows, curves, pairs)
 
 
-def _scores(run: Path, metric: str | None) -> Iterator[tuple[str, str, str]]:
+def _scores(run: Path, metric: str | None) -> list[tuple[str, str, str]]:
     """Task, metric and filter of each task that has samples."""
-    by_task: dict[str, list[tuple[str, str]]] = {}
-    for row in record.summary(run):
-        if (run / f"samples_{row['task']}.jsonl").is_file():
-            by_task.setdefault(row["task"], []).append((row["metric"], row["filter"]))
+    rows = [r for r in record.summary(run) if (run / f"samples_{r['task']}.jsonl").is_file()]
+    scores = chosen(rows, metric)
+    without = sorted({row["task"] for row in rows} - {task for task, *_ in scores})
+    require(not without, f"{', '.join(without)} has no metric {metric}")
+    return scores
+
+
+def chosen(rows: Sequence[dict[str, Any]], metric: str | None) -> list[tuple[str, str, str]]:
+    """Task, metric and filter of the score of each task of a summary that has it.
+
+    Args:
+        metric: NAME or NAME,FILTER; None: a suite's score of the task, else the task's first.
+
+    Raises:
+        ValueError: no task has such a metric, or it is no share: its areas would mean nothing.
+    """
+    by_task: dict[str, dict[tuple[str, str], dict[str, Any]]] = {}
+    for row in rows:
+        by_task.setdefault(row["task"], {})[row["metric"], row["filter"]] = row
+    name, _, filter_name = (metric or "").partition(",")
+    scores = []
     for task, known in by_task.items():
+        wanted = [one for one in known if one[0] == name and filter_name in ("", one[1])]
         if metric is None:
-            yield (task, *main_score(task, known))
-        else:
-            yield (task, *_of_metric(task, known, metric)[0])
+            wanted = [main_score(task, list(known))]
+        if wanted:
+            require(
+                is_share(known[wanted[0]]),
+                f"{','.join(wanted[0])} of {task} is no share of 1, so it has no area under it; "
+                f"name another by --metric: {_names(known)}",
+            )
+            scores.append((task, *wanted[0]))
+    every = _names(one for task in by_task.values() for one in task)
+    require(bool(scores), f"what was evaluated has no metric {metric}; it has {every}")
+    return scores
 
 
-def check_metric(rows: Sequence[Mapping[str, Any]], metric: str | None) -> None:
-    """Raises ValueError where no row of the first point's summary is of a metric (None: any)."""
-    if metric is not None:
-        known = list(dict.fromkeys((row["metric"], row["filter"]) for row in rows))
-        _of_metric("what was evaluated", known, metric)
-
-
-def _of_metric(what: str, known: list[tuple[str, str]], metric: str) -> list[tuple[str, str]]:
-    name, _, filter_name = metric.partition(",")
-    wanted = [one for one in known if one[0] == name and filter_name in ("", one[1])]
-    shown = ", ".join(",".join(one) for one in known)
-    require(bool(wanted), f"{what} has no metric {metric}; it has {shown}")
-    return wanted
+def _names(known: Iterable[tuple[str, str]]) -> str:
+    return ", ".join(dict.fromkeys(",".join(one) for one in known))
 
 
 def _seconds(records: Mapping[str, Any], task: str) -> dict[str, float]:

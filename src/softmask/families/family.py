@@ -47,7 +47,8 @@ class Family:
         end_tokens: that end an answer, beside those that config and tokenizer name.
         bos: whether a raw prompt begins with the tokenizer's bos token.
         eos: whether a raw text that is given to its end ends with the tokenizer's eos token.
-        chat: what its own code sets in the chat template, which templates read as variables.
+        chat: what its own code sets in the chat template, which templates read as variables;
+            who gives a conversation may set them otherwise.
         answer_header: what its chat template writes before an answer, and behind every
             conversation, even where no answer is asked for.
         sampling: settings of SamplingConfig that its own code decodes with, without the cache:
@@ -135,7 +136,10 @@ class Family:
 
         What comes out may stand in a file again: it is left as it is.
         """
-        begin = "".join(f"{{% set {k} = {str(v).lower()} %}}" for k, v in self.chat.items())
+        begin = "".join(
+            f"{{% if {key} is not defined %}}{{% set {key} = {str(value).lower()} %}}{{% endif %}}"
+            for key, value in self.chat.items()
+        )
         end = ""
         if self.answer_header:
             begin += "{% set written %}"
