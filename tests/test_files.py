@@ -74,6 +74,15 @@ def test_a_link_stays_a_link_and_a_device_a_device(tmp_path) -> None:
         write_atomically(tmp_path, "x")
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such modes")
+def test_a_file_that_is_written_anew_is_as_private_as_it_was(tmp_path) -> None:
+    path = tmp_path / "a"
+    path.write_text("old")
+    path.chmod(0o600)
+    write_atomically(path, "new")
+    assert (path.read_text(), path.stat().st_mode & 0o777) == ("new", 0o600)
+
+
 def test_a_line_that_has_no_room_leaves_nothing_behind(tmp_path, small_disk) -> None:
     path = tmp_path / "log.jsonl"
     append_line(path, json.dumps({"step": 1}))

@@ -52,3 +52,33 @@ def test_an_empty_line_is_no_row_and_has_a_number(tmp_path) -> None:
     path = tmp_path / "r.jsonl"
     path.write_bytes(b"\n[1]\n\n[2]\n")
     assert list(rows_of(path)) == [(2, [1]), (4, [2])]
+
+
+@pytest.mark.parametrize("name", ["r.csv", "r.parquet", "r.arrow"])
+def test_two_columns_of_one_name_are_an_error(tmp_path, name) -> None:
+    path = tmp_path / name
+    table = pa.Table.from_arrays([pa.array(["1"])] * 3, names=["a", "b", "a"])
+    if name == "r.csv":
+        path.write_bytes(b"a,b,a\n1,1,1\n")
+    elif name == "r.parquet":
+        parquet.write_table(table, path)
+    else:
+        with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, table.schema) as stream:
+            stream.write_table(table)
+    with pytest.raises(ValueError, match=rf"{name} has several columns named 'a': rename"):
+        list(rows_of(path))
+
+
+def test_a_quotation_mark_in_a_table_of_tabs_swallows_no_row(tmp_path) -> None:
+    path = tmp_path / "r.tsv"
+    path.write_bytes(b'a\tb\n"hi\tx\nho\ty"\tz\n')
+    with pytest.raises(ValueError, match=r"r.tsv:1 has a text in quotes over several columns"):
+        list(rows_of(path))
+    path.write_bytes(b'a\tb\n"two\nlines"\t"a ""word"""\n')
+    assert list(rows_of(path)) == [(1, {"a": "two\nlines", "b": 'a "word"'})]
+
+
+def test_a_sign_within_quotes_is_not_what_stands_between_columns(tmp_path) -> None:
+    path = tmp_path / "r.csv"
+    path.write_bytes(b'"a, b";c\n1;2\n')
+    assert list(rows_of(path)) == [(1, {"a, b": "1", "c": "2"})]

@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -63,12 +64,16 @@ def write_atomically(path: Path, data: bytes | str) -> None:
 def replaced_atomically(path: Path) -> Iterator[Path]:
     """A file beside `path`, to be written within, that takes its place (fsync) or leaves no trace.
 
+    Who may read and write a file that was there stays as it was.
+
     Raises:
         OSError: it cannot be synchronised or renamed; `path` is as it was.
     """
     partial = path.with_name(path.name + ".partial")
     try:
         yield partial
+        if path.is_file():
+            shutil.copymode(path, partial)
         _sync(partial)
         partial.replace(path)
     except BaseException:

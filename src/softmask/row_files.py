@@ -13,7 +13,7 @@ import io
 import itertools
 import json
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -98,7 +98,15 @@ def _csv_rows(path: Path, *, tab: bool) -> Iterator[tuple[int, dict[str, str | N
             delimiter = "\t" if tab else _delimiter_of(header)
             file.seek(0)
             rows = csv.DictReader(file, delimiter=delimiter, restkey=BEYOND, strict=True)
+            _check_names(path, rows.fieldnames or ())
             for number, row in enumerate(rows, 1):
+                if tab and any("\t" in text and "\n" in text for text in row.values() if text):
+                    # Tables of tabs are often written without quotes: a text that begins with one
+                    # would swallow the rows behind it.
+                    raise ValueError(
+                        f"{path}:{number} has a text in quotes over several columns and lines: "
+                        "save it as jsonl, where none can be taken for a row"
+                    )
                 if any(row.pop(BEYOND, [])):
                     raise ValueError(
                         f"{path}:{number} has more fields than the header has names: put quotes "
@@ -113,7 +121,21 @@ def _csv_rows(path: Path, *, tab: bool) -> Iterator[tuple[int, dict[str, str | N
 
 def _delimiter_of(header: str) -> str:
     """What stands between columns; spreadsheets write semicolons where a comma is in numbers."""
-    return next((sign for sign in ",;\t" if sign in header), ",")
+    outside = "".join(header.split('"')[::2])  # of quotes, within which a sign is text
+    return next((sign for sign in ",;\t" if sign in outside), ",")
+
+
+def _check_names(path: Path, names: Sequence[str]) -> None:
+    # Spreadsheets leave columns without a name behind the last one.
+    twice = [name for name in dict.fromkeys(names) if name and names.count(name) > 1]
+    if twice:
+        raise ValueError(f"{path} has several columns named {twice[0]!r}: rename all but one")
+
+
+def _chosen(path: Path, names: list[str], columns: Choice) -> list[str]:
+    chosen = list(columns(names))
+    _check_names(path, [name for name in names if name in chosen])
+    return chosen
 
 
 def _table_rows(path: Path, batches: Iterator[RecordBatch]) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -132,12 +154,13 @@ def _parquet(path: Path, columns: Choice) -> Iterator[RecordBatch]:
     with contextlib.ExitStack() as stack:
         source = stack.enter_context(_opened(path)) if path.suffix == PACKED else path
         file = stack.enter_context(parquet.ParquetFile(source))
-        yield from file.iter_batches(BATCH, columns=list(columns(file.schema_arrow.names)))
+        chosen = _chosen(path, file.schema_arrow.names, columns)
+        yield from file.iter_batches(BATCH, columns=chosen)
 
 
 def _arrow(path: Path, columns: Choice) -> Iterator[RecordBatch]:
     import pyarrow as pa
 
     with pa.memory_map(str(path)) as file, pa.ipc.open_stream(file) as stream:
-        chosen = list(columns(stream.schema.names))
+        chosen = _chosen(path, stream.schema.names, columns)
         yield from (batch.select(chosen) for batch in stream)

@@ -10,6 +10,7 @@ import torch
 from commands import failed
 from tiny import EXPERTS, tiny_model
 
+from softmask.bench.benchmark import _model as benchmark_model
 from softmask.bench.dense_twin import denoise_densely
 from softmask.bench.roofline import counted, machine, parts
 from softmask.cli.main import main
@@ -197,6 +198,8 @@ def test_a_result_is_written_once(capsys, quick, tmp_path) -> None:
         ("--twin --temperature 1", "leave out other rules"),
         ("--soft-mask-k 0", "--soft-mask-k must be at least 1"),
         ("--soft-mask-k 99", "lower k"),
+        ("--hidden 36", "even number of times --heads"),
+        ("--vocabulary 1", "--vocabulary must be at least 2"),
     ],
 )
 def test_a_mistake_is_one_line(capsys, arguments, message) -> None:
@@ -245,3 +248,16 @@ def test_the_networks_of_all_families_are_timed_those_of_blocks_with_their_cache
     assert "family, sdar" in tables
     assert result["family_sdar"]["forwards"] > result["plain"]["forwards"]  # a block of 4 each
     assert result["ratios"]["family_llada_over_plain"]["median"] > 0
+
+
+@pytest.mark.parametrize("only", ["plain", "family_llada"])
+def test_where_a_peak_of_memory_is_read_no_other_network_lies(monkeypatch, capsys, only) -> None:
+    built = []
+    monkeypatch.setattr(
+        "softmask.bench.benchmark._model",
+        lambda *given: built.append(benchmark_model(*given)) or built[-1],
+    )
+    assert main(["bench", *RANDOM, "--families", "--only", only]) == 0
+    assert json.loads(capsys.readouterr().out)["peak_mb"] > 0
+    (model,) = built
+    assert model.config.family == {"plain": "dream", "family_llada": "llada"}[only]

@@ -135,12 +135,32 @@ def test_what_python_lets_a_test_do_with_a_program_it_may_do_here(program: str, 
     assert judge(program, test).reason == "passed"
 
 
+@pytest.mark.parametrize(
+    "attack",
+    [
+        "os.open('target', os.O_CREAT | os.O_WRONLY, dir_fd=os.open({folder!r}, os.O_RDONLY))",
+        "os.mkfifo({folder!r} + '/target')",
+        "__import__('_posixshmem').shm_open('/softmask-test', os.O_CREAT | os.O_RDWR, mode=0o600)",
+        "multiprocessing.Lock()",
+    ],
+)
+def test_the_hook_alone_leaves_no_way_to_write_for_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, attack: str
+) -> None:
+    monkeypatch.setattr(sandbox, "_libraries", lambda: str(tmp_path))
+    program = f"{RIGHT}import os, multiprocessing\n{attack.format(folder=str(tmp_path))}"
+    assert not judged(program, TEST, HOOK).passed
+    assert not list(tmp_path.iterdir())
+
+
 def test_modules_of_the_standard_library_import() -> None:
     names = (
-        "asyncio bisect cmath collections concurrent.futures copy csv dataclasses datetime "
-        "decimal difflib doctest email enum fractions functools hashlib heapq inspect itertools "
-        "json logging math multiprocessing operator os pathlib pickle queue random re socket "
-        "statistics string subprocess tempfile threading time typing unittest uuid zoneinfo"
+        "asyncio bisect cmath collections concurrent.futures concurrent.futures.process copy csv "
+        "dataclasses datetime decimal difflib doctest email enum fractions functools hashlib "
+        "heapq inspect itertools "
+        "json logging math multiprocessing multiprocessing.pool operator os pathlib pickle queue "
+        "random re socket statistics string subprocess tempfile threading time typing unittest "
+        "uuid zoneinfo"
     ).replace(" ", ", ")
     program = f"import {names}\nasync def one(): return 1\ndef f(): return asyncio.run(one())"
     assert judge(program, "assert f() == 1").reason == "passed"

@@ -10,6 +10,7 @@ import importlib.util
 import itertools
 import json
 import os
+import re
 import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -29,6 +30,7 @@ from softmask.training.config import ConversationConfig, SourceConfig
 from softmask.training.conversation_cache import Conversations
 from softmask.training.conversations import load_conversations
 from softmask.training.corpus import train_tokenizer
+from softmask.training.messages import messages_of
 from softmask.training.sources import form_of_source, resolve_source
 
 datasets = pytest.importorskip("datasets", reason="pip install 'softmask[train]'")
@@ -210,6 +212,53 @@ def test_sharegpt_s_form_and_contents_in_parts_give_the_same_rows(tmp_path, toke
     assert len(texts_of[0]) == 5
 
 
+def test_a_system_prompt_and_earlier_turns_in_columns_beside_stand_in_the_conversation(
+    tmp_path, tokenizer
+) -> None:
+    before = [say("user", "one?"), say("assistant", "1")]
+    turns = [say("user", "two?"), say("assistant", "2")]
+    told = say("system", "Count.")
+    forms = {
+        "plain": {"messages": [told, *turns]},
+        "sharegpt": {
+            "system": "Count.",
+            "conversations": [{"from": "human", "value": "two?"}, {"from": "gpt", "value": "2"}],
+        },
+        "pair": {"system": "Count.", "prompt": "two?", "response": "2"},
+        "twice": {"system": "Other.", "messages": [told, *turns]},
+        "blank": {"system": " ", "messages": [told, *turns]},
+    }
+    rows = {
+        name: messages_of(SourceConfig("x"), "x:1", row)
+        for name, row in (forms | {"none": {"system": None, "messages": turns}}).items()
+    }
+    assert rows.pop("none") == turns
+    assert all(row == [told, *turns] for row in rows.values())
+    alpaca = {"instruction": "two?", "input": None, "output": "2", "history": [["one?", "1"]]}
+    assert messages_of(SourceConfig("x"), "x:1", alpaca) == [*before, *turns]
+    assert "(instruction and input ask, output is the answer, history before); not read: n" in (
+        form_of_source(
+            resolve_source(
+                config(write_lines(tmp_path / "a.jsonl", [alpaca | {"n": 1}])).sources[0], print
+            )
+        )
+    )
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"input": ["x"]}, "x:1: input must be text, not list"),
+        ({"system": 5}, "x:1: system must be text, not int"),
+        ({"history": [["only one"]]}, "x:1: history must be a list of [question, answer]"),
+    ],
+)
+def test_a_column_beside_of_another_type_is_an_error(more, message) -> None:
+    row = {"instruction": "i", "output": "o", **more}
+    with pytest.raises(ValueError, match=re.escape(message)):
+        messages_of(SourceConfig("x"), "x:1", row)
+
+
 def test_chats_with_tools_or_pictures_are_left_out_and_counted(tmp_path, tokenizer) -> None:
     """A call of a tool stands beside the text: without it the row would teach something else."""
     call = {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "add"}}]}
@@ -253,6 +302,18 @@ def test_a_byte_order_mark_at_the_start_of_a_file_is_no_part_of_it(
     text = lines if name.endswith("l") else json.dumps(rows)
     (tmp_path / name).write_text(text, encoding="utf-8-sig")
     assert sum(len(ids) for ids in ids(load(config(tmp_path / name), tokenizer)).values()) == 5
+
+
+def test_a_folder_for_validation_is_read_by_its_own_files_of_that_split(
+    tmp_path, tokenizer
+) -> None:
+    path = write_lines(tmp_path / "a.jsonl", chats(6))
+    apart = tmp_path / "apart"
+    apart.mkdir()
+    for name, number in (("train", 1), ("test", 2), ("validation", 3)):
+        write_lines(apart / f"{name}.jsonl", chats(number, 20 * number))
+        found = load(held_out_in(path, apart), tokenizer)
+        assert (len(found.train), len(found.validation)) == (6, number)
 
 
 def test_incomplete_conversations_are_left_out_and_counted(tmp_path, tokenizer) -> None:

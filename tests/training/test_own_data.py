@@ -12,15 +12,16 @@ import torch
 from commands import failed
 from runs import log_of, recipe_of
 from safetensors.torch import load_file
-from tiny import weight_at
+from tiny import tiny_model, weight_at
 
 import softmask
 from softmask.cli.eval_options import run_or_folder
 from softmask.cli.main import main
 from softmask.config import SoftMaskConfig
 from softmask.training import run as run_module
+from softmask.training.build import learnable
 from softmask.training.run import train
-from softmask.training.soft_mask_start import start_for
+from softmask.training.soft_mask_start import fitted_start, start_for
 
 pytest.importorskip("datasets", reason="pip install 'softmask[train]'")
 
@@ -114,6 +115,25 @@ def test_the_start_lets_half_of_the_scale_in_at_the_median_and_more_where_it_is_
     assert lambda_N[100].item() == pytest.approx(0.45, abs=1e-3)
     alike = start_for(torch.full((9,), 3.0), SoftMaskConfig(k=3, scale=0.6))
     assert alike.soft_mask.steepness == pytest.approx(6.66)
+
+
+def test_the_start_is_fitted_to_the_rows_own_tokens_and_not_to_padding() -> None:
+    model, padding = tiny_model(), 9
+    config = SoftMaskConfig(k=3, scale=0.6)
+    model.soft_mask = learnable(config, model)
+    ids_BL = torch.tensor([[1, 2, 3, 4, *[padding] * 4], [5, padding, 6, 7, 8, *[padding] * 3]])
+    masked_BL = torch.ones_like(ids_BL, dtype=torch.bool)
+    batch = {
+        "ids_BL": ids_BL,
+        "maskable_BL": masked_BL,
+        "masked_BL": masked_BL,
+        "noisy_BL": torch.full_like(ids_BL, model.mask_id),
+    }
+    start = fitted_start(model, model, [batch], config, padding)
+    assert start.positions == 3 + 4  # the first of a row is predicted by none
+    own_BL = masked_BL & (torch.arange(8) < torch.tensor([[4], [5]]))
+    bounded = fitted_start(model, model, [batch | {"masked_BL": own_BL}], config, padding=-1)
+    assert start == bounded
 
 
 def test_a_finished_run_goes_on_to_what_a_longer_one_would_have_been(settings, tmp_path) -> None:

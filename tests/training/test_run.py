@@ -262,6 +262,9 @@ def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(settings, tmp_path,
     files = [p.relative_to(whole) for p in whole.rglob("*.safetensors")]
     assert len(files) > 3
     assert all(equal_tensors(whole / file, killed / file) for file in files)
+    settings_of = [path.relative_to(whole) for path in whole.rglob("*config.json")]
+    assert settings_of
+    assert all((whole / file).read_bytes() == (killed / file).read_bytes() for file in settings_of)
 
 
 def test_what_is_finished_is_not_run_again(settings, tmp_path) -> None:

@@ -128,6 +128,10 @@ def _model(args: argparse.Namespace, family: Family | None = None) -> DreamModel
         family = by_name(args.family or DREAM.name)
     if args.hidden % args.heads or args.heads % args.kv_heads:
         raise ValueError("--heads must divide --hidden, and --kv-heads must divide --heads")
+    if args.hidden // args.heads % 2:
+        raise ValueError("--hidden must be an even number of times --heads: halves are rotated")
+    if args.vocabulary < 2:
+        raise ValueError("--vocabulary must be at least 2: the mask, and what is not the mask")
     torch.manual_seed(0)
     experts = family.network.get("num_experts_per_tok", 0)
     experts += family.network.get("n_shared_experts", 1)
@@ -157,12 +161,16 @@ class Bench:
 
     def __init__(self, args: argparse.Namespace) -> None:
         self.args, self.decodings = args, decodings(args)
-        self.model = _model(args)
+        if args.only is not None:
+            # Its peak of memory is read: nothing else may lie there.
+            self.decodings = {args.only: self.decodings[args.only]}
         self.networks = {
             name: _model(args, way.family)
             for name, way in self.decodings.items()
             if way.family is not None
         }
+        others = len(self.networks) < len(self.decodings)
+        self.model = _model(args) if others else next(iter(self.networks.values()))
         mask_id, size = self.model.mask_id, self.model.config.vocab_size
         generator = torch.Generator().manual_seed(1)
         shape = (args.batch, args.prompt_tokens)

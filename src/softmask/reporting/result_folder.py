@@ -6,6 +6,7 @@ is what people read. A folder holds one result.
 
 from __future__ import annotations
 
+import io
 import json
 import platform
 import shlex
@@ -18,8 +19,11 @@ from typing import Any
 import torch
 from rich.console import Console, RenderableType
 
+from ..files import write_atomically
+
 RESULT, TABLE = "result.json", "table.txt"
 WIDTH = 100  # columns of table.txt
+PACKAGE = Path(__file__).parents[1]
 
 
 def provenance() -> dict[str, Any]:
@@ -39,13 +43,12 @@ def provenance() -> dict[str, Any]:
 
 
 def _git(*words: str) -> str | None:
-    """What git says of this file's repository; None where it is in none, as when installed."""
-    here = Path(__file__)
+    """What git says of the package's folder; None where no repository has it, as when installed."""
     if shutil.which("git") is None:
         return None
-    tracked = ["ls-files", "--error-unmatch", here.name]
+    tracked = ["ls-files", "--error-unmatch", "__init__.py"]
     for command in (tracked, list(words)):
-        done = subprocess.run(["git", "-C", here.parent, *command], capture_output=True, text=True)
+        done = subprocess.run(["git", "-C", PACKAGE, *command], capture_output=True, text=True)
         if done.returncode:
             return None
     return done.stdout.strip()
@@ -70,10 +73,15 @@ def write(
     result: dict[str, Any],
     tables: Sequence[RenderableType],
 ) -> None:
-    """Writes a result with its origin, and its tables."""
-    with (folder / TABLE).open("w", encoding="utf-8") as file:
-        console = Console(file=file, width=WIDTH)
-        for table in tables:
-            console.print(table)
+    """Writes a result with its origin, and its tables: whole, or the folder holds no result.
+
+    Raises:
+        OSError: with the name of the file that cannot be written.
+    """
+    text = io.StringIO()
+    console = Console(file=text, width=WIDTH)
+    for table in tables:
+        console.print(table)
     values = {"command": shlex.join(command), **provenance(), **result}
-    (folder / RESULT).write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+    write_atomically(folder / TABLE, text.getvalue())
+    write_atomically(folder / RESULT, json.dumps(values, indent=1) + "\n")

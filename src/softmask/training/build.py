@@ -162,8 +162,12 @@ def add_adapter(dream: DreamModel, recipe: Recipe) -> nn.Module:
             )
     with quiet_peft():
         model = get_peft_model(dream, config)
+    written = model.peft_config["default"]
+    assert isinstance(written, LoraConfig)
     # The Hub id that others can load, not a folder in this machine's cache.
-    model.peft_config["default"].base_model_name_or_path = recipe.model.path
+    written.base_model_name_or_path = recipe.model.path
+    # peft keeps a set, whose order in adapter_config.json would differ from process to process.
+    written.target_modules = sorted(written.target_modules or ())
     return model
 
 

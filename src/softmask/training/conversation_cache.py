@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 # Part of the key: raise it when conversation_rows.py, messages.py, split.py, row_files.py or, in
 # decoding, chat_template.py or control_names.py makes other rows of one input.
-FORMAT = 4
+FORMAT = 5
 # Settings that do not decide the rows, but the batches made of them or where they are kept.
 NOT_OF_ROWS = ("cache", "extra_padding", "pad_multiple")
 # A full disk, a quota, a limit on the size of files; pyarrow says no file name with them.

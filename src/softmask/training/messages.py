@@ -2,14 +2,15 @@
 
 Forms that are read, found by the names of the columns: a list of {role, content}, the content a
 text or OpenAI's list of parts; ShareGPT's list of {from, value}; two columns, a prompt and a
-response, under the names in `PAIRS`; Alpaca's instruction, input and output; and plain text.
+response, under the names in `PAIRS`; Alpaca's instruction, input and output; and plain text. A
+conversation's system prompt may stand in a column beside it, and Alpaca's earlier turns in another.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
 
 from .config import SourceConfig
 
@@ -38,6 +39,7 @@ SAY_WHICH = (
     "settings of the source)"
 )
 MORE = "input"  # beside an instruction: what it is about; may be empty
+SYSTEM, HISTORY = "system", "history"  # a prompt before all; earlier turns, [question, answer] each
 # The one message of a row of plain text, which no template is put around.
 TEXT_ROLE = "softmask:text"
 TEXT_PARTS = ("text", "input_text", "output_text")
@@ -51,13 +53,32 @@ NO_TEXT = "not text"
 Messages = list[dict[str, str]]
 
 
-def columns_of(source: SourceConfig, where: str, there: Iterable[str]) -> tuple[str, ...]:
-    """The columns of a source that hold the chat, the response last where they are several.
+class Columns(NamedTuple):
+    """The columns of a source that are read."""
+
+    chat: tuple[str, ...]  # the response last where they are several
+    beside: tuple[str, ...] = ()  # of SYSTEM and HISTORY
+
+    @property
+    def all(self) -> tuple[str, ...]:
+        return (*self.chat, *self.beside)
+
+
+def columns_of(source: SourceConfig, where: str, there: Iterable[str]) -> Columns:
+    """The columns of a source that hold the chat.
 
     Raises:
         ValueError: one is not there, or none has a name that is known.
     """
     there = list(there)
+    chat = _chat_columns(source, where, there)
+    if chat == (TEXT,) and source.messages_column != TEXT:
+        return Columns(chat)
+    beside = (SYSTEM, HISTORY) if len(chat) > 1 else (SYSTEM,)
+    return Columns(chat, tuple(name for name in beside if name in there and name not in chat))
+
+
+def _chat_columns(source: SourceConfig, where: str, there: list[str]) -> tuple[str, ...]:
     if source.prompt_column is not None and source.response_column is not None:
         wanted: tuple[str, ...] = (source.prompt_column, source.response_column)
     elif source.messages_column != MESSAGES:
@@ -87,14 +108,15 @@ def _known_columns(where: str, there: list[str]) -> tuple[str, ...]:
     )
 
 
-def form_of(columns: tuple[str, ...]) -> str:
-    """What rows with these columns (of `columns_of`) are taken for, in words."""
-    if columns == (TEXT,):
+def form_of(columns: Columns) -> str:
+    """What rows with these columns are taken for, in words."""
+    beside = "".join(f", {name} before" for name in columns.beside)
+    if columns.chat == (TEXT,):
         return "plain text (a column text), trained on as a whole"
-    if len(columns) == 1:
-        return f"conversations (a column {columns[0]})"
-    *prompts, response = columns
-    return f"pairs ({' and '.join(prompts)} ask, {response} is the answer)"
+    if len(columns.chat) == 1:
+        return f"conversations (a column {columns.chat[0]}{beside})"
+    *prompts, response = columns.chat
+    return f"pairs ({' and '.join(prompts)} ask, {response} is the answer{beside})"
 
 
 def messages_of(source: SourceConfig, where: str, row: Any) -> Messages | str:
@@ -106,14 +128,16 @@ def messages_of(source: SourceConfig, where: str, row: Any) -> Messages | str:
     if not isinstance(row, dict):
         raise ValueError(f"{where}: expected an object, found {type(row).__name__}")
     columns = columns_of(source, where, row)
-    values = [row[name] for name in columns]
-    if columns == (TEXT,) and source.messages_column != TEXT:
+    values = [row[name] for name in columns.chat]
+    if columns.chat == (TEXT,) and source.messages_column != TEXT:
         return _text(where, values[0])
     if len(values) > 1:
         asked: Any = values[0]
-        if len(values) == 3 and isinstance(asked, str) and isinstance(values[1], str):
-            asked = f"{asked}\n\n{values[1]}" if values[1].strip() else asked
+        if len(values) == 3 and isinstance(asked, str):
+            more = _text_or_none(where, MORE, values[1])
+            asked = f"{asked}\n\n{more}" if more else asked
         chat: Any = [
+            *(_turns(where, row[HISTORY]) if HISTORY in columns.beside else ()),
             {"role": "user", "content": asked},
             {"role": "assistant", "content": values[-1]},
         ]
@@ -129,8 +153,29 @@ def messages_of(source: SourceConfig, where: str, row: Any) -> Messages | str:
         if isinstance(message, str):
             return message
         messages.append(message)
+    system = _text_or_none(where, SYSTEM, row[SYSTEM]) if SYSTEM in columns.beside else None
+    if system and not any(message["role"] == "system" for message in messages):
+        if SURROGATE.search(system):
+            return INCOMPLETE
+        messages.insert(0, {"role": "system", "content": system})
     whole = len(messages) > 1 and messages[-1]["role"] == "assistant"
     return messages if whole and messages[-1]["content"].strip() else INCOMPLETE
+
+
+def _text_or_none(where: str, name: str, value: Any) -> str | None:
+    if not isinstance(value, str | None):
+        raise ValueError(f"{where}: {name} must be text, not {type(value).__name__}")
+    return value if value and value.strip() else None
+
+
+def _turns(where: str, history: Any) -> Iterator[dict[str, Any]]:
+    """Alpaca's earlier turns as messages."""
+    turns = [] if history is None else history
+    if not isinstance(turns, list) or not all(isinstance(t, list) and len(t) == 2 for t in turns):
+        raise ValueError(f"{where}: {HISTORY} must be a list of [question, answer]")
+    for turn in turns:
+        for role, content in zip(("user", "assistant"), turn, strict=True):
+            yield {"role": role, "content": content}
 
 
 def _text(where: str, text: Any) -> Messages | str:

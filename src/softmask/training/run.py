@@ -197,7 +197,7 @@ def fit_soft_mask(
         data.collator([data.rows[draw] for draw in range(number * size, (number + 1) * size)])
         for number in range(min(FORWARDS, len(data.rows)))
     )
-    start = fitted_start(made.model, made.dream, batches, config)
+    start = fitted_start(made.model, made.dream, batches, config, data.collator.pad_token_id)
     made.dream.soft_mask = learnable(start.soft_mask, made.dream)
     if report is not None:
         write_atomically(folder / START, json.dumps(start.as_json(), indent=1) + "\n")

@@ -48,13 +48,19 @@ class Start(NamedTuple):
 
 @torch.no_grad()
 def fitted_start(
-    model: nn.Module, dream: DreamModel, batches: Iterable[dict[str, Any]], config: SoftMaskConfig
+    model: nn.Module,
+    dream: DreamModel,
+    batches: Iterable[dict[str, Any]],
+    config: SoftMaskConfig,
+    padding: int,
 ) -> Start:
     """Looks at masked batches (of `batches.Collator`), and fits offset and steepness to them.
 
     Args:
         dream: the DreamModel inside `model`, with soft-mask parameters.
         config: the recipe's; its scale, mode and k are kept.
+        padding: the id that rows end with for the sake of others. A model is sure of it, so that
+            a few short rows would make the text look sure.
     """
     assert dream.soft_mask is not None
     was_training = model.training
@@ -63,6 +69,7 @@ def fitted_start(
     for batch in batches:
         masked_BL = batch["masked_BL"].clone()
         masked_BL[:, 0] = False  # nothing precedes it that could predict it
+        masked_BL &= _up_to_the_end(batch["ids_BL"], padding)
         rows_N = masked_BL.flatten().nonzero().squeeze(1).to(dream.device)
         if len(rows_N):
             noisy_BL = batch["noisy_BL"].to(dream.device)
@@ -71,6 +78,11 @@ def fitted_start(
             parts.append(dream.soft_mask.entropy(seen).float().cpu())
     model.train(was_training)
     return start_for(torch.cat(parts) if parts else torch.zeros(1), config)
+
+
+def _up_to_the_end(ids_BL: Tensor, padding: int) -> Tensor:
+    """(B, L): whether a token that is no padding stands here or further on."""
+    return (ids_BL != padding).flip(1).cumsum(1).flip(1) > 0
 
 
 def start_for(entropy_N: Tensor, config: SoftMaskConfig) -> Start:

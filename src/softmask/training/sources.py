@@ -81,11 +81,16 @@ def resolve_source(source: SourceConfig, report: Callable[[str], None]) -> Resol
         if getattr(source, name) is not None:
             raise ValueError(f"{path} is a local source: a {name} has no meaning there")
     files = _files(path, report)
+    _check_splits(str(path), files)
     if source.validation is not None:
         held_out = expand_home(source.validation)
         if not held_out.exists():
             raise ValueError(f"there is no file or folder {held_out} for validation")
-        files = {"train": files["train"], "validation": _files(held_out, report)["train"]}
+        apart = _files(held_out, report)
+        known = [name for name in ("validation", "test", "train") if name in apart]
+        if not known:
+            _check_splits(str(held_out), apart)
+        files = {"train": files["train"], "validation": apart[known[0]]}
         if [_known_digest(f) for f in files["validation"]] == [
             _known_digest(f) for f in files["train"]
         ]:
@@ -112,7 +117,6 @@ def _folder_files(folder: Path, report: Callable[[str], None]) -> dict[str, list
         return {"train": _saved_files(folder)}
     if (folder / SAVED_SPLITS).is_file():
         names = [path.parent.name for path in sorted(folder.glob(f"*/{SAVED}"))]
-        _check_splits(str(folder), names)
         return {name: _saved_files(folder / name) for name in names}
     found = sorted(f for f in folder.iterdir() if f.is_file() and f.name.endswith(SUFFIXES))
     if not found:
@@ -126,7 +130,6 @@ def _folder_files(folder: Path, report: Callable[[str], None]) -> dict[str, list
     splits = {split: files for split, files in splits.items() if files}
     if not splits:
         return {"train": found}
-    _check_splits(str(folder), splits)
     named = set(itertools.chain.from_iterable(splits.values()))
     rest = [f.name for f in found if f not in named]
     if rest:
@@ -274,7 +277,7 @@ def _read_file(path: Path, source: SourceConfig) -> Iterator[SourceRow]:
 
 def _rows_of(path: Path, source: SourceConfig) -> Iterator[tuple[int, Any]]:
     """Numbered rows of a file; of a table those columns alone that hold the chats."""
-    return rows_of(path, lambda there: columns_of(source, str(path), there))
+    return rows_of(path, lambda there: columns_of(source, str(path), there).all)
 
 
 def form_of_source(resolved: ResolvedSource) -> str:
@@ -284,9 +287,11 @@ def form_of_source(resolved: ResolvedSource) -> str:
         ValueError: as `open_source`, of the first row.
     """
     for path in resolved.files.get("train", []):
-        for number, row in _rows_of(path, resolved.source):
+        for number, row in rows_of(path):
             messages_of(resolved.source, f"{path}:{number}", row)
-            return form_of(columns_of(resolved.source, str(path), row))
+            columns = columns_of(resolved.source, str(path), row)
+            rest = [name for name in row if name not in columns.all]
+            return form_of(columns) + (f"; not read: {', '.join(rest)}" if rest else "")
     return "a data set on the Hub" if not resolved.files else "no rows"
 
 

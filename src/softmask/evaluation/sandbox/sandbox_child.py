@@ -54,14 +54,30 @@ def confine(job: dict) -> list[str]:
     for name in [n for n in sys.modules if n.startswith(("sandbox_", "ctypes", "_ctypes"))]:
         del sys.modules[name]
     if "hook" in layers:
-        # The real module starts processes without raising an audit event.
-        stub = ModuleType("_posixsubprocess")
-        vars(stub)["fork_exec"] = _no_process
-        sys.modules["_posixsubprocess"] = stub
+        # The real modules start processes, and leave semaphores and pipes for other programs,
+        # without raising an audit event.
+        _stand_in("_posixsubprocess", fork_exec=_no_process)
+        _stand_in("_multiprocessing", SemLock=_NoSemaphore, sem_unlink=_NoSemaphore)
+        for name in ("mkfifo", "mknod"):
+            for module in (os, sys.modules[os.name]):
+                vars(module).pop(name, None)
         if not free:
             sys.addaudithook(sandbox_hook.audit_hook(scratch, [*readable, os.devnull]))
         held.append("hook")
     return held
+
+
+def _stand_in(name: str, **values: object) -> None:
+    stub = ModuleType(name)
+    vars(stub).update(values)
+    sys.modules[name] = stub
+
+
+class _NoSemaphore:
+    SEM_VALUE_MAX = 2**31 - 1
+
+    def __init__(self, *_arguments: object) -> None:
+        raise PermissionError(1, "The sandbox has no semaphores")
 
 
 def _no_process(*_arguments: object) -> None:

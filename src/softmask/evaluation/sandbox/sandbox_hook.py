@@ -22,6 +22,7 @@ __builtins__ = dict(vars(builtins))  # type: ignore[assignment]
 UNAUDITED = {
     *("_ctypes", "_posixsubprocess", "_testcapi", "_testinternalcapi", "_ctypes_test"),
     *("_dbm", "_gdbm", "_sqlite3", "_tkinter", "_curses", "readline"),
+    *("_posixshmem", "_multiprocessing"),
 }
 FORBIDDEN = (
     *("socket.bind", "socket.connect", "socket.send", "socket.__new__"),
@@ -70,15 +71,17 @@ def audit_hook(scratch: str, readable: Sequence[str]) -> Callable[[str, tuple], 
             if arguments[0].rpartition(".")[2] in unaudited:
                 raise ImportError(f"The sandbox has no {arguments[0]}.")
         elif event == "open":
-            path, _, flags = arguments
+            path, mode, flags = arguments
             if type(path) is int:
                 return
+            # Of os.open no mode is told, nor the folder that a relative path may start at.
+            anywhere = mode is None and str(path)[:1] != "/"
             if not flags & writing:
                 if not within(path, (scratch, *readable)):
                     raise PermissionError(13, "The sandbox forbids to read", "this file")
             elif path != "/dev/null":
                 writes += 1
-                if writes > most or not within(path, (scratch,)):
+                if writes > most or anywhere or not within(path, (scratch,)):
                     forbid(event)
         elif event in ("os.remove", "os.rename"):
             paths = arguments[: 1 if event == "os.remove" else 2]
