@@ -11,6 +11,13 @@ from softmask.constraints.automaton import ByteAutomaton
 from softmask.constraints.compile import compile_constraint
 from softmask.constraints.constraint import Constraint
 
+IMPORTS = """
+start: WORD NUMBER
+%import common (WORD, NUMBER)
+%import common.WS # of all kinds
+%ignore WS # between words
+"""
+
 
 def grammar(source: str) -> ByteAutomaton:
     return compile_constraint(Constraint("grammar", source))
@@ -62,6 +69,8 @@ QUERY = r"""
         ('root ::= "yes" | "no"', ["yes", "no"], ["", "yesno"]),
         ('root ::= "a"{2,3} [^b-y]? .', ["aa\n", "aaaé", "aazé"], ["aab ", "aaaaaa"]),
         (r'root ::= "\x41\u00e9\U0001F600\"" [\]\-^]', ['Aé😀"]', 'Aé😀"^'], ["A"]),
+        ('root ::= 2nd\n2nd ::= "a"', ["a"], ["2nd"]),
+        (IMPORTS, ["ab 1", "a1"], ["1", "ab"]),
         ('root ::= a-b? | ("x" a-b)+\na-b ::= "1"', ["", "1", "x1x1"], ["11"]),
         (JSON, ['{"a": [1, {"b": null}]}', '{"k":-1.5e3}'], ["[]", '{"a":}', '{"a":01}']),
         (ARITHMETIC, ["1 + 2*x", " (1+2) * -3", "1-1-1-1-1-1-1-1"], ["1 +", "1 2", ""]),
@@ -76,7 +85,7 @@ QUERY = r"""
             ["select", "select a where d=1", "select a where b=123"],
         ),
     ],
-    ids=["choice", "counts", "escapes", "names", "json", "arithmetic", "query"],
+    ids=["choice", "counts", "escapes", "digit", "imports", "names", "json", "arithmetic", "query"],
 )
 def test_a_grammar_allows_its_texts(source: str, allowed: list[str], refused: list[str]) -> None:
     automaton = grammar(source)
@@ -128,6 +137,11 @@ def test_a_rule_within_itself_is_bounded_in_depth() -> None:
         ("a: /b/", "has no rule 'start'"),
         ("start: foo{x}", "rule 'start' has 'foo{x}' where Lark"),
         ("start: /(?<=a)b/", "rule 'start': the regex .* uses lookbehind"),
+        ('start: X "b"\nX: /a(?!b)/', "rule 'X': the regex .* lookahead that more may follow"),
+        ('start: X "b"\nX: /a$/', "rule 'X': the regex .* uses an anchor"),
+        ('root ::= "a"{3,2}', "rule 'root': a repeat of 3 to 2 allows nothing"),
+        ('root ::= "a"{}', "rule 'root': a repeat says no number"),
+        ('start: "a"~3..2', "rule 'start': a repeat of 3 to 2 allows nothing"),
         ("start: A\n%declare A", "'%declare A' is not supported"),
         ("start: A\n%import common.FOO", "there is no common.FOO"),
         ("%ignore (", "has to name a terminal"),

@@ -81,7 +81,10 @@ def test_an_object_of_many_optional_properties_has_few_states() -> None:
         ({"type": "number", "exclusiveMaximum": 0.25}, [0.2, -7, 0.249], [0.25, 0.3, 1]),
         ({"type": "number", "exclusiveMinimum": 0}, [0.001, 3], [0, 0.0, -0.0, -1]),
         ({"type": "string", "minLength": 2, "maxLength": 2}, ["é😀", '"\\'], ["a", "abc"]),
-        ({"type": "string", "pattern": "b"}, ["b", "abc"], ["a", 'b"', "b\n"]),
+        ({"type": "string", "pattern": "b"}, ["b", "abc", 'b"', "b\n"], ["a"]),
+        ({"type": "string", "pattern": r"^C:\\"}, ["C:\\", 'C:\\"'], ["C:"]),
+        ({"type": "string", "pattern": r'^[^"]*$'}, ["a\\b\t"], ['a"b']),
+        ({"type": "string", "pattern": r"^(?!.*\\).{2}$"}, ['a"'], ["a\\", "abc", "a\n"]),
         ({"type": ["integer", "null"]}, [1, None], ["1", True, 1.5]),
         ({"enum": [1, "a", None, {"k": [1.5]}]}, [1, {"k": [1.5]}], [2, "b"]),
         ({"enum": [1, "a"], "type": "string"}, ["a"], [1]),
@@ -110,6 +113,119 @@ def test_an_object_of_many_optional_properties_has_few_states() -> None:
         ({"oneOf": [{"type": "string"}, {"type": "integer"}]}, ["a", 1], [1.5]),
         ({"oneOf": [{"const": number} for number in range(900)]}, [0, 899], [900, "0"]),
         ({"type": "string", "anyOf": [{"maxLength": 1}, {"const": "abc"}]}, ["a", "abc"], ["ab"]),
+        # A keyword says nothing of values of other types.
+        ({"enum": ["auto", 8, 16], "minimum": 9}, ["auto", 16], [8]),
+        ({"enum": ["a", "b"], "maximum": 5}, ["a", "b"], ["c"]),
+        # A constant is written as it is, in whatever way its schema would write others.
+        ({"type": "number", "enum": [1e-05, 0.1, -1], "minimum": 0}, [1e-05, 0.1], [-1]),
+        ({"type": "integer", "const": 1.0, "minimum": 0}, [1.0], [2.0]),
+        (
+            {"type": "object", "properties": {"a": {}, "b": {}}, "const": {"b": 1, "a": 2}},
+            [{"b": 1, "a": 2}],
+            [{}],
+        ),
+        (
+            {"properties": {"k": {"const": "x"}}, "enum": [{"k": "x", "m": 1}, {"k": 1}]},
+            [{"k": "x", "m": 1}],
+            [{"k": 1}],
+        ),
+        (
+            {"enum": ['say "hi"', "x1", ""], "pattern": "^[^0-9]", "type": "string"},
+            ['say "hi"'],
+            ["x1x", ""],
+        ),
+        ({"enum": ["\u0001abc", "ab"], "minLength": 3}, ["\u0001abc"], ["ab"]),
+        ({"enum": ["2024-02-29", "2023-02-29"], "format": "date"}, ["2024-02-29"], ["x"]),
+        (
+            {"enum": [[1, "a"], [1], ["a"]], "prefixItems": [{"type": "integer"}], "minItems": 2},
+            [[1, "a"]],
+            [[1], ["a"]],
+        ),
+        ({"enum": [1, 2, 3], "allOf": [{"anyOf": [{"minimum": 3}, {"maximum": 1}]}]}, [1, 3], [2]),
+        # Items of one schema obey the items of the other, first ones too.
+        (
+            {
+                "allOf": [
+                    {"type": "array", "prefixItems": [{"type": ["string", "integer"]}]},
+                    {"items": {"type": "integer"}},
+                ]
+            },
+            [[1], [], [1, 2]],
+            [["a", 1], ["a"], [1, "a"]],
+        ),
+        (
+            {
+                "type": "array",
+                "allOf": [
+                    {"prefixItems": [{"minimum": 1}]},
+                    {"prefixItems": [{"type": "integer"}, {"type": "null"}]},
+                ],
+            },
+            [[1], [2, None]],
+            [[0], [1, 1]],
+        ),
+        # An array that has to be longer than it may be is none.
+        (
+            {
+                "anyOf": [
+                    {"type": "array", "prefixItems": [{}, {}], "minItems": 2, "maxItems": 1},
+                    {"type": "null"},
+                ]
+            },
+            [None],
+            [[1], [1, 2]],
+        ),
+        # What is merged into a schema does not see its properties; the schema sees those merged.
+        (
+            {
+                "$ref": "#/$defs/a",
+                "properties": {"b": {"type": "integer"}},
+                "$defs": {
+                    "a": {
+                        "type": "object",
+                        "properties": {"a": {"type": "integer"}},
+                        "unevaluatedProperties": False,
+                    }
+                },
+            },
+            [{"a": 1}, {}],
+            [{"a": 1, "b": 2}, {"b": 2}],
+        ),
+        (
+            {
+                "allOf": [{"properties": {"a": {"type": "integer"}}}],
+                "type": "object",
+                "properties": {"b": {"type": "integer"}},
+                "unevaluatedProperties": False,
+            },
+            [{"b": 2, "a": 1}, {"a": 1}],
+            [{"c": 1}],
+        ),
+        # References back stay references where nothing is added to them.
+        (
+            {
+                "type": "object",
+                "properties": {"next": {"allOf": [{"$ref": "#"}], "default": None}},
+                "additionalProperties": False,
+            },
+            [{"next": {"next": {}}}],
+            [{"next": 1}],
+        ),
+        (
+            {"type": "object", "properties": {"a": {"items": {"$ref": "#", "type": "object"}}}},
+            [{"a": [{"a": []}]}],
+            [{"a": [1]}],
+        ),
+        (
+            {
+                "type": "object",
+                "properties": {
+                    "n": {"type": ["object", "null"], "anyOf": [{"$ref": "#"}, {"type": "null"}]}
+                },
+            },
+            [{"n": {"n": None}}],
+            [{"n": 1}],
+        ),
     ],
     ids=lambda value: json.dumps(value)[:40],
 )
@@ -117,6 +233,23 @@ def test_keywords_allow_and_refuse(schema: Any, allowed: list[Any], refused: lis
     check_walks(schema, 1)
     assert [value for value in allowed if not allows(schema, value)] == []
     assert [value for value in refused if allows(schema, value)] == []
+
+
+@pytest.mark.parametrize(
+    ("pattern", "text"),
+    [
+        (r"^(?!\s*$).+", "\u00a0"),
+        (r"^(?!\s).+$", "\ufeffx"),
+        (r"^(?!\w).+$", "\u00e9x"),
+        (r"^(?!\d+$).+$", "\u0663"),
+        (r"^(?!\D).+$", "\u0663"),
+        (r"^(?!(?!\d)).+$", "\u0663"),
+    ],
+)
+def test_what_one_dialect_finds_behind_a_negative_lookahead_is_not_written(pattern, text) -> None:
+    schema = {"type": "string", "pattern": pattern}
+    assert not allows(schema, text)
+    assert any(allows(schema, other) for other in ("7", "a", "-"))
 
 
 def test_draft_4_excludes_a_bound_by_a_flag() -> None:

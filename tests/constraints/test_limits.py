@@ -29,6 +29,10 @@ def counted(fields: int, length: int) -> dict[str, Any]:
 
 # Each rule stands twice in the one before it.
 DOUBLING = "root ::= r0\n" + "".join(f"r{n} ::= r{n + 1} r{n + 1}\n" for n in range(40))
+WIDE: dict[str, Any] = {
+    "type": "object",
+    "properties": {f"p{n}": {"type": "string", "maxLength": 1} for n in range(200)},
+}
 LOOP: dict[str, Any] = {"$defs": {"A": {"allOf": [{"$ref": "#/$defs/A"}]}}, "$ref": "#/$defs/A"}
 OPEN = {"type": "object", "properties": {"a": {"type": "string"}}}
 MERGED: dict[str, Any] = {
@@ -56,7 +60,7 @@ WIDE = {"anyOf": [{"type": "array", "prefixItems": [{"$ref": "#"}] * 12}, {"type
         ("json_schema", json.dumps(counted(500, 5000)), "takes more than 20,000 states"),
         ("json_schema", json.dumps({"type": "string", "minLength": 5000}), "5,000 times"),
         ("json_schema", json.dumps({"type": "array", "minItems": 10**9}), "1,000,000,000 times"),
-        ("json_schema", json.dumps(LOOP), "allOf that refers to itself is not supported"),
+        ("json_schema", json.dumps(LOOP), "contradicts itself"),
         ("json_schema", json.dumps({"$ref": "#"}), "contradicts itself"),
         (
             "json_schema",
@@ -67,6 +71,11 @@ WIDE = {"anyOf": [{"type": "array", "prefixItems": [{"$ref": "#"}] * 12}, {"type
         ("json_schema", json.dumps({"$defs": MERGED, "$ref": "#/$defs/A0"}), "schemas are merged"),
         ("json_schema", '{"minimum": ' + "9" * 5000 + "}", "a number of 5,000 digits"),
         ("regex", "".join(f"[{chr(300 + n)}-\uffff\\w]" for n in range(200)), "20,000 states"),
+        # Each would take minutes to read as a whole before it is counted.
+        ("json_schema", json.dumps({**WIDE, "anyOf": [{}] * 4000}), "20,000 states"),
+        ("regex", "(?i)" + "a" * 190_000, "20,000 states"),
+        ("regex", "(?i)" + "".join(f"[^a{chr(300 + n)}]" for n in range(30_000)), "20,000 states"),
+        ("choice", '["a", ' + "1" * 5000 + "]", "this is no JSON: Exceeds the limit"),
         # Each would take minutes of a careless pattern of the tokens.
         ("grammar", "\n" * 190_000, "has no rule 'start'"),
         ("grammar", "root ::= {" + " " * 150_000, "where GBNF has no such thing"),

@@ -75,6 +75,14 @@ def test_an_automaton_is_minimal_and_leads_to_an_end_from_everywhere(pattern: st
         (r"(?=.*\d)(?!.*\s)\w.{2,4}", ["a12", "abc", "a 1", "a1234", "a12345"]),
         (r"(?!^[-+.]*$)[+-]?0*\d*\.?\d*", ["", "+", "-.", "0.5", "-12."]),
         (r"[\ud7ff-\ue000]", ["\ud7ff", "\ue000", "a"]),
+        (r"(?!\d+$)\w+", ["\u0663\u0663", "a1"]),
+        (r"(?!.*\d).+", ["\u0663", "a"]),
+        (r"(?!.*[^\D]).+", ["\u0663", "a"]),
+        (r"(?!a$)a\s", ["a\n", "a "]),
+        (r"(?!a\Z)a\s", ["a\n", "a "]),
+        (r"(?!(?:b|a$))[abc]\n", ["a\n", "b\n", "c\n"]),
+        (r"(?=a$)a\s", ["a\n", "a "]),
+        (r"(?i)[^a-k\u212a]", ["K", "\u212a", "l", "A"]),
     ],
 )
 def test_anchors_flags_and_lookahead_mean_what_they_mean_to_re(
@@ -97,7 +105,7 @@ def test_every_text_is_valid_utf8() -> None:
         (r"(a)\1", "uses a reference to a group"),
         (r"(a)?(?(1)b|c)", "uses a condition on a group"),
         (r"(?<=a)b", "uses lookbehind"),
-        (r"(a(?=b))b", "or lookahead in a group that others follow"),
+        (r"(a(?=b))b", "or lookahead that more may follow"),
         (r"\bword", "uses a word boundary"),
         (r"a$b", "uses an anchor that is not at the start or end"),
         (r"(?m)^a$", "uses an anchor that is not at the start or end"),

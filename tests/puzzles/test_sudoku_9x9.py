@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from softmask.puzzles import sudoku
 from softmask.puzzles.puzzles import canonical, generate_puzzles, generate_sudoku_9x9, is_solved
 from softmask.puzzles.sudoku_9x9 import bases, dig, generate, is_grid, solution_of, solve, twin
 
@@ -95,3 +96,18 @@ def test_a_mixture_has_them() -> None:
 def test_too_few_givens_are_refused() -> None:
     with pytest.raises(ValueError, match="28 to 80"):
         generate(random.Random(0), 27)
+
+
+def test_a_base_with_more_givens_than_wanted_is_refused() -> None:
+    rng = random.Random(0)
+    base, _ = generate(rng, 40)
+    with pytest.raises(ValueError, match="the base has 40 givens, more than 30"):
+        generate(rng, 30, base)
+
+
+def test_a_puzzle_without_a_solution_is_given_up() -> None:
+    """To show that it has none would take minutes."""
+    cells = ".....5.8....6.1.43..........1.5........1"
+    cells = (cells + ".6...3.......553.....61........4.........").replace(".", "0")
+    assert sudoku.solution_of(cells) is None
+    assert sudoku.solution_of(HARD) == HARD_GRID

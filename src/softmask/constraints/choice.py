@@ -13,7 +13,7 @@ def choice_form(source: str) -> Form:
     """
     try:
         texts = json.loads(source)
-    except json.JSONDecodeError as error:
+    except ValueError as error:  # also a number of 5,000 digits, which Python does not read
         raise ValueError(f"choices are a JSON list of texts, this is no JSON: {error}") from None
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
         raise ValueError('choices are a JSON list of texts, as ["yes", "no"]')

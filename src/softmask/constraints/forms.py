@@ -115,13 +115,13 @@ def literal(text: str) -> Form:
         raise ValueError(
             f"{text[:40]!r} holds half of a surrogate pair, which no text holds"
         ) from None
-    return Literal(data, size=_counted(len(data))) if data else EMPTY
+    return Literal(data, size=counted(len(data))) if data else EMPTY
 
 
 def marked_text(text: str) -> Form:
     """Exactly this text, in which marks stand for control tokens (`controls.py`)."""
     data = to_bytes(text)
-    return Literal(data, size=_counted(len(data))) if data else EMPTY
+    return Literal(data, size=counted(len(data))) if data else EMPTY
 
 
 def chars(ranges: Iterable[Range]) -> Form:
@@ -137,7 +137,7 @@ def chars(ranges: Iterable[Range]) -> Form:
                 merged.append((start, end))
     if not merged:
         return NOTHING
-    return Chars(tuple(merged), size=_counted(1 + inner_nodes(tuple(merged))))
+    return Chars(tuple(merged), size=counted(1 + inner_nodes(tuple(merged))))
 
 
 def outside(ranges: Iterable[Range]) -> list[Range]:
@@ -242,10 +242,15 @@ def _names(forms: Iterable[Form]) -> frozenset[str]:
 
 
 def _total(forms: Iterable[Form], more: int = 0) -> int:
-    return _counted(sum(form.size for form in forms) + more)
+    return counted(sum(form.size for form in forms) + more)
 
 
-def _counted(size: int) -> int:
+def counted(size: int) -> int:
+    """A number of states.
+
+    Raises:
+        TooLarge: It is more than a form may take.
+    """
     if size > MAX_FORM_STATES:
         raise TooLarge(f"it takes more than {MAX_FORM_STATES:,} states")
     return size

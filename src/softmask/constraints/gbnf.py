@@ -8,8 +8,8 @@ from .grammar_parser import OPERATORS, Token, counts_of
 _TOKEN = re.compile(
     r"""
     (?P<skipped>\s+|\#[^\n]*)
-    |(?P<defined>[A-Za-z_][\w.-]*)\s*::=
-    |(?P<name>[A-Za-z_][\w.-]*)
+    |(?P<defined>\w[\w.-]*)\s*::=
+    |(?P<name>\w[\w.-]*)
     |"(?P<literal>(?:[^"\\\n]|\\.)*)"
     |\[(?P<class>(?:[^\]\\\n]|\\.)*)\]
     |\{\s*+(?P<least>\d{0,9})\s*+(?P<comma>,?)\s*+(?P<most>\d{0,9})\s*+\}

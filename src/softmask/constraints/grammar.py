@@ -25,7 +25,7 @@ def grammar_form(source: str) -> Form:
             names the rule.
         TooLarge: It takes too many states.
     """
-    if re.search(r"^[ \t]*[A-Za-z_][\w.-]*[ \t]*::=", source, re.MULTILINE):
+    if re.search(r"^[ \t]*\w[\w.-]*[ \t]*::=", source, re.MULTILINE):
         start, forms = "root", parsed(gbnf_rules(source))
     else:
         start = "start"

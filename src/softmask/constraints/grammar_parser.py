@@ -37,8 +37,16 @@ OPERATORS: Mapping[str, tuple[int, int | None]] = {"?": (0, 1), "*": (0, None), 
 
 
 def counts_of(least: str, most: str, ranged: bool) -> tuple[int, int | None]:
-    """The counts of `{m}`, `{m,}`, `{,n}`, `{m,n}`."""
+    """The counts of `{m}`, `{m,}`, `{,n}`, `{m,n}`.
+
+    Raises:
+        ValueError: There is no number, or the least is more than the most.
+    """
+    if not (least or most):
+        raise ValueError("a repeat says no number: give at least one")
     low = int(least or 0)
+    if ranged and most and int(most) < low:
+        raise ValueError(f"a repeat of {low} to {most} allows nothing: swap them")
     return low, (int(most) if most else None) if ranged else low
 
 

@@ -4,7 +4,7 @@ What is written is JSON as `json.dumps(value, ensure_ascii=False)` writes it, wi
 the order in which the schema declares them. Left out of what a schema allows: properties that it
 does not declare (where it declares any), recursion beyond a depth (`recursion.py`), values of any
 kind nested deeper than three, exponents of numbers with a bound, control characters. Strings with
-a `pattern` or `format` hold no character that needs an escape. Strings and arrays of a bounded
+a `format` hold no character that needs an escape. Strings and arrays of a bounded
 length are shorter than allowed where the automaton would else be too large (`_LIMITS`). Keywords
 that restrict and are not supported are refused by name; names that JSON Schema does not know say
 nothing, as it has it.
@@ -24,6 +24,7 @@ from .forms import (
     TooLarge,
     alternatives,
     both,
+    counted,
     listed,
     literal,
     optional,
@@ -34,7 +35,8 @@ from .forms import (
 from .json_numbers import integer, number
 from .json_values import COLON, COMMA
 from .recursion import resolved
-from .regex import search_form
+from .regex import ANYTHING, search_form
+from .schema_check import Check
 from .schema_places import (
     ROOT,
     Schema,
@@ -49,8 +51,9 @@ from .schema_places import (
 )
 from .schema_words import (
     REFUSED,
+    beyond,
     check_exclusive,
-    fits_type,
+    first_items,
     merged,
     restricting,
     types_of,
@@ -61,7 +64,6 @@ _MAX_NESTING = 40
 # Schemas merged by `allOf`, and options of `oneOf` with what stands beside them.
 _MAX_MERGES = 5_000
 _MAX_PROPERTIES = 1_000
-_PLAIN_TEXT = repeat(json_values.PLAIN)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,7 +103,7 @@ def schema_form(source: str) -> Form:
         TooLarge: It takes too many states.
     """
     schema = read_json(source)
-    exclusive: set[int] = set()
+    exclusive: dict[int, Any] = {}
     for limits in _LIMITS[:-1]:
         try:
             form = _Reader(schema, limits, exclusive).form()
@@ -117,11 +119,12 @@ class _PlacedTooLarge(TooLarge):
 
 
 class _Reader:
-    def __init__(self, root: Any, limits: _Limits, exclusive: set[int]) -> None:
+    def __init__(self, root: Any, limits: _Limits, exclusive: dict[int, Any]) -> None:
         self._root = root
         self._limits = limits
-        # Lists of `oneOf` that were found to be exclusive.
+        # Lists of `oneOf` that were found to be exclusive, by their id.
         self._exclusive = exclusive
+        self._check = Check(self._target)
         self._merges = 0
         self._rules: dict[str, Form] = {}
         self._waiting = ["#"]
@@ -160,17 +163,23 @@ class _Reader:
         if "$ref" in schema:
             rest = {name: value for name, value in schema.items() if name != "$ref"}
             target = self._target(schema["$ref"], place)
-            return self._value(self._merged(target, rest, place), place, level + 1)
+            if not beyond(target, rest, place):
+                return self._reference(schema["$ref"], place)
+            whole = self._merged(self._sealed(target, place), rest, place)
+            return self._value(whole, place, level + 1)
         if "allOf" in schema:
             whole = {name: value for name, value in schema.items() if name != "allOf"}
+            if not whole and len(schema["allOf"]) == 1:
+                # As a reference it stays one, which may lead back here.
+                return self._value(schema["allOf"][0], place, level + 1)
             for option in schema["allOf"]:
-                whole = self._merged(whole, option, place)
+                whole = self._merged(whole, self._sealed(option, place), place)
             return self._value(whole, place, level + 1)
         for name in ("anyOf", "oneOf"):
             if name in schema:
                 return self._any_of(schema, name, place, level)
         if "enum" in schema or "const" in schema:
-            return self._constants(schema, place, level)
+            return self._constants(schema, place)
         return alternatives(*(self._typed(schema, name, place, level) for name in types_of(schema)))
 
     # References
@@ -217,9 +226,25 @@ class _Reader:
                         check_shapes(schema, place)
                         parts = schema[name]
                     for part in parts:
-                        whole = self._merged(whole, part, place, level + 1)
+                        sealed = self._sealed(part, place, level + 1)
+                        whole = self._merged(whole, sealed, place, level + 1)
                     return self._merged(whole, rest, place, level + 1)
         return merged(one, other, place)
+
+    def _sealed(self, schema: Any, place: str, level: int = 0) -> Any:
+        """A schema that is merged into another, whose properties its own keywords do not see."""
+        if not isinstance(schema, dict) or schema.get("unevaluatedProperties", True) is True:
+            return schema
+        whole = self._merged(schema, {}, place, level + 1)
+        if not isinstance(whole, dict):
+            return whole
+        if "anyOf" in whole or "oneOf" in whole:
+            raise ValueError(
+                f"{inside(place, 'unevaluatedProperties')} beside alternatives, within a schema "
+                "that is merged with another, is not supported"
+            )
+        rest = {k: v for k, v in whole.items() if k != "unevaluatedProperties"}
+        return {"additionalProperties": whole["unevaluatedProperties"]} | rest
 
     # Alternatives
 
@@ -229,26 +254,24 @@ class _Reader:
         if name == "oneOf" and id(options) not in self._exclusive:
             whole = [self._merged(option, {}, place) for option in options]
             check_exclusive(whole, inside(place, name))
-            self._exclusive.add(id(options))
-        forms = []
+            self._exclusive[id(options)] = options
+        forms: list[Form] = []
+        states = 0
         for at, option in enumerate(options):
-            whole = self._merged(rest, option, place) if rest else option
-            forms.append(self._value(whole, f"{inside(place, name)}.{at}", level + 1))
+            whole, here = option, f"{inside(place, name)}.{at}"
+            # A lone reference whose target asks for all that stands beside it stays one.
+            lone = isinstance(option, dict) and restricting(option, here).keys() == {"$ref"}
+            if beyond(self._target(option["$ref"], here) if lone else None, rest, here):
+                whole = self._merged(rest, self._sealed(option, place), place)
+            forms.append(self._value(whole, here, level + 1))
+            states = counted(states + forms[-1].size)  # before all of many are built
         return alternatives(*forms)
 
-    def _constants(self, schema: Schema, place: str, level: int) -> Form:
+    def _constants(self, schema: Schema, place: str) -> Form:
         values = schema.get("enum", [schema.get("const")])
-        if "const" in schema:
-            only = json_values.value_key(schema["const"])
-            values = [found for found in values if json_values.value_key(found) == only]
-        rest = {key: value for key, value in schema.items() if key not in ("enum", "const")}
-        if "type" in rest:
-            types = types_of(rest)
-            values = [value for value in values if fits_type(value, types)]
-        form = alternatives(*map(json_values.value_text, values))
-        if rest.keys() <= {"type"}:
-            return form
-        return both(form, self._value(rest, place, level + 1))
+        rest = {key: value for key, value in schema.items() if key != "enum"}
+        kept = [value for value in values if self._check.allows(value, rest, place)]
+        return alternatives(*map(json_values.value_text, kept))
 
     # Types
 
@@ -288,7 +311,7 @@ class _Reader:
                 contents += [] if found is None else [found]
             patterns = schema.get("pattern", [])
             for pattern in [patterns] if isinstance(patterns, str) else patterns:
-                contents.append(search_form(pattern, _PLAIN_TEXT))
+                contents.append(json_values.escaped(search_form(pattern, ANYTHING)))
         except TooLarge:
             raise
         except ValueError as error:
@@ -296,7 +319,7 @@ class _Reader:
         if not contents:
             return json_values.quoted(repeat(json_values.CHARACTER, least, most))
         if least or most is not None or "pattern" in schema:
-            contents.append(repeat(json_values.PLAIN, least, most))
+            contents.append(repeat(json_values.CHARACTER, least, most))
         whole = contents[0]
         for content in contents[1:]:
             whole = both(whole, content)
@@ -312,16 +335,14 @@ class _Reader:
         self._refuse(schema, place, "contains", "unevaluatedItems")
         if schema.get("uniqueItems") and (most is None or most > 1):
             raise ValueError(f"{inside(place, 'uniqueItems')} is not supported")
-        first = schema.get("prefixItems", [])
-        rest = schema.get("items", True)
-        if isinstance(rest, list):
-            # Drafts before 2020.
-            first, rest = rest, schema.get("additionalItems", True)
-        items = self._value(rest, inside(place, "items"), level + 1)
+        if most is not None and most < least:
+            return NOTHING
+        first, rest = first_items(schema)
+        items = self._value(True if rest is None else rest, inside(place, "items"), level + 1)
         if not first:
             return json_values.array(items, least, most)
         # What follows the first ones is left out where nothing asks for it.
-        rest_asked = "items" in schema or "additionalItems" in schema or least > len(first)
+        rest_asked = rest is not None or least > len(first)
         above = 0 if not rest_asked else None if most is None else max(0, most - len(first))
         whole = repeat(sequence(COMMA, items), max(0, least - len(first)), above)
         for at in reversed(range(len(first))):
@@ -341,10 +362,12 @@ class _Reader:
         required = dict.fromkeys(required)
         unevaluated = schema.get("unevaluatedProperties", True)
         more = schema.get("additionalProperties", unevaluated)
-        members = [
-            (key, self._value(value, inside(place, f"properties.{key}"), level + 1))
-            for key, value in properties.items()
-        ]
+        members = []
+        states = 0
+        for key, value in properties.items():
+            form = self._value(value, inside(place, f"properties.{key}"), level + 1)
+            states = counted(states + form.size)  # before all of many are built
+            members.append((key, form))
         others = self._value(more, inside(place, "additionalProperties"), level + 1)
         members += [(key, others) for key in required if key not in properties]
         if len(members) > _MAX_PROPERTIES:

@@ -6,16 +6,25 @@ exponents of three digits above 299, and zero with a sign among integers.
 
 import functools
 import json
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 from typing import Any
 
 from .forms import (
+    Alternatives,
+    Chars,
+    Combined,
     Form,
+    Literal,
+    Range,
+    Repeat,
+    Sequence,
     alternatives,
     chars,
+    combined,
     literal,
     one_of,
     optional,
+    outside,
     repeat,
     sequence,
 )
@@ -30,8 +39,8 @@ COLON = literal(": ")
 QUOTE = literal('"')
 # Characters of a string that need no escape.
 PLAIN = chars([(0x20, 0x21), (0x23, 0x5B), (0x5D, 0x10FFFF)])
-_ESCAPED = sequence(literal("\\"), one_of('"\\bfnrt'))
-CHARACTER = alternatives(PLAIN, _ESCAPED)
+_ESCAPES = {ord(json.loads(f'"\\{sign}"')): literal(f"\\{sign}") for sign in '"\\bfnrt'}
+CHARACTER = alternatives(PLAIN, sequence(literal("\\"), one_of('"\\bfnrt')))
 
 DIGIT = chars([(0x30, 0x39)])
 DIGITS = repeat(DIGIT)
@@ -44,6 +53,34 @@ TRUE, FALSE, NULL = literal("true"), literal("false"), literal("null")
 def quoted(content: Form) -> Form:
     """A string of this content, which is escaped already."""
     return sequence(QUOTE, content, QUOTE)
+
+
+def escaped(form: Form) -> Form:
+    """Texts as a string's content; those with a control character that has no short escape not."""
+    match form:
+        case Literal():
+            return sequence(*(_escaped_chars([(ord(c), ord(c))]) for c in form.data.decode()))
+        case Chars():
+            return _escaped_chars(form.ranges)
+        case Sequence():
+            return sequence(*map(escaped, form.parts))
+        case Alternatives():
+            return alternatives(*map(escaped, form.options))
+        case Repeat():
+            return repeat(escaped(form.part), form.least, form.most, escaped(form.separator))
+        case Combined():
+            return combined(escaped(form.left), escaped(form.right), form.without)
+    raise TypeError(f"no regex has a {type(form).__name__}")
+
+
+def _escaped_chars(ranges: Iterable[Range]) -> Form:
+    plain = [(max(low, 0x20), high) for low, high in ranges if high >= 0x20]
+    apart = [(0x22, 0x22), (0x5C, 0x5C)]
+    kept = outside([*outside(plain), *apart])
+    escapes = [
+        text for code, text in _ESCAPES.items() if any(low <= code <= high for low, high in ranges)
+    ]
+    return alternatives(chars(kept), *escapes) if kept else alternatives(*escapes)
 
 
 STRING = quoted(repeat(CHARACTER))

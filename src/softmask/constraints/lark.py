@@ -9,7 +9,7 @@ import re
 
 from .forms import EMPTY, Form, alternatives, chars, reference, repeat
 from .grammar_parser import OPERATORS, Token, counts_of
-from .regex import regex_form
+from .regex import part_form, regex_form
 
 _TOKEN = re.compile(
     r"""
@@ -26,7 +26,9 @@ _TOKEN = re.compile(
     """,
     re.VERBOSE | re.ASCII,
 )
-_IMPORT = re.compile(r"%import\s+common\.(\w+)(?:\s*->\s*(\w+))?\s*(?://.*)?")
+_IMPORT = re.compile(
+    r"%import\s+common\s*(?:\.\s*(\w+)(?:\s*->\s*(\w+))?|\(([\w\s,]+)\))\s*(?:(?://|\#).*)?"
+)
 # As Lark's module `common` defines them.
 _COMMON = {
     "DIGIT": "[0-9]",
@@ -83,6 +85,7 @@ def lark_rules(source: str) -> tuple[dict[str, list[Token]], dict[str, list[Toke
     return {name: rules[name] for name in rules.keys() - terminals}, terminals, behind
 
 
+_BEHIND = re.compile(r"$|//|\#")
 _OUTSIDE = ("skipped", "defined", "command")
 
 
@@ -99,12 +102,13 @@ def _define(rules: dict[str, list[Token]], name: str, tokens: list[Token]) -> No
 def _obey(command: str, rules: dict[str, list[Token]], ignored: list[Form]) -> None:
     found = _IMPORT.fullmatch(command)
     if found is not None:
-        name = found[1]
-        if name not in _COMMON:
-            raise ValueError(
-                f"{_start(command)}: there is no common.{name}, or it is not supported"
-            )
-        _define(rules, found[2] or name, [Token(name, form=regex_form(_COMMON[name]))])
+        names = [found[1]] if found[1] else [name.strip() for name in found[3].split(",")]
+        for name in names:
+            if name not in _COMMON:
+                raise ValueError(
+                    f"{_start(command)}: there is no common.{name}, or it is not supported"
+                )
+            _define(rules, found[2] or name, [Token(name, form=regex_form(_COMMON[name]))])
         return
     word, _, rest = command.partition(" ")
     if word != "%ignore":
@@ -112,7 +116,7 @@ def _obey(command: str, rules: dict[str, list[Token]], ignored: list[Form]) -> N
     rest = rest.strip()
     match = _TOKEN.match(rest)
     behind = "" if match is None else rest[match.end() :].strip()
-    if match is None or match["command"] or match["skipped"] or behind[:2] not in ("", "//"):
+    if match is None or match["command"] or match["skipped"] or not _BEHIND.match(behind):
         raise ValueError(f"{_start(command)} has to name a terminal, or be a literal or a regex")
     token = _token(match)
     if token.form is None and not token.is_name:
@@ -139,7 +143,8 @@ def _token(match: re.Match[str]) -> Token:
     if match["regex"]:
         flags = "".join(sorted(set(match["flags"]) - {"u"}))
         pattern = match["regex"].replace("\\/", "/")
-        return Token(text, form=regex_form(f"(?{flags}:{pattern})" if flags else pattern))
+        # Anchors and lookahead are refused: they see what stands beside the terminal.
+        return Token(text, form=part_form(f"(?{flags}:{pattern})" if flags else pattern))
     if match["operator"]:
         return Token(text, counts=OPERATORS[text])
     if match["least"]:

@@ -12,7 +12,7 @@ import re
 import re._constants as ops
 import re._parser as parser
 import warnings
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from typing import Any
 
 from .forms import (
@@ -23,7 +23,9 @@ from .forms import (
     alternatives,
     chars,
     combined,
+    counted,
     literal,
+    optional,
     outside,
     repeat,
     sequence,
@@ -45,6 +47,9 @@ _CATEGORIES = {
 }
 _AHEAD = (ops.ASSERT, ops.ASSERT_NOT)
 ANYTHING = repeat(chars([(0, LAST_CHARACTER)]))
+_FEW = 256  # characters that are looked up one by one
+# What is read by its own items.
+_INNER = (ops.SUBPATTERN, ops.BRANCH, ops.MAX_REPEAT, ops.MIN_REPEAT)
 _CLASS_FLAGS = re.IGNORECASE | re.ASCII | re.DOTALL
 
 
@@ -56,6 +61,17 @@ def regex_form(pattern: str) -> Form:
         TooLarge: It takes too many states.
     """
     return _Reader(pattern, None).form()
+
+
+def part_form(pattern: str) -> Form:
+    """Texts that `re` finds somewhere in a larger one, whatever stands before and behind.
+
+    Raises:
+        ValueError: `re` does not take the pattern, or it uses what is not supported, among that
+            what looks at the larger text: anchors, lookahead.
+        TooLarge: It takes too many states.
+    """
+    return _Reader(pattern, None).form(is_part=True)
 
 
 def search_form(pattern: str, around: Form) -> Form:
@@ -74,18 +90,28 @@ def search_form(pattern: str, around: Form) -> Form:
 
 @dataclasses.dataclass(frozen=True)
 class _Edge:
-    """A side of the text, and what may stand there unless an anchor forbids it."""
+    """A side of the text, and what may stand there unless an anchor forbids it.
+
+    `line_end` may stand behind a `$`.
+    """
 
     text: Form
+    line_end: Form = EMPTY
 
 
 _CLOSED = _Edge(EMPTY)
+# Where what is looked ahead at ends: `$` is also before a last line break.
+_AHEAD_END = _Edge(ANYTHING, optional(literal("\n")))
 
 
 class _Reader:
     def __init__(self, pattern: str, around: Form | None) -> None:
         self._around = around
         self._pattern = pattern
+        # Within an odd number of negative lookaheads: the more is found, the fewer texts are left.
+        self._is_excluded = False
+        self._states = 0
+        self._sets: dict[Hashable, Form] = {}
         try:
             with warnings.catch_warnings():
                 # On sets that a later Python may read otherwise: no concern of who asks.
@@ -96,7 +122,9 @@ class _Reader:
             reason = " ".join(str(error).split())
             raise ValueError(f"the regex {_short(pattern)} is malformed: {reason}") from None
 
-    def form(self) -> Form:
+    def form(self, *, is_part: bool = False) -> Form:
+        if is_part:
+            return self._sequence(self._tree, self._tree.state.flags, None, None)
         around = self._around or EMPTY
         return self._sequence(self._tree, self._tree.state.flags, _Edge(around), _Edge(around))
 
@@ -113,8 +141,8 @@ class _Reader:
             items.pop(0)
             start = _CLOSED
         while end and items and _anchors(items[-1], "end", flags):
-            items.pop()
-            end = _CLOSED
+            _, anchor = items.pop()
+            end = _Edge(end.line_end, end.line_end) if anchor is ops.AT_END else _CLOSED
         before: Form = EMPTY
         behind: Form = EMPTY
         if start and not (items and _inner(items[0])):
@@ -128,15 +156,20 @@ class _Reader:
         for at, (op, argument) in reversed(list(enumerate(items))):
             if op in _AHEAD:
                 if not to_end or argument[0] < 0:
-                    raise self._refused("lookbehind, or lookahead in a group that others follow")
+                    raise self._refused("lookbehind, or lookahead that more may follow")
                 at_start = start and all(kind in _AHEAD for kind, _ in items[:at])
-                rest = _Edge(ANYTHING if self._around is None else self._around)
+                rest = _AHEAD_END if self._around is None else _Edge(self._around)
+                is_not = op is ops.ASSERT_NOT
+                self._is_excluded ^= is_not
                 ahead = self._sequence(argument[1], flags, _CLOSED if at_start else None, rest)
-                rest_of_text = sequence(*reversed(parts))
-                parts = [combined(rest_of_text, ahead, without=op is ops.ASSERT_NOT)]
+                self._is_excluded ^= is_not
+                parts = [combined(sequence(*reversed(parts)), ahead, without=is_not)]
             else:
                 edges = start if at == 0 else None, end if at == len(items) - 1 else None
                 parts.append(self._item(op, argument, flags, *edges))
+                # Before all of a long pattern is read.
+                self._states += 0 if op in _INNER else parts[-1].size
+                counted(self._states)
         return sequence(before, *reversed(parts))
 
     def _anchor_refused(self, what: Any) -> ValueError:
@@ -157,7 +190,8 @@ class _Reader:
             return self._characters(negated + items, flags)
         if op is ops.ANY:
             # ECMA's dialect has more line ends than Python's.
-            ends = "" if flags & re.DOTALL else "\n" if self._around is None else "\n\r\u2028\u2029"
+            in_common = self._around is None or self._is_excluded
+            ends = "" if flags & re.DOTALL else "\n" if in_common else "\n\r\u2028\u2029"
             without = [(ops.LITERAL, ord(end)) for end in ends]
             return self._characters([(ops.NEGATE, None), *without], flags)
         if op is ops.IN:
@@ -179,35 +213,44 @@ class _Reader:
 
     def _characters(self, items: list[Any], flags: int) -> Form:
         """One character of a set, given as `re` parses it."""
+        key = (tuple(items), flags, self._is_excluded)
+        if key not in self._sets:
+            self._sets[key] = self._set(items, flags)
+        return self._sets[key]
+
+    def _set(self, items: list[Any], flags: int) -> Form:
         negated = items[0][0] is ops.NEGATE
+        named = items[negated:]
         ranges: list[Range] = []
-        for op, argument in items[negated:]:
+        for op, argument in named:
             if op is ops.CATEGORY:
                 ranges += self._category(_CATEGORIES[argument], negated, flags)
             else:
                 ranges.append(argument if op is ops.RANGE else (argument, argument))
-        if negated:
-            ranges = outside(ranges)
-        if flags & re.IGNORECASE:
+        if flags & re.IGNORECASE and sum(high - low + 1 for low, high in ranges) <= _FEW:
+            codes = (code for low, high in ranges for code in range(low, high + 1))
+            ranges = [range_ for code in codes for range_ in _folded(code, flags & re.ASCII)]
+        elif flags & re.IGNORECASE:
             # Where case matters, `re` is asked; elsewhere a character is in the set or not.
             cased, cased_ranges = _cased()
             ranges = outside([*outside(ranges), *cased_ranges])
-            found = re.findall(_written(items), cased, flags & _CLASS_FLAGS)
+            found = re.findall(_written(named), cased, flags & _CLASS_FLAGS)
             ranges += [(ord(one), ord(one)) for one in found]
-        return chars(ranges)
+        return chars(outside(ranges) if negated else ranges)
 
     def _category(self, name: str, negated: bool, flags: int) -> list[Range]:
         """The characters of a class, so that every dialect agrees where the text is searched.
 
         A whole text's `\\d` is a digit of ASCII, its other classes are Python's.
         ECMA's \\d and \\w are ASCII, and its \\s has one character more than Python's. What both
-        find is taken; within a negated set what either finds.
+        find is taken; within a negated set, or a negative lookahead, what either finds.
         """
+        takes_away = negated != self._is_excluded
         if self._around is None:
             # Of 640 digits in all scripts whoever asks for a number means ten.
-            digits = name == r"\d" and not negated
+            digits = name == r"\d" and not takes_away
             return list(_ranges(name, re.ASCII if digits else flags & re.ASCII))
-        ascii_only = name.islower() != negated
+        ascii_only = name.islower() != takes_away
         ranges = _ranges(name, re.ASCII if ascii_only else 0)
         if name == r"\s" and not ascii_only:
             return [*ranges, (0xFEFF, 0xFEFF)]
@@ -230,14 +273,12 @@ def _written(items: list[Any]) -> str:
     """A set as a pattern again."""
     written = []
     for op, argument in items:
-        if op is ops.NEGATE:
-            written.append("^")
-        elif op is ops.CATEGORY:
+        if op is ops.CATEGORY:
             written.append(_CATEGORIES[argument])
         else:
             low, high = argument if op is ops.RANGE else (argument, argument)
             written.append(f"\\U{low:08x}-\\U{high:08x}")
-    return "(?s:.)" if written == ["^"] else f"[{''.join(written)}]"
+    return f"[{''.join(written)}]"
 
 
 @functools.lru_cache(maxsize=16)
@@ -257,8 +298,14 @@ def _cased() -> tuple[str, list[Range]]:
         lower = character.lower()
         if lower != character or character.upper() != character:
             found |= {character, *lower}
-    cased = "".join(sorted(found))
-    return cased, [(ord(one), ord(one)) for one in cased]
+    return "".join(sorted(found)), outside(outside((ord(one), ord(one)) for one in found))
+
+
+@functools.lru_cache(maxsize=4096)
+def _folded(code: int, flags: int) -> tuple[Range, ...]:
+    """The characters that `re` takes for one, whatever their case."""
+    found = re.findall(re.escape(chr(code)), _cased()[0], re.IGNORECASE | flags)
+    return ((code, code), *((ord(one), ord(one)) for one in found))
 
 
 def _inner(item: Any) -> bool:

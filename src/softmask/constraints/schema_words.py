@@ -27,6 +27,7 @@ RESTRICTING = APPLICATORS | REFUSED | frozenset().union(*KEYWORDS_OF.values())
 # Each is compared with each.
 _MOST_OPTIONS = 50
 
+_ITEMS = ("items", "prefixItems", "additionalItems")
 _HIGHER = frozenset({"minimum", "exclusiveMinimum", "minLength", "minItems", "minProperties"})
 _LOWER = frozenset({"maximum", "exclusiveMaximum", "maxLength", "maxItems", "maxProperties"})
 
@@ -49,6 +50,28 @@ def types_of(schema: Schema) -> list[str]:
     return [name for name, keywords in KEYWORDS_OF.items() if keywords & schema.keys()]
 
 
+def beyond(schema: Any, rest: Schema, place: str) -> dict[str, Any]:
+    """Of keywords beside a schema those that may ask for more than the schema itself does.
+
+    Raises:
+        ValueError: A keyword's value is not of its kind.
+    """
+    if not isinstance(schema, dict):
+        return dict(rest)
+    own = restricting(schema, place)
+    more = {
+        name: value
+        for name, value in rest.items()
+        # What these mean depends on others beside them.
+        if name in ("additionalProperties", *_ITEMS)
+        or name not in own
+        or value_key(own[name]) != value_key(value)
+    }
+    if "type" in more and "type" in own and set(types_of(own)) <= set(types_of(more)):
+        del more["type"]
+    return more
+
+
 def merged(one: Schema, other: Schema, place: str) -> dict[str, Any]:
     """A schema of the values that both allow.
 
@@ -63,7 +86,37 @@ def merged(one: Schema, other: Schema, place: str) -> dict[str, Any]:
             result[name] = value
     if "properties" in one or "properties" in other:
         result["properties"] = _merged_properties(one, other)
+    if any(first_items(side)[0] for side in (one, other)):
+        result = {k: v for k, v in result.items() if k not in _ITEMS} | _merged_items(one, other)
     return result
+
+
+def first_items(schema: Schema) -> tuple[list[Any], Any]:
+    """The schemas of an array's first items, and that of all others; None where nothing says."""
+    first, rest = schema.get("prefixItems", []), schema.get("items")
+    if isinstance(rest, list):
+        # Drafts before 2020.
+        first, rest = rest, schema.get("additionalItems")
+    return first, rest
+
+
+def _merged_items(one: Schema, other: Schema) -> dict[str, Any]:
+    """Each item obeys what both sides say of its place."""
+    sides = [first_items(one), first_items(other)]
+    result: dict[str, Any] = {
+        "prefixItems": [
+            _all_of([first[at] if at < len(first) else rest for first, rest in sides])
+            for at in range(max(len(first) for first, _ in sides))
+        ]
+    }
+    rests = [rest for _, rest in sides if rest is not None]
+    return result | ({"items": _all_of(rests)} if rests else {})
+
+
+def _all_of(schemas: list[Any]) -> Any:
+    """What all of these allow; None and true say nothing."""
+    kept = [schema for schema in schemas if schema is not None and schema is not True]
+    return kept[0] if len(kept) == 1 else {"allOf": kept} if kept else True
 
 
 def _merged_keyword(name: str, one: Any, other: Any, place: str) -> Any:
@@ -76,7 +129,10 @@ def _merged_keyword(name: str, one: Any, other: Any, place: str) -> Any:
         return list({value_key(key): key for key in [*one, *other]}.values())
     if name in _HIGHER | _LOWER and is_number(one) and is_number(other):
         return max(one, other) if name in _HIGHER else min(one, other)
-    if name in ("items", "additionalProperties", "propertyNames"):
+    if name in _ITEMS:
+        # Where one side has first items, all are merged together.
+        return {"allOf": [one, other]} if name == "items" else one
+    if name in ("additionalProperties", "propertyNames"):
         return {"allOf": [one, other]}
     if name == "pattern":
         return [*(one if isinstance(one, list) else [one]), other]
@@ -105,9 +161,7 @@ def _merged_properties(one: Schema, other: Schema) -> dict[str, Any]:
         sides.append((properties, schema.get("additionalProperties", True)))
     result: dict[str, Any] = {}
     for key in [*sides[0][0], *sides[1][0]]:
-        found = [properties.get(key, rest) for properties, rest in sides]
-        kept = [schema for schema in found if schema is not True]
-        result[key] = kept[0] if len(kept) == 1 else {"allOf": kept} if kept else True
+        result[key] = _all_of([properties.get(key, rest) for properties, rest in sides])
     return result
 
 

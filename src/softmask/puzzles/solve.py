@@ -33,7 +33,7 @@ NEW_TOKENS = {
     "sudoku_4x4": 24,
     "countdown_3": 24,
     "countdown_4": 36,
-    "countdown_5": 48,
+    "countdown_5": 56,
 }
 DEMO_KINDS = ("sudoku_9x9", "sudoku_4x4", "countdown_3", "countdown_4")
 GIVENS = 32  # of the 9x9 Sudokus that the demo makes: the bundled model solves nine in ten

@@ -9,6 +9,7 @@ Cells are texts of 81 digits, row after row, 0 for a blank. Needs the standard l
 
 from __future__ import annotations
 
+import math
 import random
 from dataclasses import dataclass
 from functools import lru_cache
@@ -42,10 +43,13 @@ class Solved:
     guesses: int
 
 
-def solve(cells: str, limit: int = 2, rng: random.Random | None = None) -> Solved:
+def solve(
+    cells: str, limit: int = 2, rng: random.Random | None = None, most_guesses: float = math.inf
+) -> Solved:
     """Up to `limit` solutions, by naked and hidden singles and, where they end, guesses.
 
-    `rng` guesses in random order. A puzzle that needs no guess can be done by singles alone.
+    `rng` guesses in random order. A puzzle that needs no guess can be done by singles alone. With
+    more than `most_guesses` it ends with what it has: to show that there is none can take hours.
     """
     options = [ALL] * CELLS
     found: list[str] = []
@@ -53,6 +57,8 @@ def solve(cells: str, limit: int = 2, rng: random.Random | None = None) -> Solve
 
     def search(options: list[int]) -> None:
         nonlocal guesses
+        if guesses > most_guesses:
+            return
         open_ = [cell for cell in range(CELLS) if options[cell].bit_count() > 1]
         if not open_:
             found.append("".join(str(bits.bit_length()) for bits in options))
@@ -164,7 +170,8 @@ def generate(rng: random.Random, givens: int, base: str | None = None) -> tuple[
         base: what it is a twin of; default: one of `bases`.
 
     Raises:
-        ValueError: givens below 28, which not every base can do with, or above 80.
+        ValueError: givens below 28, which not every base can do with, or above 80, or fewer than
+            the base has.
     """
     if not LEAST_GIVENS <= givens <= MOST_GIVENS:
         raise ValueError(
@@ -173,6 +180,11 @@ def generate(rng: random.Random, givens: int, base: str | None = None) -> tuple[
     base = base or rng.choice(bases())
     cells, grid = twin(rng, base, solution_of(base))
     blanks = [cell for cell in range(CELLS) if cells[cell] == "0"]
+    if givens < CELLS - len(blanks):
+        least = CELLS - len(blanks)
+        raise ValueError(
+            f"the base has {least} givens, more than {givens}: ask for {least} or more"
+        )
     shown = set(rng.sample(blanks, givens - (CELLS - len(blanks))))
     return "".join(grid[c] if c in shown else cells[c] for c in range(CELLS)), grid
 

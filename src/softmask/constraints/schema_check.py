@@ -1,0 +1,140 @@
+"""Whether a value that a schema names is one that the schema allows.
+
+An `enum` or `const` may stand beside keywords that restrict it. What is written are the named
+values, so that these keywords are decided value by value.
+"""
+
+from collections.abc import Callable
+from decimal import Decimal
+from typing import Any
+
+from .automaton import minimal
+from .formats import format_form
+from .forms import both, literal
+from .json_values import value_key
+from .nfa import determinise
+from .regex import ANYTHING, search_form
+from .schema_places import Schema, bound, counts, cut, inside, is_number, short
+from .schema_words import REFUSED, constants, first_items, fits_type, restricting
+
+# Of schemas within one another, as for forms.
+_MAX_NESTING = 40
+_UNSUPPORTED: dict[type, tuple[str, ...]] = {
+    dict: ("patternProperties", "dependentRequired", "dependentSchemas", "dependencies"),
+    list: ("contains", "unevaluatedItems"),
+}
+
+
+class Check:
+    """Decides values by a schema; `target` finds what a `$ref` in it refers to."""
+
+    def __init__(self, target: Callable[[Any, str], Any]) -> None:
+        self._target = target
+
+    def allows(self, value: Any, schema: Any, place: str, level: int = 0) -> bool:
+        """Whether a value is one of a schema.
+
+        Raises:
+            ValueError: The schema is none, refers to itself, or has a keyword that is not
+                supported for values of this type.
+        """
+        if isinstance(schema, bool):
+            return schema
+        if not isinstance(schema, dict):
+            raise ValueError(f"{place} is {short(schema)}, and has to be a schema")
+        if level > _MAX_NESTING:
+            raise ValueError(f"{cut(place)} refers to itself, or is nested too deeply")
+        schema = restricting(schema, place)
+        for name in [*REFUSED, *_UNSUPPORTED.get(type(value), ())]:
+            if name in schema:
+                raise ValueError(f"{inside(place, name)} is not supported")
+
+        def all_of(options: list[Any]) -> list[bool]:
+            return [self.allows(value, option, place, level + 1) for option in options]
+
+        if "$ref" in schema and not all(all_of([self._target(schema["$ref"], place)])):
+            return False
+        if not all(all_of(schema.get("allOf", []))):
+            return False
+        if "anyOf" in schema and not any(all_of(schema["anyOf"])):
+            return False
+        if "oneOf" in schema and sum(all_of(schema["oneOf"])) != 1:
+            return False
+        named = constants({"enum": schema["enum"]}) if "enum" in schema else None
+        for values in (named, [schema["const"]] if "const" in schema else None):
+            if values is not None and value_key(value) not in map(value_key, values):
+                return False
+        if "type" in schema:
+            types = schema["type"]
+            if not fits_type(value, [types] if isinstance(types, str) else types):
+                return False
+        if isinstance(value, str):
+            return _string_allowed(value, schema, place)
+        if isinstance(value, list):
+            return self._array_allowed(value, schema, place, level)
+        if isinstance(value, dict):
+            return self._object_allowed(value, schema, place, level)
+        return not is_number(value) or _number_allowed(value, schema, place)
+
+    def _array_allowed(self, value: list[Any], schema: Schema, place: str, level: int) -> bool:
+        first, rest = first_items(schema)
+        of = [*first, *[True if rest is None else rest] * len(value)]
+        return (
+            _counted(len(value), schema, "Items")
+            and not (schema.get("uniqueItems") and len({*map(value_key, value)}) < len(value))
+            and all(
+                self.allows(item, one, inside(place, "items"), level + 1)
+                for item, one in zip(value, of, strict=False)
+            )
+        )
+
+    def _object_allowed(
+        self, value: dict[str, Any], schema: Schema, place: str, level: int
+    ) -> bool:
+        properties = schema.get("properties", {})
+        # With alternatives beside it, which may name more properties, it is stricter than asked.
+        more = schema.get("additionalProperties", schema.get("unevaluatedProperties", True))
+        names = schema.get("propertyNames", True)
+        return (
+            _counted(len(value), schema, "Properties")
+            and all(key in value for key in schema.get("required", []))
+            and all(
+                self.allows(key, names, inside(place, "propertyNames"), level + 1)
+                and self.allows(item, properties.get(key, more), inside(place, key), level + 1)
+                for key, item in value.items()
+            )
+        )
+
+
+def _counted(number: int, schema: Schema, what: str) -> bool:
+    least, most = counts(schema, what)
+    return least <= number and (most is None or number <= most)
+
+
+def _number_allowed(value: float, schema: Schema, place: str) -> bool:
+    if schema.get("multipleOf", 1) != 1:
+        raise ValueError(f"{inside(place, 'multipleOf')} is not supported but for 1")
+    if "multipleOf" in schema and value != int(value):
+        return False
+    exact = Decimal(repr(value))
+    low = bound(schema, "minimum", "exclusiveMinimum")
+    high = bound(schema, "maximum", "exclusiveMaximum")
+    above = low is None or exact > low[0] or (exact == low[0] and not low[1])
+    below = high is None or exact < high[0] or (exact == high[0] and not high[1])
+    return above and below
+
+
+def _string_allowed(value: str, schema: Schema, place: str) -> bool:
+    if not _counted(len(value), schema, "Length"):
+        return False
+    patterns = schema.get("pattern", [])
+    try:
+        forms = [
+            search_form(pattern, ANYTHING)
+            for pattern in ([patterns] if isinstance(patterns, str) else patterns)
+        ]
+        if "format" in schema and (found := format_form(schema["format"])) is not None:
+            forms.append(found)
+    except ValueError as error:
+        raise ValueError(f"{place}: {error}") from None
+    return all(minimal(determinise(both(literal(value), form))) is not None for form in forms)
