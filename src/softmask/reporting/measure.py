@@ -63,9 +63,10 @@ def pair_ratios(upper: Sequence[float], lower: Sequence[float]) -> dict[str, flo
 
 
 def peak_mb(device: str) -> float:
-    """Largest memory of this process so far: allocated on the GPU, else resident."""
+    """Largest memory of this process so far: allocated on all GPUs that it uses, else resident."""
     if device == "cuda":
-        return torch.cuda.max_memory_allocated() / 2**20
+        every = range(torch.cuda.device_count())
+        return sum(map(torch.cuda.max_memory_allocated, every)) / 2**20
     status = Path("/proc/self/status")
     if status.exists():
         # Not getrusage: on Linux a child's ru_maxrss starts at what its parent had reached.
