@@ -216,7 +216,10 @@ def main() -> None:
     parser = scoring_parser(__doc__)
     parser.add_argument("--seeds", default="11-16", help="a replicate each")
     parser.add_argument("--work", type=Path, help="of models and scores (default: OUT/work)")
-    parser.add_argument("--primary", action="store_true", help="the two arms of the rule alone")
+    names = [arm.name for arm in ARMS[2:]]
+    parser.add_argument(
+        "--arm", action="append", choices=[*names, "none"], help="beside the rule's two (all)"
+    )
     parser.add_argument("--samples", type=int, default=64)
     parser.add_argument("--windows", type=int, default=48)
     parser.add_argument("--more", action="append", default=[], metavar="KEY=VALUE", help="of all")
@@ -247,7 +250,7 @@ def main() -> None:
             scores[arm.name, seed, temperature] = product
         return tasks, scores
 
-    arms = ARMS[:2] if args.primary else ARMS
+    arms = [arm for arm in ARMS if arm in ARMS[:2] or arm.name in (args.arm or names)]
     products, chains = {}, {}
     for seed in seeds:
         base = training(
