@@ -86,6 +86,30 @@ def test_a_list_of_prompts_has_a_list_of_runs_each_as_it_is_alone(checkpoint) ->
     assert (both[1].token_PS == alone.token_PS).all()
 
 
+def test_infillings_of_unequal_holes_are_traced_as_they_are_written(checkpoint) -> None:
+    texts = ["One day,[[2]] went.", "One day,[[9]] to the park."]
+    done = softmask.generate(checkpoint, texts, infill=True, seed=3)
+    runs = softmask.trace(checkpoint, texts, infill=True, seed=3)
+    assert [run.text for run in runs] == [one.text for one in done]
+    assert [run.steps for run in runs] == [one.steps for one in done]
+
+
+def test_a_text_of_a_form_ends_where_the_form_does(checkpoint) -> None:
+    form = {"constraint": softmask.Constraint("regex", "[a-z]{4} [a-z]{4,}"), "max_new_tokens": 3}
+    done = softmask.generate(checkpoint, "x", seed=3, **form)
+    end = softmask.trace(checkpoint, "x", seed=3, **form).data["runs"][0]["end"]
+    assert (end["text"], end["finish_reason"]) == (done.text, done.finish_reason)
+
+
+def test_a_run_without_its_parts_is_none(tmp_path) -> None:
+    run = {"start": {}, "steps": [], "end": {}}
+    (tmp_path / "t.json").write_text(
+        json.dumps({"format": "softmask-trace", "version": 1, "runs": [run]})
+    )
+    with pytest.raises(ValueError, match="holds no whole run"):
+        softmask.Trace.load(tmp_path / "t.json")
+
+
 def test_a_table_has_a_row_for_each_position_and_step(run) -> None:
     pandas = pytest.importorskip("pandas")
     table = run.to_pandas()

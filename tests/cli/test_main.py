@@ -86,6 +86,41 @@ def test_the_prompt_comes_from_the_argument_a_file_or_standard_input(
     assert {answer["prompt"] for answer in answers} == {"Hello"}
 
 
+def test_a_file_and_standard_input_are_read_alike(tmp_path, capsys, monkeypatch) -> None:
+    """The line end of an editor or `echo` is no part of a text, but of a puzzle and of holes."""
+    folder = write_dream_folder(tmp_path / "m")
+    kinds = {"prompt_kinds": [{"prompt_starts_with": ["Sudoku\n"]}]}
+    (folder / "sampling_config.json").write_text(json.dumps(kinds))
+    path = tmp_path / "text"
+    for text, infill, prompt in (
+        ("\ufeffHello\r\n", [], "Hello"),
+        ("Hello\n\n", [], "Hello\n"),
+        ("Sudoku\n01\n", [], "Sudoku\n01\n"),
+        ("a [[2]]\n", ["--infill"], "a [[2]]\n"),
+    ):
+        path.write_bytes(text.encode())
+        words = ["generate", "--model", str(folder), "--max-new-tokens", "2", "--json", *infill]
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
+        for source in ([], ["--file", str(path)]):
+            assert main([*words, *source]) == 0
+            assert json.loads(capsys.readouterr().out)["prompt"] == prompt
+
+
+def test_a_backslash_before_a_backslash_is_one(folder, capsys) -> None:
+    text = r"a\\nb\n\t\\[[1]]"
+    assert main(["generate", "--model", folder, "--json", "--infill", text]) == 0
+    assert json.loads(capsys.readouterr().out)["prompt"] == "a\\nb\n\t\\[[1]]"
+
+
+def test_of_an_infilling_the_written_tokens_are_counted(folder, tmp_path, capsys, monkeypatch):
+    said = []
+    monkeypatch.setattr("softmask.cli.generate.say", lambda lines, _args: said.append(lines[0]))
+    words = ["generate", "--model", folder, "--infill", "a long text [[3]] and more of it [[2]]."]
+    assert main(words) == 0
+    assert main([*words, "--trace", str(tmp_path / "t.json")]) == 0
+    assert [line.split(",")[0] for line in said] == ["5 tokens"] * 2
+
+
 def test_json_says_what_was_done(folder, capsys) -> None:
     arguments = "--max-new-tokens 6 --steps 3 --alg topk_margin --temperature 0.5 --top-p 0.9 -n 2"
     soft = "--soft-mask-scale 0.5 --soft-mask-k 2 --seed 4 --json"
@@ -333,8 +368,14 @@ def test_a_negative_number_with_an_exponent_is_a_value(folder, capsys) -> None:
 
 def test_what_cannot_be_written_is_named(folder, capsys, tmp_path) -> None:
     command = ["generate", "--model", folder, "Hi", "--max-new-tokens", "4", "--html"]
-    assert f"{tmp_path}: Is a directory" in failed(capsys, *command, str(tmp_path))
-    assert "/dev/full: No space left on device" in failed(capsys, *command, "/dev/full")
+    assert f"{tmp_path} is a folder: name a file" in failed(capsys, *command, str(tmp_path))
+    two = [str(tmp_path / "x"), "--svg", str(tmp_path / "x")]
+    assert "two recordings have one name" in failed(capsys, *command, *two)
+    assert main([*command, "/dev/full"]) == 2
+    written, said = capsys.readouterr()
+    assert "/dev/full: No space left on device" in said
+    assert main(command[:-1]) == 0
+    assert capsys.readouterr().out == written  # the text is not lost with its recording
     assert "File name too long" in failed(capsys, *command, str(tmp_path / ("x" * 300)))
     assert "no such user" in failed(capsys, "export", "--model", folder, "~nosuch/x")
     assert list(tmp_path.iterdir()) == []

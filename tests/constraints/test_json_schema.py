@@ -328,6 +328,12 @@ def test_choices_are_a_list_of_texts(source: str) -> None:
         compile_constraint(Constraint("choice", source))
 
 
+@pytest.mark.parametrize(("kind", "source"), [("choice", ["a", "b"]), ("json_schema", {})])
+def test_a_source_that_is_no_text_is_refused(kind: Any, source: Any) -> None:
+    with pytest.raises(ValueError, match=r"is a text, not of type .*: json.dumps makes one"):
+        Constraint(kind, source)
+
+
 def test_a_constraint_is_of_a_known_kind() -> None:
     with pytest.raises(ValueError, match="'xml' is no kind of constraint"):
         Constraint("xml")  # type: ignore[arg-type]

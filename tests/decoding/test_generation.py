@@ -157,6 +157,7 @@ def test_a_text_with_fewer_masks_takes_no_more_steps_beside_another(checkpoint, 
     for row, (text, beside) in enumerate(zip(texts, together, strict=True)):
         alone = softmask.generate(checkpoint, text, seed=5 + row, **options)
         assert (beside.token_ids, beside.forwards) == (alone.token_ids, alone.forwards)
+        assert beside.steps == alone.steps
     assert [one.forwards for one in together] == [3, 12]
     # Asked for, they are everybody's.
     same = softmask.generate(checkpoint, texts, seed=5, steps=12, **options)
@@ -304,6 +305,7 @@ def test_the_chat_template_is_used_where_there_is_one(chatty) -> None:
         ([5, 263], {}, "263 is the mask"),
         ([{"role": "user", "content": "x"}], {}, "through the chat template"),
         ("x", {"system": "y"}, "chat template"),
+        ("x", {"constraint": "[a-z]"}, "constraint must be a softmask.Constraint"),
         ("x", {"soft_mask": SoftMaskConfig(k=300, scale=0.5), "max_new_tokens": 8}, "lower k"),
     ],
 )

@@ -79,6 +79,18 @@ def test_a_recorded_run_is_bound_as_the_run_itself(checkpoint, form) -> None:
     assert recorded["end"]["text"] == text
 
 
+def test_a_rule_may_end_a_hole_behind_a_space(checkpoint) -> None:
+    @softmask.stopping_rule("two")
+    def two(text):
+        first = int(text.generated_L.nonzero()[0][0])
+        return None if text.masked_L[first : first + 2].any() else first + 2
+
+    settings = {"infill": True, "seed": 0, "alg": "sequential", "stop_rule": two}
+    spaced = softmask.generate(checkpoint, "One day, [[6]] went home.", **settings)
+    assert re.fullmatch(r"One day, [^ ].* went home\.", spaced.text)
+    assert spaced.forwards < 6
+
+
 def run(service: Service, job) -> Answer:
     """An answer, on the engine without a thread."""
     (handle,) = service.submit([job.request])

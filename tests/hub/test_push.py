@@ -429,7 +429,10 @@ def test_a_damaged_export_is_not_uploaded(exported, break_it, message, capsys) -
         (["model", "{adapter}"], "give it as OWNER/NAME"),
         (["me/model"], "give either a folder to upload, or --model"),
         (["me/model", "{adapter}", "--adapter", "{adapter}"], "give either a folder"),
-        (["me/model", "{dream}"], "has no code of its own: `softmask push REPO --model"),
+        (
+            ["me/model", "{dream}"],
+            "which transformers would need: `softmask push REPO --model",
+        ),
         (["me/model", "{adapter}/nowhere"], "there is no folder"),
     ],
 )
@@ -440,6 +443,15 @@ def test_bad_arguments_are_one_sentence(adapter, tmp_path, capsys, arguments, me
     arguments = [argument.format(adapter=adapter, dream=dream) for argument in arguments]
     assert main(["push", *arguments, "--dry-run"]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_the_original_layout_of_dream_goes_up_without_code(tmp_path, capsys) -> None:
+    model = str(write_dream_folder(tmp_path / "m"))
+    command = ["push", "me/model", "--model", model, "--layout", "original", "--dry-run"]
+    assert main(command) == 0
+    said = capsys.readouterr().out
+    assert "model.safetensors" in said
+    assert ".py" not in said
 
 
 def read_config(folder: Path) -> dict:

@@ -71,6 +71,25 @@ def test_what_the_model_cannot_do_is_refused(model, arguments, message) -> None:
         model(IDS, **arguments)
 
 
+@pytest.mark.parametrize(
+    ("inputs", "arguments", "message"),
+    [
+        (IDS, {"max_new_tokens": 2.5}, "max_new_tokens must be a whole number, not 2.5"),
+        (IDS, {"max_new_tokens": "3"}, "max_new_tokens must be a whole number"),
+        (IDS, {"max_new_tokens": 2, "num_return_sequences": 1.5}, "num_return_sequences must be"),
+        (IDS.tolist(), {"max_new_tokens": 2}, "a tensor of shape"),
+        (IDS + 999, {"max_new_tokens": 2}, "a token id that does not lie between"),
+        (IDS, {"max_new_tokens": 2, "attention_mask": [[1]]}, "attention_mask must be a tensor"),
+        (IDS, {"max_new_tokens": 2, "attention_mask": 0 * IDS}, "leaves out all of a prompt"),
+    ],
+)
+def test_what_cannot_be_generated_is_refused_in_a_sentence(
+    model, inputs, arguments, message
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        model.diffusion_generate(inputs, **arguments)
+
+
 def test_an_unknown_keyword_is_refused(model) -> None:
     with pytest.raises(TypeError, match="atention_mask"):
         model(IDS, atention_mask=torch.ones_like(IDS))

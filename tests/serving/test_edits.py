@@ -101,7 +101,11 @@ def test_characters_count_not_bytes_and_a_form_holds_where_it_fits(checkpoint) -
         ((9, 40), {}, "lies outside of the text, which has 18 characters"),
         ((9, 8), {}, "give 0 <= start <= end"),
         ((0, 1), {"min_new_tokens": 4, "max_new_tokens": 2}, "the least comes first"),
-        ((0, 1), {"max_new_tokens": 0}, "at least 1 token"),
+        ((0, 1), {"max_new_tokens": 0}, "max_new_tokens must be at least 1"),
+        ((0, 1), {"max_new_tokens": 2.5}, "max_new_tokens must be a whole number, not 2.5"),
+        ((0, 1), {"min_new_tokens": "3"}, "min_new_tokens must be a whole number"),
+        ((0, 1), {"seed": "a"}, "a seed must be a whole number, not 'a'"),
+        ((0.5, 1), {}, "start must be a whole number, not 0.5"),
         ((0, 1), {"max_new_tokens": 300}, "the context is 128"),
         ((0, 1), {"block_size": 3}, "block_size"),
     ],
@@ -152,6 +156,10 @@ def test_the_command_prints_the_whole_text(folder, checkpoint, tmp_path, capsys)
     told = json.loads(capsys.readouterr().out)
     assert told["text"] == own.text
     assert [one["tokens"] for one in told["drafts"]] == [one.tokens for one in own.drafts]
+    form = ["--choice", "one", "--choice", "the"]
+    assert main([*words, "--replace", "9:12", *form, TEXT]) == 0
+    written = capsys.readouterr().out.removeprefix(TEXT[:9]).removesuffix(f"{TEXT[12:]}\n")
+    assert written in ("one", "the")
     assert main([*words, "--replace", "9-12", TEXT]) == 2
     assert "START:END" in capsys.readouterr().err
     assert main([*words, "--replace", "9:12", "--stream", TEXT]) == 2

@@ -6,7 +6,9 @@ import threading
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from lm_eval import simple_evaluate
 from lm_eval.models import api_models
 from lm_eval.models.openai_completions import LocalCompletionsAPI
@@ -193,7 +195,7 @@ def test_a_conversation_is_scored_as_its_template_has_it(url, checkpoint) -> Non
         ({"prompt": "a", "choices": []}, "choices"),
         ({"prompt": "a", "choices": ["b" * 200]}, "the model's window is 128"),
         ({"choices": ["b"]}, "give either prompt or messages"),
-        ({"prompt": "a", "choices": [[271]]}, "leave out the mask"),
+        ({"prompt": "a", "choices": [[271]]}, "is the mask"),
         ({"prompt": "a", "choices": ["b"], "softmask": {"samples": 0}}, "samples"),
         (
             {"prompt": "a", "choices": ["b"], "softmask": {"estimator": "llada", "samples": 8}},
@@ -208,6 +210,38 @@ def test_what_cannot_be_scored_is_refused_in_a_sentence(url, checkpoint, body, s
     answer = post(url, "/v1/score", body)
     assert answer.status_code == 400
     assert said in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "choices", "more", "said"),
+    [
+        ([-5], ["b"], {}, "token id -5 cannot stand"),
+        ([10**9], ["b"], {}, "token id 1000000000 cannot stand"),
+        ([5], [[1.5]], {}, "token id 1.5 cannot stand"),
+        ([5], [[-5]], {}, "token id -5 cannot stand"),
+        (["a", "b"], ["c"], {}, "behind one prompt, not several"),
+        ([5], ["b"], {"seed": "a"}, "a seed must be a whole number"),
+        ([5], ["b"], {"seed": -1}, "a seed must lie between"),
+    ],
+)
+def test_what_the_package_cannot_score_is_refused_in_a_sentence(
+    checkpoint, prompt, choices, more, said
+) -> None:
+    with pytest.raises(ValueError, match=said):
+        softmask.score(checkpoint, prompt, choices, **more)
+
+
+def test_token_ids_are_scored_in_whatever_form_they_come(checkpoint) -> None:
+    ids = [5, 6, 7]
+    plain = softmask.score(checkpoint, ids, [[8, 9]])
+    for same in (torch.tensor(ids), np.array(ids), [np.int64(index) for index in ids]):
+        assert softmask.score(checkpoint, same, [torch.tensor([8, 9])]) == plain
+    message = {"role": "user", "content": "hi"}
+    assert softmask.score(checkpoint, message, ["a"]) == softmask.score(
+        checkpoint, [message], ["a"]
+    )
+    with pytest.raises(ValueError, match="is the mask"):
+        softmask.score(checkpoint, [checkpoint.model.mask_id], [[8]])
 
 
 # On the engine.

@@ -32,8 +32,11 @@ class Cost:
         """Of a finished `Generation`."""
         rows = run.completions()
         fed = [row.mean_lambda for row in rows if row.mean_lambda is not None]
+        tokens = [len(row.token_ids) for row in rows]
+        if run.infill:  # their texts are whole: what was given is no work
+            tokens = [sum(run.generated(run.last, row)) for row in range(len(rows))]
         return cls(
-            tokens=sum(len(row.token_ids) for row in rows),
+            tokens=sum(tokens),
             forwards=run.last.forwards,
             seconds=run.seconds,
             mean_lambda=sum(fed) / len(fed) if fed else None,
@@ -45,7 +48,10 @@ class Cost:
         fed = [step["lambda"] for step in run["steps"] if step["lambda"] is not None]
         end = run["end"]
         mean = sum(fed) / len(fed) if fed else None
-        return cls(end["tokens"], end["forwards"], end["seconds"], mean)
+        given = sum(not token["masked"] for token in run["start"]["tokens"])
+        # Of an infilling `tokens` counts the whole text.
+        tokens = min(end["tokens"], len(end["pieces"]) - given)
+        return cls(tokens, end["forwards"], end["seconds"], mean)
 
     def __str__(self) -> str:
         rate = f" ({self.tokens / self.seconds:.0f} tokens/s)" if self.seconds else ""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,7 +29,7 @@ from .options import (
     new_parser,
     soft_mask_of,
 )
-from .recording import add_recording_options, is_recording, record_run
+from .recording import add_recording_options, is_recording, record_run, write_recordings
 from .replace import add_replace_options, check_replace, run_replace
 from .text_flow import TextFlow
 
@@ -76,7 +77,9 @@ def run(args: argparse.Namespace, _argv: list[str]) -> int:
     prompt, constraint = _prompt(args), constraint_of(args)
     checkpoint = load_model(args)
     if span is not None:
-        return run_replace(args, checkpoint, prompt, span)
+        return run_replace(args, checkpoint, prompt, span, constraint)
+    if args.infill is None and args.prompt in (None, "-"):
+        prompt = _without_line_end(prompt, checkpoint)
     generation = start_generation(
         args,
         checkpoint,
@@ -87,8 +90,11 @@ def run(args: argparse.Namespace, _argv: list[str]) -> int:
     )
     if recording:
         with progress("writing, and recording every step", quiet=args.quiet):
-            recorded = record_run(args, generation)
+            trace = record_run(args, generation)
+        recorded = trace["runs"][0]
         print_text(recorded["end"]["text"], _before(generation))
+        sys.stdout.flush()
+        write_recordings(args, trace)  # what cannot be written does not cost the text
         say(_closing_lines(args, generation, Cost.of_recorded(recorded)), args)
         return 0
     if args.stream:
@@ -211,10 +217,7 @@ def _prompt(args: argparse.Namespace) -> str:
     if sum(sources) > 1:
         raise ValueError("give one prompt: as an argument, by --file or by --infill")
     if isinstance(args.infill, str):
-        text = args.infill
-        for escape, char in ESCAPES.items():
-            text = text.replace(escape, char)
-        return text
+        return re.sub(r"\\[nt\\]", lambda found: ESCAPES[found[0]], args.infill)
     if args.file is not None:
         if not args.file.exists():
             raise ValueError(f"there is no file {args.file}")
@@ -225,11 +228,21 @@ def _prompt(args: argparse.Namespace) -> str:
         return args.prompt
     if args.prompt is None and sys.stdin.isatty():
         raise ValueError('say what to write: softmask generate "One day, Tom"')
-    return _decode(sys.stdin.buffer.read(), "standard input").rstrip("\n")
+    return _decode(sys.stdin.buffer.read(), "standard input")
+
+
+def _without_line_end(prompt: str, checkpoint: Any) -> str:
+    """A prompt from a file or a pipe without the line end that editors and `echo` put last.
+
+    A kind of prompts that the model knows by how they begin may end in one, as puzzles do.
+    """
+    if any(prompt.startswith(kind.prompt_starts_with) for kind in checkpoint.prompt_kinds):
+        return prompt
+    return prompt.removesuffix("\n").removesuffix("\r")
 
 
 def _decode(raw: bytes, where: str) -> str:
     try:
-        return raw.decode("utf-8")
+        return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{where} is not UTF-8 (byte {error.start}): convert it first") from error

@@ -41,18 +41,25 @@ def is_recording(args: argparse.Namespace) -> bool:
         require(args.num_return_sequences == 1, "a recording shows one text: leave out -n")
         for path in files:
             require(path.parent.is_dir(), f"there is no folder for {path}")
+            require(not path.is_dir(), f"{path} is a folder: name a file")
+        different = {path.resolve() for path in files}
+        require(len(different) == len(files), "two recordings have one name: give each its own")
     return wanted
 
 
 def record_run(args: argparse.Namespace, run: Any) -> dict[str, Any]:
-    """Denoises what `run` (a Generation that has not begun) is about; returns the recorded run.
+    """Denoises what `run` (a Generation that has not begun) is about; returns the trace.
 
     Raises:
         ValueError: there is no soft-masking to compare, or the run failed.
     """
     from ..serving.trace import record_ways, ways_of
 
-    trace = record_ways(run, ways_of(run, against_plain=args.against_plain))
+    return record_ways(run, ways_of(run, against_plain=args.against_plain))
+
+
+def write_recordings(args: argparse.Namespace, trace: dict[str, Any]) -> None:
+    """Writes the files that were asked for."""
     if args.trace is not None:
         write_atomically(args.trace, json.dumps(trace, ensure_ascii=False))
     if args.html is not None:
@@ -61,8 +68,6 @@ def record_run(args: argparse.Namespace, run: Any) -> dict[str, Any]:
         from .svg import picture
 
         write_atomically(args.svg, picture(trace))
-    recorded: dict[str, Any] = trace["runs"][0]
-    return recorded
 
 
 def page_of(trace: dict[str, Any]) -> str:

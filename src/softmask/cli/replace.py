@@ -10,6 +10,7 @@ import time
 from typing import Any
 
 from ..config import SamplingConfig, require
+from ..constraints.constraint import Constraint
 from ..reporting.progress import progress
 from .closing_line import Cost, print_text, say
 from .options import given, soft_mask_of
@@ -57,7 +58,13 @@ def check_replace(args: argparse.Namespace) -> tuple[int, int] | None:
     return int(match[1]), int(match[2])
 
 
-def run_replace(args: argparse.Namespace, checkpoint: Any, text: str, span: tuple[int, int]) -> int:
+def run_replace(
+    args: argparse.Namespace,
+    checkpoint: Any,
+    text: str,
+    span: tuple[int, int],
+    constraint: Constraint | None,
+) -> int:
     """Writes the stretch, and prints the text, what it took and the lengths that were tried."""
     from ..serving.edits import edit
 
@@ -71,6 +78,7 @@ def run_replace(args: argparse.Namespace, checkpoint: Any, text: str, span: tupl
             max_new_tokens=args.max_new_tokens,
             soft_mask=soft_mask_of(args, checkpoint.soft_mask),
             seed=args.seed,
+            constraint=constraint,
             **given(args, SamplingConfig),
         )
     seconds = time.perf_counter() - started

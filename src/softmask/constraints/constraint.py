@@ -23,8 +23,8 @@ class Constraint:
         controls: Names of the control tokens that the source has marks for (`controls.py`).
 
     Raises:
-        ValueError: There is no such kind, a "json_object" has a source, or there are more control
-            tokens than there are marks.
+        ValueError: There is no such kind, the source is no text, a "json_object" has one, or there
+            are more control tokens than there are marks.
     """
 
     kind: Kind
@@ -34,6 +34,11 @@ class Constraint:
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise ValueError(f"{self.kind!r} is no kind of constraint, choose from {KINDS}")
+        if not isinstance(self.source, str):
+            raise ValueError(
+                f"the source of a constraint is a text, not of type {type(self.source).__name__}: "
+                "json.dumps makes one of a schema or a list of choices"
+            )
         if self.kind == "json_object" and self.source:
             raise ValueError("a constraint of kind 'json_object' takes no source")
         if len(self.controls) > MOST:

@@ -18,14 +18,14 @@ def _is_int(value: Any) -> bool:
     return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 
 
-def as_count(name: str, value: Any) -> int:
-    """A number of things, at least one.
+def as_count(name: str, value: Any, least: int = 1) -> int:
+    """A number of things, at least one, or `least`.
 
     Raises:
         ValueError: it is something else.
     """
     require(_is_int(value), f"{name} must be a whole number, not {shown(value)}")
-    require(value >= 1, f"{name} must be at least 1, not {value}")
+    require(value >= least, f"{name} must be at least {least}, not {value}")
     return int(value)
 
 

@@ -102,6 +102,15 @@ class CanvasConstraint:
                 self._put(place, self.automaton.class_of(int(ids_L[self.first + place])))
         return self.automaton.meets(self.reached[0], self.needed[0])
 
+    @property
+    def is_cut(self) -> bool:
+        """Whether what is written begins a text of the form, and only ends stand behind it."""
+        if None in self.kinds:
+            return False
+        stop = self.kinds.index(0) if 0 in self.kinds else len(self.kinds)
+        begun = self.automaton.meets(self.reached[stop], self.automaton.any_state)
+        return begun and not any(self.kinds[stop:])
+
     def masked(self, ids_L: np.ndarray) -> np.ndarray:
         """(L,) bool: the holes of a canvas."""
         return ids_L == self._mask_id
@@ -207,8 +216,8 @@ class HoleConstraint(CanvasConstraint):
         return any(hole.is_void for hole in self.holes)
 
     def follow(self, ids_L: np.ndarray) -> bool:
-        """As of each hole."""
-        return all([hole.follow(ids_L) for hole in self.holes])
+        """As of each hole; a rule may end one whose form is no more than how it begins."""
+        return all([hole.follow(ids_L) or hole.is_cut for hole in self.holes])
 
     def _at(self, column: int) -> CanvasConstraint | None:
         return next((hole for hole in self.holes if hole.first <= column < hole.stop), None)

@@ -20,6 +20,7 @@ from transformers.utils import ModelOutput
 
 from ..config import PUBLISHED_KEYS, SamplingConfig, SoftMaskConfig, soft_mask_from_published
 from ..models import DreamModel
+from .arguments import as_count
 from .sampler import LogitsHook, TokensHook, denoise
 
 
@@ -143,8 +144,11 @@ def diffusion_generate(
     """
     if inputs is None:
         inputs = kwargs.pop("input_ids", None)
-    if inputs is None or inputs.dim() != 2 or inputs.numel() == 0:
-        raise ValueError("diffusion_generate needs prompts of shape (batch, length)")
+    if not isinstance(inputs, Tensor) or inputs.dim() != 2 or inputs.numel() == 0:
+        raise ValueError("diffusion_generate needs prompts, a tensor of shape (batch, length)")
+    size = model.config.vocab_size
+    if int(inputs.min()) < 0 or int(inputs.max()) >= size:
+        raise ValueError(f"a prompt holds a token id that does not lie between 0 and {size - 1}")
     own = model.generation_config if generation_config is None else generation_config
     settings = _settings(own, kwargs)
     mask_id = settings.mask_token_id
@@ -153,9 +157,10 @@ def diffusion_generate(
             f"mask_token_id is {mask_id}, but the model's mask token is "
             f"{model.config.mask_token_id}: leave it out"
         )
-    length = settings.max_length
-    if settings.max_new_tokens is not None:
-        length = inputs.shape[1] + settings.max_new_tokens
+    if settings.max_new_tokens is None:
+        length = as_count("max_length", settings.max_length)
+    else:
+        length = inputs.shape[1] + as_count("max_new_tokens", settings.max_new_tokens, 0)
     new = length - inputs.shape[1]
     if new < 0 or (new == 0 and not bool((inputs == model.config.mask_token_id).any())):
         raise ValueError(
@@ -165,16 +170,18 @@ def diffusion_generate(
     names = [f.name for f in dataclasses.fields(SamplingConfig) if hasattr(settings, f.name)]
     cache = "none" if model.config.block_size is None else "exact"
     sampling = SamplingConfig(**{name: getattr(settings, name) for name in names}, cache=cache)
-    copies = settings.num_return_sequences
-    if copies < 1:
-        raise ValueError(f"num_return_sequences must be at least 1, not {copies}")
+    copies = as_count("num_return_sequences", settings.num_return_sequences)
     canvas_BL = torch.nn.functional.pad(inputs, (0, new), value=model.config.mask_token_id)
     if attention_mask is not None:
+        if not isinstance(attention_mask, Tensor):
+            raise ValueError("attention_mask must be a tensor of the prompts' shape")
         if attention_mask.shape != inputs.shape:
             raise ValueError(
                 f"attention_mask has shape {tuple(attention_mask.shape)}, the prompts "
                 f"{tuple(inputs.shape)}"
             )
+        if not attention_mask.any(1).all():
+            raise ValueError("attention_mask leaves out all of a prompt: it is 1 at tokens")
         attention_mask = torch.nn.functional.pad(attention_mask, (0, new), value=1)
         attention_mask = attention_mask.repeat_interleave(copies, dim=0)
     history = []

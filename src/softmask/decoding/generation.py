@@ -18,6 +18,7 @@ from ..config import (
     from_mapping,
     require,
     require_choice,
+    shown,
 )
 from ..constraints.constraint import Constraint
 from ..constraints.token_automaton import TokenAutomaton
@@ -35,6 +36,7 @@ from .prompts import (
     first_ids,
     has_chat_template,
     is_token_ids,
+    known_ids,
     read_prompts,
     rules_of,
 )
@@ -102,7 +104,8 @@ def choose_soft_mask(
 class Completion:
     """One finished row. `text` ends before the end token; of an infilling it is the whole text.
 
-    `forwards` are those that the row took part in: what it would have cost alone. `mean_lambda` is
+    `steps` and `forwards` are those that the row took part in: what it would have cost alone.
+    `mean_lambda` is
     the weight of the feedback over its steps and the masks that took part; None: plain decoding.
     """
 
@@ -169,6 +172,10 @@ class Generation:
         self.tokenizer = checkpoint.tokenizer
         self.mask_id = checkpoint.model.mask_id
         self.infill, self.form = infill, constraint
+        require(
+            constraint is None or isinstance(constraint, Constraint),
+            f"constraint must be a softmask.Constraint, not {shown(constraint)}",
+        )
         rows: Any
         rows, is_single = read_prompts(prompts)
         self.is_single = is_single and num_return_sequences == 1
@@ -232,6 +239,7 @@ class Generation:
         self.seconds = 0.0
         self._lambda_B = torch.zeros(len(self.rows), device=self.canvas_BL.device)
         self._fed_B = [0] * len(self.rows)
+        self._full_B: list[int | None] = [None] * len(self.rows)  # steps until a row was full
         self._steps = self._denoise()
 
     def _kind(self, prompts: Sequence[Prompt]) -> PromptKind:
@@ -257,7 +265,7 @@ class Generation:
         if is_token_ids(prompt):
             require(not self.infill, "token ids have no holes: give texts, or fill in by `denoise`")
             require(system is None, "token ids are taken as they are: put the system message there")
-            return self._known(prompt)
+            return known_ids(self.checkpoint, prompt)
         if isinstance(prompt, str) and self.infill:
             holed = encode_holes(self.checkpoint, prompt, formed=self.form is not None)
             self._spaced.append(holed.spaced)
@@ -272,16 +280,6 @@ class Generation:
         if system is not None:
             messages = [{"role": "system", "content": system}, *messages]
         return encode_chat(self.checkpoint, messages)
-
-    def _known(self, ids: Sequence[int]) -> list[int]:
-        size = self.checkpoint.model.config.vocab_size
-        for index in ids:
-            if not 0 <= index < size or index == self.mask_id:
-                raise ValueError(
-                    f"token id {index} cannot stand in a prompt: ids lie between 0 and {size - 1}, "
-                    f"and {self.mask_id} is the mask, which `denoise` fills in"
-                )
-        return list(ids)
 
     def _make_canvas(self) -> None:
         """Left-pads the rows, so that new tokens stand in the same columns; those that may grow
@@ -344,6 +342,9 @@ class Generation:
             if step is not None:
                 self.last = step
                 self._add_lambda(step)
+                for row, left in enumerate(step.left_B):
+                    if not left and self._full_B[row] is None:
+                        self._full_B[row] = step.index + 1
         except BaseException as error:
             # In words: the error would keep the tensors of its frames, which may fill the memory.
             self._failure = f"{type(error).__name__}: {error}"
@@ -366,6 +367,12 @@ class Generation:
         open_at = ids.index(self.mask_id) if self.mask_id in ids else len(ids)
         text, _ids = self._text(ids[:open_at])
         return text.rstrip("\ufffd")
+
+    def sampling_of(self, row: int) -> SamplingConfig:
+        """The settings of a row by itself."""
+        if self._steps_B is None:
+            return self.sampling
+        return dataclasses.replace(self.sampling, steps=self._steps_B[row])
 
     def text_start(self, row: int) -> int:
         """Column where the row's text begins: behind the prompt, or of an infilling its start."""
@@ -415,7 +422,7 @@ class Generation:
             seed=self.seeds[row],
             token_ids=tuple(chosen),
             finish_reason="stop" if stopped else "length",
-            steps=self.last.index + 1,
+            steps=self._full_B[row] or self.last.index + 1,
             forwards=self.last.forwards_B[row],
             seconds=self.seconds,
             mean_lambda=self._lambda_B[row].item() / fed if fed else None,

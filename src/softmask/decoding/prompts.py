@@ -10,6 +10,7 @@ import copy
 import dataclasses
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from numbers import Integral
 from typing import Any, NamedTuple, TypeGuard
 
 from ..models.checkpoint import Checkpoint
@@ -27,6 +28,24 @@ Prompt = str | Messages | TokenIds
 def is_token_ids(prompt: Prompt) -> TypeGuard[TokenIds]:
     """Whether a prompt is token ids already."""
     return not isinstance(prompt, str) and isinstance(prompt[0], int)
+
+
+def known_ids(checkpoint: Checkpoint, given: Any) -> list[int]:
+    """Token ids that may stand in a text: a list, an array or a tensor.
+
+    Raises:
+        ValueError: one is no id, is beyond the vocabulary, or is the mask.
+    """
+    ids = given.tolist() if hasattr(given, "tolist") else list(given)
+    size, mask_id = checkpoint.model.config.vocab_size, checkpoint.model.mask_id
+    for index in ids:
+        is_id = isinstance(index, Integral) and not isinstance(index, bool)
+        if not is_id or not 0 <= index < size or index == mask_id:
+            raise ValueError(
+                f"token id {index} cannot stand in a prompt: ids lie between 0 and {size - 1}, "
+                f"and {mask_id} is the mask, which `denoise` fills in"
+            )
+    return [int(index) for index in ids]
 
 
 def read_prompts(given: Any) -> tuple[list[Prompt], bool]:

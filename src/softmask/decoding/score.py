@@ -6,10 +6,18 @@ from collections.abc import Callable, Sequence
 
 from ..config import require
 from ..models.checkpoint import Checkpoint
-from .arguments import as_count
+from .arguments import as_count, row_seeds
 from .generation import SoftMaskChoice, choose_soft_mask
 from .likelihood import Estimate, Estimator, LikelihoodConfig, Request, Scorer
-from .prompts import Prompt, encode, encode_chat, first_ids, is_token_ids
+from .prompts import (
+    Prompt,
+    encode,
+    encode_chat,
+    first_ids,
+    is_token_ids,
+    known_ids,
+    read_prompts,
+)
 
 # Masks of a score where nothing is said: its error is small beside what separates choices.
 SAMPLES = 32
@@ -46,6 +54,7 @@ def score(
             setting out of range, or a conversation without a chat template.
     """
     samples, batch_size = as_count("samples", samples), as_count("batch_size", batch_size)
+    (seed,) = row_seeds(seed, 1)
     pairs = pairs_of(checkpoint, prompt, choices, lambda text: encode(checkpoint, text))
     config = LikelihoodConfig(samples, batch_size, seed, estimator, guidance)
     soft = choose_soft_mask(soft_mask, checkpoint.soft_mask)
@@ -76,13 +85,20 @@ def pairs_of(
         kept = prompt.rstrip(" ")
         spaces = prompt[len(kept) :]
         context = [*first_ids(checkpoint), *encode_text(kept)]
+    elif len(prompt) == 0:
+        context = []
     else:
-        known = is_token_ids(prompt) if prompt else True
-        context = list(prompt) if known else encode_chat(checkpoint, prompt)  # type: ignore[arg-type]
+        (prompt, *others), _ = read_prompts(prompt)
+        require(not others, "choices are scored behind one prompt, not several")
+        known = is_token_ids(prompt)
+        context = known_ids(checkpoint, prompt) if known else encode_chat(checkpoint, prompt)  # type: ignore[arg-type]
     pairs: list[Request] = []
     for number, choice in enumerate(choices):
         require(len(choice) > 0, f"choice {number} is empty: there is nothing to score")
-        ids = encode_text(spaces + choice) if isinstance(choice, str) else list(choice)
+        if isinstance(choice, str):
+            ids = encode_text(spaces + choice)
+        else:
+            ids = known_ids(checkpoint, choice)
         pairs.append((context or [prefix_id(checkpoint)], ids))
     return pairs
 

@@ -135,18 +135,19 @@ def push(
                 link=True,
                 local_only=dry_run,
             )
-        names = files_to_push(ready, found.config.family)
+        names = files_to_push(ready, found.config.family, needs_code=layout != "original")
         if dry_run:
             _show(repo, ready, names)
             return None
         return _upload(repo, ready, names, there, revision, message)
 
 
-def files_to_push(folder: Path, family: str | None = None) -> list[str]:
+def files_to_push(folder: Path, family: str | None = None, *, needs_code: bool = True) -> list[str]:
     """The names of the files to upload from an adapter's or an exported folder.
 
     Args:
         family: as for `hub.load`.
+        needs_code: refuse a model that transformers cannot load without code beside it.
 
     Raises:
         ValueError: it is neither, or something in it is missing or damaged.
@@ -158,7 +159,7 @@ def files_to_push(folder: Path, family: str | None = None) -> list[str]:
         _check_adapter(folder)
         patterns: Sequence[str] = ADAPTER_FILES
     elif (folder / CONFIG_FILE).is_file():
-        _check_model(folder, family)
+        _check_model(folder, family, needs_code)
         patterns, weights = MODEL_FILES, {path.name for path in weight_files(folder)}
     else:
         raise ValueError(
@@ -191,7 +192,7 @@ def _check_adapter(folder: Path) -> None:
         )
 
 
-def _check_model(folder: Path, family: str | None) -> None:
+def _check_model(folder: Path, family: str | None, needs_code: bool) -> None:
     found = find(folder, family=family)
     values = read_mapping(folder / "config.json")
     remote = [str(reference) for reference in values.get("auto_map", {}).values()]
@@ -199,10 +200,10 @@ def _check_model(folder: Path, family: str | None) -> None:
     files = {f"{name.split('.')[0]}.py" for name in remote if "--" not in name}
     # In its original layout, code of the family's own may lie elsewhere; but for Dream's.
     own = is_own_layout(values) or found.config.family == DREAM.name
-    if not remote and own:
+    if needs_code and not remote and own:
         raise ValueError(
-            f"{folder} has no code of its own: `softmask push REPO --model {folder}` exports it "
-            "and uploads that"
+            f"{folder} has no code of its own, which transformers would need: `softmask push REPO "
+            f"--model {folder}` exports it and uploads that (with `--layout original`: without)"
         )
     missing = sorted(file for file in files if not (folder / file).is_file())
     if missing:

@@ -12,14 +12,13 @@ choice about counts as certain. No likelihood of the text: lengths are compared,
 from __future__ import annotations
 
 import math
-import secrets
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from ..config import SamplingConfig, from_mapping, require
+from ..config import SamplingConfig, from_mapping, require, shown
 from ..constraints.constraint import Constraint
-from ..decoding.arguments import check_keywords
+from ..decoding.arguments import as_count, check_keywords, row_seeds
 from ..decoding.canvas_constraint import check_fits
 from ..decoding.forms import binding
 from ..decoding.generation import SoftMaskChoice, choose_soft_mask
@@ -217,9 +216,15 @@ def edit(
             the context cannot hold, an unknown setting, or a form that no length fits.
     """
     check_keywords(edit, sampling)
+    require(isinstance(text, str), f"the text to edit is a str, not {shown(text)}")
+    start, end = as_count("start", start, 0), as_count("end", end, 0)
+    if min_new_tokens is not None:
+        min_new_tokens = as_count("min_new_tokens", min_new_tokens)
+    if max_new_tokens is not None:
+        max_new_tokens = as_count("max_new_tokens", max_new_tokens)
     span = Span(text, start, end, min_new_tokens, max_new_tokens)
     kind, soft = checkpoint.kind_of(text), choose_soft_mask(soft_mask, checkpoint.soft_mask)
-    seed = secrets.randbelow(2**31) if seed is None else seed
+    (seed,) = row_seeds(seed, 1)
 
     def sampling_of(masks: int) -> SamplingConfig:
         given = {"steps": masks, **kind.sampling, **by_name(sampling)}

@@ -118,7 +118,8 @@ class Tracer:
         """How it came out."""
         text, chosen = self.answer(result)
         cut = len(chosen) < len(result.ids) - self._first
-        reason = "stop" if cut or self.infill else "length"
+        whole = self.infill or self.request.constraint is not None
+        reason = "stop" if cut or whole else "length"
         if self.request.room is not None and self.request.room.is_cut(len(result.ids), result.left):
             reason = "length"
         return {
@@ -204,9 +205,18 @@ def check_trace(values: Any, where: str) -> dict[str, Any]:
         parsed.version == VERSION,
         f"{where} is a trace of version {parsed.version}, and this softmask reads {VERSION}",
     )
-    whole = all({"start", "steps", "end"} <= run.keys() for run in parsed.runs)
+    whole = all(_is_whole(run) for run in parsed.runs)
     require(bool(parsed.runs) and whole, f"{where} holds no whole run")
     return values
+
+
+def _is_whole(run: dict[str, Any]) -> bool:
+    """Whether a run has what it is shown by."""
+    parts = {"start": {"tokens"}, "end": {"text", "pieces"}}
+    return isinstance(run.get("steps"), list) and all(
+        isinstance(run.get(part), dict) and names <= run[part].keys()
+        for part, names in parts.items()
+    )
 
 
 def steady(run: dict[str, Any]) -> dict[str, Any]:
@@ -270,7 +280,7 @@ def record_ways(
     """
     request = Request(
         tuple(run.rows[row]),
-        run.sampling,
+        run.sampling_of(row),
         rules=rules_of(run.checkpoint, infill=run.infill),
         seed=run.seeds[row],
         top_logprobs=candidates,
