@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import json
 import os
 import resource
 import socket
@@ -59,6 +60,17 @@ def test_a_request_that_does_not_arrive_is_told_and_its_connection_closed(checkp
         *_, answer = rest(connection).split(b"HTTP/1.1 ")
         assert answer.startswith(b"408 ")
         assert b"did not arrive whole within 0.2 seconds" in answer
+
+
+@pytest.mark.parametrize(
+    "said",
+    [b"GET /health HTTP/1.1\r\n\r\n", HEAD + b"content-length: -1\r\n\r\n", b"\0\0\r\n\r\n"],
+)
+def test_what_is_no_request_is_told_so_as_every_error_is(checkpoint, said) -> None:
+    with serving(checkpoint) as (url, _), closing(connect(url, said)) as connection:
+        head, _, body = rest(connection).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 400 ")
+    assert json.loads(body)["error"]["message"] == "Invalid HTTP request received"
 
 
 def test_a_client_that_says_a_byte_now_and_then_gains_no_time(checkpoint) -> None:

@@ -73,6 +73,9 @@ def test_a_text_is_answered_as_the_chat_of_it_is_and_nothing_is_stored(client) -
     cut = chat.choices[0].finish_reason == "length"
     assert said.status == ("incomplete" if cut else "completed")
     assert (said.incomplete_details is not None) == cut
+    assert said.output[-1].status == said.status
+    short = client.responses.create(**ask(max_output_tokens=1))
+    assert (short.status, short.output[-1].status) == ("incomplete", "incomplete")
     assert said.store is False
     assert (said.metadata, said.instructions) == ({"a": "b"}, "Be short.")
     valid(said)
@@ -222,6 +225,7 @@ def test_a_request_that_fails_in_a_stream_ends_with_response_failed(client) -> N
             "input: 129 calls in a row are too many: at most 128",
         ),
         ({"tool_choice": "required"}, "tool_choice needs tools to choose from"),
+        ({"include": ["message.output_text.logprob"]}, "include.0: "),
     ],
 )
 def test_what_cannot_be_answered_is_refused_in_a_sentence(client, more, sentence) -> None:

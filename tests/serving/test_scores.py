@@ -125,6 +125,14 @@ def test_an_echo_comes_before_each_answer_streamed_or_not(url) -> None:
     assert '"finish_reason":"length"' in events
 
 
+@pytest.mark.parametrize("tokens", [[99999], [5, 2**33], [2**63]])
+@pytest.mark.parametrize("more", [{"echo": True, "max_tokens": 0}, {"max_tokens": 1}])
+def test_ids_beyond_the_vocabulary_are_refused(url, tokens, more) -> None:
+    answer = post(url, "/v1/completions", {"prompt": tokens, **more})
+    assert answer.status_code == 400
+    assert "vocabulary" in answer.json()["error"]["message"]
+
+
 def test_the_last_tokens_alone_are_scored_where_the_server_says_so(checkpoint) -> None:
     body = {"prompt": "One day", "echo": True, "max_tokens": 0, "logprobs": 0}
     with serving(checkpoint, echo_tokens=2) as (url, _service):

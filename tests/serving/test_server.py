@@ -541,6 +541,10 @@ def test_a_key_is_wanted_where_one_is_set(checkpoint) -> None:
         for key, status in (("secret", 200), ("second", 200), ("secre", 401), ("x", 401)):
             headers = {"authorization": f"Bearer {key}"}
             assert httpx.get(f"{url}/v1/models", headers=headers).status_code == status
+        for scheme, status in (("bearer", 200), ("BEARER", 200), ("Basic", 401)):
+            headers = {"authorization": f"{scheme} secret"}
+            assert httpx.get(f"{url}/v1/models", headers=headers).status_code == status
+        assert httpx.options(f"{url}/v1/completions").status_code == 204
         body = {"prompt": "x", "max_tokens": 2}
         assert post(url, "/v1/completions", body).status_code == 401
         with openai.OpenAI(base_url=f"{url}/v1", api_key="second", max_retries=0) as client:
@@ -969,6 +973,7 @@ def test_options_says_what_a_route_allows(url) -> None:
     for path, allowed in (
         ("/v1/models", "GET, HEAD, OPTIONS"),
         ("/v1/completions", "POST, OPTIONS"),
+        ("/openapi.json", "GET, HEAD, OPTIONS"),
     ):
         answer = httpx.options(f"{url}{path}")
         assert (answer.status_code, answer.headers["allow"], answer.content) == (204, allowed, b"")

@@ -22,7 +22,7 @@ from softmask.models.checkpoint import Checkpoint
 from softmask.serving.config import ServeConfig
 from softmask.serving.protocol import ChatRequest
 from softmask.serving.service import Service
-from softmask.serving.tool_calls import CallReader
+from softmask.serving.tool_calls import CallReader, Offered
 
 WEATHER = {
     "type": "object",
@@ -255,7 +255,7 @@ def test_calls_are_read_whatever_pieces_their_text_comes_in(checkpoint, size) ->
     arguments = ['{"a": "}\\"{", "b": [{}]}', "{}"]
     text = f"Let <me>.\n{syntax.open}f{syntax.middle}{arguments[0]}{syntax.between}g{syntax.middle}"
     text += arguments[1] + syntax.close
-    reader, pieces = CallReader(syntax), []
+    reader, pieces = CallReader(Offered(syntax, ("f", "g"))), []
     for start in range(0, len(text), size):
         pieces += reader.feed(text[start : start + size])
     assert reader.rest() == []
@@ -266,6 +266,61 @@ def test_calls_are_read_whatever_pieces_their_text_comes_in(checkpoint, size) ->
     for number, one in enumerate(arguments):
         parts = [p.text for p in pieces if p.kind == "arguments" and p.call == number]
         assert "".join(parts) == one
+
+
+@pytest.mark.parametrize("size", [1, 4, 1000])
+@pytest.mark.parametrize(
+    ("text", "calls"),
+    [
+        ('{"name": "Tom", "age": 3}', []),
+        ('{"name": "weat', []),
+        ('a {"name": "b {"name": "weather", "parameters": {}}', ["weather"]),
+        ('{"name": "weathers", "parameters": {}}', []),
+    ],
+)
+def test_what_begins_as_a_call_and_names_no_tool_is_text(checkpoint, size, text, calls) -> None:
+    syntax = tool_syntax(with_chat_template(checkpoint, LLAMA))
+    reader = CallReader(Offered(syntax, ("weather", "now")))
+    for start in range(0, len(text), size):
+        reader.feed(text[start : start + size])
+    reader.rest()
+    assert [call.name for call in reader.calls] == calls
+    assert reader.text == (text if not calls else 'a {"name": "b')
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_form_that_begins_as_calls_do_is_the_answer_and_calls_no_other_function(
+    checkpoint, stream
+) -> None:
+    """Both begin with the same words where no control token opens a call."""
+    person = {
+        "type": "object",
+        "properties": {
+            "name": {"enum": ["Tom", "now"]},
+            "parameters": {"type": "object", "maxProperties": 0},
+        },
+        "required": ["name", "parameters"],
+        "additionalProperties": False,
+    }
+    form = {"type": "json_schema", "json_schema": {"name": "x", "schema": person}}
+    options = {"model": "tools", "messages": HELLO, "tools": TOOLS, "max_tokens": 64, "n": 4}
+    options |= {"response_format": form, "stream": stream, "temperature": 1.0, "seed": 1}
+    written = {index: "" for index in range(4)}
+    called = set()
+    with (
+        serving(checkpoint, chat_template=LLAMA) as (url, _),
+        openai.OpenAI(base_url=f"{url}/v1", api_key="x", max_retries=0) as client,
+    ):
+        answer = client.chat.completions.create(**options)
+        for part in answer if stream else [answer]:
+            for choice in part.choices:
+                said = choice.delta if stream else choice.message
+                written[choice.index] += said.content or ""
+                for call in said.tool_calls or []:
+                    called.add(choice.index)
+                    assert call.function.name in (None, *SCHEMAS)
+    for index, text in written.items():
+        assert index in called or json.loads(text) == {"name": "Tom", "parameters": {}}
 
 
 # Refusals.

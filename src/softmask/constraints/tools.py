@@ -7,6 +7,7 @@ from typing import Any
 from .constraint import Kind
 from .controls import is_mark
 from .forms import (
+    EMPTY,
     Form,
     TooLarge,
     alternatives,
@@ -19,6 +20,7 @@ from .forms import (
 )
 from .json_schema import schema_form
 
+_ANY_TEXT = repeat(chars([(0, 0x10FFFF)]))
 NO_ARGUMENTS = {"type": "object", "properties": {}, "additionalProperties": False}
 
 
@@ -54,17 +56,19 @@ def tools_form(source: str, form_of: Callable[[Kind, str], Form]) -> Form:
         return calls
     kind, text = asked["text"]
     if kind is not None:
-        return alternatives(form_of(kind, text), calls)
-    free = _free_text(asked["open"])
+        begun = [marked_text(f"{name}{asked['middle']}") for name, _ in asked["functions"]]
+        own = _without(form_of(kind, text), asked["open"], alternatives(*begun))
+        return alternatives(own, calls)
+    free = _without(_ANY_TEXT, asked["open"], EMPTY)
     return alternatives(free, sequence(free, calls))
 
 
-def _free_text(opens: str) -> Form:
-    """Text in which no call begins."""
-    any_text = repeat(chars([(0, 0x10FFFF)]))
+def _without(text: Form, opens: str, begun: Form) -> Form:
+    """Texts in which no call begins: nothing says `opens`, and goes on with what has `begun`."""
     if is_mark(opens[0]):  # which no text holds
-        return any_text
-    return combined(any_text, sequence(any_text, literal(opens), any_text), without=True)
+        return text
+    call = sequence(_ANY_TEXT, literal(opens), begun, _ANY_TEXT)
+    return combined(text, call, without=True)
 
 
 def _call(name: str, middle: str, parameters: Any) -> Form:

@@ -154,6 +154,10 @@ class Connection(H11Protocol):
     def _unsupported_upgrade_warning(self) -> None:
         """A request to become a WebSocket is answered as any other: nothing to warn of."""
 
+    def send_400_response(self, msg: str) -> None:
+        """To what is no request of HTTP."""
+        self._refuse("400 Bad Request", error_body(f"{msg.rstrip('.')}", "invalid_request_error"))
+
     def _watch(self) -> None:
         """Has the time run while the client is the one to do something."""
         if self._is_answering:
@@ -192,8 +196,9 @@ class Connection(H11Protocol):
     def _refuse(self, status: str, body: dict[str, Any]) -> None:
         """An answer outside of any request, and the end of the connection."""
         content = json.dumps(body).encode()
+        again = "" if status.startswith("400") else "retry-after: 5\r\n"
         head = (
-            f"HTTP/1.1 {status}\r\ncontent-type: application/json\r\nretry-after: 5\r\n"
+            f"HTTP/1.1 {status}\r\ncontent-type: application/json\r\n{again}"
             f"content-length: {len(content)}\r\nconnection: close\r\n\r\n"
         )
         self.transport.write(head.encode() + content)

@@ -119,9 +119,11 @@ class IncrementalDetokenizer:
             return []
         self._held += tokens
         text = "".join(token.text for token in self._held)
-        found = [place for place in map(text.find, self._stops) if place >= 0]
+        found = [(at + len(stop), at) for stop in self._stops if (at := text.find(stop)) >= 0]
         if found:
-            kept = _before(self._held, min(found))
+            # That which is whole first, however many tokens became final together.
+            _end, start = min(found)
+            kept = _before(self._held, start)
             self._held, self.is_ended = [], True
             return self._emit(kept)
         keep = len(text) - _open_stop(text, self._stops)

@@ -84,7 +84,7 @@ def _allowed(headers: Mapping[str, str] | None) -> dict[str, str]:
     """The headers of an error; what a route allows, with what every route does."""
     headers = dict(headers or {})
     if allowed := headers.get("Allow", headers.get("allow")):
-        head = ["HEAD"] if "GET" in allowed else []
+        head = ["HEAD"] if "GET" in allowed and "HEAD" not in allowed else []
         headers["Allow"] = ", ".join([allowed, *head, "OPTIONS"])
     return headers
 

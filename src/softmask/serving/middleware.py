@@ -82,7 +82,7 @@ class RequestMiddleware:
         sentence = self._stranger(headers) if self.config.hosts else None
         if sentence is not None:
             return JSONResponse(error_body(sentence, "permission_error"), 403)
-        if self._is_authorised(scope["path"], headers):
+        if scope["method"] == "OPTIONS" or self._is_authorised(scope["path"], headers):
             return None
         body = error_body(
             "this server wants an API key, as Authorization: Bearer KEY",
@@ -112,10 +112,10 @@ class RequestMiddleware:
     def _is_authorised(self, path: str, headers: dict[bytes, bytes]) -> bool:
         if not self.config.api_keys or not path.startswith(GUARDED):
             return True
-        given = headers.get(b"authorization", b"")
+        scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
         # All keys are compared, each in constant time, so that the time taken gives nothing away.
-        same = [hmac.compare_digest(given, b"Bearer " + k.encode()) for k in self.config.api_keys]
-        return any(same)
+        same = [hmac.compare_digest(given, key.encode()) for key in self.config.api_keys]
+        return scheme.lower() == b"bearer" and any(same)
 
     def _log_and_count(self, scope: Scope, method: str, context: RequestContext) -> None:
         # The route, not the path: clients can make up any number of paths.

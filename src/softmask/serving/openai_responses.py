@@ -8,12 +8,11 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from ..decoding.tool_syntax import ToolSyntax
 from ..models.checkpoint import Checkpoint
 from .detokenizer import IncrementalDetokenizer, Token
 from .engine import Event, Request, Result
 from .errors import Ended
-from .tool_calls import Call, CallReader, Piece
+from .tool_calls import Call, CallReader, Offered, Piece
 
 
 class Answer:
@@ -24,7 +23,7 @@ class Answer:
         echo: the prompt's tokens, where they belong to the text.
         is_first: whether no other text of the response has the same prompt before it.
         spaced: the text begins with a space that stands at the end of its prompt already.
-        tools: how calls of tools are written, where there may be some.
+        tools: what may be called, where there may be calls.
     """
 
     def __init__(
@@ -39,7 +38,7 @@ class Answer:
         scored: int = 0,
         is_first: bool = True,
         spaced: bool = False,
-        tools: ToolSyntax | None = None,
+        tools: Offered | None = None,
     ) -> None:
         self._checkpoint = checkpoint
         self._reader = None if tools is None else CallReader(tools)

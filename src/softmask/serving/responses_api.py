@@ -205,7 +205,10 @@ class ResponsesRequest(Shared):
     tools: list[ResponsesTool] = Field(default_factory=list, max_length=MOST_TOOLS)
     tool_choice: Choice = "auto"
     parallel_tool_calls: bool = True
-    include: list[Text] = Field(default_factory=list)
+    # Agents ask for encrypted reasoning with every request; there is none here.
+    include: list[Literal["message.output_text.logprobs", "reasoning.encrypted_content"]] = Field(
+        default_factory=list
+    )
     top_logprobs: int | None = Field(None, ge=0, le=MOST_TOP)
     chat_template_kwargs: Variables = Field(default_factory=dict)
     stream: bool = False

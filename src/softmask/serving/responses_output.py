@@ -62,8 +62,8 @@ class ResponsesResponse(ResponseFormat):
         events: list[Event] = []
         if not self._output or (self._logprobs and self._output[-1]["type"] == "message"):
             events += self._text("", self._logprobs)
-        events += self._close()
         status = "incomplete" if answer.finish_reason == "length" else "completed"
+        events += self._close(status)
         response = self._response(status, usage=_usage(answer, prompt_tokens), softmask=answer.cost)
         return [*events, self._event(f"response.{status}", response=response)]
 
@@ -115,13 +115,13 @@ class ResponsesResponse(ResponseFormat):
         self._is_open = True
         return [*events, self._of_item("response.output_item.added", item=_copied(item))]
 
-    def _close(self) -> list[Event]:
-        """The end of the item that is open, if any."""
+    def _close(self, status: str = "completed") -> list[Event]:
+        """The end of the item that is open, if any; `status` is what becomes of it."""
         if not self._is_open:
             return []
         self._is_open = False
         item = self._output[-1]
-        item["status"] = "completed"
+        item["status"] = status
         if item["type"] == "message":
             part = item["content"][0]
             text = {"text": part["text"], "logprobs": part["logprobs"]}

@@ -56,6 +56,7 @@ from .protocol import (
     OpenAIRequest,
     Shared,
 )
+from .tool_calls import Offered
 from .tools import Tool, tools_constraint
 
 OPTIONAL = {f.name for f in dataclasses.fields(SamplingConfig) if f.default is None}
@@ -68,7 +69,7 @@ class Job:
     Args:
         start: where a text with holes begins.
         spaced: the text begins with the space at the prompt's end.
-        tools: how calls are written in it, where there may be some.
+        tools: what may be called in it, where there may be calls.
     """
 
     request: Request
@@ -76,7 +77,7 @@ class Job:
     prompt_tokens: int
     start: int = 0
     spaced: bool = False
-    tools: ToolSyntax | None = None
+    tools: Offered | None = None
 
 
 class Service:
@@ -154,9 +155,9 @@ class Service:
             )
             prompts = [conversation]
             if asked.offered:
-                tools = self._tools
+                tools = Offered(self._tools, tuple(one.function.name for one in asked.allowed))
                 constraint = tools_constraint(
-                    tools,
+                    self._tools,
                     asked.allowed,
                     required=asked.must_call,
                     parallel=asked.calls_several,
@@ -295,6 +296,11 @@ class Service:
             prompt = [*first_ids(self.checkpoint), *self._encode(prompt, "prompt")]
         require(bool(prompt or suffix), "the prompt is empty: say something to go on from")
         require(mask_id not in prompt, "prompt: holes come through the field infill of /v1/denoise")
+        size = self.checkpoint.model.config.vocab_size
+        require(
+            all(0 <= token < size for token in prompt),
+            f"prompt: a token id lies outside of the model's vocabulary of {size}",
+        )
         return list(prompt)
 
     def encode_text(self, text: str) -> list[int]:

@@ -31,16 +31,34 @@ class Call:
     id: str = field(default_factory=lambda: f"call_{secrets.token_hex(12)}")
 
 
+@dataclass(frozen=True)
+class Offered:
+    """What an answer may call, and how that is written."""
+
+    syntax: ToolSyntax
+    names: tuple[str, ...]
+
+    def begins(self, text: str) -> bool | None:
+        """Whether a call goes on with this text behind `open`; None: more of it will tell."""
+        starts = [name + self.syntax.middle for name in self.names]
+        if any(text.startswith(start) for start in starts):
+            return True
+        return None if any(start.startswith(text) for start in starts) else False
+
+
 class CallReader:
-    """Takes in an answer that keeps to the form of `syntax`, and hands out its pieces.
+    """Takes in an answer that keeps to the form of calls, and hands out its pieces.
+
+    Where no control token opens a call, its first words may be those of a text too: it is one where
+    a function that is offered follows.
 
     Attributes:
         text: all of the text outside of calls.
         calls: all calls, so far.
     """
 
-    def __init__(self, syntax: ToolSyntax) -> None:
-        self._syntax = syntax
+    def __init__(self, offered: Offered) -> None:
+        self._offered, self._syntax = offered, offered.syntax
         self._state: Literal["text", "name", "arguments", "behind"] = "text"
         self._buffer = ""
         self._depth, self._in_string, self._escaped = 0, False, False
@@ -65,12 +83,20 @@ class CallReader:
                 return
 
     def _read_text(self) -> Iterator[Piece]:
-        text, found, behind = self._buffer.partition(self._syntax.open)
-        if found:
-            yield from self._said(text.rstrip())
-            self._buffer, self._state = behind, "name"
-            return
+        at = self._buffer.find(self._syntax.open)
+        while at >= 0:
+            behind = self._buffer[at + len(self._syntax.open) :]
+            begins = self._offered.begins(behind)
+            if begins is not False:
+                text = self._buffer[:at].rstrip()
+                yield from self._said(text)
+                self._buffer = self._buffer[len(text) :]
+                if begins:
+                    self._buffer, self._state = behind, "name"
+                return
+            at = self._buffer.find(self._syntax.open, at + 1)
         # The space before a call is none of the text.
+        text = self._buffer
         kept = text[: len(text) - _begun(text, self._syntax.open)].rstrip()
         yield from self._said(kept)
         self._buffer = text[len(kept) :]
