@@ -13,7 +13,7 @@ import io
 import itertools
 import json
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +37,7 @@ def rows_of(path: Path, columns: Choice = lambda there: there) -> Iterator[tuple
     tsv are texts by the names in the first line, None where a row ends before.
 
     Args:
-        columns: of Parquet and Arrow, the columns that are read.
+        columns: the columns that are read; rows of Parquet and Arrow have no others.
 
     Raises:
         ValueError: the file is damaged, or a row of it cannot be read.
@@ -49,7 +49,7 @@ def rows_of(path: Path, columns: Choice = lambda there: there) -> Iterator[tuple
         if kind in tables:
             yield from _table_rows(path, tables[kind](path, columns))
         elif kind in (".csv", ".tsv"):
-            yield from _csv_rows(path, tab=kind == ".tsv")
+            yield from _csv_rows(path, columns, tab=kind == ".tsv")
         else:
             yield from _json_rows(path, lines=kind == ".jsonl")
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
@@ -90,7 +90,9 @@ def _parsed(text: bytes, where: str, hint: str = "") -> Any:
         raise ValueError(f"{where} is no JSON ({error}): correct it{hint}") from error
 
 
-def _csv_rows(path: Path, *, tab: bool) -> Iterator[tuple[int, dict[str, str | None]]]:
+def _csv_rows(
+    path: Path, columns: Choice, *, tab: bool
+) -> Iterator[tuple[int, dict[str, str | None]]]:
     csv.field_size_limit(LONGEST_FIELD)
     try:
         with _opened(path) as packed, io.TextIOWrapper(packed, "utf-8-sig", newline="") as file:
@@ -98,9 +100,11 @@ def _csv_rows(path: Path, *, tab: bool) -> Iterator[tuple[int, dict[str, str | N
             delimiter = "\t" if tab else _delimiter_of(header)
             file.seek(0)
             rows = csv.DictReader(file, delimiter=delimiter, restkey=BEYOND, strict=True)
-            _check_names(path, rows.fieldnames or ())
+            _check_names(path, list(rows.fieldnames or ()), columns)
             for number, row in enumerate(rows, 1):
-                if tab and any("\t" in text and "\n" in text for text in row.values() if text):
+                if delimiter == "\t" and any(
+                    "\t" in text and "\n" in text for text in row.values() if text
+                ):
                     # Tables of tabs are often written without quotes: a text that begins with one
                     # would swallow the rows behind it.
                     raise ValueError(
@@ -125,16 +129,18 @@ def _delimiter_of(header: str) -> str:
     return next((sign for sign in ",;\t" if sign in outside), ",")
 
 
-def _check_names(path: Path, names: Sequence[str]) -> None:
+def _check_names(path: Path, names: list[str], columns: Choice) -> None:
+    """Refuses columns of one name, if they are read."""
     # Spreadsheets leave columns without a name behind the last one.
-    twice = [name for name in dict.fromkeys(names) if name and names.count(name) > 1]
-    if twice:
-        raise ValueError(f"{path} has several columns named {twice[0]!r}: rename all but one")
+    twice = {name for name in names if name and names.count(name) > 1}
+    for name in columns(names) if twice else ():
+        if name in twice:
+            raise ValueError(f"{path} has several columns named {name!r}: rename all but one")
 
 
 def _chosen(path: Path, names: list[str], columns: Choice) -> list[str]:
     chosen = list(columns(names))
-    _check_names(path, [name for name in names if name in chosen])
+    _check_names(path, names, lambda _: chosen)
     return chosen
 
 

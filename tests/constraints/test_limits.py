@@ -29,6 +29,14 @@ def counted(fields: int, length: int) -> dict[str, Any]:
 
 # Each rule stands twice in the one before it.
 DOUBLING = "root ::= r0\n" + "".join(f"r{n} ::= r{n + 1} r{n + 1}\n" for n in range(40))
+BRANCHES: dict[str, Any] = {
+    "$defs": {
+        "a9": {"type": "integer"},
+        **{f"a{n}": {"anyOf": [{"$ref": f"#/$defs/a{n + 1}"}] * 8} for n in range(9)},
+    },
+    "properties": {"x": {"$ref": "#/$defs/a0"}},
+    "const": {"x": "no integer"},
+}
 WIDE: dict[str, Any] = {
     "type": "object",
     "properties": {f"p{n}": {"type": "string", "maxLength": 1} for n in range(200)},
@@ -73,6 +81,12 @@ WIDE = {"anyOf": [{"type": "array", "prefixItems": [{"$ref": "#"}] * 12}, {"type
         ("regex", "".join(f"[{chr(300 + n)}-\uffff\\w]" for n in range(200)), "20,000 states"),
         # Each would take minutes to read as a whole before it is counted.
         ("json_schema", json.dumps({**WIDE, "anyOf": [{}] * 4000}), "20,000 states"),
+        ("json_schema", json.dumps(BRANCHES), "are held against schemas"),
+        (
+            "json_schema",
+            json.dumps({"enum": ["2024-02-29"] * 3000, "format": "date"}),
+            "20,000 states",
+        ),
         ("regex", "(?i)" + "a" * 190_000, "20,000 states"),
         ("regex", "(?i)" + "".join(f"[^a{chr(300 + n)}]" for n in range(30_000)), "20,000 states"),
         ("choice", '["a", ' + "1" * 5000 + "]", "this is no JSON: Exceeds the limit"),

@@ -300,7 +300,7 @@ def test_the_chat_template_is_used_where_there_is_one(chatty) -> None:
         ("x" * 500, {}, "context"),
         ("x", {"chat": True}, "no chat template"),
         ("x\udc80", {}, "half a character"),
-        ([5, 272], {}, "token id 272 cannot stand in a prompt"),
+        ([5, 272], {}, "token id 272 cannot stand in a text"),
         ([5, -1], {}, "token id -1"),
         ([5, 263], {}, "263 is the mask"),
         ([{"role": "user", "content": "x"}], {}, "through the chat template"),

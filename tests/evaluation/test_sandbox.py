@@ -139,7 +139,11 @@ def test_what_python_lets_a_test_do_with_a_program_it_may_do_here(program: str, 
     "attack",
     [
         "os.open('target', os.O_CREAT | os.O_WRONLY, dir_fd=os.open({folder!r}, os.O_RDONLY))",
+        "class P(str): __str__ = lambda self: '/'\n"
+        "os.open(P('target'), os.O_CREAT | os.O_WRONLY, dir_fd=os.open({folder!r}, os.O_RDONLY))",
         "os.mkfifo({folder!r} + '/target')",
+        "import sys\ndel sys.modules['posix']\nimport posix\nposix.mkfifo({folder!r} + '/target')",
+        "[f for f in os.supports_dir_fd if f.__name__ == 'mkfifo'][0]({folder!r} + '/target')",
         "__import__('_posixshmem').shm_open('/softmask-test', os.O_CREAT | os.O_RDWR, mode=0o600)",
         "multiprocessing.Lock()",
     ],
@@ -151,6 +155,22 @@ def test_the_hook_alone_leaves_no_way_to_write_for_others(
     program = f"{RIGHT}import os, multiprocessing\n{attack.format(folder=str(tmp_path))}"
     assert not judged(program, TEST, HOOK).passed
     assert not list(tmp_path.iterdir())
+
+
+def test_files_of_the_scratch_are_written_by_paths_in_bytes_too() -> None:
+    program = f"{RIGHT}import os, tempfile\ntempfile.mkstemp(dir=os.getcwd().encode())"
+    assert judged(program, TEST, HOOK).passed
+
+
+def test_what_libraries_try_of_semaphores_fails_as_they_expect() -> None:
+    program = f"""{RIGHT}
+import _multiprocessing
+try:
+    _multiprocessing.SemLock(0, 0, 1, name="/softmask-test", unlink=True)
+except OSError:
+    pass
+"""
+    assert judge(program, TEST).passed
 
 
 def test_modules_of_the_standard_library_import() -> None:

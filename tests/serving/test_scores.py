@@ -228,6 +228,7 @@ def test_what_cannot_be_scored_is_refused_in_a_sentence(url, checkpoint, body, s
         ([5], [[1.5]], {}, "token id 1.5 cannot stand"),
         ([5], [[-5]], {}, "token id -5 cannot stand"),
         (["a", "b"], ["c"], {}, "behind one prompt, not several"),
+        ([5], [7], {}, "choice 0 is no text and no list of token ids"),
         ([5], ["b"], {"seed": "a"}, "a seed must be a whole number"),
         ([5], ["b"], {"seed": -1}, "a seed must lie between"),
     ],
@@ -245,6 +246,7 @@ def test_token_ids_are_scored_in_whatever_form_they_come(checkpoint) -> None:
     for same in (torch.tensor(ids), np.array(ids), [np.int64(index) for index in ids]):
         assert softmask.score(checkpoint, same, [torch.tensor([8, 9])]) == plain
     message = {"role": "user", "content": "hi"}
+    assert softmask.score(checkpoint, ["One"], ["a"]) == softmask.score(checkpoint, "One", ["a"])
     assert softmask.score(checkpoint, message, ["a"]) == softmask.score(
         checkpoint, [message], ["a"]
     )

@@ -234,6 +234,12 @@ def test_a_system_prompt_and_earlier_turns_in_columns_beside_stand_in_the_conver
     }
     assert rows.pop("none") == turns
     assert all(row == [told, *turns] for row in rows.values())
+    named = SourceConfig("x", prompt_column="prompt", response_column="response")
+    pair = {"prompt": "two?", "response": "2", "system": 3, "history": "medieval"}
+    assert messages_of(named, "x:1", pair) == turns
+    assert messages_of(SourceConfig("x"), "x:1", pair | {"system": None}) == turns
+    table = {"instruction": "two?", "input": "", "output": "2", "history": ""}
+    assert messages_of(SourceConfig("x"), "x:1", table) == turns
     alpaca = {"instruction": "two?", "input": None, "output": "2", "history": [["one?", "1"]]}
     assert messages_of(SourceConfig("x"), "x:1", alpaca) == [*before, *turns]
     assert "(instruction and input ask, output is the answer, history before); not read: n" in (

@@ -76,10 +76,10 @@ def run(args: argparse.Namespace, _argv: list[str]) -> int:
     recording, span = is_recording(args), check_replace(args)
     prompt, constraint = _prompt(args), constraint_of(args)
     checkpoint = load_model(args)
-    if span is not None:
-        return run_replace(args, checkpoint, prompt, span, constraint)
     if args.infill is None and args.prompt in (None, "-"):
         prompt = _without_line_end(prompt, checkpoint)
+    if span is not None:
+        return run_replace(args, checkpoint, prompt, span, constraint)
     generation = start_generation(
         args,
         checkpoint,
@@ -94,8 +94,9 @@ def run(args: argparse.Namespace, _argv: list[str]) -> int:
         recorded = trace["runs"][0]
         print_text(recorded["end"]["text"], _before(generation))
         sys.stdout.flush()
-        write_recordings(args, trace)  # what cannot be written does not cost the text
         say(_closing_lines(args, generation, Cost.of_recorded(recorded)), args)
+        files = write_recordings(args, trace)  # what cannot be written does not cost the text
+        say([f"written: {', '.join(map(str, files))}"], args)
         return 0
     if args.stream:
         _stream(generation)
@@ -127,17 +128,15 @@ def _before(run: Any) -> str:
 
 
 def _closing_lines(args: argparse.Namespace, run: Any, cost: Cost) -> list[str | None]:
-    """What the text cost, its seed, the settings that are not defaults, and files written."""
+    """What the text cost, its seed, and the settings that are not defaults."""
     yours = given(args, SamplingConfig) | soft_mask_given(given(args, SoftMaskConfig))
     if args.feedback is not None:
         yours["feedback"] = args.feedback
     sources = [("from the checkpoint", run.suited), ("from you", yours)]
-    files = [str(path) for path in (args.html, args.svg, args.trace) if path is not None]
     return [
         str(cost),
         seed_line(run, drawn=args.seed is None),
         settings_line(run.sampling, sources),
-        f"written: {', '.join(files)}" if files else None,
     ]
 
 

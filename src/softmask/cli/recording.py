@@ -58,8 +58,8 @@ def record_run(args: argparse.Namespace, run: Any) -> dict[str, Any]:
     return record_ways(run, ways_of(run, against_plain=args.against_plain))
 
 
-def write_recordings(args: argparse.Namespace, trace: dict[str, Any]) -> None:
-    """Writes the files that were asked for."""
+def write_recordings(args: argparse.Namespace, trace: dict[str, Any]) -> list[Path]:
+    """Writes the files that were asked for, and names them."""
     if args.trace is not None:
         write_atomically(args.trace, json.dumps(trace, ensure_ascii=False))
     if args.html is not None:
@@ -68,6 +68,7 @@ def write_recordings(args: argparse.Namespace, trace: dict[str, Any]) -> None:
         from .svg import picture
 
         write_atomically(args.svg, picture(trace))
+    return [path for path in (args.html, args.svg, args.trace) if path is not None]
 
 
 def page_of(trace: dict[str, Any]) -> str:

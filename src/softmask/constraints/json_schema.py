@@ -13,7 +13,6 @@ nothing, as it has it.
 import dataclasses
 import math
 from typing import Any
-from urllib.parse import unquote
 
 from . import json_values
 from .formats import format_form
@@ -48,6 +47,7 @@ from .schema_places import (
     place_of,
     read_json,
     short,
+    target_of,
 )
 from .schema_words import (
     REFUSED,
@@ -104,14 +104,15 @@ def schema_form(source: str) -> Form:
     """
     schema = read_json(source)
     exclusive: dict[int, Any] = {}
+    check = Check(lambda name, place: target_of(schema, name, place))
     for limits in _LIMITS[:-1]:
         try:
-            form = _Reader(schema, limits, exclusive).form()
+            form = _Reader(schema, limits, exclusive, check).form()
         except TooLarge:
             continue
         if form.size <= _GOOD_SIZE:
             return form
-    return _Reader(schema, _LIMITS[-1], exclusive).form()
+    return _Reader(schema, _LIMITS[-1], exclusive, check).form()
 
 
 class _PlacedTooLarge(TooLarge):
@@ -119,12 +120,12 @@ class _PlacedTooLarge(TooLarge):
 
 
 class _Reader:
-    def __init__(self, root: Any, limits: _Limits, exclusive: dict[int, Any]) -> None:
+    def __init__(self, root: Any, limits: _Limits, exclusive: dict[int, Any], check: Check) -> None:
         self._root = root
         self._limits = limits
         # Lists of `oneOf` that were found to be exclusive, by their id.
         self._exclusive = exclusive
-        self._check = Check(self._target)
+        self._check = check
         self._merges = 0
         self._rules: dict[str, Form] = {}
         self._waiting = ["#"]
@@ -192,18 +193,7 @@ class _Reader:
 
     def _target(self, name: Any, place: str) -> Any:
         """What a `$ref` refers to."""
-        if not isinstance(name, str) or not (name == "#" or name.startswith("#/")):
-            raise ValueError(f"{inside(place, '$ref')} is {short(name)}, and has to begin with #/")
-        found = self._root
-        for part in name.split("/")[1:]:
-            key = unquote(part).replace("~1", "/").replace("~0", "~")
-            if isinstance(found, dict) and key in found:
-                found = found[key]
-            elif isinstance(found, list) and key.isdecimal() and int(key) < len(found):
-                found = found[int(key)]
-            else:
-                raise ValueError(f"{inside(place, '$ref')}: there is no {name}")
-        return found
+        return target_of(self._root, name, place)
 
     def _merged(self, one: Any, other: Any, place: str, level: int = 0) -> Any:
         """A schema of what both allow, references and `allOf` within them put in."""
@@ -268,10 +258,7 @@ class _Reader:
         return alternatives(*forms)
 
     def _constants(self, schema: Schema, place: str) -> Form:
-        values = schema.get("enum", [schema.get("const")])
-        rest = {key: value for key, value in schema.items() if key != "enum"}
-        kept = [value for value in values if self._check.allows(value, rest, place)]
-        return alternatives(*map(json_values.value_text, kept))
+        return alternatives(*map(json_values.value_text, self._check.constants(schema, place)))
 
     # Types
 

@@ -10,6 +10,7 @@ from collections.abc import Hashable, Iterable
 from typing import Any
 
 from .forms import (
+    NOTHING,
     Alternatives,
     Chars,
     Combined,
@@ -39,7 +40,7 @@ COLON = literal(": ")
 QUOTE = literal('"')
 # Characters of a string that need no escape.
 PLAIN = chars([(0x20, 0x21), (0x23, 0x5B), (0x5D, 0x10FFFF)])
-_ESCAPES = {ord(json.loads(f'"\\{sign}"')): literal(f"\\{sign}") for sign in '"\\bfnrt'}
+_ESCAPES = {ord(json.loads(f'"\\{sign}"')): sign for sign in '"\\bfnrt'}
 CHARACTER = alternatives(PLAIN, sequence(literal("\\"), one_of('"\\bfnrt')))
 
 DIGIT = chars([(0x30, 0x39)])
@@ -76,11 +77,12 @@ def escaped(form: Form) -> Form:
 def _escaped_chars(ranges: Iterable[Range]) -> Form:
     plain = [(max(low, 0x20), high) for low, high in ranges if high >= 0x20]
     apart = [(0x22, 0x22), (0x5C, 0x5C)]
-    kept = outside([*outside(plain), *apart])
-    escapes = [
-        text for code, text in _ESCAPES.items() if any(low <= code <= high for low, high in ranges)
-    ]
-    return alternatives(chars(kept), *escapes) if kept else alternatives(*escapes)
+    kept = chars(outside([*outside(plain), *apart]))
+    signs = [s for code, s in _ESCAPES.items() if any(low <= code <= high for low, high in ranges)]
+    if not signs:
+        return kept
+    escapes = sequence(literal("\\"), one_of("".join(signs)))
+    return escapes if kept is NOTHING else alternatives(kept, escapes)
 
 
 STRING = quoted(repeat(CHARACTER))

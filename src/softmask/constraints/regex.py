@@ -77,9 +77,9 @@ def part_form(pattern: str) -> Form:
 def search_form(pattern: str, around: Form) -> Form:
     """The texts in which `re.search` finds a pattern, where `around` is any text.
 
-    `$` is the end alone, not also the place before a last line break. Classes are those that
-    ECMA's dialect and Python's have in common: \\d, \\w and \\s are ASCII, and what is neither in
-    the one's nor in the other's is in \\D, \\W and \\S.
+    What is found is what ECMA's dialect and Python's have in common: `$` is the end alone, not also
+    the place before a last line break; \\d, \\w and \\s are ASCII, and what is neither in the one's
+    nor in the other's is in \\D, \\W and \\S. In a negative lookahead it is what either finds.
 
     Raises:
         ValueError: `re` does not take the pattern, or it uses what is not supported.
@@ -100,8 +100,7 @@ class _Edge:
 
 
 _CLOSED = _Edge(EMPTY)
-# Where what is looked ahead at ends: `$` is also before a last line break.
-_AHEAD_END = _Edge(ANYTHING, optional(literal("\n")))
+_LINE_END = optional(literal("\n"))
 
 
 class _Reader:
@@ -110,6 +109,7 @@ class _Reader:
         self._pattern = pattern
         # Within an odd number of negative lookaheads: the more is found, the fewer texts are left.
         self._is_excluded = False
+        self._is_part = False
         self._states = 0
         self._sets: dict[Hashable, Form] = {}
         try:
@@ -123,6 +123,7 @@ class _Reader:
             raise ValueError(f"the regex {_short(pattern)} is malformed: {reason}") from None
 
     def form(self, *, is_part: bool = False) -> Form:
+        self._is_part = is_part
         if is_part:
             return self._sequence(self._tree, self._tree.state.flags, None, None)
         around = self._around or EMPTY
@@ -155,12 +156,18 @@ class _Reader:
         parts = [behind]
         for at, (op, argument) in reversed(list(enumerate(items))):
             if op in _AHEAD:
+                if self._is_part:
+                    raise self._refused(
+                        "lookahead or lookbehind, which sees beyond its part of the text"
+                    )
                 if not to_end or argument[0] < 0:
                     raise self._refused("lookbehind, or lookahead that more may follow")
                 at_start = start and all(kind in _AHEAD for kind, _ in items[:at])
-                rest = _AHEAD_END if self._around is None else _Edge(self._around)
                 is_not = op is ops.ASSERT_NOT
                 self._is_excluded ^= is_not
+                # `$` is also before a last line break, but not in ECMA's dialect.
+                is_python = self._around is None or self._is_excluded
+                rest = _Edge(self._around or ANYTHING, _LINE_END if is_python else EMPTY)
                 ahead = self._sequence(argument[1], flags, _CLOSED if at_start else None, rest)
                 self._is_excluded ^= is_not
                 parts = [combined(sequence(*reversed(parts)), ahead, without=is_not)]
@@ -175,6 +182,8 @@ class _Reader:
     def _anchor_refused(self, what: Any) -> ValueError:
         if what in (ops.AT_BOUNDARY, ops.AT_NON_BOUNDARY):
             return self._refused("a word boundary")
+        if self._is_part:
+            return self._refused("an anchor, which sees beyond its part of the text")
         return self._refused("an anchor that is not at the start or end of the text")
 
     def _item(

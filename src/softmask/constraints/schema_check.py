@@ -8,17 +8,19 @@ from collections.abc import Callable
 from decimal import Decimal
 from typing import Any
 
-from .automaton import minimal
+from .automaton import ByteAutomaton, minimal
 from .formats import format_form
-from .forms import both, literal
-from .json_values import value_key
+from .forms import TooLarge, counted
+from .json_values import value_key, value_text
 from .nfa import determinise
 from .regex import ANYTHING, search_form
 from .schema_places import Schema, bound, counts, cut, inside, is_number, short
-from .schema_words import REFUSED, constants, first_items, fits_type, restricting
+from .schema_words import REFUSED, first_items, fits_type, restricting
 
 # Of schemas within one another, as for forms.
 _MAX_NESTING = 40
+_MAX_CHECKS = 50_000  # values held against schemas: about a second
+_APPLIED = {"$ref", "allOf", "anyOf", "oneOf"}
 _UNSUPPORTED: dict[type, tuple[str, ...]] = {
     dict: ("patternProperties", "dependentRequired", "dependentSchemas", "dependencies"),
     list: ("contains", "unevaluatedItems"),
@@ -30,6 +32,25 @@ class Check:
 
     def __init__(self, target: Callable[[Any, str], Any]) -> None:
         self._target = target
+        self._checks = 0
+        self._automata: dict[tuple[str, str], ByteAutomaton | None] = {}
+        self._kept: dict[frozenset[tuple[str, int]], tuple[Schema, list[Any]]] = {}
+
+    def constants(self, schema: Schema, place: str) -> list[Any]:
+        """The values that the `enum` or `const` of a schema names and the rest of it allows.
+
+        Raises:
+            ValueError: as of `allows`.
+            TooLarge: The values are too many to be written.
+        """
+        key = frozenset((name, id(value)) for name, value in schema.items())
+        if key not in self._kept:
+            values = schema.get("enum", [schema.get("const")])
+            counted(sum(value_text(value).size for value in values))
+            rest = {name: value for name, value in schema.items() if name != "enum"}
+            kept = [value for value in values if self.allows(value, rest, place)]
+            self._kept[key] = (schema, kept)  # the schema, so that no other value has such an id
+        return self._kept[key][1]
 
     def allows(self, value: Any, schema: Any, place: str, level: int = 0) -> bool:
         """Whether a value is one of a schema.
@@ -37,7 +58,11 @@ class Check:
         Raises:
             ValueError: The schema is none, refers to itself, or has a keyword that is not
                 supported for values of this type.
+            TooLarge: It takes too many checks.
         """
+        self._checks += 1
+        if self._checks > _MAX_CHECKS:
+            raise TooLarge(f"more than {_MAX_CHECKS:,} values are held against schemas")
         if isinstance(schema, bool):
             return schema
         if not isinstance(schema, dict):
@@ -48,6 +73,12 @@ class Check:
         for name in [*REFUSED, *_UNSUPPORTED.get(type(value), ())]:
             if name in schema:
                 raise ValueError(f"{inside(place, name)} is not supported")
+
+        if schema.get("unevaluatedProperties", True) is not True and _APPLIED & schema.keys():
+            raise ValueError(
+                f"{inside(place, 'unevaluatedProperties')} beside {', '.join(sorted(_APPLIED))} is "
+                "not supported where constants are"
+            )
 
         def all_of(options: list[Any]) -> list[bool]:
             return [self.allows(value, option, place, level + 1) for option in options]
@@ -60,8 +91,7 @@ class Check:
             return False
         if "oneOf" in schema and sum(all_of(schema["oneOf"])) != 1:
             return False
-        named = constants({"enum": schema["enum"]}) if "enum" in schema else None
-        for values in (named, [schema["const"]] if "const" in schema else None):
+        for values in (schema.get("enum"), [schema["const"]] if "const" in schema else None):
             if values is not None and value_key(value) not in map(value_key, values):
                 return False
         if "type" in schema:
@@ -69,7 +99,7 @@ class Check:
             if not fits_type(value, [types] if isinstance(types, str) else types):
                 return False
         if isinstance(value, str):
-            return _string_allowed(value, schema, place)
+            return self._string_allowed(value, schema, place)
         if isinstance(value, list):
             return self._array_allowed(value, schema, place, level)
         if isinstance(value, dict):
@@ -92,7 +122,6 @@ class Check:
         self, value: dict[str, Any], schema: Schema, place: str, level: int
     ) -> bool:
         properties = schema.get("properties", {})
-        # With alternatives beside it, which may name more properties, it is stricter than asked.
         more = schema.get("additionalProperties", schema.get("unevaluatedProperties", True))
         names = schema.get("propertyNames", True)
         return (
@@ -104,6 +133,33 @@ class Check:
                 for key, item in value.items()
             )
         )
+
+    def _string_allowed(self, value: str, schema: Schema, place: str) -> bool:
+        patterns = schema.get("pattern", [])
+        patterns = [patterns] if isinstance(patterns, str) else patterns
+        asked = [("pattern", one) for one in patterns]
+        asked += [("format", schema["format"])] if "format" in schema else []
+        data = value.encode()
+        return _counted(len(value), schema, "Length") and all(
+            automaton is None or automaton.accepts(data)
+            for automaton in [self._automaton(*one, place) for one in asked]
+        )
+
+    def _automaton(self, keyword: str, text: str, place: str) -> ByteAutomaton | None:
+        """Of the strings that a pattern or a format allows; None: any."""
+        if (keyword, text) not in self._automata:
+            try:
+                is_pattern = keyword == "pattern"
+                form = search_form(text, ANYTHING) if is_pattern else format_form(text)
+                made = None if form is None else minimal(determinise(form))
+            except TooLarge:
+                raise
+            except ValueError as error:
+                raise ValueError(f"{place}: {error}") from None
+            if form is not None and made is None:
+                raise ValueError(f"{inside(place, keyword)} contradicts itself: no text has it")
+            self._automata[keyword, text] = made
+        return self._automata[keyword, text]
 
 
 def _counted(number: int, schema: Schema, what: str) -> bool:
@@ -122,19 +178,3 @@ def _number_allowed(value: float, schema: Schema, place: str) -> bool:
     above = low is None or exact > low[0] or (exact == low[0] and not low[1])
     below = high is None or exact < high[0] or (exact == high[0] and not high[1])
     return above and below
-
-
-def _string_allowed(value: str, schema: Schema, place: str) -> bool:
-    if not _counted(len(value), schema, "Length"):
-        return False
-    patterns = schema.get("pattern", [])
-    try:
-        forms = [
-            search_form(pattern, ANYTHING)
-            for pattern in ([patterns] if isinstance(patterns, str) else patterns)
-        ]
-        if "format" in schema and (found := format_form(schema["format"])) is not None:
-            forms.append(found)
-    except ValueError as error:
-        raise ValueError(f"{place}: {error}") from None
-    return all(minimal(determinise(both(literal(value), form))) is not None for form in forms)

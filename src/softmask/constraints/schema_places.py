@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable, Mapping
 from decimal import Decimal
 from typing import Any
+from urllib.parse import unquote
 
 from .forms import TooLarge
 from .json_numbers import Bound
@@ -140,6 +141,26 @@ _SHAPES: tuple[tuple[frozenset[str], Callable[[Any], bool], str], ...] = (
 def inside(place: str, name: str) -> str:
     """A keyword's place in the schema of another place."""
     return name if place in ("", ROOT) else f"{place}.{name}"
+
+
+def target_of(root: Any, name: Any, place: str) -> Any:
+    """What a `$ref` refers to.
+
+    Raises:
+        ValueError: It refers to nothing, or to elsewhere.
+    """
+    if not isinstance(name, str) or not (name == "#" or name.startswith("#/")):
+        raise ValueError(f"{inside(place, '$ref')} is {short(name)}, and has to begin with #/")
+    found = root
+    for part in name.split("/")[1:]:
+        key = unquote(part).replace("~1", "/").replace("~0", "~")
+        if isinstance(found, dict) and key in found:
+            found = found[key]
+        elif isinstance(found, list) and key.isdecimal() and int(key) < len(found):
+            found = found[int(key)]
+        else:
+            raise ValueError(f"{inside(place, '$ref')}: there is no {name}")
+    return found
 
 
 def place_of(name: str) -> str:

@@ -42,7 +42,7 @@ def known_ids(checkpoint: Checkpoint, given: Any) -> list[int]:
         is_id = isinstance(index, Integral) and not isinstance(index, bool)
         if not is_id or not 0 <= index < size or index == mask_id:
             raise ValueError(
-                f"token id {index} cannot stand in a prompt: ids lie between 0 and {size - 1}, "
+                f"token id {index} cannot stand in a text: ids lie between 0 and {size - 1}, "
                 f"and {mask_id} is the mask, which `denoise` fills in"
             )
     return [int(index) for index in ids]

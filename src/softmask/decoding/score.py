@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence, Sized
 
 from ..config import require
 from ..models.checkpoint import Checkpoint
@@ -81,6 +81,9 @@ def pairs_of(
     require(not isinstance(choices, str), "choices are a list of texts, not one text")
     require(len(choices) > 0, "there is nothing to score: give choices")
     spaces = ""
+    if not isinstance(prompt, str) and len(prompt) > 0:
+        (prompt, *others), _ = read_prompts(prompt)
+        require(not others, "choices are scored behind one prompt, not several")
     if isinstance(prompt, str):
         kept = prompt.rstrip(" ")
         spaces = prompt[len(kept) :]
@@ -88,12 +91,14 @@ def pairs_of(
     elif len(prompt) == 0:
         context = []
     else:
-        (prompt, *others), _ = read_prompts(prompt)
-        require(not others, "choices are scored behind one prompt, not several")
         known = is_token_ids(prompt)
         context = known_ids(checkpoint, prompt) if known else encode_chat(checkpoint, prompt)  # type: ignore[arg-type]
     pairs: list[Request] = []
     for number, choice in enumerate(choices):
+        require(
+            isinstance(choice, Sized) and not isinstance(choice, Mapping | bytes),
+            f"choice {number} is no text and no list of token ids",
+        )
         require(len(choice) > 0, f"choice {number} is empty: there is nothing to score")
         if isinstance(choice, str):
             ids = encode_text(spaces + choice)

@@ -203,6 +203,7 @@ def chosen(rows: Sequence[dict[str, Any]], metric: str | None) -> list[tuple[str
                 f"name another by --metric: {_names(known)}",
             )
             scores.append((task, *wanted[0]))
+    require(bool(rows), "no task was evaluated that a score could be read of")
     every = _names(one for task in by_task.values() for one in task)
     require(bool(scores), f"what was evaluated has no metric {metric}; it has {every}")
     return scores

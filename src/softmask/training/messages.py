@@ -72,10 +72,12 @@ def columns_of(source: SourceConfig, where: str, there: Iterable[str]) -> Column
     """
     there = list(there)
     chat = _chat_columns(source, where, there)
-    if chat == (TEXT,) and source.messages_column != TEXT:
+    # Where somebody says which columns hold the chats, these do.
+    is_named = source.prompt_column is not None or source.messages_column != MESSAGES
+    if is_named or chat == (TEXT,):
         return Columns(chat)
-    beside = (SYSTEM, HISTORY) if len(chat) > 1 else (SYSTEM,)
-    return Columns(chat, tuple(name for name in beside if name in there and name not in chat))
+    beside = (SYSTEM, HISTORY) if chat[0] == "instruction" else (SYSTEM,)
+    return Columns(chat, tuple(name for name in beside if name in there))
 
 
 def _chat_columns(source: SourceConfig, where: str, there: list[str]) -> tuple[str, ...]:
@@ -170,7 +172,7 @@ def _text_or_none(where: str, name: str, value: Any) -> str | None:
 
 def _turns(where: str, history: Any) -> Iterator[dict[str, Any]]:
     """Alpaca's earlier turns as messages."""
-    turns = [] if history is None else history
+    turns = history or []  # a table has an empty text where there are none
     if not isinstance(turns, list) or not all(isinstance(t, list) and len(t) == 2 for t in turns):
         raise ValueError(f"{where}: {HISTORY} must be a list of [question, answer]")
     for turn in turns:

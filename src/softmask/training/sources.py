@@ -287,10 +287,16 @@ def form_of_source(resolved: ResolvedSource) -> str:
         ValueError: as `open_source`, of the first row.
     """
     for path in resolved.files.get("train", []):
-        for number, row in rows_of(path):
+        names: list[str] = []  # of a table all, of which a few are read
+
+        def read(there: list[str], path: Path = path, names: list[str] = names) -> Iterable[str]:
+            names += there
+            return columns_of(resolved.source, str(path), there).all
+
+        for number, row in rows_of(path, read):
             messages_of(resolved.source, f"{path}:{number}", row)
             columns = columns_of(resolved.source, str(path), row)
-            rest = [name for name in row if name not in columns.all]
+            rest = [name for name in names or row if name not in columns.all]
             return form_of(columns) + (f"; not read: {', '.join(rest)}" if rest else "")
     return "a data set on the Hub" if not resolved.files else "no rows"
 

@@ -58,9 +58,11 @@ def confine(job: dict) -> list[str]:
         # without raising an audit event.
         _stand_in("_posixsubprocess", fork_exec=_no_process)
         _stand_in("_multiprocessing", SemLock=_NoSemaphore, sem_unlink=_NoSemaphore)
-        for name in ("mkfifo", "mknod"):
+        for function in (getattr(os, name, None) for name in ("mkfifo", "mknod")):
             for module in (os, sys.modules[os.name]):
-                vars(module).pop(name, None)
+                vars(module).pop(getattr(function, "__name__", ""), None)
+            for known in (os.supports_dir_fd, os.supports_fd, os.supports_follow_symlinks):
+                known.discard(function)
         if not free:
             sys.addaudithook(sandbox_hook.audit_hook(scratch, [*readable, os.devnull]))
         held.append("hook")
@@ -76,11 +78,11 @@ def _stand_in(name: str, **values: object) -> None:
 class _NoSemaphore:
     SEM_VALUE_MAX = 2**31 - 1
 
-    def __init__(self, *_arguments: object) -> None:
+    def __init__(self, *_arguments: object, **_named: object) -> None:
         raise PermissionError(1, "The sandbox has no semaphores")
 
 
-def _no_process(*_arguments: object) -> None:
+def _no_process(*_arguments: object, **_named: object) -> None:
     sys.audit("subprocess.Popen")
     # Where no hook ends the process: what libraries try in good faith they can do without.
     raise PermissionError(1, "The sandbox starts no process")

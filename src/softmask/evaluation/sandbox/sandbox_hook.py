@@ -22,7 +22,7 @@ __builtins__ = dict(vars(builtins))  # type: ignore[assignment]
 UNAUDITED = {
     *("_ctypes", "_posixsubprocess", "_testcapi", "_testinternalcapi", "_ctypes_test"),
     *("_dbm", "_gdbm", "_sqlite3", "_tkinter", "_curses", "readline"),
-    *("_posixshmem", "_multiprocessing"),
+    *("_posixshmem", "_multiprocessing", "posix"),
 }
 FORBIDDEN = (
     *("socket.bind", "socket.connect", "socket.send", "socket.__new__"),
@@ -53,12 +53,15 @@ def audit_hook(scratch: str, readable: Sequence[str]) -> Callable[[str, tuple], 
         write(REPLIES_FD, len(body).to_bytes(4, "big") + body)
         end(1)
 
-    def within(path: object, folders: Sequence[str]) -> bool:
+    def text_of(path: object) -> str | None:
         if issubclass(type(path), bytes):
             path = bytes.decode(path, "utf-8", "surrogateescape")  # type: ignore[arg-type]
-        if not issubclass(type(path), str):
+        return str.__str__(path) if issubclass(type(path), str) else None
+
+    def within(path: object, folders: Sequence[str]) -> bool:
+        path = text_of(path)
+        if path is None:
             return False
-        path = str.__str__(path)
         if not path.startswith("/"):
             path = f"{getcwd()}/{path}"
         if ".." in path.split("/"):
@@ -75,7 +78,7 @@ def audit_hook(scratch: str, readable: Sequence[str]) -> Callable[[str, tuple], 
             if type(path) is int:
                 return
             # Of os.open no mode is told, nor the folder that a relative path may start at.
-            anywhere = mode is None and str(path)[:1] != "/"
+            anywhere = mode is None and (text_of(path) or "")[:1] != "/"
             if not flags & writing:
                 if not within(path, (scratch, *readable)):
                     raise PermissionError(13, "The sandbox forbids to read", "this file")
