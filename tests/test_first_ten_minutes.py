@@ -27,7 +27,10 @@ Type = Callable[..., Terminal]
 
 
 @pytest.fixture(
-    params=["forked", pytest.param("started", marks=pytest.mark.slow)],
+    params=[
+        pytest.param("forked", marks=pytest.mark.long),
+        pytest.param("started", marks=pytest.mark.slow),
+    ],
 )
 def type_(request, tmp_path) -> Type:
     """Types a command in an empty folder."""

@@ -58,6 +58,7 @@ def checkpoint():
     return softmask.load(device="cpu")
 
 
+@pytest.mark.long
 def test_cells_are_paired_with_the_full_schedule_and_fewer_forwards_cost_fewer(checkpoint) -> None:
     asked, said = [], []
 

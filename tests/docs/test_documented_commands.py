@@ -194,7 +194,15 @@ def reader(tmp_path, monkeypatch, capsys, data) -> Iterator[Reader]:
     reader.close()
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+# A newcomer opens others first; these run before a merge.
+LONG = ("generate", "fine-tune", "share", "serve")
+SHOWN = [
+    pytest.param(page, id=page.stem, marks=[pytest.mark.long] if page.stem in LONG else [])
+    for page in PAGES
+]
+
+
+@pytest.mark.parametrize("page", SHOWN)
 def test_what_a_page_shows_runs(page: Path, reader: Reader, capsys) -> None:
     for block in blocks_of(page):
         reader.run(block, slow=False)

@@ -181,9 +181,10 @@ def test_exports_load_where_softmask_is_not_installed(exported, tmp_path) -> Non
         )
 
 
-# One of each kind in the default run.
+# One of each kind before a merge.
 COMMANDS = [
-    pytest.param(name, marks=[] if name == "llada" else [pytest.mark.slow]) for name in NAMES
+    pytest.param(name, marks=pytest.mark.long if name == "llada" else pytest.mark.slow)
+    for name in NAMES
 ]
 
 

@@ -104,6 +104,7 @@ def test_a_model_of_ours_takes_it_and_one_that_is_adapted_still_learns() -> None
     assert all(p.grad.abs().sum() > 0 for p in learned)
 
 
+@pytest.mark.long
 def test_products_of_many_shapes_do_not_pile_up_in_memory() -> None:
     script = (
         "import torch\n"

@@ -39,6 +39,7 @@ def url() -> Iterator[str]:
 # The benchmark, at small size.
 
 
+@pytest.mark.long
 def test_everybody_is_answered_or_told_why_and_nothing_stays_behind(load) -> None:
     """One test: workers of their own would each run the load."""
     small = load.Settings(

@@ -465,9 +465,9 @@ def short(settings_of, tmp_path_factory) -> tuple[Recipe, Path]:
         pytest.param("data.json.partial", "data.json", marks=pytest.mark.slow),
         ("log.jsonl", "log.jsonl"),
         pytest.param("checkpoint-2", "checkpoint-2", marks=pytest.mark.slow),
-        ("complete.json.partial", "checkpoint-2"),
+        pytest.param("complete.json.partial", "checkpoint-2", marks=pytest.mark.long),
         ("adapter.new", "adapter.new"),
-        ("curves.png.partial", "curves.png"),
+        pytest.param("curves.png.partial", "curves.png", marks=pytest.mark.long),
         pytest.param("done.json.partial", "done.json", marks=pytest.mark.slow),
     ],
 )

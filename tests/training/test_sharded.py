@@ -27,6 +27,8 @@ from softmask.soft_mask import SoftMask
 from softmask.training.noise import corrupt
 from softmask.training.objective import masked_diffusion_loss
 
+pytestmark = pytest.mark.long  # two processes begin, and shard in each of eight ways
+
 WORLD = 2
 MODES = ("topk", "temperature")
 # Sharded again after the root's forward, as accelerate does it, or kept, torch's default.
