@@ -105,8 +105,8 @@ class Completion:
     """One finished row. `text` ends before the end token; of an infilling it is the whole text.
 
     `steps` and `forwards` are those that the row took part in: what it would have cost alone.
-    `mean_lambda` is
-    the weight of the feedback over its steps and the masks that took part; None: plain decoding.
+    `mean_lambda` is the weight of the feedback over its steps and the masks that took part; None:
+    plain decoding.
     """
 
     text: str
