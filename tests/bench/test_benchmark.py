@@ -28,7 +28,9 @@ RANDOM = (
 @pytest.fixture
 def quick(monkeypatch) -> None:
     """Peaks without processes of their own, and probes that take no time."""
-    monkeypatch.setattr("softmask.cli.bench.peak_of", lambda _module, _arguments: peak_mb("cpu"))
+    monkeypatch.setattr(
+        "softmask.reporting.measure.peak_of", lambda _module, _arguments: peak_mb("cpu")
+    )
     monkeypatch.setattr("softmask.bench.roofline.PRODUCT", {"cpu": 64})
     monkeypatch.setattr("softmask.bench.roofline.COPIED", 2**16)
 

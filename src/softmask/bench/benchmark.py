@@ -27,13 +27,13 @@ from ..hub.load import choose_device, choose_dtype, load
 from ..models import DreamConfig, DreamModel
 from ..reporting.measure import timed
 from ..reporting.progress import Step
+from .choices import BLOCK_STEPS
 from .dense_twin import denoise_densely
 from .roofline import Work, counted, probes
 from .summary import MIXTURE, MODES, NETWORK, PUBLISHED, Measured, block_wise, label
 
 # Strong enough that a random model's flat distributions are really mixed in.
 SOFT: dict[str, Any] = {"scale": 0.8, "offset": -3.0, "steepness": 1.0}
-BLOCK_STEPS = 8
 # Rounds where the clock decides how many: timing takes a quarter of a minute, loading and memory
 # about as long.
 SECONDS, FEWEST, MOST = 15.0, 3, 15

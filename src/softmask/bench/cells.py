@@ -18,12 +18,11 @@ from ..decoding.batch import Batch
 from ..decoding.sequence import Rules
 from ..models import DreamModel
 from ..reporting.measure import timed
-from .benchmark import BLOCK_STEPS, FEWEST, MOST, SECONDS, SOFT
+from .benchmark import FEWEST, MOST, SECONDS, SOFT
+from .choices import BLOCK, BLOCK_STEPS
 from .roofline import Work, counted
 from .shapes import part
 
-BLOCK = 32
-MODES = ("plain", "topk", "temperature")
 PIECES = ("first", "later")  # of a block's steps
 # On a GPU the forwards behind the first are recorded as graphs before they are timed.
 UNTIMED = {"cuda": 5}

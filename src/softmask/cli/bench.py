@@ -18,18 +18,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-import torch
-from rich.console import Console
-
-from ..bench.benchmark import BLOCK_STEPS, Bench, decodings
-from ..bench.cells import MODES
-from ..bench.summary import label, summarise, tables_of
-from ..hub.load import choose_device
-from ..reporting.measure import CLOCKS, peak_mb, peak_of
+from ..bench.choices import BLOCK_STEPS, MODES
+from ..reporting.clocks import CLOCKS
 from ..reporting.progress import progress
-from ..reporting.result_folder import claim, write
 from ..sampling import CACHES
-from . import bench_shape
 from .options import add_hidden, choices_of, counts, new_parser, words
 
 LAYERS = 8  # of a random model of --hidden
@@ -118,6 +110,16 @@ def make_parser() -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace, argv: list[str]) -> int:
     """Runs the command with parsed arguments; `argv` repeats them for the children."""
+    import torch
+    from rich.console import Console
+
+    from ..bench.benchmark import Bench, decodings
+    from ..bench.summary import label, summarise, tables_of
+    from ..hub.load import choose_device
+    from ..reporting.measure import peak_mb, peak_of
+    from ..reporting.result_folder import claim, write
+    from . import bench_shape
+
     for name, value in vars(args).items():  # every whole number is a count
         if type(value) is int and value < 1 and name != "refresh_window":
             raise ValueError(f"--{name.replace('_', '-')} must be at least 1")
@@ -183,6 +185,8 @@ def _title(args: argparse.Namespace, model: Any, rounds: int) -> str:
     what = "a random model" if args.hidden else args.model or "the bundled model"
     where = f"{model.device.type}, {str(model.dtype).removeprefix('torch.')}"
     if model.device.type == "cpu":
+        import torch
+
         count = torch.get_num_threads()
         where += f", {count} thread{'s' if count > 1 else ''}"
     how = f"{args.alg}, temperature {args.temperature:g}, k {args.soft_mask_k}"

@@ -14,14 +14,16 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from ..bench.cells import BLOCK, MODES, Cell, Plan
+from ..bench.cells import Cell, Plan
+from ..bench.choices import BLOCK, MODES
 from ..bench.growth import cells_of, curves, fits, tables_of
 from ..bench.growth import run as measure_growth
 from ..bench.growth_plot import PLOT, draw
 from ..bench.shapes import choose_shape, part, random_model
 from ..hub.load import choose_device, choose_dtype
 from ..models import DreamModel
-from ..reporting.measure import CLOCKS, check_clock, peak_mb, peak_of
+from ..reporting.clocks import CLOCKS
+from ..reporting.measure import check_clock, peak_mb, peak_of
 from ..reporting.plots import need_matplotlib
 from ..reporting.progress import progress
 from ..reporting.result_folder import claim, write

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from ..bench.cells import BLOCK, Cell, Plan
+from ..bench.cells import Cell, Plan
+from ..bench.choices import BLOCK
 from ..bench.shape_bench import run as measure_shape
 from ..bench.shape_bench import tables_of
 from ..bench.shapes import Shape, choose_shape, kinds_of

@@ -7,19 +7,17 @@ import json
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 
+from .clocks import CLOCKS
 from .machine import memory
 
 # Of a product on a CPU that has bfloat16 in its units, or in none: a third of the time of float32
 # up to twice; where each operation is emulated 20 times in this small one, 100 in large ones.
 EMULATED = 4.0
-# "processor" leaves out what other processes take, on a machine that is not quiet.
-CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "processor": time.process_time}
 
 
 def synchronise(device: torch.device) -> None:
