@@ -84,8 +84,9 @@ def _allowed(headers: Mapping[str, str] | None) -> dict[str, str]:
     """The headers of an error; what a route allows, with what every route does."""
     headers = dict(headers or {})
     if allowed := headers.get("Allow", headers.get("allow")):
-        head = ["HEAD"] if "GET" in allowed and "HEAD" not in allowed else []
-        headers["Allow"] = ", ".join([allowed, *head, "OPTIONS"])
+        # Of a route with several it is a set's order, which differs from process to process.
+        methods = set(allowed.split(", ")) | ({"HEAD"} if "GET" in allowed else set())
+        headers["Allow"] = ", ".join([*sorted(methods), "OPTIONS"])
     return headers
 
 
