@@ -93,7 +93,6 @@ def run(args: argparse.Namespace, _argv: list[str]) -> int:
             trace = record_run(args, generation)
         recorded = trace["runs"][0]
         print_text(recorded["end"]["text"], _before(generation))
-        sys.stdout.flush()
         say(_closing_lines(args, generation, Cost.of_recorded(recorded)), args)
         files = write_recordings(args, trace)  # what cannot be written does not cost the text
         say([f"written: {', '.join(map(str, files))}"], args)

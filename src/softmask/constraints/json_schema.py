@@ -37,6 +37,7 @@ from .recursion import resolved
 from .regex import ANYTHING, search_form
 from .schema_check import Check
 from .schema_places import (
+    MAX_NESTING,
     ROOT,
     Schema,
     bound,
@@ -48,19 +49,21 @@ from .schema_places import (
     read_json,
     short,
     target_of,
+    whole_alone,
 )
 from .schema_words import (
     REFUSED,
+    UNSUPPORTED,
     beyond,
     check_exclusive,
     first_items,
     merged,
+    patterns_of,
+    refuse,
     restricting,
     types_of,
 )
 
-# Schemas within one another, as people write them.
-_MAX_NESTING = 40
 # Schemas merged by `allOf`, and options of `oneOf` with what stands beside them.
 _MAX_MERGES = 5_000
 _MAX_PROPERTIES = 1_000
@@ -104,7 +107,7 @@ def schema_form(source: str) -> Form:
     """
     schema = read_json(source)
     exclusive: dict[int, Any] = {}
-    check = Check(lambda name, place: target_of(schema, name, place))
+    check = Check(schema)
     for limits in _LIMITS[:-1]:
         try:
             form = _Reader(schema, limits, exclusive, check).form()
@@ -142,11 +145,10 @@ class _Reader:
             return NOTHING
         if not isinstance(schema, dict):
             raise ValueError(f"{place} is {short(schema)}, and has to be a schema")
-        if level > _MAX_NESTING:
-            raise _PlacedTooLarge(f"{cut(place)} is nested deeper than {_MAX_NESTING} schemas")
+        if level > MAX_NESTING:
+            raise _PlacedTooLarge(f"{cut(place)} is nested deeper than {MAX_NESTING} schemas")
         schema = restricting(schema, place)
-        for name in REFUSED & schema.keys():
-            raise ValueError(f"{inside(place, name)} is not supported")
+        refuse(schema, place, REFUSED)
         try:
             return self._restricted(schema, place, level)
         except _PlacedTooLarge:
@@ -200,7 +202,7 @@ class _Reader:
         self._merges += 1
         if self._merges > _MAX_MERGES:
             raise TooLarge(f"more than {_MAX_MERGES:,} schemas are merged")
-        if level > _MAX_NESTING:
+        if level > MAX_NESTING:
             raise ValueError(f"{cut(place)}: an allOf that refers to itself is not supported")
         for schema, rest in ((one, other), (other, one)):
             if isinstance(schema, bool):
@@ -280,10 +282,9 @@ class _Reader:
     def _number(self, schema: Schema, name: str, place: str) -> Form:
         low = bound(schema, "minimum", "exclusiveMinimum")
         high = bound(schema, "maximum", "exclusiveMaximum")
-        if schema.get("multipleOf", 1) != 1:
-            raise ValueError(f"{inside(place, 'multipleOf')} is not supported but for 1")
+        is_whole = whole_alone(schema, place)
         try:
-            if name == "integer" or "multipleOf" in schema:
+            if name == "integer" or is_whole:
                 return integer(low, high)
             return number(low, high)
         except ValueError as error:
@@ -296,8 +297,7 @@ class _Reader:
             if "format" in schema:
                 found = format_form(schema["format"])
                 contents += [] if found is None else [found]
-            patterns = schema.get("pattern", [])
-            for pattern in [patterns] if isinstance(patterns, str) else patterns:
+            for pattern in patterns_of(schema):
                 contents.append(json_values.escaped(search_form(pattern, ANYTHING)))
         except TooLarge:
             raise
@@ -319,7 +319,7 @@ class _Reader:
 
     def _array(self, schema: Schema, place: str, level: int) -> Form:
         least, most = self._counts(schema, "Items", self._limits.items)
-        self._refuse(schema, place, "contains", "unevaluatedItems")
+        refuse(schema, place, UNSUPPORTED["array"])
         if schema.get("uniqueItems") and (most is None or most > 1):
             raise ValueError(f"{inside(place, 'uniqueItems')} is not supported")
         if most is not None and most < least:
@@ -343,8 +343,7 @@ class _Reader:
         return sequence(literal("["), whole, literal("]"))
 
     def _object(self, schema: Schema, place: str, level: int) -> Form:
-        self._refuse(schema, place, "patternProperties", "dependentRequired", "dependentSchemas")
-        self._refuse(schema, place, "dependencies")
+        refuse(schema, place, UNSUPPORTED["object"])
         properties, required = schema.get("properties", {}), schema.get("required", [])
         required = dict.fromkeys(required)
         unevaluated = schema.get("unevaluatedProperties", True)
@@ -389,8 +388,3 @@ class _Reader:
         if names is True:
             return json_values.STRING
         return self._value(self._merged({"type": "string"}, names, place), place, level + 1)
-
-    def _refuse(self, schema: Schema, place: str, *names: str) -> None:
-        for name in names:
-            if name in schema:
-                raise ValueError(f"{inside(place, name)} is not supported")

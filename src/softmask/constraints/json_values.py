@@ -41,7 +41,7 @@ QUOTE = literal('"')
 # Characters of a string that need no escape.
 PLAIN = chars([(0x20, 0x21), (0x23, 0x5B), (0x5D, 0x10FFFF)])
 _ESCAPES = {ord(json.loads(f'"\\{sign}"')): sign for sign in '"\\bfnrt'}
-CHARACTER = alternatives(PLAIN, sequence(literal("\\"), one_of('"\\bfnrt')))
+CHARACTER = alternatives(PLAIN, sequence(literal("\\"), one_of("".join(_ESCAPES.values()))))
 
 DIGIT = chars([(0x30, 0x39)])
 DIGITS = repeat(DIGIT)

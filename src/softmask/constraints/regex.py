@@ -129,6 +129,11 @@ class _Reader:
         around = self._around or EMPTY
         return self._sequence(self._tree, self._tree.state.flags, _Edge(around), _Edge(around))
 
+    @property
+    def _takes_pythons(self) -> bool:
+        """Whether what Python's dialect alone finds is found here."""
+        return self._around is None or self._is_excluded
+
     def _refused(self, what: str) -> ValueError:
         return ValueError(f"the regex {_short(self._pattern)} uses {what}, which is not supported")
 
@@ -166,8 +171,8 @@ class _Reader:
                 is_not = op is ops.ASSERT_NOT
                 self._is_excluded ^= is_not
                 # `$` is also before a last line break, but not in ECMA's dialect.
-                is_python = self._around is None or self._is_excluded
-                rest = _Edge(self._around or ANYTHING, _LINE_END if is_python else EMPTY)
+                line_end = _LINE_END if self._takes_pythons else EMPTY
+                rest = _Edge(self._around or ANYTHING, line_end)
                 ahead = self._sequence(argument[1], flags, _CLOSED if at_start else None, rest)
                 self._is_excluded ^= is_not
                 parts = [combined(sequence(*reversed(parts)), ahead, without=is_not)]
@@ -199,8 +204,8 @@ class _Reader:
             return self._characters(negated + items, flags)
         if op is ops.ANY:
             # ECMA's dialect has more line ends than Python's.
-            in_common = self._around is None or self._is_excluded
-            ends = "" if flags & re.DOTALL else "\n" if in_common else "\n\r\u2028\u2029"
+            ends = "\n" if self._takes_pythons else "\n\r\u2028\u2029"
+            ends = "" if flags & re.DOTALL else ends
             without = [(ops.LITERAL, ord(end)) for end in ends]
             return self._characters([(ops.NEGATE, None), *without], flags)
         if op is ops.IN:

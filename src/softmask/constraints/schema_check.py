@@ -4,7 +4,6 @@ An `enum` or `const` may stand beside keywords that restrict it. What is written
 values, so that these keywords are decided value by value.
 """
 
-from collections.abc import Callable
 from decimal import Decimal
 from typing import Any
 
@@ -14,24 +13,38 @@ from .forms import TooLarge, counted
 from .json_values import value_key, value_text
 from .nfa import determinise
 from .regex import ANYTHING, search_form
-from .schema_places import Schema, bound, counts, cut, inside, is_number, short
-from .schema_words import REFUSED, first_items, fits_type, restricting
+from .schema_places import (
+    MAX_NESTING,
+    Schema,
+    bound,
+    counts,
+    cut,
+    inside,
+    is_number,
+    short,
+    target_of,
+    whole_alone,
+)
+from .schema_words import (
+    REFUSED,
+    UNSUPPORTED,
+    first_items,
+    fits_type,
+    patterns_of,
+    refuse,
+    restricting,
+    types_of,
+)
 
-# Of schemas within one another, as for forms.
-_MAX_NESTING = 40
 _MAX_CHECKS = 50_000  # values held against schemas: about a second
 _APPLIED = {"$ref", "allOf", "anyOf", "oneOf"}
-_UNSUPPORTED: dict[type, tuple[str, ...]] = {
-    dict: ("patternProperties", "dependentRequired", "dependentSchemas", "dependencies"),
-    list: ("contains", "unevaluatedItems"),
-}
 
 
 class Check:
-    """Decides values by a schema; `target` finds what a `$ref` in it refers to."""
+    """Decides values by schemas that are, or are made of, parts of this one."""
 
-    def __init__(self, target: Callable[[Any, str], Any]) -> None:
-        self._target = target
+    def __init__(self, root: Any) -> None:
+        self._root = root
         self._checks = 0
         self._automata: dict[tuple[str, str], ByteAutomaton | None] = {}
         self._kept: dict[frozenset[tuple[str, int]], tuple[Schema, list[Any]]] = {}
@@ -67,13 +80,13 @@ class Check:
             return schema
         if not isinstance(schema, dict):
             raise ValueError(f"{place} is {short(schema)}, and has to be a schema")
-        if level > _MAX_NESTING:
+        if level > MAX_NESTING:
             raise ValueError(f"{cut(place)} refers to itself, or is nested too deeply")
         schema = restricting(schema, place)
-        for name in [*REFUSED, *_UNSUPPORTED.get(type(value), ())]:
-            if name in schema:
-                raise ValueError(f"{inside(place, name)} is not supported")
-
+        refuse(schema, place, REFUSED)
+        for name, names in UNSUPPORTED.items():
+            if fits_type(value, [name]):
+                refuse(schema, place, names)
         if schema.get("unevaluatedProperties", True) is not True and _APPLIED & schema.keys():
             raise ValueError(
                 f"{inside(place, 'unevaluatedProperties')} beside {', '.join(sorted(_APPLIED))} is "
@@ -83,7 +96,7 @@ class Check:
         def all_of(options: list[Any]) -> list[bool]:
             return [self.allows(value, option, place, level + 1) for option in options]
 
-        if "$ref" in schema and not all(all_of([self._target(schema["$ref"], place)])):
+        if "$ref" in schema and not all(all_of([target_of(self._root, schema["$ref"], place)])):
             return False
         if not all(all_of(schema.get("allOf", []))):
             return False
@@ -94,10 +107,8 @@ class Check:
         for values in (schema.get("enum"), [schema["const"]] if "const" in schema else None):
             if values is not None and value_key(value) not in map(value_key, values):
                 return False
-        if "type" in schema:
-            types = schema["type"]
-            if not fits_type(value, [types] if isinstance(types, str) else types):
-                return False
+        if "type" in schema and not fits_type(value, types_of(schema)):
+            return False
         if isinstance(value, str):
             return self._string_allowed(value, schema, place)
         if isinstance(value, list):
@@ -135,9 +146,7 @@ class Check:
         )
 
     def _string_allowed(self, value: str, schema: Schema, place: str) -> bool:
-        patterns = schema.get("pattern", [])
-        patterns = [patterns] if isinstance(patterns, str) else patterns
-        asked = [("pattern", one) for one in patterns]
+        asked = [("pattern", one) for one in patterns_of(schema)]
         asked += [("format", schema["format"])] if "format" in schema else []
         data = value.encode()
         return _counted(len(value), schema, "Length") and all(
@@ -168,9 +177,7 @@ def _counted(number: int, schema: Schema, what: str) -> bool:
 
 
 def _number_allowed(value: float, schema: Schema, place: str) -> bool:
-    if schema.get("multipleOf", 1) != 1:
-        raise ValueError(f"{inside(place, 'multipleOf')} is not supported but for 1")
-    if "multipleOf" in schema and value != int(value):
+    if whole_alone(schema, place) and value != int(value):
         return False
     exact = Decimal(repr(value))
     low = bound(schema, "minimum", "exclusiveMinimum")

@@ -14,6 +14,8 @@ Schema = Mapping[str, Any]
 
 ROOT = "the schema"
 TYPES = ("string", "integer", "number", "boolean", "null", "array", "object")
+# Schemas within one another, as people write them.
+MAX_NESTING = 40
 # More is more than fits in any case.
 _MOST = 10**9
 _COUNTED = ("Length", "Items", "Properties")
@@ -72,6 +74,17 @@ def counts(schema: Schema, what: str) -> tuple[int, int | None]:
     """The least and the most that `minX` and `maxX` allow; None without an end."""
     least, most = (schema.get(f"{side}{what}") for side in ("min", "max"))
     return min(int(least or 0), _MOST), None if most is None else min(int(most), _MOST)
+
+
+def whole_alone(schema: Schema, place: str) -> bool:
+    """Whether numbers have to be multiples of 1.
+
+    Raises:
+        ValueError: They have to be multiples of something else.
+    """
+    if schema.get("multipleOf", 1) != 1:
+        raise ValueError(f"{inside(place, 'multipleOf')} is not supported but for 1")
+    return "multipleOf" in schema
 
 
 def check_shapes(schema: Schema, place: str) -> None:

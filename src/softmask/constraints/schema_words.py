@@ -1,11 +1,12 @@
 """What the keywords of a JSON schema are, and schemas merged by `allOf`."""
 
 import itertools
+from collections.abc import Iterable
 from typing import Any
 
 from .forms import TooLarge
 from .json_values import value_key
-from .schema_places import Schema, check_shapes, is_number
+from .schema_places import Schema, check_shapes, inside, is_number
 
 # Which values a keyword restricts. Not among them: those for any value.
 KEYWORDS_OF = {
@@ -22,6 +23,11 @@ KEYWORDS_OF = {
 APPLICATORS = frozenset({"type", "enum", "const", "anyOf", "oneOf", "allOf", "$ref"})
 # Those that restrict and are refused, whatever the type.
 REFUSED = frozenset({"not", "if", "$dynamicRef", "$recursiveRef"})
+# Those that are refused where values of a type may be.
+UNSUPPORTED = {
+    "object": ("patternProperties", "dependentRequired", "dependentSchemas", "dependencies"),
+    "array": ("contains", "unevaluatedItems"),
+}
 RESTRICTING = APPLICATORS | REFUSED | frozenset().union(*KEYWORDS_OF.values())
 
 # Each is compared with each.
@@ -40,6 +46,19 @@ def restricting(schema: Schema, place: str) -> dict[str, Any]:
     """
     check_shapes(schema, place)
     return {name: value for name, value in schema.items() if name in RESTRICTING}
+
+
+def refuse(schema: Schema, place: str, names: Iterable[str]) -> None:
+    """Raises ValueError where a schema has one of these keywords."""
+    for name in names:
+        if name in schema:
+            raise ValueError(f"{inside(place, name)} is not supported")
+
+
+def patterns_of(schema: Schema) -> list[str]:
+    """The patterns of strings, of which `allOf` makes several."""
+    patterns = schema.get("pattern", [])
+    return [patterns] if isinstance(patterns, str) else patterns
 
 
 def types_of(schema: Schema) -> list[str]:

@@ -13,7 +13,7 @@ from ..config import SamplingConfig
 from ..settings import require, shown, unknown_setting
 
 
-def _is_int(value: Any) -> bool:
+def is_whole_number(value: Any) -> bool:
     """Whether it counts, which True does not."""
     return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 
@@ -24,7 +24,7 @@ def as_count(name: str, value: Any, least: int = 1) -> int:
     Raises:
         ValueError: it is something else.
     """
-    require(_is_int(value), f"{name} must be a whole number, not {shown(value)}")
+    require(is_whole_number(value), f"{name} must be a whole number, not {shown(value)}")
     require(value >= least, f"{name} must be at least {least}, not {value}")
     return int(value)
 
@@ -58,7 +58,7 @@ def row_seeds(seed: int | Sequence[int] | None, rows: int) -> list[int]:
         seed = secrets.randbelow(2**31)
     given: list[Any] = list(seed) if isinstance(seed, Iterable) else [seed]
     for value in given:
-        require(_is_int(value), f"a seed must be a whole number, not {shown(value)}")
+        require(is_whole_number(value), f"a seed must be a whole number, not {shown(value)}")
     seeds = [int(value) for value in given]
     if not isinstance(seed, Iterable):
         seeds = [seeds[0] + row for row in range(rows)]

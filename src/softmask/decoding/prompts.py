@@ -10,10 +10,10 @@ import copy
 import dataclasses
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from numbers import Integral
 from typing import Any, NamedTuple, TypeGuard
 
 from ..models.checkpoint import Checkpoint
+from .arguments import is_whole_number
 from .chat_template import render_chat
 from .control_names import ControlNames, require_characters
 from .healing import without_space
@@ -39,8 +39,7 @@ def known_ids(checkpoint: Checkpoint, given: Any) -> list[int]:
     ids = given.tolist() if hasattr(given, "tolist") else list(given)
     size, mask_id = checkpoint.model.config.vocab_size, checkpoint.model.mask_id
     for index in ids:
-        is_id = isinstance(index, Integral) and not isinstance(index, bool)
-        if not is_id or not 0 <= index < size or index == mask_id:
+        if not is_whole_number(index) or not 0 <= index < size or index == mask_id:
             raise ValueError(
                 f"token id {index} cannot stand in a text: ids lie between 0 and {size - 1}, "
                 f"and {mask_id} is the mask, which `denoise` fills in"

@@ -26,7 +26,6 @@ from . import record
 from .compare import interval
 from .config import SWEPT, ModelArgs
 from .parallelism import Samples, area_of, read_samples
-from .record import is_share
 from .suites import main_score, score_name
 
 RESULT = "sweep.json"
@@ -198,7 +197,7 @@ def chosen(rows: Sequence[dict[str, Any]], metric: str | None) -> list[tuple[str
             wanted = [main_score(task, list(known))]
         if wanted:
             require(
-                is_share(known[wanted[0]]),
+                record.is_share(known[wanted[0]]),
                 f"{','.join(wanted[0])} of {task} is no share of 1, so it has no area under it; "
                 f"name another by --metric: {_names(known)}",
             )

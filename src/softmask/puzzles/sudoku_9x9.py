@@ -180,12 +180,12 @@ def generate(rng: random.Random, givens: int, base: str | None = None) -> tuple[
     base = base or rng.choice(bases())
     cells, grid = twin(rng, base, solution_of(base))
     blanks = [cell for cell in range(CELLS) if cells[cell] == "0"]
-    if givens < CELLS - len(blanks):
-        least = CELLS - len(blanks)
+    least = CELLS - len(blanks)
+    if givens < least:
         raise ValueError(
             f"the base has {least} givens, more than {givens}: ask for {least} or more"
         )
-    shown = set(rng.sample(blanks, givens - (CELLS - len(blanks))))
+    shown = set(rng.sample(blanks, givens - least))
     return "".join(grid[c] if c in shown else cells[c] for c in range(CELLS)), grid
 
 
