@@ -35,7 +35,8 @@ from words import asked, read
 
 from softmask.config import FEEDBACK_PRESETS, SamplingConfig, SoftMaskConfig
 from softmask.decoding.generation import Completion, Generation, choose_soft_mask
-from softmask.evaluation.held_out import HeldOutConfig, held_out, windows
+from softmask.evaluation.held_out import held_out, windows
+from softmask.evaluation.measure_config import HeldOutConfig
 from softmask.evaluation.text_quality import Scored, Scorer, quality
 from softmask.hub.load import load
 from softmask.models.checkpoint import Checkpoint

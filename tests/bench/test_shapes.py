@@ -115,7 +115,7 @@ def test_an_exponent_is_that_of_the_upper_half(power) -> None:
 
 def test_growth_is_a_table_a_plot_and_a_folder(tiny, capsys, monkeypatch, tmp_path) -> None:
     pytest.importorskip("matplotlib")
-    monkeypatch.setattr("softmask.cli.bench_growth.peak_of", lambda _, words: len(words[-1]))
+    monkeypatch.setattr("softmask.reporting.measure.peak_of", lambda _, words: len(words[-1]))
     asked = "growth --shape tiny --tokens 32,64,128 --batch 1,2 --batch-tokens 32"
     words = [*asked.split(), "--clock", "processor"]
     assert main(["bench", *words, *SMALL, "--out", str(tmp_path / "g")]) == 0

@@ -15,7 +15,6 @@ from transformers import PreTrainedTokenizerFast
 from softmask.config import SamplingConfig, SoftMaskConfig
 from softmask.decoding.sampler import Rules, denoise
 from softmask.evaluation.calibration import (
-    CalibrationConfig,
     Canvas,
     decode,
     puzzle_canvases,
@@ -23,6 +22,7 @@ from softmask.evaluation.calibration import (
     text_canvases,
 )
 from softmask.evaluation.calibration_scores import Measured, Sums, calibration_of, found_of
+from softmask.evaluation.measure_config import CalibrationConfig
 from softmask.models.checkpoint import Checkpoint
 from softmask.puzzles.puzzles import generate_sudoku_9x9
 from softmask.soft_mask import feedback, make_mixer

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from tiny import tiny_model
 
 from softmask.config import SoftMaskConfig
-from softmask.evaluation.held_out import HeldOut, HeldOutConfig, draw, held_out, windows
+from softmask.evaluation.held_out import HeldOut, draw, held_out, windows
+from softmask.evaluation.measure_config import HeldOutConfig
 from softmask.soft_mask import SoftMask
 from softmask.training.corpus import train_tokenizer
 from softmask.training.objective import masked_diffusion_loss

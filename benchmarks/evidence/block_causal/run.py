@@ -29,7 +29,8 @@ from softmask.config import SamplingConfig
 from softmask.decoding.grid import blocks_of
 from softmask.decoding.kv_cache import KeyValueStore
 from softmask.decoding.sampler import denoise
-from softmask.evaluation.held_out import HeldOutConfig, held_out, windows
+from softmask.evaluation.held_out import held_out, windows
+from softmask.evaluation.measure_config import HeldOutConfig
 from softmask.files import write_atomically
 from softmask.hub.load import load
 from softmask.models.checkpoint import Checkpoint

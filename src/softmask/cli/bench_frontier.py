@@ -11,22 +11,18 @@ import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from rich.console import Console
-
-from ..bench.frontier import Row, measure, modes_of, puzzles_of, runs, tables_of
 from ..bench.frontier_cells import Cell, all_cells, choose_cells
-from ..bench.frontier_plot import PLOT, draw
-from ..hub.load import load
-from ..models.checkpoint import Checkpoint
-from ..puzzles.puzzles import Puzzle
 from ..reporting.plots import need_matplotlib
 from ..reporting.progress import progress
-from ..reporting.result_folder import claim, write
 from .options import add_feedback_option, new_parser, with_feedback
 from .rule_options import add_rules_option, rule_name
+
+if TYPE_CHECKING:
+    from ..bench.frontier import Row
+    from ..models.checkpoint import Checkpoint
+    from ..puzzles.puzzles import Puzzle
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -49,7 +45,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--dtype", help="float32, bfloat16 (default: by device)")
     parser.add_argument("--threads", type=int, help="CPU threads (default: all)")
     parser.add_argument(
-        "--out", type=Path, help=f"write result.json, table.txt and {PLOT} to this folder"
+        "--out", type=Path, help="write result.json, table.txt and a plot to this folder"
     )
     parser.add_argument("--json", action="store_true", help="the last line is JSON, for scripts")
     return parser
@@ -65,6 +61,14 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
         value = getattr(args, name)
         if value is not None and value < 1:
             raise ValueError(f"--{name} must be at least 1")
+
+    import torch
+    from rich.console import Console
+
+    from ..bench.frontier import puzzles_of, tables_of
+    from ..bench.frontier_plot import PLOT, draw
+    from ..reporting.result_folder import claim, write
+
     cells, groups = choose_cells(args.only), puzzles_of(args.files, args.puzzles)
     if args.threads is not None:
         torch.set_num_threads(args.threads)
@@ -98,6 +102,9 @@ def _measure(
     groups: Mapping[str, Sequence[Puzzle]],
 ) -> tuple[str, list[Row]]:
     """The model's name, and what its cells reached; a terminal shows how far it is."""
+    from ..bench.frontier import measure, modes_of, runs
+    from ..hub.load import load
+
     held: dict[str, Checkpoint] = {}
 
     def load_with(loading: Mapping[str, Any]) -> Checkpoint:

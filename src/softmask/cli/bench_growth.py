@@ -10,25 +10,18 @@ import argparse
 import dataclasses
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-from rich.console import Console
-
-from ..bench.cells import Cell, Plan
-from ..bench.choices import BLOCK, MODES
-from ..bench.growth import cells_of, curves, fits, tables_of
-from ..bench.growth import run as measure_growth
-from ..bench.growth_plot import PLOT, draw
-from ..bench.shapes import choose_shape, part, random_model
-from ..hub.load import choose_device, choose_dtype
-from ..models import DreamModel
+from ..bench.choices import BLOCK, BLOCK_STEPS, MODES
 from ..reporting.clocks import CLOCKS
-from ..reporting.measure import check_clock, peak_mb, peak_of
 from ..reporting.plots import need_matplotlib
 from ..reporting.progress import progress
-from ..reporting.result_folder import claim, write
 from ..sampling import CACHES
 from .options import choices_of, counts, new_parser
+
+if TYPE_CHECKING:
+    from ..bench.cells import Cell, Plan
+    from ..models import DreamModel
 
 TOKENS = (256, 512, 1024, 2048, 4096, 8192)
 BATCHES = (1, 2, 4, 8, 16)
@@ -45,7 +38,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--cache", type=choices_of(CACHES), default=CACHES, help="default: all")
     parser.add_argument("--modes", choices=MODES, default="topk", help="feedback (default topk)")
     parser.add_argument("--block-length", type=int, default=BLOCK, help=f"default {BLOCK}")
-    parser.add_argument("--block-steps", type=int, default=Plan.steps, help="steps a block (8)")
+    parser.add_argument("--block-steps", type=int, default=BLOCK_STEPS, help="steps a block (8)")
     parser.add_argument(
         "--clock", choices=CLOCKS, default="wall", help="processor: on a machine that is not quiet"
     )
@@ -53,7 +46,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--device", help="cpu, cuda, mps (default: the best)")
     parser.add_argument("--dtype", help="float32, bfloat16 (default: by device)")
     parser.add_argument("--threads", type=int, help="CPU threads (default: all)")
-    parser.add_argument("--out", type=Path, help=f"write result.json, table.txt, {PLOT} here")
+    parser.add_argument("--out", type=Path, help="write result.json, table.txt and a plot here")
     parser.add_argument("--json", action="store_true", help="the last line is JSON, for scripts")
     parser.add_argument("--only", help=argparse.SUPPRESS)
     return parser
@@ -64,6 +57,18 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
     for name, value in vars(args).items():
         if type(value) is int and value < 1:
             raise ValueError(f"--{name.replace('_', '-')} must be at least 1")
+
+    import torch
+    from rich.console import Console
+
+    from ..bench.cells import Plan
+    from ..bench.growth import cells_of, curves, fits, tables_of
+    from ..bench.growth import run as measure_growth
+    from ..bench.growth_plot import PLOT, draw
+    from ..hub.load import choose_device
+    from ..reporting.measure import check_clock, peak_of
+    from ..reporting.result_folder import claim, write
+
     plan = Plan(args.block_length, args.block_steps)
     cells = cells_of(args.cache, args.tokens, args.batch, args.batch_tokens, args.modes)
     for cell in cells:
@@ -109,6 +114,11 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
 
 
 def _model(args: argparse.Namespace, positions: int) -> DreamModel:
+    import torch
+
+    from ..bench.shapes import choose_shape, random_model
+    from ..hub.load import choose_device, choose_dtype
+
     shape, device = choose_shape(args.shape), choose_device(args.device)
     if args.layers > shape.layers:
         raise ValueError(f"--layers must lie between 1 and {shape.layers}, the shape's own")
@@ -119,6 +129,10 @@ def _model(args: argparse.Namespace, positions: int) -> DreamModel:
 
 def _peak(model: DreamModel, plan: Plan, only: str) -> int:
     """Prints what this process needs at most for a block of a cell, or without one."""
+    from ..bench.cells import Cell
+    from ..bench.shapes import part
+    from ..reporting.measure import peak_mb
+
     values = json.loads(only)
     if values is not None:
         cell = Cell(**values)

@@ -17,17 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from ..config import SamplingConfig, from_mapping
-from ..evaluation.calibration import (
-    CalibrationConfig,
-    calibration,
-    puzzle_canvases,
-    text_canvases,
-)
-from ..evaluation.calibration_plot import PLOT, draw, table_of
 from ..evaluation.config import ModelArgs
-from ..evaluation.held_out import windows
+from ..evaluation.measure_config import CalibrationConfig
 from ..files import write_atomically
-from ..puzzles.solve import ALG, fresh_puzzles
 from ..reporting.plots import need_matplotlib
 from ..reporting.progress import progress
 from .eval_options import add_eval_model, add_record_options
@@ -65,6 +57,12 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
     config = from_mapping(CalibrationConfig, given(args, CalibrationConfig), "options")
     what = {"calibration": dataclasses.asdict(config), **_subject(args)}
     need_matplotlib()
+
+    from ..evaluation.calibration import calibration, puzzle_canvases, text_canvases
+    from ..evaluation.calibration_plot import PLOT, draw, table_of
+    from ..evaluation.held_out import windows
+    from ..puzzles.solve import ALG, fresh_puzzles
+
     texts = [] if args.texts is None else read_texts(args.texts)
 
     def measure(checkpoint: Any, model: ModelArgs, folder: Path) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Any
 
 from ..config import PUBLISHED_KEYS, from_mapping
 from ..evaluation.config import ModelArgs, read_batch_size
-from ..evaluation.held_out import HeldOutConfig, held_out, table_of, windows
+from ..evaluation.measure_config import HeldOutConfig
 from .eval_options import add_eval_model, add_record_options
 from .eval_texts import digest_of, measure_and_record, read_texts
 from .options import add_settings, given, new_parser, set_threads
@@ -42,7 +42,10 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
     config = from_mapping(HeldOutConfig, values, "options")
     if args.limit is not None and args.limit < 1:
         raise ValueError(f"--limit must be at least 1, not {args.limit}")
+
     texts = read_texts(args.data)
+
+    from ..evaluation.held_out import held_out, table_of, windows
 
     def measure(checkpoint: Any, model: ModelArgs, _folder: Path) -> dict[str, Any]:
         soft = model.soft_mask(checkpoint.soft_mask, checkpoint.name)

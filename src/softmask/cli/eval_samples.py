@@ -11,10 +11,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from ..decoding.prompts import encode
-from ..evaluation import text_quality
 from ..evaluation.config import ModelArgs
-from ..hub.checkpoints import fingerprint
 from ..reporting.progress import progress
 from .eval_options import add_eval_model, add_record_options, need_lm_eval
 from .eval_texts import digest_of, measure_and_record, read_texts
@@ -49,6 +46,9 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
     given_texts = None if args.texts is None else read_texts(args.texts)
     if references is not None and args.scorer is None:
         raise ValueError("--references are for MAUVE, which needs --scorer too")
+
+    from ..decoding.prompts import encode
+    from ..evaluation import text_quality
 
     def measure(checkpoint: Any, model: ModelArgs, folder: Path) -> dict[str, Any]:
         texts, ran = given_texts, dict[str, Any]()
@@ -96,4 +96,6 @@ def _write_texts(
 
 def _fingerprint(scorer: str | None) -> str | None:
     """Of a scorer in a folder, which may be trained on."""
+    from ..hub.checkpoints import fingerprint
+
     return fingerprint(Path(scorer)) if scorer is not None and Path(scorer).is_dir() else None

@@ -10,11 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
-from ..evaluation import record
 from ..evaluation.config import ModelArgs
-from ..hub.load import load
 from ..reporting.progress import progress
 from .eval_options import read_model_args
 
@@ -39,6 +35,11 @@ def measure_and_record(
     Raises:
         ValueError: several processes, or what the model and the folder make wrong.
     """
+    from rich.console import Console
+
+    from ..evaluation import record
+    from ..hub.load import load
+
     model = read_model_args(args)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ValueError(

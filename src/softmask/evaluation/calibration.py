@@ -16,14 +16,13 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..config import SamplingConfig, SoftMaskConfig, is_on, require, require_positive, setting
+from ..config import SamplingConfig, SoftMaskConfig, is_on, require
 from ..decoding.batch import Batch
 from ..decoding.hooks import Hooks
 from ..decoding.likelihood import generator_for
@@ -35,27 +34,11 @@ from ..puzzles.puzzles import Puzzle, holed
 from ..reporting.progress import progress
 from .batching import batched
 from .calibration_scores import Found, Measured, Sums, found_of
+from .measure_config import CalibrationConfig
 
 # The published schedule linspace(1, eps, steps + 1) leaves every commit to its last step where it
 # ends next to its start: the steps before it are passes without commits.
 AT_ONCE = 1 - 1e-6
-
-
-@dataclass(frozen=True)
-class CalibrationConfig:
-    """How often masks are read, and how texts are masked."""
-
-    passes: int = setting(8, "readings of the same masks, each with the feedback of the one before")
-    share: float = setting(0.5, "of texts: the share of a window's tokens that is masked")
-    length: int = setting(128, "of texts: tokens of a window")
-    batch_size: int = setting(16, "rows of one forward")
-    seed: int = setting(0, "of the masks of texts, and of what decoding draws")
-
-    def __post_init__(self) -> None:
-        require_positive(self, "passes", "batch_size")
-        require(self.length >= 2, f"length must be at least 2, not {self.length}")
-        require(0 < self.share <= 1, f"share must lie in (0, 1], not {self.share}")
-        require(0 <= self.seed < 2**63, f"seed must lie between 0 and 2**63, not {self.seed}")
 
 
 class Canvas(NamedTuple):

@@ -25,7 +25,7 @@ from rich.table import Table
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from ..config import SoftMaskConfig, require, require_positive, setting
+from ..config import SoftMaskConfig, require
 from ..decoding.control_names import ControlNames
 from ..decoding.halves import AsMemoryAllows
 from ..decoding.likelihood import generator_for
@@ -38,25 +38,9 @@ from ..soft_mask import SoftMask, make_mixer
 from ..training.objective import BUCKETS, beside
 from .auto_batch import AutoBatch
 from .batching import batched
-from .config import check_batch_size
+from .measure_config import HeldOutConfig
 from .ranks import Ranks
 from .standard_errors import clustered_ratio
-
-
-@dataclass(frozen=True)
-class HeldOutConfig:
-    """How the text is cut and masked."""
-
-    length: int = setting(256, "tokens of a window")
-    times: int = setting(16, "masks of a window, one in each of as many equal slices of t")
-    batch_size: int | str = setting(16, "rows of one forward; auto: as many as fit and pay")
-    seed: int = setting(0, "of the masks; each window has its own")
-    steps: int = setting(64, "stale feedback: denoising steps; it comes from t + 1/steps")
-
-    def __post_init__(self) -> None:
-        require(self.length >= 2, f"length must be at least 2, not {self.length}")
-        require_positive(self, "times", "steps")
-        check_batch_size(self.batch_size)
 
 
 @dataclass(frozen=True)
