@@ -18,6 +18,8 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 LOCK = ".lock"
+# Of the file that a file is written to before it takes its name.
+PARTIAL = ".partial"
 
 
 def expand_home(path: str | Path) -> Path:
@@ -69,7 +71,7 @@ def replaced_atomically(path: Path) -> Iterator[Path]:
     Raises:
         OSError: it cannot be synchronised or renamed; `path` is as it was.
     """
-    partial = path.with_name(path.name + ".partial")
+    partial = path.with_name(path.name + PARTIAL)
     try:
         yield partial
         if path.is_file():

@@ -124,6 +124,7 @@ def test_given_texts_are_measured_as_they_are(model, tmp_path) -> None:
             ["samples", "--count", "1", "--max-new-tokens", "4", "--scorer", "{tmp}"],
             "cannot score texts",
         ),
+        (["samples", "--references", "{tmp}/none.txt", "--scorer", "{tmp}"], "empty reference"),
     ],
 )
 def test_bad_input_is_one_sentence(model, tmp_path, words, message, capsys) -> None:
@@ -131,6 +132,7 @@ def test_bad_input_is_one_sentence(model, tmp_path, words, message, capsys) -> N
     (tmp_path / "number.jsonl").write_text('{"text": 3}\n')
     (tmp_path / "bad.bin").write_bytes(b"\xff\xfe")
     (tmp_path / "one.txt").write_text("a")
+    (tmp_path / "none.txt").write_text("")
     (tmp_path / "ok.txt").write_text(TEXT * 40)
     words = [word.format(tmp=tmp_path) for word in words]
     place = ["--model", str(model), "--device", "cpu", "--out", str(tmp_path / "out")]
@@ -138,6 +140,8 @@ def test_bad_input_is_one_sentence(model, tmp_path, words, message, capsys) -> N
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith("softmask: error: ")
     assert message in error
+    if words[0] == "samples":  # nothing is written before all is known to be there
+        assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(

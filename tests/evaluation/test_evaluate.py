@@ -19,8 +19,8 @@ from tiny import write_json
 from softmask.cli.lm_eval import complete
 from softmask.cli.main import main
 from softmask.config import soft_mask_to_published
-from softmask.evaluation import evaluate
-from softmask.evaluation.responses import Responses
+from softmask.evaluation import definitions, evaluate
+from softmask.evaluation.responses import Responses, request_key
 from softmask.evaluation.tasks import FOLDER
 from softmask.hub.load import choose_device
 
@@ -218,8 +218,10 @@ def launched(words: list[str]) -> subprocess.CompletedProcess[str]:
 @pytest.fixture
 def only_ours(monkeypatch) -> None:
     """Without the harness' own 14,000 definitions, which take nine seconds to read."""
-    read = evaluate._read_definitions
-    monkeypatch.setattr(evaluate, "_read_definitions", lambda paths, _upstream: read(paths, False))
+    read = definitions._read_definitions
+    monkeypatch.setattr(
+        definitions, "_read_definitions", lambda paths, _upstream: read(paths, False)
+    )
 
 
 @pytest.mark.slow
@@ -299,6 +301,18 @@ def test_the_summary_says_which_scores_are_shares() -> None:
         **{"bits_per_byte": False, "4096": True},
     }
     assert {row["metric"]: row["n"] for row in rows}["4096"] == 1
+
+
+def test_a_groups_forwards_are_of_all_members_whatever_their_filters_are() -> None:
+    answers, by_task = Responses(), {}
+    for task, name, forwards in (("a", "none", 10), ("b", "strict", 100)):
+        one = {"filter": name, "arguments": [(task, {})], "resps": [[""]], "score": 1.0}
+        by_task[task] = [one, one | {"filter": "zz"}]
+        key = request_key((task, {}))
+        answers.by_key[key] = {"forwards": forwards, "tokens": 5, "text": ""}
+    results = {"results": {"g": {"score,none": 1.0}}, "samples": by_task}
+    [row] = evaluate.summarise(results | {"group_subtasks": {"g": ["a", "b"]}}, answers)
+    assert (row["forwards"], row["tokens_per_forward"]) == (55.0, round(10 / 110, 4))
 
 
 def test_a_task_that_runs_programs_asks_for_permission(model, data, tmp_path, capsys) -> None:

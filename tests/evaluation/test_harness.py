@@ -144,9 +144,18 @@ def test_a_fraction_of_the_forwards_follows_the_length_of_each_task(folder) -> N
 def test_the_repeats_of_a_request_are_different_draws(folder) -> None:
     warm = {"do_sample": True, "temperature": 2.0, "max_gen_toks": 12}
     model = lm(folder)
-    texts = model.generate_until(requests("on", "on", "on", **warm))
+    repeated = requests("on", **warm) * 3  # as the harness repeats it: the same object
+    texts = model.generate_until(repeated)
     assert len(set(texts)) == 3
-    assert lm(folder, batch_size=2).generate_until(requests("on", "on", "on", **warm)) == texts
+    assert lm(folder, batch_size=2).generate_until(repeated) == texts
+
+
+def test_two_tasks_that_ask_the_same_get_the_answer_of_either_alone(folder) -> None:
+    warm = {"do_sample": True, "temperature": 2.0, "max_gen_toks": 12}
+    model = lm(folder)
+    texts = model.generate_until([*requests("on", **warm), *requests("on", **warm)])
+    assert texts == 2 * lm(folder).generate_until(requests("on", **warm))
+    assert len(model.responses.by_key) == 1
 
 
 def test_an_answer_is_what_diffusion_generate_writes_by_hand(soft_folder) -> None:
@@ -284,6 +293,17 @@ def test_a_bad_model_argument_is_one_sentence(values, message) -> None:
 def test_a_bad_generation_argument_is_one_sentence(values, message) -> None:
     with pytest.raises(ValueError, match=message):
         task_args(values)
+
+
+def test_of_several_names_of_a_setting_the_last_counts_as_the_command_line_comes_last() -> None:
+    assert task_args({"max_gen_toks": 1024, "max_new_tokens": 64}).new_tokens == 64
+    assert task_args({"max_new_tokens": 64, "max_gen_toks": 1024}).new_tokens == 1024
+    assert task_args({"diffusion_steps": 9, "steps": 3}).sampling["steps"] == 3
+
+
+def test_an_empty_document_has_no_nats_in_automatic_batches_too(folder) -> None:
+    empty = [Instance("loglikelihood_rolling", {}, ("",), 0, ("task", 0, 1))]
+    assert lm(folder, batch_size="auto").loglikelihood_rolling(empty) == [0.0]
 
 
 def test_the_text_is_cut_before_the_first_of_the_stop_strings() -> None:

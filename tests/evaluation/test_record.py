@@ -83,6 +83,13 @@ def test_overwrite_deletes_what_an_evaluation_wrote_and_nothing_else(tmp_path: P
         assert {path.name for path in folder.iterdir()} == {"notes.txt", LOCK}
 
 
+def test_what_a_kill_leaves_of_the_first_file_is_no_obstacle(tmp_path: Path) -> None:
+    (tmp_path / "run.json.partial").write_text('{"comm')
+    (tmp_path / ".lock").write_text("")
+    with record.claimed(tmp_path, SETTINGS, False) as found:
+        assert found is None
+
+
 @pytest.mark.parametrize(
     "files",
     [{"notes.txt": "x"}, {"run.json": "{}"}, {"run.json": '{"command": [], "model_args": 3}'}],

@@ -131,6 +131,16 @@ def test_the_table_stands_beside_the_published_cells(capsys) -> None:
     assert lines[here + 1] == ["published,", "Dream-7B", "39.6", "54.7"]
 
 
+def test_a_cell_whose_score_nothing_had_stays_empty(capsys) -> None:
+    from rich.console import Console
+
+    found = cells(SUITES["dream"], model_args({}), CONFIG, fractions=[HALF])
+    other = {"task": "x", "metric": "y", "filter": "z", "value": 0.5, "stderr": None, "n": 2}
+    Console(width=80).print(suite_table(SUITES["dream"], [(cell, [other]) for cell in found]))
+    assert "mbpp_plus_instruct" in capsys.readouterr().out
+    assert against_published(SUITES["dream"], [(cell, [other]) for cell in found]) is None
+
+
 def test_lladas_suite_is_its_own_evaluation() -> None:
     found = {c.part.task: c for c in cells(SUITES["llada"], model_args({}), CONFIG)}
     assert {cell.mode for cell in found.values()} == {"plain"}

@@ -13,7 +13,7 @@ from typing import Any
 
 from ..evaluation.config import ModelArgs
 from ..reporting.progress import progress
-from .eval_options import add_eval_model, add_record_options, need_lm_eval
+from .eval_options import add_eval_model, add_record_options, need_lm_eval, read_model_args
 from .eval_texts import digest_of, measure_and_record, read_texts
 from .options import new_parser, set_threads
 
@@ -50,14 +50,19 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
     from ..decoding.prompts import encode
     from ..evaluation import text_quality
 
+    # Before hours of writing, and before a folder is claimed by a wrong name.
+    if references is not None:
+        text_quality.check_references(references)
+    scorer = None
+    if args.scorer is not None:
+        size = read_model_args(args).batch_size
+        size = size if isinstance(size, int) else 8
+        scorer = text_quality.Scorer(args.scorer, device=args.device, batch_size=size)
+
     def measure(checkpoint: Any, model: ModelArgs, folder: Path) -> dict[str, Any]:
         texts, ran = given_texts, dict[str, Any]()
         if texts is None:
             texts, ran = _write_texts(checkpoint, model, folder, args.prompt or "", count)
-        scorer = None
-        if args.scorer is not None:
-            size = model.batch_size if isinstance(model.batch_size, int) else 8
-            scorer = text_quality.Scorer(args.scorer, device=args.device, batch_size=size)
         ids = [encode(checkpoint, text) for text in texts]
         return {
             **dataclasses.asdict(text_quality.quality(texts, ids, scorer, references)),

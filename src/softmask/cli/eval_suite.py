@@ -101,7 +101,8 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
     out = args.out or Path("evals") / (args.suite + ("-templates" if templates else ""))
     need_lm_eval()
     with progress("reading the tasks"):
-        from ..evaluation.evaluate import check_tasks, evaluate
+        from ..evaluation.definitions import check_tasks
+        from ..evaluation.evaluate import evaluate
 
         every = dataclasses.replace(config, tasks=tuple(cell.part.task for cell in work))
         for one in [template.of(every) for template in templates] or [every]:

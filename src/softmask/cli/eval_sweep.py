@@ -94,7 +94,8 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
     need_lm_eval()
     need_matplotlib()
     with progress("reading the tasks"):
-        from ..evaluation.evaluate import check_generates, check_tasks, evaluate
+        from ..evaluation.definitions import check_generates, check_tasks
+        from ..evaluation.evaluate import evaluate
 
         check_tasks(config)
         check_generates(config)

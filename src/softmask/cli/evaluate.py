@@ -65,7 +65,8 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
     need_lm_eval()
     with progress("reading the tasks"):
         from ..evaluation import spread
-        from ..evaluation.evaluate import check_tasks, evaluate, table_of
+        from ..evaluation.definitions import check_tasks
+        from ..evaluation.evaluate import evaluate, table_of
 
         for one in [template.of(config) for template in templates] or [config]:
             check_tasks(one)

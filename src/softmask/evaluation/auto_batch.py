@@ -71,8 +71,9 @@ class AutoBatch:
     ) -> int:
         """How many rows are read at once, of those that estimate how likely these texts are."""
         footprint = Footprint.of(self.model, cached=False, k=0)
-        positions = max(len(context) + len(continuation) for context, continuation in texts)
-        masks = max(len(continuation) for _, continuation in texts)
+        # A document may be empty: it is a row all the same.
+        positions = max(1, *(len(context) + len(continuation) for context, continuation in texts))
+        masks = max(1, *(len(continuation) for _, continuation in texts))
         top = 1 if config.estimator == "one_step" else 0
         reading = footprint.scoring(masks, config, soft_mask, top=top)
         fits = footprint.rows(self.memory, positions, reading, held=False)

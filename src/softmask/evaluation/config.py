@@ -334,8 +334,9 @@ def task_args(kwargs: Mapping[str, Any]) -> TaskArgs:
     """
     rest = dict(kwargs)
     until = _stop_strings(rest.pop("until", None))
-    tokens = [rest.pop(name) for name in TOKEN_NAMES if name in rest]
-    steps = [rest.pop(name) for name in STEP_NAMES if name in rest]
+    # The last of several names: the harness puts those of the command line behind a task's.
+    tokens = [rest.pop(name) for name in kwargs if name in TOKEN_NAMES][-1:]
+    steps = [rest.pop(name) for name in kwargs if name in STEP_NAMES][-1:]
     suffix, reference = rest.pop("suffix", None), rest.pop("reference", "")
     do_sample = rest.pop("do_sample", None)
     if do_sample is False:

@@ -19,8 +19,8 @@ import logging
 import os
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
-from functools import cache, lru_cache
+from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -28,7 +28,6 @@ from typing import Any
 from datasets.exceptions import DatasetNotFoundError
 from lm_eval import evaluator, simple_evaluate
 from lm_eval.loggers.utils import add_env_info, get_commit_from_path
-from lm_eval.tasks import TaskManager
 from lm_eval.utils import handle_non_serializable
 from rich.table import Table
 
@@ -36,12 +35,10 @@ from ..files import write_atomically
 from ..reporting.tables import light_table
 from . import record
 from .config import EvalConfig, ModelArgs
+from .definitions import check_tasks, confinement, files_of
 from .harness import SoftMaskLM
 from .responses import Responses, request_key
-from .sandbox import available, warn_of_missing
-from .task_data import LAYOUTS, check_files, check_names, overrides, with_data
-from .tasks import FOLDER, include_paths
-from .tasks.infilling import Infilling
+from .task_data import with_data
 
 
 def _commit_here() -> str | None:
@@ -56,10 +53,6 @@ def _commit_here() -> str | None:
     if done.returncode and "not a git repository" not in done.stderr:
         logging.getLogger(__name__).warning("no commit is recorded: %s", done.stderr.strip())
     return done.stdout.strip() or None
-
-
-# Suffixes of files that describe tasks.
-DESCRIBES = (".yaml", ".yml", ".py", ".jinja")
 
 
 @cache
@@ -100,7 +93,7 @@ def evaluate(
             fit, or data that is not to be had.
     """
     settings = record.settings_of(
-        lm.checkpoint, args, evaluation=dataclasses.asdict(config), **_files_of(config)
+        lm.checkpoint, args, evaluation=dataclasses.asdict(config), **files_of(config)
     )
     with contextlib.ExitStack() as stack:
         done: list[dict[str, Any]] | None = None
@@ -126,32 +119,6 @@ def evaluate(
             until=config.until,
         )
         return _evaluate(own, config, folder, run)
-
-
-def _files_of(config: EvalConfig) -> dict[str, Any]:
-    """Digests of the files that say what the tasks are, and, by task, of those with their data."""
-    found: dict[str, Any] = {}
-    if config.include_path is not None:
-        root = Path(config.include_path)
-        found["task_files"] = record.digest(_task_files(root), root)
-    if config.data_dir is not None:
-        manager = task_manager(config.tasks, config.include_path)
-        known = [name for name in config.tasks if name in manager.task_index]
-        names = [name for name in _members(known, manager) if name in LAYOUTS]
-        found["data_files"] = {}
-        for name in names:
-            with contextlib.suppress(ValueError):  # a file is not there, which is said elsewhere
-                splits = overrides(name, Path(config.data_dir))["dataset_kwargs"]["files"].values()
-                files = {Path(file) for split in splits for file in split}
-                found["data_files"][name] = record.digest(files)
-    return found
-
-
-def _task_files(folder: Path) -> Iterator[Path]:
-    """What describes tasks below a folder; what Python or a run writes there is none of it."""
-    for place, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith((".", "__"))]
-        yield from (Path(place, n) for n in names if Path(n).suffix in DESCRIBES)
 
 
 def _evaluate(
@@ -215,109 +182,6 @@ def _run_harness(lm: SoftMaskLM, config: EvalConfig) -> dict[str, Any] | None:
         ) from error
 
 
-def check_tasks(config: EvalConfig) -> TaskManager:
-    """The definitions of the tasks; is called before a model is loaded.
-
-    Raises:
-        ValueError: an unknown task, one that runs what the model writes, without permission, a
-            chat template where a hole is to be filled, or a file that is missing or wrong.
-    """
-    manager = task_manager(config.tasks, config.include_path)
-    check_names(config.tasks, manager)
-    for task in _members(config.tasks, manager):
-        if _runs_programs(task, manager) and not config.confirm_run_unsafe_code:
-            where = "in" if _is_ours(task, manager) else "without"
-            raise ValueError(
-                f"{task} runs programs that the model writes ({where} a sandbox): say that it may "
-                "with --confirm-run-unsafe-code"
-            )
-        if config.apply_chat_template and _fills_holes(task, manager):
-            raise ValueError(
-                f"{task} fills in a hole of a text, which is no conversation: leave out "
-                "--apply-chat-template, and --templates that make one of it"
-            )
-        if config.data_dir is not None and task in LAYOUTS:
-            check_files(task, Path(config.data_dir))
-    return manager
-
-
-def check_generates(config: EvalConfig) -> None:
-    """Raises ValueError for a task that scores given texts: its forwards are no choice."""
-    manager = task_manager(config.tasks, config.include_path)
-    for task in _members(config.tasks, manager):
-        kind = (manager.task_index[task].cfg or {}).get("output_type")
-        if kind not in (None, "generate_until"):
-            raise ValueError(f"{task} scores given texts ({kind}): name tasks that generate")
-
-
-def _members(tasks: Sequence[str], manager: TaskManager) -> list[str]:
-    """The tasks that names stand for: those of a group, or itself."""
-    found = []
-    for task in tasks:
-        config = manager.task_index[task].cfg or {}
-        members = config.get("task") if "group" in config else None
-        if isinstance(members, list):
-            # A group's own task, defined within it, has no name here.
-            known = [one for one in members if isinstance(one, str) and one in manager.task_index]
-            found += _members(known, manager)
-        else:
-            found.append(task)
-    return found
-
-
-def _fills_holes(task: str, manager: TaskManager) -> bool:
-    own = str((manager.task_index[task].cfg or {}).get("class"))
-    return own.endswith(f"{Infilling.__module__}.{Infilling.__name__}")
-
-
-def confinement(config: EvalConfig) -> dict[str, str]:
-    """For each task that runs what the model writes, the protections that its programs have here.
-
-    Warns of those that this machine lacks.
-    """
-    manager = task_manager(config.tasks, config.include_path)
-    running = [task for task in _members(config.tasks, manager) if _runs_programs(task, manager)]
-    ours = [task for task in running if _is_ours(task, manager)]
-    if ours:
-        warn_of_missing()
-    return {task: available() if task in ours else "no sandbox" for task in running}
-
-
-def _runs_programs(task: str, manager: TaskManager) -> bool:
-    return bool((manager.task_index[task].cfg or {}).get("unsafe_code"))
-
-
-def _is_ours(task: str, manager: TaskManager) -> bool:
-    """Whether a task is of this package, whose programs run in the sandbox."""
-    path = manager.task_index[task].yaml_path
-    return path is not None and FOLDER in Path(path).parents
-
-
-def task_manager(tasks: Sequence[str], include_path: str | None = None) -> TaskManager:
-    """The harness' tasks, ours and those of a folder; the latter replace others of their name.
-
-    Raises:
-        ValueError: no such folder.
-    """
-    paths = include_paths()
-    if include_path is not None:
-        if not Path(include_path).is_dir():
-            raise ValueError(f"there is no folder {include_path} with tasks")
-        paths.append(include_path)
-    manager = _read_definitions(tuple(paths), False)
-    if all(task in manager.task_index for task in tasks):
-        return manager
-    return _read_definitions(tuple(paths), True)
-
-
-@lru_cache
-def _read_definitions(paths: tuple[str, ...], upstream: bool) -> TaskManager:
-    """Cached: reading the harness' 14,000 definitions takes six seconds."""
-    # The harness warns of every task of ours, and of every setting that differs from a task's.
-    logging.getLogger("lm_eval").setLevel(logging.ERROR)
-    return TaskManager(include_path=list(paths), include_defaults=upstream)
-
-
 def summarise(results: dict[str, Any], responses: Responses) -> list[dict[str, Any]]:
     """A row for each task, metric and filter of the harness' results, in the task's order.
 
@@ -325,8 +189,9 @@ def summarise(results: dict[str, Any], responses: Responses) -> list[dict[str, A
     """
     rows = []
     for task, values in results["results"].items():
-        samples = [s for leaf in _leaves(task, results) for s in results["samples"][leaf]]
-        spent = _spent(samples, responses)
+        by_leaf = [results["samples"][leaf] for leaf in _leaves(task, results)]
+        samples = [sample for of_leaf in by_leaf for sample in of_leaf]
+        spent = _spent([sample for of_leaf in by_leaf for sample in _once(of_leaf)], responses)
         listed = results.get("configs", {}).get(task, {}).get("metric_list") or ()
         order = {str(one["metric"]): place for place, one in enumerate(listed)}
         names = sorted(values, key=lambda name: order.get(name.partition(",")[0], len(order)))
@@ -363,14 +228,18 @@ def _leaves(task: str, results: dict[str, Any]) -> list[str]:
     return [leaf for member in results["group_subtasks"][task] for leaf in _leaves(member, results)]
 
 
+def _once(samples: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Each sample of a task one time, of those that it has with each filter."""
+    first = min((sample["filter"] for sample in samples), default=None)
+    return [sample for sample in samples if sample["filter"] == first]
+
+
 def _spent(samples: list[dict[str, Any]], responses: Responses) -> dict[str, float | None]:
     """Mean forwards and tokens of a sample; of likelihoods also their mean standard error.
 
-    `tokens_per_forward` is of all texts together.
+    `tokens_per_forward` is of all texts together. Each sample is meant to be there once.
     """
-    filters = {sample["filter"] for sample in samples}
-    once = [sample for sample in samples if sample["filter"] == min(filters)]
-    answers = [answers for sample in once if (answers := _answers(sample, responses))]
+    answers = [answers for sample in samples if (answers := _answers(sample, responses))]
     if not answers:
         return {"forwards": None, "tokens": None}
     spent: dict[str, float | None] = {

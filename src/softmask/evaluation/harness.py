@@ -159,13 +159,14 @@ class SoftMaskLM(TextScores):
         Raises:
             ValueError: generation arguments that this model does not have.
         """
-        seen: Counter[str] = Counter()
+        # The harness repeats a request as the same object. Equal requests of two tasks, or of two
+        # rows of one, are no repeats: they get one answer.
+        seen: Counter[int] = Counter()
         rows = []
         for request in requests:
             context, kwargs = request.args
-            name = request_key(request.args)
-            rows.append(self._row(context, kwargs, seen[name]))
-            seen[name] += 1
+            rows.append(self._row(context, kwargs, seen[id(request)]))
+            seen[id(request)] += 1
         self._warn_of_cuts(rows)
         self._answer(rows, disable_tqdm)
         return [self._text(row) for row in rows]

@@ -15,13 +15,14 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from ..config import read_json, soft_mask_to_published
-from ..files import LOCK, file_digest, locked, write_atomically
+from ..config import SoftMaskConfig, read_json, soft_mask_to_published
+from ..files import LOCK, PARTIAL, file_digest, locked, write_atomically
 from ..hub.checkpoints import fingerprint, tokenizer_folder
 from ..hub.export import TOKENIZER_FILES
 from ..hub.tokenizer_files import TOKENIZER_CONFIG
 from ..models.checkpoint import Checkpoint, Source
 from ..reporting.result_folder import provenance
+from ..rules import KINDS, added
 from .config import RESULTS, RUN, EvalConfig, ModelArgs
 
 PACKAGES = (
@@ -31,8 +32,8 @@ PACKAGES = (
 # Settings that do not change the scores; the last but for the estimator that draws so many masks
 # together.
 NOT_OF_SCORES = ("device", "device_map", "mc_batch_size")
-# Digests of files that decide the scores: a tokenizer's, those of tasks and of data.
-FILES = ("tokenizer", "task_files", "data_files", "scorer_files")
+# Digests of files that decide the scores: a tokenizer's, those of rules, of tasks and of data.
+FILES = ("tokenizer", "rule_files", "task_files", "data_files", "scorer_files")
 # Types of the parts that are read again; each may be missing or null.
 PARTS: dict[str, type] = {
     **dict.fromkeys(("model", "adapter", "soft_mask", "model_args", "evaluation"), dict),
@@ -52,6 +53,7 @@ def settings_of(checkpoint: Checkpoint, args: ModelArgs, **what: Any) -> dict[st
         "model": {"name": checkpoint.name, "fingerprint": fingerprint(source.folder)},
         "tokenizer": _tokenizer(source),
         "adapter": _adapter(source, args),
+        "rule_files": _rule_files(args, soft),
         "soft_mask": soft_mask_to_published(soft) if soft else None,
         "dtype": str(checkpoint.model.dtype),
         "model_args": values,
@@ -66,6 +68,18 @@ def _tokenizer(source: Source) -> str | None:
         return None
     folder = tokenizer_folder(source.folder, source.adapter)
     return digest([folder / name for name in (TOKENIZER_CONFIG, *TOKENIZER_FILES)])
+
+
+def _rule_files(args: ModelArgs, soft: SoftMaskConfig | None) -> dict[str, str]:
+    """Digests of the modules of the rules in use that are not shipped, by kind of rule."""
+    in_use = {"commit": args.alg, "feedback": soft and soft.mode, "stopping": args.stop_rule}
+    files: dict[str, str] = {}
+    for kind in KINDS:
+        for rule in added(kind):
+            path = Path(rule.function.__code__.co_filename)
+            if rule.name == in_use[kind] and path.is_file():  # a cell of a notebook has no file
+                files[kind] = file_digest(path)
+    return files
 
 
 def digest(paths: Iterable[Path], root: Path | None = None) -> str:
@@ -108,9 +122,14 @@ def claimed(
         yield _finished(folder, settings)
 
 
+def _is_left_over(path: Path) -> bool:
+    return path.name == LOCK or path.suffix == PARTIAL
+
+
 def _require_run_or_nothing(folder: Path) -> None:
     """Raises ValueError for a folder that holds anything but a run."""
-    if not folder.is_dir() or all(path.name == LOCK for path in folder.iterdir()):
+    # What a kill leaves of the first file that was being written is no run either.
+    if not folder.is_dir() or all(map(_is_left_over, folder.iterdir())):
         return
     held = read_json(folder / RUN) if (folder / RUN).is_file() else None
     parts = held if isinstance(held, dict) else {}

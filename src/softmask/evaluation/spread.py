@@ -152,7 +152,9 @@ def suite_spreads(suite: Suite, found: Sequence[tuple[Cell, Sequence[Spread]]]) 
         table.add_column(column, justify="right", no_wrap=True)
     for cell, spreads in found:
         wanted = (cell.part.task, *cell.part.score)
-        one = next(one for one in spreads if one.key == wanted)
+        one = next((one for one in spreads if one.key == wanted), None)
+        if one is None:
+            continue
         values = (one.mean, one.deviation, one.range, one.error)
         shown = ["" if value is None else one.shown(value) for value in values]
         table.add_row(cell.part.task, str(cell.fraction), cell.mode, *shown)

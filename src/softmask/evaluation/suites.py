@@ -197,10 +197,11 @@ def _config(suite: Suite, part: Part, config: EvalConfig) -> EvalConfig:
     )
 
 
-def score_of(cell: Cell, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The row of a cell's summary that the suite's table shows."""
+def score_of(cell: Cell, rows: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """The row of a cell's summary that the suite's table shows; None where nothing was scored."""
     wanted = (cell.part.task, *cell.part.score)
-    return next(row for row in rows if (row["task"], row["metric"], row["filter"]) == wanted)
+    found = (row for row in rows if (row["task"], row["metric"], row["filter"]) == wanted)
+    return next(found, None)
 
 
 def suite_table(suite: Suite, found: Sequence[tuple[Cell, Sequence[dict[str, Any]]]]) -> Table:
@@ -247,6 +248,8 @@ def against_published(
             if value is None:
                 continue
             row = score_of(cell, rows)
+            if row is None:
+                continue
             difference = 100 * row["value"] - value
             errors = difference / _error(row, cell.part, value / 100) / 100
             table.add_row(

@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import lru_cache
+from glob import glob
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +38,9 @@ __all__ = [
     "Layout",
     "check_files",
     "check_names",
+    "data_files",
+    "has_rows",
+    "members_of",
     "needs_files",
     "needs_livecodebench",
     "needs_ruler",
@@ -321,15 +325,56 @@ def check_names(task_names: Sequence[str], task_manager: TaskManager) -> None:
             )
 
 
+def members_of(task: str, task_manager: TaskManager) -> list[str] | None:
+    """Return the names of a group's or a tag's members; None for a task."""
+    entry = task_manager.task_index[task]
+    config = entry.cfg or {}
+    if "group" not in config:
+        return sorted(entry.tags) if entry.cfg is None and entry.tags else None
+    members = config.get("task")
+    return [one for one in members if isinstance(one, str)] if isinstance(members, list) else None
+
+
+def has_rows(task: str, task_manager: TaskManager) -> bool:
+    """Return whether a task makes its rows itself, or names the files that hold them."""
+    return task not in LAYOUTS and _has_rows(task_manager.task_index[task].cfg or {})
+
+
+def _has_rows(config: Mapping[str, Any]) -> bool:
+    return "custom_dataset" in config or "data_files" in (config.get("dataset_kwargs") or {})
+
+
+def data_files(task: str, data_dir: Path | None, task_manager: TaskManager) -> set[Path]:
+    """Return the files on this machine that a task reads: those of the folder, or that it names.
+
+    Empty where a file of the folder is missing, which `check_files` says.
+    """
+    if task in LAYOUTS:
+        try:
+            splits = (
+                {} if data_dir is None else overrides(task, data_dir)["dataset_kwargs"]["files"]
+            )
+        except ValueError:
+            return set()
+        return {Path(file) for files in splits.values() for file in files}
+    given = (task_manager.task_index[task].cfg or {}).get("dataset_kwargs") or {}
+    root, named = Path(given.get("data_dir") or ""), given.get("data_files")
+    if named is None:
+        named = "**/*" if given.get("data_dir") else ()
+    names = named.values() if isinstance(named, Mapping) else [named]
+    flat = [one for name in names for one in ([name] if isinstance(name, str) else name)]
+    return {Path(path) for name in flat for path in glob(str(root / name), recursive=True)}
+
+
 def with_data(
     task_names: Sequence[str], data_dir: Path | None, task_manager: TaskManager
 ) -> list[str | Task | Group]:
     """Return what to pass to `lm_eval.simple_evaluate(tasks=..., task_manager=task_manager)`.
 
     Without a folder these are the names themselves. With one the tasks are loaded with the files
-    of the folder, and groups keep their members and means. A task that makes its rows itself
-    reads nothing of it. Raises ValueError for an unknown name, a task without a file layout, and a
-    missing or wrong file.
+    of the folder, and groups keep their members and means. A task that makes its rows itself,
+    or names the files that hold them, reads nothing of it. Raises ValueError for an unknown name,
+    a task without a file layout, and a missing or wrong file.
     """
     check_names(task_names, task_manager)
     if data_dir is None:
@@ -344,8 +389,8 @@ def _loaded(name: str, data_dir: Path, task_manager: TaskManager) -> Task | Grou
     entry = task_manager.task_index[name]
     config = load_yaml(entry.yaml_path) if entry.yaml_path else {}
     members = config.get("task")
-    if "custom_dataset" in config and name not in LAYOUTS:
-        return task_manager.load([name])["tasks"][name]  # it makes its rows itself
+    if name not in LAYOUTS and _has_rows(config):
+        return task_manager.load([name])["tasks"][name]
     if "group" not in config:
         # Raises for a tag too, which has no file of its own.
         changed = config | overrides(name, data_dir)

@@ -242,6 +242,18 @@ def quality(
     )
 
 
+def check_references(references: Sequence[str]) -> None:
+    """Looks at what MAUVE needs before anything is measured.
+
+    Raises:
+        ValueError: mauve-text is not installed, there is no text, or one is empty.
+    """
+    if importlib.util.find_spec("mauve") is None:
+        raise ValueError("MAUVE needs mauve-text: pip install 'softmask[mauve]'")
+    if not references or not all(references):
+        raise ValueError("an empty reference text has no features: leave it out")
+
+
 def mauve(texts: Sequence[str], references: Sequence[str], scorer: Scorer) -> float:
     """MAUVE in (0, 1] (Pillutla et al., arXiv 2102.01454), 1: the two sets look the same.
 
@@ -251,8 +263,7 @@ def mauve(texts: Sequence[str], references: Sequence[str], scorer: Scorer) -> fl
     Raises:
         ValueError: mauve-text is not installed, or a text is empty.
     """
-    if importlib.util.find_spec("mauve") is None:
-        raise ValueError("MAUVE needs mauve-text: pip install 'softmask[mauve]'")
+    check_references(references)
     from mauve import compute_mauve
 
     result = compute_mauve(
