@@ -97,8 +97,8 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
         from ..evaluation.definitions import check_generates, check_tasks
         from ..evaluation.evaluate import evaluate
 
-        check_tasks(config)
         check_generates(config)
+        check_tasks(config)
     lm: Any = load_lm(model)
     for point in found:
         point.args.soft_mask(lm.checkpoint.soft_mask, lm.checkpoint.name)  # before the first runs
