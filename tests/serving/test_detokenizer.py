@@ -9,7 +9,8 @@ from tiny import write_dream_folder
 
 import softmask
 from softmask.config import SamplingConfig
-from softmask.decoding.prompts import decode_answer, encode, encode_chat
+from softmask.constraints.vocabulary import bytes_by_character
+from softmask.decoding.prompts import DecodeStream, decode_answer, encode, encode_chat
 from softmask.serving.detokenizer import IncrementalDetokenizer
 from softmask.serving.request import Event, Request
 from softmask.serving.trace import pieces
@@ -97,6 +98,19 @@ def test_pieces_joined_are_the_text(checkpoint, ids) -> None:
     parts = pieces(checkpoint, ids)
     assert len(parts) == len(ids)
     assert "".join(parts) == checkpoint.tokenizer.decode(ids, skip_special_tokens=True)
+
+
+@settings(max_examples=100)
+@given(st.lists(st.sampled_from([*b"a\xc3\xa9\xef\xbf\xbd\xf0\x9f\x98\xff"]), max_size=40))
+def test_bytes_that_never_become_a_character_are_not_waited_for(checkpoint, octets) -> None:
+    names = {byte: name for name, byte in bytes_by_character().items()}
+    ids = [checkpoint.tokenizer.convert_tokens_to_ids(names[octet]) for octet in octets]
+    decoder, waiting = DecodeStream(checkpoint), 0
+    for token in ids:
+        waiting = 0 if decoder.add(token) else waiting + 1
+        assert waiting <= 3
+    parts = pieces(checkpoint, ids)
+    assert "".join(parts) == bytes(octets).decode(errors="replace")
 
 
 # Conversations.

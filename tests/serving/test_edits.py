@@ -9,7 +9,7 @@ from functools import partial
 
 import pytest
 import torch
-from test_server import post
+from test_server import post, serving
 from tiny import write_dream_folder
 
 import softmask
@@ -128,6 +128,15 @@ def test_a_server_edits_as_the_package_does(url, checkpoint, more) -> None:
     scores = [one["score"] for one in answer["choices"]]
     assert scores == pytest.approx([draft.score for draft in own.drafts], rel=1e-5)
     assert answer["softmask"] == {"forwards": own.forwards, "seed": 3}
+
+
+@pytest.mark.parametrize(("queue", "lengths"), [(1, [3]), (2, [2, 4])])
+def test_no_more_lengths_are_tried_than_may_wait(checkpoint, queue, lengths) -> None:
+    body = {"text": TEXT, "start": 9, "end": 12, "min_tokens": 2, "max_tokens": 4, "seed": 3}
+    with serving(checkpoint, queue=queue) as (url, _service):
+        answer = post(url, "/v1/edits", body)
+    assert answer.status_code == 200
+    assert sorted(one["tokens"] for one in answer.json()["choices"]) == lengths
 
 
 @pytest.mark.parametrize(

@@ -183,6 +183,33 @@ def test_a_stretch_of_an_answer_is_refilled_by_mouse_and_by_keyboard(chat) -> No
     assert said(chat)[1].startswith(answer[:-3])
 
 
+def test_a_refill_that_a_deadline_cuts_leaves_the_words_as_they_were(chat) -> None:
+    send(chat, "Hello")
+    act(chat, 1, "Edit")
+    chat.locator(".edit:visible textarea").fill("The cat sat on the mat")
+    chat.get_by_role("button", name="Save").click()
+    late = {"message": "it was not done within its deadline", "code": "deadline"}
+
+    def cut_behind_a_step(route) -> None:
+        events = route.fetch().text().split("\n\n")[:2]
+        error = f"event: error\ndata: {json.dumps({'error': late})}"
+        body = "\n\n".join([*events, error, ""])
+        route.fulfill(status=200, content_type="text/event-stream", body=body)
+
+    chat.route("**/v1/denoise", cut_behind_a_step)
+    chat.locator(".message .said").nth(1).evaluate(
+        """(said) => getSelection().setBaseAndExtent(said.firstChild, 4, said.firstChild, 15)"""
+    )
+    chat.wait_for_selector("#refill:not([hidden])")
+    chat.fill("#refill input", "6")
+    chat.click("#refill button")
+    ended(chat)
+    assert "deadline" in chat.get_by_role("alert").inner_text()
+    assert said(chat) == ["Hello", "The cat sat on the mat"]
+    chat.reload()
+    assert said(chat) == ["Hello", "The cat sat on the mat"]
+
+
 def test_brackets_of_a_text_are_not_taken_for_holes_when_a_stretch_is_refilled(page) -> None:
     made = page.evaluate(
         """() => {

@@ -6,6 +6,7 @@ says, and masks come from holes alone. A raw prompt in Python or on the command 
 
 from __future__ import annotations
 
+import codecs
 import copy
 import dataclasses
 import re
@@ -258,34 +259,32 @@ def encode_turn_end(checkpoint: Checkpoint) -> list[int]:
 class DecodeStream:
     """What tokens add to a text, one by one; a character of several comes with the last.
 
+    All tokenizers that are loaded write bytes. Those that never become a character are U+FFFD as
+    soon as that is known, as in the text of all tokens together.
+
     Args:
         marks: what stands for some control tokens, which have no text.
     """
 
     def __init__(self, checkpoint: Checkpoint, marks: Mapping[int, str] | None = None) -> None:
         self._checkpoint, self._marks = checkpoint, marks or {}
-        self._open: list[int] = []
+        self._silent = frozenset(checkpoint.tokenizer.all_special_ids)
+        self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
 
     @property
     def is_open(self) -> bool:
         """Whether the last token was not the end of a character."""
-        return bool(self._open)
+        return bool(self._utf8.getstate()[0])
 
     def add(self, token: int) -> str:
         """What a token adds."""
         if token in self._marks:
             return self.rest() + self._marks[token]
-        self._open.append(token)
-        text = self._checkpoint.decode(self._open, skip_special_tokens=True)
-        if text.endswith("\ufffd"):
-            return ""
-        self._open = []
-        return text
+        return "" if token in self._silent else self._utf8.decode(self._checkpoint.bytes_of(token))
 
     def rest(self) -> str:
         """What the tokens of a character that never came whole add, where no more follow."""
-        tokens, self._open = self._open, []
-        return self._checkpoint.decode(tokens, skip_special_tokens=True)
+        return self._utf8.decode(b"", final=True)
 
 
 def rules_of(checkpoint: Checkpoint, *, infill: bool) -> Rules:

@@ -110,7 +110,8 @@ class IncrementalDetokenizer:
         """The tokens of a character that does not come whole any more, if any."""
         tokens, self._pending = self._pending, []
         if tokens:
-            tokens[-1] = dataclasses.replace(tokens[-1], text=self._decoder.rest())
+            text = tokens[-1].text + self._decoder.rest()
+            tokens[-1] = dataclasses.replace(tokens[-1], text=text)
         return tokens
 
     def _hand_out(self, tokens: list[Token]) -> list[Token]:

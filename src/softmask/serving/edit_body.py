@@ -54,6 +54,7 @@ def edit_jobs(service: Service, asked: EditBody) -> list[Any]:
         asked.constraint,
         service.encode_text,
         lambda masks: service.sampling_of(asked, kind, masks),
+        most_tried=service.engine.queue,  # more at once could never be accepted
         soft_mask=service.soft_mask_of(extension.soft_mask),
         seed=service.seed_of(asked),
         deadline=min(extension.deadline or service.config.deadline, service.config.deadline),

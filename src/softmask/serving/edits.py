@@ -88,18 +88,21 @@ class Span:
             f"at least {least} and at most {most} tokens are to be written: the least comes first",
         )
 
-    def lengths(self, replaced: int) -> list[int]:
+    def lengths(self, replaced: int, most_tried: int = LENGTHS) -> list[int]:
         """The lengths to try, evenly between the bounds.
 
         Args:
             replaced: tokens of what is replaced. From half of them to twice as many, or ROOM, may
                 be written where nothing is said.
+            most_tried: how many may be tried, LENGTHS at most.
         """
         least = max(1, replaced // 2) if self.min_tokens is None else self.min_tokens
         most = max(2 * replaced, ROOM, least) if self.max_tokens is None else self.max_tokens
         least = min(least, most)
-        count = min(LENGTHS, most - least + 1)
-        step = (most - least) / max(1, count - 1)
+        count = min(LENGTHS, most_tried, most - least + 1)
+        if count == 1:
+            return [(least + most) // 2]
+        step = (most - least) / (count - 1)
         return [round(least + step * i) for i in range(count)]
 
 
@@ -109,12 +112,14 @@ def span_requests(
     constraint: Constraint | None,
     encode_text: Callable[[str], list[int]],
     sampling_of: Callable[[int], SamplingConfig],
+    most_tried: int = LENGTHS,
     **settings: Any,
 ) -> list[Request]:
     """A request for each length that fits the form.
 
     Args:
         sampling_of: the settings for so many masks.
+        most_tried: as of `Span.lengths`.
         settings: other fields of `Request`.
 
     Raises:
@@ -123,7 +128,7 @@ def span_requests(
     before, spaced = without_space(checkpoint, span.text[: span.start])
     ids = [*first_ids(checkpoint), *encode_text(before)]
     behind = [*encode_text(span.text[span.end :]), *last_ids(checkpoint)]
-    lengths = span.lengths(len(encode_text(span.text[span.start : span.end])))
+    lengths = span.lengths(len(encode_text(span.text[span.start : span.end])), most_tried)
     context = checkpoint.model.config.max_position_embeddings
     room = context - len(ids) - len(behind)
     require(

@@ -196,7 +196,7 @@ def echo_tokens(
     decoder = DecodeStream(checkpoint)
     tokens = [Token(token, decoder.add(token)) for token in ids]
     if rest := decoder.rest():
-        tokens[-1] = Token(ids[-1], rest)
+        tokens[-1] = Token(ids[-1], tokens[-1].text + rest)
     start = len(ids) - len(scores)
     scored = zip(tokens[start:], scores, strict=True)
     return tokens[:start] + [

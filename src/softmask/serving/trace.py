@@ -177,7 +177,7 @@ def pieces(checkpoint: Checkpoint, ids: Sequence[int]) -> list[str]:
     decoder = DecodeStream(checkpoint)
     parts = [decoder.add(token) for token in ids]
     if decoder.is_open:
-        parts[-1] = decoder.rest()
+        parts[-1] += decoder.rest()
     return parts
 
 

@@ -147,18 +147,19 @@ class Conversation {
     if (document.activeElement === document.body) byId("say").focus({ preventScroll: true });
   }
 
-  /** Refills a stretch of an answer; a stop leaves it as it was. */
+  /** Refills a stretch of an answer; a stop, and an end before its time, leave it as it was. */
   async refill(i, text, stretch, count) {
     if (this.page.view.isRunning) return;
     const infill = withHole(this.page, text, stretch, count);
     if (infill === null) return;
     const turn = Object.assign(this.turns[i], { content: text, fresh: null });
+    const { run: shown, note } = turn;
     const run = await this.run(turn, { messages: this.messagesOf(this.turns.slice(0, i)), infill });
-    if (run && run.end.finish_reason !== "cancelled") {
+    if (run?.isWhole) {
       const { text: content, stretch: fresh } = fillIn(run, partsOf(infill));
       Object.assign(turn, { content, fresh });
       this.page.say(content);
-    }
+    } else Object.assign(turn, { run: shown, note });
     this.show();
     this.messages[i].root.querySelector(".acts button").focus();
   }

@@ -12,6 +12,7 @@ class Run {
     this.start = start;
     this.steps = [];
     this.end = null;
+    this.isWhole = true; // until it is closed before its end
     this.texts = new Map(start.tokens.map((token) => [token.id, token.text]));
     this.tokens = [...start.tokens];
     this.line = this.tokens.map((_, position) => position);
@@ -69,6 +70,7 @@ class Run {
 
   /** Ends a run that nobody ended, so that it can be kept like any other. */
   close(reason) {
+    this.isWhole = false;
     const last = this.steps.at(-1);
     const pieces = this.orders.at(-1).map((position) => {
       const [token, commit] = [this.tokens[position], this.commits.get(position)];
