@@ -177,8 +177,10 @@ def soft_mask_from_published(values: Any, where: str) -> SoftMaskConfig | None:
     return config if mode else None
 
 
-def soft_mask_to_published(config: SoftMaskConfig) -> dict[str, Any]:
+def soft_mask_to_published(config: SoftMaskConfig | None) -> dict[str, Any]:
     """The mapping to write as `transparency_config.json`; inverse of the reader above."""
+    if config is None:
+        return {"transparency_alg": "none"}
     by_mode = {mode: alg for alg, mode in PUBLISHED_MODES.items()}
     values = {key: getattr(config, name) for key, name in PUBLISHED_KEYS.items()}
     default = SoftMaskConfig()
