@@ -181,6 +181,25 @@ def test_a_recipe_that_makes_no_sense_is_one_clear_sentence(overrides, message) 
         read_recipe("mix", overrides)
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"puzzle_share": 0.0}, "stage late has puzzle_share 0.0, and corpus.text is empty"),
+        ({"puzzles": {"sudoku4x4": 1.0}}, "has no part 'sudoku4x4'; its parts are sudoku_4x4"),
+        ({"puzzles": {"sudoku_4x4": 0.0}}, "and one must be positive"),
+        ({"puzzles": {}}, "and one must be positive"),
+    ],
+)
+def test_what_a_late_stage_cannot_draw_is_said_before_the_first_begins(changes, message) -> None:
+    stages = [{"name": "early", "steps": 1}, {"name": "late", "steps": 1, **changes}]
+    settings = {"name": "a", "corpus": {"puzzle_share": 1.0}, "train": {"stages": stages}}
+    with pytest.raises(ValueError, match=message):
+        from_mapping(Recipe, settings, "test")
+    if "puzzles" in changes:
+        with pytest.raises(ValueError, match=message):
+            from_mapping(Recipe, settings | {"corpus": {"puzzle_share": 1.0, **changes}}, "test")
+
+
 # The learning rate and the global batch
 
 

@@ -31,6 +31,7 @@ from ..config import (
     require_positive,
     setting,
 )
+from ..puzzles.puzzles import check_mixture
 
 OPTIMIZERS = ("adamw", "muon")
 PRECISIONS = ("float32", "bfloat16")
@@ -239,6 +240,7 @@ class CorpusConfig:
         require_positive(self, "puzzle_batch", "puzzle_pool", "story_batch", "story_length")
         others = [name for name in self.in_place if name not in SUDOKUS]
         require(not others, f"in_place takes {' and '.join(SUDOKUS)}, not {', '.join(others)}")
+        check_mixture(self.puzzles)
         text = bool(self.text) or self.puzzle_share == 1
         require(text, "text is empty: name files or set puzzle_share: 1")
 
@@ -278,6 +280,8 @@ class StageConfig:
 
     def __post_init__(self) -> None:
         require_positive(self, "steps", "feedback_passes")
+        if self.puzzles is not None:
+            check_mixture(self.puzzles)
         _require_few_passes(self.feedback_passes)
         _require_shares(self, "soft_probability", "left_to_right", "puzzle_share")
         _require_rates(self, "learning_rate")
@@ -434,6 +438,13 @@ class Recipe:
         else:
             bounded = bool(self.train.stages) or self.train.steps is not None
             require(bounded, "a corpus is endless: give train.steps or train.stages")
+        if self.corpus is not None and not self.corpus.text:
+            for stage in self.train.stages:
+                require(
+                    stage.puzzle_share in (None, 1),
+                    f"stage {stage.name} has puzzle_share {stage.puzzle_share}, and corpus.text is "
+                    "empty: name files, or leave its puzzle_share out",
+                )
         require(
             self.noise.t_low > 0 or self.train.weighting in TIMELESS,
             f"weighting {self.train.weighting} divides by the time t, and noise.t_low is 0: give a "
