@@ -9,6 +9,7 @@ import dataclasses
 import json
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -35,6 +36,7 @@ from softmask.training import run as run_module
 from softmask.training.config import Recipe
 from softmask.training.run import train
 from softmask.training.sweep import sweep
+from softmask.training.trainer import SoftMaskTrainer
 
 datasets = pytest.importorskip("datasets", reason="pip install 'softmask[train]'")
 
@@ -66,6 +68,21 @@ def refused(*arguments, **more) -> str:
         train(*arguments, **{**SILENT, **more})
     assert "\n" not in str(caught.value)
     return str(caught.value)
+
+
+def interrupt_in(update: int, recipe: Recipe, folder: Path, monkeypatch) -> None:
+    """A run that gets a Ctrl-C in an update, behind which it stops with a checkpoint."""
+    before = SoftMaskTrainer.before_update
+
+    def interrupted(self) -> None:
+        before(self)
+        if self.state.global_step + 1 == update:
+            signal.raise_signal(signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SoftMaskTrainer, "before_update", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            train(recipe, folder, **SILENT)
 
 
 # Whose folder it is
@@ -302,6 +319,20 @@ def test_the_best_is_the_best_of_the_checkpoints_where_there_are_more_evaluation
     assert json.loads((tmp_path / "done.json").read_text())["best_step"] == 4
     best = load_file(tmp_path / "checkpoint-4" / "adapter_model.safetensors")
     assert same(best, load_file(tmp_path / "adapter" / "adapter_model.safetensors"))
+
+
+def test_a_checkpoint_of_ctrl_c_is_no_candidate_for_the_best(
+    settings, tmp_path, monkeypatch
+) -> None:
+    """The model gets worse: the uninterrupted run, which has none there, ends with update 4."""
+    changes = {"learning_rate": 2.0, "clip": 1e6, "eval_every": 1, "save_every": 4}
+    recipe = recipe_of(settings, keep_best=True, **changes)
+    interrupt_in(1, recipe, tmp_path, monkeypatch)
+    assert (tmp_path / "checkpoint-1").is_dir()
+    train(recipe, tmp_path, **SILENT)
+    losses = {line["step"]: line["eval_loss"] for line in log_of(tmp_path) if "eval_loss" in line}
+    assert losses[1] < losses[4] < losses[8]
+    assert json.loads((tmp_path / "done.json").read_text())["best_step"] == 4
 
 
 # Damage

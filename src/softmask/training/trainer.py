@@ -365,8 +365,13 @@ class SoftMaskTrainer(Trainer):
             rotate_checkpoints(str(self._folder), self.settings.save_limit, best)
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any = None) -> bool:
-        """The best one to keep is among the checkpoints: nothing else can be gone back to."""
-        if self.settings.keep_best and not self.control.should_save:
+        """The best one to keep is among the checkpoints: nothing else can be gone back to.
+
+        Those of an uninterrupted run: what a Ctrl-C leaves would else decide how the run ends.
+        """
+        step = self.state.global_step
+        planned = step % self.settings.save_every == 0 or step >= self.state.max_steps
+        if self.settings.keep_best and not planned:
             return False
         return super()._determine_best_metric(metrics, trial)
 
