@@ -179,6 +179,23 @@ def test_a_new_run_deletes_all_of_the_old_one_but_the_lock_that_it_holds(
     assert (tmp_path / ".lock").is_file()
 
 
+def test_fewer_epochs_than_a_run_has_made_are_refused_and_leave_it_finished(
+    settings, tmp_path
+) -> None:
+    """36 rows for training, two an update: an update is an 18th of an epoch."""
+    settings["train"].pop("steps")
+    changes = {"eval_at_start": False, "eval_every": 100, "save_every": 100, "log_every": 3}
+    lengths = (4 / 18, 3 / 18, 5 / 18)
+    recipe, shorter, longer = (recipe_of(settings, epochs=e, **changes) for e in lengths)
+    train(recipe, tmp_path, **SILENT)
+    files = [tmp_path / name for name in ("done.json", "recipe.json")]
+    before = [file.read_bytes() for file in files]
+    assert "has made 4 updates already, more than 3: ask for more" in refused(shorter, tmp_path)
+    assert [file.read_bytes() for file in files] == before
+    train(longer, tmp_path, **SILENT)
+    assert json.loads(files[0].read_text())["steps"] == 5
+
+
 # Data that has changed
 
 
