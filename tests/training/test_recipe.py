@@ -160,6 +160,7 @@ def test_overrides_reach_every_depth_and_misspelt_ones_are_named() -> None:
         ),
         (["noise.t_low=0"], "divides by the time t, and noise.t_low is 0: give a smallest time"),
         (["adapter.bias=some"], "bias must be one of"),
+        (["adapter.layers=[]"], "layers is empty: name layers, or null"),
         (["seed=-1"], r"seed must lie in \[0, 2\*\*32\)"),
         (["seed=99999999999999999999"], "seed is too large a number"),
         (["train.learning_rate=1e300"], "'learning_rate' must be a finite number"),

@@ -155,6 +155,7 @@ class AdapterConfig:
         _require_shares(self, "dropout")
         require_choice("bias", self.bias, BIASES)
         require(bool(self.target_modules), "target_modules is empty: name linear layers")
+        require(self.layers != (), "layers is empty: name layers, or null")  # PEFT: all of them
 
 
 @dataclass(frozen=True)
