@@ -247,6 +247,11 @@ def sampling_to_file(config: SamplingConfig, kinds: Sequence[PromptKind] = ()) -
     """The mapping to write as `sampling_config.json`: what differs from the defaults."""
     default = dataclasses.asdict(SamplingConfig())
     values = {k: v for k, v in dataclasses.asdict(config).items() if v != default[k]}
+    return sampling_mapping(values, kinds)
+
+
+def sampling_mapping(values: dict[str, Any], kinds: Sequence[PromptKind]) -> dict[str, Any]:
+    """The mapping of these settings and kinds of prompts; inverse of `sampling_from`."""
     return values | ({PROMPT_KINDS: kinds_to_json(kinds)} if kinds else {})
 
 

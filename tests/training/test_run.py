@@ -31,6 +31,7 @@ from tiny import bytes_of, change_json, write_dream_folder
 import softmask
 from softmask.cli.main import main
 from softmask.hub.export import export
+from softmask.hub.gguf_export import export_gguf
 from softmask.hub.push import files_to_push
 from softmask.reporting import measure
 from softmask.training.build import build, describe
@@ -122,6 +123,24 @@ def test_every_weight_can_be_trained_instead_of_an_adapter_and_a_model_become_bl
     )
     assert found.text == without.text
     assert "eval_soft" in log_of(tmp_path / "run")[0]
+
+
+def test_a_trained_model_keeps_its_bases_sampling_where_the_recipe_says_none(
+    settings, base, tmp_path
+) -> None:
+    own = shutil.copytree(base, tmp_path / "base")
+    kind = {"prompt_starts_with": ["Q"], "sampling": {"alg": "topk_margin"}, "max_new_tokens": 9}
+    chosen = {"temperature": 0.8, "block_length": 16, "prompt_kinds": [kind]}
+    (own / "sampling_config.json").write_text(json.dumps(chosen))
+    settings["model"]["path"] = str(own)
+    values = settings | {"adapter": None}
+    result = train(recipe_of(values, steps=1, eval_at_start=False), tmp_path / "run")
+    assert json.loads((result / "sampling_config.json").read_text()) == chosen
+    settings["model"]["path"] = str(export_gguf(tmp_path / "base.gguf", own, kind="f32"))
+    made = build(recipe_of(values), torch.device("cpu"))
+    assert made.sampling == chosen
+    settings["model"] |= {"block_size": 4}  # which blocks of 16 do not fit
+    assert build(recipe_of(values), torch.device("cpu")).sampling == {}
 
 
 def test_an_adapter_makes_its_base_block_causal_and_merges_into_such_a_model(

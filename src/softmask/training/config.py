@@ -8,7 +8,7 @@
     corpus         text and puzzles to pretrain on  } the two
     noise          how much is masked
     train          everything about the optimisation
-    sampling       what `generate` takes by default with the finished model
+    sampling       what `generate` takes by default with the finished model; else its base's
     prompt_kinds   the same for prompts of some kinds
 
 Imports neither torch nor transformers.

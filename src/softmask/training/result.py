@@ -55,7 +55,7 @@ def _write_draft(trainer: SoftMaskTrainer, recipe: Recipe, made: Trainable, draf
         return
     (draft / EMA_WEIGHTS).unlink(missing_ok=True)
     if recipe.adapter is None:
-        sampling = sampling_to_file(recipe.sampling, recipe.prompt_kinds)
+        sampling = sampling_to_file(recipe.sampling, recipe.prompt_kinds) or made.sampling
         write_atomically(draft / SAMPLING_FILE, json.dumps(sampling, indent=2) + "\n")
     write_atomically(draft / "README.md", model_card(recipe, trainer))
 
