@@ -290,6 +290,26 @@ def test_a_data_set_on_the_hub_stays_at_the_commit_with_which_the_run_began(
     assert asked == ["1" * 40] * 2
 
 
+# Going on between two lines of the log
+
+
+def test_a_line_of_the_log_covers_what_it_would_in_an_uninterrupted_run(settings, tmp_path) -> None:
+    """Lines after updates 1 and 4, and from the checkpoint after update 2 on, as after a kill."""
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    rare = {"log_every": 4, "save_every": 2, "eval_every": 100, "eval_at_start": False}
+    recipe = recipe_of(settings, steps=6, **rare)
+    train(recipe, whole, **SILENT)
+    unfinished(whole, cut)
+    for step in (4, 6):
+        shutil.rmtree(cut / f"checkpoint-{step}")
+    train(recipe, cut, **SILENT)
+    assert [line["step"] for line in log_of(whole) if "loss" in line] == [1, 4]
+    assert log_of(cut) == log_of(whole)
+    ends = [(run / "log.jsonl").read_text().splitlines()[-1] for run in (whole, cut)]
+    means = [json.loads(line)["train_loss"] for line in ends]
+    assert means[0] == means[1]
+
+
 # The best checkpoint
 
 
