@@ -366,6 +366,13 @@ def test_a_byte_order_mark_at_the_start_of_a_recipe_is_no_part_of_it(pair, tmp_p
         ({"transparency_alg": "mixinputs"}, {}, "transparency_alg must be one of"),
         ({"save_strategy": "epoch"}, {}, "save_strategy must be 'steps'"),
         ({"r": "16"}, {}, "r must be int"),
+        ({}, {"model_path": None}, "model_path must be str, not None"),
+        ({"max_steps": None}, {}, "max_steps must be int, not None"),
+        ({"max_steps": "10"}, {}, "max_steps must be int, not '10'"),
+        ({"report_to": 5}, {}, "report_to must be .*, not 5"),
+        ({"transparency_alg": ["a"]}, {}, "transparency_alg must be str, not"),
+        ({}, {"softmasking": "no"}, "softmasking must be bool, not 'no'"),
+        ({"bf16": "yes"}, {}, "bf16 must be bool, not 'yes'"),
     ],
 )
 def test_a_published_pair_that_means_something_else_is_refused(
