@@ -144,7 +144,9 @@ def test_overrides_reach_every_depth_and_misspelt_ones_are_named() -> None:
         (["conversations.sources=[]"], "sources is empty"),
         (["train.save_every=150"], "multiple of eval_every"),
         (["corpus={text: [a]}"], "one of conversations and corpus"),
-        (["model.path=null"], "needs model.path"),
+        (["model.path=null"], "dtype needs model.path"),
+        (["model={}"], "an adapter needs model.path"),
+        (["model={}", "adapter=null"], "conversations need model.path"),
         (["adapter=null", "model.load_in_4bit=true"], "cannot be trained"),
         (["train.weighting=fair"], "must be one of mean, row, elbo, published"),
         (["train.trajectory={stages: 0}"], "stages must be at least 1"),
@@ -180,6 +182,15 @@ def test_overrides_reach_every_depth_and_misspelt_ones_are_named() -> None:
 def test_a_recipe_that_makes_no_sense_is_one_clear_sentence(overrides, message) -> None:
     with pytest.raises(ValueError, match=message):
         read_recipe("mix", overrides)
+
+
+def test_settings_of_a_checkpoint_need_one_and_a_shape_needs_none() -> None:
+    for name, value in {"revision": "main", "family": "llada", "dtype": "bfloat16"}.items():
+        with pytest.raises(ValueError, match=f"{name} needs model.path, the checkpoint"):
+            read_recipe("tiny-text", [f"model.{name}={value}"])
+    with pytest.raises(ValueError, match=r"shape is of a model made from nothing, and default has"):
+        read_recipe("tiny-text", ["model.path=default"])
+    assert read_recipe("tiny-text", ["model.path=default", "model.shape={}"]).model.path
 
 
 @pytest.mark.parametrize(

@@ -134,6 +134,17 @@ class ModelConfig:
         require_positive(self, "block_size")
         if self.dtype is not None:
             require_choice("dtype", self.dtype, DTYPES)
+        for name in ("revision", "family", "dtype"):
+            require(
+                self.path is not None or getattr(self, name) is None,
+                f"{name} needs model.path, the checkpoint that it is about: give that, or leave "
+                f"{name} out",
+            )
+        require(
+            self.path is None or self.shape == ModelShape(),
+            f"shape is of a model made from nothing, and {self.path} has its own: leave "
+            "model.shape out (--set model.shape={} takes a recipe's away)",
+        )
 
 
 @dataclass(frozen=True)
