@@ -51,7 +51,7 @@ class LogSums:
         zero = torch.zeros_like(since["forwards"])
         sums = {name: since.get(name, zero) for name in NUMBERS}
         found = reduce(sums | {name: since[name] for name in BY_TIME})
-        values = {name: value.tolist() for name, value in found.items()}
+        values: dict[str, Any] = {name: value.tolist() for name, value in found.items()}
         for name in self._before:
             self._before[name] += values[name]
         return values

@@ -68,8 +68,8 @@ def save_soft_mask(mask: SoftMask | None, folder: Path, writes: bool = True) -> 
     config: SoftMaskConfig | None = None
     if mask is not None:
         raw = {k: _gathered(v).cpu().contiguous() for k, v in mask.state_dict().items()}
-        fixed: dict[str, Any] = {name: getattr(mask, name) for name in FIXED}
-        config = SoftMaskConfig(**soft_mask_values(mask), **fixed)
+        values: dict[str, Any] = {**soft_mask_values(mask)}
+        config = SoftMaskConfig(**values | {name: getattr(mask, name) for name in FIXED})
     if writes:
         folder.mkdir(parents=True, exist_ok=True)
         if raw:
