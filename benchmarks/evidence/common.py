@@ -92,7 +92,13 @@ class Task:
 def training(
     recipe: Path, folder: Path, seed: int, settings: Iterable[str], soft: bool, device: str
 ) -> Task:
-    """`softmask train` on one thread; a run that was stopped goes on where it was."""
+    """`softmask train` on one thread; a run that was stopped goes on where it was.
+
+    Settings are often those of all runs: a model that continues another one has the shape of that.
+    """
+    settings = list(settings)
+    if any(setting.startswith("model.path=") for setting in settings):
+        settings = [setting for setting in settings if not setting.startswith("model.shape.")]
     options = [word for setting in settings for word in ("--set", setting)]
     plain = [] if soft else ["--no-soft-mask"]
     where = ["--seed", str(seed), "--threads", "1", "--device", device, "--out", str(folder)]
@@ -293,7 +299,9 @@ class Runs:
     def make_base(self) -> None:
         """The plain model that every arm continues."""
         recipe = HERE / f"{self.name}-base.yaml"
-        begins = [] if self.begins_as is None else [f"model.path={self.begins_as}"]
+        begins = []
+        if self.begins_as is not None:  # in place of the recipe's model made from nothing
+            begins = ["model.shape={}", f"model.path={self.begins_as}"]
         settings = [*self.more, *begins]
         shared = training(recipe, self.work / "base", 1, settings, True, self.device)
         run_chains([[shared]], 1)

@@ -177,8 +177,10 @@ def soft_mask_from_published(values: Any, where: str) -> SoftMaskConfig | None:
     return config if mode else None
 
 
-def soft_mask_to_published(config: SoftMaskConfig) -> dict[str, Any]:
+def soft_mask_to_published(config: SoftMaskConfig | None) -> dict[str, Any]:
     """The mapping to write as `transparency_config.json`; inverse of the reader above."""
+    if config is None:
+        return {"transparency_alg": "none"}
     by_mode = {mode: alg for alg, mode in PUBLISHED_MODES.items()}
     values = {key: getattr(config, name) for key, name in PUBLISHED_KEYS.items()}
     default = SoftMaskConfig()
@@ -245,6 +247,11 @@ def sampling_to_file(config: SamplingConfig, kinds: Sequence[PromptKind] = ()) -
     """The mapping to write as `sampling_config.json`: what differs from the defaults."""
     default = dataclasses.asdict(SamplingConfig())
     values = {k: v for k, v in dataclasses.asdict(config).items() if v != default[k]}
+    return sampling_mapping(values, kinds)
+
+
+def sampling_mapping(values: dict[str, Any], kinds: Sequence[PromptKind]) -> dict[str, Any]:
+    """The mapping of these settings and kinds of prompts; inverse of `sampling_from`."""
     return values | ({PROMPT_KINDS: kinds_to_json(kinds)} if kinds else {})
 
 

@@ -445,6 +445,16 @@ def test_bad_arguments_are_one_sentence(adapter, tmp_path, capsys, arguments, me
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("mapped", [None, ["a"], {"AutoModel": None}])
+def test_a_model_that_names_no_code_is_one_sentence_however_it_says_so(
+    tmp_path, capsys, mapped
+) -> None:
+    folder = write_dream_folder(tmp_path / "dream")
+    change_json(folder / "config.json", auto_map=mapped)
+    assert main(["push", "me/model", str(folder), "--dry-run"]) == 2
+    assert "has no code of its own, which transformers would need" in capsys.readouterr().err
+
+
 def test_the_original_layout_of_dream_goes_up_without_code(tmp_path, capsys) -> None:
     model = str(write_dream_folder(tmp_path / "m"))
     command = ["push", "me/model", "--model", model, "--layout", "original", "--dry-run"]

@@ -144,7 +144,9 @@ def test_overrides_reach_every_depth_and_misspelt_ones_are_named() -> None:
         (["conversations.sources=[]"], "sources is empty"),
         (["train.save_every=150"], "multiple of eval_every"),
         (["corpus={text: [a]}"], "one of conversations and corpus"),
-        (["model.path=null"], "needs model.path"),
+        (["model.path=null"], "dtype needs model.path"),
+        (["model={}"], "an adapter needs model.path"),
+        (["model={}", "adapter=null"], "conversations need model.path"),
         (["adapter=null", "model.load_in_4bit=true"], "cannot be trained"),
         (["train.weighting=fair"], "must be one of mean, row, elbo, published"),
         (["train.trajectory={stages: 0}"], "stages must be at least 1"),
@@ -160,6 +162,7 @@ def test_overrides_reach_every_depth_and_misspelt_ones_are_named() -> None:
         ),
         (["noise.t_low=0"], "divides by the time t, and noise.t_low is 0: give a smallest time"),
         (["adapter.bias=some"], "bias must be one of"),
+        (["adapter.layers=[]"], "layers is empty: name layers, or null"),
         (["seed=-1"], r"seed must lie in \[0, 2\*\*32\)"),
         (["seed=99999999999999999999"], "seed is too large a number"),
         (["train.learning_rate=1e300"], "'learning_rate' must be a finite number"),
@@ -179,6 +182,34 @@ def test_overrides_reach_every_depth_and_misspelt_ones_are_named() -> None:
 def test_a_recipe_that_makes_no_sense_is_one_clear_sentence(overrides, message) -> None:
     with pytest.raises(ValueError, match=message):
         read_recipe("mix", overrides)
+
+
+def test_settings_of_a_checkpoint_need_one_and_a_shape_needs_none() -> None:
+    for name, value in {"revision": "main", "family": "llada", "dtype": "bfloat16"}.items():
+        with pytest.raises(ValueError, match=f"{name} needs model.path, the checkpoint"):
+            read_recipe("tiny-text", [f"model.{name}={value}"])
+    with pytest.raises(ValueError, match=r"shape is of a model made from nothing, and default has"):
+        read_recipe("tiny-text", ["model.path=default"])
+    assert read_recipe("tiny-text", ["model.path=default", "model.shape={}"]).model.path
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"puzzle_share": 0.0}, "stage late has puzzle_share 0.0, and corpus.text is empty"),
+        ({"puzzles": {"sudoku4x4": 1.0}}, "has no part 'sudoku4x4'; its parts are sudoku_4x4"),
+        ({"puzzles": {"sudoku_4x4": 0.0}}, "and one must be positive"),
+        ({"puzzles": {}}, "and one must be positive"),
+    ],
+)
+def test_what_a_late_stage_cannot_draw_is_said_before_the_first_begins(changes, message) -> None:
+    stages = [{"name": "early", "steps": 1}, {"name": "late", "steps": 1, **changes}]
+    settings = {"name": "a", "corpus": {"puzzle_share": 1.0}, "train": {"stages": stages}}
+    with pytest.raises(ValueError, match=message):
+        from_mapping(Recipe, settings, "test")
+    if "puzzles" in changes:
+        with pytest.raises(ValueError, match=message):
+            from_mapping(Recipe, settings | {"corpus": {"puzzle_share": 1.0, **changes}}, "test")
 
 
 # The learning rate and the global batch
@@ -346,6 +377,13 @@ def test_a_byte_order_mark_at_the_start_of_a_recipe_is_no_part_of_it(pair, tmp_p
         ({"transparency_alg": "mixinputs"}, {}, "transparency_alg must be one of"),
         ({"save_strategy": "epoch"}, {}, "save_strategy must be 'steps'"),
         ({"r": "16"}, {}, "r must be int"),
+        ({}, {"model_path": None}, "model_path must be str, not None"),
+        ({"max_steps": None}, {}, "max_steps must be int, not None"),
+        ({"max_steps": "10"}, {}, "max_steps must be int, not '10'"),
+        ({"report_to": 5}, {}, "report_to must be .*, not 5"),
+        ({"transparency_alg": ["a"]}, {}, "transparency_alg must be str, not"),
+        ({}, {"softmasking": "no"}, "softmasking must be bool, not 'no'"),
+        ({"bf16": "yes"}, {}, "bf16 must be bool, not 'yes'"),
     ],
 )
 def test_a_published_pair_that_means_something_else_is_refused(

@@ -31,6 +31,8 @@ from tiny import bytes_of, change_json, write_dream_folder
 import softmask
 from softmask.cli.main import main
 from softmask.hub.export import export
+from softmask.hub.gguf_export import export_gguf
+from softmask.hub.push import files_to_push
 from softmask.reporting import measure
 from softmask.training.build import build, describe
 from softmask.training.config import Recipe
@@ -80,10 +82,27 @@ def test_an_adapter_names_its_base_and_needs_no_other_argument(settings, base, t
     assert checkpoint.name == str(base)
 
 
-def test_the_plain_twin_has_no_soft_mask_parameters(settings, tmp_path) -> None:
-    result = train(recipe_of(settings, steps=2).twin(), tmp_path / "run")
-    assert not (result / "transparency_config.json").exists()
+def test_the_plain_twin_is_decoded_plainly_whatever_its_base_is(
+    settings, base, tmp_path, capsys
+) -> None:
+    soft_base = shutil.copytree(base, tmp_path / "base")
+    soft = {"transparency_alg": "mixinputs_with_topk", "transparency_scale": 0.5}
+    (soft_base / "transparency_config.json").write_text(json.dumps(soft))
+    settings["model"]["path"] = str(soft_base)
+    result = train(recipe_of(settings, steps=1).twin(), tmp_path / "run")
     assert not any("scale" in line or "eval_soft" in line for line in log_of(tmp_path / "run"))
+    assert "trained without soft-masking" in (result / "README.md").read_text()
+    merged = export(tmp_path / "merged", adapter=result)
+    for model in (result, tmp_path / "run" / "checkpoint-1", merged):
+        assert softmask.load(model, device="cpu").soft_mask is None
+    assert "transparency_config.json" in files_to_push(result)
+    capsys.readouterr()
+    assert main(["models", "--json", str(tmp_path / "run")]) == 0
+    entries = {entry["name"]: entry for entry in json.loads(capsys.readouterr().out)}
+    assert entries[str(result)]["what"] == f"adapter of {soft_base}"
+    # Adapters of others do not say: those on a soft-masked base have its parameters.
+    (result / "transparency_config.json").unlink()
+    assert softmask.load(result, device="cpu").soft_mask.scale == 0.5
 
 
 def test_every_weight_can_be_trained_instead_of_an_adapter_and_a_model_become_block_causal(
@@ -104,6 +123,24 @@ def test_every_weight_can_be_trained_instead_of_an_adapter_and_a_model_become_bl
     )
     assert found.text == without.text
     assert "eval_soft" in log_of(tmp_path / "run")[0]
+
+
+def test_a_trained_model_keeps_its_bases_sampling_where_the_recipe_says_none(
+    settings, base, tmp_path
+) -> None:
+    own = shutil.copytree(base, tmp_path / "base")
+    kind = {"prompt_starts_with": ["Q"], "sampling": {"alg": "topk_margin"}, "max_new_tokens": 9}
+    chosen = {"temperature": 0.8, "block_length": 16, "prompt_kinds": [kind]}
+    (own / "sampling_config.json").write_text(json.dumps(chosen))
+    settings["model"]["path"] = str(own)
+    values = settings | {"adapter": None}
+    result = train(recipe_of(values, steps=1, eval_at_start=False), tmp_path / "run")
+    assert json.loads((result / "sampling_config.json").read_text()) == chosen
+    settings["model"]["path"] = str(export_gguf(tmp_path / "base.gguf", own, kind="f32"))
+    made = build(recipe_of(values), torch.device("cpu"))
+    assert made.sampling == chosen
+    settings["model"] |= {"block_size": 4}  # which blocks of 16 do not fit
+    assert build(recipe_of(values), torch.device("cpu")).sampling == {}
 
 
 def test_an_adapter_makes_its_base_block_causal_and_merges_into_such_a_model(
@@ -323,8 +360,8 @@ def test_a_sweep_goes_on_where_it_was_stopped(settings, tmp_path) -> None:
         "tiny-seed2-plain",
     ]
     assert all((result / "adapter_model.safetensors").is_file() for result in results)
-    assert (results[0] / "transparency_config.json").is_file()
-    assert not (results[1] / "transparency_config.json").exists()
+    assert softmask.load(results[0], device="cpu").soft_mask is not None
+    assert softmask.load(results[1], device="cpu").soft_mask is None
 
 
 # Several processes

@@ -9,6 +9,7 @@ import dataclasses
 import json
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -35,6 +36,7 @@ from softmask.training import run as run_module
 from softmask.training.config import Recipe
 from softmask.training.run import train
 from softmask.training.sweep import sweep
+from softmask.training.trainer import SoftMaskTrainer
 
 datasets = pytest.importorskip("datasets", reason="pip install 'softmask[train]'")
 
@@ -66,6 +68,21 @@ def refused(*arguments, **more) -> str:
         train(*arguments, **{**SILENT, **more})
     assert "\n" not in str(caught.value)
     return str(caught.value)
+
+
+def interrupt_in(update: int, recipe: Recipe, folder: Path, monkeypatch) -> None:
+    """A run that gets a Ctrl-C in an update, behind which it stops with a checkpoint."""
+    before = SoftMaskTrainer.before_update
+
+    def interrupted(self) -> None:
+        before(self)
+        if self.state.global_step + 1 == update:
+            signal.raise_signal(signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SoftMaskTrainer, "before_update", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            train(recipe, folder, **SILENT)
 
 
 # Whose folder it is
@@ -162,6 +179,23 @@ def test_a_new_run_deletes_all_of_the_old_one_but_the_lock_that_it_holds(
     assert (tmp_path / ".lock").is_file()
 
 
+def test_fewer_epochs_than_a_run_has_made_are_refused_and_leave_it_finished(
+    settings, tmp_path
+) -> None:
+    """36 rows for training, two an update: an update is an 18th of an epoch."""
+    settings["train"].pop("steps")
+    changes = {"eval_at_start": False, "eval_every": 100, "save_every": 100, "log_every": 3}
+    lengths = (4 / 18, 3 / 18, 5 / 18)
+    recipe, shorter, longer = (recipe_of(settings, epochs=e, **changes) for e in lengths)
+    train(recipe, tmp_path, **SILENT)
+    files = [tmp_path / name for name in ("done.json", "recipe.json")]
+    before = [file.read_bytes() for file in files]
+    assert "has made 4 updates already, more than 3: ask for more" in refused(shorter, tmp_path)
+    assert [file.read_bytes() for file in files] == before
+    train(longer, tmp_path, **SILENT)
+    assert json.loads(files[0].read_text())["steps"] == 5
+
+
 # Data that has changed
 
 
@@ -256,6 +290,26 @@ def test_a_data_set_on_the_hub_stays_at_the_commit_with_which_the_run_began(
     assert asked == ["1" * 40] * 2
 
 
+# Going on between two lines of the log
+
+
+def test_a_line_of_the_log_covers_what_it_would_in_an_uninterrupted_run(settings, tmp_path) -> None:
+    """Lines after updates 1 and 4, and from the checkpoint after update 2 on, as after a kill."""
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    rare = {"log_every": 4, "save_every": 2, "eval_every": 100, "eval_at_start": False}
+    recipe = recipe_of(settings, steps=6, **rare)
+    train(recipe, whole, **SILENT)
+    unfinished(whole, cut)
+    for step in (4, 6):
+        shutil.rmtree(cut / f"checkpoint-{step}")
+    train(recipe, cut, **SILENT)
+    assert [line["step"] for line in log_of(whole) if "loss" in line] == [1, 4]
+    assert log_of(cut) == log_of(whole)
+    ends = [(run / "log.jsonl").read_text().splitlines()[-1] for run in (whole, cut)]
+    means = [json.loads(line)["train_loss"] for line in ends]
+    assert means[0] == means[1]
+
+
 # The best checkpoint
 
 
@@ -302,6 +356,20 @@ def test_the_best_is_the_best_of_the_checkpoints_where_there_are_more_evaluation
     assert json.loads((tmp_path / "done.json").read_text())["best_step"] == 4
     best = load_file(tmp_path / "checkpoint-4" / "adapter_model.safetensors")
     assert same(best, load_file(tmp_path / "adapter" / "adapter_model.safetensors"))
+
+
+def test_a_checkpoint_of_ctrl_c_is_no_candidate_for_the_best(
+    settings, tmp_path, monkeypatch
+) -> None:
+    """The model gets worse: the uninterrupted run, which has none there, ends with update 4."""
+    changes = {"learning_rate": 2.0, "clip": 1e6, "eval_every": 1, "save_every": 4}
+    recipe = recipe_of(settings, keep_best=True, **changes)
+    interrupt_in(1, recipe, tmp_path, monkeypatch)
+    assert (tmp_path / "checkpoint-1").is_dir()
+    train(recipe, tmp_path, **SILENT)
+    losses = {line["step"]: line["eval_loss"] for line in log_of(tmp_path) if "eval_loss" in line}
+    assert losses[1] < losses[4] < losses[8]
+    assert json.loads((tmp_path / "done.json").read_text())["best_step"] == 4
 
 
 # Damage

@@ -15,6 +15,7 @@ from tiny import tiny_model
 
 from softmask.logits import statistics
 from softmask.soft_mask import Feedback, SoftMask, feedback_of
+from softmask.training.callbacks import LITTLE_LAMBDA
 from softmask.training.config import TrajectoryConfig
 from softmask.training.objective import trajectory_loss
 from softmask.training.run import train
@@ -190,6 +191,31 @@ def test_the_plain_twin_has_the_same_way_of_revealing_and_no_feedback() -> None:
     assert loss.mixed is None
 
 
+@pytest.mark.parametrize("reading", [[True] * 4, [False, False, True, False], [False] * 4])
+def test_the_reported_lambda_is_that_of_the_masks_that_read_something(reading) -> None:
+    """In two forwards, of which the first has four rows' state, or one's, or none."""
+    model = soft_model()
+    ids, masked, maskable, shares_BW = rows_under_way(model)
+    reads = torch.tensor(reading)
+    state = state_of(model, ids, masked)
+    read = [state.at(reads[state.rows_N // LENGTH])]
+    _, _, said = trajectory_loss(
+        model, ids, masked, maskable, shares_BW[:, :2], read[0], reads_B=reads, soft=True
+    )
+    read.append(said.at(reads[said.rows_N // LENGTH]))
+    loss, _, _ = trajectory_loss(
+        model, ids, masked, maskable, shares_BW, read[0], reads_B=reads, soft=True
+    )
+    entropy = torch.cat([model.soft_mask.entropy(seen) for seen in read])
+    assert loss.reading == len(entropy)
+    if not any(reading):
+        assert loss.mixed is loss.entropy is None
+        return
+    mixed = 0.6 * torch.sigmoid(4.0 - entropy)
+    assert loss.entropy.item() == pytest.approx(entropy.mean().item())
+    assert loss.mixed.item() == pytest.approx(mixed.mean().item())
+
+
 # What is kept between updates
 
 
@@ -224,6 +250,24 @@ def test_rows_come_back_as_they_were_left_wherever_they_lie(tmp_path) -> None:
 
 
 # Runs
+
+
+def test_rows_that_read_nothing_count_in_no_logged_lambda(settings, tmp_path) -> None:
+    """At 0.3 most forwards read nothing: they are not soft, and make no note of a small lambda."""
+    settings["soft_mask"]["offset"] = -7.0
+    settings["train"] |= {"trajectory": {"stages": 4, "forwards": 2}, "weighting": "row"}
+    rare = {"log_every": 4, "eval_every": 8, "save_every": 8, "eval_at_start": False}
+    means, soft, said = [], [], []
+    for share in (1.0, 0.3):
+        folder = tmp_path / str(share)
+        train(recipe_of(settings, soft_probability=share, **rare), folder, report=said.append)
+        lines = [line for line in log_of(folder) if "lambda" in line]
+        means.append([sum(line[k] for line in lines) / len(lines) for k in ("lambda", "entropy")])
+        soft.append(lines[-1]["soft_share"])
+    assert soft[1] < soft[0] == 1
+    assert means[0][0] > LITTLE_LAMBDA
+    assert means[1] == pytest.approx(means[0], rel=0.05)
+    assert not [line for line in said if "hardly let in" in line]
 
 
 @pytest.mark.parametrize(("kind", "forwards"), [("fine-tuning", 2), ("pretraining", 1)])

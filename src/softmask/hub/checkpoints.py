@@ -362,7 +362,11 @@ def check_report(
 def _read_soft_mask(
     folder: Path, adapter: Path | None, config: DreamConfig
 ) -> SoftMaskConfig | None:
-    """The adapter's parameters, else the folder's, else those in its config."""
+    """The adapter's parameters, else the folder's, else those in its config.
+
+    A file that says `transparency_alg: none`, as beside an adapter that was trained plainly, is
+    the end of it.
+    """
     for place in (adapter, folder):
         if place is not None and (place / SOFT_MASK_FILE).is_file():
             return read_soft_mask_file(place / SOFT_MASK_FILE)

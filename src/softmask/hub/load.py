@@ -200,17 +200,28 @@ def _suiting(
 
     A block-causal model keeps what it computes of full blocks, which is exact.
     """
-    sampling: dict[str, Any] = {}
-    kinds: tuple[PromptKind, ...] = ()
-    path = source.folder / SAMPLING_FILE
-    if head is not None:
-        own = head.own(facts.OWN_SAMPLING)
-        sampling, kinds = sampling_from(own, f"{source.folder}: {facts.OWN_SAMPLING}")
-    elif path.is_file():
-        sampling, kinds = read_sampling_file(path)
+    sampling, kinds = own_sampling(source, head)
     usual = {} if source.config.block_size is None else {"cache": "exact"}
     kinds = tuple(replace(kind, sampling={**usual, **kind.sampling}) for kind in kinds)
     return {**usual, **by_name(source.config.family).sampling, **sampling}, kinds
+
+
+def own_sampling(
+    source: Source, head: GgufHead | None
+) -> tuple[dict[str, Any], tuple[PromptKind, ...]]:
+    """What the model's own files say of sampling: its sampling_config.json, or its GGUF file.
+
+    Args:
+        head: of its GGUF file; None: it is a folder.
+
+    Raises:
+        ValueError: as `read_sampling_file`.
+    """
+    path = source.folder / SAMPLING_FILE
+    if head is not None:
+        own = head.own(facts.OWN_SAMPLING)
+        return sampling_from(own, f"{source.folder}: {facts.OWN_SAMPLING}")
+    return read_sampling_file(path) if path.is_file() else ({}, ())
 
 
 def choose_device(device: str | torch.device | None) -> torch.device:

@@ -118,7 +118,8 @@ def look_at(
             tied, stored = (values.get(key) for key in ("tie_word_embeddings", STORED))
             loaded = weight_sizes(weights, tied=bool(tied), in_4_bits=stored is not None).ways()
             what += " for chat" if _chats(folder) else ""
-        if (folder / SOFT_MASK_FILE).is_file():
+        soft = folder / SOFT_MASK_FILE
+        if soft.is_file() and read_mapping(soft).get("transparency_alg") not in (None, "none"):
             what += ", soft-masked"
     except ValueError as error:
         if not adapter and what == "model" and not any(folder.glob("*.safetensors")):

@@ -93,6 +93,15 @@ def _placed(reference: object, folder: Path, hub_id: str | None) -> str | None:
     return None if hub_id is None else f"{hub_id}--{reference}"
 
 
+def named_code(values: Mapping[str, Any]) -> list[str]:
+    """The classes that `auto_map` names: `file.Class` beside it, `ID--file.Class` on the Hub."""
+    mapped = values.get("auto_map")
+    entries = mapped.values() if isinstance(mapped, dict) else ()
+    # A tokenizer's is a list, of a slow class and a fast one: there may be only one of them.
+    several = [names if isinstance(names, list) else [names] for names in entries]
+    return [name for names in several for name in names if isinstance(name, str)]
+
+
 def code_files(folder: Path) -> list[Path]:
     """The family's own code in a folder: the files that its JSON files name, and their imports.
 
@@ -102,12 +111,10 @@ def code_files(folder: Path) -> list[Path]:
     waiting: list[Path] = []
     for file in (CONFIG_FILE, TOKENIZER_CONFIG):
         values = read_mapping(folder / file) if (folder / file).is_file() else {}
-        mapped = values.get("auto_map")
-        for names in mapped.values() if isinstance(mapped, dict) else ():
-            for name in names if isinstance(names, list) else [names]:
-                path = folder / f"{str(name).split('.')[0]}.py"
-                if path.is_file() and not is_own_code(path):
-                    waiting.append(path)
+        for name in named_code(values):
+            path = folder / f"{name.split('.')[0]}.py"
+            if path.is_file() and not is_own_code(path):
+                waiting.append(path)
     found: set[Path] = set()
     while waiting:
         path = waiting.pop()

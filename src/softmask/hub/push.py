@@ -35,6 +35,7 @@ from .folder import (
     read_mapping,
     weight_files,
 )
+from .original_layout import named_code
 from .tokenizer_files import TOKENIZER_CONFIG
 
 # What goes up, by name: nothing that a run or an editor leaves in the folder slips in.
@@ -195,7 +196,7 @@ def _check_adapter(folder: Path) -> None:
 def _check_model(folder: Path, family: str | None, needs_code: bool) -> None:
     found = find(folder, family=family)
     values = read_mapping(folder / "config.json")
-    remote = [str(reference) for reference in values.get("auto_map", {}).values()]
+    remote = named_code(values)
     # Code on the Hub is named by its repository: OWNER/NAME--file.Class.
     files = {f"{name.split('.')[0]}.py" for name in remote if "--" not in name}
     # In its original layout, code of the family's own may lie elsewhere; but for Dream's.

@@ -26,6 +26,7 @@ __all__ = [
     "MIXTURE_NAMES",
     "Puzzle",
     "canonical",
+    "check_mixture",
     "generate_countdown",
     "generate_puzzles",
     "generate_sudoku",
@@ -158,6 +159,24 @@ def is_solved(kind: str, input: str, answer: str) -> bool:
         return False
 
 
+def check_mixture(mixture: Mapping[str, float]) -> None:
+    """Check that puzzles can be drawn by these weights of `MIXTURE_NAMES`.
+
+    Raises ValueError for an unknown name or weights that are not finite, not negative and not all
+    zero.
+    """
+    unknown = sorted(set(mixture) - set(MIXTURE_NAMES))
+    if unknown:
+        raise ValueError(
+            f"A mixture has no part {unknown[0]!r}; its parts are {', '.join(MIXTURE_NAMES)}."
+        )
+    weights = list(mixture.values())
+    if not all(w >= 0 for w in weights) or not 0 < sum(weights) < math.inf:
+        raise ValueError(
+            "The weights of a mixture must be finite and not negative, and one must be positive."
+        )
+
+
 def generate_puzzles(
     seed: int, mixture: Mapping[str, float], held_out: Collection[str] = ()
 ) -> Iterator[Puzzle]:
@@ -166,18 +185,10 @@ def generate_puzzles(
     `mixture` gives the weight of "sudoku_4x4" (4 to 12 givens, equally likely), "sudoku_9x9" (30
     to 50), "countdown_3", "countdown_4" and "countdown_5". No puzzle whose `canonical` form is in
     `held_out` is ever yielded. Raises ValueError, at once rather than at the first puzzle,
-    for an unknown name or weights that are not finite, not negative and not all zero.
+    as `check_mixture`.
     """
-    unknown = sorted(set(mixture) - set(MIXTURE_NAMES))
-    if unknown:
-        raise ValueError(
-            f"A mixture has no part {unknown[0]!r}; its parts are {', '.join(MIXTURE_NAMES)}."
-        )
+    check_mixture(mixture)
     weights = [float(mixture.get(name, 0.0)) for name in MIXTURE_NAMES]
-    if not all(w >= 0 for w in weights) or not 0 < sum(weights) < math.inf:
-        raise ValueError(
-            "The weights of a mixture must be finite and not negative, and one must be positive."
-        )
     return _stream(random.Random(seed), weights, frozenset(held_out))
 
 

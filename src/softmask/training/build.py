@@ -12,9 +12,10 @@ from torch import nn
 from transformers import PreTrainedTokenizerFast
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from ..config import SoftMaskConfig
+from ..config import SoftMaskConfig, sampling_mapping
 from ..hub.adapters import quiet_peft, require_peft
-from ..hub.load import load
+from ..hub.gguf_file import read_head
+from ..hub.load import load, own_sampling
 from ..models import DreamConfig, DreamModel
 from ..puzzles.puzzles import generate_puzzles, prompt_of
 from ..soft_mask import FIXED, SoftMask, check_k
@@ -23,12 +24,16 @@ from .corpus import read_stories, train_tokenizer
 
 
 class Trainable(NamedTuple):
-    """`model` is what the trainer calls, and `dream` the DreamModel inside it or `model` itself."""
+    """`model` is what the trainer calls, and `dream` the DreamModel inside it or `model` itself.
+
+    `sampling` is what the base's sampling_config.json says, where it holds for the result too.
+    """
 
     model: nn.Module
     dream: DreamModel
     tokenizer: PreTrainedTokenizerFast
     stories: list[str]
+    sampling: dict[str, Any]
 
 
 def build(recipe: Recipe, device: torch.device) -> Trainable:
@@ -41,14 +46,16 @@ def build(recipe: Recipe, device: torch.device) -> Trainable:
     corpus = recipe.corpus
     stories = [] if corpus is None else read_stories(corpus.text)
     torch.manual_seed(recipe.seed)
+    sampling: dict[str, Any] = {}
     if recipe.model.path is None:
         assert corpus is not None  # as a recipe without a model has one
         tokenizer = make_tokenizer(corpus, recipe.model.shape, stories, recipe.seed)
         dream = from_nothing(recipe.model.shape, tokenizer)
     else:
-        dream, tokenizer = from_checkpoint(recipe, device)
-    if recipe.model.block_size is not None:
+        dream, tokenizer, sampling = from_checkpoint(recipe, device)
+    if recipe.model.block_size not in (None, dream.config.block_size):
         dream.config.block_size = recipe.model.block_size
+        sampling = {}  # it may name another block_length, or a cache of a model that sees all
     attention = recipe.model.attention
     if attention is None and device.type == "cpu" and corpus is not None:
         # At short rows the fused kernel's backward is 38 % of a step: 0.31 s instead of 0.16
@@ -58,7 +65,7 @@ def build(recipe: Recipe, device: torch.device) -> Trainable:
         set_attention(dream, attention)
     model = dream if recipe.adapter is None else add_adapter(dream, recipe)
     dream.soft_mask = None if recipe.soft_mask is None else learnable(recipe.soft_mask, dream)
-    return Trainable(model, dream, tokenizer, stories)
+    return Trainable(model, dream, tokenizer, stories, sampling)
 
 
 def set_attention(model: DreamModel, attention: str) -> None:
@@ -110,8 +117,12 @@ def make_tokenizer(
 
 def from_checkpoint(
     recipe: Recipe, device: torch.device
-) -> tuple[DreamModel, PreTrainedTokenizerFast]:
-    """The checkpoint that is fine-tuned, frozen where an adapter is to be trained."""
+) -> tuple[DreamModel, PreTrainedTokenizerFast, dict[str, Any]]:
+    """The checkpoint that is fine-tuned, frozen where an adapter is to be trained.
+
+    Returns:
+        The model, its tokenizer, and what its sampling_config.json says.
+    """
     settings = recipe.model
     dtype = settings.dtype or ("float32" if recipe.adapter is None else None)
     checkpoint = load(
@@ -129,7 +140,10 @@ def from_checkpoint(
     checkpoint.model.requires_grad_(recipe.adapter is None)
     if checkpoint.family.trains_padding:
         checkpoint.model.model.embed_tokens.padding_idx = None
-    return checkpoint.model, checkpoint.tokenizer
+    source = checkpoint.source
+    assert source is not None  # as of all that is loaded
+    head = read_head(source.folder) if source.is_gguf else None
+    return checkpoint.model, checkpoint.tokenizer, sampling_mapping(*own_sampling(source, head))
 
 
 def add_adapter(dream: DreamModel, recipe: Recipe) -> nn.Module:

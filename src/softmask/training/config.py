@@ -8,7 +8,7 @@
     corpus         text and puzzles to pretrain on  } the two
     noise          how much is masked
     train          everything about the optimisation
-    sampling       what `generate` takes by default with the finished model
+    sampling       what `generate` takes by default with the finished model; else its base's
     prompt_kinds   the same for prompts of some kinds
 
 Imports neither torch nor transformers.
@@ -31,6 +31,7 @@ from ..config import (
     require_positive,
     setting,
 )
+from ..puzzles.puzzles import check_mixture
 
 OPTIMIZERS = ("adamw", "muon")
 PRECISIONS = ("float32", "bfloat16")
@@ -133,6 +134,17 @@ class ModelConfig:
         require_positive(self, "block_size")
         if self.dtype is not None:
             require_choice("dtype", self.dtype, DTYPES)
+        for name in ("revision", "family", "dtype"):
+            require(
+                self.path is not None or getattr(self, name) is None,
+                f"{name} needs model.path, the checkpoint that it is about: give that, or leave "
+                f"{name} out",
+            )
+        require(
+            self.path is None or self.shape == ModelShape(),
+            f"shape is of a model made from nothing, and {self.path} has its own: leave "
+            "model.shape out (--set model.shape={} takes a recipe's away)",
+        )
 
 
 @dataclass(frozen=True)
@@ -154,6 +166,7 @@ class AdapterConfig:
         _require_shares(self, "dropout")
         require_choice("bias", self.bias, BIASES)
         require(bool(self.target_modules), "target_modules is empty: name linear layers")
+        require(self.layers != (), "layers is empty: name layers, or null")  # PEFT: all of them
 
 
 @dataclass(frozen=True)
@@ -239,6 +252,7 @@ class CorpusConfig:
         require_positive(self, "puzzle_batch", "puzzle_pool", "story_batch", "story_length")
         others = [name for name in self.in_place if name not in SUDOKUS]
         require(not others, f"in_place takes {' and '.join(SUDOKUS)}, not {', '.join(others)}")
+        check_mixture(self.puzzles)
         text = bool(self.text) or self.puzzle_share == 1
         require(text, "text is empty: name files or set puzzle_share: 1")
 
@@ -278,6 +292,8 @@ class StageConfig:
 
     def __post_init__(self) -> None:
         require_positive(self, "steps", "feedback_passes")
+        if self.puzzles is not None:
+            check_mixture(self.puzzles)
         _require_few_passes(self.feedback_passes)
         _require_shares(self, "soft_probability", "left_to_right", "puzzle_share")
         _require_rates(self, "learning_rate")
@@ -434,6 +450,13 @@ class Recipe:
         else:
             bounded = bool(self.train.stages) or self.train.steps is not None
             require(bounded, "a corpus is endless: give train.steps or train.stages")
+        if self.corpus is not None and not self.corpus.text:
+            for stage in self.train.stages:
+                require(
+                    stage.puzzle_share in (None, 1),
+                    f"stage {stage.name} has puzzle_share {stage.puzzle_share}, and corpus.text is "
+                    "empty: name files, or leave its puzzle_share out",
+                )
         require(
             self.noise.t_low > 0 or self.train.weighting in TIMELESS,
             f"weighting {self.train.weighting} divides by the time t, and noise.t_low is 0: give a "

@@ -26,8 +26,9 @@ class Loss(NamedTuple):
 
     value: Tensor
     nats: Tensor  # plain mean cross-entropy, nats per masked token
-    entropy: Tensor | None  # mean entropy that pass 1 saw at the masks; None in one pass
-    mixed: Tensor | None  # mean lambda
+    entropy: Tensor | None  # mean entropy at the masks that read feedback; None: none did
+    mixed: Tensor | None  # mean lambda there
+    reading: int  # how many they are
     hits_T: Tensor  # masked tokens whose most likely prediction is right, by t of their row
     total_T: Tensor  # masked tokens, by t of their row
 
@@ -244,29 +245,33 @@ def _scored(
         value = (losses_N / time_N / length_B[rows_N // length]).sum() / len(ids_BL)
     else:
         value = (losses_N / time_N).sum() / ids_BL.numel()
-    read = feedback is not None
+    reading = 0 if feedback is None else len(feedback.rows_N)
     loss = Loss(
         value,
         nats.detach(),
-        _mean(output.entropies) if read else None,
-        _mean(output.lambdas) if read else None,
+        output.entropies.mean() if reading else None,
+        output.lambdas.mean() if reading else None,
+        reading,
         *_hits(output.predicted == labels_N, scored_N.bool(), time_N),
     )
     return _Scored(loss, output.feedback)
 
 
 def _averaged(losses: list[Loss]) -> Loss:
-    """Of the forwards of an update; entropy and lambda of those that read feedback."""
+    """Of the forwards of an update; entropy and lambda of all masks that read feedback there."""
+    reading = sum(loss.reading for loss in losses)
 
-    def mean(values: Sequence[Tensor | None]) -> Tensor:
-        return torch.stack([value for value in values if value is not None]).mean()
+    def of_reading(means: Sequence[Tensor | None]) -> Tensor | None:
+        pairs = zip(means, losses, strict=True)
+        parts = [mean * loss.reading for mean, loss in pairs if mean is not None]
+        return torch.stack(parts).sum() / reading if parts else None
 
-    read = any(loss.mixed is not None for loss in losses)
     return Loss(
-        mean([loss.value for loss in losses]),
-        mean([loss.nats for loss in losses]),
-        mean([loss.entropy for loss in losses]) if read else None,
-        mean([loss.mixed for loss in losses]) if read else None,
+        torch.stack([loss.value for loss in losses]).mean(),
+        torch.stack([loss.nats for loss in losses]).mean(),
+        of_reading([loss.entropy for loss in losses]),
+        of_reading([loss.mixed for loss in losses]),
+        reading,
         torch.stack([loss.hits_T for loss in losses]).sum(0),
         torch.stack([loss.total_T for loss in losses]).sum(0),
     )
@@ -298,11 +303,6 @@ def _without_ddp(model: nn.Module) -> nn.Module:
     answer it. Only gradients need the wrapper, and pass 1 has none.
     """
     return model.module if isinstance(model, DistributedDataParallel) else model
-
-
-def _mean(values_N: Tensor) -> Tensor:
-    """The mean; 0, with a gradient of 0, where a batch has no masked token."""
-    return values_N.sum() / max(len(values_N), 1)
 
 
 def _hits(right_N: Tensor, scored_N: Tensor, time_N: Tensor) -> tuple[Tensor, Tensor]:

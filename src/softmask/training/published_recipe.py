@@ -10,10 +10,11 @@ effect here are named in a note; keys that ask for a training that does not exis
 from __future__ import annotations
 
 import difflib
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..config import PUBLISHED_MODES, from_mapping, read_json
+from ..config import PUBLISHED_MODES, from_mapping, read_json, require, require_choice
 from .config import Recipe
 
 # Published key -> (our setting, the published default).
@@ -83,16 +84,43 @@ UNUSED = {
     "include_inputs_for_metrics": "the evaluation is the loss",
     "ddp_find_unused_parameters": "every parameter is used in every forward",
 }
-OWN = {
-    "job_name", "model_path", "softmasking", "data_path", "data_subset", "is_messages",
-    "prompt_column", "response_column", "transparency_alg", "warmup_ratio", "warmup_steps",
-    "max_steps", "bf16", "data_seed", "report_to",
-}  # fmt: skip
 MIX = [
     {"path": "allenai/tulu-3-sft-mixture"},
     {"path": "HuggingFaceTB/smoltalk", "subset": "all"},
 ]
 PLACEHOLDER = "<YOUR_HF_USERNAME>/"
+
+
+@dataclass(frozen=True)
+class OwnKeys:
+    """The keys that need more than a new name, with the published defaults."""
+
+    job_name: str = "default_job"
+    model_path: str = PLACEHOLDER + "Dream-v0-Instruct-7B-SM"
+    softmasking: bool = True
+    transparency_alg: str = "mixinputs_with_topk"
+    data_path: str = "mix"
+    data_subset: str | None = None
+    data_seed: int | None = None
+    is_messages: bool = True
+    prompt_column: str | None = None
+    response_column: str | None = None
+    max_steps: int = -1  # as many as the epochs take
+    warmup_ratio: float | None = 0.0
+    warmup_steps: float | None = 0
+    bf16: bool = False
+    report_to: str | tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        require_choice("transparency_alg", self.transparency_alg, tuple(PUBLISHED_MODES))
+        given = self.prompt_column is not None and self.response_column is not None
+        require(
+            self.is_messages or given,
+            "is_messages is false: give prompt_column and response_column",
+        )
+
+
+OWN = tuple(field.name for field in fields(OwnKeys))
 
 
 class PublishedRecipe(NamedTuple):
@@ -119,20 +147,22 @@ def read_published_pair(base: Path, dataset: Path) -> PublishedRecipe:
         given |= values
     where = f"{base.name} and {dataset.name}"
     arguments = _arguments(given, where)
+    own = from_mapping(OwnKeys, {key: given[key] for key in OWN if key in given}, where)
     settings: dict[str, Any] = {"adapter": {}, "soft_mask": {}, "conversations": {}}
     for key, (place, default) in SETTINGS.items():
         _put(settings, place, given.get(key, default))
     train = settings["train"]
     if train["eval_every"] is None:  # as in TrainingArguments
         train["eval_every"] = train["log_every"]
-    train |= _train(given) | {"arguments": arguments}
+    train |= _train(own) | {"arguments": arguments}
     settings["noise"] |= {"per_row": False, "floor": 1e-3}
-    settings["name"] = given.get("job_name", "default_job")
-    settings["model"] = {"path": _model_path(given), "dtype": "bfloat16"}
-    settings["conversations"] |= {"sources": _sources(given, where)}
-    if given.get("data_seed") is not None:
-        settings["conversations"]["seed"] = given["data_seed"]
-    _soft_mask(settings, given, where)
+    settings["name"] = own.job_name
+    settings["model"] = {"path": _model_path(own.model_path), "dtype": "bfloat16"}
+    settings["conversations"] |= {"sources": _sources(own), "seed": own.data_seed}
+    mode = PUBLISHED_MODES[own.transparency_alg]
+    settings["soft_mask"]["mode"] = mode
+    if not own.softmasking or mode is None:
+        settings["soft_mask"] = None
     notes = [f"{key} has no effect: {UNUSED[key]}" for key in given if key in UNUSED]
     return PublishedRecipe(from_mapping(Recipe, settings, where), notes)
 
@@ -165,16 +195,14 @@ def _arguments(given: dict[str, Any], where: str) -> dict[str, Any]:
     return rest
 
 
-def _train(given: dict[str, Any]) -> dict[str, Any]:
+def _train(own: OwnKeys) -> dict[str, Any]:
     """Settings of `train` that need more than a new name."""
-    warmup = given.get("warmup_steps") or given.get("warmup_ratio", 0.0)
-    reports = given.get("report_to") or []
-    reports = [reports] if isinstance(reports, str) else reports
-    steps = given.get("max_steps", -1)
+    reports = own.report_to or ()
+    reports = (reports,) if isinstance(reports, str) else reports
     return {
-        "warmup": warmup,
-        "steps": steps if steps > 0 else None,
-        "precision": "bfloat16" if given.get("bf16", False) else "float32",
+        "warmup": own.warmup_steps or own.warmup_ratio or 0.0,
+        "steps": own.max_steps if own.max_steps > 0 else None,
+        "precision": "bfloat16" if own.bf16 else "float32",
         "weight_decay": 0.0,
         "soft_learning_rate": 1e-2,
         "weighting": "published",
@@ -183,31 +211,16 @@ def _train(given: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _model_path(given: dict[str, Any]) -> str:
+def _model_path(path: str) -> str:
     """The path of the model; a placeholder for a patched copy means the original repository."""
-    path = given.get("model_path", PLACEHOLDER + "Dream-v0-Instruct-7B-SM")
     if path.startswith(PLACEHOLDER):
         return "Dream-org/" + path.removeprefix(PLACEHOLDER).removesuffix("-SM")
     return path
 
 
-def _sources(given: dict[str, Any], where: str) -> list[dict[str, Any]]:
-    path = given.get("data_path", "mix")
-    columns = {k: given.get(k) for k in ("prompt_column", "response_column")}
-    if given.get("is_messages", True):
-        columns = {}
-    elif None in columns.values():
-        raise ValueError(f"{where}: is_messages is false: give prompt_column and response_column")
-    if path == "mix":
+def _sources(own: OwnKeys) -> list[dict[str, Any]]:
+    if own.data_path == "mix":
         return MIX
-    return [{"path": path, "subset": given.get("data_subset"), **columns}]
-
-
-def _soft_mask(settings: dict[str, Any], given: dict[str, Any], where: str) -> None:
-    alg = given.get("transparency_alg", "mixinputs_with_topk")
-    if alg not in PUBLISHED_MODES:
-        known = ", ".join(PUBLISHED_MODES)
-        raise ValueError(f"{where}: transparency_alg must be one of {known}, not {alg!r}")
-    settings["soft_mask"]["mode"] = PUBLISHED_MODES[alg]
-    if not given.get("softmasking", True) or PUBLISHED_MODES[alg] is None:
-        settings["soft_mask"] = None
+    names = () if own.is_messages else ("prompt_column", "response_column")
+    columns = {name: getattr(own, name) for name in names}
+    return [{"path": own.data_path, "subset": own.data_subset, **columns}]

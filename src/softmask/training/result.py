@@ -55,7 +55,7 @@ def _write_draft(trainer: SoftMaskTrainer, recipe: Recipe, made: Trainable, draf
         return
     (draft / EMA_WEIGHTS).unlink(missing_ok=True)
     if recipe.adapter is None:
-        sampling = sampling_to_file(recipe.sampling, recipe.prompt_kinds)
+        sampling = sampling_to_file(recipe.sampling, recipe.prompt_kinds) or made.sampling
         write_atomically(draft / SAMPLING_FILE, json.dumps(sampling, indent=2) + "\n")
     write_atomically(draft / "README.md", model_card(recipe, trainer))
 
@@ -75,7 +75,7 @@ def save_model(
 CARD = """\
 ---
 library_name: {library}
-{base}tags: [masked-diffusion, soft-masking, {family}]
+{base}tags: [masked-diffusion, {tag}{family}]
 ---
 # {name}
 
@@ -84,9 +84,13 @@ that holds this file:
 
     softmask generate {option} . "What is a mask?"
 
-`transparency_config.json` holds the soft-mask parameters in the published layout,
-`soft_mask.safetensors` the same in full precision, before their transforms.
+{soft_mask}
 """
+SOFT_MASKED = """\
+`transparency_config.json` holds the soft-mask parameters in the published layout,
+`soft_mask.safetensors` the same in full precision, before their transforms."""
+PLAIN = """\
+It was trained without soft-masking, and is decoded so: `transparency_config.json` says `none`."""
 
 
 def model_card(recipe: Recipe, trainer: SoftMaskTrainer) -> str:
@@ -94,7 +98,7 @@ def model_card(recipe: Recipe, trainer: SoftMaskTrainer) -> str:
     base, best = recipe.model.path, ""
     if trainer.state.best_metric is not None and recipe.train.keep_best:
         best = f", the best at {trainer.state.best_global_step}"
-    adapter = recipe.adapter is not None
+    adapter, soft = recipe.adapter is not None, recipe.soft_mask is not None
     return CARD.format(
         library="peft" if adapter else "softmask",
         base="" if base is None else f"base_model: {base}\n",
@@ -103,6 +107,8 @@ def model_card(recipe: Recipe, trainer: SoftMaskTrainer) -> str:
         seed=recipe.seed,
         steps=trainer.state.global_step,
         best=best,
+        tag="soft-masking, " if soft else "",
         family=trainer.dream.config.family,
+        soft_mask=SOFT_MASKED if soft else PLAIN,
         option="--adapter" if adapter else "--model",
     )

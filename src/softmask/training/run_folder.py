@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import math
 import re
 import shlex
 import shutil
@@ -24,11 +25,13 @@ from pathlib import Path
 from typing import Any
 
 from transformers import TrainerState
+from transformers.trainer import TRAINER_STATE_NAME
 
 from ..config import read_json, shown
 from ..files import LOCK, locked, read_json_lines, write_atomically
 from ..hub.folder import kept_update
 from ..reporting.words import count
+from .checkpoints import checkpoint_of
 from .config import RECIPE, Recipe
 from .inputs import BASE, DATA
 from .listing import DONE
@@ -187,7 +190,7 @@ def _lengthen(
             f"({_shown({name: differing[name] for name in earlier})}): change the last one alone"
         )
     done = kept_update(folder)
-    steps = sum(stage.steps for stage in stages) if stages else recipe.train.steps
+    steps = _updates_of(recipe, folder, done)
     if steps is not None and steps < done:
         raise ValueError(
             f"the run in {folder} has made {done} updates already, more than {steps}: ask for "
@@ -198,6 +201,23 @@ def _lengthen(
         f"the run in {folder} goes on ({_shown(differing)}); from here the learning rate is that "
         "of a run of the new length"
     )
+
+
+def _updates_of(recipe: Recipe, folder: Path, done: int) -> int | None:
+    """The updates that a recipe asks for.
+
+    Those of its epochs follow from the passes that the run has logged, after `done` updates; None:
+    it has made none.
+    """
+    train = recipe.train
+    if train.stages:
+        return sum(stage.steps for stage in train.stages)
+    if train.steps is not None or not done:
+        return train.steps
+    state = read_json(checkpoint_of(folder, done) / TRAINER_STATE_NAME)
+    line = next(line for line in reversed(state["log_history"]) if line["step"])
+    # Rounded, as the quotient of a whole number may lie just above it.
+    return math.ceil(round(train.epochs * line["step"] / line["epoch"], 6))
 
 
 def _refuse_others(folder: Path, was_here: bool) -> None:

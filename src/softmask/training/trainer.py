@@ -29,6 +29,7 @@ from .batches import Collator, Validation
 from .checkpoints import checkpoint_of, mark_complete
 from .config import TrainConfig
 from .ema import MovingAverage
+from .log_sums import LogSums
 from .objective import BUCKETS, Loss, masked_diffusion_loss, trajectory_loss
 from .optimizers import make_optimizer, make_scheduler
 from .schedule import TrainingSchedule
@@ -79,7 +80,7 @@ class SoftMaskTrainer(Trainer):
         self.average = None if settings.ema is None else MovingAverage(model, settings.ema)
         kept = 0 if dream.soft_mask is None else dream.soft_mask.reads
         self.trajectories = None if settings.trajectory is None else Trajectories(kept)
-        self._sums: dict[str, Tensor] = {}
+        self._sums = LogSums()
         self._soft_in_update = False
         self.add_callback(AroundUpdate(self))
 
@@ -117,7 +118,7 @@ class SoftMaskTrainer(Trainer):
             loss = self._loss_of_trajectories(model, inputs, self.trajectories)
         if not torch.isfinite(loss.value):
             self._refuse(inputs, loss)
-        self._count(loss, inputs)
+        self._sums.add(loss, inputs["ids_BL"].numel())
         self._soft_in_update |= inputs["soft"]
         if self.settings.accumulate == "sum":
             # As published (finding B19): the Trainer divides by the forwards of the update.
@@ -184,17 +185,6 @@ class SoftMaskTrainer(Trainer):
             "learning rate"
         )
 
-    def _count(self, loss: Loss, inputs: dict[str, Any]) -> None:
-        """Adds the logged values to sums on the device, without a host synchronisation."""
-        one = torch.ones((), device=loss.value.device)
-        seen = {"forwards": one, "read": loss.has_masks, "nats": loss.nats}
-        seen |= {"hits_T": loss.hits_T, "total_T": loss.total_T}
-        seen["tokens"] = one * inputs["ids_BL"].numel()
-        if loss.mixed is not None and loss.entropy is not None:
-            seen |= {"soft": one, "lambda": loss.mixed, "entropy": loss.entropy}
-        for name, value in seen.items():
-            self._sums[name] = self._sums.get(name, 0) + value.detach().float()
-
     # Optimisation
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
@@ -226,26 +216,28 @@ class SoftMaskTrainer(Trainer):
     # Log
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Adds the sums since the last line to a line about training."""
-        for name in ("loss", "train_loss"):  # the second is of the whole run, in its last line
-            if name in logs and self.settings.accumulate == "sum":
-                logs[name] /= self.settings.accumulation
+        """Adds the sums since the last line to a line about training.
+
+        The losses are means over forwards, in place of the Trainer's own: those would begin anew
+        where a run goes on, and grow with an update's forwards where they are summed.
+        """
         if "loss" in logs:
-            logs |= self._drain()
+            logs |= self._line()
+        if "train_loss" in logs:  # of the whole run, in its last line
+            logs["train_loss"] = self._sums.mean_loss(self._over_processes)
         # Ours are passes over the rows; the Trainer takes the whole run for one.
         rows: Any = self.train_dataset
         draws = self.state.global_step * self.collator.global_batch.size
         self.state.epoch = rows.epochs(draws)
         super().log(logs, start_time)
 
-    def _drain(self) -> dict[str, float]:
-        names = ("forwards", "read", "nats", "tokens", "soft", "lambda", "entropy")
-        zero = torch.zeros((), device=self.args.device)
-        sums = {name: self._sums.pop(name, zero) for name in names}
-        buckets = {name: self._sums.pop(name) for name in ("hits_T", "total_T")}
-        sums, buckets = self.accelerator.reduce((sums, buckets), "sum")
-        values = {name: value.item() for name, value in sums.items()}
-        shown = {"nats": values["nats"] / max(1, values["read"]), "tokens": values["tokens"]}
+    def _over_processes(self, sums: dict[str, Tensor]) -> dict[str, Tensor]:
+        return self.accelerator.reduce(sums, "sum")
+
+    def _line(self) -> dict[str, Any]:
+        values = self._sums.drain(self._over_processes)
+        shown = {"loss": values["loss"] / values["forwards"]}
+        shown |= {"nats": values["nats"] / max(1, values["read"]), "tokens": values["tokens"]}
         stage = self.schedule.at(max(0, self.state.global_step - 1))
         if len(self.schedule.stages) > 1:
             shown["stage"] = stage.name
@@ -254,7 +246,7 @@ class SoftMaskTrainer(Trainer):
             if values["soft"]:
                 shown |= {k: values[k] / values["soft"] for k in ("lambda", "entropy")}
             shown |= soft_mask_values(self.dream.soft_mask)
-        hits, total = buckets["hits_T"].tolist(), buckets["total_T"].tolist()
+        hits, total = values["hits_T"], values["total_T"]
         shown["accuracy"] = sum(hits) / max(1.0, sum(total))
         for bucket, (hit, count) in enumerate(zip(hits, total, strict=True)):
             if count:
@@ -338,6 +330,10 @@ class SoftMaskTrainer(Trainer):
         """Where a process keeps its rows that are under way."""
         return folder / f"trajectories-{self.args.process_index}.safetensors"
 
+    def _log_of(self, folder: Path) -> Path:
+        """Where a process keeps what it has summed up for the log."""
+        return folder / f"log-{self.args.process_index}.json"
+
     def _save_checkpoint(self, model: nn.Module, trial: Any = None) -> None:
         """Marks a checkpoint as complete when all processes have written their files.
 
@@ -350,8 +346,9 @@ class SoftMaskTrainer(Trainer):
         writes = self.args.should_save
         with whole_folder(folder, "the checkpoint"):
             super()._save_checkpoint(model, trial)
+            folder.mkdir(parents=True, exist_ok=True)
+            self._sums.save(self._log_of(folder))
             if self.trajectories is not None:
-                folder.mkdir(parents=True, exist_ok=True)
                 self.trajectories.save(self._trajectories_of(folder))
             self.accelerator.wait_for_everyone()
             if writes:
@@ -365,8 +362,13 @@ class SoftMaskTrainer(Trainer):
             rotate_checkpoints(str(self._folder), self.settings.save_limit, best)
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any = None) -> bool:
-        """The best one to keep is among the checkpoints: nothing else can be gone back to."""
-        if self.settings.keep_best and not self.control.should_save:
+        """The best one to keep is among the checkpoints: nothing else can be gone back to.
+
+        Those of an uninterrupted run: what a Ctrl-C leaves would else decide how the run ends.
+        """
+        step = self.state.global_step
+        planned = step % self.settings.save_every == 0 or step >= self.state.max_steps
+        if self.settings.keep_best and not planned:
             return False
         return super()._determine_best_metric(metrics, trial)
 
@@ -381,6 +383,8 @@ class SoftMaskTrainer(Trainer):
             load_soft_mask(self.dream.soft_mask, folder)
         if self.average is not None:
             self.average.load(folder / EMA_WEIGHTS)
+        if self._log_of(folder).is_file():  # checkpoints of earlier versions have none
+            self._sums.load(self._log_of(folder), self.args.device)
         if self.trajectories is not None:
             self.trajectories.load(self._trajectories_of(folder), self.args.device)
 

@@ -59,19 +59,21 @@ def _gathered(value: Tensor) -> Tensor:
 
 
 def save_soft_mask(mask: SoftMask | None, folder: Path, writes: bool = True) -> None:
-    """Writes the parameters twice: raw in fp32, and as the published JSON. Nothing for None.
+    """Writes the parameters twice: raw in fp32, and as the published JSON.
 
-    Where weights are sharded, every process must call it; only those with `writes` write.
+    For None that JSON says so: beside an adapter without one, those of its base would count. Where
+    weights are sharded, every process must call it; only those with `writes` write.
     """
-    if mask is None:
-        return
-    raw = {name: _gathered(value).cpu().contiguous() for name, value in mask.state_dict().items()}
-    values: dict[str, Any] = {**soft_mask_values(mask)}
-    values |= {name: getattr(mask, name) for name in FIXED}
-    config = SoftMaskConfig(**values)
+    raw: dict[str, Tensor] = {}
+    config: SoftMaskConfig | None = None
+    if mask is not None:
+        raw = {k: _gathered(v).cpu().contiguous() for k, v in mask.state_dict().items()}
+        values: dict[str, Any] = {**soft_mask_values(mask)}
+        config = SoftMaskConfig(**values | {name: getattr(mask, name) for name in FIXED})
     if writes:
         folder.mkdir(parents=True, exist_ok=True)
-        save_file(raw, folder / SOFT_MASK_WEIGHTS)
+        if raw:
+            save_file(raw, folder / SOFT_MASK_WEIGHTS)
         published = json.dumps(soft_mask_to_published(config), indent=2)
         (folder / SOFT_MASK_FILE).write_text(published + "\n", encoding="utf-8")
 
