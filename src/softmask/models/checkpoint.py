@@ -92,7 +92,7 @@ class Checkpoint:
 
     def bytes_of(self, token: int) -> bytes:
         """What a token stands for, which may be a part of a character alone."""
-        name = self.tokenizer.convert_ids_to_tokens(token)
+        name: Any = self.tokenizer.convert_ids_to_tokens(token)
         if name is None:  # a row of the embedding table that is beyond the tokenizer
             return b""
         if token in self.tokenizer.added_tokens_decoder:
