@@ -42,6 +42,12 @@ class LogitStatistics(NamedTuple):
     blended_NX: Tensor = torch.empty(0, 0)
 
 
+def floor_of(dtype: torch.dtype) -> float:
+    """What stands for minus infinity among logits of a dtype: half of its least number. With a logit
+    added it stays finite, and with half of itself: a difference of infinities would be NaN."""
+    return torch.finfo(dtype).min / 2
+
+
 def tempered(logits: Tensor, temperature: float) -> Tensor:
     """Logits over a temperature; at 1 they are not even copied."""
     return logits if temperature == 1 else logits / temperature

@@ -129,7 +129,9 @@ class SamplingConfig:
         "with a temperature means the end of a turn alone",
     )
     suppress_eos: bool = setting(
-        False, "never write the end-of-text token (LLaDA's logits_eos_inf)"
+        False,
+        "never write the end-of-text token, unless a form leaves nothing else (LLaDA's "
+        "logits_eos_inf)",
     )
     guidance: float = setting(
         0.0,

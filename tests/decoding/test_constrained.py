@@ -219,6 +219,25 @@ def test_feedback_points_at_nothing_that_the_form_forbids(checkpoint):
     assert seen
 
 
+@pytest.mark.parametrize("soft", [None, SOFT], ids=["plain", "soft"])
+@pytest.mark.parametrize("temperature", [0.0, 0.7])
+def test_an_end_that_is_not_wanted_comes_where_the_form_leaves_nothing_else(
+    checkpoint, soft, temperature
+):
+    answer = generate(
+        checkpoint,
+        "abc",
+        max_new_tokens=12,
+        constraint=Constraint("regex", "[a-z]{3,8}"),
+        soft_mask=soft,
+        seed=1,
+        alg="entropy",
+        temperature=temperature,
+        suppress_eos=True,
+    )
+    assert re.fullmatch("[a-z]{8}", answer.text)
+
+
 def test_a_step_that_is_repeated_in_parts_repeats_its_constraints_too(checkpoint, monkeypatch):
     mask_id = checkpoint.model.mask_id
     request = Request(
