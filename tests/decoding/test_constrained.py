@@ -219,6 +219,29 @@ def test_feedback_points_at_nothing_that_the_form_forbids(checkpoint):
     assert seen
 
 
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_token_that_took_the_place_of_another_is_told_with_its_own_probability(
+    checkpoint, temperature
+):
+    form = automaton_for(checkpoint, Constraint("regex", r"[a-z]{3,8} [a-z]{2,6}\."), infill=False)
+    request = Request(
+        (*encode(checkpoint, "abc"), *[checkpoint.model.mask_id] * 12),
+        SamplingConfig(steps=1, temperature=temperature),
+        rules=rules_of(checkpoint, infill=False),
+        top_logprobs=48,  # all that the form allows
+        constraint=form,
+    )
+    told = 0
+    with Engine(checkpoint.model, positions=64, k=48) as engine:
+        for event in engine.submit(request):
+            seen = event.logprobs
+            is_own_NK = seen.ids_NK == torch.tensor(event.ids)[:, None].numpy()
+            assert is_own_NK.sum(1).tolist() == [1] * len(event.ids)
+            assert seen.logprob_N == pytest.approx(seen.logprobs_NK[is_own_NK], abs=1e-5)
+            told += len(event.ids)
+    assert told == 12
+
+
 @pytest.mark.parametrize("soft", [None, SOFT], ids=["plain", "soft"])
 @pytest.mark.parametrize("temperature", [0.0, 0.7])
 def test_an_end_that_is_not_wanted_comes_where_the_form_leaves_nothing_else(

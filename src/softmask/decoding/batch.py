@@ -379,14 +379,16 @@ class Batch:
         chosen_N, tokens_N = choose_commits(
             predictions, self.positions, self.mask_id, self.memory, self.soft
         )
+        logits_N: Tensor | None = None
         if predictions.settings.automaton is not None:
-            chosen_N, tokens_N = settle(predictions, chosen_N, tokens_N, self._reader)
+            chosen_N, tokens_N, logits_N = settle(predictions, chosen_N, tokens_N, self._reader)
         rows_N = predictions.rows_N
         self.committed_P[rows_N] = chosen_N
         self.candidate_P[rows_N] = tokens_N
         self.canvas_P[rows_N] = torch.where(chosen_N, tokens_N, self.canvas_P[rows_N])
         if self.logprobs is not None and any(s.top_logprobs for s in predictions.sequences):
-            logits_N = predictions.logits_of(tokens_N)
+            if logits_N is None:
+                logits_N = predictions.logits_of(tokens_N)
             self.logprobs.put(rows_N, predictions.seen, chosen_N, logits_N)
 
     def _update_masks(self, groups: list[Predictions]) -> None:
