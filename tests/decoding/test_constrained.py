@@ -242,6 +242,16 @@ def test_a_token_that_took_the_place_of_another_is_told_with_its_own_probability
     assert told == 12
 
 
+@pytest.mark.parametrize("only", [{"top_k": 1}, {"top_p": 1e-6}, {"min_p": 1.0}], ids=str)
+def test_filters_hold_for_a_token_that_takes_the_place_of_another(checkpoint, only):
+    settings = {"max_new_tokens": 12, "constraint": Constraint("regex", "([a-m][n-z])+")}
+    texts = {
+        generate(checkpoint, "abc", seed=seed, steps=1, alg="entropy", **settings, **more).text
+        for seed, more in enumerate([{"temperature": 1.0} | only] * 3 + [{"temperature": 0.0}])
+    }
+    assert len(texts) == 1
+
+
 @pytest.mark.parametrize("soft", [None, SOFT], ids=["plain", "soft"])
 @pytest.mark.parametrize("temperature", [0.0, 0.7])
 def test_an_end_that_is_not_wanted_comes_where_the_form_leaves_nothing_else(

@@ -21,6 +21,7 @@ from .canvas_constraint import BROKEN, Pair
 from .logprobs import FORBIDDEN
 from .predictions import LogitReader, Predictions
 from .sequence import SequenceState
+from .unmask import tempered_and_filtered
 
 
 def renew(sequences: Sequence[SequenceState], ids: Callable[[SequenceState], np.ndarray]) -> None:
@@ -89,11 +90,11 @@ def _instead(
     """Another token for a row, of those that have stayed possible, and its logit."""
     index_1 = torch.tensor([row], device=predictions.rows_N.device)
     seen = reader.read_again(predictions, index_1)
-    temperature = predictions.settings.config.temperature
-    if temperature > 0 and predictions.logits_NV is not None:
+    config = predictions.settings.config
+    if config.temperature > 0 and predictions.logits_NV is not None:
         logits_1V = predictions.logits_NV[index_1].float()
-        chances_1V = (logits_1V / temperature).softmax(-1)
-        token = int(torch.multinomial(chances_1V, 1, generator=generator))
+        likely_1V = tempered_and_filtered(logits_1V, config)
+        token = int(torch.multinomial(likely_1V.softmax(-1), 1, generator=generator))
         return token, float(logits_1V[0, token])
     return int(seen.ids_NK[0, 0]), float(seen.logits_NK[0, 0])
 

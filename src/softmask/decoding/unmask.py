@@ -260,11 +260,17 @@ def choose_tokens(
     return Choice(*map(torch.cat, zip(*parts, strict=True)))
 
 
+def tempered_and_filtered(raw_NV: Tensor, config: SamplingConfig) -> Tensor:
+    """(N, V) fp32 logits of what tokens are drawn from: over the temperature, what the filters drop
+    at the floor."""
+    logits_NV = raw_NV / config.temperature if config.temperature > 0 else raw_NV
+    return filter_logits(logits_NV, config.top_p, config.top_k, config.min_p)
+
+
 def _choose_chunk(
     raw_NV: Tensor, config: SamplingConfig, noise_NV: Tensor | None, late_ids: Sequence[int]
 ) -> Choice:
-    logits_NV = raw_NV / config.temperature if config.temperature > 0 else raw_NV
-    logits_NV = filter_logits(logits_NV, config.top_p, config.top_k, config.min_p)
+    logits_NV = tempered_and_filtered(raw_NV, config)
     probs_NV = logits_NV.softmax(-1)
     chances_NK, ids_NK = top_k(probs_NV, min(leading(config), probs_NV.shape[-1]))
     if noise_NV is None:
