@@ -186,6 +186,20 @@ def test_a_rule_of_chances_is_done_after_its_steps() -> None:
     assert [step.left_B for step in steps] == [(12,), (12,), (0,)]
 
 
+@pytest.mark.parametrize("alg_temp", [None, 0.5, 1e-6])
+def test_what_a_rule_scores_with_minus_infinity_comes_last_and_comes(alg_temp) -> None:
+    @softmask.commit_rule("avoid")
+    def avoid(rows):
+        return rows.probability_N.masked_fill(rows.position_N % 3 == 0, -torch.inf)
+
+    model = tiny_model()
+    canvas, _ = canvas_of(model, [5])
+    config = SamplingConfig(steps=12, alg=avoid, alg_temp=alg_temp, step_schedule="even")
+    steps = list(denoise(model, canvas, config, rules=only_mask(model)))
+    avoided = [int(step.committed_BL[0].nonzero()) % 3 == 0 for step in steps]
+    assert avoided == [False] * 8 + [True] * 4
+
+
 def test_a_rule_reads_where_a_position_is_and_how_far_its_text() -> None:
     seen = []
 
