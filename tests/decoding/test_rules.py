@@ -129,6 +129,20 @@ def test_a_feedback_rule_of_the_published_formula_feeds_back_the_same() -> None:
         assert other.lambda_BL is None or torch.allclose(one.lambda_BL, other.lambda_BL)
 
 
+@pytest.mark.parametrize("batched", [False, True])
+def test_a_dense_feedback_rule_has_nothing_to_say_where_a_block_is_full(batched) -> None:
+    @softmask.feedback_rule("all-of-it", dense=True, batched=batched)
+    def all_of_it(rows):
+        return rows.probability_N, rows.logits_NV.float().softmax(-1)
+
+    model = tiny_model()
+    canvas, _ = canvas_of(model, [5])
+    config = SamplingConfig(steps=12, block_length=4, cache="dual")
+    soft = SoftMaskConfig(mode="all-of-it", scale=0.5)
+    end = drain(model, canvas, config, rules=only_mask(model), soft_mask=soft)
+    assert end.left_B == (0,)
+
+
 @pytest.mark.parametrize("temperature", [0.0, 0.8])
 def test_what_rules_keep_follows_texts_that_enter_and_leave_a_batch(mine, temperature) -> None:
     imported(mine)

@@ -453,6 +453,8 @@ class Batch:
             stays_M = torch.nonzero_static(stays_N, size=count).squeeze(1)
         else:
             stays_M = stays_N.nonzero().squeeze(1)
+        if not len(stays_M):  # a window's block is full
+            return
         start = torch.tensor([schedule.masks for schedule in schedules], device=self.device)
         rate_R = rate(config.schedule, torch.tensor(left).to(start), start)
         rows_M = predictions.rows_N[stays_M]
