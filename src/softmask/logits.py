@@ -43,8 +43,8 @@ class LogitStatistics(NamedTuple):
 
 
 def floor_of(dtype: torch.dtype) -> float:
-    """What stands for minus infinity among logits of a dtype: half of its least number. With a logit
-    added it stays finite, and with half of itself: a difference of infinities would be NaN."""
+    """What stands for minus infinity among logits of a dtype: half of its least number. It stays
+    finite with a logit added, or half of itself: a difference of infinities would be NaN."""
     return torch.finfo(dtype).min / 2
 
 

@@ -312,6 +312,47 @@ def test_a_canvas_beyond_the_context_is_refused() -> None:
         denoise(model, canvas, SamplingConfig(steps=4))
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda canvas: {"attention_mask_BL": torch.ones(2, 17)},
+            r"shape \(2, 18\), not \(2, 17\)",
+        ),
+        (
+            lambda canvas: {"attention_mask_BL": torch.ones(1, 18)},
+            r"shape \(2, 18\), not \(1, 18\)",
+        ),
+        (lambda canvas: {"attention_mask_BL": torch.ones(18)}, r"shape \(2, 18\), not \(18,\)"),
+        (
+            lambda canvas: {"generators": generators(0)},
+            "generators .* each row of the canvas, 2 in all, not 1",
+        ),
+        (
+            lambda canvas: {"steps_B": [4, 4, 4]},
+            "steps_B .* each row of the canvas, 2 in all, not 3",
+        ),
+        (lambda canvas: {"holes_B": [None]}, "holes_B .* each row of the canvas, 2 in all, not 1"),
+        (
+            lambda canvas: {"constraint": [None]},
+            "constraint .* each row of the canvas, 2 in all, not 1",
+        ),
+        (lambda canvas: {"room_B": []}, "room_B .* each row of the canvas, 2 in all, not 0"),
+        (lambda canvas: {"canvas_BL": canvas + 1}, "outside of the model's vocabulary of 64"),
+        (lambda canvas: {"canvas_BL": canvas - 64}, "outside of the model's vocabulary of 64"),
+        (lambda canvas: {"canvas_BL": canvas.float()}, "token ids, whole numbers, not float32"),
+        (lambda canvas: {"canvas_BL": canvas[0]}, r"\(batch, length\), not \(18,\)"),
+        (lambda canvas: {"rules": Rules(suppressed=(64,))}, "vocabulary of 64"),
+    ],
+)
+def test_what_does_not_fit_the_canvas_is_refused_before_anything_runs(change, message) -> None:
+    model = tiny_model()
+    canvas, _ = canvas_of(model, [6, 6])
+    arguments = {"canvas_BL": canvas, "config": SamplingConfig(steps=4), **change(canvas)}
+    with pytest.raises(ValueError, match=message):
+        denoise(model, **arguments)
+
+
 def test_k_beyond_the_vocabulary_is_refused() -> None:
     model = tiny_model()
     canvas, _ = canvas_of(model, [6])
