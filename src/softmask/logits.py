@@ -43,9 +43,10 @@ class LogitStatistics(NamedTuple):
 
 
 def floor_of(dtype: torch.dtype) -> float:
-    """What stands for minus infinity among logits of a dtype: half of its least number. It stays
-    finite with a logit added, or half of itself: a difference of infinities would be NaN."""
-    return torch.finfo(dtype).min / 2
+    """What stands for minus infinity among logits of a dtype: half of its least number, or of
+    float32's, in which statistics are. It stays finite with a logit added, or half of itself: a
+    difference of infinities would be NaN."""
+    return max(torch.finfo(dtype).min, FLOOR) / 2
 
 
 def tempered(logits: Tensor, temperature: float) -> Tensor:

@@ -248,6 +248,28 @@ def test_a_suppressed_id_is_never_written_nor_mixed_in() -> None:
         assert not set(step.candidate_BL[0, 6:][masked].tolist()) & set(banned)
 
 
+@pytest.mark.parametrize("temperature", [0.0, 0.7])
+def test_a_model_in_float64_writes_what_it_writes_in_float32(temperature) -> None:
+    model, wide = tiny_model(), tiny_model().double()
+    canvas, attention = canvas_of(model, [6, 3])
+    config = SamplingConfig(steps=6, temperature=temperature, suppress_eos=True)
+    rules = Rules(suppressed=(model.mask_id,), end_ids=(0, 1), eos_id=0)
+    runs = [
+        denoise(
+            one,
+            canvas,
+            config,
+            attention_mask_BL=attention,
+            soft_mask=SOFT,
+            rules=rules,
+            generators=generators(1, 2),
+        )
+        for one in (model, wide)
+    ]
+    for narrow_step, wide_step in zip(*runs, strict=True):
+        assert torch.equal(narrow_step.canvas_BL, wide_step.canvas_BL)
+
+
 def test_a_row_stops_once_an_end_token_stands_and_all_before_it_is_decided() -> None:
     model = tiny_model()
     canvas, _ = canvas_of(model, [6], new=16)
