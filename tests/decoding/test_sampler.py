@@ -296,6 +296,21 @@ def test_an_end_penalty_keeps_the_end_away() -> None:
     assert end not in far.canvas_BL[0, 6:]
 
 
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+@pytest.mark.parametrize("penalty", [-1e6, -7e4, 7e4, 1e6])
+def test_an_end_penalty_beyond_what_float16_holds_is_as_good_as_infinite(
+    penalty, temperature
+) -> None:
+    model = tiny_model().half()
+    canvas, _ = canvas_of(model, [6])
+    config = SamplingConfig(steps=3, end_penalty=penalty, temperature=temperature)
+    rules = Rules(suppressed=(model.mask_id,), end_ids=(7,))
+    end = drain(model, canvas, config, rules=rules, soft_mask=SOFT)
+    is_end = end.canvas_BL[0, 6:] == 7
+    assert is_end.all() if penalty < 0 else not is_end.any()
+    assert end.left_B == (0,)
+
+
 @pytest.mark.parametrize("mode", ["topk", "temperature"])
 @pytest.mark.parametrize("schedule", ["none", "linear", "stepwise"])
 def test_every_mode_and_schedule_runs_to_the_end(mode, schedule) -> None:

@@ -268,8 +268,8 @@ class LogitReader:
             if rules.suppressed or unwanted or (rules.end_ids and penalty):
                 floor = floor_of(self._model.dtype)
                 bias_V = torch.zeros(self._vocabulary, device=device)
-                bias_V[list(rules.end_ids)] = -penalty
-                # Above what a form forbids: it may leave nothing but the end.
+                # Above what a form forbids, which may leave nothing but an end.
+                bias_V[list(rules.end_ids)] = min(max(-penalty, floor / 2), -floor / 2)
                 bias_V[unwanted] = floor / 2
                 bias_V[list(rules.suppressed)] = floor
             self._biases[key] = bias_V
