@@ -13,6 +13,7 @@ from tiny import tiny_model, write_dream_folder
 
 from softmask.config import SamplingConfig, SoftMaskConfig, read_sampling_file, read_soft_mask_file
 from softmask.decoding.sampler import denoise
+from softmask.sampling import HOTTEST
 from softmask.serving.config import ServeConfig
 from softmask.settings import LARGEST_FLOAT, from_mapping
 from softmask.training.config import Recipe
@@ -100,7 +101,7 @@ def test_what_is_nested_without_end_is_refused_too() -> None:
         {"offset": -LARGEST_FLOAT, "steepness": LARGEST_FLOAT},
         {"offset": 0.0, "steepness": LARGEST_FLOAT},
         {"offset": -LARGEST_FLOAT, "steepness": 0.0},
-        {"mode": "temperature", "temperature": LARGEST_FLOAT},
+        {"mode": "temperature", "temperature": HOTTEST},
         {"mode": "temperature", "temperature": 1e-6, "steepness": LARGEST_FLOAT},
     ],
 )
@@ -108,7 +109,7 @@ def test_what_is_nested_without_end_is_refused_too() -> None:
     "sampling",
     [
         {},
-        {"temperature": LARGEST_FLOAT},
+        {"temperature": HOTTEST},
         {"temperature": 1e-6, "top_p": 1e-300},
         {"alg_temp": 1e-6, "temperature": 0.5},
         {"alg_temp": LARGEST_FLOAT},
@@ -116,7 +117,7 @@ def test_what_is_nested_without_end_is_refused_too() -> None:
         {"entropy_bound": LARGEST_FLOAT},
         {"entropy_threshold": LARGEST_FLOAT, "agreement": 2**62},
         {"score_temperature": 1e-6, "threshold": 0.5},
-        {"score_temperature": LARGEST_FLOAT, "top_k": 3, "commit_from": "plain"},
+        {"score_temperature": HOTTEST, "top_k": 3, "commit_from": "plain"},
         {"threshold": 1e-300, "threshold_end": 1.0},
         {"eps": 1e-300},
         {"end_penalty": -1e6},

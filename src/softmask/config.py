@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from .rules import Chosen, added, find
-from .sampling import COLDEST, SamplingConfig, take_rule
+from .sampling import SamplingConfig, check_temperature, take_rule
 from .settings import (
     check_numbers,
     from_mapping,
@@ -88,8 +88,7 @@ class SoftMaskConfig:
         require_choice("soft-mask mixture", self.mixture, FEEDBACK_MIXTURES)
         require_choice("soft-mask weight", self.weight, FEEDBACK_WEIGHTS)
         for name in ("temperature", "entropy_temperature", "token_temperature"):
-            value = getattr(self, name)
-            require(value >= COLDEST, f"soft-mask {name} must be at least {COLDEST}, not {value}")
+            check_temperature(f"soft-mask {name}", getattr(self, name))
 
     @property
     def feedback(self) -> Chosen:

@@ -23,8 +23,21 @@ NOISES = ("float32", "float64")
 # Masks of a hole whose length the model finds, where nobody says how many: as DreamOn's own
 # demonstration.
 HOLE_BEGINS_WITH = 4
-# Logits over a lower temperature, or plus a larger penalty, would be infinite.
-COLDEST, LARGEST_PENALTY, LARGEST_GUIDANCE = 1e-6, 1e6, 1e3
+# Logits over a lower temperature, or plus a larger penalty, would be infinite. Over a higher one
+# what must not be written would be likely: in float16 it lies 16,000 below.
+COLDEST, HOTTEST, LARGEST_PENALTY, LARGEST_GUIDANCE = 1e-6, 100.0, 1e6, 1e3
+
+
+def check_temperature(name: str, value: float, also: str = "") -> None:
+    """Raises ValueError for a temperature of logits out of range.
+
+    Args:
+        also: what else it may be, as an error says it.
+    """
+    require(
+        COLDEST <= value <= HOTTEST,
+        f"{name} must {also}lie between {COLDEST} and {HOTTEST:g}, not be {value}",
+    )
 
 
 def check_guidance(weight: float) -> None:
@@ -167,10 +180,8 @@ class SamplingConfig:
         self._check_trust()
         self._check_cache()
         require(self.steps >= 1, f"steps must be at least 1, not {self.steps}")
-        require(
-            self.temperature == 0 or self.temperature >= COLDEST,
-            f"temperature must be 0 or at least {COLDEST}, not {self.temperature}",
-        )
+        if self.temperature != 0:
+            check_temperature("temperature", self.temperature, also="be 0 or ")
         self._switch_off_filters()
         if self.top_p is not None:
             require(0 < self.top_p <= 1, f"top_p must lie in (0, 1], not {self.top_p}")
@@ -299,10 +310,7 @@ class SamplingConfig:
         """What a commit trusts beside the rule that orders or decides."""
         require_choice("commit_from", self.commit_from, COMMIT_SOURCES)
         require_positive(self, "agreement")
-        require(
-            self.score_temperature >= COLDEST,
-            f"score_temperature must be at least {COLDEST}, not {self.score_temperature}",
-        )
+        check_temperature("score_temperature", self.score_temperature)
         require_choice("step_schedule", self.step_schedule, STEP_SCHEDULES)
         require_choice("late_ends", self.late_ends, LATE_ENDS)
         require_choice("noise", self.noise, NOISES)

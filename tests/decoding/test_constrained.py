@@ -22,6 +22,7 @@ from softmask.decoding.generation import generate
 from softmask.decoding.prompts import encode, rules_of
 from softmask.models import DreamModel
 from softmask.rules import stopping_rule
+from softmask.sampling import HOTTEST
 from softmask.serving.engine import Engine, Request
 
 PERSON = r'\{"name": "[a-z ]{0,9}", "age": \d{1,3}\}'
@@ -250,6 +251,21 @@ def test_filters_hold_for_a_token_that_takes_the_place_of_another(checkpoint, on
         for seed, more in enumerate([{"temperature": 1.0} | only] * 3 + [{"temperature": 0.0}])
     }
     assert len(texts) == 1
+
+
+def test_at_the_highest_temperature_a_form_holds_in_the_narrowest_dtype(model):
+    narrow = softmask.load(model, device="cpu", dtype="float16")
+    answers = generate(
+        narrow,
+        ["a", "b"],
+        max_new_tokens=24,
+        constraint=Constraint("regex", "([ab][cd])+"),
+        soft_mask=SoftMaskConfig(mode="temperature", scale=0.5, temperature=HOTTEST),
+        seed=1,
+        steps=6,
+        temperature=HOTTEST,
+    )
+    assert all(re.fullmatch("([ab][cd])+", answer.text) for answer in answers)
 
 
 @pytest.mark.parametrize("soft", [None, SOFT], ids=["plain", "soft"])
