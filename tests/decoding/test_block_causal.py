@@ -255,3 +255,12 @@ def test_a_step_that_is_taken_back_and_repeated_computes_what_it_had_not_kept() 
         )
         batch.step()
     assert torch.equal(batch.canvas_P, wanted)
+
+
+def test_a_text_without_masks_stands_beside_one_with_some() -> None:
+    model = block_model()
+    canvas, _ = canvas_of(model, [8, 8], new=8)
+    canvas[0].masked_fill_(canvas[0] == model.mask_id, 7)
+    together = list(denoise(model, canvas, of()))[-1].canvas_BL
+    assert torch.equal(together[0], canvas[0])
+    assert torch.equal(together[1:], list(denoise(model, canvas[1:], of()))[-1].canvas_BL)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from tiny import tiny_model
 
+import softmask
 from softmask.config import SamplingConfig, SoftMaskConfig
 from softmask.decoding.sampler import Rules, denoise
 
@@ -218,6 +219,38 @@ def test_blocks_count_masks_so_that_text_between_two_holes_takes_no_step() -> No
     assert [step.left_B for step in steps] == [(4,), (2,), (2,), (0,)]
     assert not (steps[1].canvas_BL[0, 5:7] == mask_id).any()
     assert (steps[1].canvas_BL[0, 33:35] == mask_id).all()
+
+
+@pytest.mark.parametrize("block_length", [None, 2])
+def test_a_row_without_masks_stands_beside_others_under_hooks_and_rules(block_length) -> None:
+    @softmask.commit_rule("test-of-places")
+    def of_places(rows):
+        return -rows.block_position_N.float()
+
+    model = tiny_model()
+    canvas = holed_canvas(model)
+    canvas[0] = canvas[0].masked_fill(canvas[0] == model.mask_id, 7)
+    config = SamplingConfig(steps=9, alg=of_places, block_length=block_length)
+    settings = {"rules": only_mask(model), "tokens_hook": lambda step, ids, logits: ids}
+    together = drain(model, canvas, config, **settings)
+    assert torch.equal(together.canvas_BL[0], canvas[0])
+    assert torch.equal(together.canvas_BL[1:], drain(model, canvas[1:], config).canvas_BL)
+    assert torch.equal(drain(model, canvas[:1], config, **settings).canvas_BL, canvas[:1])
+
+
+def test_a_mask_that_a_hook_writes_into_a_row_without_any_is_filled() -> None:
+    model = tiny_model()
+    canvas = torch.arange(8)[None]
+
+    def hook(step, ids, logits):
+        return ids.index_fill(1, torch.tensor([2]), model.mask_id) if step == 0 else ids
+
+    first, *_, last = denoise(
+        model, canvas, SamplingConfig(steps=3), rules=only_mask(model), tokens_hook=hook
+    )
+    assert first.canvas_BL[0, 2] == model.mask_id
+    assert last.left_B == (0,)
+    assert model.mask_id not in last.canvas_BL
 
 
 def test_a_block_the_size_of_the_canvas_is_no_block() -> None:

@@ -400,7 +400,7 @@ class Batch:
         zips = [zip(group.sequences, group.scheduled_R, strict=True) for group in groups]
         pairs = list(itertools.chain(*zips))
         for sequence, scheduled in pairs:
-            if sequence.is_planned and sequence.schedule.left:
+            if sequence.is_planned:
                 sequence.schedule.take(scheduled.block, scheduled.commits)
         self._recount([sequence for sequence, _ in pairs if not sequence.is_planned], groups)
         self.masked_P = (self.canvas_P == self.mask_id) & self.real_P
