@@ -264,6 +264,20 @@ def test_the_text_ends_before_the_end_token_and_the_row_stops(checkpoint) -> Non
     assert penalised.finish_reason == "length"
 
 
+def test_a_message_in_parts_is_the_text_that_it_says(tmp_path) -> None:
+    folder = write_dream_folder(tmp_path / "dream", chat=True)
+    kinds = [{"prompt_starts_with": ["Puzzle"], "max_new_tokens": 3}]
+    write_json(folder / "sampling_config.json", {"prompt_kinds": kinds})
+    chatty = softmask.load(folder, device="cpu")
+    parts = [{"type": "text", "text": "Puz"}, {"type": "text", "text": "zle"}]
+    said = [
+        softmask.generate(chatty, prompt, seed=1)
+        for prompt in ([{"role": "user", "content": parts}], "Puzzle")
+    ]
+    assert [one.prompt for one in said] == ["Puzzle", "Puzzle"]
+    assert said[0].token_ids == said[1].token_ids
+
+
 def test_the_chat_template_is_used_where_there_is_one(chatty) -> None:
     run = softmask.Generation(chatty, "Hello", max_new_tokens=4, system="Be brief.")
     shown = chatty.tokenizer.decode(run.canvas_BL[0, :-4])

@@ -51,9 +51,10 @@ def read_prompts(given: Any) -> tuple[list[Prompt], bool]:
     """The prompts in whatever form somebody has them, and whether it is one alone.
 
     A prompt is a text, a message or a list of messages, or token ids: a list, an array or a tensor.
+    The parts of a message are joined.
 
     Raises:
-        ValueError: one is empty, or something else.
+        ValueError: one is empty, or something else, or a message has no text.
     """
     one = _prompt(given)
     if one is not None:
@@ -78,11 +79,12 @@ def _prompt(given: Any) -> Prompt | None:
     if isinstance(given, str) and given:
         return given
     if isinstance(given, Mapping) and {"role", "content"} <= given.keys():
-        return [given]
+        return _messages([given])
     if isinstance(given, Sequence) and not isinstance(given, str | bytes) and given:
         items = [item.tolist() if hasattr(item, "tolist") else item for item in given]
-        # What begins with a message is meant as a conversation: `_message` checks the others.
-        if all(isinstance(item, int) for item in items) or isinstance(items[0], Mapping):
+        if isinstance(items[0], Mapping):  # what begins with a message is meant as a conversation
+            return _messages(items)
+        if all(isinstance(item, int) for item in items):
             return items
     return None
 
@@ -168,7 +170,7 @@ def encode_chat(
     """
     if not has_chat_template(checkpoint):
         raise ValueError("this tokenizer has no chat template: pass the prompt as raw text")
-    messages = [_message(number, each) for number, each in enumerate(messages, start=1)]
+    messages = _messages(messages)
     names = ControlNames(checkpoint.tokenizer)
     hidden, any_name = names.hide(messages)
     hidden_tools, hidden_variables = names.hidden(tools), names.hidden(variables)
@@ -182,6 +184,11 @@ def encode_chat(
         variables=hidden_variables,
     )
     return names.encode_rendered(rendered).ids if any_name else encode(checkpoint, rendered)
+
+
+def _messages(given: Iterable[Any]) -> list[Mapping[str, Any]]:
+    """The messages of a conversation, each with a text."""
+    return [_message(number, each) for number, each in enumerate(given, start=1)]
 
 
 def _message(number: int, message: Any) -> Mapping[str, Any]:
