@@ -72,6 +72,8 @@ def test_a_conversation_or_token_ids_are_one_prompt_and_a_list_of_them_several(c
         (b"Hello", "not of type bytes"),
         ({"input_ids": [1]}, "not of type dict"),
         (["Hello", 3], "not of type int"),
+        (torch.tensor(5), "not of type int"),
+        (torch.tensor([]), "prompt is empty"),
         ([{"role": "user"}], "message 1 is no message"),
         ([{"role": "user", "content": None}], "content of message 1 is no text"),
     ],

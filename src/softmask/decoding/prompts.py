@@ -30,13 +30,18 @@ def is_token_ids(prompt: Prompt) -> TypeGuard[TokenIds]:
     return not isinstance(prompt, str) and isinstance(prompt[0], int)
 
 
+def _plain(given: Any) -> Any:
+    """An array or a tensor as numbers in lists; anything else as it is."""
+    return given.tolist() if hasattr(given, "tolist") else given
+
+
 def known_ids(checkpoint: Checkpoint, given: Any) -> list[int]:
     """Token ids that may stand in a text: a list, an array or a tensor.
 
     Raises:
         ValueError: one is no id, is beyond the vocabulary, or is the mask.
     """
-    ids = given.tolist() if hasattr(given, "tolist") else list(given)
+    ids = list(_plain(given))
     size, mask_id = checkpoint.model.config.vocab_size, checkpoint.model.mask_id
     for index in ids:
         if not is_whole_number(index) or not 0 <= index < size or index == mask_id:
@@ -56,6 +61,7 @@ def read_prompts(given: Any) -> tuple[list[Prompt], bool]:
     Raises:
         ValueError: one is empty, or something else, or a message has no text.
     """
+    given = _plain(given)
     one = _prompt(given)
     if one is not None:
         return [one], True
@@ -74,14 +80,13 @@ def read_prompts(given: Any) -> tuple[list[Prompt], bool]:
 
 def _prompt(given: Any) -> Prompt | None:
     """What is one prompt, as text, messages or ids; None: it is something else, or several."""
-    if hasattr(given, "tolist"):  # an array, or a tensor
-        given = given.tolist()
+    given = _plain(given)
     if isinstance(given, str) and given:
         return given
     if isinstance(given, Mapping) and {"role", "content"} <= given.keys():
         return _messages([given])
     if isinstance(given, Sequence) and not isinstance(given, str | bytes) and given:
-        items = [item.tolist() if hasattr(item, "tolist") else item for item in given]
+        items = [_plain(item) for item in given]
         if isinstance(items[0], Mapping):  # what begins with a message is meant as a conversation
             return _messages(items)
         if all(isinstance(item, int) for item in items):
