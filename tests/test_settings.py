@@ -6,6 +6,7 @@ import dataclasses
 import json
 import typing
 
+import numpy as np
 import pytest
 import torch
 from commands import failed
@@ -48,6 +49,26 @@ def test_a_whole_number_of_more_than_64_bits_is_refused_by_name(cls, name, value
     with pytest.raises(ValueError, match=name) as error:
         from_mapping(cls, {name: value}, "here")
     assert len(str(error.value)) < 200
+
+
+@pytest.mark.parametrize("value", [None, "1", True, [1]], ids=str)
+@pytest.mark.parametrize(
+    ("cls", "name"),
+    [
+        *((SamplingConfig, name) for name in ("steps", "temperature", "eps", "end_penalty")),
+        *((SoftMaskConfig, name) for name in ("k", "scale", "token_temperature")),
+    ],
+)
+def test_a_setting_of_another_type_is_refused_wherever_it_is_given(cls, name, value) -> None:
+    for make in (lambda: cls(**{name: value}), lambda: from_mapping(cls, {name: value}, "here")):
+        with pytest.raises(ValueError, match=rf"{name} must be (int|float), not "):
+            make()
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    given = {"steps": np.int64(3), "temperature": np.float32(0.5), "top_k": np.int32(2)}
+    assert SamplingConfig(**given) == from_mapping(SamplingConfig, given, "here")
+    assert type(from_mapping(SamplingConfig, given, "here").steps) is int
 
 
 def test_the_numbers_of_recipes_are_checked_to_any_depth() -> None:

@@ -17,6 +17,7 @@ from .rules import Chosen, added, find
 from .sampling import SamplingConfig, check_temperature, take_rule
 from .settings import (
     check_numbers,
+    check_types,
     from_mapping,
     require,
     require_choice,
@@ -79,6 +80,7 @@ class SoftMaskConfig:
 
     def __post_init__(self) -> None:
         take_rule(self, "feedback", "mode", "options", SOFT_MASK_MODES)
+        check_types("soft-mask ", self)
         require_choice("soft-mask schedule", self.schedule, SOFT_MASK_SCHEDULES)
         require(self.k >= 1, f"soft-mask k must be at least 1, not {self.k}")
         check_numbers("soft-mask", self)

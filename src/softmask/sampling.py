@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .rules import Chosen, Options, Rule, find
-from .settings import check_numbers, require, require_choice, require_positive, setting
+from .settings import check_numbers, check_types, require, require_choice, require_positive, setting
 from .shipped_rules import COMMIT_RULES, STOP_RULES, UNMASK_RULES
 
 # How other programs say that top_k filters nothing: transformers by 0, vLLM by -1.
@@ -175,6 +175,7 @@ class SamplingConfig:
     def __post_init__(self) -> None:
         take_rule(self, "commit", "alg", "alg_options", UNMASK_RULES)
         take_rule(self, "stopping", "stop_rule", "stop_options", STOP_RULES)
+        check_types("", self)
         check_numbers("", self)
         self._check_rules()
         self._check_trust()
