@@ -23,6 +23,8 @@ NOISES = ("float32", "float64")
 # Masks of a hole whose length the model finds, where nobody says how many: as DreamOn's own
 # demonstration.
 HOLE_BEGINS_WITH = 4
+# The times of all steps are computed together, as published: their rounding depends on the CPU.
+MOST_STEPS = 10**6
 # Logits over a lower temperature, or plus a larger penalty, would be infinite. Over a higher one
 # what must not be written would be likely: in float16 it lies 16,000 below.
 COLDEST, HOTTEST, LARGEST_PENALTY, LARGEST_GUIDANCE = 1e-6, 100.0, 1e6, 1e3
@@ -181,6 +183,7 @@ class SamplingConfig:
         self._check_trust()
         self._check_cache()
         require(self.steps >= 1, f"steps must be at least 1, not {self.steps}")
+        require(self.steps <= MOST_STEPS, f"steps must be at most {MOST_STEPS}, not {self.steps}")
         if self.temperature != 0:
             check_temperature("temperature", self.temperature, also="be 0 or ")
         self._switch_off_filters()

@@ -292,15 +292,19 @@ def _choose_chunk(
     return Choice(tokens_N, chance_N, entropy_N, ids_NK, chances_NK)
 
 
+@lru_cache(maxsize=8)
+def _times(steps: int, eps: float) -> Tensor:
+    """(steps + 1,) float32 times, as published. One by one they would not be the same: where a CPU
+    multiplies and adds in one operation, torch's rounding is another than without."""
+    return torch.linspace(1, eps, steps + 1)
+
+
 @lru_cache(maxsize=4096)
 def transfer_share(step: int, steps: int, eps: float) -> float:
-    """1 - s / t for the times of this step, 1 at the last.
-
-    t and s are float32 times of linspace(1, eps, steps + 1), as published.
-    """
+    """1 - s / t for the times of this step, 1 at the last."""
     if step == steps - 1:
         return 1.0
-    t, s = (torch.linspace(1, eps, steps + 1)[i] for i in (step, step + 1))
+    t, s = _times(steps, eps)[step : step + 2]
     return (1 - s / t).item()
 
 
