@@ -6,6 +6,7 @@ import dataclasses
 import json
 import typing
 
+import numpy as np
 import pytest
 import torch
 from commands import failed
@@ -13,6 +14,7 @@ from tiny import tiny_model, write_dream_folder
 
 from softmask.config import SamplingConfig, SoftMaskConfig, read_sampling_file, read_soft_mask_file
 from softmask.decoding.sampler import denoise
+from softmask.sampling import HOTTEST
 from softmask.serving.config import ServeConfig
 from softmask.settings import LARGEST_FLOAT, from_mapping
 from softmask.training.config import Recipe
@@ -47,6 +49,26 @@ def test_a_whole_number_of_more_than_64_bits_is_refused_by_name(cls, name, value
     with pytest.raises(ValueError, match=name) as error:
         from_mapping(cls, {name: value}, "here")
     assert len(str(error.value)) < 200
+
+
+@pytest.mark.parametrize("value", [None, "1", True, [1]], ids=str)
+@pytest.mark.parametrize(
+    ("cls", "name"),
+    [
+        *((SamplingConfig, name) for name in ("steps", "temperature", "eps", "end_penalty")),
+        *((SoftMaskConfig, name) for name in ("k", "scale", "token_temperature")),
+    ],
+)
+def test_a_setting_of_another_type_is_refused_wherever_it_is_given(cls, name, value) -> None:
+    for make in (lambda: cls(**{name: value}), lambda: from_mapping(cls, {name: value}, "here")):
+        with pytest.raises(ValueError, match=rf"{name} must be (int|float), not "):
+            make()
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    given = {"steps": np.int64(3), "temperature": np.float32(0.5), "top_k": np.int32(2)}
+    assert SamplingConfig(**given) == from_mapping(SamplingConfig, given, "here")
+    assert type(from_mapping(SamplingConfig, given, "here").steps) is int
 
 
 def test_the_numbers_of_recipes_are_checked_to_any_depth() -> None:
@@ -100,7 +122,7 @@ def test_what_is_nested_without_end_is_refused_too() -> None:
         {"offset": -LARGEST_FLOAT, "steepness": LARGEST_FLOAT},
         {"offset": 0.0, "steepness": LARGEST_FLOAT},
         {"offset": -LARGEST_FLOAT, "steepness": 0.0},
-        {"mode": "temperature", "temperature": LARGEST_FLOAT},
+        {"mode": "temperature", "temperature": HOTTEST},
         {"mode": "temperature", "temperature": 1e-6, "steepness": LARGEST_FLOAT},
     ],
 )
@@ -108,7 +130,7 @@ def test_what_is_nested_without_end_is_refused_too() -> None:
     "sampling",
     [
         {},
-        {"temperature": LARGEST_FLOAT},
+        {"temperature": HOTTEST},
         {"temperature": 1e-6, "top_p": 1e-300},
         {"alg_temp": 1e-6, "temperature": 0.5},
         {"alg_temp": LARGEST_FLOAT},
@@ -116,7 +138,7 @@ def test_what_is_nested_without_end_is_refused_too() -> None:
         {"entropy_bound": LARGEST_FLOAT},
         {"entropy_threshold": LARGEST_FLOAT, "agreement": 2**62},
         {"score_temperature": 1e-6, "threshold": 0.5},
-        {"score_temperature": LARGEST_FLOAT, "top_k": 3, "commit_from": "plain"},
+        {"score_temperature": HOTTEST, "top_k": 3, "commit_from": "plain"},
         {"threshold": 1e-300, "threshold_end": 1.0},
         {"eps": 1e-300},
         {"end_penalty": -1e6},

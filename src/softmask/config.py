@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from .rules import Chosen, added, find
-from .sampling import COLDEST, SamplingConfig, take_rule
+from .sampling import SamplingConfig, check_temperature, take_rule
 from .settings import (
     check_numbers,
+    check_types,
     from_mapping,
     require,
     require_choice,
@@ -79,6 +80,7 @@ class SoftMaskConfig:
 
     def __post_init__(self) -> None:
         take_rule(self, "feedback", "mode", "options", SOFT_MASK_MODES)
+        check_types("soft-mask ", self)
         require_choice("soft-mask schedule", self.schedule, SOFT_MASK_SCHEDULES)
         require(self.k >= 1, f"soft-mask k must be at least 1, not {self.k}")
         check_numbers("soft-mask", self)
@@ -88,8 +90,7 @@ class SoftMaskConfig:
         require_choice("soft-mask mixture", self.mixture, FEEDBACK_MIXTURES)
         require_choice("soft-mask weight", self.weight, FEEDBACK_WEIGHTS)
         for name in ("temperature", "entropy_temperature", "token_temperature"):
-            value = getattr(self, name)
-            require(value >= COLDEST, f"soft-mask {name} must be at least {COLDEST}, not {value}")
+            check_temperature(f"soft-mask {name}", getattr(self, name))
 
     @property
     def feedback(self) -> Chosen:

@@ -42,6 +42,13 @@ class LogitStatistics(NamedTuple):
     blended_NX: Tensor = torch.empty(0, 0)
 
 
+def floor_of(dtype: torch.dtype) -> float:
+    """What stands for minus infinity among logits of a dtype: half of its least number, or of
+    float32's, in which statistics are. It stays finite with a logit added, or half of itself: a
+    difference of infinities would be NaN."""
+    return max(torch.finfo(dtype).min, FLOOR) / 2
+
+
 def tempered(logits: Tensor, temperature: float) -> Tensor:
     """Logits over a temperature; at 1 they are not even copied."""
     return logits if temperature == 1 else logits / temperature

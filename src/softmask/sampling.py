@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .rules import Chosen, Options, Rule, find
-from .settings import check_numbers, require, require_choice, require_positive, setting
+from .settings import check_numbers, check_types, require, require_choice, require_positive, setting
 from .shipped_rules import COMMIT_RULES, STOP_RULES, UNMASK_RULES
 
 # How other programs say that top_k filters nothing: transformers by 0, vLLM by -1.
@@ -23,8 +23,23 @@ NOISES = ("float32", "float64")
 # Masks of a hole whose length the model finds, where nobody says how many: as DreamOn's own
 # demonstration.
 HOLE_BEGINS_WITH = 4
-# Logits over a lower temperature, or plus a larger penalty, would be infinite.
-COLDEST, LARGEST_PENALTY, LARGEST_GUIDANCE = 1e-6, 1e6, 1e3
+# The times of all steps are computed together, as published: their rounding depends on the CPU.
+MOST_STEPS = 10**6
+# Logits over a lower temperature, or plus a larger penalty, would be infinite. Over a higher one
+# what must not be written would be likely: in float16 it lies 16,000 below.
+COLDEST, HOTTEST, LARGEST_PENALTY, LARGEST_GUIDANCE = 1e-6, 100.0, 1e6, 1e3
+
+
+def check_temperature(name: str, value: float, also: str = "") -> None:
+    """Raises ValueError for a temperature of logits out of range.
+
+    Args:
+        also: what else it may be, as an error says it.
+    """
+    require(
+        COLDEST <= value <= HOTTEST,
+        f"{name} must {also}lie between {COLDEST} and {HOTTEST:g}, not be {value}",
+    )
 
 
 def check_guidance(weight: float) -> None:
@@ -129,7 +144,9 @@ class SamplingConfig:
         "with a temperature means the end of a turn alone",
     )
     suppress_eos: bool = setting(
-        False, "never write the end-of-text token (LLaDA's logits_eos_inf)"
+        False,
+        "never write the end-of-text token, unless a form leaves nothing else (LLaDA's "
+        "logits_eos_inf)",
     )
     guidance: float = setting(
         0.0,
@@ -160,15 +177,15 @@ class SamplingConfig:
     def __post_init__(self) -> None:
         take_rule(self, "commit", "alg", "alg_options", UNMASK_RULES)
         take_rule(self, "stopping", "stop_rule", "stop_options", STOP_RULES)
+        check_types("", self)
         check_numbers("", self)
         self._check_rules()
         self._check_trust()
         self._check_cache()
         require(self.steps >= 1, f"steps must be at least 1, not {self.steps}")
-        require(
-            self.temperature == 0 or self.temperature >= COLDEST,
-            f"temperature must be 0 or at least {COLDEST}, not {self.temperature}",
-        )
+        require(self.steps <= MOST_STEPS, f"steps must be at most {MOST_STEPS}, not {self.steps}")
+        if self.temperature != 0:
+            check_temperature("temperature", self.temperature, also="be 0 or ")
         self._switch_off_filters()
         if self.top_p is not None:
             require(0 < self.top_p <= 1, f"top_p must lie in (0, 1], not {self.top_p}")
@@ -297,10 +314,7 @@ class SamplingConfig:
         """What a commit trusts beside the rule that orders or decides."""
         require_choice("commit_from", self.commit_from, COMMIT_SOURCES)
         require_positive(self, "agreement")
-        require(
-            self.score_temperature >= COLDEST,
-            f"score_temperature must be at least {COLDEST}, not {self.score_temperature}",
-        )
+        check_temperature("score_temperature", self.score_temperature)
         require_choice("step_schedule", self.step_schedule, STEP_SCHEDULES)
         require_choice("late_ends", self.late_ends, LATE_ENDS)
         require_choice("noise", self.noise, NOISES)

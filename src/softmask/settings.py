@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
+import numbers
 import reprlib
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import field
 from typing import Any, TypeVar
 
@@ -29,15 +31,17 @@ def setting(default: Any, help: str) -> Any:
 
 
 def _matches(value: Any, annotation: Any) -> bool:
-    origin = typing.get_origin(annotation)
-    if len(_options(annotation)) > 1:
-        return any(_matches(value, option) for option in _options(annotation))
+    if type(value) is annotation:
+        return True
+    options = _options(annotation)
+    if len(options) > 1:
+        return any(_matches(value, option) for option in options)
     if annotation is Any:
         return True
-    if annotation is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    if annotation is int:
-        return isinstance(value, int) and not isinstance(value, bool)
+    if annotation in (float, int):  # numpy's numbers too
+        kind = numbers.Real if annotation is float else numbers.Integral
+        return isinstance(value, kind) and not isinstance(value, bool)
+    origin = typing.get_origin(annotation)
     if origin is tuple:
         (item, _ellipsis) = typing.get_args(annotation)
         return isinstance(value, list | tuple) and all(_matches(v, item) for v in value)
@@ -51,6 +55,7 @@ def _matches(value: Any, annotation: Any) -> bool:
     return isinstance(value, annotation)
 
 
+@functools.cache
 def _options(annotation: Any) -> tuple[Any, ...]:
     """The members of a union; anything else alone."""
     if typing.get_origin(annotation) in (types.UnionType, typing.Union):
@@ -64,8 +69,8 @@ def _convert(value: Any, annotation: Any, where: str) -> Any:
     is_settings = isinstance(annotation, type) and dataclasses.is_dataclass(annotation)
     if is_settings and isinstance(value, dict):
         return from_mapping(annotation, value, where)
-    if annotation is float:
-        return float(value)
+    if annotation in (float, int):
+        return annotation(value)
     if typing.get_origin(annotation) is tuple:
         item = typing.get_args(annotation)[0]
         return tuple(_convert(v, item, f"{where}[{i}]") for i, v in enumerate(value))
@@ -93,6 +98,26 @@ def _type_name(annotation: Any) -> str:
     return str(annotation).replace("NoneType", "null").replace("None", "null")
 
 
+def _check_type(name: str, value: Any, annotation: Any) -> None:
+    if not _matches(value, annotation):
+        raise ValueError(f"{name} must be {_type_name(annotation)}, not {shown(value)}")
+
+
+@functools.cache
+def _hints(cls: Hashable) -> dict[str, Any]:
+    return typing.get_type_hints(cls)
+
+
+def check_types(prefix: str, settings: Any) -> None:
+    """Raises ValueError unless every setting of a class has its type, where it was made directly.
+
+    Args:
+        prefix: what an error puts before a setting's name.
+    """
+    for name, annotation in _hints(settings.__class__).items():
+        _check_type(f"{prefix}{name}", getattr(settings, name), annotation)
+
+
 def from_mapping(cls: type[T], values: Any, where: str) -> T:
     """Builds the frozen dataclass `cls` from a mapping, nested dataclasses included.
 
@@ -103,17 +128,16 @@ def from_mapping(cls: type[T], values: Any, where: str) -> T:
     if not isinstance(values, dict):
         raise ValueError(f"{where}: expected a mapping of settings, found {type(values).__name__}")
     assert dataclasses.is_dataclass(cls)
-    hints = typing.get_type_hints(cls)
+    hints = _hints(cls)
     known = {f.name for f in dataclasses.fields(cls)}
     parsed: dict[str, Any] = {}
     for key, value in values.items():
         if key not in known:
             raise unknown_setting(where, key, sorted(known))
-        annotation = hints[key]
-        if not _matches(value, annotation):
-            raise ValueError(f"{where}: {key} must be {_type_name(annotation)}, not {shown(value)}")
-        check_numbers(f"{where}: {key}", value)
-        parsed[key] = _convert(value, annotation, f"{where}: {key}")
+        name = f"{where}: {key}"
+        _check_type(name, value, hints[key])
+        check_numbers(name, value)
+        parsed[key] = _convert(value, hints[key], name)
     unset = (dataclasses.MISSING, dataclasses.MISSING)
     needed = [f.name for f in dataclasses.fields(cls) if (f.default, f.default_factory) == unset]
     missing = [name for name in needed if name not in parsed]
@@ -155,13 +179,14 @@ def check_numbers(name: str, value: Any) -> None:
     Args:
         value: of any type; settings, lists and mappings are looked into.
     """
-    if isinstance(value, float):  # NaN is not below anything
+    if isinstance(value, numbers.Integral):
+        too_large = f"{name} is too large a number: at most {LARGEST_INT}"
+        require(abs(int(value)) <= LARGEST_INT, too_large)
+    elif isinstance(value, numbers.Real):  # NaN is not below anything
         require(
-            abs(value) <= LARGEST_FLOAT,
+            abs(float(value)) <= LARGEST_FLOAT,
             f"{name} must be a finite number within {LARGEST_FLOAT:.2g} (float32), not {value}",
         )
-    elif isinstance(value, int):
-        require(abs(value) <= LARGEST_INT, f"{name} is too large a number: at most {LARGEST_INT}")
     elif isinstance(value, list | tuple):
         for item in value:
             check_numbers(name, item)

@@ -120,7 +120,7 @@ def test_a_setting_is_changed_by_its_one_name_and_taken_back(checkpoint) -> None
     assert one.ask("hi").soft_mask is None
     for name, value, message in [
         ("temprature", "1", "did you mean 'temperature'"),
-        ("temperature", "warm", r"takes a number \(it must be 0 or at least 1e-06\), not 'warm'"),
+        ("temperature", "warm", r"takes a number \(it must be 0 or lie between 1e-06 and 100\)"),
         ("seed", "warm", "takes a whole number, not 'warm'"),
         ("alg", "nowhere:rule", "nowhere"),
         ("max_new_tokens", "99999", "but the model's context is 128"),

@@ -108,6 +108,22 @@ def test_texts_at_different_blocks_are_decoded_as_if_alone(grid, soft) -> None:
         assert list(handle.result().ids) == wanted
 
 
+def test_a_text_sees_its_own_blocks_where_one_of_its_length_has_just_left() -> None:
+    model = block_model(**GRIDS["prompt"])
+    first, second = (canvas_of(model, [length], new=16 - length)[0][0] for length in (13, 12))
+    requests = [Request(tuple(ids.tolist()), of(threshold=0.0)) for ids in (first, second)]
+
+    def last_of(requests: list[Request]) -> tuple[int, ...]:
+        engine = Engine(model, positions=32, prefix_cache_mb=0)
+        for request in requests:
+            handle = engine.submit(request)
+            while engine.run_once():
+                pass
+        return handle.result().ids
+
+    assert last_of(requests) == last_of(requests[1:])
+
+
 @pytest.mark.parametrize("grid", [GRIDS["start"], GRIDS["start, shifted"]], ids=list(GRIDS)[:2])
 def test_a_step_commits_what_a_dense_mask_over_the_whole_text_predicts(grid) -> None:
     model = block_model(**grid)
@@ -239,3 +255,12 @@ def test_a_step_that_is_taken_back_and_repeated_computes_what_it_had_not_kept() 
         )
         batch.step()
     assert torch.equal(batch.canvas_P, wanted)
+
+
+def test_a_text_without_masks_stands_beside_one_with_some() -> None:
+    model = block_model()
+    canvas, _ = canvas_of(model, [8, 8], new=8)
+    canvas[0].masked_fill_(canvas[0] == model.mask_id, 7)
+    together = list(denoise(model, canvas, of()))[-1].canvas_BL
+    assert torch.equal(together[0], canvas[0])
+    assert torch.equal(together[1:], list(denoise(model, canvas[1:], of()))[-1].canvas_BL)

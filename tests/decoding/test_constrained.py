@@ -22,6 +22,7 @@ from softmask.decoding.generation import generate
 from softmask.decoding.prompts import encode, rules_of
 from softmask.models import DreamModel
 from softmask.rules import stopping_rule
+from softmask.sampling import HOTTEST
 from softmask.serving.engine import Engine, Request
 
 PERSON = r'\{"name": "[a-z ]{0,9}", "age": \d{1,3}\}'
@@ -217,6 +218,73 @@ def test_feedback_points_at_nothing_that_the_form_forbids(checkpoint):
             assert {checkpoint.decode([t]) for t in named[named >= 0].tolist()} <= possible
             seen += len(fed)
     assert seen
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_token_that_took_the_place_of_another_is_told_with_its_own_probability(
+    checkpoint, temperature
+):
+    form = automaton_for(checkpoint, Constraint("regex", r"[a-z]{3,8} [a-z]{2,6}\."), infill=False)
+    request = Request(
+        (*encode(checkpoint, "abc"), *[checkpoint.model.mask_id] * 12),
+        SamplingConfig(steps=1, temperature=temperature),
+        rules=rules_of(checkpoint, infill=False),
+        top_logprobs=48,  # all that the form allows
+        constraint=form,
+    )
+    told = 0
+    with Engine(checkpoint.model, positions=64, k=48) as engine:
+        for event in engine.submit(request):
+            seen = event.logprobs
+            is_own_NK = seen.ids_NK == torch.tensor(event.ids)[:, None].numpy()
+            assert is_own_NK.sum(1).tolist() == [1] * len(event.ids)
+            assert seen.logprob_N == pytest.approx(seen.logprobs_NK[is_own_NK], abs=1e-5)
+            told += len(event.ids)
+    assert told == 12
+
+
+@pytest.mark.parametrize("only", [{"top_k": 1}, {"top_p": 1e-6}, {"min_p": 1.0}], ids=str)
+def test_filters_hold_for_a_token_that_takes_the_place_of_another(checkpoint, only):
+    settings = {"max_new_tokens": 12, "constraint": Constraint("regex", "([a-m][n-z])+")}
+    texts = {
+        generate(checkpoint, "abc", seed=seed, steps=1, alg="entropy", **settings, **more).text
+        for seed, more in enumerate([{"temperature": 1.0} | only] * 3 + [{"temperature": 0.0}])
+    }
+    assert len(texts) == 1
+
+
+def test_at_the_highest_temperature_a_form_holds_in_the_narrowest_dtype(model):
+    narrow = softmask.load(model, device="cpu", dtype="float16")
+    answers = generate(
+        narrow,
+        ["a", "b"],
+        max_new_tokens=24,
+        constraint=Constraint("regex", "([ab][cd])+"),
+        soft_mask=SoftMaskConfig(mode="temperature", scale=0.5, temperature=HOTTEST),
+        seed=1,
+        steps=6,
+        temperature=HOTTEST,
+    )
+    assert all(re.fullmatch("([ab][cd])+", answer.text) for answer in answers)
+
+
+@pytest.mark.parametrize("soft", [None, SOFT], ids=["plain", "soft"])
+@pytest.mark.parametrize("temperature", [0.0, 0.7])
+def test_an_end_that_is_not_wanted_comes_where_the_form_leaves_nothing_else(
+    checkpoint, soft, temperature
+):
+    answer = generate(
+        checkpoint,
+        "abc",
+        max_new_tokens=12,
+        constraint=Constraint("regex", "[a-z]{3,8}"),
+        soft_mask=soft,
+        seed=1,
+        alg="entropy",
+        temperature=temperature,
+        suppress_eos=True,
+    )
+    assert re.fullmatch("[a-z]{8}", answer.text)
 
 
 def test_a_step_that_is_repeated_in_parts_repeats_its_constraints_too(checkpoint, monkeypatch):

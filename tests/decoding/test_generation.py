@@ -72,6 +72,8 @@ def test_a_conversation_or_token_ids_are_one_prompt_and_a_list_of_them_several(c
         (b"Hello", "not of type bytes"),
         ({"input_ids": [1]}, "not of type dict"),
         (["Hello", 3], "not of type int"),
+        (torch.tensor(5), "not of type int"),
+        (torch.tensor([]), "prompt is empty"),
         ([{"role": "user"}], "message 1 is no message"),
         ([{"role": "user", "content": None}], "content of message 1 is no text"),
     ],
@@ -262,6 +264,20 @@ def test_the_text_ends_before_the_end_token_and_the_row_stops(checkpoint) -> Non
     assert (stopped.text, stopped.finish_reason) == ("", "stop")
     assert stopped.forwards < 24
     assert penalised.finish_reason == "length"
+
+
+def test_a_message_in_parts_is_the_text_that_it_says(tmp_path) -> None:
+    folder = write_dream_folder(tmp_path / "dream", chat=True)
+    kinds = [{"prompt_starts_with": ["Puzzle"], "max_new_tokens": 3}]
+    write_json(folder / "sampling_config.json", {"prompt_kinds": kinds})
+    chatty = softmask.load(folder, device="cpu")
+    parts = [{"type": "text", "text": "Puz"}, {"type": "text", "text": "zle"}]
+    said = [
+        softmask.generate(chatty, prompt, seed=1)
+        for prompt in ([{"role": "user", "content": parts}], "Puzzle")
+    ]
+    assert [one.prompt for one in said] == ["Puzzle", "Puzzle"]
+    assert said[0].token_ids == said[1].token_ids
 
 
 def test_the_chat_template_is_used_where_there_is_one(chatty) -> None:

@@ -58,6 +58,26 @@ def test_each_hole_joins_by_exactly_one_space_however_it_is_filled(checkpoint, s
         assert re.fullmatch(r"at [^ ].*!", third, re.DOTALL)
 
 
+@pytest.mark.parametrize("soft", [None, SOFT], ids=["plain", "soft"])
+def test_a_hole_has_no_end_to_suppress(checkpoint, soft) -> None:
+    texts = [
+        softmask.generate(
+            checkpoint,
+            ["The dog [[3]] cat", "The dog[[3]] cat"],
+            infill=True,
+            soft_mask=soft,
+            alg="entropy",
+            temperature=0.0,
+            top_p=None,
+            block_length=None,
+            suppress_eos=no_end,
+        )
+        for no_end in (False, True)
+    ]
+    assert [one.text for one in texts[1]] == [one.text for one in texts[0]]
+    assert all(len(one.text.split()) >= 3 for one in texts[0])
+
+
 def test_a_space_stays_where_no_token_has_one_and_more(tmp_path) -> None:
     plain = softmask.load(write_dream_folder(tmp_path / "dream"), device="cpu")
     ids = plain.tokenizer("to ")["input_ids"]

@@ -129,6 +129,20 @@ def test_a_feedback_rule_of_the_published_formula_feeds_back_the_same() -> None:
         assert other.lambda_BL is None or torch.allclose(one.lambda_BL, other.lambda_BL)
 
 
+@pytest.mark.parametrize("batched", [False, True])
+def test_a_dense_feedback_rule_has_nothing_to_say_where_a_block_is_full(batched) -> None:
+    @softmask.feedback_rule("all-of-it", dense=True, batched=batched)
+    def all_of_it(rows):
+        return rows.probability_N, rows.logits_NV.float().softmax(-1)
+
+    model = tiny_model()
+    canvas, _ = canvas_of(model, [5])
+    config = SamplingConfig(steps=12, block_length=4, cache="dual")
+    soft = SoftMaskConfig(mode="all-of-it", scale=0.5)
+    end = drain(model, canvas, config, rules=only_mask(model), soft_mask=soft)
+    assert end.left_B == (0,)
+
+
 @pytest.mark.parametrize("temperature", [0.0, 0.8])
 def test_what_rules_keep_follows_texts_that_enter_and_leave_a_batch(mine, temperature) -> None:
     imported(mine)
@@ -184,6 +198,20 @@ def test_a_rule_of_chances_is_done_after_its_steps() -> None:
     canvas, _ = canvas_of(model, [5])
     steps = list(denoise(model, canvas, SamplingConfig(steps=3, alg=never), rules=only_mask(model)))
     assert [step.left_B for step in steps] == [(12,), (12,), (0,)]
+
+
+@pytest.mark.parametrize("alg_temp", [None, 0.5, 1e-6])
+def test_what_a_rule_scores_with_minus_infinity_comes_last_and_comes(alg_temp) -> None:
+    @softmask.commit_rule("avoid")
+    def avoid(rows):
+        return rows.probability_N.masked_fill(rows.position_N % 3 == 0, -torch.inf)
+
+    model = tiny_model()
+    canvas, _ = canvas_of(model, [5])
+    config = SamplingConfig(steps=12, alg=avoid, alg_temp=alg_temp, step_schedule="even")
+    steps = list(denoise(model, canvas, config, rules=only_mask(model)))
+    avoided = [int(step.committed_BL[0].nonzero()) % 3 == 0 for step in steps]
+    assert avoided == [False] * 8 + [True] * 4
 
 
 def test_a_rule_reads_where_a_position_is_and_how_far_its_text() -> None:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from tiny import tiny_model
 
+import softmask
 from softmask.config import SamplingConfig, SoftMaskConfig
 from softmask.decoding.sampler import Rules, denoise
 
@@ -220,6 +221,38 @@ def test_blocks_count_masks_so_that_text_between_two_holes_takes_no_step() -> No
     assert (steps[1].canvas_BL[0, 33:35] == mask_id).all()
 
 
+@pytest.mark.parametrize("block_length", [None, 2])
+def test_a_row_without_masks_stands_beside_others_under_hooks_and_rules(block_length) -> None:
+    @softmask.commit_rule("test-of-places")
+    def of_places(rows):
+        return -rows.block_position_N.float()
+
+    model = tiny_model()
+    canvas = holed_canvas(model)
+    canvas[0] = canvas[0].masked_fill(canvas[0] == model.mask_id, 7)
+    config = SamplingConfig(steps=9, alg=of_places, block_length=block_length)
+    settings = {"rules": only_mask(model), "tokens_hook": lambda step, ids, logits: ids}
+    together = drain(model, canvas, config, **settings)
+    assert torch.equal(together.canvas_BL[0], canvas[0])
+    assert torch.equal(together.canvas_BL[1:], drain(model, canvas[1:], config).canvas_BL)
+    assert torch.equal(drain(model, canvas[:1], config, **settings).canvas_BL, canvas[:1])
+
+
+def test_a_mask_that_a_hook_writes_into_a_row_without_any_is_filled() -> None:
+    model = tiny_model()
+    canvas = torch.arange(8)[None]
+
+    def hook(step, ids, logits):
+        return ids.index_fill(1, torch.tensor([2]), model.mask_id) if step == 0 else ids
+
+    first, *_, last = denoise(
+        model, canvas, SamplingConfig(steps=3), rules=only_mask(model), tokens_hook=hook
+    )
+    assert first.canvas_BL[0, 2] == model.mask_id
+    assert last.left_B == (0,)
+    assert model.mask_id not in last.canvas_BL
+
+
 def test_a_block_the_size_of_the_canvas_is_no_block() -> None:
     model = tiny_model()
     canvas, _ = canvas_of(model, [6])
@@ -248,6 +281,28 @@ def test_a_suppressed_id_is_never_written_nor_mixed_in() -> None:
         assert not set(step.candidate_BL[0, 6:][masked].tolist()) & set(banned)
 
 
+@pytest.mark.parametrize("temperature", [0.0, 0.7])
+def test_a_model_in_float64_writes_what_it_writes_in_float32(temperature) -> None:
+    model, wide = tiny_model(), tiny_model().double()
+    canvas, attention = canvas_of(model, [6, 3])
+    config = SamplingConfig(steps=6, temperature=temperature, suppress_eos=True)
+    rules = Rules(suppressed=(model.mask_id,), end_ids=(0, 1), eos_id=0)
+    runs = [
+        denoise(
+            one,
+            canvas,
+            config,
+            attention_mask_BL=attention,
+            soft_mask=SOFT,
+            rules=rules,
+            generators=generators(1, 2),
+        )
+        for one in (model, wide)
+    ]
+    for narrow_step, wide_step in zip(*runs, strict=True):
+        assert torch.equal(narrow_step.canvas_BL, wide_step.canvas_BL)
+
+
 def test_a_row_stops_once_an_end_token_stands_and_all_before_it_is_decided() -> None:
     model = tiny_model()
     canvas, _ = canvas_of(model, [6], new=16)
@@ -272,6 +327,21 @@ def test_an_end_penalty_keeps_the_end_away() -> None:
     rules = Rules(suppressed=(model.config.mask_token_id,), end_ids=(end,))
     far = drain(model, canvas, SamplingConfig(steps=6, end_penalty=1e4), rules=rules)
     assert end not in far.canvas_BL[0, 6:]
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+@pytest.mark.parametrize("penalty", [-1e6, -7e4, 7e4, 1e6])
+def test_an_end_penalty_beyond_what_float16_holds_is_as_good_as_infinite(
+    penalty, temperature
+) -> None:
+    model = tiny_model().half()
+    canvas, _ = canvas_of(model, [6])
+    config = SamplingConfig(steps=3, end_penalty=penalty, temperature=temperature)
+    rules = Rules(suppressed=(model.mask_id,), end_ids=(7,))
+    end = drain(model, canvas, config, rules=rules, soft_mask=SOFT)
+    is_end = end.canvas_BL[0, 6:] == 7
+    assert is_end.all() if penalty < 0 else not is_end.any()
+    assert end.left_B == (0,)
 
 
 @pytest.mark.parametrize("mode", ["topk", "temperature"])
@@ -310,6 +380,47 @@ def test_a_canvas_beyond_the_context_is_refused() -> None:
     canvas = torch.zeros(1, model.config.max_position_embeddings + 1, dtype=torch.long)
     with pytest.raises(ValueError, match="context"):
         denoise(model, canvas, SamplingConfig(steps=4))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda canvas: {"attention_mask_BL": torch.ones(2, 17)},
+            r"shape \(2, 18\), not \(2, 17\)",
+        ),
+        (
+            lambda canvas: {"attention_mask_BL": torch.ones(1, 18)},
+            r"shape \(2, 18\), not \(1, 18\)",
+        ),
+        (lambda canvas: {"attention_mask_BL": torch.ones(18)}, r"shape \(2, 18\), not \(18,\)"),
+        (
+            lambda canvas: {"generators": generators(0)},
+            "generators .* each row of the canvas, 2 in all, not 1",
+        ),
+        (
+            lambda canvas: {"steps_B": [4, 4, 4]},
+            "steps_B .* each row of the canvas, 2 in all, not 3",
+        ),
+        (lambda canvas: {"holes_B": [None]}, "holes_B .* each row of the canvas, 2 in all, not 1"),
+        (
+            lambda canvas: {"constraint": [None]},
+            "constraint .* each row of the canvas, 2 in all, not 1",
+        ),
+        (lambda canvas: {"room_B": []}, "room_B .* each row of the canvas, 2 in all, not 0"),
+        (lambda canvas: {"canvas_BL": canvas + 1}, "outside of the model's vocabulary of 64"),
+        (lambda canvas: {"canvas_BL": canvas - 64}, "outside of the model's vocabulary of 64"),
+        (lambda canvas: {"canvas_BL": canvas.float()}, "token ids, whole numbers, not float32"),
+        (lambda canvas: {"canvas_BL": canvas[0]}, r"\(batch, length\), not \(18,\)"),
+        (lambda canvas: {"rules": Rules(suppressed=(64,))}, "vocabulary of 64"),
+    ],
+)
+def test_what_does_not_fit_the_canvas_is_refused_before_anything_runs(change, message) -> None:
+    model = tiny_model()
+    canvas, _ = canvas_of(model, [6, 6])
+    arguments = {"canvas_BL": canvas, "config": SamplingConfig(steps=4), **change(canvas)}
+    with pytest.raises(ValueError, match=message):
+        denoise(model, **arguments)
 
 
 def test_k_beyond_the_vocabulary_is_refused() -> None:

@@ -264,7 +264,10 @@ def test_blocks_that_open_early_take_fewer_forwards_and_stop_where_a_text_ends()
         ({"next_block_at": 0.0, "block_length": 4}, r"must lie in \(0, 1\]"),
         ({"agreement": 0}, "agreement must be at least 1"),
         ({"commit_from": "both"}, "commit_from must be one of soft, plain"),
-        ({"score_temperature": 0.0}, "score_temperature must be at least"),
+        ({"steps": 10**12}, "steps must be at most 1000000, not 1000000000000"),
+        ({"score_temperature": 101.0}, "score_temperature must lie"),
+        ({"temperature": 1e38}, "temperature must be 0 or lie between 1e-06 and 100, not be 1e"),
+        ({"score_temperature": 0.0}, "score_temperature must lie"),
         ({"alg": "agreement"}, "agreement is a setting of its own"),
         *(
             ({"alg": "origin", "block_length": 4, **one}, f"{next(iter(one))} compares")

@@ -239,7 +239,7 @@ def test_the_nearest_of_all_names_is_told(tmp_path, capsys) -> None:
         (["--tasks", "countdown_cd3_plian"], "did you mean countdown_cd3_plain"),
         (
             ["--tasks", "countdown_cd3_plain", "--temperature", "-1"],
-            "temperature must be 0 or at least",
+            "temperature must be 0 or lie",
         ),
         (["--tasks", "countdown_cd3_plain", "--limit", "0"], "limit must be >= 1"),
         (["--tasks", "countdown_cd3_plain", "--gen-kwargs", "until"], "NAME=VALUE"),

@@ -260,7 +260,7 @@ def test_soft_masking_without_parameters_is_an_error_and_no_silent_plain_run(fol
     ("values", "message"),
     [
         ({"mixinput_k": 3}, "did you mean 'mixinputs_k'"),
-        ({"temperature": -1.0}, "temperature must be 0 or at least"),
+        ({"temperature": -1.0}, "temperature must be 0 or lie"),
         ({"softmasking": False, "mixinputs_k": 3}, "contradict each other"),
         ({"feedback": "off", "mixinputs_k": 3}, "contradict each other"),
         ({"feedback": "round"}, "feedback must be one of published"),

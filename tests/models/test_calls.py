@@ -77,8 +77,12 @@ def test_what_the_model_cannot_do_is_refused(model, arguments, message) -> None:
         (IDS, {"max_new_tokens": 2.5}, "max_new_tokens must be a whole number, not 2.5"),
         (IDS, {"max_new_tokens": "3"}, "max_new_tokens must be a whole number"),
         (IDS, {"max_new_tokens": 2, "num_return_sequences": 1.5}, "num_return_sequences must be"),
+        *(
+            (IDS, {"max_new_tokens": 2, name: None}, f"{name} must be (int|float), not None")
+            for name in ("steps", "temperature", "eps")
+        ),
         (IDS.tolist(), {"max_new_tokens": 2}, "a tensor of shape"),
-        (IDS + 999, {"max_new_tokens": 2}, "a token id that does not lie between"),
+        (IDS + 999, {"max_new_tokens": 2}, "a token id lies outside of the model's vocab"),
         (IDS, {"max_new_tokens": 2, "attention_mask": [[1]]}, "attention_mask must be a tensor"),
         (IDS, {"max_new_tokens": 2, "attention_mask": 0 * IDS}, "leaves out all of a prompt"),
     ],

@@ -379,14 +379,16 @@ class Batch:
         chosen_N, tokens_N = choose_commits(
             predictions, self.positions, self.mask_id, self.memory, self.soft
         )
+        logits_N: Tensor | None = None
         if predictions.settings.automaton is not None:
-            chosen_N, tokens_N = settle(predictions, chosen_N, tokens_N, self._reader)
+            chosen_N, tokens_N, logits_N = settle(predictions, chosen_N, tokens_N, self._reader)
         rows_N = predictions.rows_N
         self.committed_P[rows_N] = chosen_N
         self.candidate_P[rows_N] = tokens_N
         self.canvas_P[rows_N] = torch.where(chosen_N, tokens_N, self.canvas_P[rows_N])
         if self.logprobs is not None and any(s.top_logprobs for s in predictions.sequences):
-            logits_N = predictions.logits_of(tokens_N)
+            if logits_N is None:
+                logits_N = predictions.logits_of(tokens_N)
             self.logprobs.put(rows_N, predictions.seen, chosen_N, logits_N)
 
     def _update_masks(self, groups: list[Predictions]) -> None:
@@ -398,7 +400,7 @@ class Batch:
         zips = [zip(group.sequences, group.scheduled_R, strict=True) for group in groups]
         pairs = list(itertools.chain(*zips))
         for sequence, scheduled in pairs:
-            if sequence.is_planned and sequence.schedule.left:
+            if sequence.is_planned:
                 sequence.schedule.take(scheduled.block, scheduled.commits)
         self._recount([sequence for sequence, _ in pairs if not sequence.is_planned], groups)
         self.masked_P = (self.canvas_P == self.mask_id) & self.real_P
@@ -451,6 +453,8 @@ class Batch:
             stays_M = torch.nonzero_static(stays_N, size=count).squeeze(1)
         else:
             stays_M = stays_N.nonzero().squeeze(1)
+        if not len(stays_M):  # a window's block is full
+            return
         start = torch.tensor([schedule.masks for schedule in schedules], device=self.device)
         rate_R = rate(config.schedule, torch.tensor(left).to(start), start)
         rows_M = predictions.rows_N[stays_M]

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..logits import floor_of
 from ..models.lm_head import Forbid
 
 if TYPE_CHECKING:
@@ -293,8 +294,7 @@ def forbidden(automaton: TokenAutomaton, pairs: Sequence[Pair], device: torch.de
         beyond = size - len(class_C)  # rows of the table that no token has
         if beyond:
             class_C = torch.nn.functional.pad(class_C, (0, beyond))
-        # Half of the least number: with a logit added it stays finite in every dtype.
-        floor_KC = forbidden_KC.to(logits_NC.dtype) * (torch.finfo(logits_NC.dtype).min / 2)
+        floor_KC = forbidden_KC.to(logits_NC.dtype) * floor_of(logits_NC.dtype)
         alike_KC = select(floor_KC, 1, class_C)
         for begin in range(0, len(logits_NC), CHUNK_ROWS):
             part_NC = logits_NC[begin : begin + CHUNK_ROWS]

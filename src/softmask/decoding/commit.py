@@ -10,8 +10,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from ..logits import FLOOR
 from ..rule_inputs import MaskedRows, are_shares
 from ..rules import Chosen, find
+from ..sampling import COLDEST
 from .predictions import Predictions, Rows
 from .rule_state import RuleState, ask
 from .rule_views import commit_rows, texts_of
@@ -19,6 +21,9 @@ from .schedule import ScheduledStep
 from .sequence import SequenceState
 from .soft_state import SoftState
 from .unmask import choose_positions, choose_tokens
+
+# The least score of a rule; over the lowest `alg_temp` it is finite too.
+LAST = FLOOR / 2 * COLDEST
 
 
 def choose_commits(
@@ -74,7 +79,7 @@ def _results(
         result_N[index] = part.to(result_N)
     if rule.returns == "scores":
         # Minus infinity is for rows that must not be committed: a rule may only put them last.
-        return result_N.clamp_min(torch.finfo(result_N.dtype).min)
+        return result_N.clamp_min(LAST)
     return result_N
 
 

@@ -21,6 +21,7 @@ from .canvas_constraint import BROKEN, Pair
 from .logprobs import FORBIDDEN
 from .predictions import LogitReader, Predictions
 from .sequence import SequenceState
+from .unmask import tempered_and_filtered
 
 
 def renew(sequences: Sequence[SequenceState], ids: Callable[[SequenceState], np.ndarray]) -> None:
@@ -51,9 +52,12 @@ def write_fixed(sequence: SequenceState, ids_L: np.ndarray) -> list[tuple[int, i
 
 def settle(
     predictions: Predictions, chosen_N: Tensor, tokens_N: Tensor, reader: LogitReader
-) -> tuple[Tensor, Tensor]:
-    """(N,) bool and (N,) the commits of a step that are possible together, and their tokens."""
-    sure = (predictions.logits_of(tokens_N).float() - predictions.seen.total_N).cpu().numpy()
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(N,) bool, the commits of a step that are possible together; (N,) and (N,) tokens and their
+    logits, of those too that have taken the place of others."""
+    logits_N = predictions.logits_of(tokens_N).float()
+    sure = (logits_N - predictions.seen.total_N).cpu().numpy()
+    logits = logits_N.cpu().numpy().copy()
     chosen, tokens = chosen_N.cpu().numpy().copy(), tokens_N.cpu().numpy().copy()
     column_N, begin = predictions.ragged.column_N.cpu().numpy(), 0
     for sequence, scheduled, count in zip(
@@ -72,24 +76,27 @@ def settle(
                 continue
             chosen[row] = column < must_before
             if chosen[row]:
-                tokens[row] = _instead(predictions, row, reader, sequence.generator)
+                tokens[row], logits[row] = _instead(predictions, row, reader, sequence.generator)
                 done = constraint.commit(column, int(tokens[row]))
                 assert done, "a token that is allowed can be committed"
-    device = chosen_N.device
-    return torch.from_numpy(chosen).to(device), torch.from_numpy(tokens).to(device)
+    device, settled = chosen_N.device, (chosen, tokens, logits)
+    chosen_N, tokens_N, logits_N = (torch.from_numpy(values).to(device) for values in settled)
+    return chosen_N, tokens_N, logits_N
 
 
 def _instead(
     predictions: Predictions, row: int, reader: LogitReader, generator: torch.Generator | None
-) -> int:
-    """Another token for a row, of those that have stayed possible."""
+) -> tuple[int, float]:
+    """Another token for a row, of those that have stayed possible, and its logit."""
     index_1 = torch.tensor([row], device=predictions.rows_N.device)
     seen = reader.read_again(predictions, index_1)
-    temperature = predictions.settings.config.temperature
-    if temperature > 0 and predictions.logits_NV is not None:
-        chances_1V = (predictions.logits_NV[index_1].float() / temperature).softmax(-1)
-        return int(torch.multinomial(chances_1V, 1, generator=generator))
-    return int(seen.ids_NK[0, 0])
+    config = predictions.settings.config
+    if config.temperature > 0 and predictions.logits_NV is not None:
+        logits_1V = predictions.logits_NV[index_1].float()
+        likely_1V = tempered_and_filtered(logits_1V, config)
+        token = int(torch.multinomial(likely_1V.softmax(-1), 1, generator=generator))
+        return token, float(logits_1V[0, token])
+    return int(seen.ids_NK[0, 0]), float(seen.logits_NK[0, 0])
 
 
 def look_again(predictions: Predictions, pairs: list[Pair], reader: LogitReader) -> Predictions:

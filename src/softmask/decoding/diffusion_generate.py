@@ -146,9 +146,6 @@ def diffusion_generate(
         inputs = kwargs.pop("input_ids", None)
     if not isinstance(inputs, Tensor) or inputs.dim() != 2 or inputs.numel() == 0:
         raise ValueError("diffusion_generate needs prompts, a tensor of shape (batch, length)")
-    size = model.config.vocab_size
-    if int(inputs.min()) < 0 or int(inputs.max()) >= size:
-        raise ValueError(f"a prompt holds a token id that does not lie between 0 and {size - 1}")
     own = model.generation_config if generation_config is None else generation_config
     settings = _settings(own, kwargs)
     mask_id = settings.mask_token_id

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..logits import LogitStatistics, statistics
+from ..logits import LogitStatistics, floor_of, statistics
 from ..mixtures import READ_NORMS
 from ..models import DreamModel
 from ..models.lm_head import Blend, Forbid, chunked_logits, read_head
@@ -257,20 +257,21 @@ class LogitReader:
 
     def _bias(self, settings: Settings, device: torch.device) -> Tensor | None:
         """(V,) what the rules add to the logits."""
-        # An automaton leaves out what is suppressed; twice the floor would not be finite.
+        # An automaton leaves out what is suppressed.
         rules = settings.rules
         if settings.automaton is not None:
             rules = dataclasses.replace(rules, suppressed=())
         key = rules, settings.config.end_penalty, settings.config.suppress_eos
         if key not in self._biases:
             (rules, penalty, no_eos), bias_V = key, None
-            never = list(rules.suppressed)
-            if no_eos and rules.eos_id is not None:
-                never.append(rules.eos_id)
-            if never or (rules.end_ids and penalty):
+            unwanted = [rules.eos_id] if no_eos and rules.eos_id is not None else []
+            if rules.suppressed or unwanted or (rules.end_ids and penalty):
+                floor = floor_of(self._model.dtype)
                 bias_V = torch.zeros(self._vocabulary, device=device)
-                bias_V[list(rules.end_ids)] = -penalty
-                bias_V[never] = torch.finfo(self._model.dtype).min
+                # Above what a form forbids, which may leave nothing but an end.
+                bias_V[list(rules.end_ids)] = min(max(-penalty, floor / 2), -floor / 2)
+                bias_V[unwanted] = floor / 2
+                bias_V[list(rules.suppressed)] = floor
             self._biases[key] = bias_V
         return self._biases[key]
 

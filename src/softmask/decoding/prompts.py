@@ -31,13 +31,18 @@ def is_token_ids(prompt: Prompt) -> TypeGuard[TokenIds]:
     return not isinstance(prompt, str) and isinstance(prompt[0], int)
 
 
+def _plain(given: Any) -> Any:
+    """An array or a tensor as numbers in lists; anything else as it is."""
+    return given.tolist() if hasattr(given, "tolist") else given
+
+
 def known_ids(checkpoint: Checkpoint, given: Any) -> list[int]:
     """Token ids that may stand in a text: a list, an array or a tensor.
 
     Raises:
         ValueError: one is no id, is beyond the vocabulary, or is the mask.
     """
-    ids = given.tolist() if hasattr(given, "tolist") else list(given)
+    ids = list(_plain(given))
     size, mask_id = checkpoint.model.config.vocab_size, checkpoint.model.mask_id
     for index in ids:
         if not is_whole_number(index) or not 0 <= index < size or index == mask_id:
@@ -52,10 +57,12 @@ def read_prompts(given: Any) -> tuple[list[Prompt], bool]:
     """The prompts in whatever form somebody has them, and whether it is one alone.
 
     A prompt is a text, a message or a list of messages, or token ids: a list, an array or a tensor.
+    The parts of a message are joined.
 
     Raises:
-        ValueError: one is empty, or something else.
+        ValueError: one is empty, or something else, or a message has no text.
     """
+    given = _plain(given)
     one = _prompt(given)
     if one is not None:
         return [one], True
@@ -74,16 +81,16 @@ def read_prompts(given: Any) -> tuple[list[Prompt], bool]:
 
 def _prompt(given: Any) -> Prompt | None:
     """What is one prompt, as text, messages or ids; None: it is something else, or several."""
-    if hasattr(given, "tolist"):  # an array, or a tensor
-        given = given.tolist()
+    given = _plain(given)
     if isinstance(given, str) and given:
         return given
     if isinstance(given, Mapping) and {"role", "content"} <= given.keys():
-        return [given]
+        return _messages([given])
     if isinstance(given, Sequence) and not isinstance(given, str | bytes) and given:
-        items = [item.tolist() if hasattr(item, "tolist") else item for item in given]
-        # What begins with a message is meant as a conversation: `_message` checks the others.
-        if all(isinstance(item, int) for item in items) or isinstance(items[0], Mapping):
+        items = [_plain(item) for item in given]
+        if isinstance(items[0], Mapping):  # what begins with a message is meant as a conversation
+            return _messages(items)
+        if all(isinstance(item, int) for item in items):
             return items
     return None
 
@@ -169,7 +176,7 @@ def encode_chat(
     """
     if not has_chat_template(checkpoint):
         raise ValueError("this tokenizer has no chat template: pass the prompt as raw text")
-    messages = [_message(number, each) for number, each in enumerate(messages, start=1)]
+    messages = _messages(messages)
     names = ControlNames(checkpoint.tokenizer)
     hidden, any_name = names.hide(messages)
     hidden_tools, hidden_variables = names.hidden(tools), names.hidden(variables)
@@ -183,6 +190,11 @@ def encode_chat(
         variables=hidden_variables,
     )
     return names.encode_rendered(rendered).ids if any_name else encode(checkpoint, rendered)
+
+
+def _messages(given: Iterable[Any]) -> list[Mapping[str, Any]]:
+    """The messages of a conversation, each with a text."""
+    return [_message(number, each) for number, each in enumerate(given, start=1)]
 
 
 def _message(number: int, message: Any) -> Mapping[str, Any]:

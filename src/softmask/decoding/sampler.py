@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from ..config import SamplingConfig, SoftMaskConfig
+from ..config import SamplingConfig, SoftMaskConfig, require, shown
 from ..models import DreamModel
 from ..soft_mask import check_k
 from .batch import Batch
@@ -94,12 +94,24 @@ def denoise(
 
     Raises:
         ValueError: the canvas is empty or longer than the model's context, it has no mask token,
+            an id lies outside of the vocabulary, what comes row by row has not as many rows,
             k is larger than the vocabulary, a row's attention mask has a gap, a cache, lookahead,
             commit_from or guidance is asked for together with hooks, too few steps for the blocks,
             the model's logits are NaN, a hole cannot grow (`Growth.of`),
             graphs are asked for where there can be none, or no text of the form fits.
     """
-    check_canvas(model, canvas_BL)
+    rules = rules or Rules()
+    check_canvas(model, canvas_BL, rules)
+    forms = constraint if isinstance(constraint, Sequence) else [constraint] * len(canvas_BL)
+    _check_rows(
+        canvas_BL,
+        attention_mask_BL,
+        steps_B=steps_B,
+        generators=generators,
+        constraint=forms,
+        holes_B=holes_B,
+        room_B=room_B,
+    )
     if soft_mask is not None:
         check_k(soft_mask.k, model.config.vocab_size)
     spans = _spans(canvas_BL, attention_mask_BL)
@@ -129,7 +141,7 @@ def denoise(
             soft_mask=soft_mask,
             rules=rules,
             generator=None if generators is None else generators[row],
-            constraint=constraint[row] if isinstance(constraint, Sequence) else constraint,
+            constraint=forms[row],
             holes=None if holes_B is None else holes_B[row],
             twin=count + first,
             room=None if room_B is None else room_B[row],
@@ -195,14 +207,46 @@ def _spans(canvas_BL: Tensor, attention_mask_BL: Tensor | None) -> list[tuple[in
     return spans
 
 
-def check_canvas(model: DreamModel, canvas_BL: Tensor) -> None:
-    """Raises ValueError for a canvas that the model cannot take."""
+def _check_rows(
+    canvas_BL: Tensor, attention_mask_BL: Tensor | None, **each: Sequence[Any] | None
+) -> None:
+    """Raises ValueError for a mask of another shape, or entries that are not one for each row."""
+    shape, mask = tuple(canvas_BL.shape), attention_mask_BL
+    if mask is not None:
+        require(isinstance(mask, Tensor), "attention_mask_BL must be a tensor of the canvas' shape")
+        found = tuple(mask.shape)
+        require(
+            found == shape, f"attention_mask_BL must have the canvas' shape {shape}, not {found}"
+        )
+    for name, values in each.items():
+        require(
+            values is None or len(values) == shape[0],
+            f"{name} must have an entry for each row of the canvas, {shape[0]} in all, not "
+            f"{len(values or ())}",
+        )
+
+
+def check_canvas(model: DreamModel, canvas_BL: Tensor, rules: Rules) -> None:
+    """Raises ValueError for a canvas, or ids of rules, that the model cannot take."""
     _ = model.mask_id  # raises where there is none
-    if canvas_BL.dim() != 2 or canvas_BL.numel() == 0:
-        raise ValueError(f"the canvas must be (batch, length), not {tuple(canvas_BL.shape)}")
-    context = model.config.max_position_embeddings
+    is_tensor = isinstance(canvas_BL, Tensor)
+    shape = tuple(canvas_BL.shape) if is_tensor else shown(canvas_BL)
+    require(
+        is_tensor and canvas_BL.dim() == 2 and canvas_BL.numel() > 0,
+        f"the canvas must be a tensor (batch, length), not {shape}",
+    )
+    kind = str(canvas_BL.dtype).removeprefix("torch.")
+    require("int" in kind, f"the canvas must hold token ids, whole numbers, not {kind}")
+    context, size = model.config.max_position_embeddings, model.config.vocab_size
     if canvas_BL.shape[1] > context:
         raise ValueError(
             f"prompt and new tokens together are {canvas_BL.shape[1]} tokens, but the model's "
             f"context is {context}: shorten the prompt or ask for fewer new tokens"
         )
+    least, most = int(canvas_BL.min()), int(canvas_BL.max())
+    named = (least, most, *rules.suppressed, *rules.end_ids, rules.fill_id)
+    # On a GPU an index out of range makes the device unusable for the whole process.
+    require(
+        min(named) >= 0 and max(named) < size,
+        f"a token id lies outside of the model's vocabulary of {size}",
+    )

@@ -52,6 +52,7 @@ class StepSchedule:
         self.blocks = [columns[i : i + size] for i in range(0, len(columns), size)]
         if grid is not None:
             self.blocks = grid.stages(columns, config.block_length)
+        self.blocks = self.blocks or [columns]  # of a text without masks, an empty one
         self.is_whole = config.block_length is None and grid is None
         self.length = len(masked_L)
         given = (~masked_L).nonzero()[0]
@@ -90,14 +91,14 @@ class StepSchedule:
         """Counts the masks that are left."""
         if self.is_whole:
             self.left = [int(masked_L.sum())]
-        elif self.blocks:
+        elif self.masks:
             counts = np.add.reduceat(masked_L[self._columns], self._begins[:-1], dtype=np.int64)
             self.left = counts.tolist()
 
     def at(self, step: int) -> ScheduledStep:
         """What this step does; nothing where nothing is left."""
         if not self.total_left:
-            last = max(len(self.left) - 1, 0)
+            last = len(self.left) - 1
             return ScheduledStep(last, 0, 0.0, last)
         if self.config.adaptive:
             return self._adaptive(step)
@@ -181,7 +182,9 @@ class StepSchedule:
         return step
 
     def bounds(self, block: int) -> tuple[int, int]:
-        """Columns of a block's first and last mask, as it began."""
+        """Columns of a block's first and last mask, as it began; all of a text without masks."""
+        if not self.masks:
+            return 0, self.length - 1
         return int(self.blocks[block][0]), int(self.blocks[block][-1])
 
     def reach(self, block: int) -> int:
@@ -191,10 +194,10 @@ class StepSchedule:
         a given token always takes part: that token is context. In a block-causal model nothing
         behind the block does.
         """
-        if self.grid is not None and self.blocks:
+        if self.grid is not None and self.masks:
             return self.grid.end(int(self.blocks[block][0]))
         ahead = self.config.lookahead
-        if ahead is None or not self.blocks:
+        if ahead is None or not self.masks:
             return self.length
         size = self.config.block_length or 0
         hidden = self.masks - (block + 1) * size - ahead
@@ -205,7 +208,7 @@ class StepSchedule:
         """The most masks that take part in one forward."""
         if self.config.opens_early:
             return self.masks
-        if self.grid is not None and self.blocks:
+        if self.grid is not None:
             return self.grid.most(np.concatenate(self.blocks))
         size = self.config.block_length or 0
         hidden = (self.length - self.reach(block) for block in range(len(self.blocks)))
@@ -236,7 +239,7 @@ def _ends(sizes: list[int], steps: int, by_size: bool) -> list[int]:
         each, extra = divmod(steps, max(count, 1))
         # The first `extra` blocks get one step more.
         return [(block + 1) * each + min(block + 1, extra) for block in range(count)]
-    ends, total = list[int](), sum(sizes)
+    ends, total = list[int](), max(sum(sizes), 1)
     for block, behind in enumerate(itertools.accumulate(sizes)):
         least, most = ends[-1] if ends else 0, steps - (count - 1 - block)
         ends.append(min(max(math.ceil(steps * behind / total), least + 1), most))

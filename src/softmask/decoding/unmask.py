@@ -260,11 +260,17 @@ def choose_tokens(
     return Choice(*map(torch.cat, zip(*parts, strict=True)))
 
 
+def tempered_and_filtered(raw_NV: Tensor, config: SamplingConfig) -> Tensor:
+    """(N, V) fp32 logits of what tokens are drawn from: over the temperature, what the filters drop
+    at the floor."""
+    logits_NV = raw_NV / config.temperature if config.temperature > 0 else raw_NV
+    return filter_logits(logits_NV, config.top_p, config.top_k, config.min_p)
+
+
 def _choose_chunk(
     raw_NV: Tensor, config: SamplingConfig, noise_NV: Tensor | None, late_ids: Sequence[int]
 ) -> Choice:
-    logits_NV = raw_NV / config.temperature if config.temperature > 0 else raw_NV
-    logits_NV = filter_logits(logits_NV, config.top_p, config.top_k, config.min_p)
+    logits_NV = tempered_and_filtered(raw_NV, config)
     probs_NV = logits_NV.softmax(-1)
     chances_NK, ids_NK = top_k(probs_NV, min(leading(config), probs_NV.shape[-1]))
     if noise_NV is None:
@@ -286,15 +292,19 @@ def _choose_chunk(
     return Choice(tokens_N, chance_N, entropy_N, ids_NK, chances_NK)
 
 
+@lru_cache(maxsize=8)
+def _times(steps: int, eps: float) -> Tensor:
+    """(steps + 1,) float32 times, as published. One by one they would not be the same: where a CPU
+    multiplies and adds in one operation, torch's rounding is another than without."""
+    return torch.linspace(1, eps, steps + 1)
+
+
 @lru_cache(maxsize=4096)
 def transfer_share(step: int, steps: int, eps: float) -> float:
-    """1 - s / t for the times of this step, 1 at the last.
-
-    t and s are float32 times of linspace(1, eps, steps + 1), as published.
-    """
+    """1 - s / t for the times of this step, 1 at the last."""
     if step == steps - 1:
         return 1.0
-    t, s = (torch.linspace(1, eps, steps + 1)[i] for i in (step, step + 1))
+    t, s = _times(steps, eps)[step : step + 2]
     return (1 - s / t).item()
 
 

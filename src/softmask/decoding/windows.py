@@ -43,7 +43,9 @@ class Layouts:
                 before it there.
             apart: of the forward that says confidence alone, which comes beside the other one.
         """
-        key = tuple((s.start, s.twin, s.reach, *w) for s, w in zip(busy, windows, strict=True))
+        pairs = zip(busy, windows, strict=True)
+        # Where a text's blocks lie too: by its prompt they differ among texts of one length.
+        key = tuple((s.start, s.twin, s.reach, s.grid, *window) for s, window in pairs)
         if apart not in self._last or self._last[apart][0] != key:
             pieces = [
                 (span._replace(start=start), s.flat_L[a : a + span.queries] + (start - s.start))

@@ -106,8 +106,7 @@ class Limits:
             ValueError: one sentence on why it cannot be run.
         """
         ids_1L = torch.tensor([request.ids])
-        check_canvas(self.model, ids_1L)
-        self._check_ids(request)
+        check_canvas(self.model, ids_1L, request.rules)
         masked_L = ids_1L[0].numpy() == self.model.mask_id
         require(bool(masked_L.any()), "nothing is to be written: the canvas has no mask")
         self._check_settings(request)
@@ -135,15 +134,6 @@ class Limits:
         Growth.of(masked_L, room, request.sampling, self.model.config, formed=formed)
         most = room.columns - int((~masked_L).sum())
         return int(masked_L.sum()), self._check_room(request, most)
-
-    def _check_ids(self, request: Request) -> None:
-        vocabulary, rules = self.model.config.vocab_size, request.rules
-        named = (*request.ids, *rules.suppressed, *rules.end_ids, rules.fill_id)
-        # On a GPU an index out of range makes the device unusable for the whole process.
-        require(
-            min(named) >= 0 and max(named) < vocabulary,
-            f"a token id lies outside of the model's vocabulary of {vocabulary}",
-        )
 
     def _check_settings(self, request: Request) -> None:
         sampling, soft_mask = request.sampling, request.soft_mask
