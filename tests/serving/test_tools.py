@@ -170,6 +170,17 @@ def test_a_stream_brings_the_same_calls_piece_by_piece(client) -> None:
     ]
 
 
+def test_an_answer_that_ends_before_its_calls_name_is_an_error_streamed_or_not(client) -> None:
+    options = ask(tool_choice="required", stop='"')
+    with pytest.raises(openai.UnprocessableEntityError, match="leave out stop"):
+        client.chat.completions.create(**options)
+    said: list[str | None] = []
+    stream = client.chat.completions.create(**options, stream=True)
+    with pytest.raises(openai.APIError, match="leave out stop"):
+        said.extend(chunk.choices[0].delta.content for chunk in stream)
+    assert said == [None]
+
+
 # What the model is told.
 
 
@@ -266,6 +277,16 @@ def test_calls_are_read_whatever_pieces_their_text_comes_in(checkpoint, size) ->
     for number, one in enumerate(arguments):
         parts = [p.text for p in pieces if p.kind == "arguments" and p.call == number]
         assert "".join(parts) == one
+
+
+@pytest.mark.parametrize("behind", ["", '\n{"na', '\n{"name": "', '\n{"name": "weat'])
+def test_of_a_call_whose_name_did_not_come_nothing_is_text(checkpoint, behind) -> None:
+    """As where a deadline or a shutdown ends the answer."""
+    syntax = tool_syntax(checkpoint)
+    reader = CallReader(Offered(syntax, ("weather",)))
+    pieces = reader.feed(f"Let me see. {syntax.open[0]}{behind}") + reader.rest()
+    assert [(piece.kind, piece.text) for piece in pieces] == [("text", "Let me see.")]
+    assert (reader.text, reader.calls) == ("Let me see.", [])
 
 
 @pytest.mark.parametrize("size", [1, 4, 1000])

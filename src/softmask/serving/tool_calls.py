@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
+from ..constraints import controls
 from ..decoding.tool_syntax import ToolSyntax
 
 
@@ -73,7 +74,9 @@ class CallReader:
     def rest(self) -> list[Piece]:
         """What was held back, now that the answer is over."""
         held, self._buffer = self._buffer, ""
-        return list(self._said(held)) if self._state == "text" else []
+        # A control token begins a call whose name did not come: no text holds one.
+        is_text = self._state == "text" and not any(map(controls.is_mark, held))
+        return list(self._said(held)) if is_text else []
 
     def _read(self) -> Iterator[Piece]:
         while True:
