@@ -153,6 +153,12 @@ def test_text_before_calls_is_an_item_of_its_own(client) -> None:
     final = stream.get_final_response()
     assert final.output_text == whole.output_text
     logprobs = final.output[0].content[0].logprobs
+    assert whole.output[0].content[0].logprobs == logprobs
+    deltas = [event for event in events if event.type == "response.output_text.delta"]
+    assert sum(len(event.logprobs) for event in deltas) == len(logprobs)
+    # Of the text's own tokens, the last of which may end in the space before the call.
+    said = b"".join(bytes(one.bytes) for one in logprobs).decode()
+    assert said.rstrip() == final.output_text
     # Of some tokens there is no other that may stand there.
     assert max(len(one.top_logprobs) for one in logprobs) == 2
     added = [event.item.type for event in events if event.type == "response.output_item.added"]
