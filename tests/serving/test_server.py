@@ -676,7 +676,7 @@ def test_a_client_that_leaves_frees_its_place(checkpoint, path, stream) -> None:
 
 
 def test_a_deadline_ends_a_request_and_the_client_is_told(checkpoint) -> None:
-    with serving(checkpoint, deadline=0.2) as (url, _service):
+    with serving(checkpoint, deadline=0.5) as (url, _service):
         slow = {"prompt": "x", "max_tokens": 100}
         slow["softmask"] = {"steps": 4000, "soft_mask": {"scale": 0.5}}
         answer = post(url, "/v1/completions", slow)
@@ -692,6 +692,15 @@ def test_a_deadline_ends_a_request_and_the_client_is_told(checkpoint) -> None:
             )
             with pytest.raises(openai.APIError, match="deadline"):
                 list(stream)
+
+
+def test_the_engine_gets_what_is_left_of_a_deadline_that_counts_from_the_request(
+    checkpoint,
+) -> None:
+    service = Service(checkpoint, ServeConfig(deadline=50.0))
+    asked = CompletionRequest.model_validate({"prompt": "x", "softmask": {"deadline": 40.0}})
+    first, second = (service.jobs(asked)[0].request.deadline for _ in range(2))
+    assert second < first < 40.0
 
 
 def test_a_shutdown_finishes_what_runs_and_tells_those_who_wait(checkpoint) -> None:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import re
+import signal
+import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx2 as httpx
 import pytest
 from browsing import serving
 from pydantic import BaseModel, Field
+from test_server import SERVERS, until
+from test_server import serving as serving_with
 
 import softmask
 from softmask.constraints import compile
@@ -119,6 +123,98 @@ def test_a_form_that_cannot_be_promised_is_refused_in_a_sentence(url, asked, rea
     assert reason in message
     assert "\n" not in message
     assert len(message) < 300
+
+
+@pytest.fixture
+def compiling(monkeypatch) -> Iterator[Callable[[], None]]:
+    """Forms are not compiled before this is called."""
+    goes_on = threading.Event()
+
+    def compile_constraint(constraint):
+        assert goes_on.wait(WAIT)
+        return compile.compile_constraint(constraint)
+
+    monkeypatch.setattr(forms, "compile_constraint", compile_constraint)
+    yield goes_on.set
+    goes_on.set()
+
+
+def formed(name: str, **more) -> dict[str, object]:
+    return {"messages": HELLO, "max_tokens": 30, "guided_choice": [name], **more}
+
+
+def ask(url: str, body: dict[str, object]) -> httpx.Response:
+    return httpx.post(f"{url}/v1/chat/completions", json=body, timeout=WAIT)
+
+
+@pytest.mark.parametrize("path", ["chat/completions", "denoise", "edits"])
+def test_a_deadline_counts_while_a_form_is_compiled(chat_checkpoint, compiling, path) -> None:
+    asked = formed(path, softmask={"deadline": 0.05})
+    if path == "edits":
+        asked |= {"text": "One", "start": 1, "end": 2}
+        del asked["messages"]
+    with serving_with(chat_checkpoint) as (url, service):
+        answer = httpx.post(f"{url}/v1/{path}", json=asked, timeout=20)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (504, "deadline")
+        until(lambda: service.encoder.forms == 0)
+        assert service.engine.stats().submitted == 0
+        compiling()
+        # What was begun for it is kept.
+        assert ask(url, formed(path)).json()["choices"][0]["message"]["content"] == path
+
+
+def test_forms_wait_in_a_line_of_bounded_length_and_equal_ones_together(
+    chat_checkpoint, compiling
+) -> None:
+    with (
+        serving_with(chat_checkpoint, queue=1) as (url, service),
+        ThreadPoolExecutor(3) as pool,
+    ):
+        try:
+            answers = [pool.submit(ask, url, formed("first"))]
+            until(lambda: service.encoder.forms == 1)
+            answers += [pool.submit(ask, url, formed("second")) for _ in range(2)]
+            until(lambda: service.encoder.forms == 2)
+            refused = ask(url, formed("third"))
+            assert (refused.status_code, refused.json()["error"]["code"]) == (429, "queue_full")
+            assert int(refused.headers["retry-after"]) >= 1
+            metrics = httpx.get(f"{url}/metrics").text
+            assert "softmask_requests_refused_total 1.0" in metrics
+            assert "softmask_forms 2.0" in metrics
+            # Without a new form there is no such line.
+            assert ask(url, {"messages": HELLO, "max_tokens": 2}).status_code == 200
+        finally:
+            service.engine.queue = 3  # they come out of the one line into the other together
+            compiling()
+        said = [one.result().json()["choices"][0]["message"]["content"] for one in answers]
+        assert said == ["first", "second", "second"]
+        assert ask(url, formed("third")).status_code == 200
+
+
+def test_a_client_that_leaves_waits_for_no_form(chat_checkpoint, compiling) -> None:
+    with serving_with(chat_checkpoint) as (url, service):
+        content, host = json.dumps(formed("left")).encode(), url.removeprefix("http://")
+        head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: {host}\r\n"
+        head += f"content-type: application/json\r\ncontent-length: {len(content)}\r\n\r\n"
+        with socket.create_connection(tuple(host.split(":"))) as connection:
+            connection.sendall(head.encode() + content)
+            until(lambda: service.encoder.forms == 1)
+        until(lambda: service.encoder.forms == 0)
+        compiling()
+
+
+def test_a_shutdown_tells_those_who_wait_for_a_form_at_once(chat_checkpoint, compiling) -> None:
+    with serving_with(chat_checkpoint) as (url, service), ThreadPoolExecutor(2) as pool:
+        answers = [pool.submit(ask, url, formed("begun"))]
+        until(lambda: service.encoder.forms == 1)
+        answers.append(pool.submit(ask, url, formed("not begun")))
+        until(lambda: service.encoder.forms == 2)
+        SERVERS[service].handle_exit(signal.SIGTERM, None)
+        try:
+            told = [answer.result(20) for answer in answers]
+        finally:
+            compiling()
+        assert [answer.status_code for answer in told] == [503, 503]
 
 
 def test_others_are_answered_while_a_form_is_compiled(url, monkeypatch) -> None:

@@ -20,6 +20,7 @@ from softmask.decoding.prompts import encode_chat, with_chat_template
 from softmask.decoding.tool_syntax import Function, ToolSyntax, tool_syntax
 from softmask.models.checkpoint import Checkpoint
 from softmask.serving.config import ServeConfig
+from softmask.serving.detokenizer import Token
 from softmask.serving.protocol import ChatRequest
 from softmask.serving.service import Service
 from softmask.serving.tool_calls import CallReader, Offered
@@ -68,6 +69,12 @@ def called(value: str) -> dict[str, Any]:
     """A turn with a call."""
     function = {"name": "now", "arguments": f'{{"x": {value}}}'}
     return {"role": "assistant", "tool_calls": [{"type": "function", "function": function}]}
+
+
+def tokens_of(text: str, size: int = 1000) -> list[Token]:
+    """A text as tokens of so many characters, each behind one that is a part of a character."""
+    parts = [text[start : start + size] for start in range(0, len(text), size)]
+    return [Token(n, part) for n, one in enumerate(parts) for part in ("", one)]
 
 
 def check(calls: Any) -> None:
@@ -170,6 +177,17 @@ def test_a_stream_brings_the_same_calls_piece_by_piece(client) -> None:
     ]
 
 
+def test_an_answer_that_ends_before_its_calls_name_is_an_error_streamed_or_not(client) -> None:
+    options = ask(tool_choice="required", stop='"')
+    with pytest.raises(openai.UnprocessableEntityError, match="leave out stop"):
+        client.chat.completions.create(**options)
+    said: list[str | None] = []
+    stream = client.chat.completions.create(**options, stream=True)
+    with pytest.raises(openai.APIError, match="leave out stop"):
+        said.extend(chunk.choices[0].delta.content for chunk in stream)
+    assert said == [None]
+
+
 # What the model is told.
 
 
@@ -256,8 +274,9 @@ def test_calls_are_read_whatever_pieces_their_text_comes_in(checkpoint, size) ->
     text = f"Let <me>.\n{syntax.open}f{syntax.middle}{arguments[0]}{syntax.between}g{syntax.middle}"
     text += arguments[1] + syntax.close
     reader, pieces = CallReader(Offered(syntax, ("f", "g"))), []
-    for start in range(0, len(text), size):
-        pieces += reader.feed(text[start : start + size])
+    tokens = tokens_of(text, size)
+    for token in tokens:
+        pieces += reader.feed([token])
     assert reader.rest() == []
     assert reader.text == "Let <me>."
     assert [(call.name, call.arguments) for call in reader.calls] == list(
@@ -266,6 +285,22 @@ def test_calls_are_read_whatever_pieces_their_text_comes_in(checkpoint, size) ->
     for number, one in enumerate(arguments):
         parts = [p.text for p in pieces if p.kind == "arguments" and p.call == number]
         assert "".join(parts) == one
+    # Those of the text are its own, of the calls all but what closes the last one.
+    used = [token for piece in pieces for token in piece.tokens]
+    assert used == tokens[: len(used)]
+    assert len(tokens) - len(used) <= 2 * len(syntax.close)
+    own = [token for piece in pieces if piece.kind == "text" for token in piece.tokens]
+    assert own == tokens[: 2 * -(-len(reader.text) // size)]
+
+
+@pytest.mark.parametrize("behind", ["", '\n{"na', '\n{"name": "', '\n{"name": "weat'])
+def test_of_a_call_whose_name_did_not_come_nothing_is_text(checkpoint, behind) -> None:
+    """As where a deadline or a shutdown ends the answer."""
+    syntax = tool_syntax(checkpoint)
+    reader = CallReader(Offered(syntax, ("weather",)))
+    pieces = reader.feed(tokens_of(f"Let me see. {syntax.open[0]}{behind}", 1)) + reader.rest()
+    assert [(piece.kind, piece.text) for piece in pieces] == [("text", "Let me see.")]
+    assert (reader.text, reader.calls) == ("Let me see.", [])
 
 
 @pytest.mark.parametrize("size", [1, 4, 1000])
@@ -281,9 +316,10 @@ def test_calls_are_read_whatever_pieces_their_text_comes_in(checkpoint, size) ->
 def test_what_begins_as_a_call_and_names_no_tool_is_text(checkpoint, size, text, calls) -> None:
     syntax = tool_syntax(with_chat_template(checkpoint, LLAMA))
     reader = CallReader(Offered(syntax, ("weather", "now")))
-    for start in range(0, len(text), size):
-        reader.feed(text[start : start + size])
-    reader.rest()
+    tokens = tokens_of(text, size)
+    pieces = [piece for token in tokens for piece in reader.feed([token])] + reader.rest()
+    if not calls:
+        assert [token for piece in pieces for token in piece.tokens] == tokens
     assert [call.name for call in reader.calls] == calls
     assert reader.text == (text if not calls else 'a {"name": "b')
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from functools import partial
 
 from ..config import require
@@ -24,11 +24,14 @@ _here = threading.local()
 
 
 class FormWanted(Exception):
-    """A form is not compiled yet, and this thread does not: `compile` is for another one."""
+    """A form is not compiled yet, and this thread does not: `compile` is for another one.
 
-    def __init__(self, compile: Callable[[], object]) -> None:
+    `form` is the same for requests that want the same.
+    """
+
+    def __init__(self, form: Hashable, compile: Callable[[], object]) -> None:
         super().__init__("the form is not compiled yet")
-        self.compile = compile
+        self.form, self.compile = form, compile
 
 
 def only_look_up() -> None:
@@ -57,7 +60,7 @@ def automaton_for(
     if automaton is None:
         if getattr(_here, "only_looks_up", False):
             make = partial(automaton_for, checkpoint, constraint, infill=infill, spaced=spaced)
-            raise FormWanted(make)
+            raise FormWanted(key, make)
         automaton = _made(checkpoint, constraint, infill=infill, spaced=spaced)
         _keep(known, key, automaton)
     return automaton

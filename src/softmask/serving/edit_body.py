@@ -57,7 +57,7 @@ def edit_jobs(service: Service, asked: EditBody) -> list[Any]:
         most_tried=service.engine.queue,  # more at once could never be accepted
         soft_mask=service.soft_mask_of(extension.soft_mask),
         seed=service.seed_of(asked),
-        deadline=min(extension.deadline or service.config.deadline, service.config.deadline),
+        deadline=service.seconds_left(asked.arrived, extension.deadline),
         cache_salt=asked.cache_salt or "",
     )
 

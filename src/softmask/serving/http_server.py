@@ -75,6 +75,7 @@ class HttpServer(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Lets answers reach their clients, but not for ever."""
+        self.service.encoder.close()
         seconds = self.service.config.grace + DRAIN_SECONDS
         asyncio.get_running_loop().call_later(seconds, self._drop_connections)
         await super().shutdown(sockets)

@@ -14,6 +14,7 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
+from .encoder import Encoder
 from .engine import Engine
 from .request import FinishReason
 
@@ -22,10 +23,10 @@ BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 
 
 class EngineCollector(Collector):
-    """Reads the engine's counts whenever Prometheus scrapes."""
+    """Reads the counts of an engine and its encoder whenever Prometheus scrapes."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, engine: Engine, encoder: Encoder) -> None:
+        self._engine, self._encoder = engine, encoder
 
     def collect(self) -> Iterator[Metric]:
         """Gauges and counters of this moment."""
@@ -34,6 +35,7 @@ class EngineCollector(Collector):
         gauges = {
             "running": (stats.running, "Requests that are being denoised"),
             "waiting": (stats.waiting, "Requests in the waiting queue"),
+            "forms": (self._encoder.forms, "New forms that requests wait for"),
             "positions": (stats.positions, "Positions of the canvas"),
             "positions_taken": (stats.positions_taken, "Positions in use"),
             "prefix_cache_bytes": (prefixes.bytes, "Keys and values of earlier requests, in bytes"),
@@ -43,7 +45,10 @@ class EngineCollector(Collector):
             yield GaugeMetricFamily(f"softmask_{name}", text, value=value)
         counters = {
             "requests_accepted": (stats.submitted, "Requests that were accepted"),
-            "requests_refused": (stats.refused, "Requests that found the waiting queue full"),
+            "requests_refused": (
+                stats.refused + self._encoder.refused,
+                "Requests that found the waiting queue full, or too many new forms",
+            ),
             "forwards": (stats.forwards, "Forward passes of the batch"),
             "tokens_committed": (stats.committed, "Tokens committed"),
             "prefix_cache_queries": (prefixes.queries, "Requests whose beginning was looked up"),
@@ -73,12 +78,12 @@ class EngineCollector(Collector):
 
 
 class Metrics:
-    """The engine's counts, and those of HTTP."""
+    """The counts of an engine and its encoder, and those of HTTP."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, encoder: Encoder) -> None:
         disable_created_metrics()  # they double the number of lines
         self.registry = CollectorRegistry()
-        self.registry.register(EngineCollector(engine))
+        self.registry.register(EngineCollector(engine, encoder))
         self.answers = Counter(
             "softmask_http_answers",
             "Answers by route and status",

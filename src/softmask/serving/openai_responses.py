@@ -130,11 +130,11 @@ class Answer:
 
     def _read(self, tokens: list[Token]) -> list[Token]:
         self.all += tokens
-        text = "".join(token.text for token in tokens)
         if self._reader is not None:
-            self._fresh += self._reader.feed(text)
+            self._fresh += self._reader.feed(tokens)
         elif tokens:
-            self._fresh.append(Piece("text", text))
+            text = "".join(token.text for token in tokens)
+            self._fresh.append(Piece("text", text, tokens=tuple(tokens)))
         return tokens
 
     def name(self, token: int) -> str:

@@ -39,7 +39,7 @@ from ..decoding.control_names import half_character
 from ..sampling import TOP_K_OFF
 from .fields import known, unknown
 from .messages import Messages
-from .strict import Strict, Text, check_json, require_few, wrong
+from .strict import Asked, Strict, Text, check_json, require_few, wrong
 from .structured import Structured
 from .tools import Choice, NamedTool, Tool, Tools, check_choice, choice_of
 
@@ -157,7 +157,7 @@ Stops = Annotated[
 ]
 
 
-class Shared(Strict):
+class Shared(Asked):
     """What all requests have."""
 
     model: Text | None = None

@@ -71,6 +71,7 @@ class Replica:
     async def close(self, grace: float) -> None:
         """Ends waiting requests, and returns when the running ones have ended."""
         self._is_closing = True
+        self.service.encoder.close()
         await asyncio.to_thread(self.service.engine.close, finish="running", grace=grace)
 
     def __del__(self) -> None:

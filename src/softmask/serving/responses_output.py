@@ -29,7 +29,6 @@ class ResponsesResponse(ResponseFormat):
         super().__init__(model)
         self._asked = asked
         self._output: list[dict[str, Any]] = []
-        self._logprobs: list[dict[str, Any]] = []  # that no text has brought yet
         self._is_open = False  # the last item
         self._number = 0  # of the next event
 
@@ -44,15 +43,12 @@ class ResponsesResponse(ResponseFormat):
         kinds = ("response.created", "response.in_progress")
         return [self._event(kind, response=self._response("in_progress")) for kind in kinds]
 
-    def chunks(self, _index: int, answer: Answer, tokens: list[Token]) -> list[Event]:
-        """New text, and what is new of calls."""
+    def chunks(self, _index: int, answer: Answer, _tokens: list[Token]) -> list[Event]:
+        """New text, and what is new of calls, whose log-probabilities have no place here."""
         events: list[Event] = []
-        # Of text that is held back, as a call might begin with it.
-        self._logprobs += content_logprobs(answer, tokens) or []
         for piece in answer.pieces():
             if piece.kind == "text":
-                events += self._text(piece.text, self._logprobs)
-                self._logprobs = []
+                events += self._text(piece.text, content_logprobs(answer, piece.tokens) or [])
             else:
                 events += self._call(answer, piece)
         return events
@@ -60,8 +56,8 @@ class ResponsesResponse(ResponseFormat):
     def closing(self, _index: int, answer: Answer, prompt_tokens: int) -> list[Event]:
         """The end of the last item, and of the answer."""
         events: list[Event] = []
-        if not self._output or (self._logprobs and self._output[-1]["type"] == "message"):
-            events += self._text("", self._logprobs)
+        if not self._output:
+            events += self._text("", [])
         status = "incomplete" if answer.finish_reason == "length" else "completed"
         events += self._close(status)
         response = self._response(status, usage=_usage(answer, prompt_tokens), softmask=answer.cost)

@@ -30,7 +30,7 @@ from .protocol import (
 )
 from .scoring import ScoreRequest, ScoreResult
 from .service import Job, Service
-from .strict import Strict, Text
+from .strict import Asked, Text
 
 MOST_SAMPLES = 4096
 
@@ -78,7 +78,7 @@ class ScoreExtension(BaseModel):
 Choice = Annotated[Text, Field(min_length=1)] | TokenIds
 
 
-class ScoreBody(Strict):
+class ScoreBody(Asked):
     """POST /v1/score: log-probabilities of choices behind a prompt or a conversation."""
 
     kind = "score"
@@ -121,7 +121,7 @@ def score_request(service: Service, asked: ScoreBody) -> ScoreRequest:
         ),
         service.soft_mask_of(extension.soft_mask),
         questions=(tuple(pairs[0][0]),) * len(pairs),
-        deadline=_deadline(service, extension.deadline),
+        deadline=service.seconds_left(asked.arrived, extension.deadline),
     )
 
 
@@ -172,7 +172,7 @@ def echo_request(
         LikelihoodConfig(estimator="chain"),
         service.soft_mask_of(asked.softmask.soft_mask),
         top=asked.top,
-        deadline=_deadline(service, asked.softmask.deadline),
+        deadline=service.seconds_left(asked.arrived, asked.softmask.deadline),
     )
 
 
@@ -202,7 +202,3 @@ def echo_tokens(
     return tokens[:start] + [
         Token(token.id, token.text, score.logprob, score.top) for token, score in scored
     ]
-
-
-def _deadline(service: Service, asked: float | None) -> float:
-    return min(asked or service.config.deadline, service.config.deadline)

@@ -19,7 +19,6 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
 from .. import __version__
-from ..decoding.forms import FormWanted
 from ..decoding.likelihood import TokenScore
 from .edit_body import EditBody, edit_answer, edit_jobs, edited
 from .engine import Result
@@ -28,7 +27,7 @@ from .metrics import Metrics
 from .middleware import RequestContext, RequestMiddleware
 from .openai_responses import Answer, ChatResponse, CompletionResponse, ResponseFormat
 from .page import live_data, page_csp, page_html
-from .protocol import ChatRequest, CompletionRequest, DenoiseRequest
+from .protocol import ChatRequest, CompletionRequest, DenoiseRequest, Shared
 from .reference import page as reference_page
 from .responses_api import ResponsesRequest
 from .responses_output import ResponsesResponse
@@ -56,7 +55,7 @@ def create_app(service: Service) -> FastAPI:
         docs_url=None,
         redoc_url=None,
     )
-    metrics = Metrics(service.engine)
+    metrics = Metrics(service.engine, service.encoder)
     app.add_middleware(RequestMiddleware, config=service.config, metrics=metrics)
     if service.config.origins:
         # Outermost: browsers ask without a key whether they may.
@@ -76,14 +75,20 @@ def create_app(service: Service) -> FastAPI:
     return app
 
 
-async def _encoded(service: Service, jobs: Callable[[Any], Any], asked: Strict) -> Any:
-    """What is asked as jobs. Tokenizing a long prompt takes a while: not in the event loop."""
-    loop = asyncio.get_running_loop()
-    while True:
-        try:
-            return await loop.run_in_executor(service.encoder, jobs, asked)
-        except FormWanted as wanted:
-            await loop.run_in_executor(service.compiler, wanted.compile)
+async def _encoded(
+    service: Service, jobs: Callable[[Any], Any], asked: Shared | ScoreBody, request: Request
+) -> Any:
+    """What is asked as jobs, within its deadline, while the client stays and the server serves."""
+    seconds = service.seconds_left(asked.arrived, asked.softmask.deadline)
+    task = service.encoder.start(partial(jobs, asked))
+    async with cancelling(request, [task]):
+        await asyncio.wait([task], timeout=seconds)
+    if not task.done():
+        raise Ended("deadline")
+    if task.cancelled():
+        service.encoder.check_open()
+        raise Ended("cancelled")
+    return task.result()
 
 
 def _context(service: Service, request: Request, asked: Strict) -> RequestContext:
@@ -198,7 +203,7 @@ async def _answer(
 ) -> Response:
     _check_name(service, asked.model)
     with refusals():
-        jobs = await _encoded(service, service.jobs, asked)
+        jobs = await _encoded(service, service.jobs, asked, request)
         handles = service.submit(job.request for job in jobs) if asked.new_tokens != 0 else []
     try:
         echoes = await _echoes(service, asked, jobs, request)
@@ -302,7 +307,7 @@ def _add_denoise(app: FastAPI, service: Service, metrics: Metrics) -> None:
         """Every step of one text: docs/reference/trace.md."""
         _check_name(service, asked.model)
         with refusals():
-            job = await _encoded(service, service.trace_job, asked)
+            job = await _encoded(service, service.trace_job, asked, request)
             handle = service.submit([job.request])[0]
         context = _context(service, request, asked)
         metrics.tokens.labels("prompts").inc(job.prompt_tokens)
@@ -341,7 +346,7 @@ def _add_scores(app: FastAPI, service: Service, metrics: Metrics) -> None:
         """Log-probabilities of given continuations, each with its error."""
         _check_name(service, asked.model)
         with refusals():
-            wanted = await _encoded(service, partial(score_request, service), asked)
+            wanted = await _encoded(service, partial(score_request, service), asked, request)
             handle = service.engine.score(wanted)
         context = _context(service, request, asked)
         result = await _scored(request, handle)
@@ -358,7 +363,7 @@ def _add_edits(app: FastAPI, service: Service, metrics: Metrics) -> None:
         """A stretch of a text written anew, as long as suits it best."""
         _check_name(service, asked.model)
         with refusals():
-            requests = await _encoded(service, partial(edit_jobs, service), asked)
+            requests = await _encoded(service, partial(edit_jobs, service), asked, request)
             handles = service.submit(requests)
         context = _context(service, request, asked)
         async with cancelling(request, handles):

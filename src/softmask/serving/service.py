@@ -9,8 +9,8 @@ import dataclasses
 import functools
 import json
 import secrets
+import time
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +24,7 @@ from ..config import (
     require,
 )
 from ..constraints.constraint import Constraint
-from ..decoding.forms import binding, only_look_up
+from ..decoding.forms import binding
 from ..decoding.generation import SoftMaskChoice, choose_soft_mask
 from ..decoding.growing import Room
 from ..decoding.healing import without_space
@@ -44,6 +44,7 @@ from ..models.checkpoint import Checkpoint
 from ..rules import KINDS, names
 from ..sampling import HOLE_BEGINS_WITH
 from .config import ServeConfig
+from .encoder import Encoder
 from .engine import Engine, Request, RequestHandle
 from .messages import Message
 from .protocol import (
@@ -59,6 +60,7 @@ from .protocol import (
 from .tool_calls import Offered
 from .tools import Tool, tools_constraint
 
+LATE = 1e-6  # seconds of one that is late: the engine says so at once
 OPTIONAL = {f.name for f in dataclasses.fields(SamplingConfig) if f.default is None}
 
 
@@ -97,11 +99,7 @@ class Service:
             k=MOST_TOP,
             prefix_cache_mb=config.prefix_cache_mb,
         )
-        # Tokenizers keep a setting between two calls, and 60 MB for each thread that had a long
-        # prompt: `jobs` and `trace_job` are for one thread, which keeps them off an event loop.
-        self.encoder = ThreadPoolExecutor(1, "softmask-encoder", only_look_up)
-        # A new form takes seconds at worst: only other new forms wait for it.
-        self.compiler = ThreadPoolExecutor(1, "softmask-forms")
+        self.encoder = Encoder(self.engine)  # calls `jobs` and `trace_job` in its thread
 
     @property
     def context(self) -> int:
@@ -383,7 +381,6 @@ class Service:
             steps = room.rounds(ids, mask_id)
         extension = asked.softmask
         automaton, holes = binding(self.checkpoint, constraint, spaced, infill=infill or endless)
-        deadline = min(extension.deadline or self.config.deadline, self.config.deadline)
         return Request(
             ids,
             self.sampling_of(asked, kind, steps),
@@ -391,7 +388,7 @@ class Service:
             # No end may be written: as in a hole.
             rules=rules_of(self.checkpoint, infill=infill or endless),
             seed=seed,
-            deadline=deadline,
+            deadline=self.seconds_left(asked.arrived, extension.deadline),
             top_logprobs=top_logprobs,
             trace=trace,
             constraint=automaton,
@@ -399,6 +396,17 @@ class Service:
             room=room,
             cache_salt=asked.cache_salt or "",
         )
+
+    def seconds_left(self, arrived: float, asked: float | None) -> float:
+        """Seconds until a request is given up.
+
+        Args:
+            arrived: when it came, by the monotonic clock.
+            asked: the seconds that it asks for.
+        """
+        limit = self.config.deadline
+        left = min(asked or limit, limit) - (time.monotonic() - arrived)
+        return max(left, LATE)
 
     def sampling_of(self, asked: Shared, kind: PromptKind, steps: int) -> SamplingConfig:
         """How a text is decoded that needs so many steps at most: as asked, and else as suits the

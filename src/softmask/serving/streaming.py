@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator, Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from fastapi import Request
 from fastapi.responses import StreamingResponse
@@ -16,7 +16,6 @@ from .engine import RequestHandle
 from .errors import Ended
 from .openai_responses import Answer, ResponseFormat, usage
 from .protocol import OpenAIRequest
-from .scoring import ScoreHandle
 from .trace import Tracer
 
 
@@ -29,10 +28,15 @@ def check_end(handle: RequestHandle, answer: Answer) -> None:
         raise Ended("malformed")
 
 
+class Cancellable(Protocol):
+    """What goes on until it is over or cancelled."""
+
+    def cancel(self) -> object:
+        """Ends it; what is over stays as it is."""
+
+
 @contextlib.asynccontextmanager
-async def cancelling(
-    request: Request, handles: Sequence[RequestHandle | ScoreHandle]
-) -> AsyncIterator[None]:
+async def cancelling(request: Request, handles: Sequence[Cancellable]) -> AsyncIterator[None]:
     """Cancels the requests as soon as the client leaves, or when the block fails."""
 
     async def watch() -> None:

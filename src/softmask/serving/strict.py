@@ -7,9 +7,10 @@ is refused by name: `fields.py` has them all.
 from __future__ import annotations
 
 import json
+import time
 from typing import Annotated, Any, ClassVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, PrivateAttr, model_validator
 from pydantic_core import PydanticCustomError
 
 from ..config import require
@@ -74,6 +75,17 @@ class Strict(BaseModel):
                 raise wrong(name, refusal(cls.kind, name))
             kept[name] = value
         return kept
+
+
+class Asked(Strict):
+    """A whole request."""
+
+    _arrived: float = PrivateAttr(default_factory=time.monotonic)
+
+    @property
+    def arrived(self) -> float:
+        """When it was read, in seconds of the monotonic clock: deadlines count from here."""
+        return self._arrived
 
 
 def _whole_characters(text: str) -> str:

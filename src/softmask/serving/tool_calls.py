@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from ..constraints import controls
 from ..decoding.tool_syntax import ToolSyntax
+from .detokenizer import Token
 
 
 @dataclass(frozen=True)
 class Piece:
     """What has become final of an answer: of its text, a call that begins, or of its arguments.
 
-    `text` of a call is the function's name. `call` is the number of the call.
+    `text` of a call is the function's name. `call` is the number of the call. `tokens` are those
+    that begin in `text`, or behind the piece before it.
     """
 
     kind: Literal["text", "call", "arguments"]
     text: str
     call: int = -1
+    tokens: tuple[Token, ...] = ()
 
 
 @dataclass
@@ -60,20 +65,31 @@ class CallReader:
     def __init__(self, offered: Offered) -> None:
         self._offered, self._syntax = offered, offered.syntax
         self._state: Literal["text", "name", "arguments", "behind"] = "text"
-        self._buffer = ""
+        self._buffer, self._length = "", 0  # what was not handed out; all that came
+        self._unread: deque[tuple[int, Token]] = deque()  # with their places, of no piece yet
         self._depth, self._in_string, self._escaped = 0, False, False
         self.text = ""
         self.calls: list[Call] = []
 
-    def feed(self, text: str) -> list[Piece]:
+    def feed(self, tokens: Sequence[Token]) -> list[Piece]:
         """The pieces of what has come."""
-        self._buffer += text
+        for token in tokens:
+            self._unread.append((self._length, token))
+            self._length += len(token.text)
+        self._buffer += "".join(token.text for token in tokens)
         return list(self._read())
 
     def rest(self) -> list[Piece]:
         """What was held back, now that the answer is over."""
-        held, self._buffer = self._buffer, ""
-        return list(self._said(held)) if self._state == "text" else []
+        held, tokens = self._buffer, tuple(token for _, token in self._unread)
+        self._buffer = ""
+        self._unread.clear()
+        # A control token begins a call whose name did not come: no text holds one.
+        is_text = self._state == "text" and not any(map(controls.is_mark, held))
+        if not is_text or not tokens:
+            return []
+        self.text += held
+        return [Piece("text", held, tokens=tokens)]
 
     def _read(self) -> Iterator[Piece]:
         while True:
@@ -88,30 +104,35 @@ class CallReader:
             behind = self._buffer[at + len(self._syntax.open) :]
             begins = self._offered.begins(behind)
             if begins is not False:
-                text = self._buffer[:at].rstrip()
-                yield from self._said(text)
-                self._buffer = self._buffer[len(text) :]
+                yield from self._said(self._buffer[:at].rstrip())
                 if begins:
                     self._buffer, self._state = behind, "name"
                 return
             at = self._buffer.find(self._syntax.open, at + 1)
         # The space before a call is none of the text.
         text = self._buffer
-        kept = text[: len(text) - _begun(text, self._syntax.open)].rstrip()
-        yield from self._said(kept)
-        self._buffer = text[len(kept) :]
+        yield from self._said(text[: len(text) - _begun(text, self._syntax.open)].rstrip())
 
     def _said(self, text: str) -> Iterator[Piece]:
+        """What the buffer begins with."""
+        self._buffer = self._buffer[len(text) :]
         if text:
             self.text += text
-            yield Piece("text", text)
+            yield Piece("text", text, tokens=self._used())
+
+    def _used(self) -> tuple[Token, ...]:
+        """The tokens that begin before the buffer, and are of no piece yet."""
+        used, start = [], self._length - len(self._buffer)
+        while self._unread and self._unread[0][0] < start:
+            used.append(self._unread.popleft()[1])
+        return tuple(used)
 
     def _read_name(self) -> Iterator[Piece]:
         name, found, behind = self._buffer.partition(self._syntax.middle)
         if found:
             self.calls.append(Call(name))
             self._buffer, self._state = behind, "arguments"
-            yield Piece("call", name, len(self.calls) - 1)
+            yield Piece("call", name, len(self.calls) - 1, self._used())
 
     def _read_arguments(self) -> Iterator[Piece]:
         end = self._end_of_arguments()
@@ -119,7 +140,7 @@ class CallReader:
         self._buffer = self._buffer[len(written) :]
         if written:
             self.calls[-1].arguments += written
-            yield Piece("arguments", written, len(self.calls) - 1)
+            yield Piece("arguments", written, len(self.calls) - 1, self._used())
         if end is not None:
             self._state = "behind"
 
