@@ -10,10 +10,9 @@ from tiny import write_dream_folder
 import softmask
 from softmask.config import SamplingConfig
 from softmask.constraints.vocabulary import bytes_by_character
-from softmask.decoding.prompts import DecodeStream, decode_answer, encode, encode_chat
+from softmask.decoding.prompts import DecodeStream, decode_answer, encode, encode_chat, pieces
 from softmask.serving.detokenizer import IncrementalDetokenizer
 from softmask.serving.request import Event, Request
-from softmask.serving.trace import pieces
 
 SAID = "Grüße, 世界 🙂 and 🇨🇭. <|endoftext|>"
 

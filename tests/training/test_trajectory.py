@@ -131,13 +131,19 @@ def written_out(model, ids, masked, maskable, shares_BW, seen, reads):
     return (values[0] + values[1]) / 2, masked, said
 
 
-@pytest.mark.parametrize("reading", [[True] * 4, [True, False, True, False], [False] * 4])
-def test_two_forwards_have_the_loss_and_the_gradient_that_is_written_out(reading) -> None:
+def update_begun(reading: list[bool]):
+    """A model, its rows, what is revealed of them, and the state that some of them read."""
     model = soft_model()
     ids, masked, maskable, shares_BW = rows_under_way(model)
     reads = torch.tensor(reading)
     state = state_of(model, ids, masked)
     seen = state.at(reads[state.rows_N // LENGTH])
+    return model, ids, masked, maskable, shares_BW, reads, seen
+
+
+@pytest.mark.parametrize("reading", [[True] * 4, [True, False, True, False], [False] * 4])
+def test_two_forwards_have_the_loss_and_the_gradient_that_is_written_out(reading) -> None:
+    model, ids, masked, maskable, shares_BW, reads, seen = update_begun(reading)
     expected, left, said = written_out(model, ids, masked, maskable, shares_BW, seen, reads)
     expected.backward()
     wanted = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
@@ -194,13 +200,10 @@ def test_the_plain_twin_has_the_same_way_of_revealing_and_no_feedback() -> None:
 @pytest.mark.parametrize("reading", [[True] * 4, [False, False, True, False], [False] * 4])
 def test_the_reported_lambda_is_that_of_the_masks_that_read_something(reading) -> None:
     """In two forwards, of which the first has four rows' state, or one's, or none."""
-    model = soft_model()
-    ids, masked, maskable, shares_BW = rows_under_way(model)
-    reads = torch.tensor(reading)
-    state = state_of(model, ids, masked)
-    read = [state.at(reads[state.rows_N // LENGTH])]
+    model, ids, masked, maskable, shares_BW, reads, seen = update_begun(reading)
+    read = [seen]
     _, _, said = trajectory_loss(
-        model, ids, masked, maskable, shares_BW[:, :2], read[0], reads_B=reads, soft=True
+        model, ids, masked, maskable, shares_BW[:, :2], seen, reads_B=reads, soft=True
     )
     read.append(said.at(reads[said.rows_N // LENGTH]))
     loss, _, _ = trajectory_loss(

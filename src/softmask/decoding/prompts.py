@@ -299,6 +299,15 @@ class DecodeStream:
         return self._utf8.decode(b"", final=True)
 
 
+def pieces(checkpoint: Checkpoint, ids: Sequence[int]) -> list[str]:
+    """What each token adds to the text; a character of several tokens comes with the last."""
+    decoder = DecodeStream(checkpoint)
+    parts = [decoder.add(token) for token in ids]
+    if decoder.is_open:
+        parts[-1] += decoder.rest()
+    return parts
+
+
 def rules_of(checkpoint: Checkpoint, *, infill: bool) -> Rules:
     """What may be written: no masks, nothing the tokenizer does not know; in holes no end."""
     end_ids = checkpoint.end_ids

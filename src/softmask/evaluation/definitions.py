@@ -14,7 +14,7 @@ from lm_eval.tasks import TaskManager
 from . import record
 from .config import EvalConfig
 from .sandbox import available, warn_of_missing
-from .task_data import check_files, check_names, data_files, has_rows, members_of
+from .task_data import check_files, check_names, config_of, data_files, has_rows, members_of
 from .tasks import FOLDER, include_paths
 from .tasks.infilling import Infilling
 
@@ -54,7 +54,7 @@ def check_generates(config: EvalConfig) -> None:
     """Raises ValueError for a task that scores given texts: its forwards are no choice."""
     manager = task_manager(config.tasks, config.include_path)
     for task in _members(config.tasks, manager):
-        kind = (manager.task_index[task].cfg or {}).get("output_type")
+        kind = config_of(task, manager).get("output_type")
         if kind not in (None, "generate_until"):
             raise ValueError(f"{task} scores given texts ({kind}): name tasks that generate")
 
@@ -71,7 +71,7 @@ def _members(tasks: Sequence[str], manager: TaskManager) -> list[str]:
 
 
 def _fills_holes(task: str, manager: TaskManager) -> bool:
-    own = str((manager.task_index[task].cfg or {}).get("class"))
+    own = str(config_of(task, manager).get("class"))
     return own.endswith(f"{Infilling.__module__}.{Infilling.__name__}")
 
 
@@ -89,7 +89,7 @@ def confinement(config: EvalConfig) -> dict[str, str]:
 
 
 def _runs_programs(task: str, manager: TaskManager) -> bool:
-    return bool((manager.task_index[task].cfg or {}).get("unsafe_code"))
+    return bool(config_of(task, manager).get("unsafe_code"))
 
 
 def _is_ours(task: str, manager: TaskManager) -> bool:

@@ -38,6 +38,7 @@ __all__ = [
     "Layout",
     "check_files",
     "check_names",
+    "config_of",
     "data_files",
     "has_rows",
     "members_of",
@@ -325,10 +326,14 @@ def check_names(task_names: Sequence[str], task_manager: TaskManager) -> None:
             )
 
 
+def config_of(task: str, task_manager: TaskManager) -> dict[str, Any]:
+    """Return what a task's or a group's file says, functions in it by name; a tag has none."""
+    return task_manager.task_index[task].cfg or {}
+
+
 def members_of(task: str, task_manager: TaskManager) -> list[str] | None:
     """Return the names of a group's or a tag's members; None for a task."""
-    entry = task_manager.task_index[task]
-    config = entry.cfg or {}
+    entry, config = task_manager.task_index[task], config_of(task, task_manager)
     if "group" not in config:
         return sorted(entry.tags) if entry.cfg is None and entry.tags else None
     members = config.get("task")
@@ -337,7 +342,7 @@ def members_of(task: str, task_manager: TaskManager) -> list[str] | None:
 
 def has_rows(task: str, task_manager: TaskManager) -> bool:
     """Return whether a task makes its rows itself, or names the files that hold them."""
-    return task not in LAYOUTS and _has_rows(task_manager.task_index[task].cfg or {})
+    return task not in LAYOUTS and _has_rows(config_of(task, task_manager))
 
 
 def _has_rows(config: Mapping[str, Any]) -> bool:
@@ -357,7 +362,7 @@ def data_files(task: str, data_dir: Path | None, task_manager: TaskManager) -> s
         except ValueError:
             return set()
         return {Path(file) for files in splits.values() for file in files}
-    given = (task_manager.task_index[task].cfg or {}).get("dataset_kwargs") or {}
+    given = config_of(task, task_manager).get("dataset_kwargs") or {}
     root, named = Path(given.get("data_dir") or ""), given.get("data_files")
     if named is None:
         named = "**/*" if given.get("data_dir") else ()

@@ -95,9 +95,14 @@ class Checkpoint:
         name: Any = self.tokenizer.convert_ids_to_tokens(token)
         if name is None:  # a row of the embedding table that is beyond the tokenizer
             return b""
-        if token in self.tokenizer.added_tokens_decoder:
+        if token in self._added_ids:
             return name.encode()
         return bytes(map(bytes_by_character().__getitem__, name))
+
+    @functools.cached_property
+    def _added_ids(self) -> frozenset[int]:
+        """Tokens beside the vocabulary; the tokenizer puts them together anew at every look."""
+        return frozenset(self.tokenizer.added_tokens_decoder)
 
     @functools.cached_property
     def vocabulary(self) -> Vocabulary:

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ..decoding.likelihood import Estimator, LikelihoodConfig, TokenScore
-from ..decoding.prompts import DecodeStream
+from ..decoding.prompts import pieces
 from ..decoding.score import BATCH_SIZE, SAMPLES, pairs_of
 from ..models.checkpoint import Checkpoint
 from .detokenizer import Token
@@ -193,10 +193,7 @@ def echo_tokens(
     checkpoint: Checkpoint, ids: Sequence[int], scores: Sequence[TokenScore]
 ) -> list[Token]:
     """A prompt's tokens with what they add to the text and, of the last ones, their scores."""
-    decoder = DecodeStream(checkpoint)
-    tokens = [Token(token, decoder.add(token)) for token in ids]
-    if rest := decoder.rest():
-        tokens[-1] = Token(ids[-1], tokens[-1].text + rest)
+    tokens = [Token(*pair) for pair in zip(ids, pieces(checkpoint, ids), strict=True)]
     start = len(ids) - len(scores)
     scored = zip(tokens[start:], scores, strict=True)
     return tokens[:start] + [

@@ -16,7 +16,7 @@ import numpy as np
 
 from ..config import SoftMaskConfig, from_mapping, is_on, require
 from ..decoding.generation import Generation
-from ..decoding.prompts import DecodeStream, decode_answer, rules_of
+from ..decoding.prompts import decode_answer, pieces, rules_of
 from ..models.checkpoint import Checkpoint
 from .engine import Engine, Event, Request, Result
 from .request import Trace
@@ -170,15 +170,6 @@ def _masked(trace: Trace) -> dict[str, Any]:
 def _rounded(values_N: np.ndarray) -> list[float | None]:
     rounded = np.round(values_N.astype(np.float64), DIGITS).tolist()
     return [None if value != value else value for value in rounded]
-
-
-def pieces(checkpoint: Checkpoint, ids: Sequence[int]) -> list[str]:
-    """What each token adds to the text; a character of several tokens comes with the last."""
-    decoder = DecodeStream(checkpoint)
-    parts = [decoder.add(token) for token in ids]
-    if decoder.is_open:
-        parts[-1] += decoder.rest()
-    return parts
 
 
 def trace_file(runs: Iterable[dict[str, Any]]) -> dict[str, Any]:
