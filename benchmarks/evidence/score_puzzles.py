@@ -5,7 +5,7 @@
 PUZZLES is a folder of NAME.jsonl files, as `puzzles.py` writes them. A model with soft-masking
 also decodes at half of its learned scale, with its feedback off, and with its feedback shuffled
 among the masked positions of a text; a plain one with soft-mask parameters that nobody trained. The
-last three on the first quarter of every file. In bfloat16, as trained.
+last three on the first quarter of every file.
 
 With --modes it decodes in these ways alone, all puzzles of every file or the --first of them.
 Further ones: entropy-T, tokens-T and both-T (temperature T of the feedback, in the entropy, in the
@@ -197,9 +197,10 @@ def main() -> None:
     parser.add_argument("--first", type=int, help="puzzles of each file (default: all)")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--batch", type=int, default=BATCH, help="puzzles solved side by side")
+    parser.add_argument("--dtype", default="bfloat16", help="as trained (default: %(default)s)")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    checkpoint = load(args.model, device=args.device, dtype="bfloat16")
+    checkpoint = load(args.model, device=args.device, dtype=args.dtype)
     modes = modes_of(checkpoint, args.untrained)
     if args.modes is not None:
         modes = dict.fromkeys(args.modes.split(","), 1.0)

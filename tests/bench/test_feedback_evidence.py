@@ -207,11 +207,12 @@ def test_the_experiment_runs_from_nothing_to_its_verdict_and_not_twice(tmp_path)
     sizes = {"hidden_size": 24, "intermediate_size": 32, "num_hidden_layers": 1}
     settings = [
         *(f"model.shape.{name}={size}" for name, size in sizes.items()),
-        *("train.steps=8", "train.precision=float32", "train.optimizer=adamw"),
+        *("train.steps=8", "train.optimizer=adamw"),
         *("corpus.puzzle_batch=16", "train.log_every=4", "train.eval_batches=1"),
     ]
     out = tmp_path / "out"
     command = [sys.executable, FEEDBACK / "run.py", out, "--seconds", "0.5", "--share", "0.02"]
+    command += ["--dtype", "float32"]
     # Each run is a process of its own: few arms, and one seed.
     command += ["--seeds", "1", "--arms", "plain,two-pass,buffer,carry"]
     command += [*(word for s in settings for word in ("--more", s))]

@@ -7,13 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from paths import DATA, SHARED
+from paths import DATA
 from tiny import write_dream_folder
 
 from softmask.training import run as run_module
 
-GSM8K = SHARED / "eval" / "gsm8k_train.jsonl"
-FIXTURE = DATA / "gsm8k_sample.jsonl"
+GSM8K = DATA / "gsm8k_sample.jsonl"
 
 
 @pytest.fixture
@@ -36,9 +35,8 @@ def base(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def chats(tmp_path_factory) -> Path:
-    """Forty real questions and answers, cut short; the few of the fixture come several times."""
-    source = GSM8K if GSM8K.is_file() else FIXTURE
-    found = [json.loads(line) for line in source.read_text().splitlines()]
+    """Forty questions and answers: real ones, cut short, that come several times by number."""
+    found = [json.loads(line) for line in GSM8K.read_text().splitlines()]
     rows = [found[i % len(found)] for i in range(40)]
     numbers = [f"{i} " if i >= len(found) else "" for i in range(40)]
     short = [

@@ -64,8 +64,8 @@ class Feedback:
     """The experiment: its runs, its puzzles, and what each stage makes."""
 
     def __init__(self, args: argparse.Namespace) -> None:
-        self.problem = PROBLEMS[args.task]
-        more = (*MORE, *self.problem.settings)
+        self.problem, self.dtype = PROBLEMS[args.task], args.dtype
+        more = (*MORE, f"train.precision={self.dtype}", *self.problem.settings)
         self.runs = Runs(self.problem.recipe, args, more, (*ARMS, *ABLATIONS))
         self.work, self.set, self.share = self.runs.work, args.puzzles, args.share
         self.seconds = args.seconds or self.problem.seconds
@@ -157,7 +157,9 @@ class Feedback:
         def score(_arm: Arm, model: Path, out: Path) -> list[str]:
             words = [str(HERE / "score_puzzles.py"), str(model), str(out), "--data", str(folder)]
             words += ["--modes", ",".join(modes), "--fewer", ",".join(group.fewer)]
-            return [*words, "--first", str(max(1, round(group.share * count)))]
+            words += ["--dtype", self.dtype]
+            # An error over puzzles needs two of them.
+            return [*words, "--first", str(max(2, round(group.share * count)))]
 
         return self.runs.scored(arm, seed, name, score)
 
@@ -243,6 +245,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--puzzles", choices=[TEST, SECOND], default=TEST, help="that are solved")
     made.add_argument("--seconds", type=float, help="of training, each arm (default: by task)")
     made.add_argument("--share", type=float, default=1.0, help="of the puzzles (default 1)")
+    made.add_argument("--dtype", default="bfloat16", help="of training and decoding")
     add_run_options(made, ARMS, (*ARMS, *ABLATIONS))
     return made
 
