@@ -10,13 +10,13 @@ import lm_eval
 import pytest
 from evaluation_files import AIME25_ROWS, RULER_ROW, lines_of, write_reasoning_files
 from lm_eval.tasks._yaml_loader import load_yaml
-from parrot import evaluate_parrot
+from parrot import evaluate_parrot, own_tasks
 from test_evaluate import unreachable
 
 from softmask.cli.main import main
 from softmask.evaluation.config import EvalConfig, model_args
 from softmask.evaluation.suites import SUITES, cells
-from softmask.evaluation.task_data import LAYOUTS, overrides, read_dataset
+from softmask.evaluation.task_data import LAYOUTS, overrides, read_dataset, with_data
 from softmask.evaluation.tasks import FOLDER
 from softmask.evaluation.tasks.ruler import RULER
 
@@ -81,6 +81,11 @@ def test_the_mean_of_ruler_is_over_its_tasks(folder) -> None:
     results, _ = evaluate_parrot(["ruler"], folder, needles)
     assert len(results["group_subtasks"]["ruler"]) == len(RULER) == 13
     assert results["results"]["ruler"]["4096,none"] == 1
+
+
+def test_a_tag_is_read_from_files_as_its_tasks_and_none_of_them_twice(folder) -> None:
+    tagged = with_data(["math_word_problems", "aime24"], folder, own_tasks())
+    assert [task.config.task for task in tagged] == AIME
 
 
 @pytest.mark.parametrize("name", RULER)

@@ -675,6 +675,19 @@ def test_a_client_that_leaves_frees_its_place(checkpoint, path, stream) -> None:
         assert engine.stats().ended == {"cancelled": 1}
 
 
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_text_that_ends_at_a_stop_string_counts_as_done(checkpoint, stream) -> None:
+    with serving(checkpoint) as (url, service):
+        asked = {"prompt": "One", "max_tokens": 64, "ignore_eos": True}
+        asked["softmask"] = {"block_length": 8}
+        text = post(url, "/v1/completions", asked).json()["choices"][0]["text"]
+        whole = service.engine.stats().forwards
+        post(url, "/v1/completions", {**asked, "stop": text[5:8], "stream": stream}).read()
+        until(lambda: service.engine.stats().running == 0)
+        assert service.engine.stats().forwards < 2 * whole  # it ended early
+        assert service.engine.stats().ended == {"done": 2}
+
+
 def test_a_deadline_ends_a_request_and_the_client_is_told(checkpoint) -> None:
     with serving(checkpoint, deadline=0.5) as (url, _service):
         slow = {"prompt": "x", "max_tokens": 100}

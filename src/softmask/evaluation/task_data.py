@@ -377,14 +377,21 @@ def with_data(
     """Return what to pass to `lm_eval.simple_evaluate(tasks=..., task_manager=task_manager)`.
 
     Without a folder these are the names themselves. With one the tasks are loaded with the files
-    of the folder, and groups keep their members and means. A task that makes its rows itself,
-    or names the files that hold them, reads nothing of it. Raises ValueError for an unknown name,
+    of the folder, and groups keep their members and means; a tag becomes its members, as lm-eval
+    has it. A task that makes its rows itself, or names the files that hold them, reads nothing of
+    it. Raises ValueError for an unknown name,
     a task without a file layout, and a missing or wrong file.
     """
     check_names(task_names, task_manager)
     if data_dir is None:
         return list(task_names)
-    return [_loaded(name, Path(data_dir), task_manager) for name in task_names]
+    named = [one for name in task_names for one in _of_tag(name, task_manager) or [name]]
+    return [_loaded(name, Path(data_dir), task_manager) for name in dict.fromkeys(named)]
+
+
+def _of_tag(name: str, task_manager: TaskManager) -> list[str] | None:
+    """The members of a tag, which has no file of its own; None for a task and a group."""
+    return None if config_of(name, task_manager) else members_of(name, task_manager)
 
 
 def _loaded(name: str, data_dir: Path, task_manager: TaskManager) -> Task | Group:
@@ -397,7 +404,6 @@ def _loaded(name: str, data_dir: Path, task_manager: TaskManager) -> Task | Grou
     if name not in LAYOUTS and _has_rows(config):
         return task_manager.load([name])["tasks"][name]
     if "group" not in config:
-        # Raises for a tag too, which has no file of its own.
         changed = config | overrides(name, data_dir)
         return task_manager.load([changed])["tasks"][name]
     if not isinstance(members, list) or not all(isinstance(member, str) for member in members):

@@ -356,8 +356,8 @@ class Engine:
                 self._end(handle, reason)
 
     def _early_end(self, handle: RequestHandle | ScoreHandle) -> FinishReason | None:
-        if handle.is_cancelled:
-            return "cancelled"
+        if handle.ending is not None:
+            return handle.ending
         deadline = handle.request.deadline
         if deadline is not None and self._clock() >= handle.submitted + deadline:
             return "deadline"

@@ -206,7 +206,7 @@ class RequestHandle:
     def __init__(self, request: Request, masks: int, reading: int, now: float) -> None:
         self.request, self.masks, self.reading = request, masks, reading
         self.submitted, self.bypassed = now, 0
-        self.is_cancelled = False
+        self.ending: FinishReason | None = None  # why its client ends it
         self._events: deque[Event] = deque()
         self._result: Result | None = None
         self._changed = threading.Condition()
@@ -214,7 +214,11 @@ class RequestHandle:
 
     def cancel(self) -> None:
         """Ends the request before the engine's next step; one that is over stays as it is."""
-        self.is_cancelled = True
+        self.ending = self.ending or "cancelled"
+
+    def stop(self) -> None:
+        """Ends it likewise, but as done: its client has all of the text that it wants."""
+        self.ending = self.ending or "done"
 
     @property
     def is_over(self) -> bool:

@@ -89,13 +89,13 @@ class ScoreHandle:
     def __init__(self, request: ScoreRequest, now: float) -> None:
         self.request, self.submitted = request, now
         self.started: float | None = None
-        self.is_cancelled = False
+        self.ending: FinishReason | None = None  # why its client ends it
         self.scorer: Scorer | None = None
         self._future: Future[ScoreResult] = Future()
 
     def cancel(self) -> None:
         """Ends the request before the engine's next step; one that is over stays as it is."""
-        self.is_cancelled = True
+        self.ending = "cancelled"
 
     def result(self, timeout: float | None = None) -> ScoreResult:
         """Waits for the end.

@@ -20,7 +20,7 @@ from .trace import Tracer
 
 
 def check_end(handle: RequestHandle, answer: Answer) -> None:
-    """A text that was cancelled behind its end, at a stop string, is as good as done."""
+    """A text that has come to its end, or a stop string, is done, however its request ended."""
     result = handle.result(0)
     if result.finish_reason != "done" and not answer.is_ended:
         raise Ended(result.finish_reason)
@@ -128,7 +128,7 @@ async def _parts(handle: RequestHandle, answer: Answer) -> AsyncIterator[tuple[l
     async for event in handle:
         tokens = answer.take(event)
         if answer.is_ended:
-            handle.cancel()
+            handle.stop()
         if tokens:
             yield tokens, False
     yield answer.finish(await handle.finished()), True
