@@ -18,6 +18,7 @@ from softmask.cli.main import main
 from softmask.hub.checkpoints import find
 from softmask.hub.export import export
 from softmask.hub.model_card import PLAIN_ELSEWHERE
+from softmask.training.result import save_model
 
 CODE = {"auto_map"}
 SOFT = {"transparency_alg": "mixinputs_with_topk", "transparency_scale": 0.3}
@@ -60,6 +61,33 @@ def test_it_is_the_original_again_also_by_way_of_our_own_layout(name, tmp_path) 
     shown = (back / "README.md").read_text()
     assert official(name).family.title in shown
     assert ("--family" in shown) == (family is not None)
+
+
+@pytest.mark.parametrize("name", EACH)
+def test_what_training_writes_comes_out_as_the_same_network(name, tmp_path) -> None:
+    family = FOLDERS[name]
+    model = softmask.load(folder_of(name), family=family, device="cpu")
+    save_model(model.model, model.model.state_dict(), model.tokenizer, tmp_path / "trained")
+    out = export(tmp_path / "out", tmp_path / "trained", layout="original")
+    assert ("num_experts" in config(out)) == bool(model.model.config.num_experts)
+    assert_same_logits(out, tmp_path / "trained", family)
+
+
+def test_heads_that_are_turned_whole_stay_so_where_the_family_turns_half(tmp_path) -> None:
+    shutil.copytree(folder_of("llada2"), tmp_path / "model")
+    change_json(tmp_path / "model" / "config.json", partial_rotary_factor=1.0)
+    ours = export(tmp_path / "ours", tmp_path / "model")
+    out = export(tmp_path / "out", ours, layout="original")
+    assert_same_logits(out, ours)
+
+
+def assert_same_logits(one: Path, other: Path, family: str | None = None) -> None:
+    ids_BL = torch.arange(9)[None] + 20
+    found, wanted = (
+        softmask.load(folder, family=name, device="cpu").model(ids_BL).logits
+        for folder, name in ((one, family), (other, None))
+    )
+    torch.testing.assert_close(found, wanted)
 
 
 @pytest.fixture

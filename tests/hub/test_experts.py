@@ -88,6 +88,8 @@ def test_what_is_not_for_experts_is_a_sentence(tmp_path, capsys) -> None:
     pytest.importorskip("bitsandbytes", reason="pip install 'softmask[quant]'")
     said = failed(capsys, "generate", "x", *told, "--quantize", "int8")
     assert "has experts, and bitsandbytes rounds single layers alone" in said
+    with pytest.raises(ValueError, match="has experts, which torch cannot compute in float64"):
+        softmask.load(ORIGINAL, device="cpu", dtype=torch.float64)
     pytest.importorskip("gguf", reason="pip install 'softmask[gguf]'")
     file = str(tmp_path / "m.gguf")
     said = failed(capsys, "export", file, "--model", str(ORIGINAL), "--gguf", "bf16")

@@ -8,13 +8,15 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny import write_dora_adapter, write_dream_folder, write_json
+from tiny import change_json, write_dora_adapter, write_dream_folder, write_json
 from transformers import AutoConfig, AutoModel
 
 import softmask
 from softmask.config import SoftMaskConfig
+from softmask.hub.export import export
 from softmask.models import DreamModel
 from softmask.models.checkpoint import first_not_finite
+from softmask.training.result import save_model
 
 PUBLISHED = {
     "transparency_alg": "mixinputs_with_topk",
@@ -243,6 +245,10 @@ def test_a_hub_id_without_network_says_what_to_do(monkeypatch) -> None:
     [
         ({"device": "toaster"}, "no device"),
         ({"dtype": "int3"}, "no dtype"),
+        ({"dtype": torch.int8}, "no dtype"),
+        ({"dtype": torch.float8_e4m3fn}, "no dtype"),
+        ({"device_map": {}}, "device_map is empty"),
+        ({"device_map": {"": "xpu:7"}}, "no device xpu:7"),
         ({"device": "cpu", "device_map": "auto"}, "either device or device_map"),
         ({"revision": "main"}, "local folder"),
     ],
@@ -251,6 +257,32 @@ def test_an_argument_that_cannot_be_met_is_one_clear_sentence(tmp_path, argument
     folder = write_dream_folder(tmp_path / "dream")
     with pytest.raises(ValueError, match=message):
         softmask.load(folder, **arguments)
+
+
+def test_a_head_that_is_not_the_table_is_the_model_s_whatever_its_config_says(tmp_path) -> None:
+    folder = write_dream_folder(tmp_path / "dream")
+    whole = softmask.load(folder, device="cpu")
+    change_json(folder / "config.json", tie_word_embeddings=True)
+    found = softmask.load(folder, device="cpu")
+    assert found.model.config.tie_word_embeddings is False
+    save_model(found.model, found.model.state_dict(), found.tokenizer, tmp_path / "saved")
+    ids_BL = torch.arange(9)[None]
+    for again in (folder, tmp_path / "saved", export(tmp_path / "out", folder)):
+        again = softmask.load(again, device="cpu").model
+        assert torch.equal(again(ids_BL).logits, whole.model(ids_BL).logits)
+
+
+def test_scaling_that_is_added_to_a_config_is_taken_as_transformers_does(tmp_path) -> None:
+    folder = write_dream_folder(tmp_path / "dream")
+    scaling = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128}
+    change_json(
+        folder / "config.json",
+        rope_parameters={"rope_theta": 5e5, "rope_type": "default"},
+        rope_scaling=scaling,
+        rope_theta=None,
+    )
+    rope = softmask.load(folder, device="cpu").model.config.rope_parameters
+    assert rope.items() >= {**scaling, "rope_theta": 5e5}.items()
 
 
 def test_soft_mask_parameters_beside_the_model_are_read(tmp_path) -> None:

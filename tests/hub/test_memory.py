@@ -18,6 +18,7 @@ import softmask
 from softmask.cli.main import main
 from softmask.hub import memory_check
 from softmask.hub.folder import weight_files
+from softmask.hub.gguf_export import export_gguf
 from softmask.hub.weight_sizes import weight_sizes
 from softmask.reporting import measure
 from softmask.reporting.machine import Memory, memory
@@ -68,8 +69,8 @@ def test_a_load_never_holds_more_than_the_result_and_a_shard(sparse, way: str) -
 
 def test_the_size_that_is_said_is_that_of_the_loaded_model(folder) -> None:
     sizes = weight_sizes(weight_files(folder))
-    for dtype in ("float32", "bfloat16"):
-        model = softmask.load(folder, device="cpu", dtype=dtype).model
+    for dtype in ("float64", "float32", "bfloat16"):
+        model = softmask.load(folder, device="cpu", dtype=getattr(torch, dtype)).model
         assert sizes.loaded(dtype) == sum(p.nbytes for p in model.parameters())
     for kind in ("int8", "int4"):
         model = softmask.load(folder, device="cpu", quantize=kind).model
@@ -92,6 +93,15 @@ def test_weights_beyond_all_memory_are_refused_before_they_are_read(
     assert "of memory in float32" in said
     assert "with a short generation" in said
     assert "are free: take a smaller model" in said  # a generation takes more than these weights
+
+
+def test_a_gguf_file_is_refused_as_its_folder_would_be(folder, tmp_path, monkeypatch) -> None:
+    pytest.importorskip("gguf", reason="pip install 'softmask[gguf]'")
+    file = export_gguf(tmp_path / "m.gguf", folder, kind="q8_0")
+    need = weight_sizes(weight_files(folder)).loaded("float32")
+    monkeypatch.setattr(memory_check, "memory", lambda: Memory(need - 1, need // 2))
+    with pytest.raises(ValueError, match="of memory in float32"):
+        softmask.load(file, device="cpu")
 
 
 def test_a_refusal_names_what_fits(monkeypatch) -> None:

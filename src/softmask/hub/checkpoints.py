@@ -27,7 +27,7 @@ from ..config import (
     soft_mask_from_published,
 )
 from ..families import gguf as facts
-from ..families.family import Family
+from ..families.family import HEAD, TABLE, Family
 from ..families.links import Link, links_of, same_names, their_shapes
 from ..families.registry import by_name, is_own_layout, named, recognise
 from ..files import expand_home
@@ -35,6 +35,7 @@ from ..models import DreamConfig, DreamModel
 from ..models.checkpoint import Source
 from ..soft_mask import check_k
 from .config_file import adapted, config_from_file
+from .cut_weights import reading
 from .download import fetch
 from .folder import (
     ADAPTER_FILE,
@@ -113,6 +114,7 @@ def find(
     tokenizer = read_tokenizer(tokenizer_folder(folder, adapter_folder), config)
     weights = weight_files(folder)
     links = _weight_links(folder, config, weights)
+    config.tie_word_embeddings = config.tie_word_embeddings and not _has_own_head(weights, links)
     soft_mask = _read_soft_mask(folder, adapter_folder, config)
     if soft_mask is not None:
         check_k(soft_mask.k, config.vocab_size)
@@ -223,6 +225,19 @@ def _weight_links(folder: Path, config: DreamConfig, weights: Sequence[Path]) ->
     wanted = their_shapes(links, shapes)
     _check_weights(folder, config, weights, wanted, own_name)
     return tuple(link for link in links if link.theirs in stored)
+
+
+def _has_own_head(weights: Sequence[Path], links: Sequence[Link]) -> bool:
+    """Whether the files have a head that is another one than their table of embeddings.
+
+    It is the model's then, whatever its config.json says of it, as in transformers 5.
+    """
+    theirs = {link.ours: link.theirs for link in links}
+    if not {f"{TABLE}.weight", f"{HEAD}.weight"} <= theirs.keys():
+        return False
+    with reading(weights) as read:
+        table, head = (read(theirs[f"{name}.weight"]) for name in (TABLE, HEAD))
+        return not torch.equal(table.to(head.dtype), head)
 
 
 def shapes_of(config: DreamConfig) -> dict[str, list[int]]:

@@ -294,7 +294,7 @@ def config_from_file(
     for key, what in FOREIGN.items():
         known = {*family.renamed, *family.usual, family.mark}
         is_known = key in (CONFIG_KEYS if own else known)
-        if values.get(key) is not None and not is_known:
+        if values.get(key) and not is_known:  # 0 experts are none
             raise ValueError(f"{path} has {key}: that model {what}, which softmask does not")
     if not own:
         values = family.settings(values, str(path)) | {FAMILY_KEY: family.name}
@@ -323,12 +323,17 @@ def config_from_file(
 
 
 def _rope(values: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    """One mapping of what transformers 4 and 5 write in three places."""
+    """One mapping of what transformers 4 and 5 write in three places.
+
+    As transformers 5 has it `rope_scaling` wins where both are given; the base stays that of the
+    other.
+    """
     places = [values.get(name) for name in ("rope_parameters", "rope_scaling")]
     for place in places:
         if place is not None and not isinstance(place, dict):
             raise ValueError(f"{path}: rope_parameters must be a mapping, not {shown(place)}")
-    found = places[0] or places[1] or {}
+    found = {**(places[1] or places[0] or {})}
+    found.setdefault("rope_theta", (places[0] or {}).get("rope_theta"))
     rope = {key: value for key, value in found.items() if value is not None}
     older = rope.pop("type", None)
     if older is not None:

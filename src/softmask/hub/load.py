@@ -38,7 +38,8 @@ from .four_bits import QLORA, finish, is_stored_in_4_bits, read_four_bits, setti
 from .gguf_file import GgufHead, read_head
 from .gguf_weights import dtype_of, load_gguf
 from .memory_check import Plan
-from .weight_sizes import weight_sizes
+from .weight_sizes import DTYPES as BYTES
+from .weight_sizes import sizes_of, weight_sizes
 
 DTYPES = ("float32", "bfloat16", "float16")
 # Positions of a short generation with its prompt, and tokens that are mixed in at each.
@@ -165,12 +166,15 @@ def load(
     elif device_map is None:
         target = choose_device(device)
     if head is not None:
+        _check_gguf(source, device_map, load_in_4bit)
+    loaded_as = _dtype_of(source, head, dtype_asked, target or torch.device("cpu"))
+    if target is not None:  # a device map spreads a model over what there is
+        _plan(source, head, loaded_as, target, "int4" if load_in_4bit else quantize).check()
+    if head is not None:
         kind = quantize if rounded else None
-        model = _read_gguf(source, head, device, dtype, device_map, load_in_4bit, kind)
+        chosen = choose_device(device)
+        model = load_gguf(source, head, choose_dtype(dtype, chosen), chosen, kind)
     else:
-        if target is not None:  # a device map spreads a model over what there is
-            bits = "int4" if load_in_4bit else quantize
-            _plan(source, _dtype_of(source, head, dtype_asked, target), target, bits).check()
         model = _read_model(source, device, dtype, device_map, load_in_4bit)
     if adapting is not None:
         if stored:
@@ -258,34 +262,38 @@ def choose_dtype(dtype: str | torch.dtype | None, device: torch.device) -> str |
     """
     if dtype is None:
         return torch.float32 if device.type == "cpu" else "auto"
-    if isinstance(dtype, torch.dtype) or dtype == "auto":
+    if dtype == "auto":
         return dtype
-    if dtype not in DTYPES:
+    if dtype in DTYPES:
+        return getattr(torch, dtype)
+    # float64, which no option is for, is what a reference is computed in.
+    if not isinstance(dtype, torch.dtype) or str(dtype).removeprefix("torch.") not in BYTES:
         raise ValueError(f"{dtype!r} is no dtype: give {', '.join(DTYPES)} or auto")
-    return getattr(torch, dtype)
+    return dtype
 
 
-def _read_gguf(
-    source: Source,
-    head: GgufHead,
-    device: str | torch.device | None,
-    dtype: str | torch.dtype | None,
-    device_map: str | dict[str, Any] | None,
-    load_in_4bit: bool,
-    quantize: str | None,
-) -> DreamModel:
+def _check_gguf(
+    source: Source, device_map: str | dict[str, Any] | None, load_in_4bit: bool
+) -> None:
     if device_map is not None or load_in_4bit:
         what = "device_map" if device_map is not None else "load_in_4bit"
         raise ValueError(f"{source.folder}: {what} is for folders of a model, not for GGUF files")
-    chosen = choose_device(device)
-    return load_gguf(source, head, choose_dtype(dtype, chosen), chosen, quantize)
 
 
-def _plan(source: Source, dtype: torch.dtype, device: torch.device, quantize: str | None) -> Plan:
+def _plan(
+    source: Source,
+    head: GgufHead | None,
+    dtype: torch.dtype,
+    device: torch.device,
+    quantize: str | None,
+) -> Plan:
     """What loading takes, and a generation of a few hundred positions after it."""
     config = source.config
-    in_4_bits = is_stored_in_4_bits(config)
-    sizes = weight_sizes(source.weights, tied=config.tie_word_embeddings, in_4_bits=in_4_bits)
+    if head is not None:
+        sizes = sizes_of((facts.own_name(name), one.shape) for name, one in head.tensors.items())
+    else:
+        in_4_bits = is_stored_in_4_bits(config)
+        sizes = weight_sizes(source.weights, tied=config.tie_word_embeddings, in_4_bits=in_4_bits)
     with torch.device("meta"):
         shapes = DreamModel(config)
         nn.Module.to(shapes, dtype)
@@ -307,9 +315,24 @@ def _dtype_of(
     elif chosen == "auto":
         chosen = source.config.dtype or stored_dtype(source.weights) or torch.float32
     found = chosen if isinstance(chosen, torch.dtype) else getattr(torch, chosen)
+    if found == torch.float64 and source.config.num_experts:
+        raise ValueError(
+            f"{source.name} has experts, which torch cannot compute in float64: give dtype float32"
+        )
     if found == torch.float64 and device.type == "mps":
         raise ValueError(f"{source.name}: mps has no float64: give dtype float32, or device cpu")
     return found
+
+
+def _check_device_map(device_map: str | dict[str, Any]) -> None:
+    """Raises ValueError for a mapping that is empty, or names a device that is not here."""
+    if isinstance(device_map, str):
+        return
+    if not device_map:
+        raise ValueError("device_map is empty: give auto, or a device for each part of the model")
+    for device in device_map.values():
+        if device != "disk":
+            choose_device(f"cuda:{device}" if isinstance(device, int) else device)
 
 
 def _read_model(
@@ -324,6 +347,7 @@ def _read_model(
             raise ValueError("give either device or device_map, not both")
         if importlib.util.find_spec("accelerate") is None:
             raise ValueError("device_map needs accelerate: pip install 'softmask[train]'")
+        _check_device_map(device_map)
     chosen = choose_device(device)
     folder, config, quantization = source.folder, source.config, None
     chosen_dtype = choose_dtype(dtype, chosen)

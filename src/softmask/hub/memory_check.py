@@ -10,7 +10,7 @@ from rich.filesize import decimal
 
 from ..reporting import measure
 from ..reporting.machine import Memory, memory
-from .weight_sizes import DTYPES, WeightSizes
+from .weight_sizes import WeightSizes
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ class Plan:
                 logger.warning("%s: leave out --dtype%s", slow, other)
 
     def _bytes(self, dtype: str, quantize: str | None) -> int:
-        return self.sizes.loaded(dtype if dtype in DTYPES else "float32", quantize)
+        return self.sizes.loaded(dtype, quantize)
 
     def _instead(self, room: int) -> str:
         """What to do: the ways that fit and take less."""

@@ -21,6 +21,13 @@ from .folder import CONFIG_FILE, read_mapping
 from .remote_code import is_own_code
 from .tokenizer_files import TOKENIZER_CONFIG
 
+# What transformers writes of experts also for a model that has none.
+OF_EXPERTS = (
+    *("num_experts", "score_function", "num_experts_per_tok", "moe_intermediate_size"),
+    *("first_k_dense_replace", "n_shared_experts", "n_group", "topk_group"),
+    "routed_scaling_factor",
+)
+
 
 def original_config(source: Source, hub_id: str | None, *, tied: bool) -> dict[str, Any]:
     """The config.json that the family's own code reads.
@@ -52,11 +59,12 @@ def _translated(values: Mapping[str, Any], source: Source, family: Family) -> di
     values = {key: value for key, value in values.items() if value is not None}
     rope = source.config.rope_parameters
     assert rope is not None  # Qwen2's configuration makes them
-    for key in ("rope_parameters", FAMILY_KEY, "auto_map"):  # the code that it names is ours
+    none = () if source.config.num_experts else OF_EXPERTS
+    for key in ("rope_parameters", FAMILY_KEY, "auto_map", *none):  # the code it names is ours
         values.pop(key, None)
-    if source.config.rotates_in_part:
+    if source.config.rotates_in_part or "partial_rotary_factor" in family.usual:
         rope = dict(rope)
-        values["partial_rotary_factor"] = rope.pop("partial_rotary_factor")
+        values["partial_rotary_factor"] = rope.pop("partial_rotary_factor", 1.0)
     values["rope_theta"] = rope["rope_theta"]  # the form of transformers 4, which 5 reads too
     if rope.get("rope_type", "default") != "default":
         values["rope_scaling"] = {k: v for k, v in rope.items() if k != "rope_theta"}

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..families.links import EXPERTS
 
 # Bytes of a weight in each dtype.
-DTYPES = {"float32": 4, "bfloat16": 2, "float16": 2}
+DTYPES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 # Bytes of a weight of a linear layer (bitsandbytes): int8 has a scale for each row beside them;
 # nf4 a scale of 8 bits for 64 weights, and one in float32 for 256 of those.
 QUANTISED = {"int8": 1.0, "int4": 0.5 + 1 / 64 + 4 / (64 * 256)}
@@ -38,7 +38,7 @@ class WeightSizes:
         """Bytes of the loaded model.
 
         Args:
-            dtype: "float32", "bfloat16" or "float16".
+            dtype: "float64", "float32", "bfloat16" or "float16".
             quantize: "int8", "int4" or None.
         """
         size = DTYPES[dtype]
@@ -73,9 +73,14 @@ def weight_sizes(
     files = tuple(weights)
     if in_4_bits:
         return WeightSizes(0, 0, 0, sum(file.stat().st_size for file in files))
+    return sizes_of(_shapes(files), tied=tied)
+
+
+def sizes_of(shapes: Iterable[tuple[str, Sequence[int]]], *, tied: bool = False) -> WeightSizes:
+    """Those of weights of these names and shapes; `tied` as for `weight_sizes`."""
     linear = rows = others = 0
     experts = False
-    for name, shape in _shapes(files):
+    for name, shape in shapes:
         if name == "lm_head.weight" and tied:
             continue  # the table once more
         experts = experts or EXPERTS in name
