@@ -184,3 +184,13 @@ def test_the_widest_table_fits_80_columns() -> None:
     console.print(table_of([row]))
     assert "\u2026" not in console.file.getvalue()
     assert console.file.getvalue().count("forwards") == 2
+
+
+def test_on_a_narrow_screen_the_table_leaves_the_counted_forwards_out() -> None:
+    names = {f"{mode}{what}": 0.25 for mode in ("plain", "soft") for what in ("", "_error")}
+    forwards = {"plain_forwards": 35.0, "soft_forwards": 36.0}
+    row = {"puzzles": "countdown_3", "n": 16, "steps": "12 forwards"} | names | forwards
+    console = Console(width=60, file=io.StringIO())
+    console.print(table_of([row], console.width))
+    assert "\u2026" not in console.file.getvalue()
+    assert "25.0 (25.0)" in console.file.getvalue()

@@ -85,7 +85,9 @@ def _json_rows(path: Path, *, lines: bool) -> Iterator[tuple[int, Any]]:
 
 def _parsed(text: bytes, where: str, hint: str = "") -> Any:
     try:
-        return json.loads(text)
+        return json.loads(text.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{where} is not UTF-8 (byte {error.start}): convert it first") from error
     except (ValueError, RecursionError) as error:  # also endless numbers, and lists in lists
         raise ValueError(f"{where} is no JSON ({error}): correct it{hint}") from error
 

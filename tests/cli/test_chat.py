@@ -84,6 +84,7 @@ def answer(one: Session, text: str) -> str:
 def test_in_a_pipe_a_line_is_a_turn_and_nothing_but_answers_is_printed(piped) -> None:
     first = piped("hi\n", "--seed", "3")
     assert piped("hi\n\n/clear\nhi\n/exit\nnever asked\n", "--seed", "3") == first * 2
+    assert piped("\ufeff/clear\nhi\n", "--seed", "3") == first  # a file of some editors
     assert piped("hi\nhi\n", "--seed", "3") != first * 2  # the second knows of the first
 
 

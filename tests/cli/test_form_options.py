@@ -14,8 +14,9 @@ SCHEMA = {"type": "object", "properties": {"n": {"type": "integer"}}, "required"
 
 @pytest.fixture
 def written(tmp_path):
-    (tmp_path / "schema.json").write_text(json.dumps(SCHEMA))
-    (tmp_path / "g.gbnf").write_text('root ::= "<" [a-c]+ ">"')
+    # As some editors begin a file.
+    (tmp_path / "schema.json").write_text(json.dumps(SCHEMA), encoding="utf-8-sig")
+    (tmp_path / "g.gbnf").write_text('root ::= "<" [a-c]+ ">"', encoding="utf-8-sig")
     return tmp_path
 
 

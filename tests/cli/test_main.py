@@ -102,6 +102,9 @@ def test_a_file_and_standard_input_are_read_alike(tmp_path, capsys, monkeypatch)
         ("Hello\n\n", [], "Hello\n"),
         ("Sudoku\n01\n", [], "Sudoku\n01\n"),
         ("a [[2]]\n", ["--infill"], "a [[2]]\n"),
+        ("a [[2]]", ["--infill"], "a [[2]]"),
+        ("Sudoku\r\n[[1]]1\r\n", ["--infill"], "Sudoku\n[[1]]1\n"),
+        ("Sudoku\n[[1]]1", ["--infill"], "Sudoku\n[[1]]1\n"),  # as `$(cat FILE)` leaves it
     ):
         path.write_bytes(text.encode())
         words = ["generate", "--model", str(folder), "--max-new-tokens", "2", "--json", *infill]
@@ -204,6 +207,13 @@ def test_holes_are_filled_with_escapes_understood(folder, capsys) -> None:
         (["x", "--json", "--stream"], "contradict"),
         (["x", "--file", "y"], "one prompt"),
         (["--file", "/no/such/file"], "no file"),
+        (["x", "--html=~nobody-of-this-name/x"], "no such user"),
+        (
+            ["x", "--rules", "./good.py"],
+            "is no module: name it as in an import, without folder and .py, as in --rules good",
+        ),
+        (["x", "--rules", ""], "is no module"),
+        (["x", "--alg", ":"], "write MODULE:NAME"),
         (["--file", "/"], "/ is a folder: give a file"),
         (["Hi", "there", "you"], 'put the prompt in quotes, as in "One day, Tom": it goes on with'),
         ([""], "prompt is empty"),
@@ -226,6 +236,24 @@ def test_feedback_by_its_name_is_for_any_checkpoint_and_options_change_it(folder
     preset, changed = found
     assert preset == dataclasses.asdict(FEEDBACK_PRESETS["spherical"])
     assert changed == preset | {"scale": 0.5, "k": 3}
+
+
+def test_a_home_folder_is_one_also_where_no_shell_makes_it(folder, tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    words = ["x", "--model", folder, "--max-new-tokens", "2", "--trace=~/t.json", "--quiet"]
+    assert main(["generate", *words]) == 0
+    assert (tmp_path / "t.json").is_file()
+
+
+def test_rules_that_are_no_python_are_one_line(folder, tmp_path, capsys, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "broken_rules.py").write_text("def rule(:\n")
+    said = failed(capsys, "generate", "x", "--model", folder, "--rules", "broken_rules")
+    assert "broken_rules.py:1 is no Python (" in said
+
+
+def test_a_path_that_is_not_there_is_no_name_on_the_hub(capsys) -> None:
+    assert "there is no folder ./nothere" in failed(capsys, "generate", "x", "--model", "./nothere")
 
 
 def test_invalid_utf8_on_standard_input_is_one_line(folder) -> None:
@@ -351,6 +379,8 @@ def test_a_misspelt_option_names_the_nearest_and_no_option_is_cut_short(capsys) 
         ("genrate x", "there is no command genrate: did you mean generate?"),
         ("eval sute", "there is no command eval sute: did you mean eval suite?"),
         ("frobnicate", "there is no command frobnicate: `softmask --help` lists them"),
+        ("--quiet generate x", "options stand behind the command: softmask generate --quiet"),
+        ("--quiet", "required: COMMAND"),
     ],
 )
 def test_a_misspelt_command_names_the_nearest(capsys, words, message) -> None:

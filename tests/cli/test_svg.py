@@ -123,6 +123,7 @@ def test_ghosts_of_a_story_keep_the_space_before_a_word() -> None:
 def test_what_a_text_says_is_no_markup(tmp_path, capsys) -> None:
     target = tmp_path / "p.svg"
     arguments = ["--max-new-tokens", "4", "--steps", "2", "--svg", str(target)]
-    assert main(["generate", "<script> & </svg>", *arguments]) == 0
+    assert main(["generate", "<script> & </svg>\x1b[31m\x07", *arguments]) == 0
     texts = ElementTree.parse(target).getroot().findall(f"{SVG}text")
-    assert "".join(t.text for t in texts if t.get("class") == "given").startswith("<script>&</svg>")
+    given = "".join(t.text for t in texts if t.get("class") == "given")
+    assert given.startswith("<script>&</svg>\ufffd[31m\ufffd")

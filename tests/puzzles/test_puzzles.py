@@ -249,7 +249,7 @@ def test_impossible_sizes_and_unknown_kinds_are_refused() -> None:
     ("line", "message"),
     [
         (b"{", "is no JSON"),
-        (b"\xff\xfe\xff", "is no JSON"),
+        (b"\xff\xfe\xff", "is not UTF-8"),
         (b"[" * 100_000, "is no JSON"),
         (b'["15,44,79,50"]', "exactly the texts"),
         (b'{"input": "15,44,79,50"}', "exactly the texts"),

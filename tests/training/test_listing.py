@@ -56,6 +56,17 @@ def test_a_stopped_run_is_listed_with_the_command_that_finishes_it(
     assert json.loads((folder / "done.json").read_text())["steps"] == 8
 
 
+def test_a_link_to_what_may_not_be_looked_into_hides_nothing_else(tmp_path, capsys) -> None:
+    place = Path("/proc/1/cwd")
+    try:
+        place.is_dir()
+    except PermissionError:
+        (tmp_path / "link").symlink_to(place)
+        assert listed(capsys, str(tmp_path)).keys() == {"default"}
+    else:
+        pytest.skip("this user may look into everything")
+
+
 def test_a_run_that_is_not_whole_is_said_to_be(tmp_path, capsys) -> None:
     for name, recipe, done in (
         ("cut", '{"train', None),

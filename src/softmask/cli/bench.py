@@ -15,14 +15,13 @@ from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
 from typing import Any
 
 from ..bench.choices import BLOCK_STEPS, MODES
 from ..reporting.clocks import CLOCKS
 from ..reporting.progress import progress
 from ..sampling import CACHES
-from .options import add_hidden, choices_of, counts, new_parser, words
+from .options import add_hidden, choices_of, counts, new_parser, path_of, words
 
 LAYERS = 8  # of a random model of --hidden
 
@@ -102,7 +101,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--refresh-every", type=int, help="its refresh, in steps (default: none)")
     parser.add_argument("--refresh-window", type=int, help="tokens around the block (default: all)")
-    parser.add_argument("--out", type=Path, help="write result.json and table.txt to this folder")
+    parser.add_argument("--out", type=path_of, help="write result.json, table.txt to this folder")
     parser.add_argument("--json", action="store_true", help="the last line is JSON, for scripts")
     parser.add_argument("--only", help=argparse.SUPPRESS)
     return parser

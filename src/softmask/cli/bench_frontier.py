@@ -10,13 +10,12 @@ import argparse
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..bench.frontier_cells import Cell, all_cells, choose_cells
 from ..reporting.plots import need_matplotlib
 from ..reporting.progress import progress
-from .options import add_feedback_option, new_parser, with_feedback
+from .options import add_feedback_option, new_parser, path_of, with_feedback
 from .rule_options import add_rules_option, rule_name
 
 if TYPE_CHECKING:
@@ -30,7 +29,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser = new_parser("bench frontier", __doc__)
     parser.add_argument("--model", help="folder or Hub id; default: the bundled model")
     parser.add_argument("--puzzles", type=int, default=100, help="of each kind (default 100)")
-    parser.add_argument("--files", type=Path, help="take them from Dream's files in this folder")
+    parser.add_argument("--files", type=path_of, help="take them from Dream's files in this folder")
     names = ", ".join(cell.name for cell in all_cells())
     parser.add_argument(
         "--only",
@@ -45,7 +44,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--dtype", help="float32, bfloat16 (default: by device)")
     parser.add_argument("--threads", type=int, help="CPU threads (default: all)")
     parser.add_argument(
-        "--out", type=Path, help="write result.json, table.txt and a plot to this folder"
+        "--out", type=path_of, help="write result.json, table.txt and a plot to this folder"
     )
     parser.add_argument("--json", action="store_true", help="the last line is JSON, for scripts")
     return parser

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..bench.choices import BLOCK, BLOCK_STEPS, MODES
@@ -17,7 +16,7 @@ from ..reporting.clocks import CLOCKS
 from ..reporting.plots import need_matplotlib
 from ..reporting.progress import progress
 from ..sampling import CACHES
-from .options import choices_of, counts, new_parser
+from .options import choices_of, counts, new_parser, path_of
 
 if TYPE_CHECKING:
     from ..bench.cells import Cell, Plan
@@ -46,7 +45,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--device", help="cpu, cuda, mps (default: the best)")
     parser.add_argument("--dtype", help="float32, bfloat16 (default: by device)")
     parser.add_argument("--threads", type=int, help="CPU threads (default: all)")
-    parser.add_argument("--out", type=Path, help="write result.json, table.txt and a plot here")
+    parser.add_argument("--out", type=path_of, help="write result.json, table.txt and a plot here")
     parser.add_argument("--json", action="store_true", help="the last line is JSON, for scripts")
     parser.add_argument("--only", help=argparse.SUPPRESS)
     return parser

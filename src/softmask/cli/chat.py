@@ -62,7 +62,8 @@ def run(args: argparse.Namespace, _argv: list[str]) -> int:
         )
     chat = _Chat(Session(checkpoint, args, make_parser()), args)
     if not chat.is_terminal:
-        for line in sys.stdin:
+        for number, line in enumerate(sys.stdin):
+            line = line.removeprefix("\ufeff") if number == 0 else line  # as editors begin a file
             if line.strip() and not chat.take(line.strip()):
                 break
         return 0

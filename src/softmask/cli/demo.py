@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
 
 from rich.console import Console
 
 from ..config import require
 from ..reporting.progress import progress
-from .options import add_feedback_option, new_parser, with_feedback
+from .options import add_feedback_option, new_parser, path_of, with_feedback
 
 PUZZLES = 16  # of each kind, in the table: what two slow cores solve in half a minute
 
@@ -25,12 +24,12 @@ def make_parser() -> argparse.ArgumentParser:
     parser = new_parser("demo", __doc__)
     parser.add_argument("--model", help="another folder or Hub id than the bundled model")
     parser.add_argument(
-        "--svg", type=Path, help="write the Sudoku as one animated picture, and do nothing else"
+        "--svg", type=path_of, help="write the Sudoku as one animated picture, and do nothing else"
     )
     parser.add_argument("--puzzles", type=int, help=f"fresh puzzles a row of the table ({PUZZLES})")
     parser.add_argument("--kinds", help="sudoku_9x9,countdown_3,...: count these alone")
     parser.add_argument("--givens", type=int, help="of the 9x9 Sudokus, 28 to 80 (28: hard)")
-    parser.add_argument("--files", type=Path, help="score Dream's evaluation files in this folder")
+    parser.add_argument("--files", type=path_of, help="score Dream's evaluation files there")
     parser.add_argument("--limit", type=int, help="with --files: at most this many of each file")
     add_feedback_option(parser)
     parser.add_argument("--json", action="store_true", help="the last line is JSON")
@@ -64,7 +63,7 @@ def run(args: argparse.Namespace, _argv: list[str]) -> int:
         demo_show.show(checkpoint, console)
         cells = demo_show.few_cells(count, args.givens)
     rows = demo_show.scores(checkpoint, cells)
-    console.print(demo_show.table_of(rows))
+    console.print(demo_show.table_of(rows, console.width))
     if args.json:
         print(json.dumps({"model": checkpoint.name, "alg": ALG, "rows": rows}))
     elif args.files is None and args.kinds is None:

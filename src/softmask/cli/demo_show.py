@@ -41,6 +41,7 @@ NAMES = ("soft-masked", "plain")
 FRACTIONS = {"full": 1, "half": 2, "quarter": 4}
 # Few forwards are where the two differ most: kinds of puzzles, and forwards for all of their masks.
 FEW = (("sudoku_9x9", 8), ("countdown_3", 12))
+WIDE = 78  # columns of a screen that all columns of the table fit
 STORY_SEED = 14  # one of many
 # Seconds for which a terminal shows a step, at least: else it is over before it can be seen.
 PAUSE, STORY_PAUSE = 0.6, 0.03
@@ -110,17 +111,21 @@ def scores(checkpoint: Checkpoint, cells: Sequence[Cell]) -> list[dict[str, Any]
     return rows
 
 
-def table_of(rows: Sequence[dict[str, Any]]) -> Table:
-    """The rows of `scores` for people: per cent with standard errors."""
+def table_of(rows: Sequence[dict[str, Any]], width: int = WIDE) -> Table:
+    """The rows of `scores` for people: per cent with standard errors.
+
+    On a screen of fewer columns than WIDE without the forwards that were counted.
+    """
     table = light_table("puzzles solved, % (standard error)")
-    for column in ("puzzles", "n", "steps", "plain", "forwards", "soft-masked", "forwards"):
+    counted = ("forwards",) if width >= WIDE else ()
+    for column in ("puzzles", "n", "steps", "plain", *counted, "soft-masked", *counted):
         left = column in ("puzzles", "steps")
         table.add_column(column, justify="left" if left else "right", no_wrap=True)
     for row, after in itertools.zip_longest(rows, rows[1:]):
         cells = [row["puzzles"], str(row["n"]), row["steps"]]
         for mode in ("plain", "soft"):
             cells.append(f"{100 * row[mode]:.1f} ({100 * row[mode + '_error']:.1f})")
-            cells.append(f"{row[mode + '_forwards']:.1f}")
+            cells += [f"{row[mode + '_forwards']:.1f}" for _ in counted]
         is_last = after is not None and after["puzzles"] != row["puzzles"]
         table.add_row(*cells, end_section=is_last)
     return table

@@ -24,7 +24,7 @@ from ..reporting.plots import need_matplotlib
 from ..reporting.progress import progress
 from .eval_options import add_eval_model, add_record_options
 from .eval_texts import digest_of, measure_and_record, read_texts
-from .options import add_settings, given, new_parser, set_threads
+from .options import add_settings, given, new_parser, path_of, set_threads
 
 PUZZLES = ("sudoku_9x9",)
 COUNT, GIVENS = 100, 30
@@ -42,7 +42,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--puzzles", choices=PUZZLES, help="on Sudokus made anew")
     parser.add_argument("--givens", type=int, help=f"given digits of each (default: {GIVENS})")
     parser.add_argument("--count", type=int, help=f"how many of them (default: {COUNT})")
-    parser.add_argument("--texts", type=Path, help="on a text, or jsonl with `text`")
+    parser.add_argument("--texts", type=path_of, help="on a text, or jsonl with `text`")
     parser.add_argument("--limit", type=int, help="only the first so many windows of the texts")
     add_settings(parser, CalibrationConfig, "--", {})
     add_record_options(parser)

@@ -11,18 +11,17 @@ import argparse
 import dataclasses
 import json
 import sys
-from pathlib import Path
 
 from ..reporting.words import tell
-from .options import new_parser
+from .options import new_parser, path_of
 
 
 def make_parser() -> argparse.ArgumentParser:
     """The command's options."""
     parser = new_parser("eval compare", __doc__)
-    parser.add_argument("a", type=Path, metavar="A")
-    parser.add_argument("b", type=Path, metavar="B")
-    parser.add_argument("--plot", type=Path, help="the PNG to draw")
+    parser.add_argument("a", type=path_of, metavar="A")
+    parser.add_argument("b", type=path_of, metavar="B")
+    parser.add_argument("--plot", type=path_of, help="the PNG to draw")
     parser.add_argument("--json", action="store_true", help="the last line is JSON")
     return parser
 

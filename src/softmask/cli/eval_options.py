@@ -15,7 +15,7 @@ from ..evaluation.config import OWN_NAMES, EvalConfig, ModelArgs, field_names, m
 from ..evaluation.templates import JINJA, SHIPPED, YAML, Template, read_templates
 from ..reporting.progress import progress
 from ..training.config import RECIPE
-from .options import add_model_options, add_settings, given
+from .options import add_model_options, add_settings, given, path_of
 
 # Fields of ModelArgs that have options of their own here.
 PLACED = (
@@ -79,7 +79,7 @@ def read_template_option(args: argparse.Namespace) -> list[Template]:
 
 def add_record_options(parser: argparse.ArgumentParser) -> None:
     """Where the record goes."""
-    parser.add_argument("--out", type=Path, help="folder of the record (default: in evals/)")
+    parser.add_argument("--out", type=path_of, help="folder of the record (default: in evals/)")
     parser.add_argument("--overwrite", action="store_true", help="delete an earlier record there")
 
 

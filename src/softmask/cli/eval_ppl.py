@@ -17,13 +17,13 @@ from ..evaluation.config import ModelArgs, read_batch_size
 from ..evaluation.measure_config import HeldOutConfig
 from .eval_options import add_eval_model, add_record_options
 from .eval_texts import digest_of, measure_and_record, read_texts
-from .options import add_settings, given, new_parser, set_threads
+from .options import add_settings, given, new_parser, path_of, set_threads
 
 
 def make_parser() -> argparse.ArgumentParser:
     """The command's options."""
     parser = new_parser("eval ppl", __doc__)
-    parser.add_argument("--data", type=Path, required=True, help="a text, or jsonl with `text`")
+    parser.add_argument("--data", type=path_of, required=True, help="a text, or jsonl with `text`")
     parser.add_argument("--limit", type=int, help="only the first so many windows")
     add_settings(parser, HeldOutConfig, "--", {})
     add_record_options(parser)

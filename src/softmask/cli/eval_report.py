@@ -18,16 +18,16 @@ from ..evaluation.config import ModelArgs
 from ..files import write_atomically
 from ..reporting.plots import need_matplotlib
 from .eval_options import load_lm, need_lm_eval
-from .options import new_parser, set_threads
+from .options import new_parser, path_of, set_threads
 
 
 def make_parser() -> argparse.ArgumentParser:
     """The command's options."""
     parser = new_parser("eval report", __doc__)
-    parser.add_argument("folders", type=Path, nargs="+", metavar="DIR")
+    parser.add_argument("folders", type=path_of, nargs="+", metavar="DIR")
     parser.add_argument(
         "--out",
-        type=Path,
+        type=path_of,
         default=Path("report.html"),
         help="the page; .md and .tex go beside it (default: report.html)",
     )

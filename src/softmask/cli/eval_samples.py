@@ -15,7 +15,7 @@ from ..evaluation.config import ModelArgs
 from ..reporting.progress import progress
 from .eval_options import add_eval_model, add_record_options, need_lm_eval, read_model_args
 from .eval_texts import digest_of, measure_and_record, read_texts
-from .options import new_parser, set_threads
+from .options import new_parser, path_of, set_threads
 
 COUNT = 64
 
@@ -23,11 +23,11 @@ COUNT = 64
 def make_parser() -> argparse.ArgumentParser:
     """The command's options."""
     parser = new_parser("eval samples", __doc__)
-    parser.add_argument("--texts", type=Path, help="judge these: jsonl with `text`")
+    parser.add_argument("--texts", type=path_of, help="judge these: jsonl with `text`")
     parser.add_argument("--count", type=int, help=f"else: texts to write ({COUNT})")
     parser.add_argument("--prompt", help="what every text goes on from, and is judged without")
     parser.add_argument("--scorer", help="folder or Hub id of a causal model that scores")
-    parser.add_argument("--references", type=Path, help="real texts, for MAUVE (needs --scorer)")
+    parser.add_argument("--references", type=path_of, help="real texts, for MAUVE (needs --scorer)")
     add_record_options(parser)
     add_eval_model(parser)
     return parser

@@ -9,16 +9,15 @@ With --gguf bf16, q8_0, f16 or f32 it is one file that llama.cpp loads.
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from ..reporting.progress import progress
-from .options import add_family_option, add_layout_option, new_parser
+from .options import add_family_option, add_layout_option, new_parser, path_of
 
 
 def make_parser() -> argparse.ArgumentParser:
     """The command's options."""
     parser = new_parser("export", __doc__)
-    parser.add_argument("target", type=Path, metavar="PATH", help="the folder or file to write")
+    parser.add_argument("target", type=path_of, metavar="PATH", help="the folder or file to write")
     parser.add_argument(
         "--model",
         help="folder, GGUF file or Hub id of a model (default: the adapter's, or the bundled)",

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 from ..constraints.constraint import Constraint
+from .options import path_of
 
 OPTIONS = ("regex", "json_schema", "json_object", "choice", "grammar")
 
@@ -16,14 +17,17 @@ def add_form_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("the form of the answer, which it keeps to")
     group.add_argument("--regex", metavar="PATTERN", help="all of it matches this, as by re")
     group.add_argument(
-        "--json-schema", type=Path, metavar="FILE", help="it is JSON that validates against FILE"
+        "--json-schema", type=path_of, metavar="FILE", help="it is JSON that validates against FILE"
     )
     group.add_argument("--json-object", action="store_true", help="it is a JSON object")
     group.add_argument(
         "--choice", action="append", metavar="TEXT", help="it is this text, or another --choice"
     )
     group.add_argument(
-        "--grammar", type=Path, metavar="FILE", help="it is a text of this grammar (GBNF or Lark)"
+        "--grammar",
+        type=path_of,
+        metavar="FILE",
+        help="it is of this grammar (GBNF or Lark)",
     )
 
 
@@ -52,6 +56,6 @@ def _read(path: Path) -> str:
     if not path.is_file():
         raise ValueError(f"there is no file {path}")
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 (byte {error.start}): convert it first") from error

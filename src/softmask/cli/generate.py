@@ -13,7 +13,6 @@ import json
 import re
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from ..config import SamplingConfig, SoftMaskConfig
@@ -27,6 +26,7 @@ from .options import (
     given,
     load_model,
     new_parser,
+    path_of,
     soft_mask_of,
 )
 from .recording import add_recording_options, is_recording, record_run, write_recordings
@@ -40,7 +40,7 @@ def make_parser() -> argparse.ArgumentParser:
     """The command's options."""
     parser = new_parser("generate", __doc__)
     parser.add_argument("prompt", nargs="?", help="the prompt; - reads standard input")
-    parser.add_argument("--file", type=Path, help="read the prompt from this file")
+    parser.add_argument("--file", type=path_of, help="read the prompt from this file")
     parser.add_argument(
         "--infill",
         nargs="?",
@@ -76,7 +76,9 @@ def run(args: argparse.Namespace, _argv: list[str]) -> int:
     recording, span = is_recording(args), check_replace(args)
     prompt, constraint = _prompt(args), constraint_of(args)
     checkpoint = load_model(args)
-    if args.infill is None and args.prompt in (None, "-"):
+    if args.infill is not None:
+        prompt = _with_line_end(prompt, checkpoint)
+    elif args.prompt in (None, "-"):
         prompt = _without_line_end(prompt, checkpoint)
     if span is not None:
         return run_replace(args, checkpoint, prompt, span, constraint)
@@ -236,11 +238,22 @@ def _without_line_end(prompt: str, checkpoint: Any) -> str:
     """
     if any(prompt.startswith(kind.prompt_starts_with) for kind in checkpoint.prompt_kinds):
         return prompt
-    return prompt.removesuffix("\n").removesuffix("\r")
+    return prompt.removesuffix("\n")
+
+
+def _with_line_end(text: str, checkpoint: Any) -> str:
+    """A text of lines, which a kind of prompts begins as, with the last line end that it lost.
+
+    Editors and `$(cat FILE)` leave it off, and a model answers what it was trained on.
+    """
+    begins = (start for kind in checkpoint.prompt_kinds for start in kind.prompt_starts_with)
+    is_of_lines = text.startswith(tuple(start for start in begins if start.endswith("\n")))
+    return f"{text}\n" if is_of_lines and not text.endswith("\n") else text
 
 
 def _decode(raw: bytes, where: str) -> str:
+    """Text with the line ends that models know."""
     try:
-        return raw.decode("utf-8-sig")
+        return raw.decode("utf-8-sig").replace("\r\n", "\n")
     except UnicodeDecodeError as error:
         raise ValueError(f"{where} is not UTF-8 (byte {error.start}): convert it first") from error

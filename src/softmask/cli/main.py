@@ -148,6 +148,9 @@ def _check_names(argv: Sequence[str]) -> None:
         ValueError: the first word is no command, or the second no command of it but nearly.
     """
     name, below = (*argv, "", "")[:2]
+    command = next((word for word in argv if word in COMMANDS), None)
+    if name.startswith("-") and name not in ("-h", "--help", "--version") and command:
+        raise ValueError(f"options stand behind the command: softmask {command} {name} ...")
     if name and not name.startswith("-") and name not in COMMANDS:
         near = difflib.get_close_matches(name, COMMANDS, n=1)
         hint = f"did you mean {near[0]}?" if near else "`softmask --help` lists them"

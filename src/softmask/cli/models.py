@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .options import new_parser
+from .options import new_parser, path_of
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -36,7 +36,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "folders",
         nargs="*",
-        type=Path,
+        type=path_of,
         metavar="FOLDER",
         help="look in these and two levels below them (default: the current folder)",
     )

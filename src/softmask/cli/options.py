@@ -13,6 +13,7 @@ import sys
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from ..config import (
@@ -24,6 +25,7 @@ from ..config import (
     SoftMaskConfig,
     require_choice,
 )
+from ..files import expand_home
 from ..reporting.progress import progress
 from ..reporting.words import tell
 from .rule_options import RULE_FIELDS, add_rules_option, name_rules, rule_name, rule_options
@@ -53,6 +55,8 @@ FIRST = {
     "bench": "--model --shape --batch --prompt-tokens --max-new-tokens --steps --block-length "
     "--cache --device --dtype --out --json",
 }
+
+OF_CHECKPOINT = "a checkpoint may bring other defaults, as the bundled does"
 
 
 def new_parser(command: str, doc: str | None) -> Parser:
@@ -119,7 +123,8 @@ class Parser(argparse.ArgumentParser):
         formatter = self.formatter_class(prog=f"{self.prog} [options]")
         formatter.add_usage(None, self._get_positional_actions(), [])
         formatter.add_text(self.description)
-        formatter.start_section("most used")
+        decodes = "--temperature" in self._first
+        formatter.start_section(f"most used ({OF_CHECKPOINT})" if decodes else "most used")
         by_name = {name: a for a in self._actions for name in (a.dest, *a.option_strings)}
         formatter.add_arguments([by_name[name] for name in self._first if name in by_name])
         formatter.end_section()
@@ -156,6 +161,18 @@ class _Help(argparse.Action):
         whole = "--help-all" in self.option_strings
         print(parser.format_help() if whole else parser.format_short_help(), end="")
         parser.exit()
+
+
+def path_of(text: str) -> Path:
+    """A path; no shell expands the `~` of `--out=~/runs`.
+
+    Raises:
+        argparse.ArgumentTypeError: there is no such user whose folder this would be.
+    """
+    try:
+        return expand_home(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def add_family_option(group: Any) -> None:
@@ -337,9 +354,7 @@ def add_decoding_options(
         max_new_tokens: the default; None: what suits the prompt.
         defaults: what the help says of a setting's default, where the command has its own.
     """
-    group = parser.add_argument_group(
-        "decoding (a checkpoint may bring other defaults, also for some kinds of prompts)"
-    )
+    group = parser.add_argument_group(f"decoding ({OF_CHECKPOINT}, also for some kinds of prompts)")
     usual = "what suits the prompt by the checkpoint's file, else 128"
     group.add_argument(
         "--max-new-tokens",

@@ -7,17 +7,16 @@ Uploads the folder of an adapter or of an exported model to the Hub, without tra
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from ..reporting.progress import progress
-from .options import add_family_option, add_layout_option, new_parser
+from .options import add_family_option, add_layout_option, new_parser, path_of
 
 
 def make_parser() -> argparse.ArgumentParser:
     """The command's options."""
     parser = new_parser("push", __doc__)
     parser.add_argument("repo", metavar="REPO", help="where to: OWNER/NAME")
-    parser.add_argument("folder", nargs="?", type=Path, metavar="FOLDER", help="what to upload")
+    parser.add_argument("folder", nargs="?", type=path_of, metavar="FOLDER", help="what to upload")
     parser.add_argument("--model", help="export this folder or Hub id, and upload that")
     parser.add_argument("--adapter", help="with this adapter merged in")
     add_family_option(parser)

@@ -9,15 +9,16 @@ from typing import Any
 
 from ..config import require
 from ..files import write_atomically
+from .options import path_of
 
 
 def add_recording_options(parser: argparse.ArgumentParser) -> None:
     """What `generate` can keep of a run."""
     group = parser.add_argument_group("recording")
-    group.add_argument("--html", type=Path, help="write every step as a page that opens anywhere")
-    group.add_argument("--svg", type=Path, help="write every step as one animated picture")
+    group.add_argument("--html", type=path_of, help="every step as a page that opens anywhere")
+    group.add_argument("--svg", type=path_of, help="every step as one animated picture")
     group.add_argument(
-        "--trace", type=Path, help="write every step as JSON (docs/reference/trace.md)"
+        "--trace", type=path_of, help="write every step as JSON (docs/reference/trace.md)"
     )
     group.add_argument(
         "--against-plain",

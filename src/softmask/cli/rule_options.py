@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import json
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from ..rules import Kind, added, import_rule
@@ -37,10 +40,14 @@ def import_modules(text: str) -> str:
     """
     _look_here()
     for name in text.split(","):
-        try:
+        if not all(part.isidentifier() for part in name.split(".")) or name.endswith(".py"):
+            own = Path(name).stem
+            hint = f", as in --rules {own}" if own.isidentifier() else ""
+            raise argparse.ArgumentTypeError(
+                f"{name!r} is no module: name it as in an import, without folder and .py{hint}"
+            )
+        with _explained():
             importlib.import_module(name)
-        except ModuleNotFoundError as error:
-            raise argparse.ArgumentTypeError(f"there is no module {error.name}") from error
     return text
 
 
@@ -53,8 +60,24 @@ def rule_name(text: str) -> str:
     if ":" not in text:
         return text
     _look_here()
-    try:
+    module, _, name = text.partition(":")
+    if not module or not name:
+        raise argparse.ArgumentTypeError(f"write MODULE:NAME and not {text!r}")
+    with _explained():
         return import_rule(text).name
+
+
+@contextlib.contextmanager
+def _explained() -> Iterator[None]:
+    """Within: a module that is not there, or no Python, is one sentence."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise argparse.ArgumentTypeError(f"there is no module {error.name}") from error
+    except SyntaxError as error:
+        raise argparse.ArgumentTypeError(
+            f"{error.filename}:{error.lineno} is no Python ({error.msg}): correct it"
+        ) from error
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
 

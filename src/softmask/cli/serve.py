@@ -112,7 +112,7 @@ def _template(path: str) -> str:
     from ..decoding.chat_template import check_template
 
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = Path(path).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         why = getattr(error, "strerror", None) or "it is no UTF-8"
         raise ValueError(f"--chat-template {path} cannot be read: {why}") from error

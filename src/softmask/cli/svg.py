@@ -8,11 +8,12 @@ Several runs of a trace stand side by side. A Sudoku is drawn as a grid (`svg_gr
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from textwrap import wrap
 from typing import Any
-from xml.sax.saxutils import escape
+from xml.sax import saxutils
 
 from ..puzzles.grid import Grid
 from ..reporting.words import count
@@ -24,6 +25,9 @@ SMALL = 7.8  # width of a character of a caption
 MARGIN, GAP, COLUMNS = 20, 48, 56  # around everything, between runs, characters of a line
 FAINT = 0.16  # opacity of a ghost without feedback
 HOLD = 3  # steps for which the last one stays
+
+# XML 1.0 has no way to write these.
+UNWRITABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
 
 STYLE = """
 text { font: 16px ui-monospace, Menlo, Consolas, monospace; white-space: pre; fill: #1b1f24 }
@@ -254,6 +258,11 @@ def _animation(begin: int, end: int | None, opacity: float, total: float, second
         return ""
     shares = ";".join(f"{time:.4f}" for time in times)
     return svg_grid.opacities(";".join(values), shares, total)
+
+
+def escape(text: str) -> str:
+    """A text as XML writes it; what it has no way to write becomes U+FFFD."""
+    return saxutils.escape(UNWRITABLE.sub("\ufffd", text))
 
 
 def _shown(text: str) -> str:

@@ -25,7 +25,7 @@ from ..reporting.progress import progress
 from ..reporting.words import tell
 from ..settings import changed
 from ..training.config import TRAINED_ON
-from .options import add_family_option, new_parser, set_threads
+from .options import add_family_option, new_parser, path_of, set_threads
 from .rule_options import add_rules_option
 
 
@@ -42,7 +42,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--published",
         nargs=2,
-        type=Path,
+        type=path_of,
         metavar=("BASE", "DATASET"),
         help="instead: a base and a dataset config in the published JSON layout",
     )
@@ -61,7 +61,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--twins", action="store_true", help="each also without soft-masking")
     parser.add_argument(
         "--out",
-        type=Path,
+        type=path_of,
         help="folder of the run (default: runs/NAME-seedSEED); with --seeds, --twins: of all",
     )
     parser.add_argument("--overwrite", action="store_true", help="delete an earlier run there")

@@ -7,19 +7,18 @@ from __future__ import annotations
 
 import argparse
 import webbrowser
-from pathlib import Path
 
 from ..config import read_json, require
 from ..files import write_atomically
-from .options import new_parser
+from .options import new_parser, path_of
 from .recording import page_of
 
 
 def make_parser() -> argparse.ArgumentParser:
     """The command's options."""
     parser = new_parser("view", __doc__)
-    parser.add_argument("file", type=Path, metavar="FILE", help="trace.json")
-    parser.add_argument("--out", type=Path, help="the page (default: beside the file, as .html)")
+    parser.add_argument("file", type=path_of, metavar="FILE", help="trace.json")
+    parser.add_argument("--out", type=path_of, help="the page (default: beside the file, as .html)")
     parser.add_argument("--no-open", action="store_true", help="write it, and open no browser")
     return parser
 

@@ -23,7 +23,7 @@ NETWORK_FILE = "network_config.json"
 WEIGHT_INDEX = "model.safetensors.index.json"
 # In the folder of a run: checkpoints, by update; one without that file is incomplete.
 CHECKPOINT, COMPLETE = r"checkpoint-(\d+)", "complete.json"
-HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")  # ./name is a folder
 # What a checkpoint consists of; original PyTorch files and remote code stay where they are.
 HUB_FILES = ["*.json", "*.safetensors", "merges.txt", "*.jinja", "LICENSE*"]
 

@@ -28,12 +28,15 @@ def below(root: Path, levels: int = 2) -> Iterator[Entry]:
         yield entry
     elif levels > 0:
         for folder in sorted(root.iterdir()):
-            file = None if folder.name.startswith(".") else gguf_path(folder)
+            # What may not be looked into, as the target of a link, is nothing.
+            readable = os.access(folder, os.R_OK | os.X_OK * os.path.isdir(folder))
+            if folder.name.startswith(".") or not readable:
+                continue
+            file = gguf_path(folder)
             found = None if file is None else look_at(file, str(file))
             if found is not None:
                 yield found
-            readable = folder.is_dir() and os.access(folder, os.R_OK | os.X_OK)
-            if readable and not folder.name.startswith("."):
+            if folder.is_dir():
                 yield from below(folder, levels - 1)
 
 
