@@ -107,6 +107,23 @@ def test_an_echo_is_the_prompt_with_a_share_for_each_token_but_the_first(url, ch
     assert answer["usage"]["completion_tokens_details"]["forwards"] == len(ids) - 1
 
 
+def test_a_text_behind_which_the_model_ends_has_its_likelihood_by_lm_evals_client() -> None:
+    """It asks for one token behind the text, which is the end, and wants an entry for that too."""
+    model = softmask.load(device="cpu")
+    before, after = (
+        model.tokenizer(text, add_special_tokens=False)["input_ids"]
+        for text in ("They all lived happily ever after. The", " end.")
+    )
+    body = {"prompt": [before + after], "max_tokens": 1, "logprobs": 1, "echo": True}
+    with serving(model) as (url, _service):
+        answer = post(url, "/v1/completions", {**body, "temperature": 0, "seed": 1234}).json()
+    assert answer["choices"][0]["finish_reason"] == "stop"
+    assert answer["usage"]["completion_tokens"] == 0
+    (found,) = LocalCompletionsAPI.parse_logprobs(answer, ctxlens=[len(before)])
+    (own,) = softmask.score(model, before, [after], estimator="chain")
+    assert found[0] == pytest.approx(-own.nats, abs=1e-3)
+
+
 def test_an_echo_comes_before_each_answer_streamed_or_not(url) -> None:
     body = {"prompt": ["One", "Two"], "n": 2, "max_tokens": 3, "seed": 1, "logprobs": 1}
     plain = post(url, "/v1/completions", body).json()["choices"]

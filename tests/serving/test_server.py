@@ -477,10 +477,18 @@ def test_a_template_that_fails_is_a_client_error(tmp_path, template, monkeypatch
 
 
 def test_another_model_is_not_found(client) -> None:
-    with pytest.raises(openai.NotFoundError, match="no model 'gpt-4'"):
+    with pytest.raises(openai.NotFoundError, match="no model 'gpt-4'") as caught:
         client.chat.completions.create(model="gpt-4", messages=HELLO)
+    assert (caught.value.code, caught.value.param) == ("model_not_found", "model")
     with pytest.raises(openai.NotFoundError):
         client.models.retrieve("gpt-4")
+
+
+@pytest.mark.parametrize("more", [{"max_tokens": 100_000}, {"prompt": "x" * 1000}])
+def test_what_is_too_long_is_told_by_openais_code_and_words(client, more) -> None:
+    with pytest.raises(openai.BadRequestError, match="maximum context length is") as caught:
+        client.completions.create(**{"model": "chat", "prompt": "x"} | more)
+    assert caught.value.code == "context_length_exceeded"
 
 
 def test_unknown_routes_and_methods_answer_in_the_same_shape(url) -> None:
@@ -592,6 +600,11 @@ def test_pages_of_an_allowed_origin_may_read_the_answers(checkpoint) -> None:
         assert preflight.status_code == 200
         assert preflight.headers["access-control-allow-origin"] == page
         assert "authorization" in preflight.headers["access-control-allow-headers"]
+        near = httpx.options(
+            f"{url}/v1/completions",
+            headers={**asks, "access-control-request-private-network": "true"},
+        )
+        assert near.headers["access-control-allow-private-network"] == "true"
         for method, status in (("GET", 200), ("HEAD", 200), ("DELETE", 400)):
             asked = {**asks, "access-control-request-method": method}
             assert httpx.options(f"{url}/v1/models", headers=asked).status_code == status

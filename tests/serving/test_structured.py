@@ -52,6 +52,8 @@ def test_a_model_of_pydantics_comes_back_parsed_whole_and_streamed(client) -> No
 GRAMMAR = 'root ::= "a" root "b" | "c"'
 FIELDS = {
     "response_format": {"response_format": {"type": "json_object"}},
+    "schema": {"response_format": {"type": "json_schema", "schema": SCHEMA}},
+    "schema, object": {"response_format": {"type": "json_object", "schema": SCHEMA}},
     "structured_outputs.json": {"structured_outputs": {"json": SCHEMA}},
     "structured_outputs.regex": {"structured_outputs": {"regex": "[0-9]{2}-x+"}},
     "structured_outputs.choice": {"structured_outputs": {"choice": ["yes", "no"]}},
@@ -110,6 +112,7 @@ REFUSED = [
     ({"guided_choice": []}, "guided_choice"),
     ({"response_format": {"type": "json_schema"}}, "json_schema"),
     ({"response_format": {"type": "xml"}}, "response_format"),
+    ({"response_format": {"type": "text", "schema": {}}}, "schema stands in json_schema, or alone"),
     ({"structured_outputs": {"structural_tag": "x"}}, "structural_tag"),
 ]
 
@@ -241,6 +244,27 @@ def test_others_are_answered_while_a_form_is_compiled(url, monkeypatch) -> None:
             answered.set()
         assert [answer.status_code for answer in found] == [200, 200]
         assert slow.result().json()["choices"][0]["message"]["content"] in ("slow", "to", "compile")
+
+
+def test_a_stop_string_may_end_the_form_and_is_no_part_of_the_answer(url) -> None:
+    body = {
+        "prompt": "a",
+        "max_tokens": 30,
+        "guided_regex": r"[a-c]+@[a-c]+\.com\n",
+        "stop": ["\n"],
+    }
+    answer = httpx.post(f"{url}/v1/completions", json=body, timeout=WAIT)
+    assert answer.status_code == 200, answer.text
+    assert re.fullmatch(r"[a-c]+@[a-c]+\.com", answer.json()["choices"][0]["text"])
+
+
+def test_an_event_is_one_line_for_clients_that_know_all_of_unicodes_line_ends(url) -> None:
+    text = "a\u2028b\u2029c\x85d"
+    body = {"prompt": "a", "max_tokens": 30, "guided_choice": [text], "stream": True}
+    lines = httpx.post(f"{url}/v1/completions", json=body, timeout=WAIT).text.splitlines()
+    found = [json.loads(line[6:]) for line in lines if line.startswith("data: {")]
+    assert "".join(one["choices"][0]["text"] for one in found) == text
+    assert {line[:6] for line in lines} == {"data: ", ""}
 
 
 def test_an_answer_that_a_stop_string_cuts_is_an_error_and_never_a_text(url) -> None:

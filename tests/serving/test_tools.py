@@ -9,6 +9,7 @@ from typing import Any
 import jsonschema_rs
 import openai
 import pytest
+from pydantic import BaseModel
 from test_server import HELLO, serving
 from tiny import CHAT_TEMPLATE, TOOL_TEMPLATE
 
@@ -160,6 +161,31 @@ def test_with_a_form_of_its_own_a_text_has_it_and_else_tools_are_called(client) 
         assert choice.message.tool_calls or choice.message.content == '"yes"'
 
 
+def test_a_form_beside_tools_that_fills_its_canvas_is_whole(client) -> None:
+    form = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"enum": ["yes"]}}}
+    answer = client.chat.completions.create(**ask(response_format=form, max_tokens=5))
+    assert (answer.choices[0].message.content, answer.choices[0].finish_reason) == ('"yes"', "stop")
+
+
+class Now(BaseModel):
+    """The hour."""
+
+
+def test_a_message_that_the_client_has_parsed_may_be_sent_back(client) -> None:
+    tools = [openai.pydantic_function_tool(Now, name="now")]
+    asked = ask(tools=tools, tool_choice="required", parallel_tool_calls=False)
+    said = client.chat.completions.parse(**asked).choices[0].message
+    (call,) = said.tool_calls
+    assert call.function.parsed_arguments == Now()
+    told = {"role": "tool", "tool_call_id": call.id, "content": "3"}
+    asked["messages"] = [*HELLO, said, told]
+    asked |= {"tool_choice": "none", "max_tokens": 40, "response_format": Now}
+    last = client.chat.completions.parse(**asked).choices[0].message
+    assert last.parsed == Now()
+    asked["messages"] = [*HELLO, {"role": "assistant", "content": last.content, "parsed": {}}]
+    client.chat.completions.parse(**asked)
+
+
 def test_a_stream_brings_the_same_calls_piece_by_piece(client) -> None:
     options = ask(tool_choice="auto", temperature=1.0, seed=1)
     whole = client.chat.completions.create(**options).choices[0]
@@ -301,6 +327,18 @@ def test_of_a_call_whose_name_did_not_come_nothing_is_text(checkpoint, behind) -
     pieces = reader.feed(tokens_of(f"Let me see. {syntax.open[0]}{behind}", 1)) + reader.rest()
     assert [(piece.kind, piece.text) for piece in pieces] == [("text", "Let me see.")]
     assert (reader.text, reader.calls) == ("Let me see.", [])
+
+
+@pytest.mark.parametrize("parts", [["1. One", ".\n"], ["1. One.", "\n"], ["f", "({"]], ids=repr)
+def test_the_end_of_a_text_is_not_lost_with_a_token_that_begins_before_it(
+    checkpoint, parts
+) -> None:
+    for template in (checkpoint, with_chat_template(checkpoint, LLAMA)):
+        reader = CallReader(Offered(tool_syntax(template), ("weather",)))
+        tokens = [Token(0, part) for part in parts]
+        pieces = [piece for token in tokens for piece in reader.feed([token])] + reader.rest()
+        assert reader.text == "".join(piece.text for piece in pieces) == "".join(parts)
+        assert [token for piece in pieces for token in piece.tokens] == tokens
 
 
 @pytest.mark.parametrize("size", [1, 4, 1000])

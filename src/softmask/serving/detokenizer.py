@@ -35,6 +35,12 @@ class IncrementalDetokenizer:
         infill: the text is what lies between the first and the last mask, and has no end token.
         stops: texts before which the answer ends.
         spaced: the first character is a space that stands in the prompt already, and is left out.
+        shows_end: an end token is handed out too, as one without text, which does not count.
+
+    Attributes:
+        text: what was handed out.
+        count: its tokens.
+        stop: the stop string that ended it, if any.
     """
 
     def __init__(
@@ -45,6 +51,7 @@ class IncrementalDetokenizer:
         infill: bool,
         stops: Sequence[str] = (),
         spaced: bool = False,
+        shows_end: bool = False,
     ) -> None:
         mask_id = checkpoint.model.mask_id
         masked = [i for i, token in enumerate(request.ids) if token == mask_id]
@@ -59,8 +66,10 @@ class IncrementalDetokenizer:
         self._drops = " " if spaced else ""
         self._pending: list[Token] = []  # of a character that is not whole
         self._held: list[Token] = []  # may be the beginning of a stop string
+        self._shows_end = shows_end
         self.text = ""
-        self.count = 0  # tokens that were handed out
+        self.count = 0
+        self.stop = ""
         self.is_ended = False
 
     def take(self, event: Event) -> list[Token]:
@@ -94,6 +103,8 @@ class IncrementalDetokenizer:
             self._next += 1
             if token in self._end_ids:
                 tokens = self._hand_out(whole + self._cut_off()) + self._release()
+                if self._shows_end and not self.is_ended:
+                    tokens.append(Token(token, "", *self._logprobs.pop(column, (None, ()))))
                 self.is_ended = True
                 return tokens
             logprob, top = self._logprobs.pop(column, (None, ()))
@@ -120,10 +131,10 @@ class IncrementalDetokenizer:
             return []
         self._held += tokens
         text = "".join(token.text for token in self._held)
-        found = [(at + len(stop), at) for stop in self._stops if (at := text.find(stop)) >= 0]
+        found = [(at + len(stop), at, stop) for stop in self._stops if (at := text.find(stop)) >= 0]
         if found:
             # That which is whole first, however many tokens became final together.
-            _end, start = min(found)
+            _end, start, self.stop = min(found)
             kept = _before(self._held, start)
             self._held, self.is_ended = [], True
             return self._emit(kept)

@@ -32,6 +32,20 @@ ENDINGS = {
 }
 
 
+class BeyondContext(ValueError):
+    """A prompt, or what is to be written behind it, does not fit into the model's context."""
+
+
+class Refusal(HTTPException):
+    """What a client did wrong, by the code and the field by which OpenAI's errors name it."""
+
+    def __init__(
+        self, status: int, sentence: str, *, code: str | None = None, param: str | None = None
+    ) -> None:
+        super().__init__(status, sentence)
+        self.code, self.param = code, param
+
+
 class Ended(Exception):
     """A request that was accepted and came to no answer."""
 
@@ -76,7 +90,8 @@ def handle_errors(app: FastAPI) -> None:
         if error.__cause__ is not None and sentence.endswith("parsing the body"):
             # Nested too deeply, endless numbers, no UTF-8: FastAPI keeps it to itself.
             sentence = f"the body is not valid JSON: {error.__cause__}"
-        body = error_body(sentence, "invalid_request_error")
+        named = {"code": error.code, "param": error.param} if isinstance(error, Refusal) else {}
+        body = error_body(sentence, "invalid_request_error", **named)
         return JSONResponse(body, error.status_code, _allowed(error.headers))
 
 
@@ -115,4 +130,5 @@ def refusals() -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        raise HTTPException(400, " ".join(str(error).split())) from error
+        code = "context_length_exceeded" if isinstance(error, BeyondContext) else None
+        raise Refusal(400, " ".join(str(error).split()), code=code) from error

@@ -74,7 +74,7 @@ OPENAI = (
     # llama.cpp's clients send -1 for no limit, and for any seed.
     _done("max_tokens", "masks behind the prompt; default: the server's --max-tokens", ALL, -1),
     _done("max_completion_tokens", "the newer name of `max_tokens`", BOTH, -1),
-    _done("n", "texts for each prompt; number i draws from `seed + i`"),
+    _done("n", "texts for each prompt; number i of all of them draws from `seed + i`"),
     _done("stop", "texts before which the answer is cut, at most 16", BOTH),
     _done("seed", "fixes every random choice", ALL, -1),
     _done("temperature", "0 takes the likeliest token", ALL),
@@ -123,6 +123,9 @@ OPENAI = (
     _done("content", "what is said: a text, or parts of type text; null beside calls", MESSAGE),
     _done("name", "of the speaker, for chat templates that know names", MESSAGE),
     *_ignored("it belongs to no turn's text", "annotations", kinds=MESSAGE),
+    # As the SDK's own helpers send a message back.
+    *_ignored("the content says it", "parsed", kinds=MESSAGE),
+    *_ignored("the arguments say it", "parsed_arguments", kinds=CALLED),
     _only("refusal", "", instead="give it as content", kinds=MESSAGE),
     _only("audio", instead=TEXT_ALONE, kinds=MESSAGE),
     _done("tool_calls", "of an assistant: the functions that it called", MESSAGE, []),
@@ -168,6 +171,7 @@ VLLM = (
     _done("cache_salt", SALT, ALL),
     *_ignored(NO_REASONING, "include_reasoning"),
     *_ignored(NO_REASONING, "reasoning", "reasoning_content", kinds=MESSAGE),
+    *_ignored("of another server", "provider_specific_fields", kinds=MESSAGE),
     # As libraries write it who pass on what Anthropic's clients send.
     *_ignored(FOUND, "cache_control", kinds=PART),
     *_ignored("special tokens are no part of a text", "spaces_between_special_tokens"),
@@ -262,6 +266,7 @@ LLAMA_CPP = (
     _only("t_max_predict_ms", -1, 0, instead="`deadline` under softmask, in seconds"),
     _only("t_max_prompt_ms", -1, 0, instead="`deadline` under softmask, in seconds"),
     _only("n_indent", 0, instead="put the indentation at the end of the prompt"),
+    _done("schema", "its place of `json_schema.schema`; with type json_object too", FORMAT),
     _done("grammar", "the form of the answer as a grammar in GBNF", ALL, ""),
     _done("json_schema", "the form of the answer as a JSON schema", ALL, {}),
     _only("lora", [], instead="start the server with --adapter"),

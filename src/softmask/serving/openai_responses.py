@@ -20,7 +20,8 @@ class Answer:
 
     Args:
         top: leading tokens to report; None: no log-probabilities.
-        echo: the prompt's tokens, where they belong to the text.
+        echo: the prompt's tokens, where they belong to the text. With log-probabilities that of an
+            end token is told too then: who scores given texts asks for one token behind them.
         is_first: whether no other text of the response has the same prompt before it.
         spaced: the text begins with a space that stands at the end of its prompt already.
         tools: what may be called, where there may be calls.
@@ -34,7 +35,7 @@ class Answer:
         infill: bool,
         stops: Sequence[str],
         top: int | None,
-        echo: Sequence[Token] = (),
+        echo: Sequence[Token] | None = None,
         scored: int = 0,
         is_first: bool = True,
         spaced: bool = False,
@@ -43,7 +44,12 @@ class Answer:
         self._checkpoint = checkpoint
         self._reader = None if tools is None else CallReader(tools)
         self._stream = IncrementalDetokenizer(
-            checkpoint, request, infill=infill, stops=stops, spaced=spaced
+            checkpoint,
+            request,
+            infill=infill,
+            stops=stops,
+            spaced=spaced,
+            shows_end=echo is not None and top is not None,
         )
         self._infill, self.top, self._spaced = infill, top, spaced
         self._room = request.room
@@ -51,8 +57,8 @@ class Answer:
         self._form = request.constraint if request.holes is None else None
         self._is_first, self._cached = is_first, 0
         self.scored = self.forwards = scored  # so far; at first those that scored the prompt
-        self.echo = list(echo)
-        self.all: list[Token] = list(echo)
+        self.echo = list(echo or ())
+        self.all: list[Token] = list(self.echo)
         self._fresh: list[Piece] = []
         self.result: Result | None = None
 
@@ -94,14 +100,17 @@ class Answer:
             is_cut = self._room.is_cut(len(self.result.ids), self.result.left)
             return "length" if is_cut else "stop"
         # A text of a form is whole where it fills its canvas; one that is free may go on.
-        whole = self._infill or (self._form is not None and self._reader is None)
+        is_formed = self._form is not None and (self._reader is None or self._reader.is_formed)
+        whole = self._infill or is_formed
         return "stop" if self.is_ended or whole else "length"
 
     @property
     def is_malformed(self) -> bool:
         """Whether the text is not of the form that was asked for: a stop string cut it."""
         text = " " * self._spaced + self._stream.text
-        return self._form is not None and not self._form.accepts(text)
+        # A form may end with the stop string, which is no part of the text.
+        texts = {text, text + self._stream.stop}
+        return self._form is not None and not any(map(self._form.accepts, texts))
 
     @property
     def cost(self) -> dict[str, int | float]:

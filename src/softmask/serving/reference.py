@@ -69,6 +69,7 @@ PLACES = {
     "allowed_choice": "`tool_choice`",
     "named_function": "a function that is chosen",
     "tool_call": "`tool_calls`",
+    "called_function": "the function of a call",
     "denoise": "denoise",
     "score": "score",
     "responses": "responses",

@@ -15,14 +15,13 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
 from .. import __version__
 from ..decoding.likelihood import TokenScore
 from .edit_body import EditBody, edit_answer, edit_jobs, edited
 from .engine import Result
-from .errors import Ended, handle_errors, refusals
+from .errors import Ended, Refusal, handle_errors, refusals
 from .metrics import Metrics
 from .middleware import RequestContext, RequestMiddleware
 from .openai_responses import Answer, ChatResponse, CompletionResponse, ResponseFormat
@@ -64,6 +63,7 @@ def create_app(service: Service) -> FastAPI:
             allow_origins=service.config.origins,
             allow_methods=["GET", "HEAD", "POST", "OPTIONS"],
             allow_headers=["*"],
+            allow_private_network=True,  # a page of the net may ask a server on this machine
             expose_headers=["X-Request-Id", "Retry-After"],
         )
     handle_errors(app)
@@ -168,7 +168,8 @@ def page_headers(page: str) -> dict[str, str]:
 
 def _check_name(service: Service, name: str | None) -> None:
     if name not in (None, service.name):
-        raise HTTPException(404, f"there is no model {name!r} here: this server has {service.name}")
+        there = f"there is no model {name!r} here: this server has {service.name}"
+        raise Refusal(404, there, code="model_not_found", param="model")
 
 
 # OpenAI's chat and completions.

@@ -46,6 +46,7 @@ from ..sampling import HOLE_BEGINS_WITH
 from .config import ServeConfig
 from .encoder import Encoder
 from .engine import Engine, Request, RequestHandle
+from .errors import BeyondContext
 from .messages import Message
 from .protocol import (
     MOST_TEXTS,
@@ -153,7 +154,8 @@ class Service:
             )
             prompts = [conversation]
             if asked.offered:
-                tools = Offered(self._tools, tuple(one.function.name for one in asked.allowed))
+                names = tuple(one.function.name for one in asked.allowed)
+                tools = Offered(self._tools, names, is_formed=constraint is not None)
                 constraint = tools_constraint(
                     self._tools,
                     asked.allowed,
@@ -342,17 +344,23 @@ class Service:
         """How many masks a request gets; looked at before there are so many."""
         room = self.context - taken
         if asked == 0:  # the prompt alone is echoed
-            require(room >= 0, f"the prompt has {taken} tokens, but the context is {self.context}")
+            if room < 0:
+                raise self._beyond(f"the prompt has {taken}")
             return 0
-        require(room > 0, f"the prompt has {taken} tokens and fills the context of {self.context}")
+        if room <= 0:
+            raise self._beyond(f"the prompt has {taken}, and there is none left to fill")
         if asked is None:
             return min(kind.max_new_tokens or self.config.max_tokens, room)
-        require(
-            asked <= room,
-            f"the prompt has {taken} tokens and max_tokens is {asked}, but the context is "
-            f"{self.context}: ask for at most {room}",
-        )
+        if asked > room:
+            asks = f"the prompt has {taken}, and max_tokens is {asked}: ask for at most {room}"
+            raise self._beyond(asks)
         return asked
+
+    def _beyond(self, what: str) -> BeyondContext:
+        # In OpenAI's words, by which clients know what they have to shorten.
+        return BeyondContext(
+            f"this model's maximum context length is {self.context} tokens; {what}"
+        )
 
     def seed_of(self, asked: Shared) -> int:
         """The seed that is asked for, or one that is drawn."""

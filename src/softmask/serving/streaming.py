@@ -18,6 +18,9 @@ from .openai_responses import Answer, ResponseFormat, usage
 from .protocol import OpenAIRequest
 from .trace import Tracer
 
+# Of Unicode, not of events: clients that read lines as Python does would cut an event there.
+LINE_ENDS = {ord(sign): f"\\u{ord(sign):04x}" for sign in "\x85\u2028\u2029"}
+
 
 def check_end(handle: RequestHandle, answer: Answer) -> None:
     """A text that has come to its end, or a stop string, is done, however its request ended."""
@@ -155,7 +158,8 @@ async def stream_steps(
 def sse(values: Any, event: str | None = None) -> str:
     """One server-sent event."""
     name = "" if event is None else f"event: {event}\n"
-    return f"{name}data: {json.dumps(values, ensure_ascii=False, separators=(',', ':'))}\n\n"
+    data = json.dumps(values, ensure_ascii=False, separators=(",", ":")).translate(LINE_ENDS)
+    return f"{name}data: {data}\n\n"
 
 
 def event_stream(events: AsyncIterator[str]) -> StreamingResponse:

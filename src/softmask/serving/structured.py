@@ -30,10 +30,15 @@ class ResponseFormat(Strict):
 
     type: Literal["text", "json_object", "json_schema"]
     json_schema: NamedSchema | None = None
+    schema_: Schema | None = Field(None, alias="schema")
 
     @model_validator(mode="after")
     def _has_schema(self) -> ResponseFormat:
-        if (self.type == "json_schema") != (self.json_schema is not None):
+        named = self.json_schema is not None
+        if self.schema_ is not None:
+            if named or self.type == "text":
+                raise ValueError("schema stands in json_schema, or alone beside a type of JSON")
+        elif named != (self.type == "json_schema"):
             raise ValueError("json_schema goes with type 'json_schema', and with no other")
         return self
 
@@ -101,6 +106,8 @@ class Structured(Strict):
 def _of_format(asked: ResponseFormat) -> Constraint | None:
     if asked.json_schema is not None:
         return _of_schema(asked.json_schema.schema_)
+    if asked.schema_ is not None and (asked.schema_ or asked.type == "json_schema"):
+        return _of_schema(asked.schema_)
     return Constraint("json_object") if asked.type == "json_object" else None
 
 

@@ -38,10 +38,14 @@ class Call:
 
 @dataclass(frozen=True)
 class Offered:
-    """What an answer may call, and how that is written."""
+    """What an answer may call, and how that is written.
+
+    `is_formed`: a text in place of calls is of a form that was asked for.
+    """
 
     syntax: ToolSyntax
     names: tuple[str, ...]
+    is_formed: bool = False
 
     def begins(self, text: str) -> bool | None:
         """Whether a call goes on with this text behind `open`; None: more of it will tell."""
@@ -71,6 +75,11 @@ class CallReader:
         self.text = ""
         self.calls: list[Call] = []
 
+    @property
+    def is_formed(self) -> bool:
+        """Whether a text in place of calls is of a form that was asked for."""
+        return self._offered.is_formed
+
     def feed(self, tokens: Sequence[Token]) -> list[Piece]:
         """The pieces of what has come."""
         for token in tokens:
@@ -86,7 +95,8 @@ class CallReader:
         self._unread.clear()
         # A control token begins a call whose name did not come: no text holds one.
         is_text = self._state == "text" and not any(map(controls.is_mark, held))
-        if not is_text or not tokens:
+        # What was held may have begun in a token that was handed out.
+        if not is_text or not (held or tokens):
             return []
         self.text += held
         return [Piece("text", held, tokens=tokens)]
