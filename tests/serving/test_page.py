@@ -532,6 +532,11 @@ def test_what_is_empty_is_not_sent_and_defaults_are_shown(new_page, address) -> 
     assert "max_tokens must be a whole number" in page.get_by_role("alert").inner_text()
     assert page.get_attribute("#settings", "open") is not None
     assert len(bodies) == 4
+    put(page, "max_tokens", "")
+    for text in ("Sum\n1+[[1]]=2", "1+[[1]]=2"):  # the first is of a kind that consists of lines
+        page.fill("#text", text)
+        run(page)
+    assert [body["infill"] for body in bodies[4:]] == ["Sum\n1+[[1]]=2\n", "1+[[1]]=2"]
 
 
 def test_the_choices_and_what_settings_mean_are_the_librarys(page) -> None:

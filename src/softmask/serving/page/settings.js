@@ -68,6 +68,11 @@ class Settings {
     return this.model.prompt_kinds?.find(isOf);
   }
 
+  /** What it is by that a text is of its kind; undefined: of none. */
+  startOf(text) {
+    return this.kindOf(text)?.prompt_starts_with.find((start) => text.startsWith(start));
+  }
+
   /** Shows what a preset of the feedback is; "" is what the model brings. */
   choose(preset) {
     this.preset = preset;

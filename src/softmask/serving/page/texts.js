@@ -108,7 +108,10 @@ class Texts {
   }
 
   ask(text) {
-    return HOLES.test(text) ? { infill: text } : { prompt: text };
+    if (!HOLES.test(text)) return { prompt: text };
+    // What is pasted often has lost its last line end, and a model answers what it was trained on.
+    const isOfLines = this.page.settings.startOf(text)?.endsWith("\n");
+    return { infill: isOfLines && !text.endsWith("\n") ? `${text}\n` : text };
   }
 
   /** A stand-in for the canvas that is about to come, so that its place is kept. */
