@@ -116,6 +116,11 @@ def _convert(value: Any, annotation: Any, where: str) -> Any:
     return value
 
 
+def plain(given: Any) -> Any:
+    """An array or a tensor as numbers in lists; anything else as it is."""
+    return given.tolist() if hasattr(given, "tolist") else given
+
+
 def shown(value: Any, most: int = 100) -> str:
     """A value as an error shows it: not all of a long one, or of one that is nested deeply."""
     short = reprlib.Repr()
