@@ -175,7 +175,8 @@ def commit_rule(
             positions that are committed, beside at least one a step and as many as it takes to be
             done after `steps`. "chances": numbers in [0, 1]; each position commits by a coin of
             its own, before its token is drawn (so `tokens_N` is the likeliest one).
-        order: with "rows", the rule of scores that orders the positions of the least number.
+        order: with "rows", the rule of scores that orders the positions of the least number; its
+            options have their defaults.
         top: leading tokens to read.
         batched: the function is right for positions of several texts at once, whose results do
             not depend on each other. Without, it is called for each text alone.
@@ -186,7 +187,8 @@ def commit_rule(
         frontier: the options with which `softmask bench frontier` tries it.
 
     Raises:
-        ValueError: the name is taken or no name, or a parameter has no type.
+        ValueError: the name is taken or no name, or an option has no type or one that cannot be
+            set.
     """
     values = {"returns": returns, "order": order, "top": top, "batched": batched, "draws": draws}
     return _registering("commit", name, options, state=state, frontier=frontier, **values)
@@ -212,7 +214,8 @@ def feedback_rule(
     those of `commit_rule`. Training and likelihoods take batched rules without state alone.
 
     Raises:
-        ValueError: the name is taken or no name, or a parameter has no type.
+        ValueError: the name is taken or no name, or an option has no type or one that cannot be
+            set.
     """
     values = {"top": top, "batched": batched, "dense": dense or streamed, "streamed": streamed}
     return _registering("feedback", name, options, state=state, **values)
@@ -227,7 +230,8 @@ def stopping_rule(
     token), or None. It may keep plain values of the text in `text.state`.
 
     Raises:
-        ValueError: the name is taken or no name, or a parameter has no type.
+        ValueError: the name is taken or no name, or an option has no type or one that cannot be
+            set.
     """
     return _registering("stopping", name, options)
 
@@ -318,7 +322,7 @@ def find(kind: Kind, name: Any) -> Rule:
     """The rule of this name; a Rule is itself.
 
     Raises:
-        ValueError: there is none of this kind.
+        ValueError: there is none of this kind, or this is no name.
     """
     if isinstance(name, Rule):
         require(
