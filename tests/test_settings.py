@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import typing
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -68,7 +69,11 @@ def test_a_setting_of_another_type_is_refused_wherever_it_is_given(cls, name, va
 def test_numbers_of_numpy_are_numbers() -> None:
     given = {"steps": np.int64(3), "temperature": np.float32(0.5), "top_k": np.int32(2)}
     assert SamplingConfig(**given) == from_mapping(SamplingConfig, given, "here")
-    assert type(from_mapping(SamplingConfig, given, "here").steps) is int
+    for config in (SamplingConfig(**given), from_mapping(SamplingConfig, given, "here")):
+        kinds = [type(getattr(config, name)) for name in given]
+        assert kinds == [int, float, int]
+    assert SamplingConfig(temperature=Fraction(1, 2)) == SamplingConfig(temperature=0.5)
+    assert json.dumps(dataclasses.asdict(SoftMaskConfig(scale=np.float32(0.5), k=np.int64(2))))
 
 
 def test_the_numbers_of_recipes_are_checked_to_any_depth() -> None:

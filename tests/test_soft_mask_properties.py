@@ -150,6 +150,24 @@ def test_learned_parameters_start_at_the_numbers_given(
     )
 
 
+@pytest.mark.parametrize("exact", [False, True])
+def test_parameters_stay_in_fp32_whatever_the_model_around_them_is_cast_to(exact) -> None:
+    model = tiny_model()
+    model.soft_mask = SoftMask(0.3, exact=exact)
+
+    def held():
+        return [*model.soft_mask.parameters(), *model.soft_mask.buffers()]
+
+    values = [value.item() for value in held()]
+    for kind in (torch.bfloat16, torch.float16, torch.float64):
+        model.to(kind)
+        assert next(model.model.parameters()).dtype == kind
+        assert [value.dtype for value in held()] == [torch.float32] * 4
+        assert [value.item() for value in held()] == values
+    model.to("meta")
+    assert [value.device.type for value in held()] == ["meta"] * 4
+
+
 def test_gradients_reach_exactly_the_parameters_that_the_mode_uses() -> None:
     for mode, used in (("topk", False), ("temperature", True)):
         soft = SoftMask(0.5, -1.0, 2.0, mode=mode, k=2)

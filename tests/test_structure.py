@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import ast
+import os
+import subprocess
+import sys
 from graphlib import TopologicalSorter
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 from paths import ROOT
+
+import softmask
 
 PACKAGE = ROOT / "src" / "softmask"
 # Each may import those before it, never those behind it.
@@ -90,6 +95,55 @@ def test_each_room_says_what_lives_there_what_it_imports_and_where_to_begin() ->
         if (PACKAGE / room).is_dir():
             text = (PACKAGE / room / "__init__.py").read_text(encoding="utf-8")
             assert len((ast.get_docstring(ast.parse(text)) or "").splitlines()) == 3, room
+
+
+def test_what_reads_types_finds_every_public_name_where_it_is_imported_from() -> None:
+    tree = ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8"))
+    froms = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.level]
+    # `as` says that the name is meant for others: without it mypy --strict hides it.
+    homes = {alias.asname: node.module for node in froms for alias in node.names}
+    assert homes == softmask._HOME
+    assert all(alias.name == alias.asname for node in froms for alias in node.names)
+
+
+USERS_FILE = """
+import softmask
+from torch import Tensor
+
+
+@softmask.commit_rule("cautious")
+def cautious(rows: softmask.MaskedRows, *, left: float = 0.1) -> Tensor:
+    likeliest_N: Tensor = rows.probability_N - left * rows.block_position_N
+    return likeliest_N
+
+
+checkpoint = softmask.load()
+reveal_type(checkpoint)
+softmask.laod()
+"""
+# What stands in for a package that was installed; the frameworks' types take mypy a minute.
+USERS_MYPY = """
+[mypy]
+strict = true
+follow_imports = silent
+ignore_missing_imports = true
+[mypy-torch.*,transformers.*,numpy.*,huggingface_hub.*,tokenizers.*,safetensors.*]
+follow_imports = skip
+"""
+
+
+@pytest.mark.long
+def test_a_users_program_is_checked_with_the_types_of_the_package(tmp_path) -> None:
+    (tmp_path / "program.py").write_text(USERS_FILE)
+    (tmp_path / "mypy.ini").write_text(USERS_MYPY)
+    command = [sys.executable, "-m", "mypy", "--config-file=mypy.ini", "program.py"]
+    environment = os.environ | {"MYPYPATH": str(PACKAGE.parent)}
+    said = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
+    *notes, _summary = said.stdout.splitlines()
+    assert notes == [
+        'program.py:13: note: Revealed type is "softmask.models.checkpoint.Checkpoint"',
+        'program.py:14: error: Module has no attribute "laod"  [attr-defined]',
+    ]
 
 
 def test_the_settings_import_no_framework() -> None:

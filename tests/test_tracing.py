@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import inspect
 import json
@@ -108,6 +109,43 @@ def test_a_run_without_its_parts_is_none(tmp_path) -> None:
     )
     with pytest.raises(ValueError, match="holds no whole run"):
         softmask.Trace.load(tmp_path / "t.json")
+
+
+def lose_settings(run) -> None:
+    del run["start"]["settings"]
+
+
+def lose_masks(run) -> None:
+    for token in run["start"]["tokens"]:
+        token["masked"] = False
+
+
+def lose_a_piece(run) -> None:
+    run["end"]["pieces"].pop()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lose_settings,
+        lose_masks,
+        lose_a_piece,
+        lambda run: run.update(steps=[{}]),
+        lambda run: run.update(steps=[5]),
+        lambda run: run["steps"][0].update(step="first"),
+        lambda run: run["steps"][0]["masked"]["entropy"].pop(),
+        lambda run: run["steps"][0]["masked"]["position"].__setitem__(0, 999),
+        lambda run: run["steps"][-1]["committed"].update(id=[None]),
+    ],
+)
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_damaged_run_is_one_sentence(run, tmp_path, damage, number) -> None:
+    data = copy.deepcopy(run.data)
+    damage(data["runs"][number])
+    (tmp_path / "t.json").write_text(json.dumps(data))
+    with pytest.raises(ValueError, match=r"t\.json holds no whole run") as caught:
+        softmask.Trace.load(tmp_path / "t.json")
+    assert "\n" not in str(caught.value)
 
 
 def test_a_table_has_a_row_for_each_position_and_step(run) -> None:

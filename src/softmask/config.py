@@ -16,8 +16,7 @@ from typing import Any, Literal
 from .rules import Chosen, added, find
 from .sampling import SamplingConfig, check_temperature, take_rule
 from .settings import (
-    check_numbers,
-    check_types,
+    convert_fields,
     from_mapping,
     require,
     require_choice,
@@ -80,10 +79,9 @@ class SoftMaskConfig:
 
     def __post_init__(self) -> None:
         take_rule(self, "feedback", "mode", "options", SOFT_MASK_MODES)
-        check_types("soft-mask ", self)
+        convert_fields("soft-mask ", self)
         require_choice("soft-mask schedule", self.schedule, SOFT_MASK_SCHEDULES)
         require(self.k >= 1, f"soft-mask k must be at least 1, not {self.k}")
-        check_numbers("soft-mask", self)
         require(0 <= self.scale <= 1, f"soft-mask scale must lie in [0, 1], not {self.scale}")
         require(self.offset <= 0, f"soft-mask offset must be <= 0, not {self.offset}")
         require(self.steepness >= 0, f"soft-mask steepness must be >= 0, not {self.steepness}")

@@ -29,10 +29,16 @@ import traceback
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from types import SimpleNamespace
 from typing import Any, Literal, NamedTuple
 
-from .settings import from_mapping, require, shown
+from .settings import (
+    class_of_parameters,
+    from_mapping,
+    needed_fields,
+    require,
+    settable_hints,
+    shown,
+)
 
 Kind = Literal["commit", "feedback", "stopping"]
 KINDS: tuple[Kind, ...] = ("commit", "feedback", "stopping")
@@ -82,6 +88,10 @@ class Rule:
 
     def __str__(self) -> str:
         return f"the {self.kind} rule {self.name}"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """What a copy or a pickle of it is: the rule of this name, where its module is known."""
+        return _from_module, (self.function.__module__, self.kind, self.name)
 
     def __call__(self, rows: Any, **options: Any) -> Any:
         """The function itself."""
@@ -165,7 +175,8 @@ def commit_rule(
             positions that are committed, beside at least one a step and as many as it takes to be
             done after `steps`. "chances": numbers in [0, 1]; each position commits by a coin of
             its own, before its token is drawn (so `tokens_N` is the likeliest one).
-        order: with "rows", the rule of scores that orders the positions of the least number.
+        order: with "rows", the rule of scores that orders the positions of the least number; its
+            options have their defaults.
         top: leading tokens to read.
         batched: the function is right for positions of several texts at once, whose results do
             not depend on each other. Without, it is called for each text alone.
@@ -176,7 +187,8 @@ def commit_rule(
         frontier: the options with which `softmask bench frontier` tries it.
 
     Raises:
-        ValueError: the name is taken or no name, or a parameter has no type.
+        ValueError: the name is taken or no name, or an option has no type or one that cannot be
+            set.
     """
     values = {"returns": returns, "order": order, "top": top, "batched": batched, "draws": draws}
     return _registering("commit", name, options, state=state, frontier=frontier, **values)
@@ -202,7 +214,8 @@ def feedback_rule(
     those of `commit_rule`. Training and likelihoods take batched rules without state alone.
 
     Raises:
-        ValueError: the name is taken or no name, or a parameter has no type.
+        ValueError: the name is taken or no name, or an option has no type or one that cannot be
+            set.
     """
     values = {"top": top, "batched": batched, "dense": dense or streamed, "streamed": streamed}
     return _registering("feedback", name, options, state=state, **values)
@@ -217,7 +230,8 @@ def stopping_rule(
     token), or None. It may keep plain values of the text in `text.state`.
 
     Raises:
-        ValueError: the name is taken or no name, or a parameter has no type.
+        ValueError: the name is taken or no name, or an option has no type or one that cannot be
+            set.
     """
     return _registering("stopping", name, options)
 
@@ -234,6 +248,12 @@ def _registering(
         f"{name!r} is no name of a rule: begin with a letter, then letters, digits, _ - and .",
     )
     _check_declared(f"the {kind} rule {name}", state, values)
+    if options is not None:
+        require(
+            isinstance(options, type) and dataclasses.is_dataclass(options),
+            f"the {kind} rule {name}: options must be a dataclass, not {shown(options)}",
+        )
+        settable_hints(f"the {kind} rule {name}", options)
 
     def register(function: Callable[..., Any]) -> Rule:
         _check_function(f"the {kind} rule {name}", function)
@@ -244,7 +264,7 @@ def _registering(
             name,
             function,
             help.rstrip("."),
-            options or _options_of(function),
+            options or class_of_parameters(f"the {kind} rule {name}", function),
             state=dict(state or {}),
             is_shipped=shipped,
             **values,
@@ -298,37 +318,20 @@ def _place(function: Callable[..., Any]) -> tuple[str, str]:
     return function.__module__, function.__qualname__
 
 
-def _options_of(function: Callable[..., Any]) -> type:
-    """A frozen dataclass of a function's keyword parameters."""
-    parameters = [*inspect.signature(function).parameters.values()][1:]
-    for one in parameters:
-        good = one.kind is inspect.Parameter.KEYWORD_ONLY and one.annotation is not one.empty
-        require(
-            good, f"{function.__name__}: {one.name} must be keyword-only, with a type: *, x: int"
-        )
-    # Types of the other annotations may be names that the module imports for a type checker alone.
-    own = SimpleNamespace(__annotations__={one.name: one.annotation for one in parameters})
-    hints = typing.get_type_hints(own, globalns=function.__globals__)
-    fields = [
-        (one.name, hints[one.name])
-        if one.default is one.empty
-        else (one.name, hints[one.name], field(default=one.default))
-        for one in parameters
-    ]
-    return dataclasses.make_dataclass(f"{function.__name__}_options", fields, frozen=True)
-
-
 def find(kind: Kind, name: Any) -> Rule:
     """The rule of this name; a Rule is itself.
 
     Raises:
-        ValueError: there is none of this kind.
+        ValueError: there is none of this kind, or this is no name.
     """
     if isinstance(name, Rule):
         require(
             name.kind == kind, f"{SETTINGS[kind]} must be a {kind} rule, and {name.name} {_a(name)}"
         )
         return name
+    require(
+        isinstance(name, str), f"{SETTINGS[kind]} must be the name of a rule, not {shown(name)}"
+    )
     known = _rules[kind]
     if name not in known:
         load_installed()
@@ -345,9 +348,31 @@ def find(kind: Kind, name: Any) -> Rule:
     return known[name]
 
 
+def order_of(rule: Rule) -> Rule:
+    """The rule by which one that returns rows has the positions of the least number ordered.
+
+    Raises:
+        ValueError: `order` names none that can.
+    """
+    wanted = "order must be a commit rule that returns scores and needs no options"
+    try:
+        order = find("commit", rule.order)
+    except ValueError as error:
+        raise ValueError(f"{rule}: {wanted}, not {shown(rule.order)}") from error
+    good = order.returns == "scores" and not needed_fields(order.options)
+    require(good, f"{rule}: {wanted}, not {order.name}")
+    return order
+
+
 def _a(rule: Rule) -> str:
     """Of which kind a rule is, and the setting that takes it."""
     return f"is a {rule.kind} rule, for {SETTINGS[rule.kind]}"
+
+
+def _from_module(module: str, kind: Kind, name: str) -> Rule:
+    """The rule of this name, which the module registers."""
+    importlib.import_module(module)
+    return find(kind, name)
 
 
 def names(kind: Kind) -> list[str]:

@@ -9,8 +9,8 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from .rules import Chosen, Options, Rule, find
-from .settings import check_numbers, check_types, require, require_choice, require_positive, setting
+from .rules import Chosen, Options, Rule, find, order_of
+from .settings import convert_fields, require, require_choice, require_positive, setting
 from .shipped_rules import COMMIT_RULES, STOP_RULES, UNMASK_RULES
 
 # How other programs say that top_k filters nothing: transformers by 0, vLLM by -1.
@@ -177,8 +177,7 @@ class SamplingConfig:
     def __post_init__(self) -> None:
         take_rule(self, "commit", "alg", "alg_options", UNMASK_RULES)
         take_rule(self, "stopping", "stop_rule", "stop_options", STOP_RULES)
-        check_types("", self)
-        check_numbers("", self)
+        convert_fields("", self)
         self._check_rules()
         self._check_trust()
         self._check_cache()
@@ -227,7 +226,7 @@ class SamplingConfig:
         """The commit rule that says which positions go first, or with what chance."""
         rule = find("commit", self.alg)
         if rule.returns == "rows":
-            return Chosen(find("commit", rule.order), Options())
+            return Chosen(order_of(rule), Options())
         return Chosen(rule, self.alg_options)
 
     @property

@@ -9,13 +9,15 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import functools
+import inspect
 import numbers
 import reprlib
 import types
 import typing
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import field
-from typing import Any, TypeVar
+from types import SimpleNamespace
+from typing import Any, Literal, TypeVar
 
 T = TypeVar("T")
 
@@ -42,6 +44,10 @@ def _matches(value: Any, annotation: Any) -> bool:
         kind = numbers.Real if annotation is float else numbers.Integral
         return isinstance(value, kind) and not isinstance(value, bool)
     origin = typing.get_origin(annotation)
+    if origin is Literal:
+        return any(
+            _matches(value, type(one)) and value == one for one in typing.get_args(annotation)
+        )
     if origin is tuple:
         (item, _ellipsis) = typing.get_args(annotation)
         return isinstance(value, list | tuple) and all(_matches(v, item) for v in value)
@@ -63,6 +69,37 @@ def _options(annotation: Any) -> tuple[Any, ...]:
     return (annotation,)
 
 
+def can_be_set(annotation: Any) -> bool:
+    """Whether values of this type can be told from others: `_matches` knows it."""
+    options, origin = _options(annotation), typing.get_origin(annotation)
+    if len(options) > 1:
+        return all(map(can_be_set, options))
+    args = typing.get_args(annotation)
+    if origin is Literal:
+        return all(isinstance(one, bool | int | str | None) for one in args)
+    if origin is tuple:
+        return len(args) == 2 and args[1] is Ellipsis and can_be_set(args[0])
+    if origin is dict:
+        return all(map(can_be_set, args))
+    is_plain = annotation in (Any, bool, int, float, str, dict, types.NoneType)
+    return is_plain or (isinstance(annotation, type) and dataclasses.is_dataclass(annotation))
+
+
+def converted(name: str, value: Any, annotation: Any, *, finite: bool = True) -> Any:
+    """A value as a setting of this type keeps it: a number of numpy becomes Python's.
+
+    Args:
+        finite: whether numbers have to be ones that models compute with.
+
+    Raises:
+        ValueError: it is of another type, or has a number that is out of range.
+    """
+    _check_type(name, value, annotation)
+    if finite:
+        check_numbers(name, value)
+    return _convert(value, annotation, name)
+
+
 def _convert(value: Any, annotation: Any, where: str) -> Any:
     """A value that matches its annotation, with nested mappings made into their dataclasses."""
     annotation = next(a for a in _options(annotation) if _matches(value, a))
@@ -71,10 +108,17 @@ def _convert(value: Any, annotation: Any, where: str) -> Any:
         return from_mapping(annotation, value, where)
     if annotation in (float, int):
         return annotation(value)
+    if typing.get_origin(annotation) is Literal:
+        return next(one for one in typing.get_args(annotation) if one == value)
     if typing.get_origin(annotation) is tuple:
         item = typing.get_args(annotation)[0]
         return tuple(_convert(v, item, f"{where}[{i}]") for i, v in enumerate(value))
     return value
+
+
+def plain(given: Any) -> Any:
+    """An array or a tensor as numbers in lists; anything else as it is."""
+    return given.tolist() if hasattr(given, "tolist") else given
 
 
 def shown(value: Any, most: int = 100) -> str:
@@ -93,9 +137,14 @@ def unknown_setting(where: str, key: Any, known: Sequence[str]) -> ValueError:
 
 
 def _type_name(annotation: Any) -> str:
-    if typing.get_origin(annotation) is None and isinstance(annotation, type):
-        return annotation.__name__
-    return str(annotation).replace("NoneType", "null").replace("None", "null")
+    options = _options(annotation)
+    if len(options) > 1:
+        return " | ".join(map(_type_name, options))
+    if typing.get_origin(annotation) is Literal:
+        return f"one of {', '.join(map(repr, typing.get_args(annotation)))}"
+    is_class = typing.get_origin(annotation) is None and isinstance(annotation, type)
+    name = annotation.__name__ if is_class else str(annotation)
+    return name.replace("NoneType", "null").replace("None", "null")
 
 
 def _check_type(name: str, value: Any, annotation: Any) -> None:
@@ -108,14 +157,24 @@ def _hints(cls: Hashable) -> dict[str, Any]:
     return typing.get_type_hints(cls)
 
 
-def check_types(prefix: str, settings: Any) -> None:
-    """Raises ValueError unless every setting of a class has its type, where it was made directly.
+def convert_fields(prefix: str, settings: Any) -> None:
+    """Brings settings that were made directly to the types that parsed ones have.
 
     Args:
         prefix: what an error puts before a setting's name.
+
+    Raises:
+        ValueError: a setting is of another type, or has a number that is out of range.
     """
     for name, annotation in _hints(settings.__class__).items():
-        _check_type(f"{prefix}{name}", getattr(settings, name), annotation)
+        value = converted(f"{prefix}{name}", getattr(settings, name), annotation)
+        object.__setattr__(settings, name, value)
+
+
+def needed_fields(cls: Any) -> list[str]:
+    """Settings of a class that have no default."""
+    unset = (dataclasses.MISSING, dataclasses.MISSING)
+    return [f.name for f in dataclasses.fields(cls) if (f.default, f.default_factory) == unset]
 
 
 def from_mapping(cls: type[T], values: Any, where: str) -> T:
@@ -135,18 +194,63 @@ def from_mapping(cls: type[T], values: Any, where: str) -> T:
         if key not in known:
             raise unknown_setting(where, key, sorted(known))
         name = f"{where}: {key}"
-        _check_type(name, value, hints[key])
-        check_numbers(name, value)
-        parsed[key] = _convert(value, hints[key], name)
-    unset = (dataclasses.MISSING, dataclasses.MISSING)
-    needed = [f.name for f in dataclasses.fields(cls) if (f.default, f.default_factory) == unset]
-    missing = [name for name in needed if name not in parsed]
+        parsed[key] = converted(name, value, hints[key])
+    missing = [name for name in needed_fields(cls) if name not in parsed]
     if missing:
         raise ValueError(f"{where}: {' and '.join(missing)} must be given")
     try:
         return cls(**parsed)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{where}: {error}") from error
+
+
+def settable_hints(
+    where: str, annotated: Any, names: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """The types of options by name.
+
+    Args:
+        annotated: what has the annotations.
+        names: those that the annotations may use; default: of a class its module's.
+
+    Raises:
+        ValueError: a type is unknown, or one whose values cannot be set.
+    """
+    try:
+        hints = typing.get_type_hints(annotated, globalns=names)
+    except NameError as error:
+        raise ValueError(f"{where}: a type of its options is unknown ({error})") from error
+    for name, hint in hints.items():
+        require(
+            can_be_set(hint),
+            f"{where}: its option {name} cannot be set: give it one of the types bool, int, float, "
+            "str, Literal, tuple[X, ...], dict[str, X], or a union of them",
+        )
+    return hints
+
+
+def class_of_parameters(where: str, function: Callable[..., Any]) -> type:
+    """A frozen dataclass of a function's keyword parameters behind its first one.
+
+    Raises:
+        ValueError: one may be given without its name, has no type or one that cannot be set, or a
+            default of another type.
+    """
+    parameters = [*inspect.signature(function).parameters.values()][1:]
+    for one in parameters:
+        good = one.kind is inspect.Parameter.KEYWORD_ONLY and one.annotation is not one.empty
+        require(good, f"{where}: {one.name} must be keyword-only, with a type: *, x: int")
+    # Types of the other annotations may be names that the module imports for a type checker alone.
+    own = SimpleNamespace(__annotations__={one.name: one.annotation for one in parameters})
+    hints = settable_hints(where, own, function.__globals__)
+    fields: list[Any] = []
+    for one in parameters:
+        parts: tuple[Any, ...] = (one.name, hints[one.name])
+        if one.default is not one.empty:
+            name = f"{where}: the default of {one.name}"
+            parts += (setting(converted(name, one.default, hints[one.name], finite=False), ""),)
+        fields.append(parts)
+    return dataclasses.make_dataclass(f"{function.__name__}_options", fields, frozen=True)
 
 
 def changed(settings: T, name: str, value: Any, typed: str) -> T:

@@ -194,6 +194,14 @@ class SoftMask(nn.Module):
             raw = torch.tensor([least + math.log(-math.expm1(-least))])  # softplus' inverse
             self.register_parameter(f"raw_{name}", nn.Parameter(raw, requires_grad=used))
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> SoftMask:
+        # All of `to`, `half`, `cuda` and so on: the device is taken, and another dtype is not.
+        def moved(tensor: Tensor) -> Tensor:
+            found = fn(tensor)
+            return found if found.dtype == tensor.dtype else tensor.to(found.device)
+
+        return super()._apply(moved, recurse)
+
     @property
     def rule(self) -> Chosen:
         """The feedback rule."""

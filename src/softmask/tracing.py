@@ -172,7 +172,7 @@ class Trace:
         """A run from a trace file.
 
         Raises:
-            ValueError: there is no such file, or it is something else.
+            ValueError: there is no such file, it is something else, or a run in it is not whole.
         """
         path = Path(path)
         require(
@@ -180,7 +180,12 @@ class Trace:
             f"a {path.suffix} cannot be read again, only a trace file (.json): save the run as one",
         )
         require(path.is_file(), f"there is no file {path}")
-        return cls(check_trace(read_json(path), str(path)))
+        data = check_trace(read_json(path), str(path))
+        try:
+            runs = [cls(data, index) for index in range(len(data["runs"]))]
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            raise ValueError(f"{path} holds no whole run: record it again") from error
+        return runs[0]
 
 
 def trace(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import subprocess
 
+import numpy as np
 import pytest
 import torch
 from processes import ENVIRONMENT, python
@@ -146,6 +147,8 @@ def test_a_seed_decides_the_text_whatever_stands_beside_it(checkpoint) -> None:
         assert batch[row].seed == 7 + row
     again = softmask.generate(checkpoint, "One", seed=batch[0].seed, **settings)
     assert again.token_ids == batch[0].token_ids
+    for same in (np.array(7), np.int64(7), np.array([7]), torch.tensor(7), torch.tensor([7])):
+        assert softmask.generate(checkpoint, "One", seed=same, **settings).seed == 7
     unseeded = softmask.generate(checkpoint, "One", **settings)
     repeated = softmask.generate(checkpoint, "One", seed=unseeded.seed, **settings)
     assert unseeded.token_ids == repeated.token_ids
@@ -307,6 +310,7 @@ def test_the_chat_template_is_used_where_there_is_one(chatty) -> None:
         ("x", {"num_return_sequences": 1.5}, "num_return_sequences must be a whole number"),
         ("x", {"seed": 1.5}, "a seed must be a whole number, not 1.5"),
         ("x", {"seed": [True]}, "a seed must be a whole number, not True"),
+        ("x", {"seed": np.array(1.5)}, "a seed must be a whole number, not 1.5"),
         ("x", {"seed": -1}, "seed"),
         ("x", {"seed": 2**63}, "seed"),
         ("x", {"steps": 0}, "steps"),
@@ -373,6 +377,8 @@ def test_a_kind_of_prompts_has_settings_and_a_length_of_its_own(tmp_path) -> Non
     assert puzzle.sampling == SamplingConfig(steps=3, alg="topk_margin")
     ids = checkpoint.tokenizer("Puzzle")["input_ids"]
     assert softmask.Generation(checkpoint, [ids, ids]).sampling == puzzle.sampling
+    for same in (ids, np.array(ids), torch.tensor(ids), [np.int64(index) for index in ids]):
+        assert checkpoint.kind_of(same) == checkpoint.kind_of("Puzzle")
     holed = softmask.Generation(checkpoint, "Puzzle[[5]]", infill=True)
     assert holed.sampling == SamplingConfig(steps=5, alg="topk_margin")
     own = softmask.Generation(checkpoint, "Puzzle", max_new_tokens=6, sampling={"alg": "entropy"})

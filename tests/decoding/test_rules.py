@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import importlib.metadata
 import json
+import pickle
 import shutil
+import subprocess
 import sys
+from collections.abc import Sequence
+from typing import Literal
 
+import numpy as np
 import pytest
 import torch
 from commands import failed
@@ -69,8 +75,8 @@ def mine(tmp_path, monkeypatch):
     sys.modules.pop(name, None)
 
 
-def imported(name: str) -> None:
-    rules.import_rule(f"{name}:patient")
+def imported(name: str) -> rules.Rule:
+    return rules.import_rule(f"{name}:patient")
 
 
 @pytest.mark.parametrize("alg", ["maskgit_plus", "topk_margin", "entropy"])
@@ -262,7 +268,19 @@ def test_a_rule_reads_where_a_position_is_and_how_far_its_text() -> None:
         (lambda: SoftMask(0.5, mode="trust"), "trust needs the steps of one text"),
         (lambda: softmask.commit_rule("entropy")(lambda rows: 0), "a commit rule entropy already"),
         (lambda: softmask.commit_rule("a:b"), "'a:b' is no name of a rule"),
-        (lambda: softmask.commit_rule("x")(lambda rows, k=1: 0), "k must be keyword-only"),
+        (lambda: softmask.commit_rule("x")(lambda rows, k=1: 0), "x: k must be keyword-only"),
+        (lambda: SamplingConfig(alg=["entropy"]), r"alg must be the name of a rule, not \['ent"),
+        (lambda: SoftMaskConfig(mode=["topk"]), "soft-mask mode must be the name of a rule, not"),
+        (lambda: SamplingConfig(alg=ordered_by("nope")), "rule by_nope: order must be .* 'nope'"),
+        (lambda: SamplingConfig(alg=ordered_by("patient")), "order must be .*, not patient"),
+        (lambda: SamplingConfig(alg=ordered_by("threshold")), "order must be .*, not threshold"),
+        (lambda: SamplingConfig(alg=ordered_by("origin")), "order must be .*, not origin"),
+        (lambda: with_option(Sequence[float]), "commit rule x: its option w cannot be set: give"),
+        (lambda: with_option(tuple[float, int, int]), "x: its option w cannot be set"),
+        (lambda: with_option(list[float], [1.0]), "x: its option w cannot be set"),
+        (lambda: with_option("Gone"), "commit rule x: a type of its options is unknown .*'Gone'"),
+        (lambda: with_option(float, "a"), "x: the default of w must be float, not 'a'"),
+        (lambda: softmask.commit_rule("x", options=3), "x: options must be a dataclass, not 3"),
         (lambda: softmask.commit_rule(lambda rows: 0), r'write @commit_rule\("NAME"\)'),
         (lambda: softmask.stopping_rule(3), "3 is no name of a rule"),
         (lambda: softmask.commit_rule("x", returns="x"), "returns must be one of scores, rows"),
@@ -281,6 +299,65 @@ def test_a_mistake_about_rules_is_one_sentence(mine, make, message) -> None:
     imported(mine)
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def ordered_by(order):
+    """A rule that says which rows commit, and leaves the least number to another one."""
+    return softmask.commit_rule(f"by_{order}", returns="rows", order=order)(
+        lambda rows: rows.probability_N > 0.9
+    )
+
+
+def with_option(kind, default=None):
+    """A rule with an option of this type."""
+
+    def rule(rows, *, w=default):
+        return rows.entropy_N
+
+    rule.__annotations__["w"] = kind
+    return softmask.commit_rule("x")(rule)
+
+
+def test_options_may_be_choices_lists_and_mappings() -> None:
+    @softmask.commit_rule("choosy")
+    def choosy(
+        rows,
+        *,
+        kind: Literal["sure", "left"] = "sure",
+        most: Literal[1, 2] | None = None,
+        weights: tuple[float, ...] = [1],
+        names: dict[str, int] = {},  # noqa: B006
+    ):
+        assert isinstance(weights, tuple)
+        return {"sure": -rows.entropy_N, "left": -rows.position_N.float()}[kind] * weights[0]
+
+    given = {"kind": "left", "most": np.int64(2), "weights": [2, 3], "names": {"a": 1}}
+    config = SamplingConfig(steps=12, alg=choosy, alg_options=given)
+    assert config.alg_options == given | {"weights": (2.0, 3.0)}
+    assert type(config.alg_options["most"]) is int
+    model = tiny_model()
+    canvas, _ = canvas_of(model, [5])
+    settings = {"rules": only_mask(model)}
+    by_hand = drain(model, canvas, SamplingConfig(steps=12, alg="sequential"), **settings)
+    assert drain(model, canvas, config, **settings).canvas_BL.equal(by_hand.canvas_BL)
+    drain(model, canvas, SamplingConfig(steps=2, alg=choosy), **settings)
+    for options, message in (
+        ({"kind": "right"}, "kind must be one of 'sure', 'left', not 'right'"),
+        ({"most": True}, r"most must be one of 1, 2 \| null, not True"),
+        ({"weights": 1.0}, r"weights must be tuple\[float, ...\], not 1.0"),
+    ):
+        with pytest.raises(ValueError, match=f"alg_options of choosy: {message}"):
+            SamplingConfig(alg=choosy, alg_options=options)
+
+
+def test_a_rule_that_is_sent_to_another_process_is_the_one_of_its_name_there(mine) -> None:
+    rule = imported(mine)
+    assert pickle.loads(pickle.dumps(rule)) is copy.deepcopy(rule) is rule
+    sent = pickle.dumps({"alg": rule})
+    code = "import pickle, sys; print(pickle.load(sys.stdin.buffer)['alg'])"
+    command = [sys.executable, "-c", code]
+    said = subprocess.run(command, input=sent, capture_output=True, check=True)
+    assert said.stdout.split() == [b"the", b"commit", b"rule", b"patient"]
 
 
 def test_options_may_have_ranges() -> None:

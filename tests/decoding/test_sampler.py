@@ -20,6 +20,7 @@ OTHERS = (
     SoftMaskConfig(k=3, scale=0.9, mixture="additive", weight="entropy", entropy_temperature=2.0),
     SoftMaskConfig(k=3, scale=0.8, mixture="norm_kept", offset=-3.0, steepness=1.0),
 )
+TWO_STEPS = SamplingConfig(steps=2)
 ALGS = ("origin", "maskgit_plus", "topk_margin", "entropy")
 
 
@@ -251,6 +252,73 @@ def test_a_mask_that_a_hook_writes_into_a_row_without_any_is_filled() -> None:
     assert first.canvas_BL[0, 2] == model.mask_id
     assert last.left_B == (0,)
     assert model.mask_id not in last.canvas_BL
+
+
+CANVAS = r"a tokens hook must return the canvas, token ids of the shape \(1, 8\), not "
+LOGITS = r"a logits hook must return logits, numbers of the shape \(1, 8, 64\), not "
+
+
+@pytest.mark.parametrize("step", [None, 0])
+@pytest.mark.parametrize(
+    ("returned", "message"),
+    [
+        (lambda ids: None, CANVAS + "None"),
+        (lambda ids: ids[:, 1:], CANVAS + r"int64 of the shape \(1, 7\)"),
+        (lambda ids: ids.float(), CANVAS + r"float32 of the shape \(1, 8\)"),
+        (lambda ids: ids + 10**6, "a token id outside of the model's vocabulary of 64"),
+        (lambda ids: ids - 5, "a token id outside of the model's vocabulary of 64"),
+    ],
+)
+def test_what_a_tokens_hook_returns_is_looked_at(step, returned, message) -> None:
+    def hook(at, ids, logits):
+        return returned(ids) if at == step else ids
+
+    with pytest.raises(ValueError, match=message):
+        drain(tiny_model(), torch.tensor([[1, 2, *[63] * 6]]), TWO_STEPS, tokens_hook=hook)
+
+
+@pytest.mark.parametrize(
+    ("returned", "message"),
+    [
+        (lambda logits: None, LOGITS + "None"),
+        (lambda logits: logits[..., 1:], LOGITS + r"float32 of the shape \(1, 8, 63\)"),
+        (lambda logits: logits.long(), LOGITS + r"int64 of the shape \(1, 8, 64\)"),
+    ],
+)
+def test_what_a_logits_hook_returns_is_looked_at(returned, message) -> None:
+    def hook(at, ids, logits):
+        return returned(logits)
+
+    with pytest.raises(ValueError, match=message):
+        drain(tiny_model(), torch.tensor([[1, 2, *[63] * 6]]), TWO_STEPS, logits_hook=hook)
+
+
+@pytest.mark.parametrize("kind", [torch.int64, torch.int32])
+def test_a_tokens_hook_may_return_whole_numbers_of_any_width(kind) -> None:
+    model, canvas = tiny_model(), torch.tensor([[1, 2, *[63] * 6]])
+    narrow = drain(model, canvas, TWO_STEPS, tokens_hook=lambda step, ids, logits: ids.to(kind))
+    assert torch.equal(narrow.canvas_BL, drain(model, canvas, TWO_STEPS).canvas_BL)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"config": {"steps": 4}}, "config must be a SamplingConfig, not {'steps': 4}"),
+        ({"soft_mask": True}, "soft_mask must be a SoftMaskConfig or None here, not True"),
+        ({"soft_mask": "rcd"}, "soft_mask must be a SoftMaskConfig or None here, not 'rcd'"),
+        ({"generators": [3]}, "generators must hold a torch.Generator for each row, not 3"),
+        (
+            {"generators": torch.Generator()},
+            "generators must have an entry for each row of the canvas, 1 in all, not <torch",
+        ),
+        ({"steps_B": 4}, "steps_B must have an entry for each row of the canvas, 1 in all, not 4"),
+        ({"steps_B": [2.5]}, "an entry of steps_B must be a whole number, not 2.5"),
+    ],
+)
+def test_an_argument_of_another_type_is_refused_before_anything_runs(arguments, message) -> None:
+    given = {"canvas_BL": torch.tensor([[1, 2, *[63] * 6]]), "config": TWO_STEPS} | arguments
+    with pytest.raises(ValueError, match=message):
+        denoise(tiny_model(), **given)
 
 
 def test_a_block_the_size_of_the_canvas_is_no_block() -> None:

@@ -207,6 +207,17 @@ def test_a_chain_and_the_bound_agree_on_one_token_and_spaces_move_on(checkpoint)
         softmask.score(checkpoint, "A cat", [" sat", ""])
 
 
+def test_a_space_stays_before_a_choice_that_is_token_ids(checkpoint) -> None:
+    ids = checkpoint.tokenizer("sat", add_special_tokens=False)["input_ids"]
+    before = checkpoint.tokenizer("A cat ", add_special_tokens=False)["input_ids"]
+    spaced = softmask.score(checkpoint, "A cat ", [ids])
+    assert spaced == softmask.score(checkpoint, before, [ids])
+    assert spaced != softmask.score(checkpoint, "A cat", [ids])
+    both = softmask.score(checkpoint, "A cat ", [ids, "sat"], estimator="chain")
+    alone = [softmask.score(checkpoint, "A cat ", [one], estimator="chain") for one in (ids, "sat")]
+    assert [one.nats for one in both] == pytest.approx([one.nats for (one,) in alone], rel=1e-6)
+
+
 def test_a_conversation_is_scored_as_its_template_has_it(url, checkpoint) -> None:
     answer = post(url, "/v1/score", {"messages": HELLO, "choices": ["Yes"]}).json()
     ids = encode_chat(checkpoint, HELLO)

@@ -76,10 +76,17 @@ def test_a_dream_is_fine_tuned_reloaded_merged_and_generates(
 
 
 def test_an_adapter_names_its_base_and_needs_no_other_argument(settings, base, tmp_path) -> None:
-    result = train(recipe_of(settings, steps=2), tmp_path / "run")
+    result = train(recipe_of(settings, steps=2), str(tmp_path / "run"))
+    assert result == tmp_path / "run" / "adapter"
     assert json.loads((result / "adapter_config.json").read_text())["use_dora"] is True
     checkpoint = softmask.load(adapter=result, device="cpu")
     assert checkpoint.name == str(base)
+
+
+def test_what_is_no_recipe_is_refused_before_there_is_a_folder(tmp_path) -> None:
+    with pytest.raises(ValueError, match=r"train takes a Recipe, .*, not 'tiny-puzzles'"):
+        train("tiny-puzzles", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_plain_twin_is_decoded_plainly_whatever_its_base_is(

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from ..config import SamplingConfig
-from ..settings import require, shown, unknown_setting
+from ..settings import plain, require, shown, unknown_setting
 
 
 def is_whole_number(value: Any) -> bool:
@@ -54,8 +54,7 @@ def row_seeds(seed: int | Sequence[int] | None, rows: int) -> list[int]:
     Raises:
         ValueError: one is no whole number or out of range, or there are not as many as rows.
     """
-    if seed is None:
-        seed = secrets.randbelow(2**31)
+    seed = secrets.randbelow(2**31) if seed is None else plain(seed)
     given: list[Any] = list(seed) if isinstance(seed, Iterable) else [seed]
     for value in given:
         require(is_whole_number(value), f"a seed must be a whole number, not {shown(value)}")

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeGuard
 
 from ..models.checkpoint import Checkpoint
+from ..settings import plain
 from .arguments import is_whole_number
 from .chat_template import render_chat
 from .control_names import ControlNames, require_characters
@@ -31,18 +32,13 @@ def is_token_ids(prompt: Prompt) -> TypeGuard[TokenIds]:
     return not isinstance(prompt, str) and isinstance(prompt[0], int)
 
 
-def _plain(given: Any) -> Any:
-    """An array or a tensor as numbers in lists; anything else as it is."""
-    return given.tolist() if hasattr(given, "tolist") else given
-
-
 def known_ids(checkpoint: Checkpoint, given: Any) -> list[int]:
     """Token ids that may stand in a text: a list, an array or a tensor.
 
     Raises:
         ValueError: one is no id, is beyond the vocabulary, or is the mask.
     """
-    ids = list(_plain(given))
+    ids = list(plain(given))
     size, mask_id = checkpoint.model.config.vocab_size, checkpoint.model.mask_id
     for index in ids:
         if not is_whole_number(index) or not 0 <= index < size or index == mask_id:
@@ -62,7 +58,7 @@ def read_prompts(given: Any) -> tuple[list[Prompt], bool]:
     Raises:
         ValueError: one is empty, or something else, or a message has no text.
     """
-    given = _plain(given)
+    given = plain(given)
     one = _prompt(given)
     if one is not None:
         return [one], True
@@ -81,13 +77,13 @@ def read_prompts(given: Any) -> tuple[list[Prompt], bool]:
 
 def _prompt(given: Any) -> Prompt | None:
     """What is one prompt, as text, messages or ids; None: it is something else, or several."""
-    given = _plain(given)
+    given = plain(given)
     if isinstance(given, str) and given:
         return given
     if isinstance(given, Mapping) and {"role", "content"} <= given.keys():
         return _messages([given])
     if isinstance(given, Sequence) and not isinstance(given, str | bytes) and given:
-        items = [_plain(item) for item in given]
+        items = [plain(item) for item in given]
         if isinstance(items[0], Mapping):  # what begins with a message is meant as a conversation
             return _messages(items)
         if all(isinstance(item, int) for item in items):

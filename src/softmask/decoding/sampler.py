@@ -8,7 +8,7 @@ Shape suffixes: B batch, L length, P = B * L, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Sized
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from torch import Tensor
 from ..config import SamplingConfig, SoftMaskConfig, require, shown
 from ..models import DreamModel
 from ..soft_mask import check_k
+from .arguments import as_count
 from .batch import Batch
 from .growing import Room
 from .hooks import Hooks, LogitsHook, TokensHook
@@ -97,8 +98,9 @@ def denoise(
             an id lies outside of the vocabulary, what comes row by row has not as many rows,
             k is larger than the vocabulary, a row's attention mask has a gap, a cache, lookahead,
             commit_from or guidance is asked for together with hooks, too few steps for the blocks,
-            the model's logits are NaN, a hole cannot grow (`Growth.of`),
-            graphs are asked for where there can be none, or no text of the form fits.
+            the model's logits are NaN, a hook returns something else than it must, a hole cannot
+            grow (`Growth.of`), graphs are asked for where there can be none, no text of the form
+            fits, or an argument is of another type.
     """
     rules = rules or Rules()
     check_canvas(model, canvas_BL, rules)
@@ -112,6 +114,9 @@ def denoise(
         holes_B=holes_B,
         room_B=room_B,
     )
+    _check_kinds(config, soft_mask, generators)
+    if steps_B is not None:
+        steps_B = [as_count("an entry of steps_B", steps) for steps in steps_B]
     if soft_mask is not None:
         check_k(soft_mask.k, model.config.vocab_size)
     spans = _spans(canvas_BL, attention_mask_BL)
@@ -122,9 +127,8 @@ def denoise(
             if getattr(config, name) != off:
                 raise ValueError(f"hooks see the logits of the whole canvas: leave out the {name}")
         rows, columns = canvas_BL.shape
-        hooks = Hooks((rows, columns), logits_hook, tokens_hook)
-    if tokens_hook is not None:
-        canvas_BL = tokens_hook(None, canvas_BL, None)
+        hooks = Hooks((rows, columns), model.config.vocab_size, logits_hook, tokens_hook)
+        canvas_BL = hooks.begin(canvas_BL)
     cached = config.cache != "none"
     count = canvas_BL.numel()
     twins = count if config.guidance else 0
@@ -214,15 +218,31 @@ def _check_rows(
     shape, mask = tuple(canvas_BL.shape), attention_mask_BL
     if mask is not None:
         require(isinstance(mask, Tensor), "attention_mask_BL must be a tensor of the canvas' shape")
-        found = tuple(mask.shape)
-        require(
-            found == shape, f"attention_mask_BL must have the canvas' shape {shape}, not {found}"
-        )
+        own = tuple(mask.shape)
+        require(own == shape, f"attention_mask_BL must have the canvas' shape {shape}, not {own}")
     for name, values in each.items():
+        if values is not None:
+            found = len(values) if isinstance(values, Sized) else shown(values)
+            require(
+                found == shape[0],
+                f"{name} must have an entry for each row of the canvas, {shape[0]} in all, not "
+                f"{found}",
+            )
+
+
+def _check_kinds(config: Any, soft_mask: Any, generators: Sequence[Any] | None) -> None:
+    """Raises ValueError for settings that a call of `generate` would read, and others."""
+    require(
+        isinstance(config, SamplingConfig), f"config must be a SamplingConfig, not {shown(config)}"
+    )
+    require(
+        soft_mask is None or isinstance(soft_mask, SoftMaskConfig),
+        f"soft_mask must be a SoftMaskConfig or None here, not {shown(soft_mask)}",
+    )
+    for one in generators or ():
         require(
-            values is None or len(values) == shape[0],
-            f"{name} must have an entry for each row of the canvas, {shape[0]} in all, not "
-            f"{len(values or ())}",
+            isinstance(one, torch.Generator),
+            f"generators must hold a torch.Generator for each row, not {shown(one)}",
         )
 
 

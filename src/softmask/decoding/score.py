@@ -42,7 +42,8 @@ def score(
 
     Args:
         prompt: a text as it is, a conversation (through the chat template), or token ids.
-        choices: what may follow: texts, or token ids.
+        choices: what may follow: texts, to which spaces at the end of the prompt move, or token
+            ids.
         estimator: "masks", "chain", "llada" or "one_step": see `softmask.decoding.likelihood`.
         samples: masks that are drawn of each choice; chain and one_step draw none.
         soft_mask: as of `generate`.
@@ -73,7 +74,8 @@ def pairs_of(
 ) -> list[Request]:
     """Prompt and continuation as token ids, of each choice.
 
-    Spaces at the end of a prompt begin the continuations: tokens bring the space before them.
+    Spaces at the end of a prompt begin continuations that are texts: tokens bring the space before
+    them. Before continuations that are token ids they stay where they are.
 
     Raises:
         ValueError: a choice is empty, or there is none; see `encode_chat`.
@@ -87,12 +89,14 @@ def pairs_of(
     if isinstance(prompt, str):
         kept = prompt.rstrip(" ")
         spaces = prompt[len(kept) :]
-        context = [*first_ids(checkpoint), *encode_text(kept)]
+        first = first_ids(checkpoint)
+        before_text, before_ids = ([*first, *encode_text(text)] for text in (kept, prompt))
     elif len(prompt) == 0:
-        context = []
+        before_text = before_ids = []
+    elif is_token_ids(prompt):
+        before_text = before_ids = known_ids(checkpoint, prompt)
     else:
-        known = is_token_ids(prompt)
-        context = known_ids(checkpoint, prompt) if known else encode_chat(checkpoint, prompt)  # type: ignore[arg-type]
+        before_text = before_ids = encode_chat(checkpoint, prompt)  # type: ignore[arg-type]
     pairs: list[Request] = []
     for number, choice in enumerate(choices):
         require(
@@ -101,9 +105,9 @@ def pairs_of(
         )
         require(len(choice) > 0, f"choice {number} is empty: there is nothing to score")
         if isinstance(choice, str):
-            ids = encode_text(spaces + choice)
+            context, ids = before_text, encode_text(spaces + choice)
         else:
-            ids = known_ids(checkpoint, choice)
+            context, ids = before_ids, known_ids(checkpoint, choice)
         pairs.append((context or [prefix_id(checkpoint)], ids))
     return pairs
 

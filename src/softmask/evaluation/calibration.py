@@ -223,7 +223,7 @@ def _lay(
     true_P = torch.cat([canvas.true_L for canvas in canvases]).to(model.device)
     text_P = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes)).to(model.device)
     if seeds is None:
-        batch = Batch(model, sum(sizes), hooks=Hooks((1, sum(sizes))))
+        batch = Batch(model, sum(sizes), hooks=Hooks((1, sum(sizes)), model.config.vocab_size))
     else:
         cached = any(config.cache != "none" for config in configs)
         batch = Batch(model, sum(sizes), cached=cached, top_logprobs=1)

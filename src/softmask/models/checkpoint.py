@@ -21,6 +21,7 @@ from ..constraints.vocabulary import bytes_by_character, token_bytes
 from ..families.family import Family
 from ..families.links import Link
 from ..families.registry import by_name
+from ..settings import plain
 from .configuration_dream import DreamConfig
 from .modeling_dream import DreamModel
 
@@ -71,6 +72,7 @@ class Checkpoint:
         Everything that decodes asks this, so that a prompt has the same defaults wherever it is
         put to the model.
         """
+        prompt = plain(prompt)
         if not self.prompt_kinds:
             text = ""
         elif isinstance(prompt, str):
@@ -79,7 +81,8 @@ class Checkpoint:
             text = str(prompt[-1].get("content"))
         else:  # not checked yet
             known = range(self.model.config.vocab_size)
-            ids = [index for index in prompt if isinstance(index, int) and index in known]
+            given = map(plain, prompt)
+            ids = [index for index in given if isinstance(index, int) and index in known]
             text = self.decode(ids)
         return kind_of(text, self.prompt_kinds, self.sampling)
 

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from ..config import (
     FEEDBACK_HELP,
     FEEDBACK_PRESETS,
-    check_numbers,
     require,
     require_choice,
     require_positive,
     setting,
 )
+from ..settings import check_numbers
 
 # Seconds in which answers reach their clients once the last request is over.
 DRAIN_SECONDS = 5.0

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from transformers import TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-from ..config import SoftMaskConfig
+from ..config import SoftMaskConfig, require, shown
 from ..files import write_atomically
 from ..hub.folder import kept_update
 from ..reporting.measure import emulated_bfloat16
@@ -63,7 +63,7 @@ START = "soft_mask_start.json"
 
 def train(
     recipe: Recipe,
-    folder: Path,
+    folder: str | Path,
     *,
     device: str | None = None,
     overwrite: bool = False,
@@ -82,11 +82,16 @@ def train(
         The folder of the result: `adapter` or `model` inside `folder`.
 
     Raises:
-        ValueError: one sentence: the folder holds another run or another process trains there, data
-            or base are not to be had or have changed, the loss is not finite, or a checkpoint
-            cannot be written.
+        ValueError: one sentence: this is no recipe, the folder holds another run or another process
+            trains there, data or base are not to be had or have changed, the loss is not finite, or
+            a checkpoint cannot be written.
         OSError: another file cannot be.
     """
+    require(
+        isinstance(recipe, Recipe),
+        f"train takes a Recipe, as read_recipe reads one, not {shown(recipe)}",
+    )
+    folder = Path(folder)
     args = training_arguments(recipe, folder, device)
     result = folder / ("model" if recipe.adapter is None else "adapter")
     main = args.process_index == 0
