@@ -455,8 +455,8 @@ class Batch:
             stays_M = stays_N.nonzero().squeeze(1)
         if not len(stays_M):  # a window's block is full
             return
-        start = torch.tensor([schedule.masks for schedule in schedules], device=self.device)
-        rate_R = rate(config.schedule, torch.tensor(left).to(start), start)
+        start_R = torch.tensor([schedule.masks for schedule in schedules], device=self.device)
+        rate_R = rate(config.schedule, torch.tensor(left, device=self.device), start_R)
         rows_M = predictions.rows_N[stays_M]
         seen = feedback_at(mixer, predictions, stays_M, self._reader)
         judged = judge_feedback(mixer, seen, predictions, stays_M, self.memory, self.soft)

@@ -237,7 +237,9 @@ class Generation:
         self.last: DenoiseStep | None = None
         self._failure: str | None = None
         self.seconds = 0.0
-        self._lambda_B = torch.zeros(len(self.rows), device=self.canvas_BL.device)
+        self._lambda_B = torch.zeros(
+            len(self.rows), dtype=torch.float32, device=self.canvas_BL.device
+        )
         self._fed_B = [0] * len(self.rows)
         self._full_B: list[int | None] = [None] * len(self.rows)  # steps until a row was full
         self._steps = self._denoise()

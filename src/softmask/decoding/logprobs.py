@@ -6,7 +6,7 @@ Shape suffixes: P positions, N rows that a step reads, K leading tokens.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -41,10 +41,11 @@ class LogprobStore:
     """The last look at every position of a canvas."""
 
     def __init__(self, positions: int, k: int, device: torch.device) -> None:
-        self.logprob_P = torch.full((positions,), torch.nan, device=device)
-        self.entropy_P = torch.full((positions,), torch.nan, device=device)
+        fp32: dict[str, Any] = {"dtype": torch.float32, "device": device}
+        self.logprob_P = torch.full((positions,), torch.nan, **fp32)
+        self.entropy_P = torch.full((positions,), torch.nan, **fp32)
         self.ids_PK = torch.full((positions, k), -1, dtype=torch.long, device=device)
-        self.logprobs_PK = torch.full((positions, k), torch.nan, device=device)
+        self.logprobs_PK = torch.full((positions, k), torch.nan, **fp32)
 
     def forget(self, own: slice) -> None:
         """Nothing has been read there yet."""

@@ -267,7 +267,7 @@ class LogitReader:
             unwanted = [rules.eos_id] if no_eos and rules.eos_id is not None else []
             if rules.suppressed or unwanted or (rules.end_ids and penalty):
                 floor = floor_of(self._model.dtype)
-                bias_V = torch.zeros(self._vocabulary, device=device)
+                bias_V = torch.zeros(self._vocabulary, dtype=torch.float32, device=device)
                 # Above what a form forbids, which may leave nothing but an end.
                 bias_V[list(rules.end_ids)] = min(max(-penalty, floor / 2), -floor / 2)
                 bias_V[unwanted] = floor / 2
