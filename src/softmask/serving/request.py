@@ -109,8 +109,8 @@ class Trace(NamedTuple):
     """The state of the masked positions of a sequence.
 
     `logprobs` is what a step last read there. With soft-masking a position's input is [MASK], by
-    its own weight, + sum of `weights_MK` times `ids_MK`; K is 0 in plain decoding and in mode
-    "temperature".
+    its own weight, + sum of `weights_MK` times `ids_MK`; K is 0 in plain decoding, and where the
+    feedback is of all tokens, whose shares `logprobs` has if the rule is streamed.
     """
 
     columns_M: np.ndarray
