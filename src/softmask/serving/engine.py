@@ -310,7 +310,7 @@ class Engine:
             if self._closing in (None, "all"):
                 self._waiting = schedule(self._waiting, self._batch.reserve)
         for handle, error in self._batch.start_reserved(self._clock()):
-            self._end(handle, "failed", error=error)
+            self._end(handle, "failed", error=describe(error), cause=error)
         if self._batch.running:
             self._step()
         if self.scores:
@@ -326,9 +326,9 @@ class Engine:
             self._recent.append(seconds)
             self._busy_seconds += seconds
         for slot in [slot for slot in self._batch.running if slot.sequence.is_done]:
-            failure = slot.sequence.failure
+            failure, cause = slot.sequence.failure, slot.sequence.cause
             reason: FinishReason = "done" if failure is None else "failed"
-            self._end(slot.handle, reason, error=failure, slot=slot)
+            self._end(slot.handle, reason, error=failure, cause=cause, slot=slot)
 
     def _end_early(self) -> None:
         """Ends what is cancelled, late, or not to be finished."""
@@ -369,6 +369,7 @@ class Engine:
         reason: FinishReason,
         *,
         error: str | None = None,
+        cause: Exception | None = None,
         slot: Slot | None = None,
     ) -> None:
         now = self._clock()
@@ -389,5 +390,6 @@ class Engine:
                 waited=entered - handle.submitted,
                 ran=now - entered,
                 cached_tokens=0 if slot is None else slot.cached,
+                cause=cause,
             )
         )

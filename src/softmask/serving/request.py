@@ -174,7 +174,8 @@ class Event:
 class Result:
     """How a request ended.
 
-    `ids` is its canvas, with `left` masks where it ended early; `error` says what failed.
+    `ids` is its canvas, with `left` masks where it ended early; `error` says what failed, and
+    `cause` is the exception behind it, where there was one.
     `waited` and `ran` are seconds in the waiting queue and in the batch, `cached_tokens` its
     leading ones whose keys and values an earlier request had left.
     """
@@ -188,6 +189,14 @@ class Result:
     waited: float
     ran: float
     cached_tokens: int = 0
+    cause: Exception | None = None
+
+    def failure(self, words: str) -> ValueError:
+        """What to raise where this is no text, in these words; its `__cause__` is the error itself,
+        of a rule the one that the rule raised."""
+        found = ValueError(words)
+        found.__cause__ = None if self.cause is None else self.cause.__cause__ or self.cause
+        return found
 
     def cost(self) -> dict[str, int | float]:
         """What it took, for clients."""

@@ -320,5 +320,6 @@ def record(checkpoint: Checkpoint, request: Request, *, infill: bool, id: str) -
         left = engine.run_once()
         steps += [tracer.step(event) for event in handle.pending()]
     result = handle.result()
-    require(result.error is None, f"the run failed: {result.error}")
+    if result.error is not None:
+        raise result.failure(f"the run failed: {result.error}")
     return {"start": start, "steps": steps, "end": tracer.end(result)}
