@@ -1,4 +1,4 @@
-"""What a caller has set as torch's default dtype and device leaves no trace in what is decoded."""
+"""What a caller has set in torch, as its default dtype, leaves no trace in what is decoded."""
 
 from __future__ import annotations
 
@@ -102,3 +102,15 @@ def test_soft_mask_parameters_are_in_fp32_under_every_default(default_dtype, exa
     for name in ("scale", "offset", "steepness", "temperature"):
         assert torch.equal(getattr(made, name), getattr(expected, name))
         assert getattr(made, name).dtype == torch.float32
+
+
+@pytest.mark.parametrize("sampling", [{}, {"block_length": 4, "cache": "prefix"}, {"threshold": 0}])
+def test_a_run_that_begins_within_inference_mode_goes_on_behind_it(bundled, sampling) -> None:
+    settings = {"max_new_tokens": 8, "seed": 0, "sampling": {"steps": 4, **sampling}}
+    expected = softmask.Generation(bundled, "Hello", **settings).completions()[0]
+    with torch.inference_mode():
+        run = softmask.Generation(bundled, "Hello", **settings)
+        next(iter(run))
+    found = run.completions()[0]
+    assert found.text == expected.text
+    assert found.mean_lambda == expected.mean_lambda

@@ -357,7 +357,8 @@ class Generation:
     def _add_lambda(self, step: DenoiseStep) -> None:
         """Sums lambda, on the device, where nothing waits for it, and counts its masks."""
         if step.lambda_BL is not None:
-            self._lambda_B += step.lambda_BL.sum(1)
+            # Not in place: the sum may have begun within inference_mode, and goes on behind it.
+            self._lambda_B = self._lambda_B + step.lambda_BL.sum(1)
             self._fed_B = [fed + more for fed, more in zip(self._fed_B, step.open_B, strict=True)]
 
     def decided(self, step: DenoiseStep, row: int = 0) -> str:

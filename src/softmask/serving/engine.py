@@ -21,6 +21,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import torch
+
 from ..config import require, require_choice
 from ..decoding.prefix_cache import PrefixStats
 from ..models import DreamModel
@@ -101,6 +103,8 @@ class Engine:
         ValueError: a count below 1, or what `Limits` refuses.
     """
 
+    # As of `denoise`: the thread could not change what is made within inference_mode.
+    @torch.inference_mode(False)
     def __init__(
         self,
         model: DreamModel,
@@ -128,6 +132,7 @@ class Engine:
         self._clock = clock
         self._batch = RunningBatch(self.limits)
         self._thread: threading.Thread | None = None
+        self._is_driven = False  # by its thread, or by whoever calls `run_once`
         # Shared with the threads that submit, under the lock.
         self._lock = threading.Condition()
         self._waiting: list[RequestHandle] = []
@@ -162,7 +167,7 @@ class Engine:
             if len(self._waiting) >= self.queue:
                 self._counts["refused"] += 1
                 raise QueueFull(len(self._waiting), self._retry_after())
-            handle = RequestHandle(request, masks, reading, self._clock())
+            handle = RequestHandle(request, masks, reading, self._clock(), lambda: self._is_driven)
             self._waiting.append(handle)
             self._open.add(handle)
             self._counts["submitted"] += 1
@@ -240,6 +245,7 @@ class Engine:
         """Starts the thread."""
         assert self._thread is None, "the engine was started before"
         self._thread = threading.Thread(target=self._work, name="softmask-engine", daemon=True)
+        self._is_driven = True
         self._thread.start()
         return self
 
@@ -301,8 +307,10 @@ class Engine:
 
     # One iteration of the thread.
 
+    @torch.inference_mode(False)
     def run_once(self) -> bool:
         """One iteration; returns whether anything is left. For engines without a thread."""
+        self._is_driven = True
         own = self._thread is None or self._thread is threading.current_thread()
         assert own, "the engine's thread runs the iterations"
         self._end_early()

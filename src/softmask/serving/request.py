@@ -212,9 +212,17 @@ class Result:
 class RequestHandle:
     """An accepted request, for its client: events (for one reader), result, cancellation."""
 
-    def __init__(self, request: Request, masks: int, reading: int, now: float) -> None:
+    def __init__(
+        self,
+        request: Request,
+        masks: int,
+        reading: int,
+        now: float,
+        is_driven: Callable[[], bool],
+    ) -> None:
         self.request, self.masks, self.reading = request, masks, reading
         self.submitted, self.bypassed = now, 0
+        self._is_driven = is_driven
         self.ending: FinishReason | None = None  # why its client ends it
         self._events: deque[Event] = deque()
         self._result: Result | None = None
@@ -239,7 +247,10 @@ class RequestHandle:
 
         Raises:
             TimeoutError: it has not come after `timeout` seconds; the request goes on.
+            RuntimeError: without a `timeout`, of an engine that does nothing yet.
         """
+        if timeout is None:
+            self._check_driven()
         with self._changed:
             if not self._changed.wait_for(lambda: self.is_over, timeout):
                 raise TimeoutError(f"no result after {timeout} seconds; the request goes on")
@@ -254,6 +265,14 @@ class RequestHandle:
                 ready.clear()
         return self._result
 
+    def _check_driven(self) -> None:
+        """Raises RuntimeError where waiting would never end."""
+        if not self.is_over and not self._is_driven():
+            raise RuntimeError(
+                "the engine was not started, so nothing would ever come: use it in a `with` block, "
+                "or call its start(), or run_once() until that is False"
+            )
+
     def pending(self) -> list[Event]:
         """The events that have not been read yet, without waiting."""
         with self._changed:
@@ -263,6 +282,8 @@ class RequestHandle:
     def __iter__(self) -> Iterator[Event]:
         while True:
             with self._changed:
+                if not self._events:
+                    self._check_driven()
                 self._changed.wait_for(lambda: self._events or self.is_over)
                 if not self._events:
                     return
