@@ -102,6 +102,40 @@ def test_a_text_of_a_form_ends_where_the_form_does(checkpoint) -> None:
     assert (end["text"], end["finish_reason"]) == (done.text, done.finish_reason)
 
 
+@pytest.mark.parametrize(
+    ("soft_mask", "temperature"),
+    [
+        ({"mode": "temperature", "temperature": 0.5, "token_temperature": 0.8}, 0.4),
+        ({"mode": "temperature", "scale": 0.9}, 1.0),
+    ],
+)
+@pytest.mark.parametrize("sampling", [{"temperature": 0.0, "top_p": None}, {"temperature": 0.7}])
+def test_shares_of_feedback_of_all_tokens_are_their_softmax_at_its_temperature(
+    checkpoint, soft_mask, temperature, sampling
+) -> None:
+    settings = {"max_new_tokens": 6, "steps": 3, "seed": 0, "soft_mask": soft_mask, **sampling}
+    # At 0.4 nearly nothing is missing behind so many candidates; at 1 the shares are p itself.
+    run = softmask.trace(checkpoint, "One day, Tom", candidates=400, **settings)
+    seen = run.lambda_PS > 0
+    assert seen.any()
+    powers = run.candidate_probability_PSK[seen].astype(np.float64) ** (1 / temperature)
+    expected = powers / (1 if temperature == 1 else powers.sum(1, keepdims=True))
+    assert np.allclose(run.share_PSK[seen], expected, atol=2e-3)
+    assert run.share_PSK[seen].sum(1).min() > 0.9
+
+
+def test_shares_of_a_dense_rule_are_not_known(checkpoint) -> None:
+    @softmask.feedback_rule("all_of_it", dense=True)
+    def all_of_it(rows):
+        return rows.probability_N, rows.logits_NV.softmax(-1)
+
+    settings = {"max_new_tokens": 6, "steps": 3, "seed": 0}
+    run = softmask.trace(checkpoint, "One day, Tom", soft_mask={"mode": all_of_it}, **settings)
+    fed = run.lambda_PS > 0
+    assert fed.any()
+    assert np.isnan(run.share_PSK[fed]).all()
+
+
 def test_a_run_without_its_parts_is_none(tmp_path) -> None:
     run = {"start": {}, "steps": [], "end": {}}
     (tmp_path / "t.json").write_text(

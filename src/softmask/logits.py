@@ -20,6 +20,7 @@ CHUNK_ROWS = 32
 # Columns whose maximum stands for them while the leading logits are looked for.
 BLOCK = 128
 FLOOR = torch.finfo(torch.float32).min
+_NONE = torch.empty(0, 0, dtype=torch.float32, device="cpu")
 
 
 class LogitStatistics(NamedTuple):
@@ -37,9 +38,9 @@ class LogitStatistics(NamedTuple):
     total_N: Tensor
     entropy_N: Tensor
     tempered_N: Tensor
-    totals_NT: Tensor = torch.empty(0, 0)
-    entropies_NT: Tensor = torch.empty(0, 0)
-    blended_NX: Tensor = torch.empty(0, 0)
+    totals_NT: Tensor = _NONE
+    entropies_NT: Tensor = _NONE
+    blended_NX: Tensor = _NONE
 
 
 def floor_of(dtype: torch.dtype) -> float:

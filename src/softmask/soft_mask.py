@@ -178,10 +178,10 @@ class SoftMask(nn.Module):
         if exact:
             values = {"scale": scale, "offset": offset, "steepness": steepness}
             for name, value in (values | {"temperature": temperature}).items():
-                self.register_buffer(f"raw_{name}", torch.tensor([float(value)]), persistent=False)
+                self.register_buffer(f"raw_{name}", _one_number(value), persistent=False)
             return
         # In fp32 as published: 1 - 1e-6 is rounded before the logit.
-        clamped = torch.tensor([float(scale)]).clamp(1e-6, 1 - 1e-6)
+        clamped = _one_number(scale).clamp(1e-6, 1 - 1e-6)
         self.raw_scale = nn.Parameter(torch.logit(clamped))
         # What is not used would be a parameter that never gets a gradient.
         sure = weight == "sigmoid"
@@ -191,7 +191,7 @@ class SoftMask(nn.Module):
             ("temperature", temperature, mode != "topk"),
         ):
             least = max(value, 1e-6)
-            raw = torch.tensor([least + math.log(-math.expm1(-least))])  # softplus' inverse
+            raw = _one_number(least + math.log(-math.expm1(-least)))  # softplus' inverse
             self.register_parameter(f"raw_{name}", nn.Parameter(raw, requires_grad=used))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> SoftMask:
@@ -337,7 +337,7 @@ class SoftMask(nn.Module):
                 "and no NaN"
             )
         if shares is not None:
-            shares = shares.clamp_min(0)
+            shares = shares.float().clamp_min(0)
             shares = shares / shares.sum(1, keepdim=True).clamp_min(1e-12)
         elif rule.reads_logits:
             raise ValueError(f"{rule} is dense: it must return shares too")
@@ -363,11 +363,7 @@ class SoftMask(nn.Module):
             if self.rule.rule.streamed:
                 return self._mix_all(own_N, seen, table_VD, lambda_N)
             if shares is None:
-                assert seen.logits_NK is not None
-                # What the rule reads beyond k tokens is not mixed in by itself.
-                mixed = self.k if self.reads > self.k else None
-                logits_NK = tempered(seen.logits_NK[:, :mixed], self.token_temperature)
-                shares = torch.softmax(logits_NK, dim=-1)
+                shares = self.leading_shares(seen)
             ids_NK = None if seen.ids_NK is None else seen.ids_NK[:, : shares.shape[1]]
             ends = Ends(own_N, ids_NK, shares, table_VD)
             mask_N, delta_N = MIXTURES[self.mixture](lambda_N, ends)
@@ -377,6 +373,16 @@ class SoftMask(nn.Module):
             ids_NK = torch.cat([own_N[:, None], ids_NK], dim=1)
             weights_NK = torch.cat([mask_N[:, None], delta_N[:, None] * shares], dim=1)
             return Mixture(ids_NK, weights_NK, lambda_N)
+
+    def leading_shares(self, seen: Feedback) -> Tensor:
+        """(N, k) fp32 shares where a rule says none: softmax of the k leading logits.
+
+        What the rule reads beyond k tokens is not mixed in by itself.
+        """
+        assert seen.logits_NK is not None
+        mixed = self.k if self.reads > self.k else None
+        logits_NK = tempered(seen.logits_NK[:, :mixed], self.token_temperature)
+        return torch.softmax(logits_NK, dim=-1)
 
     def _mix_all(
         self, own_N: Tensor, seen: Feedback, table_VD: Tensor, lambda_N: Tensor
@@ -414,7 +420,7 @@ class SoftMask(nn.Module):
         columns = mixed.ids_NK.shape[1]
         ids_BLK = ids_BL[..., None].repeat(1, 1, columns).flatten(0, 1)
         ids_BLK = ids_BLK.index_copy(0, rows_N, mixed.ids_NK).view(*ids_BL.shape, columns)
-        plain_K = torch.zeros(columns, device=ids_BL.device)
+        plain_K = torch.zeros(columns, dtype=torch.float32, device=ids_BL.device)
         plain_K[0] = 1.0
         weights_BLK = plain_K.repeat(ids_BL.numel(), 1).index_copy(0, rows_N, mixed.weights_NK)
         added_BLD = mixed.added_ND
@@ -423,6 +429,11 @@ class SoftMask(nn.Module):
             added_BLD = nothing.index_copy(0, rows_N, added_BLD).view(*ids_BL.shape, -1)
         soft = SoftTokens(ids_BLK, weights_BLK.view(*ids_BL.shape, columns), added_BLD)
         return soft, mixed.lambda_N
+
+
+def _one_number(value: float) -> Tensor:
+    """(1,) fp32, whatever torch's default dtype and device are."""
+    return torch.tensor([float(value)], dtype=torch.float32, device="cpu")
 
 
 def make_mixer(config: SoftMaskConfig | None, device: torch.device) -> SoftMask | None:
@@ -438,7 +449,7 @@ def rate(schedule: str, left_B: Tensor, start_B: Tensor) -> Tensor:
 
     The published code takes one ratio for the whole batch (finding B4); ours is per row.
     """
-    ratio_B = torch.where(start_B > 0, left_B / start_B.clamp_min(1), 1.0)
+    ratio_B = torch.where(start_B > 0, left_B / start_B.clamp_min(1).float(), 1.0)
     if schedule == "linear":
         return ratio_B
     if schedule == "stepwise":

@@ -53,7 +53,7 @@ class Trace:
         lambda_PS: weight of the feedback in the next input of a masked position.
         candidate_PSK: the leading tokens of a masked position, likeliest first.
         candidate_probability_PSK: their probabilities.
-        share_PSK: their shares of the mixture.
+        share_PSK: their shares of the mixture; NaN with dense rules, which are not asked for them.
         data: the content of the trace file.
     """
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import weakref
 
 import pytest
 import torch
@@ -12,6 +13,11 @@ from tiny import tiny_model
 import softmask
 from softmask.config import SamplingConfig
 from softmask.serving.engine import Engine, Request
+
+
+@pytest.fixture(scope="module")
+def bundled():
+    return softmask.load(device="cpu")
 
 
 @pytest.mark.parametrize(
@@ -106,6 +112,46 @@ def test_a_servers_request_fails_with_the_sentence() -> None:
         "the commit rule boom failed (ValueError: boom, test_rule_mistakes.py"
         in handle.result().error
     )
+
+
+def test_a_recording_and_an_edit_fail_as_generating_does(bundled) -> None:
+    @softmask.commit_rule("boom")
+    def boom(rows):
+        raise KeyError("boom")
+
+    calls = (
+        lambda: softmask.generate(bundled, "Tom", max_new_tokens=2, alg=boom),
+        lambda: softmask.trace(bundled, "Tom", max_new_tokens=2, alg=boom),
+        lambda: softmask.edit(bundled, "One day, Tom went", 9, 12, alg=boom),
+    )
+    sentences = []
+    for call in calls:
+        with pytest.raises(ValueError, match="the commit rule boom failed") as caught:
+            call()
+        assert isinstance(caught.value.__cause__, KeyError)
+        sentences.append(str(caught.value).removeprefix("the run failed: "))
+    assert len(set(sentences)) == 1
+
+
+def test_the_error_that_a_result_keeps_holds_no_tensors() -> None:
+    alive = []
+
+    @softmask.commit_rule("boom")
+    def boom(rows):
+        large_N = torch.zeros(100)
+        alive.append(weakref.ref(large_N))
+        raise KeyError("boom")
+
+    model = tiny_model()
+    engine = Engine(model, positions=24, k=2)
+    ids = (1, 2, *[model.config.mask_token_id] * 4)
+    handle = engine.submit(Request(ids, SamplingConfig(steps=2, alg=boom), rules=only_mask(model)))
+    while engine.run_once():
+        pass
+    cause = handle.result().cause.__cause__
+    assert isinstance(cause, KeyError)
+    assert alive
+    assert not any(one() is not None for one in alive)
 
 
 @pytest.mark.parametrize("column", [True, 0, 4, 18, 7.0, "7"])

@@ -248,6 +248,27 @@ def test_the_events_of_a_request_add_up_to_its_result_and_what_is_final_stays() 
     assert (final, event.step, event.forwards) == (16, result.steps, result.forwards)
 
 
+def test_waiting_for_an_engine_that_nobody_started_is_refused() -> None:
+    engine = fits(40)
+    handle = engine.submit(request(4, 8))
+    for wait in (handle.result, lambda: next(iter(handle))):
+        with pytest.raises(RuntimeError, match="the engine was not started, so nothing"):
+            wait()
+    with pytest.raises(TimeoutError):
+        handle.result(timeout=0.01)
+    with engine:
+        assert handle.result().finish_reason == "done"
+
+
+def test_an_engine_made_within_inference_mode_serves_from_its_thread() -> None:
+    one = request(4, 8, soft_mask=SOFT)
+    with torch.inference_mode():
+        engine = fits(40)
+    with engine:
+        result = engine.submit(one).result()
+    assert (result.error, result.finish_reason) == (None, "done")
+
+
 def test_a_trace_tells_what_each_masked_position_is_on_the_way_to() -> None:
     engine = fits(40)
     handle = engine.submit(request(4, 12, soft_mask=SOFT, top_logprobs=4, trace=True))

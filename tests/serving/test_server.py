@@ -222,6 +222,7 @@ def test_leading_tokens_of_one_text_keep_the_likelier_and_the_chosen_one_is_alwa
         entropy_N=np.array([1.0, 1.0]),
         ids_NK=np.array([[halves[0], halves[1]], [a, b]]),
         logprobs_NK=np.array([[-0.5, -2.0], [-1.0, -1.5]]),
+        shares_NK=np.full((2, 2), np.nan),
     )
     answer.take(Event(1, 1, 1, 0, 3, (1, 2), (halves[1], other), told))
     answer.finish(Result((), "done", None, 0, 1, 1, 0.0, 0.0))

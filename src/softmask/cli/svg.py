@@ -177,9 +177,8 @@ def _cells(run: dict[str, Any], most: float = 1.0) -> tuple[list[_Cell], int]:
         for i, position in enumerate(masked["position"]):
             ids, shares = masked["candidates"][i], masked["w"][i]
             if ids:
-                opacity = max(
-                    FAINT, (masked["lambda"][i] or 0) / most * (shares[0] if shares else 0)
-                )
+                share = shares[0] if shares else 0
+                opacity = max(FAINT, (masked["lambda"][i] or 0) / most * (share or 0))
                 text = _shown(texts.get(str(ids[0]), ""))
                 text = (
                     text if text.strip() else "·"

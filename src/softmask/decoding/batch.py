@@ -386,10 +386,16 @@ class Batch:
         self.committed_P[rows_N] = chosen_N
         self.candidate_P[rows_N] = tokens_N
         self.canvas_P[rows_N] = torch.where(chosen_N, tokens_N, self.canvas_P[rows_N])
-        if self.logprobs is not None and any(s.top_logprobs for s in predictions.sequences):
+        logprobs = self._told(predictions)
+        if logprobs is not None:
             if logits_N is None:
                 logits_N = predictions.logits_of(tokens_N)
-            self.logprobs.put(rows_N, predictions.seen, chosen_N, logits_N)
+            logprobs.put(rows_N, predictions.seen, chosen_N, logits_N)
+
+    def _told(self, predictions: Predictions) -> LogprobStore | None:
+        """Where what was read is taken down, if somebody asks for it."""
+        asked = any(sequence.top_logprobs for sequence in predictions.sequences)
+        return self.logprobs if asked else None
 
     def _update_masks(self, groups: list[Predictions]) -> None:
         """What is masked now, and how much each sequence has left."""
@@ -455,8 +461,8 @@ class Batch:
             stays_M = stays_N.nonzero().squeeze(1)
         if not len(stays_M):  # a window's block is full
             return
-        start = torch.tensor([schedule.masks for schedule in schedules], device=self.device)
-        rate_R = rate(config.schedule, torch.tensor(left).to(start), start)
+        start_R = torch.tensor([schedule.masks for schedule in schedules], device=self.device)
+        rate_R = rate(config.schedule, torch.tensor(left, device=self.device), start_R)
         rows_M = predictions.rows_N[stays_M]
         seen = feedback_at(mixer, predictions, stays_M, self._reader)
         judged = judge_feedback(mixer, seen, predictions, stays_M, self.memory, self.soft)
@@ -464,6 +470,9 @@ class Batch:
         with self.model.input_table() as table_VD:
             mixture = mixer.mix(self.canvas_P[rows_M], seen, table_VD, rate_M, judged)
         self.soft.put(rows_M, mixture)
+        logprobs = self._told(predictions)
+        if logprobs is not None and mixer.rule.rule.streamed:
+            logprobs.put_shares(rows_M, *self._reader.shares(predictions, stays_M))
 
     def _mixer(self, config: SoftMaskConfig | None) -> SoftMask | None:
         if config is None:

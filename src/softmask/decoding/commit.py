@@ -63,7 +63,7 @@ def _results(
     if rule.returns == "rows":
         result_N = torch.zeros_like(rows_N, dtype=torch.bool)
     else:
-        result_N = torch.zeros(len(rows_N), device=rows_N.device)
+        result_N = torch.zeros(len(rows_N), dtype=torch.float32, device=rows_N.device)
     for index, part in found:
         count = len(rows_N[index])
         good = isinstance(part, Tensor) and part.shape == (count,)

@@ -237,7 +237,9 @@ class Generation:
         self.last: DenoiseStep | None = None
         self._failure: str | None = None
         self.seconds = 0.0
-        self._lambda_B = torch.zeros(len(self.rows), device=self.canvas_BL.device)
+        self._lambda_B = torch.zeros(
+            len(self.rows), dtype=torch.float32, device=self.canvas_BL.device
+        )
         self._fed_B = [0] * len(self.rows)
         self._full_B: list[int | None] = [None] * len(self.rows)  # steps until a row was full
         self._steps = self._denoise()
@@ -355,7 +357,8 @@ class Generation:
     def _add_lambda(self, step: DenoiseStep) -> None:
         """Sums lambda, on the device, where nothing waits for it, and counts its masks."""
         if step.lambda_BL is not None:
-            self._lambda_B += step.lambda_BL.sum(1)
+            # Not in place: the sum may have begun within inference_mode, and goes on behind it.
+            self._lambda_B = self._lambda_B + step.lambda_BL.sum(1)
             self._fed_B = [fed + more for fed, more in zip(self._fed_B, step.open_B, strict=True)]
 
     def decided(self, step: DenoiseStep, row: int = 0) -> str:

@@ -31,7 +31,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -48,6 +48,8 @@ Request = tuple[Sequence[int], Sequence[int]]  # context and continuation, token
 Estimator = Literal["masks", "chain", "llada", "one_step"]
 # Those without chance, which know each token's share too.
 EXACT = ("chain", "one_step")
+# Masks are drawn there, whatever torch's default device is: the same on any machine.
+HOST = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -186,7 +188,8 @@ class Scorer:
             self.model, batch, self._mixer, self.soft_mask, self.top, self.config.guidance
         )
         # Summed on the host: an accelerator's index_add does not repeat its order.
-        nats_B = torch.zeros(len(batch), dtype=torch.float64).index_add(0, row_N, losses_N.double())
+        zeros_B = torch.zeros(len(batch), dtype=torch.float64, device=HOST)
+        nats_B = zeros_B.index_add(0, row_N, losses_N.double())
         self.forwards += len(batch) * self._passes
         for row, nats in zip(batch, nats_B.tolist(), strict=True):
             value = (row.scale * nats, row.samples, row.start)
@@ -238,7 +241,7 @@ def sampled_rows(
         # The first block's random numbers are those of a model without blocks.
         drawn_SL = draw([*question, *[-block] * (block > 0)], stop - start, config)
         different, samples = torch.unique(drawn_SL, dim=0, return_counts=True)
-        before = torch.zeros(start, dtype=torch.bool)
+        before = torch.zeros(start, dtype=torch.bool, device=HOST)
         for mask_L, count in zip(different, samples.tolist(), strict=True):
             scale, masked_L = (stop - start) / int(mask_L.sum()), torch.cat([before, mask_L])
             how = (stop - start, count, scale, given, block)
@@ -252,7 +255,7 @@ def chain_rows(index: int, request: Request, grid: Grid | None) -> Iterator[Mask
     ids_L = ids_of(request)
     for place in range(len(context), len(ids_L)):
         seen_L = ids_L if grid is None else ids_L[: grid.end(place)]
-        place_L = torch.arange(len(seen_L))
+        place_L = torch.arange(len(seen_L), device=HOST)
         read = place_L >= place, place_L == place
         yield MaskedRow(index, seen_L, *read, len(continuation), 1, 1.0, len(context))
 
@@ -265,13 +268,12 @@ def draw_masks(question: Sequence[int], length: int, config: LikelihoodConfig) -
     [0, 1): one random offset, equal distances. So the numbers of masks cover 1..L evenly, each
     with probability 1 / L.
     """
+    wide: dict[str, Any] = {"dtype": torch.float64, "device": HOST}
     generator = generator_for(config.seed, question)
-    offset = torch.rand((), dtype=torch.float64, generator=generator)
-    times_S = (torch.arange(config.samples, dtype=torch.float64) + offset) / config.samples
+    offset = torch.rand((), generator=generator, **wide)
+    times_S = (torch.arange(config.samples, **wide) + offset) / config.samples
     # Column after column: continuations of different lengths agree in those that both have.
-    columns = [
-        torch.rand(config.samples, dtype=torch.float64, generator=generator) for _ in range(length)
-    ]
+    columns = [torch.rand(config.samples, generator=generator, **wide) for _ in range(length)]
     rank_SL = torch.stack(columns, dim=1).argsort(dim=1).argsort(dim=1)
     count_S = 1 + (times_S * length).long().clamp_max(length - 1)
     return rank_SL < count_S[:, None]
@@ -285,19 +287,20 @@ def llada_masks(question: Sequence[int], length: int, config: LikelihoodConfig) 
     """
     groups, size = config.samples // config.batch_size, config.batch_size
     generator = generator_for(config.seed, question)
-    place_L, drawn = torch.arange(length), []
+    place_L, drawn = torch.arange(length, device=HOST), []
     for _ in range(groups):
-        first = int(torch.randint(1, length + 1, (), generator=generator))
+        first = int(torch.randint(1, length + 1, (), generator=generator, device=HOST))
         last = first + (size - 1) * (length / size)
-        count_S = torch.linspace(float(first), last, steps=size).round().long()
-        for count in ((count_S - 1) % length + 1).tolist():
-            drawn.append((place_L < count)[torch.randperm(length, generator=generator)])
+        count_S = torch.linspace(float(first), last, size, dtype=torch.float32, device=HOST)
+        for count in ((count_S.round().long() - 1) % length + 1).tolist():
+            order_L = torch.randperm(length, generator=generator, device=HOST)
+            drawn.append((place_L < count)[order_L])
     return torch.stack(drawn)
 
 
 def one_mask(_question: Sequence[int], length: int, _config: LikelihoodConfig) -> Tensor:
     """(1, L) bool: all of a continuation, once."""
-    return torch.ones(1, length, dtype=torch.bool)
+    return torch.ones(1, length, dtype=torch.bool, device=HOST)
 
 
 DRAWS = {"masks": draw_masks, "llada": llada_masks, "one_step": one_mask}
@@ -307,12 +310,12 @@ def generator_for(seed: int, ids: Sequence[int]) -> torch.Generator:
     """The random numbers that belong to these token ids under this seed, on any machine."""
     name = f"{seed}:{','.join(map(str, map(int, ids)))}"
     digest = hashlib.sha256(name.encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:4], "big"))
+    return torch.Generator(HOST).manual_seed(int.from_bytes(digest[:4], "big"))
 
 
 def ids_of(request: Request) -> Tensor:
     """(L,) context and continuation."""
-    return torch.tensor([*map(int, request[0]), *map(int, request[1])])
+    return torch.tensor([*map(int, request[0]), *map(int, request[1])], device=HOST)
 
 
 def _mean(values: list[tuple[float, int, int]]) -> tuple[float, float]:

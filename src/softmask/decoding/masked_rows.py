@@ -103,7 +103,8 @@ def _without_context(
     """Guided logits: a second branch reads the same with masks for the context."""
     if not guidance:
         return logits_NV
-    given_BL, _ = pad([torch.arange(len(row.ids_L)) < row.given for row in batch], model.device)
+    given = [torch.arange(len(row.ids_L), device=row.ids_L.device) < row.given for row in batch]
+    given_BL, _ = pad(given, model.device)
     with model.input_table() as table_VD:
         read_BLD = table_VD[noisy_BL] if soft_tokens is None else soft_tokens.embed(table_VD)
         read_BLD = torch.where(given_BL[..., None], table_VD[model.mask_id], read_BLD)

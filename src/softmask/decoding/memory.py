@@ -71,7 +71,7 @@ class Footprint:
         # Ids, weights and lambda, and the embeddings of mode "temperature"; twice.
         soft = 2 * (12 * (k + 1) + 4 + 4 * width)
         # Reported ids and log-probabilities, and two numbers more; while they are read, twice.
-        logprobs = 12 * k + 8
+        logprobs = 16 * k + 8
         # The residual and a layer's input stay meanwhile.
         attention = size * (4 * heads + 6 * kv_heads) * per_head
         if config.block_size is not None:  # keys and values of each head, beside a mask

@@ -10,11 +10,12 @@ import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..logits import LogitStatistics, floor_of, statistics
+from ..logits import LogitStatistics, floor_of, statistics, tempered
 from ..mixtures import READ_NORMS
 from ..models import DreamModel
 from ..models.lm_head import Blend, Forbid, chunked_logits, read_head
@@ -175,12 +176,33 @@ class LogitReader:
         with self._blend(predictions.settings) as blend:
             if predictions.logits_NV is not None:
                 return blend.of_logits(predictions.logits_NV[index_M])
-            assert predictions.hidden_ND is not None
-            hidden_MD = predictions.hidden_ND[index_M]
-            bias_V = self._bias(predictions.settings, hidden_MD.device)
-            forbid = self._forbid_now(predictions, index_M)
-            head, size = self._model.lm_head, self._vocabulary
-            return read_head(head, hidden_MD, size, 1, bias_V, forbid, blend=blend).blended_NX
+            return self._further(predictions, index_M, blend=blend).blended_NX
+
+    def shares(self, predictions: Predictions, index_M: Tensor) -> tuple[Tensor, Tensor]:
+        """(M, K) the leading tokens of some rows, as they may be now, and (M, K) fp32 their shares
+        where feedback mixes in all tokens: of the softmax at its temperature."""
+        soft_mask, seen = predictions.settings.soft_mask, predictions.seen
+        assert soft_mask is not None
+        temperature, total_M = soft_mask.temperature * soft_mask.token_temperature, None
+        if temperature == 1:
+            total_M = seen.total_N[index_M]
+        elif predictions.logits_NV is not None:
+            logits_MV = predictions.logits_NV[index_M]
+            total_M = statistics(logits_MV, 1, temperatures=[temperature]).totals_NT[:, 0]
+        else:
+            found = self._further(predictions, index_M, temperatures=[temperature])
+            total_M = found.totals_NT[:, 0]
+        logits_MK = tempered(seen.logits_NK[index_M], temperature)
+        return seen.ids_NK[index_M], (logits_MK - total_M[:, None]).exp()
+
+    def _further(self, predictions: Predictions, index_M: Tensor, **wanted: Any) -> LogitStatistics:
+        """What `read_head` says more of some rows whose logits were not kept."""
+        assert predictions.hidden_ND is not None
+        hidden_MD = predictions.hidden_ND[index_M]
+        bias_V = self._bias(predictions.settings, hidden_MD.device)
+        forbid = self._forbid_now(predictions, index_M)
+        head, size = self._model.lm_head, self._vocabulary
+        return read_head(head, hidden_MD, size, 1, bias_V, forbid, **wanted)
 
     def _logits(
         self, hidden_ND: Tensor, bias_V: Tensor | None = None, forbid: Forbid | None = None
@@ -267,7 +289,7 @@ class LogitReader:
             unwanted = [rules.eos_id] if no_eos and rules.eos_id is not None else []
             if rules.suppressed or unwanted or (rules.end_ids and penalty):
                 floor = floor_of(self._model.dtype)
-                bias_V = torch.zeros(self._vocabulary, device=device)
+                bias_V = torch.zeros(self._vocabulary, dtype=torch.float32, device=device)
                 # Above what a form forbids, which may leave nothing but an end.
                 bias_V[list(rules.end_ids)] = min(max(-penalty, floor / 2), -floor / 2)
                 bias_V[unwanted] = floor / 2

@@ -68,8 +68,7 @@ class RuleState:
     def _fitting(self, what: str, value: Any, start: bool | int | float, count: int) -> Tensor:
         """What a rule wrote, of the type that it declared."""
         try:
-            # Not on the device yet: mps has no float64, which NumPy's floats are.
-            value_N = torch.as_tensor(value)
+            value_N = _as_tensor(value)
         except (TypeError, ValueError, RuntimeError) as error:
             raise ValueError(
                 f"{what} must be numbers, one for each row, not {shown(value)}"
@@ -86,7 +85,7 @@ class RuleState:
             f"{what} begins with {start!r}, so it cannot keep {_kind(value_N.dtype)}: declare "
             f"{_WIDER.get(_kind(value_N.dtype), 'another value')}",
         )
-        return value_N.to(dtype).to(self._device)
+        return _as_tensor(value, dtype).to(self._device)
 
     def save(self) -> dict[tuple[str, str, str], Any]:
         """Everything it holds."""
@@ -95,6 +94,14 @@ class RuleState:
     def restore(self, saved: dict[tuple[str, str, str], Any]) -> None:
         """As it was when it was saved."""
         self._values = {key: (value_P.clone(), start) for key, (value_P, start) in saved.items()}
+
+
+def _as_tensor(value: Any, dtype: torch.dtype | None = None) -> Tensor:
+    """A rule's numbers. What is no tensor yet stays on the host: mps has no float64, which NumPy's
+    floats are."""
+    if isinstance(value, Tensor):
+        return value if dtype is None else value.to(dtype)
+    return torch.as_tensor(value, dtype=dtype, device="cpu")
 
 
 def _dtype(start: bool | int | float) -> torch.dtype:

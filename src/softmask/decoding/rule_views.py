@@ -32,14 +32,17 @@ def commit_rows(
     """What commit rules see of the rows that a step read, on a canvas of so many positions."""
     choice = predictions.choice or choose_likeliest(predictions.seen)
     every_N = predictions.rows_N
+    # Before any rule asks: one that reads them of some texts alone would else advance the
+    # generators of all, and what a text draws next would depend on its neighbours.
+    drawn_N = predictions.uniform(positions) if predictions.settings.config.rules_draw else None
 
     def uniform_N() -> Tensor:
         # Of rules that draw nothing no generator is at hand, and seeds would count for nothing.
-        require(
-            predictions.settings.config.rules_draw,
-            "a rule cannot read uniform_N here (a commit rule that draws says so: draws=True)",
-        )
-        return predictions.uniform(positions)
+        if drawn_N is None:
+            raise ValueError(
+                "a rule cannot read uniform_N here (a commit rule that draws says so: draws=True)"
+            )
+        return drawn_N
 
     return MaskedRows(
         {
@@ -135,15 +138,20 @@ def judge_feedback(
     parts = [(index, mixer.checked(result, seen.at(index))) for index, result in found]
     if len(parts) == 1 and isinstance(parts[0][0], slice):
         return parts[0][1]
-    confidence_M = torch.zeros(len(seen.rows_N), device=seen.rows_N.device)
-    shares: Tensor | None = None
+    confidence_M = torch.zeros(len(seen.rows_N), dtype=torch.float32, device=seen.rows_N.device)
     for index, part in parts:
         confidence_M[index] = part.confidence_N
-        if part.shares is not None:
-            if shares is None:
-                shares = part.shares.new_zeros(len(seen.rows_N), part.shares.shape[1])
-            shares[index] = part.shares
-    return Judged(confidence_M, shares)
+    if all(part.shares is None for _, part in parts):
+        return Judged(confidence_M)
+    # A rule may say shares of some texts, and of several tokens more of one than of another.
+    said = [
+        (index, mixer.leading_shares(seen.at(index)) if part.shares is None else part.shares)
+        for index, part in parts
+    ]
+    shares_MK = confidence_M.new_zeros(len(confidence_M), max(own.shape[1] for _, own in said))
+    for index, own in said:
+        shares_MK[index, : own.shape[1]] = own
+    return Judged(confidence_M, shares_MK)
 
 
 def text_so_far(

@@ -57,6 +57,8 @@ class DenoiseStep:
     stop_B: tuple[int, ...]
 
 
+# What is made within inference_mode could not be changed behind it, where a run may go on.
+@torch.inference_mode(False)
 def denoise(
     model: DreamModel,
     canvas_BL: Tensor,
@@ -160,7 +162,7 @@ def _steps(
     for index in range(steps):
         # Around the step alone: a decorated generator that is left half-way turns gradients off
         # and on again when it is collected, at exit in a half-removed torch.
-        with torch.no_grad():
+        with torch.inference_mode(False), torch.no_grad():
             batch.step()
             for sequence in batch.sequences:
                 if sequence.failure is not None:

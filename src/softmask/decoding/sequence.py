@@ -108,6 +108,7 @@ class SequenceState:
     last_block: int = 0  # the last that is
     age: int = 0  # steps with a forward since the block began
     failure: str | None = None
+    cause: Exception | None = None  # the error behind it, where there was one
     stop_state: dict[str, Any] = field(default_factory=dict)  # of a stopping rule
 
     def __post_init__(self) -> None:

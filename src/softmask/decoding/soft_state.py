@@ -24,8 +24,8 @@ class SoftState:
 
     def __init__(self, positions: int, device: torch.device) -> None:
         self.ids_PK = torch.zeros(positions, 1, dtype=torch.long, device=device)
-        self.weights_PK = torch.ones(positions, 1, device=device)
-        self.lambda_P = torch.zeros(positions, device=device)
+        self.weights_PK = torch.ones(positions, 1, dtype=torch.float32, device=device)
+        self.lambda_P = torch.zeros(positions, dtype=torch.float32, device=device)
         self.added_PD: Tensor | None = None  # mode "temperature"
         self.is_used = False
 

@@ -19,6 +19,8 @@ from torch import Tensor
 from ..config import SamplingConfig
 from ..logits import CHUNK_ROWS, FLOOR, LogitStatistics, top_k
 
+HOST_FP32: dict[str, Any] = {"dtype": torch.float32, "device": "cpu"}
+
 
 class Choice(NamedTuple):
     """A token for each of N masked rows, and what commit rules read, all fp32.
@@ -95,6 +97,7 @@ class RowNoise:
     def __init__(self, generators: Sequence[torch.Generator] | None, device: torch.device) -> None:
         self.generators = generators
         self.device = device
+        self._fp32: dict[str, Any] = {"dtype": torch.float32, "device": device}
 
     def uniform(self, counts_B: Sequence[int]) -> Tensor:
         """(N,) uniform numbers, `counts_B[b]` of them for row b."""
@@ -110,7 +113,7 @@ class RowNoise:
     def uniform_at(self, positions: int, rows_N: Tensor, counts_B: Sequence[int]) -> Tensor:
         """(N,) uniform numbers at the flat positions `rows_N` of a canvas of so many."""
         if self.generators is None:  # as published: for the whole canvas
-            return torch.rand(positions, device=self.device)[rows_N]
+            return torch.rand(positions, **self._fp32)[rows_N]
         return self.uniform(counts_B)
 
     def exponential64_at(
@@ -133,10 +136,10 @@ class RowNoise:
         """
         if self.generators is None:
             # The published call draws for the whole canvas and leaves most of it unused.
-            return torch.empty(positions, device=self.device).exponential_()[rows_N]
+            return torch.empty(positions, **self._fp32).exponential_()[rows_N]
         parts = []
         for count, generator, wanted in zip(counts_B, self.generators, wanted_B, strict=True):
-            ones_N = torch.ones(count, device=self.device)
+            ones_N = torch.ones(count, **self._fp32)
             parts.append(ones_N.exponential_(generator=generator) if wanted else ones_N)
         return torch.cat(parts)
 
@@ -147,7 +150,7 @@ class RowNoise:
         draw: Callable[[Tensor, torch.Generator | None], Tensor],
     ) -> Tensor:
         def empty(rows: int) -> Tensor:
-            return torch.empty((rows,) if width is None else (rows, width), device=self.device)
+            return torch.empty((rows,) if width is None else (rows, width), **self._fp32)
 
         if self.generators is None:
             return draw(empty(sum(counts_B)), None)
@@ -295,8 +298,9 @@ def _choose_chunk(
 @lru_cache(maxsize=8)
 def _times(steps: int, eps: float) -> Tensor:
     """(steps + 1,) float32 times, as published. One by one they would not be the same: where a CPU
-    multiplies and adds in one operation, torch's rounding is another than without."""
-    return torch.linspace(1, eps, steps + 1)
+    multiplies and adds in one operation, torch's rounding is another than without. They are
+    kept, so that a caller's default dtype and device must not show in them."""
+    return torch.linspace(1, eps, steps + 1, **HOST_FP32)
 
 
 @lru_cache(maxsize=4096)
@@ -314,8 +318,8 @@ def transfer_count(masks: int, step: int, steps: int, eps: float) -> int:
     With as many steps as masks the first step therefore commits none and the last one two
     (finding B7).
     """
-    share = torch.tensor(transfer_share(step, steps, eps), dtype=torch.float32)
-    return int(torch.tensor(masks, dtype=torch.float32) * share)
+    share = torch.tensor(transfer_share(step, steps, eps), **HOST_FP32)
+    return int(torch.tensor(masks, **HOST_FP32) * share)
 
 
 def choose_positions(

@@ -155,10 +155,10 @@ def _stream(
     """One pass over the vocabulary; sums are rescaled whenever a row's maximum grows."""
     rows = len(hidden_ND)
     size = max(256, k, min(PIECE_COLUMNS, piece_logits() // rows))
-    powers = torch.empty(rows * size)
-    best_NK = torch.full((rows, k), -torch.inf)
-    ids_NK = torch.zeros(rows, k, dtype=torch.long)
-    top_N = torch.full((rows,), FLOOR)
+    powers = hidden_ND.new_empty(rows * size, dtype=torch.float32)
+    best_NK = hidden_ND.new_full((rows, k), -torch.inf, dtype=torch.float32)
+    ids_NK = hidden_ND.new_zeros(rows, k, dtype=torch.long)
+    top_N = hidden_ND.new_full((rows,), FLOOR, dtype=torch.float32)
     # Of e^(z - top) and of (z - top) e^(z - top). That of the logits as they are comes last: its
     # products overwrite them.
     own = () if temperature == 1 else (temperature,)
@@ -168,7 +168,7 @@ def _stream(
     if blend is not None and apart:
         read.insert(0, blend.temperature)
     blends = None if blend is None else read.index(blend.temperature)
-    all_sums = [_Sums(rows, t, blend if i == blends else None) for i, t in enumerate(read)]
+    all_sums = [_Sums(top_N, t, blend if i == blends else None) for i, t in enumerate(read)]
     for start in range(0, head.weight.shape[0], size):
         weight_CD = head.weight[start : start + size]
         shape = (rows, len(weight_CD))
@@ -194,9 +194,9 @@ class _Sums:
     """Of the pieces so far, of z / t below its maximum: the sum of e^z, that of z e^z, and, with a
     `blend`, that of e^z times what it blends."""
 
-    def __init__(self, rows: int, temperature: float, blend: Blend | None = None) -> None:
+    def __init__(self, like_N: Tensor, temperature: float, blend: Blend | None = None) -> None:
         self.temperature, self._blend = temperature, blend
-        self.sum_N, self.dot_N = torch.zeros(rows), torch.zeros(rows)
+        self.sum_N, self.dot_N = torch.zeros_like(like_N), torch.zeros_like(like_N)
         self._blended_NX: Tensor | None = None
 
     def add(self, z_NC: Tensor, shift_N: Tensor, powers_NC: Tensor, start: int) -> None:

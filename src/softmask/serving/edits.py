@@ -274,6 +274,6 @@ def run_all(
     for handle in handles:
         result = handle.result(0)
         if result.finish_reason != "done":
-            raise ValueError(result.error or "the text could not be written")
+            raise result.failure(result.error or "the text could not be written")
         found.append((handle.pending(), result))
     return found

@@ -21,6 +21,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import torch
+
 from ..config import require, require_choice
 from ..decoding.prefix_cache import PrefixStats
 from ..models import DreamModel
@@ -101,6 +103,8 @@ class Engine:
         ValueError: a count below 1, or what `Limits` refuses.
     """
 
+    # As of `denoise`: the thread could not change what is made within inference_mode.
+    @torch.inference_mode(False)
     def __init__(
         self,
         model: DreamModel,
@@ -128,6 +132,7 @@ class Engine:
         self._clock = clock
         self._batch = RunningBatch(self.limits)
         self._thread: threading.Thread | None = None
+        self._is_driven = False  # by its thread, or by whoever calls `run_once`
         # Shared with the threads that submit, under the lock.
         self._lock = threading.Condition()
         self._waiting: list[RequestHandle] = []
@@ -162,7 +167,7 @@ class Engine:
             if len(self._waiting) >= self.queue:
                 self._counts["refused"] += 1
                 raise QueueFull(len(self._waiting), self._retry_after())
-            handle = RequestHandle(request, masks, reading, self._clock())
+            handle = RequestHandle(request, masks, reading, self._clock(), lambda: self._is_driven)
             self._waiting.append(handle)
             self._open.add(handle)
             self._counts["submitted"] += 1
@@ -240,6 +245,7 @@ class Engine:
         """Starts the thread."""
         assert self._thread is None, "the engine was started before"
         self._thread = threading.Thread(target=self._work, name="softmask-engine", daemon=True)
+        self._is_driven = True
         self._thread.start()
         return self
 
@@ -301,8 +307,10 @@ class Engine:
 
     # One iteration of the thread.
 
+    @torch.inference_mode(False)
     def run_once(self) -> bool:
         """One iteration; returns whether anything is left. For engines without a thread."""
+        self._is_driven = True
         own = self._thread is None or self._thread is threading.current_thread()
         assert own, "the engine's thread runs the iterations"
         self._end_early()
@@ -310,7 +318,7 @@ class Engine:
             if self._closing in (None, "all"):
                 self._waiting = schedule(self._waiting, self._batch.reserve)
         for handle, error in self._batch.start_reserved(self._clock()):
-            self._end(handle, "failed", error=error)
+            self._end(handle, "failed", error=describe(error), cause=error)
         if self._batch.running:
             self._step()
         if self.scores:
@@ -326,9 +334,9 @@ class Engine:
             self._recent.append(seconds)
             self._busy_seconds += seconds
         for slot in [slot for slot in self._batch.running if slot.sequence.is_done]:
-            failure = slot.sequence.failure
+            failure, cause = slot.sequence.failure, slot.sequence.cause
             reason: FinishReason = "done" if failure is None else "failed"
-            self._end(slot.handle, reason, error=failure, slot=slot)
+            self._end(slot.handle, reason, error=failure, cause=cause, slot=slot)
 
     def _end_early(self) -> None:
         """Ends what is cancelled, late, or not to be finished."""
@@ -369,6 +377,7 @@ class Engine:
         reason: FinishReason,
         *,
         error: str | None = None,
+        cause: Exception | None = None,
         slot: Slot | None = None,
     ) -> None:
         now = self._clock()
@@ -389,5 +398,6 @@ class Engine:
                 waited=entered - handle.submitted,
                 ran=now - entered,
                 cached_tokens=0 if slot is None else slot.cached,
+                cause=cause,
             )
         )

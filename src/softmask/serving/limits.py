@@ -105,7 +105,7 @@ class Limits:
         Raises:
             ValueError: one sentence on why it cannot be run.
         """
-        ids_1L = torch.tensor([request.ids])
+        ids_1L = torch.tensor([request.ids], device="cpu")
         check_canvas(self.model, ids_1L, request.rules)
         masked_L = ids_1L[0].numpy() == self.model.mask_id
         require(bool(masked_L.any()), "nothing is to be written: the canvas has no mask")

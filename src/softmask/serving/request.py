@@ -109,8 +109,8 @@ class Trace(NamedTuple):
     """The state of the masked positions of a sequence.
 
     `logprobs` is what a step last read there. With soft-masking a position's input is [MASK], by
-    its own weight, + sum of `weights_MK` times `ids_MK`; K is 0 in plain decoding and in mode
-    "temperature".
+    its own weight, + sum of `weights_MK` times `ids_MK`; K is 0 in plain decoding, and where the
+    feedback is of all tokens, whose shares `logprobs` has if the rule is streamed.
     """
 
     columns_M: np.ndarray
@@ -174,7 +174,8 @@ class Event:
 class Result:
     """How a request ended.
 
-    `ids` is its canvas, with `left` masks where it ended early; `error` says what failed.
+    `ids` is its canvas, with `left` masks where it ended early; `error` says what failed, and
+    `cause` is the exception behind it, where there was one.
     `waited` and `ran` are seconds in the waiting queue and in the batch, `cached_tokens` its
     leading ones whose keys and values an earlier request had left.
     """
@@ -188,6 +189,14 @@ class Result:
     waited: float
     ran: float
     cached_tokens: int = 0
+    cause: Exception | None = None
+
+    def failure(self, words: str) -> ValueError:
+        """What to raise where this is no text, in these words; its `__cause__` is the error itself,
+        of a rule the one that the rule raised."""
+        found = ValueError(words)
+        found.__cause__ = None if self.cause is None else self.cause.__cause__ or self.cause
+        return found
 
     def cost(self) -> dict[str, int | float]:
         """What it took, for clients."""
@@ -203,9 +212,17 @@ class Result:
 class RequestHandle:
     """An accepted request, for its client: events (for one reader), result, cancellation."""
 
-    def __init__(self, request: Request, masks: int, reading: int, now: float) -> None:
+    def __init__(
+        self,
+        request: Request,
+        masks: int,
+        reading: int,
+        now: float,
+        is_driven: Callable[[], bool],
+    ) -> None:
         self.request, self.masks, self.reading = request, masks, reading
         self.submitted, self.bypassed = now, 0
+        self._is_driven = is_driven
         self.ending: FinishReason | None = None  # why its client ends it
         self._events: deque[Event] = deque()
         self._result: Result | None = None
@@ -230,7 +247,10 @@ class RequestHandle:
 
         Raises:
             TimeoutError: it has not come after `timeout` seconds; the request goes on.
+            RuntimeError: without a `timeout`, of an engine that does nothing yet.
         """
+        if timeout is None:
+            self._check_driven()
         with self._changed:
             if not self._changed.wait_for(lambda: self.is_over, timeout):
                 raise TimeoutError(f"no result after {timeout} seconds; the request goes on")
@@ -245,6 +265,14 @@ class RequestHandle:
                 ready.clear()
         return self._result
 
+    def _check_driven(self) -> None:
+        """Raises RuntimeError where waiting would never end."""
+        if not self.is_over and not self._is_driven():
+            raise RuntimeError(
+                "the engine was not started, so nothing would ever come: use it in a `with` block, "
+                "or call its start(), or run_once() until that is False"
+            )
+
     def pending(self) -> list[Event]:
         """The events that have not been read yet, without waiting."""
         with self._changed:
@@ -254,6 +282,8 @@ class RequestHandle:
     def __iter__(self) -> Iterator[Event]:
         while True:
             with self._changed:
+                if not self._events:
+                    self._check_driven()
                 self._changed.wait_for(lambda: self._events or self.is_over)
                 if not self._events:
                     return

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -77,7 +78,7 @@ class RunningBatch:
         self._reserved.append((handle, start))
         return True
 
-    def start_reserved(self, now: float) -> list[tuple[RequestHandle, str]]:
+    def start_reserved(self, now: float) -> list[tuple[RequestHandle, Exception]]:
         """Adds the reserved requests to the batch; returns those that failed, with the error."""
         failed = []
         for handle, start in self._reserved:
@@ -85,7 +86,7 @@ class RunningBatch:
                 sequence = self._place(handle, start)
             except Exception as error:  # must not end the engine: it is this request's own
                 self.allocator.free(start, handle.request.positions, handle.reading)
-                failed.append((handle, describe(error)))
+                failed.append((handle, without_frames(error)))
             else:
                 self.running.append(Slot(handle, sequence, now))
         self._reserved = []
@@ -170,22 +171,22 @@ class RunningBatch:
 
         def attempt(part: Sequence[SequenceState]) -> bool:
             saved = self.batch.save()
-            failure = self._try(part)
-            if failure is None:
+            error = self._try(part)
+            if error is None:
                 return True
             self.batch.restore(saved)
             if len(part) == 1:
-                part[0].failure = failure
+                part[0].failure, part[0].cause = describe(error), error
             return len(part) == 1
 
         self.apart += in_halves(sequences, attempt)
 
-    def _try(self, sequences: Sequence[SequenceState]) -> str | None:
-        """The error of a step, described here: outside of `except` it would keep its tensors."""
+    def _try(self, sequences: Sequence[SequenceState]) -> Exception | None:
+        """The error of a step."""
         try:
             self.batch.step(sequences)
         except Exception as error:  # one request must not take the others with it
-            return describe(error)
+            return without_frames(error)
         return None
 
     def _publish(self, canvas_P: np.ndarray) -> None:
@@ -281,7 +282,18 @@ def _skip_idle(sequence: SequenceState) -> None:
         sequence.step += 1
 
 
+def without_frames(error: Exception) -> Exception:
+    """An error that can be kept: its frames hold no tensors any more."""
+    link: BaseException | None = error
+    while link is not None:
+        traceback.clear_frames(link.__traceback__)
+        link = link.__cause__ or link.__context__
+    return error.with_traceback(None)
+
+
 def describe(error: BaseException) -> str:
-    """An error as one line."""
+    """An error as one line; a ValueError is a sentence already."""
     first = (str(error).splitlines() or [""])[0]
+    if first and type(error) is ValueError:
+        return first
     return f"{type(error).__name__}: {first}" if first else type(error).__name__

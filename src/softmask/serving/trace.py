@@ -152,11 +152,15 @@ def _masked(trace: Trace) -> dict[str, Any]:
     for row, (ids_K, logprobs_K) in enumerate(zip(seen.ids_NK, seen.logprobs_NK, strict=True)):
         known = ids_K >= 0
         mixed = dict(zip(trace.ids_MK[row].tolist(), shares_MK[row].tolist(), strict=True))
-        if not lambda_M[row]:
-            mixed = {}
         candidates.append(ids_K[known].tolist())
         chances.append(_rounded(np.exp(logprobs_K[known])))
-        shares.append([round(mixed.get(token, 0.0), DIGITS) for token in candidates[-1]])
+        if not lambda_M[row]:
+            own_K = np.zeros(len(candidates[-1]))
+        elif mixed:
+            own_K = np.array([mixed.get(token, 0.0) for token in candidates[-1]])
+        else:  # all tokens
+            own_K = seen.shares_NK[row][known]
+        shares.append(_rounded(own_K))
     return {
         "position": trace.columns_M.tolist(),
         "lambda": _rounded(lambda_M),
@@ -316,5 +320,6 @@ def record(checkpoint: Checkpoint, request: Request, *, infill: bool, id: str) -
         left = engine.run_once()
         steps += [tracer.step(event) for event in handle.pending()]
     result = handle.result()
-    require(result.error is None, f"the run failed: {result.error}")
+    if result.error is not None:
+        raise result.failure(f"the run failed: {result.error}")
     return {"start": start, "steps": steps, "end": tracer.end(result)}
