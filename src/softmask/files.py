@@ -34,6 +34,25 @@ def expand_home(path: str | Path) -> Path:
         raise ValueError(f"{path}: there is no such user whose folder this would be") from error
 
 
+def read_text(path: Path) -> str:
+    """A file's text, without the byte order mark of some editors.
+
+    Raises:
+        ValueError: there is no such file, or it is not UTF-8.
+    """
+    if not path.is_file():
+        raise ValueError(f"there is no file {path}")
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise not_utf8(path, error) from error
+
+
+def not_utf8(where: str | Path, error: UnicodeDecodeError) -> ValueError:
+    """The error of what cannot be read as a text."""
+    return ValueError(f"{where} is not UTF-8 (byte {error.start}): convert it first")
+
+
 def file_digest(path: Path) -> str:
     """SHA-256 of a file's content."""
     with path.open("rb") as file:

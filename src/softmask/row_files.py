@@ -17,6 +17,8 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .files import not_utf8
+
 if TYPE_CHECKING:
     from pyarrow import RecordBatch
 
@@ -87,7 +89,7 @@ def _parsed(text: bytes, where: str, hint: str = "") -> Any:
     try:
         return json.loads(text.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
-        raise ValueError(f"{where} is not UTF-8 (byte {error.start}): convert it first") from error
+        raise not_utf8(where, error) from error
     except (ValueError, RecursionError) as error:  # also endless numbers, and lists in lists
         raise ValueError(f"{where} is no JSON ({error}): correct it{hint}") from error
 

@@ -700,6 +700,7 @@ def test_what_is_wrong_with_a_local_source_is_one_sentence(tmp_path, tokenizer) 
     for source, message in [
         (config(tmp_path / "none.jsonl"), "there is no file or folder .*none.jsonl"),
         (config("data/train.jsonl"), "there is no file or folder data/train.jsonl"),
+        (config("./nothere"), "there is no file or folder nothere, and it is no Hub id"),
         (config(tmp_path / "lines.json"), r"is no JSON .* one object a line ends in \.jsonl"),
         (config(tmp_path / "object.json"), "expected a list of objects"),
         (config(tmp_path / "cut.jsonl.gz"), "is damaged .*copy it again"),

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..evaluation.config import ModelArgs
+from ..files import read_text
 from ..reporting.progress import progress
 from .eval_options import read_model_args
 
@@ -72,12 +73,7 @@ def read_texts(path: Path) -> list[str]:
     Raises:
         ValueError: no such file, not UTF-8, or a line without a text.
     """
-    if not path.is_file():
-        raise ValueError(f"there is no file {path}")
-    try:
-        content = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 (byte {error.start}): convert it first") from error
+    content = read_text(path)
     if path.suffix != ".jsonl":
         return [content]
     texts = []

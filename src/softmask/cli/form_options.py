@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
 
 from ..constraints.constraint import Constraint
+from ..files import read_text
 from .options import path_of
 
 OPTIONS = ("regex", "json_schema", "json_object", "choice", "grammar")
@@ -44,18 +44,9 @@ def constraint_of(args: argparse.Namespace) -> Constraint | None:
     if args.regex:
         return Constraint("regex", args.regex)
     if args.json_schema is not None:
-        return Constraint("json_schema", _read(args.json_schema))
+        return Constraint("json_schema", read_text(args.json_schema))
     if args.choice:
         return Constraint("choice", json.dumps(args.choice))
     if args.grammar is not None:
-        return Constraint("grammar", _read(args.grammar))
+        return Constraint("grammar", read_text(args.grammar))
     return Constraint("json_object") if args.json_object else None
-
-
-def _read(path: Path) -> str:
-    if not path.is_file():
-        raise ValueError(f"there is no file {path}")
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 (byte {error.start}): convert it first") from error

@@ -17,6 +17,7 @@ from typing import Any
 
 from ..config import SamplingConfig, SoftMaskConfig
 from ..constraints.constraint import Constraint
+from ..files import not_utf8
 from ..reporting.progress import progress
 from .closing_line import Cost, print_text, say, seed_line, settings_line, soft_mask_given
 from .form_options import add_form_options, constraint_of
@@ -256,4 +257,4 @@ def _decode(raw: bytes, where: str) -> str:
     try:
         return raw.decode("utf-8-sig").replace("\r\n", "\n")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{where} is not UTF-8 (byte {error.start}): convert it first") from error
+        raise not_utf8(where, error) from error

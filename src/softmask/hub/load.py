@@ -155,21 +155,21 @@ def load(
         adapting = read_adapter(source.adapter)
     # Read once: Dream's vocabulary takes 0.4 s.
     head = read_head(source.folder) if source.is_gguf else None
+    if head is not None:
+        _check_gguf(source, device_map, load_in_4bit)
+    if device_map is None:
+        target = target or choose_device(device)
+    loaded_as = _dtype_of(source, head, dtype, target or torch.device("cpu"))
+    if target is not None:  # a device map spreads a model over what there is
+        _plan(source, head, loaded_as, target, "int4" if load_in_4bit else quantize).check()
     rounded = quantize is not None and head is not None and adapting is None
-    quantizer, dtype_asked = None, dtype
+    quantizer = None
     if rounded:
         device = target
     elif quantize is not None and target is not None:
-        quantizer = Quantizer(quantize, target, _dtype_of(source, head, dtype, target), source.name)
+        quantizer = Quantizer(quantize, target, loaded_as, source.name)
         stored_in = None if head is not None else stored_dtype(source.weights)
-        device, dtype = "cpu", stored_in or quantizer.dtype
-    elif device_map is None:
-        target = choose_device(device)
-    if head is not None:
-        _check_gguf(source, device_map, load_in_4bit)
-    loaded_as = _dtype_of(source, head, dtype_asked, target or torch.device("cpu"))
-    if target is not None:  # a device map spreads a model over what there is
-        _plan(source, head, loaded_as, target, "int4" if load_in_4bit else quantize).check()
+        device, dtype = "cpu", stored_in or loaded_as
     if head is not None:
         kind = quantize if rounded else None
         chosen = choose_device(device)

@@ -51,10 +51,13 @@ class Answer:
             spaced=spaced,
             shows_end=echo is not None and top is not None,
         )
-        self._infill, self.top, self._spaced = infill, top, spaced
+        self.top, self._spaced = top, spaced
         self._room = request.room
         # Of single holes no more is asked than that they begin with a space.
         self._form = request.constraint if request.holes is None else None
+        is_formed = self._form is not None and (tools is None or tools.is_formed)
+        # A text of a form is whole where it fills its canvas; one that is free may go on.
+        self._fills = infill or is_formed
         self._is_first, self._cached = is_first, 0
         self.scored = self.forwards = scored  # so far; at first those that scored the prompt
         self.echo = list(echo or ())
@@ -99,10 +102,7 @@ class Answer:
         if self._room is not None and self.result is not None and not self.is_ended:
             is_cut = self._room.is_cut(len(self.result.ids), self.result.left)
             return "length" if is_cut else "stop"
-        # A text of a form is whole where it fills its canvas; one that is free may go on.
-        is_formed = self._form is not None and (self._reader is None or self._reader.is_formed)
-        whole = self._infill or is_formed
-        return "stop" if self.is_ended or whole else "length"
+        return "stop" if self.is_ended or self._fills else "length"
 
     @property
     def is_malformed(self) -> bool:

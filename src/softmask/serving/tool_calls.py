@@ -75,11 +75,6 @@ class CallReader:
         self.text = ""
         self.calls: list[Call] = []
 
-    @property
-    def is_formed(self) -> bool:
-        """Whether a text in place of calls is of a form that was asked for."""
-        return self._offered.is_formed
-
     def feed(self, tokens: Sequence[Token]) -> list[Piece]:
         """The pieces of what has come."""
         for token in tokens:

@@ -28,15 +28,16 @@ def below(root: Path, levels: int = 2) -> Iterator[Entry]:
         yield entry
     elif levels > 0:
         for folder in sorted(root.iterdir()):
+            is_folder = os.path.isdir(folder)
+            rights = os.R_OK | os.X_OK if is_folder else os.R_OK
             # What may not be looked into, as the target of a link, is nothing.
-            readable = os.access(folder, os.R_OK | os.X_OK * os.path.isdir(folder))
-            if folder.name.startswith(".") or not readable:
+            if folder.name.startswith(".") or not os.access(folder, rights):
                 continue
             file = gguf_path(folder)
             found = None if file is None else look_at(file, str(file))
             if found is not None:
                 yield found
-            if folder.is_dir():
+            if is_folder:
                 yield from below(folder, levels - 1)
 
 

@@ -25,6 +25,7 @@ from huggingface_hub.errors import (
 
 from ..config import read_json
 from ..files import expand_home, file_digest
+from ..hub.folder import HUB_ID
 from ..row_files import BATCH, first_line, rows_of
 from .config import SourceConfig
 from .messages import TEXT_ROLE, Messages, columns_of, form_of, messages_of
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 SUFFIXES = (".json", ".jsonl", ".json.gz", ".jsonl.gz", ".csv", ".tsv", ".parquet")
-HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 COMMIT = re.compile(r"[0-9a-f]{40}")
 # Columns of our own files, which no data set has: a row's id, and why it is left out, or null.
 WHERE, LEFT_OUT = "softmask:where", "softmask:left_out"
