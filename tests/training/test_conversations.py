@@ -288,12 +288,12 @@ def test_a_data_set_that_was_saved_to_disk_is_read_with_its_splits_and_in_its_or
     one, two = (load(config(path), tokenizer) for path in (tmp_path / "saved", plain))
     assert texts(one.train, tokenizer) == texts(two.train, tokenizer)
     assert one.train[0]["id"].startswith(str(tmp_path / "saved" / "data-0000"))
-    splits = datasets.DatasetDict(train=rows, test=datasets.Dataset.from_list(chats(3, 20)))
+    splits = datasets.DatasetDict(train=rows, valid=datasets.Dataset.from_list(chats(3, 20)))
     splits.save_to_disk(tmp_path / "splits")
     three = load(config(tmp_path / "splits"), tokenizer)
     assert len(three.train) == 8
     assert len(three.validation) == 3
-    file = next((tmp_path / "splits" / "test").glob("*.arrow"))
+    file = next((tmp_path / "splits" / "valid").glob("*.arrow"))
     file.write_bytes(file.read_bytes()[:300])
     with pytest.raises(ValueError, match=r"arrow is damaged"):
         load(config(tmp_path / "splits"), tokenizer)
@@ -485,7 +485,7 @@ def test_copies_of_a_validation_row_are_left_out_of_training(tmp_path, tokenizer
 
 
 @pytest.mark.parametrize("streaming", [False, True])
-@pytest.mark.parametrize("split", ["validation", "test"])
+@pytest.mark.parametrize("split", ["validation", "valid", "dev-00000-of-00001"])
 def test_a_split_of_the_source_s_own_is_validation_and_nothing_else_is(
     tmp_path, tokenizer, split, streaming
 ) -> None:
@@ -498,13 +498,20 @@ def test_a_split_of_the_source_s_own_is_validation_and_nothing_else_is(
     assert len(loaded.validation) == 5
 
 
-def test_where_there_are_both_validation_and_test_the_test_split_is_never_read(
-    tmp_path, tokenizer
-) -> None:
-    for i, split in enumerate(("train", "validation", "test")):
+@pytest.mark.parametrize("splits", [("train", "validation", "test"), ("train", "test")])
+def test_the_test_split_is_never_read(tmp_path, tokenizer, splits) -> None:
+    for i, split in enumerate(splits):
         write_lines(tmp_path / "set" / f"{split}.jsonl", chats(5, 5 * i))
-    loaded = load(config(tmp_path / "set"), tokenizer)
+    said: list[str] = []
+    loaded = load_conversations(config(tmp_path / "set"), tokenizer, 0, said.append)
     assert not any("test.jsonl" in i for part in ids(loaded).values() for i in part)
+    assert any("its split test is not read" in line for line in said)
+
+
+def test_no_more_rows_are_held_out_than_are_validated_on(tmp_path, tokenizer) -> None:
+    path = write_lines(tmp_path / "a.jsonl", chats(40))
+    loaded = load(config(path, validation_share=0.5, validation_samples=3), tokenizer)
+    assert (len(loaded.train), len(loaded.validation)) == (37, 3)
 
 
 def test_sources_are_split_each_by_itself_then_drawn_from_together(tmp_path, tokenizer) -> None:
@@ -821,7 +828,7 @@ def test_another_tokenizer_template_seed_file_name_or_content_gives_another_key(
     another(tokenizer)
     write_lines(path.with_name("validation.jsonl"), chats(5, 90))
     another(tokenizer)
-    path.with_name("validation.jsonl").rename(path.with_name("test.jsonl"))
+    path.with_name("validation.jsonl").rename(path.with_name("valid.jsonl"))
     another(tokenizer)
     tokenizer.chat_template = tokenizer.chat_template.replace("<|im_start|>", "[")
     another(tokenizer)
@@ -975,14 +982,16 @@ REAL_LOAD = datasets.load_dataset
 
 def test_sets_on_the_hub_with_schemas_of_their_own_go_together(tokenizer, hub) -> None:
     hub.there["allenai/tulu"] = datasets.DatasetDict(train=tulu(20))
-    hub.there["inclusionAI/Ling"] = datasets.DatasetDict(train=ling(20), test=ling(4))
+    hub.there["inclusionAI/Ling"] = datasets.DatasetDict(
+        train=ling(20), valid=ling(4), test=ling(9)
+    )
     settings = config("allenai/tulu", "inclusionAI/Ling", subset="all", revision="main")
     loaded = load(settings, tokenizer)
     assert (len(loaded.train), len(loaded.validation)) == (18 + 16, 2 + 4)
     names = ids(loaded)
     assert {name.rsplit(":", 1)[0] for name in names["validation"]} == {
         "allenai/tulu:train",
-        "inclusionAI/Ling:test",
+        "inclusionAI/Ling:valid",
     }
     assert loaded.counts["train"].left_out == {"in validation": 4}
     asked = [call for call in hub.calls if "path" in call]

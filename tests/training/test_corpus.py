@@ -9,6 +9,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from paths import SHARED
 
 from softmask.decoding.prompts import encode_holes
@@ -16,7 +18,7 @@ from softmask.families.registry import FAMILIES
 from softmask.puzzles.held_out import held_out_digest, read_held_out
 from softmask.puzzles.puzzles import Puzzle, generate_puzzles, holed, is_solved, read_puzzles
 from softmask.training.config import CorpusConfig, TrainConfig
-from softmask.training.corpus import Batch, Corpus, read_stories, train_tokenizer
+from softmask.training.corpus import Batch, Corpus, held_apart, read_documents, train_tokenizer
 from softmask.training.schedule import TrainingSchedule
 
 PLANNING = SHARED / "planning"
@@ -52,7 +54,7 @@ def test_packed_rows_run_through_the_documents_without_padding(tokenizer) -> Non
     config = CorpusConfig(text=("-",), puzzle_share=0.0, packed=True, story_length=40)
     corpus = Corpus(config, STORIES, tokenizer)
     whole = [i for story in STORIES for i in [*tokenizer(story)["input_ids"], corpus.end]]
-    ids, maskable = corpus.text_batch(random.Random(0))
+    ids, maskable = corpus.text.batch(random.Random(0))
     assert ids.shape == (16, 40)
     assert maskable.all()
     joined = ",".join(map(str, whole))
@@ -61,8 +63,50 @@ def test_packed_rows_run_through_the_documents_without_padding(tokenizer) -> Non
 
 def test_a_text_shorter_than_a_packed_row_is_refused(tokenizer) -> None:
     config = CorpusConfig(text=("-",), puzzle_share=0.0, packed=True, story_length=5000)
-    with pytest.raises(ValueError, match="fewer than story_length"):
+    with pytest.raises(ValueError, match="rows of story_length, 5000, to train on and others"):
         Corpus(config, STORIES, tokenizer)
+
+
+@given(
+    st.lists(st.integers(1, 60), min_size=1, max_size=8),
+    st.booleans(),
+    st.integers(1, 30),
+    st.floats(0, 1),
+)
+def test_validation_has_the_end_of_a_text_and_training_the_rest(
+    sizes, packed, length, share
+) -> None:
+    """Every token is in one of the two, and rows of both can be drawn."""
+    shares = {"puzzle_share": 0.0, "validation_share": share}
+    config = CorpusConfig(text=("-",), packed=packed, story_length=length, **shares)
+    total = sum(sizes)
+    numbers = list(torch.arange(total).split(sizes))
+    if total < 2 * (length if packed else 1):
+        with pytest.raises(ValueError, match="for validation need"):
+            held_apart(numbers, config)
+        return
+    train, held_out = held_apart(numbers, config)
+    assert torch.equal(torch.cat([*train, *held_out]), torch.arange(total))
+    least = length if packed else 1
+    assert min(sum(map(len, part)) for part in (train, held_out)) >= least
+    if len(sizes) > 1 and share < 0.01 and max(sizes) + least <= total:
+        assert len(train) + len(held_out) == len(sizes)  # no document is cut
+
+
+def test_rows_of_validation_are_not_trained_on(tokenizer) -> None:
+    config = CorpusConfig(text=("-",), puzzle_share=0.0, packed=True, story_length=16)
+    counted = [" ".join(str(1000 * i + j) for j in range(30)) for i in range(1, 9)]
+    corpus = Corpus(config, counted, tokenizer)
+    seen = ",".join(map(str, corpus.text.stream_N.tolist()))
+    for row in corpus.validation["text"](random.Random(0)).ids_BL.tolist():
+        assert ",".join(map(str, row)) not in seen
+
+
+def test_a_text_without_separators_is_one_document_and_nothing_of_it_is_lost(tmp_path) -> None:
+    file = tmp_path / "wrapped.txt"
+    lines = [f"Line {i}, of a text that is wrapped at eighty columns." for i in range(50)]
+    file.write_text("\n".join(lines), encoding="utf-8")
+    assert read_documents([str(file)]) == ["\n".join(lines)]
 
 
 def test_no_training_puzzle_is_an_evaluation_puzzle(tokenizer) -> None:
@@ -90,7 +134,7 @@ def test_a_pool_holds_the_same_puzzles_for_every_seed_and_no_more_of_them(tokeni
     # Training draws from it, validation does not.
     stage = TrainingSchedule(TrainConfig(), 10).at(0)
     trained = {tuple(row) for n in range(9) for row in prompts(corpus.batch(1, n, stage))}
-    validated = {tuple(row) for row in prompts(corpus.kinds["puzzles"](random.Random(1)))}
+    validated = {tuple(row) for row in prompts(corpus.validation["puzzles"](random.Random(1)))}
     assert len(trained) == 5
     assert len(validated) > 5
 
@@ -176,4 +220,4 @@ def test_the_held_out_list_covers_the_evaluation_files() -> None:
 def test_a_byte_order_mark_at_the_start_of_a_text_is_no_part_of_it(tmp_path) -> None:
     file = tmp_path / "text.txt"
     file.write_text("\n<|endoftext|>\n".join(STORIES), encoding="utf-8-sig")
-    assert read_stories([str(file)]) == STORIES
+    assert read_documents([str(file)]) == STORIES

@@ -84,6 +84,39 @@ def test_a_dry_run_says_what_the_chats_are_and_loads_no_weights(
     assert "`softmask train --data chats.jsonl --dry-run`" in failed(capsys, "train")
 
 
+def test_several_processes_make_the_rows_of_an_update_together(
+    base, own, tmp_path, capsys, monkeypatch
+) -> None:
+    assert main(words_for(base, own, tmp_path / "run", "--dry-run")) == 0
+    alone = re.findall(r"\d+ updates of 2 rows", capsys.readouterr().out)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main(words_for(base, own, tmp_path / "run", "--dry-run")) == 0
+    assert re.findall(r"\d+ updates of 2 rows", capsys.readouterr().out) == alone
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    said = failed(capsys, *words_for(base, own, tmp_path / "run", "--dry-run"))
+    assert "an update of 2 rows cannot be shared out among 3 processes: give --batch-size 3" in said
+
+
+def test_the_estimate_counts_the_updates_of_stages(base, own, tmp_path, capsys) -> None:
+    stages = "[{name: first, steps: 3}, {name: second, steps: 4}]"
+    words = words_for(base, own, tmp_path / "run", "--dry-run", "--set", f"train.stages={stages}")
+    assert main(words) == 0
+    assert re.search(r"\b7 updates of 2 rows", capsys.readouterr().out)
+
+
+def test_every_row_of_own_data_is_read_however_short_its_answer_is(
+    base, tmp_path, capsys, monkeypatch
+) -> None:
+    path = tmp_path / "words.jsonl"
+    rows = [{"prompt": f"Is {i} odd?", "response": "y" if i % 2 else "n"} for i in range(60)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    few = ("--dry-run", "--set", "conversations.validation_samples=3")
+    assert main(words_for(base, path, tmp_path / "run", *few)) == 0
+    said = capsys.readouterr().out
+    assert "train, newly tokenised: 57 conversations, 0 left out" in said
+    assert "validation, newly tokenised: 3 conversations, 0 left out" in said
+
+
 def test_one_command_trains_on_chats_and_its_card_says_how_to_use_the_adapter(
     base, own, tmp_path, capsys, monkeypatch
 ) -> None:

@@ -13,6 +13,7 @@ from unittest.mock import Mock
 import pytest
 import torch
 import transformers
+from accelerate import Accelerator
 from packaging.version import Version
 from processes import ranks
 from runs import (
@@ -241,6 +242,23 @@ def test_accumulation_divides_the_loss_or_sums_it_as_published(settings, tmp_pat
         assert json.loads(last)["train_loss"] == pytest.approx(line["loss"], rel=1e-3)
 
 
+def test_the_precision_is_the_recipes_whatever_a_launcher_is_configured_to(
+    settings, tmp_path, monkeypatch
+) -> None:
+    """accelerate's launcher hands its own on in this variable."""
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    seen = []
+    autocast = Accelerator.autocast
+
+    def watched(self, *args, **kwargs):
+        seen.append(self.mixed_precision)
+        return autocast(self, *args, **kwargs)
+
+    monkeypatch.setattr(Accelerator, "autocast", watched)
+    train(recipe_of(settings, steps=1, precision="float32"), tmp_path / "run")
+    assert set(seen) == {"no"}
+
+
 def test_the_log_counts_passes_over_the_conversations_and_none_over_an_endless_corpus(
     settings, tmp_path
 ) -> None:
@@ -386,8 +404,9 @@ def test_two_processes_train_as_one_does_and_go_on(settings, base, tmp_path, way
 
     Then the last checkpoint is lost, and the run goes on from the one before, again to the same
     (with sharded weights, the harder way: every start of two processes costs ten seconds). With
-    "rows", under DDP, rows stay for several forwards, two of them an update; with "blocks" the
-    model is block-causal. "ddp" starts its ranks as forks, the others by torchrun.
+    "ddp" the losses of an update are summed, as published. With "rows", under DDP, rows stay for
+    several forwards, two of them an update; with "blocks" the model is block-causal. "ddp" starts
+    its ranks as forks, the others by torchrun.
     """
     if "blocks" in way:
         base = write_dream_folder(tmp_path / "base", chat=True, block_size=4, family="dream")
@@ -396,6 +415,8 @@ def test_two_processes_train_as_one_does_and_go_on(settings, base, tmp_path, way
     if way == "rows":
         trajectory = {"stages": 4, "forwards": 2}
         settings["train"] |= {"trajectory": trajectory, "weighting": "row"}
+    if way == "ddp":
+        settings["train"] |= {"accumulate": "sum", "clip": 1e6}
     train(recipe_of(settings), tmp_path / "alone")
     settings["train"] |= {"accumulation": 1}
     path = write_recipe(settings, tmp_path / "recipe.yaml")

@@ -39,7 +39,7 @@ from softmask.puzzles.held_out import unevaluated
 from softmask.puzzles.puzzles import Puzzle, generate_puzzles
 from softmask.puzzles.solve import NEW_TOKENS, is_right, solve
 from softmask.reporting.result_folder import provenance
-from softmask.training.corpus import read_stories
+from softmask.training.corpus import read_documents
 
 STAGES = ("train", "test", "speed", "report")
 HERE = Path(__file__).parent
@@ -111,7 +111,7 @@ def models(work: Path) -> dict[str, Checkpoint]:
 def test(work: Path) -> dict[str, Any]:
     """Bounds on stories and solved puzzles of every model in every way."""
     found = models(work) | {"bundled": load("default", device="cpu")}
-    texts = read_stories(["default_stories.txt.xz"])
+    texts = read_documents(["default_stories.txt.xz"])
     cut = [w for w in windows(found["full"].tokenizer, texts, LENGTH) if len(w) == LENGTH]
     chosen = random.Random("block-causal/windows").sample(cut, WINDOWS)
     config = HeldOutConfig(length=LENGTH, times=TIMES)

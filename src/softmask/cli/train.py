@@ -205,8 +205,10 @@ def _recipe(args: argparse.Namespace) -> Any:
     from ..training.recipe import override, read_recipe
 
     if args.data is not None:
-        recipe = _recipe_for_data(args)
-        recipe = override(_with_options(recipe, args, OF_DATA), args.set)
+        from ..training.own_data import shared_out
+
+        recipe = _with_options(_recipe_for_data(args), args, OF_DATA)
+        recipe = override(shared_out(recipe), args.set)
     elif args.published is None:
         recipe = read_recipe(args.recipe, args.set)
     else:

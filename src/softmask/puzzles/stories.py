@@ -27,6 +27,11 @@ SHORTEST = 200
 _BYTE = re.compile(rb"<0x([0-9A-F]{2})>")
 
 
+def split_documents(text: str) -> list[str]:
+    """Documents of a text: what stands between <|endoftext|>; without any, all of it."""
+    return [one.strip() for one in text.split(SEPARATOR) if one.strip()]
+
+
 def split_stories(text: str) -> list[str]:
     """Stories of a text: separated by <|endoftext|>, or, without any, by single newlines.
 
@@ -34,13 +39,13 @@ def split_stories(text: str) -> list[str]:
     story, and what is shorter than 100 characters is a stray line, not a story.
     """
     if SEPARATOR in text:
-        return [story.strip() for story in text.split(SEPARATOR) if story.strip()]
+        return split_documents(text)
     parts = re.split(r"(?<!\n)\n(?!\n)", text)
     return [story.strip() for story in parts if len(story.strip()) > 100]
 
 
 def join_stories(stories: Sequence[str]) -> str:
-    """A text that `split_stories` splits into these."""
+    """A text that `split_documents` splits into these."""
     return f"\n{SEPARATOR}\n".join(stories)
 
 

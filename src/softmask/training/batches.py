@@ -271,7 +271,7 @@ class Validation:
 
     @property
     def kinds(self) -> tuple[str, ...]:
-        return tuple(self.data.kinds) if isinstance(self.data, Corpus) else ("all",)
+        return tuple(self.data.validation) if isinstance(self.data, Corpus) else ("all",)
 
     def batches(self, kind: str, part: int, parts: int) -> Iterator[tuple[dict[str, Tensor], bool]]:
         """Every `parts`-th batch of a kind, from `part` on, and whether it counts.
@@ -304,6 +304,6 @@ class Validation:
 
     def _corpus(self, kind: str, number: int, generator: torch.Generator) -> tuple[Batch, Tensor]:
         rng = random.Random(f"evaluation/{self.collator.seed}/{number}")
-        batch = self.data.kinds[kind](rng)
+        batch = self.data.validation[kind](rng)
         noise = self.collator.noise
         return batch, sample_times(len(batch.ids_BL), noise.t_low, noise.t_high, generator)

@@ -20,7 +20,7 @@ from ..models import DreamConfig, DreamModel
 from ..puzzles.puzzles import generate_puzzles, prompt_of
 from ..soft_mask import FIXED, SoftMask, check_k
 from .config import CorpusConfig, ModelShape, Recipe
-from .corpus import read_stories, train_tokenizer
+from .corpus import read_documents, train_tokenizer
 
 
 class Trainable(NamedTuple):
@@ -44,7 +44,7 @@ def build(recipe: Recipe, device: torch.device) -> Trainable:
             that fits nothing.
     """
     corpus = recipe.corpus
-    stories = [] if corpus is None else read_stories(corpus.text)
+    stories = [] if corpus is None else read_documents(corpus.text)
     torch.manual_seed(recipe.seed)
     sampling: dict[str, Any] = {}
     if recipe.model.path is None:

@@ -246,9 +246,10 @@ class CorpusConfig:
     )
     story_batch: int = setting(16, "rows of text a batch")
     story_length: int = setting(160, "tokens of a row of text")
+    validation_share: float = setting(0.01, "of the text, its end: validated on and not trained on")
 
     def __post_init__(self) -> None:
-        _require_shares(self, "puzzle_share")
+        _require_shares(self, "puzzle_share", "validation_share")
         require_positive(self, "puzzle_batch", "puzzle_pool", "story_batch", "story_length")
         others = [name for name in self.in_place if name not in SUDOKUS]
         require(not others, f"in_place takes {' and '.join(SUDOKUS)}, not {', '.join(others)}")

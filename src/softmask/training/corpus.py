@@ -24,7 +24,7 @@ from transformers import PreTrainedTokenizerFast, Qwen2Tokenizer
 from ..decoding.control_names import ControlNames
 from ..puzzles.held_out import unevaluated
 from ..puzzles.puzzles import Puzzle, generate_puzzles, holed, prompt_of
-from ..puzzles.stories import split_stories
+from ..puzzles.stories import split_documents
 from .config import CorpusConfig
 from .schedule import Stage
 
@@ -70,15 +70,15 @@ def merges_of(model: Any) -> list[tuple[str, ...]]:
     return [tuple(line.split(" ")) for line in lines if not line.startswith("#version")]
 
 
-def read_stories(paths: Sequence[str]) -> list[str]:
-    """Stories of all files: paths, or names of files that lie beside the bundled recipes.
+def read_documents(paths: Sequence[str]) -> list[str]:
+    """Documents of all files: paths, or names of files that lie beside the bundled recipes.
 
     A name that ends in .xz is decompressed.
 
     Raises:
         ValueError: a file is missing, not what its name says, or empty.
     """
-    stories: list[str] = []
+    documents: list[str] = []
     for name in paths:
         path = text_file(name)
         content = path.read_bytes()
@@ -87,11 +87,11 @@ def read_stories(paths: Sequence[str]) -> list[str]:
             text = content.decode("utf-8-sig")  # editors on Windows begin a file with a mark
         except (lzma.LZMAError, UnicodeDecodeError) as error:
             raise ValueError(f"{path} cannot be read as text: {error}") from error
-        found = split_stories(text)
+        found = split_documents(text)
         if not found:
-            raise ValueError(f"{path} holds no story")
-        stories += found
-    return stories
+            raise ValueError(f"{path} holds no text")
+        documents += found
+    return documents
 
 
 def text_file(name: str) -> Path:
@@ -107,32 +107,60 @@ def text_file(name: str) -> Path:
     return path
 
 
+def held_apart(documents: list[Tensor], config: CorpusConfig) -> tuple[list[Tensor], list[Tensor]]:
+    """Documents for training, and the last ones, which are held out.
+
+    One that is alone, or as long as nearly all, is cut.
+
+    Raises:
+        ValueError: packed rows would be longer than the one or the other part.
+    """
+    total = sum(map(len, documents))
+    if not total:
+        return documents, documents
+    least = config.story_length if config.packed else 1
+    if total < 2 * least:
+        raise ValueError(
+            f"the text has {total:,} tokens: rows of story_length, {least}, to train on and others "
+            f"for validation need {2 * least:,}"
+        )
+    held_out = min(max(least, round(config.validation_share * total)), total - least)
+    own, taken = len(documents), 0
+    while taken < held_out:
+        own -= 1
+        taken += len(documents[own])
+    if total - taken >= least:
+        return documents[:own], documents[own:]
+    cut = taken - held_out
+    first, second = documents[own][:cut], documents[own][cut:]
+    return [*documents[:own], first], [second, *documents[own + 1 :]]
+
+
 class Corpus:
     """Batches of generated puzzles and of text."""
 
     def __init__(
-        self, config: CorpusConfig, stories: list[str], tokenizer: PreTrainedTokenizerFast
+        self, config: CorpusConfig, documents: list[str], tokenizer: PreTrainedTokenizerFast
     ) -> None:
+        """Text and tokens; the end of the text is held out.
+
+        Raises:
+            ValueError: the text is too short for rows of both.
+        """
         self.config = config
         self.tokenizer = tokenizer
         self.end = tokenizer.eos_token_id
-        encoded = ControlNames(tokenizer).encode_batch(stories)
-        self.documents = [torch.tensor(ids, dtype=torch.int32) for ids in encoded]
-        if config.packed and encoded:
-            ended = [torch.cat([d, torch.tensor([self.end])]) for d in self.documents]
-            self.stream_N = torch.cat(ended)
-            if len(self.stream_N) < config.story_length:
-                raise ValueError(
-                    f"the text has {len(self.stream_N)} tokens: fewer than story_length, "
-                    f"{config.story_length}"
-                )
+        encoded = ControlNames(tokenizer).encode_batch(documents)
+        end = [self.end] if config.packed else []
+        parts = held_apart([torch.tensor(ids + end, dtype=torch.int32) for ids in encoded], config)
+        self.text, self.held_out = (Text(part, config, self.end) for part in parts)
 
     @property
-    def kinds(self) -> dict[str, Callable[[random.Random], Batch]]:
-        """The kinds of batches that this corpus has, by name."""
+    def validation(self) -> dict[str, Callable[[random.Random], Batch]]:
+        """What is never trained on: batches by their kind."""
         share = self.config.puzzle_share
         kinds = {"puzzles": self.puzzle_batch} if share > 0 else {}
-        return kinds | ({"text": self.text_batch} if share < 1 else {})
+        return kinds | ({"text": self.held_out.batch} if share < 1 else {})
 
     def batch(self, seed: int, number: int, stage: Stage) -> Batch:
         """The batch with this number in the run."""
@@ -140,18 +168,7 @@ class Corpus:
         share = self.config.puzzle_share if stage.puzzle_share is None else stage.puzzle_share
         if rng.random() < share:
             return self.puzzle_batch(rng, stage.puzzles, self.config.puzzle_pool)
-        return self.text_batch(rng)
-
-    def text_batch(self, rng: random.Random) -> Batch:
-        return self.packed_batch(rng) if self.config.packed else self.story_batch(rng)
-
-    def packed_batch(self, rng: random.Random) -> Batch:
-        """Full rows cut from the stream of all documents, an end token behind each."""
-        length = self.config.story_length
-        last = len(self.stream_N) - length
-        starts = [rng.randint(0, last) for _ in range(self.config.story_batch)]
-        ids_BL = torch.stack([self.stream_N[s : s + length] for s in starts]).long()
-        return Batch(ids_BL, torch.ones_like(ids_BL, dtype=torch.bool))
+        return self.text.batch(rng)
 
     def puzzles(
         self,
@@ -209,6 +226,27 @@ class Corpus:
             rows.append(row)
             maskable.append([False] * (len(row) - len(blank) - 1) + blank + [False])
         return Batch(torch.tensor(rows), torch.tensor(maskable))
+
+
+class Text:
+    """Batches of documents, or of parts of them."""
+
+    def __init__(self, documents: list[Tensor], config: CorpusConfig, end: int) -> None:
+        """`documents`: their tokens, for packed rows with an end token behind each."""
+        self.documents, self.config, self.end = documents, config, end
+        self.stream_N = torch.cat(documents) if config.packed and documents else torch.empty(0)
+
+    def batch(self, rng: random.Random) -> Batch:
+        """Rows of text."""
+        return self.packed_batch(rng) if self.config.packed else self.story_batch(rng)
+
+    def packed_batch(self, rng: random.Random) -> Batch:
+        """Full rows cut from the stream of all documents."""
+        length = self.config.story_length
+        last = len(self.stream_N) - length
+        starts = [rng.randint(0, last) for _ in range(self.config.story_batch)]
+        ids_BL = torch.stack([self.stream_N[s : s + length] for s in starts]).long()
+        return Batch(ids_BL, torch.ones_like(ids_BL, dtype=torch.bool))
 
     def story_batch(self, rng: random.Random) -> Batch:
         """Rows of one story each, most of them from its beginning.

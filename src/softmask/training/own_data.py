@@ -7,7 +7,9 @@ loaded.
 
 from __future__ import annotations
 
+import dataclasses
 import math
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -24,6 +26,7 @@ from ..models.experts import experts_of
 from ..reporting.words import count
 from .config import Recipe
 from .conversations import load_conversations, within
+from .schedule import TrainingSchedule
 from .sources import form_of_source, resolve_source
 
 # Where the numbers come from: rank, learning rate and noise are the published ones for Dream
@@ -31,6 +34,8 @@ from .sources import form_of_source, resolve_source
 # of docs/EVIDENCE.md. A family's own settings come on top.
 SETTINGS: dict[str, Any] = {
     "soft_mask": {"k": 3, "scale": 0.6, "offset": -4.0, "steepness": 1.0},
+    # All rows, the short answers too.
+    "conversations": {"max_samples": None, "min_response": 1},
     "noise": {"t_low": 0.2, "t_high": 0.8},
     "train": {
         "epochs": 3.0,
@@ -77,13 +82,34 @@ def recipe_for(
     parts["model"] = {"path": model or BUNDLED, "family": family}
     parts["adapter"] = {}
     own = {name: value for name, value in (source or {}).items() if value is not None}
-    parts["conversations"] = {"sources": [{"path": data, **own}]}
+    parts["conversations"]["sources"] = [{"path": data, **own}]
     parts["train"] |= {
         "precision": "bfloat16" if bfloat16 else "float32",
         "gradient_checkpointing": bfloat16,
     }
     name = Path(data).name.split(".")[0] or "chats"
     return from_mapping(Recipe, {"name": name, **parts}, "the options")
+
+
+def processes() -> int:
+    """How many train together, as their launcher says."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def shared_out(recipe: Recipe) -> Recipe:
+    """The recipe of a process: all of them together make the rows of an update.
+
+    Raises:
+        ValueError: they do not divide.
+    """
+    rows, count = recipe.train.accumulation, processes()
+    if rows % count:
+        raise ValueError(
+            f"an update of {rows} rows cannot be shared out among {count} processes: give "
+            f"--batch-size {-(-rows // count) * count}"
+        )
+    train = dataclasses.replace(recipe.train, accumulation=rows // count)
+    return dataclasses.replace(recipe, train=train)
 
 
 class Preview(NamedTuple):
@@ -139,10 +165,12 @@ def _estimate(
     """Updates, minutes and gigabytes of a run, in a line."""
     train, chats = recipe.train, recipe.conversations
     assert chats is not None
-    size = train.batch_size * train.accumulation
-    updates = train.steps or math.ceil(rows * train.visits * train.epochs / size)
+    own = train.batch_size * train.accumulation  # of an update, in this process
+    size = own * processes()
+    updates = math.ceil(rows * train.visits * train.epochs / size)
+    updates = TrainingSchedule(train, train.steps or updates).steps
     length = sum(lengths) / len(lengths) + chats.extra_padding / 2 + chats.pad_multiple / 2
-    flops = updates * size * length * _flops_of_a_token(recipe, dream)
+    flops = updates * own * length * _flops_of_a_token(recipe, dream)
     seconds = flops / (EFFICIENCY * _speed(device, train.precision, dream.config.hidden_size))
     seconds += updates * train.accumulation * OVERHEAD
     longest = max(lengths) + chats.extra_padding

@@ -35,6 +35,13 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".json", ".jsonl", ".json.gz", ".jsonl.gz", ".csv", ".tsv", ".parquet")
 COMMIT = re.compile(r"[0-9a-f]{40}")
+# Names of a split for validation, and how those of files begin, as `datasets` and mlx-lm have them.
+VALIDATION = ("validation", "valid", "val", "dev")
+SPLITS = {
+    "train": re.compile("train"),
+    "validation": re.compile(f"({'|'.join(VALIDATION)})(?![a-z])"),
+    "test": re.compile("test"),
+}
 # Columns of our own files, which no data set has: a row's id, and why it is left out, or null.
 WHERE, LEFT_OUT = "softmask:where", "softmask:left_out"
 # What `Dataset.save_to_disk` writes beside its arrow files, and `DatasetDict.save_to_disk` above.
@@ -82,6 +89,9 @@ def resolve_source(source: SourceConfig, report: Callable[[str], None]) -> Resol
             raise ValueError(f"{path} is a local source: a {name} has no meaning there")
     files = _files(path, report)
     _check_splits(str(path), files)
+    for name in files.keys() - {"train", "validation"}:
+        report(f"{path}: its split {name} is not read, and so is left for a test")
+    files = {name: files[name] for name in ("train", "validation") if name in files}
     if source.validation is not None:
         held_out = expand_home(source.validation)
         if not held_out.exists():
@@ -117,16 +127,16 @@ def _folder_files(folder: Path, report: Callable[[str], None]) -> dict[str, list
         return {"train": _saved_files(folder)}
     if (folder / SAVED_SPLITS).is_file():
         names = [path.parent.name for path in sorted(folder.glob(f"*/{SAVED}"))]
-        return {name: _saved_files(folder / name) for name in names}
+        own = next((name for name in VALIDATION if name in names), None)
+        return {
+            "validation" if name == own else name: _saved_files(folder / name) for name in names
+        }
     found = sorted(f for f in folder.iterdir() if f.is_file() and f.name.endswith(SUFFIXES))
     if not found:
         raise ValueError(
             f"{folder} holds no {', '.join(SUFFIXES)} files: give the folder that does"
         )
-    splits = {
-        split: [f for f in found if f.name.startswith(split)]
-        for split in ("train", "validation", "test")
-    }
+    splits = {name: [f for f in found if begins.match(f.name)] for name, begins in SPLITS.items()}
     splits = {split: files for split, files in splits.items() if files}
     if not splits:
         return {"train": found}
@@ -235,8 +245,11 @@ def open_source(
                 source.path, source.subset, revision=commit, streaming=streaming
             )
         _check_splits(source.path, splits)
+        own = {"train": "train", "validation": next((n for n in VALIDATION if n in splits), None)}
         rows = {
-            split: SourceSplit(source, f"{source.path}:{split}", splits[split]) for split in splits
+            split: SourceSplit(source, f"{source.path}:{name}", splits[name])
+            for split, name in own.items()
+            if name is not None
         }
     else:
         rows = {}
@@ -257,7 +270,7 @@ def open_source(
         for part in rows.values():
             if len(part.data):
                 columns_of(part.source, part.name, part.data.column_names)
-    return rows["train"], rows.get("validation", rows.get("test"))
+    return rows["train"], rows.get("validation")
 
 
 def _read_file(path: Path, source: SourceConfig) -> Iterator[SourceRow]:

@@ -28,6 +28,7 @@ def split_rows(
         else:
             numbers = np.random.default_rng([seed, 0, i]).permutation(numbers)
             held_out = max(1, round(config.validation_share * len(numbers)))
+            held_out = min(held_out, config.validation_samples)  # the rest is trained on
             validations.append((train, numbers[:held_out]))
             numbers = numbers[held_out:]
         trains.append((train, numbers))

@@ -121,8 +121,10 @@ class SoftMaskTrainer(Trainer):
         self._sums.add(loss, inputs["ids_BL"].numel())
         self._soft_in_update |= inputs["soft"]
         if self.settings.accumulate == "sum":
-            # As published (finding B19): the Trainer divides by the forwards of the update.
-            return loss.value * self.current_gradient_accumulation_steps
+            # As published (finding B19): the Trainer divides by the forwards of an update here, and
+            # the mean over processes by their number.
+            forwards = self.current_gradient_accumulation_steps * self.args.world_size
+            return loss.value * forwards
         return loss.value
 
     def _loss(

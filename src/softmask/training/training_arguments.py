@@ -101,6 +101,8 @@ def training_arguments(recipe: Recipe, folder: Path, device: str | None) -> Trai
     if isinstance(workers, int):
         # More of them than processors only wait for each other; the rows are the same.
         more["dataloader_num_workers"] = min(workers, os.cpu_count() or 1)
+    # accelerate's launcher sets it by its own configuration, and transformers then keeps that.
+    os.environ["ACCELERATE_MIXED_PRECISION"] = "bf16" if ours["bf16"] else "no"
     try:
         args = TrainingArguments(**ours | more)
     except (TypeError, ImportError) as error:
