@@ -267,7 +267,7 @@ class SoftMaskTrainer(Trainer):
         """The loss on fixed rows, times and masks: one pass, and with soft-masking also two.
 
         `eval_loss` is the training objective (two passes with soft-masking); the others are nats
-        per masked token, on the same masks.
+        per masked token, on the same masks; all are means over batches.
         """
         assert self.validation is not None, "there is nothing to evaluate on"
         model = self.model if self.model_wrapped is None else self.model_wrapped

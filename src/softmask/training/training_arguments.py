@@ -33,8 +33,8 @@ OURS = {
 }
 # Without any effect here, or in the way of a run that goes on exactly.
 NOT_HERE = (
-    "accelerator_config", "adam_beta1", "adam_epsilon", "batch_eval_metrics", "do_eval",
-    "do_predict", "do_train", "eval_delay", "fp16_full_eval", "ignore_data_skip",
+    "accelerator_config", "adam_beta1", "adam_epsilon", "batch_eval_metrics", "bf16_full_eval",
+    "do_eval", "do_predict", "do_train", "eval_delay", "fp16_full_eval", "ignore_data_skip",
     "include_for_metrics", "label_names", "label_smoothing_factor", "length_column_name",
     "logging_strategy", "lr_scheduler_kwargs", "optim_args", "optim_target_modules",
     "prediction_loss_only", "restore_callback_states_from_checkpoint", "resume_from_checkpoint",
