@@ -128,7 +128,8 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
     try:
         return _run(args)
     except KeyboardInterrupt:
-        command = shlex.join(["softmask", *argv])
+        # With --overwrite it would delete what was just kept, or the finished runs of a sweep.
+        command = shlex.join(["softmask", *(word for word in argv if word != "--overwrite")])
         # In a terminal on a line of its own, which is copied as one.
         print("go on with:", command, sep="\n" if sys.stderr.isatty() else " ", file=sys.stderr)
         raise
