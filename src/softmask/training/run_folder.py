@@ -80,7 +80,7 @@ def run_folder(
 
 def _write_recipe(folder: Path, recipe: Recipe, report: Callable[[str], None]) -> None:
     """Writes recipe.json, where the run in the folder is none of another recipe."""
-    wanted = json.loads(json.dumps(dataclasses.asdict(recipe)))
+    wanted = recipe.as_mapping()
     written = folder / RECIPE
     differing: dict[str, tuple[Any, Any]] = {}
     if written.is_file():
@@ -144,7 +144,7 @@ def _as_written(values: Any) -> Any:
         recipe = Recipe.of(values, RECIPE)
     except ValueError:
         return values  # a setting has gone: it differs
-    return json.loads(json.dumps(dataclasses.asdict(recipe)))
+    return recipe.as_mapping()
 
 
 def _differences(before: Any, now: Any, name: str = "") -> dict[str, tuple[Any, Any]]:
