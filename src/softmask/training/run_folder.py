@@ -33,6 +33,7 @@ from ..hub.folder import kept_update
 from ..reporting.words import count
 from .checkpoints import checkpoint_of
 from .config import RECIPE, Recipe
+from .inputs import pinned
 from .listing import DONE
 from .run_files import BEGUN, LOG, clear, put_back, set_aside
 
@@ -80,11 +81,10 @@ def run_folder(
 
 def _write_recipe(folder: Path, recipe: Recipe, report: Callable[[str], None]) -> None:
     """Writes recipe.json, where the run in the folder is none of another recipe."""
-    wanted = recipe.as_mapping()
     written = folder / RECIPE
     differing: dict[str, tuple[Any, Any]] = {}
     if written.is_file():
-        differing = _differences(_as_written(read_json(written)), wanted)
+        differing = _differing(folder, recipe)
         if any(not _is_length(name) for name in differing):
             raise ValueError(
                 f"{folder} holds a run of another recipe ({_shown(differing)}): name a new "
@@ -93,7 +93,23 @@ def _write_recipe(folder: Path, recipe: Recipe, report: Callable[[str], None]) -
         if differing:
             _lengthen(folder, recipe, differing, report)
     if not written.is_file() or differing:
-        write_atomically(written, json.dumps(wanted, indent=2) + "\n")
+        write_atomically(written, json.dumps(recipe.as_mapping(), indent=2) + "\n")
+
+
+def going_on(folder: Path, recipe: Recipe) -> Recipe:
+    """The recipe as `train` will take it: with the length and the commits of a run in the folder.
+
+    It is as it was given where there is no run, or one of another recipe.
+
+    Raises:
+        ValueError: a file of the run is damaged.
+    """
+    if not (folder / RECIPE).is_file() or not _has_trained(folder):
+        return recipe
+    own = with_own_length(folder, recipe)
+    if not all(_is_length(name) for name in _differing(folder, own)):
+        return recipe
+    return pinned(folder, own)
 
 
 def with_own_length(folder: Path, recipe: Recipe) -> Recipe:
@@ -145,6 +161,10 @@ def _as_written(values: Any) -> Any:
     except ValueError:
         return values  # a setting has gone: it differs
     return recipe.as_mapping()
+
+
+def _differing(folder: Path, recipe: Recipe) -> dict[str, tuple[Any, Any]]:
+    return _differences(_as_written(read_json(folder / RECIPE)), recipe.as_mapping())
 
 
 def _differences(before: Any, now: Any, name: str = "") -> dict[str, tuple[Any, Any]]:
