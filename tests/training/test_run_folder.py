@@ -395,6 +395,21 @@ def test_a_line_of_the_log_covers_what_it_would_in_an_uninterrupted_run(settings
     assert means[0] == means[1]
 
 
+def test_the_seconds_of_the_log_go_on_where_the_run_was(short, tmp_path) -> None:
+    """As if the first two updates had taken an hour, and a third one had not come to its end."""
+    (recipe, whole), run = short, tmp_path / "run"
+    shutil.copytree(whole, run)
+    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    slow = [line | {"seconds": 1800.0 * line["step"]} for line in lines]
+    slow.append({"step": 3, "seconds": 9000.0, "loss": 1.0})
+    (run / "log.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in slow))
+    longer = dataclasses.replace(recipe.train, steps=3)
+    train(dataclasses.replace(recipe, train=longer), run, **SILENT)
+    log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    assert log[: len(lines)] == slow[:-1]
+    assert all(3600 <= line["seconds"] < 9000 for line in log[len(lines) :])
+
+
 # The best checkpoint
 
 
