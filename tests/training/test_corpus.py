@@ -221,3 +221,9 @@ def test_a_byte_order_mark_at_the_start_of_a_text_is_no_part_of_it(tmp_path) -> 
     file = tmp_path / "text.txt"
     file.write_text("\n<|endoftext|>\n".join(STORIES), encoding="utf-8-sig")
     assert read_documents([str(file)]) == STORIES
+
+
+def test_a_text_may_lie_below_the_home_folder(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "mine.txt").write_text("\n<|endoftext|>\n".join(STORIES))
+    assert read_documents(["~/mine.txt"]) == STORIES

@@ -6,6 +6,7 @@ import json
 import re
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -19,11 +20,12 @@ from softmask.cli.eval_options import run_or_folder
 from softmask.cli.main import main
 from softmask.config import SoftMaskConfig
 from softmask.training import run as run_module
+from softmask.training import sources
 from softmask.training.build import learnable
 from softmask.training.run import train
 from softmask.training.soft_mask_start import fitted_start, start_for
 
-pytest.importorskip("datasets", reason="pip install 'softmask[train]'")
+datasets = pytest.importorskip("datasets", reason="pip install 'softmask[train]'")
 
 SILENT = {"report": lambda _line: None}
 
@@ -221,7 +223,8 @@ def test_ctrl_c_keeps_every_update_and_says_how_to_go_on(
     times = 1
     with monkeypatch.context() as patched:
         patched.setattr(run_module.LogFile, "on_log", interrupted)
-        assert main(words) == 130
+        # The command that is printed would else delete what has been kept.
+        assert main([*words, "--overwrite"]) == 130
     said = capsys.readouterr()
     (kept,) = out.glob("checkpoint-*")
     number = kept.name.rpartition("-")[2]
@@ -232,6 +235,44 @@ def test_ctrl_c_keeps_every_update_and_says_how_to_go_on(
     assert main(words_for(base, own, tmp_path / "whole", *words[-4:])) == 0
     one, two = result_of(out), result_of(tmp_path / "whole")
     assert all(torch.equal(one[name], two[name]) for name in two)
+
+
+def test_what_is_shown_before_a_run_goes_on_is_the_data_that_it_began_with(
+    base, own, tmp_path, capsys, monkeypatch
+) -> None:
+    """The data set on the Hub moves on, and then the Hub is out of reach."""
+    rows = [json.loads(line) for line in own.read_text().splitlines()[:12]]
+    moved = json.loads(json.dumps(rows).replace("open it", "close it"))
+    commits, asked = ["a" * 40], []
+
+    def load(path, subset, *, revision, streaming):
+        asked.append(revision)
+        there = rows if revision == "a" * 40 else moved
+        return datasets.DatasetDict(train=datasets.Dataset.from_list(there))
+
+    def info(*_, **__):
+        if not commits:
+            raise OSError("no network")
+        return SimpleNamespace(sha=commits[-1])
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    monkeypatch.setattr(sources.HfApi, "dataset_info", info)
+    words = words_for(base, Path("owner/name"), tmp_path / "run")
+    quick = ["--set", "train.eval_at_start=false", "--set", "train.fit_soft_mask=false"]
+    assert main([*words, "--iters", "1", *quick]) == 0
+    assert asked == ["a" * 40]  # and so the rows are tokenised once
+    commits.append("b" * 40)
+    for more in (["--iters", "2"], []):
+        capsys.readouterr()
+        assert main([*words, *more, *quick, "--dry-run"]) == 0
+        said = capsys.readouterr().out
+        assert "[[open it again" in said
+        assert f"{len(more) or 1} update" in said  # without --iters: as many as the run has
+        commits.clear()
+    assert asked == ["a" * 40]
+    commits.append("b" * 40)
+    assert main([*words, "--iters", "2", "--seed", "2", *quick, "--dry-run"]) == 0
+    assert "[[close it again" in capsys.readouterr().out  # of another run nothing is known
 
 
 def test_a_start_that_failed_does_not_block_the_corrected_one(base, own, tmp_path, capsys) -> None:

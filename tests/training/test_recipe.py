@@ -15,7 +15,7 @@ from softmask.config import SoftMaskConfig, from_mapping
 from softmask.families.llada import LLADA
 from softmask.training.config import Recipe, StageConfig, TrainConfig
 from softmask.training.published_recipe import read_published_pair
-from softmask.training.recipe import read_recipe, recipe_names
+from softmask.training.recipe import override, read_recipe, recipe_names
 from softmask.training.schedule import GlobalBatch, TrainingSchedule
 from softmask.training.sweep import parse_seeds, run_name, runs_of
 
@@ -133,6 +133,15 @@ def test_overrides_reach_every_depth_and_misspelt_ones_are_named() -> None:
         read_recipe("default", ["seed=one"])
     with pytest.raises(ValueError, match="did you mean 'soft_probability'"):
         read_recipe("mix", ["train.softprobability=1"])
+
+
+def test_a_recipe_of_options_is_changed_like_one_of_a_file() -> None:
+    changes = ["conversations.sources.1.revision=v2", "adapter.target_modules.0=q_proj", "seed=3"]
+    recipe = override(read_recipe("mix"), changes)
+    assert recipe == read_recipe("mix", changes)
+    assert [source.revision for source in recipe.conversations.sources] == [None, "v2"]
+    with pytest.raises(ValueError, match="'2' is no index below 2"):
+        override(recipe, ["conversations.sources.2.revision=v2"])
 
 
 @pytest.mark.parametrize(

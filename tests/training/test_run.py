@@ -84,6 +84,29 @@ def test_an_adapter_names_its_base_and_needs_no_other_argument(settings, base, t
     assert checkpoint.name == str(base)
 
 
+@pytest.mark.parametrize("name", ["base", "me/base"])
+def test_an_adapter_on_a_local_base_finds_it_from_elsewhere_and_its_card_names_none(
+    settings, base, tmp_path, monkeypatch, name
+) -> None:
+    """Whatever the name of the folder looks like: the Hub takes cards that name bases there."""
+    copied = Path(shutil.copytree(base, tmp_path / name))
+    monkeypatch.chdir(tmp_path)
+    settings["model"]["path"] = name
+    result = train(recipe_of(settings, steps=1, eval_at_start=False), tmp_path / "run")
+    monkeypatch.chdir(tmp_path / "run")
+    assert softmask.load(adapter=result, device="cpu").name == str(copied)
+    assert "base_model" not in (result / "README.md").read_text()
+
+
+def test_an_adapter_on_a_base_of_the_hub_says_its_id(settings, base, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("softmask.hub.download.snapshot_download", lambda *_, **__: str(base))
+    settings["model"]["path"] = "me/base"
+    result = train(recipe_of(settings, steps=1, eval_at_start=False), tmp_path / "run")
+    written = json.loads((result / "adapter_config.json").read_text())
+    assert written["base_model_name_or_path"] == "me/base"
+    assert "\nbase_model: me/base\n" in (result / "README.md").read_text()
+
+
 def test_what_is_no_recipe_is_refused_before_there_is_a_folder(tmp_path) -> None:
     with pytest.raises(ValueError, match=r"train takes a Recipe, .*, not 'tiny-puzzles'"):
         train("tiny-puzzles", tmp_path / "run")

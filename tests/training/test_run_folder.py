@@ -31,7 +31,7 @@ from runs import (
 from safetensors.torch import load_file
 from tiny import write_dream_folder
 
-from softmask.training import curves, sources
+from softmask.training import curves, run_folder, sources
 from softmask.training import run as run_module
 from softmask.training.config import Recipe
 from softmask.training.run import train
@@ -86,6 +86,15 @@ def interrupt_in(update: int, recipe: Recipe, folder: Path, monkeypatch) -> None
 
 
 # Whose folder it is
+
+
+@pytest.fixture(scope="module")
+def short(settings_of, tmp_path_factory) -> tuple[Recipe, Path]:
+    """A run of two updates."""
+    folder = tmp_path_factory.mktemp("short")
+    recipe = recipe_of(settings_of(folder), steps=2, eval_at_start=False)
+    train(recipe, folder / "run", **SILENT)
+    return recipe, folder / "run"
 
 
 def test_a_folder_with_another_run_is_left_alone_without_overwrite(settings, tmp_path) -> None:
@@ -177,6 +186,82 @@ def test_a_new_run_deletes_all_of_the_old_one_but_the_lock_that_it_holds(
     train(recipe, tmp_path, overwrite=True, **SILENT)
     assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-1"]
     assert (tmp_path / ".lock").is_file()
+
+
+def content_of(run: Path) -> dict[str, bytes]:
+    """The files of a folder, but for the lock."""
+    files = (path for path in run.rglob("*") if path.is_file() and path.name != ".lock")
+    return {str(path.relative_to(run)): path.read_bytes() for path in files}
+
+
+def test_a_run_that_is_to_be_replaced_stays_until_the_new_one_has_been_built(
+    short, settings, tmp_path, monkeypatch
+) -> None:
+    """Misspelt data, a misspelt module, a Ctrl-C while it is built: the old run is as it was."""
+    recipe, run = short[0], Path(shutil.copytree(short[1], tmp_path / "run"))
+    (run / "runs" / "Nov30").mkdir(parents=True)
+    (run / "runs" / "Nov30" / "events.out.tfevents.1").write_text("a log for tensorboard")
+    (run / "notes.txt").write_text("mine")
+    before = content_of(run)
+    no_such = settings["conversations"] | {"sources": [{"path": "chat.jsonl"}]}
+    data = recipe_of(settings | {"conversations": no_such}, steps=1)
+    module = recipe_of(settings | {"adapter": {"target_modules": ["q_prj"]}}, steps=1)
+    for wrong, word in ((data, "chat.jsonl"), (module, "q_prj")):
+        said: list[str] = []
+        assert word in refused(wrong, run, overwrite=True, report=said.append)
+        assert said == [f"the earlier run in {run} is kept as it was"]
+        assert content_of(run) == before
+    with monkeypatch.context() as patch:
+        patch.setattr(run_module, "build", lambda *_: signal.raise_signal(signal.SIGINT))
+        with pytest.raises(KeyboardInterrupt):
+            train(recipe, run, overwrite=True, report=said.append)
+    assert said[1:] == [f"the earlier run in {run} is kept as it was"]
+    assert content_of(run) == before
+    train(recipe, run, report=said.append)
+    assert "is finished" in said[-1]
+    train(dataclasses.replace(recipe, seed=2), run, overwrite=True, **SILENT)
+    assert not list(run.glob("earlier-run*"))
+    assert not list(run.glob("runs/*/events*"))
+    assert (run / "notes.txt").is_file()
+
+
+def test_wherever_a_kill_hits_a_run_that_is_being_replaced_the_next_start_has_it_back(
+    short, tmp_path, monkeypatch
+) -> None:
+    """Behind each rename, of the old run's files out of the way or back, nothing more is done."""
+    recipe, whole = short
+    other = dataclasses.replace(recipe, seed=2)
+    before, renamed, killed_at = content_of(whole), 0, 1
+    replace, put_back = Path.replace, run_folder.put_back
+
+    def killed(*_: object) -> None:
+        raise MemoryError
+
+    def counted(path: Path, target: Path) -> Path:
+        nonlocal renamed
+        done = replace(path, target)
+        renamed += "earlier-run" in f"{path}{target}"
+        if renamed == killed_at:
+            killed()
+        return done
+
+    def put_back_alive(run: Path) -> bool:
+        return renamed != killed_at and put_back(run)
+
+    while True:
+        run, renamed = Path(shutil.copytree(whole, tmp_path / str(killed_at))), 0
+        with monkeypatch.context() as patch:
+            patch.setattr(run_module, "build", killed)
+            patch.setattr(Path, "replace", counted)
+            patch.setattr(run_folder, "put_back", put_back_alive)
+            with pytest.raises(MemoryError):
+                train(other, run, overwrite=True, **SILENT)
+        if renamed < killed_at:
+            break
+        assert "holds a run of another recipe (seed 1 -> 2)" in refused(other, run)
+        assert content_of(run) == before
+        killed_at += 1
+    assert killed_at > 2 * len([path for path in whole.iterdir() if path.name != ".lock"])
 
 
 def test_fewer_epochs_than_a_run_has_made_are_refused_and_leave_it_finished(
@@ -308,6 +393,21 @@ def test_a_line_of_the_log_covers_what_it_would_in_an_uninterrupted_run(settings
     ends = [(run / "log.jsonl").read_text().splitlines()[-1] for run in (whole, cut)]
     means = [json.loads(line)["train_loss"] for line in ends]
     assert means[0] == means[1]
+
+
+def test_the_seconds_of_the_log_go_on_where_the_run_was(short, tmp_path) -> None:
+    """As if the first two updates had taken an hour, and a third one had not come to its end."""
+    (recipe, whole), run = short, tmp_path / "run"
+    shutil.copytree(whole, run)
+    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    slow = [line | {"seconds": 1800.0 * line["step"]} for line in lines]
+    slow.append({"step": 3, "seconds": 9000.0, "loss": 1.0})
+    (run / "log.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in slow))
+    longer = dataclasses.replace(recipe.train, steps=3)
+    train(dataclasses.replace(recipe, train=longer), run, **SILENT)
+    log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    assert log[: len(lines)] == slow[:-1]
+    assert all(3600 <= line["seconds"] < 9000 for line in log[len(lines) :])
 
 
 # The best checkpoint
@@ -516,15 +616,6 @@ def test_a_full_disk_fails_the_run_and_leaves_the_last_good_checkpoint(
     # Not to the bit: this process may have another number of threads.
     name = "adapter_model.safetensors"
     torch.testing.assert_close(load_file(whole / name), load_file(out / "adapter" / name))
-
-
-@pytest.fixture(scope="module")
-def short(settings_of, tmp_path_factory) -> tuple[Recipe, Path]:
-    """A run of two updates."""
-    folder = tmp_path_factory.mktemp("short")
-    recipe = recipe_of(settings_of(folder), steps=2, eval_at_start=False)
-    train(recipe, folder / "run", **SILENT)
-    return recipe, folder / "run"
 
 
 @pytest.mark.parametrize(

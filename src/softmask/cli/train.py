@@ -128,7 +128,8 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
     try:
         return _run(args)
     except KeyboardInterrupt:
-        command = shlex.join(["softmask", *argv])
+        # With --overwrite it would delete what was just kept, or the finished runs of a sweep.
+        command = shlex.join(["softmask", *(word for word in argv if word != "--overwrite")])
         # In a terminal on a line of its own, which is copied as one.
         print("go on with:", command, sep="\n" if sys.stderr.isatty() else " ", file=sys.stderr)
         raise
@@ -167,24 +168,31 @@ def _run(args: argparse.Namespace) -> int:
     import torch
 
     from ..training.run import train
-    from ..training.run_folder import is_finished
+    from ..training.run_folder import going_on, is_finished
 
-    folder = args.out or Path("runs") / run_name(runs[0])
+    out = args.out or Path("runs")
+    is_one = args.seeds is None and not args.twins
+    folders = [out / run_name(run) for run in runs]
+    if is_one and args.out is not None:
+        folders = [args.out]
     # Nothing is ahead of a run that is finished, unless it is asked for more.
-    is_ahead = args.overwrite or args.iters is not None or not is_finished(folder)
-    is_told = args.data is not None and is_ahead and int(os.environ.get("RANK", 0)) == 0
+    is_more = args.overwrite or args.iters is not None
+    ahead = [i for i, folder in enumerate(folders) if is_more or not is_finished(folder)]
+    is_told = args.data is not None and ahead and int(os.environ.get("RANK", 0)) == 0
     if args.dry_run or is_told:
-        _preview(runs[0], args.device, is_all=args.dry_run)
+        first = ahead[0] if ahead else 0
+        run = runs[first] if args.overwrite else going_on(folders[first], runs[first])
+        _preview(run, args.device, is_all=args.dry_run)
     if args.dry_run:
         return 0
 
     def one(recipe: Any, folder: Path) -> Path:
         return train(recipe, folder, device=args.device, overwrite=args.overwrite, report=_report)
 
-    if args.seeds is None and not args.twins:
-        one(runs[0], folder)
+    if is_one:
+        one(runs[0], folders[0])
     else:
-        sweep(runs, args.out or Path("runs"), one, _report)
+        sweep(runs, out, one, _report)
     if torch.distributed.is_initialized():
         # Else the process that leaves first takes the others' connection with it: they abort. And
         # all at once: one that still talks when another takes its end down aborts too.

@@ -181,14 +181,21 @@ def tokenizer_folder(model: Path, adapter: Path | None) -> Path:
     return adapter if adapter is not None and has_tokenizer(adapter) else model
 
 
+def local_place(name: str | Path) -> Path | None:
+    """The folder or the GGUF file that is meant by the name of a model; None: neither is here."""
+    path = expand_home(name)
+    return path if path.is_dir() else gguf_path(name)
+
+
 def _folder(name: str | Path, revision: str | None, local_only: bool) -> Path:
     """The local folder or GGUF file, or a snapshot of the Hub repository."""
-    path = expand_home(name)
-    if path.is_dir() or gguf_path(name) is not None:
+    here = local_place(name)
+    if here is not None:
         if revision is not None:
-            what = "folder" if path.is_dir() else "file"
-            raise ValueError(f"{path} is a local {what}: a revision has no meaning there")
-        return path
+            what = "folder" if here.is_dir() else "file"
+            raise ValueError(f"{here} is a local {what}: a revision has no meaning there")
+        return here
+    path = expand_home(name)
     if path.exists():
         raise ValueError(
             f"{path} is a file: give the folder that holds config.json, or a {facts.SUFFIX} file"

@@ -28,6 +28,11 @@ HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")  # ./name is a folder
 HUB_FILES = ["*.json", "*.safetensors", "merges.txt", "*.jinja", "LICENSE*"]
 
 
+def is_on_hub(name: str) -> bool:
+    """Whether a name means a repository on the Hub, by its form, and nothing here is called so."""
+    return HUB_ID.fullmatch(name) is not None and not Path(name).exists()
+
+
 def is_adapter(folder: Path) -> bool:
     """Whether it holds an adapter, and no model beside it."""
     return (folder / ADAPTER_FILE).is_file() and not (folder / CONFIG_FILE).is_file()

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from .. import __version__
 from ..config import SOFT_MASK_FILE, SoftMaskConfig, soft_mask_to_published
 from ..families.family import Family
 from ..families.registry import by_name
 from ..models.checkpoint import Source
-from .folder import ADAPTER_FILE, HUB_ID, read_mapping
+from .folder import ADAPTER_FILE, is_on_hub, read_mapping
 
 # By this line an export is known again.
 WRITTEN_BY = "Written by `softmask export`"
@@ -68,8 +66,7 @@ def base_model(source: Source) -> str | None:
         names.append(
             str(read_mapping(source.adapter / ADAPTER_FILE).get("base_model_name_or_path"))
         )
-    hub = (name for name in names if HUB_ID.fullmatch(name) and not Path(name).exists())
-    return next(hub, None)
+    return next(filter(is_on_hub, names), None)
 
 
 def _usage(source: Source, title: str) -> str:

@@ -32,6 +32,7 @@ from .folder import (
     HUB_ID,
     NETWORK_FILE,
     WEIGHT_INDEX,
+    is_on_hub,
     read_mapping,
     weight_files,
 )
@@ -184,7 +185,7 @@ def _check_adapter(folder: Path) -> None:
     if (folder / SOFT_MASK_FILE).is_file():
         read_soft_mask_file(folder / SOFT_MASK_FILE)
     base = str(read_mapping(folder / ADAPTER_FILE).get("base_model_name_or_path"))
-    if not HUB_ID.fullmatch(base) or Path(base).exists():
+    if not is_on_hub(base):
         # It still works where the base is named by hand, so it is no error.
         print(
             f"softmask: note: {ADAPTER_FILE} names its base model {base!r}, which is no Hub id: "

@@ -14,6 +14,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from ..config import SoftMaskConfig, sampling_mapping
 from ..hub.adapters import quiet_peft, require_peft
+from ..hub.checkpoints import local_place
 from ..hub.gguf_file import read_head
 from ..hub.load import load, own_sampling
 from ..models import DreamConfig, DreamModel
@@ -178,8 +179,11 @@ def add_adapter(dream: DreamModel, recipe: Recipe) -> nn.Module:
         model = get_peft_model(dream, config)
     written = model.peft_config["default"]
     assert isinstance(written, LoraConfig)
-    # The Hub id that others can load, not a folder in this machine's cache.
-    written.base_model_name_or_path = recipe.model.path
+    # The Hub id that others can load, not a folder in this machine's cache. A relative path of a
+    # local base would hold in this folder alone.
+    path = recipe.model.path
+    here = None if path is None else local_place(path)
+    written.base_model_name_or_path = path if here is None else str(here.resolve())
     # peft keeps a set, whose order in adapter_config.json would differ from process to process.
     written.target_modules = sorted(written.target_modules or ())
     return model

@@ -28,14 +28,19 @@ SHOWN = ("loss", "accuracy", "lambda")  # behind the progress bar
 
 
 class LogFile(TrainerCallback):
-    """Writes log.jsonl, and without a progress bar prints the same lines by `report`."""
+    """Writes log.jsonl, and without a progress bar prints the same lines by `report`.
+
+    `seconds` are those of all starts of the run together, up to the last line of each.
+    """
 
     def __init__(self, path: Path, report: Callable[[str], None]) -> None:
         self.path, self.report = path, report
-        self.started = time.perf_counter()
+        self.started, self.seconds_before = time.perf_counter(), 0.0
 
     def forget_after(self, step: int) -> None:
         """Drops lines that a stopped run logged after its checkpoint: those updates run again.
+
+        The seconds go on where the last line that is left has them.
 
         Raises:
             ValueError: a line is damaged; with file and number.
@@ -43,11 +48,12 @@ class LogFile(TrainerCallback):
         if self.path.is_file():
             lines = [line for line in read_json_lines(self.path) if step and line["step"] <= step]
             write_atomically(self.path, "".join(f"{json.dumps(line)}\n" for line in lines))
+            self.seconds_before = lines[-1]["seconds"] if lines else 0.0
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         if state.is_world_process_zero:
-            seconds = round(time.perf_counter() - self.started, 1)
-            line = {"step": state.global_step, "seconds": seconds}
+            seconds = self.seconds_before + time.perf_counter() - self.started
+            line = {"step": state.global_step, "seconds": round(seconds, 1)}
             line |= {k: _rounded(v) for k, v in logs.items() if k != "total_flos"}
             append_line(self.path, json.dumps(line))
             if args.disable_tqdm:

@@ -17,6 +17,7 @@ Imports neither torch nor transformers.
 from __future__ import annotations
 
 import dataclasses
+import json
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -511,6 +512,11 @@ class Recipe:
                 mask.setdefault("mixture", "norm_kept")
             values = values | {"soft_mask": mask}
         return from_mapping(cls, values, where)
+
+    def as_mapping(self) -> dict[str, Any]:
+        """Every setting, as a file of JSON or YAML holds it; `of` reads it again."""
+        values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
+        return values
 
     def twin(self) -> Recipe:
         """The same run without soft-masking."""

@@ -67,6 +67,10 @@ def folder_of(
     Raises:
         ValueError: the tokenizer is no fast one.
     """
+    # A revision means a commit, which the identity has: a run that has just been pinned to that of
+    # its preview finds the rows of the preview.
+    named = tuple(dataclasses.replace(source, revision=None) for source in config.sources)
+    config = dataclasses.replace(config, sources=named)
     settings = dataclasses.asdict(config) | {"seed": seed}
     decides = {
         "format": FORMAT,

@@ -22,6 +22,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast, Qwen2Tokenizer
 
 from ..decoding.control_names import ControlNames
+from ..files import expand_home
 from ..puzzles.held_out import unevaluated
 from ..puzzles.puzzles import Puzzle, generate_puzzles, holed, prompt_of
 from ..puzzles.stories import split_documents
@@ -101,7 +102,7 @@ def text_file(name: str) -> Path:
         ValueError: there is none.
     """
     bundled = Path(str(resources.files(__package__) / "recipes" / name))
-    path = bundled if bundled.is_file() else Path(name)
+    path = bundled if bundled.is_file() else expand_home(name)
     if not path.is_file():
         raise ValueError(f"no text file at {path}: correct corpus.text in the recipe")
     return path

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Sequence
 from importlib import resources
@@ -72,7 +71,7 @@ def read_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
 
 def override(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
     """A recipe with `key=value` settings changed, as for `read_recipe`."""
-    values = dataclasses.asdict(recipe)
+    values = recipe.as_mapping()
     for each in overrides:
         _override(values, each)
     return from_mapping(Recipe, values, recipe.name)

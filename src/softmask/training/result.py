@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerFast
 from ..config import SAMPLING_FILE, sampling_to_file
 from ..files import sync_folder, sync_tree, write_atomically
 from ..hub.checkpoints import quiet
+from ..hub.folder import is_on_hub
 from ..models import DreamModel
 from .build import Trainable
 from .config import Recipe
@@ -101,7 +102,7 @@ def model_card(recipe: Recipe, trainer: SoftMaskTrainer) -> str:
     adapter, soft = recipe.adapter is not None, recipe.soft_mask is not None
     return CARD.format(
         library="peft" if adapter else "softmask",
-        base="" if base is None else f"base_model: {base}\n",
+        base=f"base_model: {base}\n" if base is not None and is_on_hub(base) else "",
         name=recipe.name,
         recipe=recipe.name,
         seed=recipe.seed,

@@ -40,8 +40,8 @@ from .corpus import Corpus
 from .curves import draw_curves
 from .inputs import pin_inputs, pinned, silent
 from .result import write_result
+from .run_files import LOG, forget, is_set_aside
 from .run_folder import (
-    LOG,
     generate_with,
     how_finished,
     is_finished,
@@ -75,7 +75,8 @@ def train(
 
     Args:
         device: "cpu"; None: the best there is.
-        overwrite: begin anew, and delete what the folder holds of an earlier run.
+        overwrite: begin anew; what the folder holds of an earlier run is deleted once the new one
+            has been built, and kept where it cannot be.
         report: callback for lines of progress; of the first process alone.
 
     Returns:
@@ -111,7 +112,8 @@ def train(
             try:
                 _train(recipe, folder, args, result, report)
             except KeyboardInterrupt:
-                report(_what_is_kept(folder))
+                if not is_set_aside(folder):  # else the earlier run is what is kept
+                    report(_what_is_kept(folder))
                 raise
     return result
 
@@ -165,6 +167,8 @@ def _train(
     trainer.remove_callback(PrinterCallback if args.disable_tqdm else ProgressCallback)
     if not args.disable_tqdm:
         trainer.add_callback(ProgressBar)
+    if main:
+        forget(folder)  # all has been found and built: from here there is a run in its place
     with stop.on_signal(args.world_size == 1):
         trainer.train(None if checkpoint is None else str(checkpoint))
     if stop.was_asked and trainer.state.global_step < data.schedule.steps:

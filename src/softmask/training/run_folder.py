@@ -8,6 +8,7 @@ checkpoint-100/ ... adapter or weights, soft-mask parameters, optimizer, random 
 adapter/ or model/  the result: `softmask generate --adapter runs/mix-seed1231/adapter`
 curves.png          the log, drawn
 done.json           written last
+earlier-run/        what --overwrite replaces, until the new run has been built
 .lock               held while a process trains here
 """
 
@@ -19,7 +20,6 @@ import json
 import math
 import re
 import shlex
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -33,21 +33,10 @@ from ..hub.folder import kept_update
 from ..reporting.words import count
 from .checkpoints import checkpoint_of
 from .config import RECIPE, Recipe
-from .inputs import BASE, DATA
+from .inputs import pinned
 from .listing import DONE
+from .run_files import BEGUN, LOG, clear, put_back, set_aside
 
-LOG = "log.jsonl"
-# What a run writes before it has a result, and its result, by name; all else is somebody's own.
-BEGUN = (
-    *(BASE, DATA, LOG, "soft_mask_start.json", "bad_batch.json"),
-    *("checkpoint-*", "*.json.partial"),
-)
-RESULT = (
-    *("adapter", "adapter.new", "model", "model.new", "curves.png", "curves.png.partial", DONE),
-    "runs/*/events.out.tfevents.*",
-)
-# Names that files of somebody's may have as well: a run's have one of these keys.
-KEYS = {BASE: ("fingerprint",), DATA: ("sources", "text")}
 # What may grow in a run that goes on: how long it is, by whichever setting says so.
 LENGTHS = ("train.steps", "train.epochs")
 SHOWN = 3  # settings that an error names
@@ -64,7 +53,9 @@ def run_folder(
     many as it has (`with_own_length`).
 
     Args:
-        report: callback for a line, where the run is made longer.
+        overwrite: begin anew. The run that is there is set aside until `forget` is called, and put
+            back where an error ends the block before, or by the next start where a kill did.
+        report: callback for a line, where the run is made longer or an earlier one put back.
 
     Raises:
         ValueError: another process trains there, the folder holds another run, or no run at all.
@@ -73,26 +64,52 @@ def run_folder(
     if not was_here:
         _refuse_others(folder, was_here)
     with locked(folder, "trains"):
+        put_back(folder)  # left by a kill
         _refuse_others(folder, was_here)
-        if overwrite:
-            _clear(folder, BEGUN + RESULT)
-        elif (folder / RECIPE).is_file() and not _has_trained(folder):
-            _clear(folder, BEGUN)
-        recipe = with_own_length(folder, recipe)
-        wanted = json.loads(json.dumps(dataclasses.asdict(recipe)))
-        written = folder / RECIPE
-        if written.is_file():
-            differing = _differences(_as_written(read_json(written)), wanted)
-            if any(not _is_length(name) for name in differing):
-                raise ValueError(
-                    f"{folder} holds a run of another recipe ({_shown(differing)}): name a new "
-                    "folder with --out, or delete that run with --overwrite"
-                )
-            if differing:
-                _lengthen(folder, recipe, differing, report)
-        if not written.is_file() or differing:
-            write_atomically(written, json.dumps(wanted, indent=2) + "\n")
-        yield
+        try:
+            if overwrite:
+                set_aside(folder)
+            elif (folder / RECIPE).is_file() and not _has_trained(folder):
+                clear(folder, BEGUN)
+            _write_recipe(folder, with_own_length(folder, recipe), report)
+            yield
+        except BaseException:
+            if put_back(folder):
+                report(f"the earlier run in {folder} is kept as it was")
+            raise
+
+
+def _write_recipe(folder: Path, recipe: Recipe, report: Callable[[str], None]) -> None:
+    """Writes recipe.json, where the run in the folder is none of another recipe."""
+    written = folder / RECIPE
+    differing: dict[str, tuple[Any, Any]] = {}
+    if written.is_file():
+        differing = _differing(folder, recipe)
+        if any(not _is_length(name) for name in differing):
+            raise ValueError(
+                f"{folder} holds a run of another recipe ({_shown(differing)}): name a new "
+                "folder with --out, or delete that run with --overwrite"
+            )
+        if differing:
+            _lengthen(folder, recipe, differing, report)
+    if not written.is_file() or differing:
+        write_atomically(written, json.dumps(recipe.as_mapping(), indent=2) + "\n")
+
+
+def going_on(folder: Path, recipe: Recipe) -> Recipe:
+    """The recipe as `train` will take it: with the length and the commits of a run in the folder.
+
+    It is as it was given where there is no run, or one of another recipe.
+
+    Raises:
+        ValueError: a file of the run is damaged.
+    """
+    if not (folder / RECIPE).is_file() or not _has_trained(folder):
+        return recipe
+    own = with_own_length(folder, recipe)
+    if not all(_is_length(name) for name in _differing(folder, own)):
+        return recipe
+    return pinned(folder, own)
 
 
 def with_own_length(folder: Path, recipe: Recipe) -> Recipe:
@@ -143,7 +160,11 @@ def _as_written(values: Any) -> Any:
         recipe = Recipe.of(values, RECIPE)
     except ValueError:
         return values  # a setting has gone: it differs
-    return json.loads(json.dumps(dataclasses.asdict(recipe)))
+    return recipe.as_mapping()
+
+
+def _differing(folder: Path, recipe: Recipe) -> dict[str, tuple[Any, Any]]:
+    return _differences(_as_written(read_json(folder / RECIPE)), recipe.as_mapping())
 
 
 def _differences(before: Any, now: Any, name: str = "") -> dict[str, tuple[Any, Any]]:
@@ -241,26 +262,6 @@ def _is_recipe(path: Path) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _has_any(path: Path, keys: tuple[str, ...]) -> bool:
-    try:
-        values = read_json(path)
-    except ValueError:
-        return False
-    return isinstance(values, dict) and any(key in values for key in keys)
-
-
-def _clear(folder: Path, names: tuple[str, ...]) -> None:
-    """Deletes what has these names; recipe.json, which says that it is ours, goes last."""
-    for path in {path for name in names for path in folder.glob(name)}:
-        if path.name in KEYS and not _has_any(path, KEYS[path.name]):
-            continue
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
-    (folder / RECIPE).unlink(missing_ok=True)
 
 
 def is_finished(folder: Path) -> bool:
