@@ -289,11 +289,20 @@ def test_a_bad_model_argument_is_one_sentence(values, message) -> None:
         ({"max_gen_toks": 0}, "max_gen_toks must be a whole number above 0"),
         ({"max_gen_toks": 1.5}, "max_gen_toks must be a whole number above 0"),
         ({"temprature": 0.5}, "did you mean 'temperature'"),
+        ({"do_sample": "yes"}, "do_sample must be true or false, not 'yes'"),
+        ({"do_sample": 2}, "do_sample must be true or false, not 2"),
     ],
 )
 def test_a_bad_generation_argument_is_one_sentence(values, message) -> None:
     with pytest.raises(ValueError, match=message):
         task_args(values)
+
+
+@pytest.mark.parametrize(
+    ("given", "temperature"), [(0, 0.0), (False, 0.0), (1, 1.0), (True, 1.0), (None, None)]
+)
+def test_whether_to_sample_may_be_said_by_numbers(given, temperature) -> None:
+    assert task_args({"do_sample": given}).sampling.get("temperature") == temperature
 
 
 def test_of_several_names_of_a_setting_the_last_counts_as_the_command_line_comes_last() -> None:

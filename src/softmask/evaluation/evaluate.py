@@ -38,6 +38,7 @@ from .config import EvalConfig, ModelArgs
 from .definitions import check_tasks, confinement, files_of
 from .harness import SoftMaskLM
 from .responses import Responses, sample_keys
+from .standard_errors import clustered_ratio
 from .task_data import with_data
 
 
@@ -209,10 +210,13 @@ def summarise(results: dict[str, Any], responses: Responses) -> list[dict[str, A
                 continue
             stderr = values.get(f"{metric}_stderr,{filter_name}")
             # A task may leave samples out of a metric.
-            every = [s[metric] for s in samples if s["filter"] == filter_name and metric in s]
-            own = [score for score in every if record.is_measured(metric, score)]
+            every = [s for s in samples if s["filter"] == filter_name and metric in s]
+            measured = [s for s in every if record.is_measured(metric, s[metric])]
+            own = [s[metric] for s in measured]
             if every and not own:
                 continue
+            if measured and all("twin_of" in s.get("doc", {}) for s in measured):
+                stderr = _error_of_twins(measured, metric)
             rows.append(
                 {
                     "task": task,
@@ -226,6 +230,16 @@ def summarise(results: dict[str, Any], responses: Responses) -> list[dict[str, A
                 }
             )
     return rows
+
+
+def _error_of_twins(samples: list[dict[str, Any]], metric: str) -> float | None:
+    """The standard error of a mean over samples that are twins of others: those of one count as
+    one, which the harness does not know."""
+    by_base: dict[Any, list[float]] = {}
+    for sample in samples:
+        by_base.setdefault(sample["doc"]["twin_of"], []).append(sample[metric])
+    scores = by_base.values()
+    return clustered_ratio([sum(own) for own in scores], [len(own) for own in scores])[1]
 
 
 def _leaves(task: str, results: dict[str, Any]) -> list[str]:

@@ -99,7 +99,7 @@ def read_templates(words: str) -> list[Template]:
             two.
     """
     found: list[Template] = []
-    for word in words.split(","):
+    for word in map(str.strip, words.split(",")):
         path = Path(word)
         if word == ALL:
             found += SHIPPED.values()
