@@ -67,6 +67,20 @@ def test_perplexity_compares_plain_and_soft_on_the_same_masks(model, tmp_path, c
     assert result(out)["whole"]["fresh"] is None
 
 
+def test_a_bound_that_could_not_be_measured_leaves_its_folder_to_the_corrected_command(
+    model, tmp_path, capsys
+) -> None:
+    data = tmp_path / "held.txt"
+    data.write_text(TEXT * 16)
+    words = ["eval", "ppl", "--data", str(data), "--model", str(model), "--device", "cpu"]
+    words += ["--times", "1", "--no-soft-mask", "--out", str(tmp_path / "ppl"), "--length"]
+    assert main([*words, "5000"]) == 2
+    assert "lower the length" in capsys.readouterr().err
+    assert main([*words, "32"]) == 0
+    assert main([*words, "64"]) == 2
+    assert "holds an evaluation with another ppl" in capsys.readouterr().err
+
+
 def test_samples_are_written_kept_and_measured(model, scorer, tmp_path, capsys) -> None:
     out = tmp_path / "samples"
     words = ["eval", "samples", "--model", str(model), "--device", "cpu", "--count", "5"]

@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from softmask.cli.main import main
-from softmask.evaluation.compare import compare, draw, interval, runs_in, table_of
+from softmask.evaluation import intervals
+from softmask.evaluation.compare import compare, draw, runs_in, table_of
+from softmask.evaluation.intervals import interval
 from softmask.evaluation.parallelism import read_samples
 
 
@@ -93,6 +95,55 @@ def test_the_interval_is_as_wide_as_the_normal_one() -> None:
     low, high = interval(differences)
     half = 1.96 * differences.std(ddof=1) / np.sqrt(500)
     assert high - low == pytest.approx(2 * half, rel=0.06)
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "significant"),
+    [
+        ([0, 0, 0], [1, 1, 1], False),
+        ([0] * 5 + [1] * 95, [1] * 100, False),
+        ([0] * 6 + [1] * 94, [1] * 100, True),
+        ([0.5, 0.25], [0.75, 0.75], False),
+        ([0.5, 0.5], [0.75, 0.75], False),
+    ],
+)
+def test_a_difference_is_significant_where_an_exact_test_says_so_too(
+    tmp_path, a, b, significant
+) -> None:
+    (found,) = compare(write_run(tmp_path / "a", a), write_run(tmp_path / "b", b))
+    assert found.significant is significant
+    assert found.low <= found.difference <= found.high
+
+
+@pytest.mark.parametrize("count", [2, 3, 5, 8, 20])
+def test_of_equally_good_models_one_comparison_in_twenty_is_called_significant(
+    count, monkeypatch
+) -> None:
+    monkeypatch.setattr(intervals, "RESAMPLES", 100)
+    rng = np.random.default_rng(0)
+    graded = rng.normal(size=(200, count))
+    judged = np.where(rng.random((200, count)) < 0.6, rng.choice([-1.0, 1.0], (200, count)), 0.0)
+    for drawn in (graded, judged):
+        found = [interval(differences) for differences in drawn]
+        assert np.mean([low > 0 or high < 0 for low, high in found]) < 0.08
+
+
+def test_one_sample_has_no_interval_and_is_never_significant(tmp_path, capsys) -> None:
+    a, b = write_run(tmp_path / "a", [0]), write_run(tmp_path / "b", [1])
+    assert main(["eval", "compare", str(a), str(b), "--json"]) == 0
+    (found,) = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (found["difference"], found["low"], found["high"]) == (1.0, None, None)
+    assert found["significant"] is False
+
+
+def test_what_one_side_has_not_finished_is_named(tmp_path, capsys) -> None:
+    for side in ("plain", "soft"):
+        for cell in ("t@1_1", "t@1_2"):
+            write_run(tmp_path / side / cell, [0, 1])
+    (tmp_path / "soft/t@1_2/results.json").unlink()
+    assert main(["eval", "compare", str(tmp_path / "plain"), str(tmp_path / "soft")]) == 0
+    said = capsys.readouterr().out
+    assert f"{tmp_path / 'soft'} has no finished evaluation t@1_2: left out." in said
 
 
 def test_folders_of_evaluations_are_compared_place_by_place(tmp_path) -> None:

@@ -237,6 +237,7 @@ def test_the_nearest_of_all_names_is_told(tmp_path, capsys) -> None:
     ("words", "message"),
     [
         (["--tasks", "countdown_cd3_plian"], "did you mean countdown_cd3_plain"),
+        (["--tasks", "countdown_cd3_plain, mbpp_pluss"], "there is no task 'mbpp_pluss'"),
         (
             ["--tasks", "countdown_cd3_plain", "--temperature", "-1"],
             "temperature must be 0 or lie",

@@ -17,6 +17,8 @@ from paths import ROOT
 from test_evaluate import result
 
 from softmask.cli.main import main
+from softmask.evaluation.evaluate import summarise
+from softmask.evaluation.responses import Responses
 from softmask.evaluation.suites import SUITES
 from softmask.evaluation.tasks import parallelbench, sudoku_9x9
 from softmask.hub.checkpoints import find
@@ -122,8 +124,10 @@ def test_where_a_place_is_free_every_outcome_is_right(operation, answer, score) 
 @pytest.mark.parametrize(
     ("answer", "score"),
     [
-        ("Two dogs ran after balls thrown in the park.", 1),
-        ('"The dog in the park threw a ball!"', 1),
+        ("Two dogs ran after balls kicked in the park.", 1),
+        ('"The dog in the park kicks a ball!"', 1),
+        ("The park's only dog likes ball-kicking.", 1),
+        ("The dogmatic parker kicked a balloon.", 0),  # other words
         ("Dog, ball, park, throw.", 0),  # a list
         ("The dog threw a ball.", 0),  # no park
         ("The dog ran. The ball was thrown in the park.", 0),  # two sentences
@@ -132,8 +136,32 @@ def test_where_a_place_is_free_every_outcome_is_right(operation, answer, score) 
     ],
 )
 def test_a_sentence_is_one_has_the_words_and_does_not_stutter(answer, score) -> None:
-    doc = {"words": ["dog", "ball", "park", "thr"]}
+    doc = {"words": ["dog", "ball", "park", "kick"]}
     assert parallelbench.sentence_results(doc, [answer]) == {"solved": score}
+
+
+@pytest.mark.parametrize(
+    ("word", "forms", "others"),
+    [
+        ("bee", "bee bees bee's", "been beer being"),
+        ("ski", "skis skied skiing", "skill skin"),
+        ("pet", "pets petted petting", "petal"),
+        ("pot", "pot pots potted", "potato potion"),
+        ("hike", "hikes hiked hiking", "hi"),
+        ("market", "markets marketed marketing", "marketable"),
+        ("hop", "hops hopping", "hope hoped hoping"),
+        ("alchemy", "alchemies", "alchemist"),
+        ("volcano", "volcanoes volcanos", "volcanic"),
+        ("sphinx", "sphinxes", "sphincter"),
+    ],
+)
+def test_a_given_word_is_used_by_its_own_forms_alone(word, forms, others) -> None:
+    def is_used(form: str) -> float:
+        answer = f"They say {form} here."
+        return parallelbench.sentence_results({"words": [word]}, [answer])["solved"]
+
+    assert {form: is_used(form) for form in forms.split()} == dict.fromkeys(forms.split(), 1.0)
+    assert {form: is_used(form) for form in others.split()} == dict.fromkeys(others.split(), 0.0)
 
 
 def test_documents_are_the_same_each_time_and_no_two_ask_the_same() -> None:
@@ -204,6 +232,20 @@ def test_grids_of_a_band_are_the_same_each_time_and_as_hard_as_is_said() -> None
         assert sudoku_9x9.results(row, [row["input"]]) == {"solved": 0, "cells": 0}
     with pytest.raises(ValueError, match="samples must be at least 1, not -1"):
         sudoku_9x9.documents(samples=-1)
+
+
+def test_the_error_of_grids_that_are_twins_counts_puzzles() -> None:
+    rows = list(sudoku_9x9.documents(least=0, most=0, samples=40)["test"])
+    assert 8 <= len({row["twin_of"] for row in rows}) <= 16
+    # A solver that gets all or none of a puzzle's twins: two puzzles, of 20 grids each.
+    samples = [
+        {"filter": "none", "arguments": [], "resps": [], "solved": float(n < 20)}
+        | {"doc_id": n, "doc": {"twin_of": n // 20}}
+        for n in range(40)
+    ]
+    told = {"solved,none": 0.5, "solved_stderr,none": 0.08}
+    (row,) = summarise({"results": {"t": told}, "samples": {"t": samples}}, Responses())
+    assert row["stderr"] == pytest.approx(0.5)
 
 
 def test_the_task_with_a_band_of_ones_own_that_the_reference_shows_runs(model, tmp_path) -> None:

@@ -16,9 +16,10 @@ from lm_eval.tasks import TaskManager
 from tiny import write_dora_adapter, write_dream_folder, write_json
 
 from softmask.config import FEEDBACK_PRESETS, SamplingConfig, SoftMaskConfig, soft_mask_to_published
+from softmask.decoding import masked_rows
 from softmask.decoding.likelihood import Estimate
 from softmask.decoding.memory import Footprint
-from softmask.decoding.prompts import encode
+from softmask.decoding.prompts import encode, encode_chat
 from softmask.evaluation.auto_batch import PAYING
 from softmask.evaluation.batching import make_batches
 from softmask.evaluation.config import cut, model_args, task_args
@@ -288,11 +289,20 @@ def test_a_bad_model_argument_is_one_sentence(values, message) -> None:
         ({"max_gen_toks": 0}, "max_gen_toks must be a whole number above 0"),
         ({"max_gen_toks": 1.5}, "max_gen_toks must be a whole number above 0"),
         ({"temprature": 0.5}, "did you mean 'temperature'"),
+        ({"do_sample": "yes"}, "do_sample must be true or false, not 'yes'"),
+        ({"do_sample": 2}, "do_sample must be true or false, not 2"),
     ],
 )
 def test_a_bad_generation_argument_is_one_sentence(values, message) -> None:
     with pytest.raises(ValueError, match=message):
         task_args(values)
+
+
+@pytest.mark.parametrize(
+    ("given", "temperature"), [(0, 0.0), (False, 0.0), (1, 1.0), (True, 1.0), (None, None)]
+)
+def test_whether_to_sample_may_be_said_by_numbers(given, temperature) -> None:
+    assert task_args({"do_sample": given}).sampling.get("temperature") == temperature
 
 
 def test_of_several_names_of_a_setting_the_last_counts_as_the_command_line_comes_last() -> None:
@@ -338,6 +348,29 @@ def test_bos_is_prepended_on_request_alone(folder) -> None:
     ids = lm(folder).tok_encode("on")
     bos = lm(folder).tokenizer.bos_token_id
     assert lm(folder, add_bos_token=True).tok_encode("on") == [bos, *ids]
+
+
+def test_a_chat_begins_as_in_generate_where_raw_prompts_of_its_family_begin_with_bos(
+    tmp_path,
+) -> None:
+    path = write_dream_folder(tmp_path / "m", chat=True)
+    config = json.loads((path / "config.json").read_text())
+    write_json(path / "config.json", config | {"family": "opendcoder"})
+    model = lm(path)
+    bos = model.tokenizer.bos_token_id
+    assert model.tok_encode("on")[0] == bos
+    chat = [{"role": "user", "content": "on"}]
+    (prompt,) = (model._row(model.apply_chat_template(chat), {"max_gen_toks": 4}, 0).ids,)
+    assert list(prompt) == encode_chat(model.checkpoint, chat)
+
+
+@pytest.mark.parametrize("asked", [{}, {"add_bos_token": True}])
+def test_a_prompt_that_begins_with_bos_gets_no_second_one(tmp_path, asked) -> None:
+    path = write_dream_folder(tmp_path / "m")
+    config = json.loads((path / "config.json").read_text())
+    write_json(path / "config.json", config | {"family": "opendcoder"})
+    model = lm(path, **asked)
+    assert model.tok_encode(model.tokenizer.bos_token + "on") == model.tok_encode("on")
 
 
 def test_batches_hold_rows_decoded_alike_and_do_not_depend_on_what_is_known(folder) -> None:
@@ -609,6 +642,47 @@ def test_the_choices_of_a_document_share_their_random_numbers(folder, monkeypatc
     )
     ((first, second, third),) = asked
     assert first == second != third
+
+
+def test_a_pair_that_two_tasks_share_is_scored_in_each_as_in_that_task_alone(folder) -> None:
+    def asked(*tasks: str) -> list[float]:
+        pair = ("the one", " on and on, the other one")
+        pairs = [Instance("loglikelihood", {}, pair, 0, (task, 0, 1)) for task in tasks]
+        return [score for score, _ in lm(folder, mc_num=3).loglikelihood(pairs)]
+
+    both = asked("one", "other")
+    assert both == [*asked("one"), *asked("other")]
+    assert both[0] != both[1]
+
+
+def test_whole_texts_are_read_under_masks_of_their_own_whatever_else_is_asked(
+    folder, monkeypatch
+) -> None:
+    read: list[torch.Tensor] = []
+    kept = masked_rows.read_rows
+
+    def reading(model, batch, *rest):
+        read.extend(row.masked_L for row in batch)
+        return kept(model, batch, *rest)
+
+    monkeypatch.setattr("softmask.decoding.likelihood.read_rows", reading)
+
+    def masks_of(*texts: str) -> torch.Tensor:
+        read.clear()
+        lm(folder, mc_num=8).loglikelihood_rolling(
+            [
+                Instance("loglikelihood_rolling", {}, (text,), 0, ("t", i, 1))
+                for i, text in enumerate(texts)
+            ]
+        )
+        return torch.stack(read)
+
+    one, other = "the cat went on", "the dog went on"  # of as many tokens
+    both = masks_of(one, other)
+    alone = torch.cat([masks_of(one), masks_of(other)])
+    assert both.tolist() == alone.tolist()
+    half = len(both) // 2
+    assert both[:half].tolist() != both[half:].tolist()
 
 
 def test_a_context_is_cut_at_its_left_to_score_a_continuation(folder) -> None:

@@ -245,7 +245,8 @@ def test_rolling_adds_up_its_windows() -> None:
     config, document = LikelihoodConfig(samples=4), list(range(1, 20))
     (found,) = rolling(MODEL, [document], config, MIXES["topk"], prefix_id=0, max_length=8)
     windows = rolling_windows(document, 0, 8)
-    parts = negative_log_likelihoods(MODEL, windows, config, MIXES["topk"])
+    questions = [[number, *document] for number in range(len(windows))]
+    parts = negative_log_likelihoods(MODEL, windows, config, MIXES["topk"], questions=questions)
     assert found.nats == pytest.approx(sum(part.nats for part in parts))
     assert found.error == pytest.approx(math.sqrt(sum(part.error**2 for part in parts)))
     with pytest.raises(ValueError, match="between 2 and the model's 128, not 129"):

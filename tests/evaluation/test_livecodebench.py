@@ -22,6 +22,7 @@ from parrot import evaluate_parrot
 
 from softmask.cli.main import main
 from softmask.evaluation.tasks.livecodebench import attempts, livecodebench_row
+from softmask.evaluation.tasks.livecodebench import fenced as last_program
 
 EACH_LINE = "print(sum(map(int, line.split())))"
 RIGHT = {
@@ -127,6 +128,11 @@ def test_a_wrong_row_is_one_sentence_before_anything_runs(change, message, tmp_p
     assert main(["eval", "--tasks", "livecodebench", *words]) == 2
     (error,) = capsys.readouterr().err.splitlines()
     assert message in error
+
+
+def test_of_several_programs_in_an_answer_the_last_counts() -> None:
+    answer = f"First:\n{fenced('print(1)')}\nNo. Rather:\n{fenced('print(2)')}\nDone."
+    assert last_program(answer).strip() == "print(2)"
 
 
 def test_tests_that_are_json_as_they_are_are_read_too() -> None:

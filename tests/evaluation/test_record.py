@@ -73,6 +73,24 @@ def test_a_finished_evaluation_is_shown_from_a_folder_that_cannot_be_written(
     assert "is finished already" in capsys.readouterr().err
 
 
+def test_a_run_that_failed_before_its_first_answer_leaves_the_folder_to_the_corrected_command(
+    model, data, tmp_path, capsys
+) -> None:
+    out = tmp_path / "run"
+    words = command(model, data, out)
+    at = words.index("--data-dir")
+    assert "--data-dir" in refusal(words[:at] + words[at + 2 :], capsys)
+    assert (out / "run.json").is_file()
+    assert main(command(model, data, out)) == 0
+    run = json.loads((out / "run.json").read_text())
+    assert (run["evaluation"]["data_dir"], run["starts_before"]) == (str(data), [])
+    # What has an answer is still kept from another evaluation.
+    (out / "results.json").unlink()
+    assert "holds an evaluation with another evaluation" in refusal(
+        command(model, data, out, "--limit", "1"), capsys
+    )
+
+
 def test_overwrite_deletes_what_an_evaluation_wrote_and_nothing_else(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     begin(folder)

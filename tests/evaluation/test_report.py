@@ -92,6 +92,17 @@ def test_right_is_what_the_main_score_says_and_not_an_easier_one(suite) -> None:
     ]
 
 
+def test_a_score_that_is_no_share_makes_no_answer_right(suite) -> None:
+    for folder in (suite / "plain", suite / "soft"):
+        change_samples(folder, solved=1.5, filtered_resps=["x"])
+        path = folder / "results.json"
+        found = json.loads(path.read_text())
+        found["summary"][0] |= {"value": 1.5, "share": False}  # as BLEU, of 0 to 100
+        path.write_text(json.dumps(found))
+    (task,) = read_tasks(read_runs([suite]))
+    assert dict(task.kinds[0][1]) == {"scored": 3, "cut off at its length": 1}
+
+
 def test_the_question_of_a_hole_is_what_stands_on_both_sides(suite) -> None:
     for folder in (suite / "plain", suite / "soft"):
         change_samples(folder, arguments=[["before ", {"suffix": " behind"}]])

@@ -14,7 +14,12 @@ from tiny import write_dream_folder
 
 from softmask.cli.main import main
 from softmask.evaluation.config import model_args
-from softmask.evaluation.parallelism import Samples, accuracy_under_parallelism, read_samples
+from softmask.evaluation.parallelism import (
+    Samples,
+    accuracy_under_parallelism,
+    area_of,
+    read_samples,
+)
 from softmask.evaluation.sweep import chosen, paired_difference, points
 
 NONE = {"steps": [], "threshold": [], "entropy_threshold": [], "feedback": ["off"]}
@@ -96,6 +101,13 @@ def test_points_of_other_documents_are_not_paired(tmp_path) -> None:
     b = read_samples(samples(tmp_path / "b", other), "t", "m", "none")
     with pytest.raises(ValueError, match="different documents"):
         paired_difference(a, b)
+
+
+def test_points_of_one_document_have_a_difference_without_bounds(tmp_path) -> None:
+    a = read_samples(samples(tmp_path / "a", [0], score=0.0), "t", "m", "none")
+    b = read_samples(samples(tmp_path / "b", [0], score=1.0), "t", "m", "none")
+    assert paired_difference(a, b) == {"difference": 1.0, "low": None, "high": None}
+    assert area_of([a, b], [a, b])[1:] == (None, None)
 
 
 def test_a_metric_of_the_whole_corpus_is_refused_by_its_name(tmp_path) -> None:

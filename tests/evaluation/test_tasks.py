@@ -45,6 +45,7 @@ from softmask.evaluation.tasks import (
     programs,
 )
 from softmask.evaluation.tasks.evalplus import humaneval_plus_row, mbpp_plus_row
+from softmask.evaluation.tasks.planning import sudoku_d1_results
 from softmask.puzzles.puzzles import Puzzle, prompt_of
 
 UPSTREAM = Path(lm_eval.__file__).parent / "tasks"
@@ -748,6 +749,13 @@ def test_puzzles_of_d1_are_read_from_boxes_and_answer_blocks(evaluate: Callable[
     assert countdown.endswith("<reasoning>")
 
 
+@pytest.mark.parametrize(("answer", "score"), [("3142243142131324", 1.0), ("3142", 0.0)])
+def test_a_grid_without_blanks_has_all_or_nothing_of_them(answer: str, score: float) -> None:
+    full = "3142243142131324"
+    found = sudoku_d1_results({"Puzzle": full, "Solution": full}, [f"<answer>{answer}</answer>"])
+    assert found == {"solved": score, "cells": score}
+
+
 @needs_data
 def test_the_real_planning_files_leave_992_and_100_puzzles(manager: TaskManager) -> None:
     for name, count in (("countdown_cd3", 992), ("sudoku_4x4_4_plain", 100)):
@@ -770,7 +778,7 @@ def test_planning_without_a_folder_says_what_to_give(manager: TaskManager) -> No
 
 @pytest.mark.parametrize("data_dir", [None, Path("anywhere")])
 def test_an_unknown_task_gets_the_nearest_name(data_dir: Path | None, manager: TaskManager) -> None:
-    with pytest.raises(ValueError, match="no task mbpp_pluss: did you mean mbpp_plus"):
+    with pytest.raises(ValueError, match="no task 'mbpp_pluss': did you mean mbpp_plus"):
         with_data(["mbpp_pluss"], data_dir, manager)
 
 

@@ -289,7 +289,7 @@ def test_a_difference_below_the_spread_is_not_called_significant(tmp_path, capsy
 
 def test_an_evaluation_without_templates_has_the_spread_of_the_other_side(tmp_path) -> None:
     a = write_run(tmp_path / "one", [0] * 20)
-    b = several(tmp_path / "b", {"raw": 4, "own": 20})
+    b = several(tmp_path / "b", {"raw": 8, "own": 20})
     (found,) = compare(a, b / "raw")
     assert (found.low > 0, found.significant) == (True, False)
 

@@ -24,8 +24,9 @@ from softmask.puzzles.sudoku_guesses import (
 @given(st.integers(0, 2**32 - 1), st.sampled_from([*BANDS, (3, 5), (15, 18), (30, None)]))
 def test_a_generated_puzzle_has_one_solution_and_a_difficulty_in_its_band(seed, band) -> None:
     least, most = band
-    cells, grid, guesses = generate(random.Random(seed), least, most)
-    assert (cells, grid, guesses) == generate(random.Random(seed), least, most)
+    cells, grid, guesses, base = generate(random.Random(seed), least, most)
+    assert (cells, grid, guesses, base) == generate(random.Random(seed), least, most)
+    assert bases()[base][0].count("0") == cells.count("0")
     assert solve(cells).grids == (grid,)
     assert is_grid(grid)
     assert least <= guesses == difficulty(cells)

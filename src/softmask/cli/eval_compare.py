@@ -1,8 +1,8 @@
 """softmask eval compare: two evaluations, paired sample by sample.
 
-Paired differences of two evaluations, or of two folders of them, with 95 % bootstrap intervals,
-and accuracy against forwards as a PNG. A difference that is smaller than the score's spread over
-chat templates (`softmask eval --templates`) is not called significant.
+Paired differences of two evaluations, or of two folders of them, with 95 % intervals, and accuracy
+against forwards as a PNG. A difference that is smaller than the score's spread over chat templates
+(`softmask eval --templates`) is not called significant.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ def run(args: argparse.Namespace, _argv: list[str]) -> int:
     """Runs the command with parsed arguments."""
     from rich.console import Console
 
-    from ..evaluation.compare import compare, draw, refusals, table_of
+    from ..evaluation.compare import compare, draw, left_out, refusals, table_of
 
     differences = compare(args.a, args.b)
     Console().print(table_of(differences))
-    for sentence in refusals(differences):
+    for sentence in (*refusals(differences), *left_out(args.a, args.b)):
         tell(sentence, sys.stdout)
     if args.plot is not None:
         draw(args.a, args.b, args.plot)

@@ -112,7 +112,8 @@ def _traces(tasks: list[Any]) -> dict[str, tuple[str, str]]:
         if loaded is None or loaded[0] != args.to_load:
             loaded = None  # before the next one is there
             loaded = (args.to_load, load_lm(args))
-        lm = loaded[1].using(args, loaded[1].responses)
+        chats = bool((one.record.get("evaluation") or {}).get("apply_chat_template"))
+        lm = loaded[1].using(args, loaded[1].responses, chats=chats)
         run = lm.generation(*shown.arguments)
         if run is None:
             continue

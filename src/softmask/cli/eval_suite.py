@@ -29,7 +29,7 @@ from .eval_options import (
     read_config,
     read_template_option,
 )
-from .options import add_hidden, new_parser, set_threads
+from .options import add_hidden, new_parser, set_threads, words
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -93,9 +93,9 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
         suite,
         model,
         config,
-        modes=args.modes.split(",") if args.modes else None,
+        modes=words(args.modes) if args.modes else None,
         fractions=fractions,
-        tasks=args.tasks.split(",") if args.tasks else None,
+        tasks=words(args.tasks) if args.tasks else None,
         named=named,
     )
     out = args.out or Path("evals") / (args.suite + ("-templates" if templates else ""))

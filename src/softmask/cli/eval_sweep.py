@@ -33,7 +33,7 @@ from .eval_options import (
     read_config,
     read_model_args,
 )
-from .options import add_hidden, new_parser, set_threads
+from .options import add_hidden, new_parser, set_threads, words
 
 T = TypeVar("T")
 
@@ -81,14 +81,14 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
     from ..evaluation.sweep_plot import PLOT, draw
 
     model: ModelArgs = read_model_args(args)
-    tasks = tuple(args.tasks.split(","))
+    tasks = words(args.tasks)
     config = read_config(args, tasks)
     found = points(
         model,
         steps=_values("steps", args.steps, Fraction),
         threshold=_values("threshold", args.threshold, float),
         entropy_threshold=_values("entropy-threshold", args.entropy_threshold, float),
-        feedback=args.feedback.split(","),
+        feedback=words(args.feedback),
     )
     out: Path = args.out or Path("evals") / f"{name_of_record(model, tasks)}-sweep"
     need_lm_eval()

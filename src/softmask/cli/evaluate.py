@@ -37,7 +37,7 @@ from .eval_options import (
     read_model_args,
     read_template_option,
 )
-from .options import new_parser, set_threads
+from .options import new_parser, set_threads, words
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -55,7 +55,7 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
     """Runs the command with parsed arguments."""
     set_threads(args.threads)
     model = read_model_args(args)
-    tasks = tuple(args.tasks.split(","))
+    tasks = words(args.tasks)
     config = read_config(args, tasks)
     templates = read_template_option(args)
     name = name_of_record(model, tasks) + ("-templates" if templates else "")

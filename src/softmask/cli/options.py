@@ -292,8 +292,8 @@ def add_settings(
 
 
 def words(text: str) -> tuple[str, ...]:
-    """Words with commas between them, as one option takes several."""
-    return tuple(text.split(","))
+    """Words with commas between them, as one option takes several; spaces around them are none."""
+    return tuple(word.strip() for word in text.split(","))
 
 
 def counts(text: str) -> tuple[int, ...]:

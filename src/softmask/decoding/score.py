@@ -39,6 +39,7 @@ def score(
     """Estimates how likely each of some continuations is behind a prompt; the least nats win.
 
     The choices share their random numbers, so that differences have less of an error than each.
+    So do calls with the same prompt and seed: texts that are averaged need a seed each.
 
     Args:
         prompt: a text as it is, a conversation (through the chat template), or token ids.

@@ -23,16 +23,16 @@ from ..reporting.plots import need_matplotlib, new_figure, save
 from ..reporting.tables import light_table
 from . import record, spread
 from .config import RESULTS, RUN
+from .intervals import interval
 from .suites import MODE_ALIASES, score_name
 
-RESAMPLES = 10_000
-CONFIDENCE = 0.95
 Pairs = dict[tuple[str, str, str], dict[str, float]]
 
 
 @dataclass(frozen=True)
 class Difference:
-    """B minus A on one metric; `low` and `high` bound it with 95 % confidence (bootstrap).
+    """B minus A on one metric; `low` and `high` bound it with 95 % confidence (`interval`), or are
+    None for a single sample.
 
     `spread`: the standard deviation of the score over chat templates, the larger of both sides'
     where one was measured. `significant`: the interval leaves out zero, and the difference is no
@@ -47,8 +47,8 @@ class Difference:
     a: float
     b: float
     difference: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     only_a: int  # samples that A has right and B wrong, where a sample is right or wrong
     only_b: int
     forwards_a: float | None
@@ -57,11 +57,16 @@ class Difference:
 
     @property
     def beyond_zero(self) -> bool:
-        return self.low > 0 or self.high < 0
+        return is_beyond_zero(self.low, self.high)
 
     @property
     def significant(self) -> bool:
         return self.beyond_zero and abs(self.difference) >= (self.spread or 0.0)
+
+
+def is_beyond_zero(low: float | None, high: float | None) -> bool:
+    """Whether an interval leaves out zero; none leaves out nothing."""
+    return low is not None and high is not None and (low > 0 or high < 0)
 
 
 def compare(a: Path, b: Path, *, seed: int = 0) -> list[Difference]:
@@ -137,7 +142,7 @@ def _compare_runs(place: str, a: Path, b: Path, seed: int) -> list[Difference]:
             continue
         x = np.array([left[d] for d in documents])
         y = np.array([right[d] for d in documents])
-        low, high = interval(y - x, seed)
+        low, high = interval(y - x, seed) or (None, None)
         found.append(
             Difference(
                 place,
@@ -201,21 +206,9 @@ def forwards_of(folder: Path) -> dict[str, float]:
     return {row["task"]: row["forwards"] for row in rows if row["forwards"] is not None}
 
 
-def interval(differences: np.ndarray, seed: int = 0) -> tuple[float, float]:
-    """The bootstrap's percentile interval of the mean of (N,) paired differences."""
-    generator = np.random.default_rng(seed)
-    means = []
-    for _ in range(RESAMPLES // 100):  # a hundred at once bounds the memory
-        drawn = generator.integers(0, len(differences), size=(100, len(differences)))
-        means.append(differences[drawn].mean(axis=1))
-    tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(np.concatenate(means), [tail, 1 - tail])
-    return float(low), float(high)
-
-
 def table_of(differences: Sequence[Difference]) -> Table:
     """The differences as a table: values, interval, and samples that one side alone has right."""
-    table = light_table("B - A, paired by sample; 95 % bootstrap interval")
+    table = light_table("B - A, paired by sample; 95 % interval")
     table.add_column("evaluation", overflow="fold")
     spreads = any(d.spread is not None for d in differences)
     more = ("spread",) if spreads else ()
@@ -232,13 +225,33 @@ def table_of(differences: Sequence[Difference]) -> Table:
             f"{d.a:.3f}",
             f"{d.b:.3f}",
             f"{d.difference:+.3f}",
-            f"{d.low:+.3f} {d.high:+.3f}",
+            bounds(d.low, d.high, "+.3f"),
             *(["" if d.spread is None else f"{d.spread:.3f}"] if spreads else []),
             f"{d.only_a}/{d.only_b}",
             "/".join(spent),
             style="bold" if d.significant else None,
         )
     return table
+
+
+def bounds(low: float | None, high: float | None, form: str) -> str:
+    """An interval in a table."""
+    return "-" if low is None or high is None else f"{low:{form}} {high:{form}}"
+
+
+def left_out(a: Path, b: Path) -> list[str]:
+    """A sentence for each side that lacks a finished evaluation of the other.
+
+    Raises:
+        ValueError: a folder without finished evaluations.
+    """
+    one, two = runs_in(a), runs_in(b)
+    lacking = ((a, two.keys() - one.keys()), (b, one.keys() - two.keys()))
+    return [
+        f"{folder} has no finished evaluation {', '.join(sorted(places))}: left out."
+        for folder, places in lacking
+        if places
+    ]
 
 
 def refusals(differences: Sequence[Difference]) -> list[str]:

@@ -339,10 +339,12 @@ def task_args(kwargs: Mapping[str, Any]) -> TaskArgs:
     steps = [rest.pop(name) for name in kwargs if name in STEP_NAMES][-1:]
     suffix, reference = rest.pop("suffix", None), rest.pop("reference", "")
     do_sample = rest.pop("do_sample", None)
-    if do_sample is False:
-        rest["temperature"] = 0.0
-    elif do_sample is True:
+    if do_sample not in (None, False, True):  # 0 and 1 among them, as they equal these
+        raise ValueError(f"do_sample must be true or false, not {do_sample!r}")
+    if do_sample:
         rest.setdefault("temperature", 1.0)
+    elif do_sample is not None:
+        rest["temperature"] = 0.0
     if steps:
         rest["steps"] = steps[0]
     # Written for causal models; here they cannot mean anything but their neutral value.

@@ -37,7 +37,8 @@ from . import record
 from .config import EvalConfig, ModelArgs
 from .definitions import check_tasks, confinement, files_of
 from .harness import SoftMaskLM
-from .responses import Responses, request_key
+from .responses import Responses, sample_keys
+from .standard_errors import clustered_ratio
 from .task_data import with_data
 
 
@@ -138,8 +139,9 @@ def _evaluate(
         summary = summarise(results, lm.responses)
         seconds = {}
         for task, samples in results.pop("samples").items():
-            _write_samples(folder / f"samples_{task}.jsonl", samples, lm.responses)
-            seconds[task] = _seconds(samples, lm.responses)
+            answers = [_answers(task, sample, lm.responses) for sample in samples]
+            _write_samples(folder / f"samples_{task}.jsonl", samples, answers)
+            seconds[task] = _seconds(answers)
         run |= {
             "finished": record.now(),
             "seconds": round(time.perf_counter() - began, 1),
@@ -189,9 +191,15 @@ def summarise(results: dict[str, Any], responses: Responses) -> list[dict[str, A
     """
     rows = []
     for task, values in results["results"].items():
-        by_leaf = [results["samples"][leaf] for leaf in _leaves(task, results)]
-        samples = [sample for of_leaf in by_leaf for sample in of_leaf]
-        spent = _spent([sample for of_leaf in by_leaf for sample in _once(of_leaf)], responses)
+        by_leaf = {leaf: results["samples"][leaf] for leaf in _leaves(task, results)}
+        samples = [sample for of_leaf in by_leaf.values() for sample in of_leaf]
+        spent = _spent(
+            [
+                _answers(leaf, sample, responses)
+                for leaf, of_leaf in by_leaf.items()
+                for sample in _once(of_leaf)
+            ]
+        )
         listed = results.get("configs", {}).get(task, {}).get("metric_list") or ()
         order = {str(one["metric"]): place for place, one in enumerate(listed)}
         names = sorted(values, key=lambda name: order.get(name.partition(",")[0], len(order)))
@@ -202,10 +210,13 @@ def summarise(results: dict[str, Any], responses: Responses) -> list[dict[str, A
                 continue
             stderr = values.get(f"{metric}_stderr,{filter_name}")
             # A task may leave samples out of a metric.
-            every = [s[metric] for s in samples if s["filter"] == filter_name and metric in s]
-            own = [score for score in every if record.is_measured(metric, score)]
+            every = [s for s in samples if s["filter"] == filter_name and metric in s]
+            measured = [s for s in every if record.is_measured(metric, s[metric])]
+            own = [s[metric] for s in measured]
             if every and not own:
                 continue
+            if measured and all("twin_of" in s.get("doc", {}) for s in measured):
+                stderr = _error_of_twins(measured, metric)
             rows.append(
                 {
                     "task": task,
@@ -221,6 +232,16 @@ def summarise(results: dict[str, Any], responses: Responses) -> list[dict[str, A
     return rows
 
 
+def _error_of_twins(samples: list[dict[str, Any]], metric: str) -> float | None:
+    """The standard error of a mean over samples that are twins of others: those of one count as
+    one, which the harness does not know."""
+    by_base: dict[Any, list[float]] = {}
+    for sample in samples:
+        by_base.setdefault(sample["doc"]["twin_of"], []).append(sample[metric])
+    scores = by_base.values()
+    return clustered_ratio([sum(own) for own in scores], [len(own) for own in scores])[1]
+
+
 def _leaves(task: str, results: dict[str, Any]) -> list[str]:
     """The tasks that a group's score is made of; a task's own name."""
     if task in results["samples"]:
@@ -234,12 +255,13 @@ def _once(samples: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return [sample for sample in samples if sample["filter"] == first]
 
 
-def _spent(samples: list[dict[str, Any]], responses: Responses) -> dict[str, float | None]:
+def _spent(every_sample: list[list[dict[str, Any]]]) -> dict[str, float | None]:
     """Mean forwards and tokens of a sample; of likelihoods also their mean standard error.
 
-    `tokens_per_forward` is of all texts together. Each sample is meant to be there once.
+    `tokens_per_forward` is of all texts together. The answers to each sample are meant to be there
+    once.
     """
-    answers = [answers for sample in samples if (answers := _answers(sample, responses))]
+    answers = [of_one for of_one in every_sample if of_one]
     if not answers:
         return {"forwards": None, "tokens": None}
     spent: dict[str, float | None] = {
@@ -256,28 +278,24 @@ def _spent(samples: list[dict[str, Any]], responses: Responses) -> dict[str, flo
     return spent
 
 
-def _seconds(samples: list[dict[str, Any]], responses: Responses) -> float | None:
+def _seconds(answers: list[list[dict[str, Any]]]) -> float | None:
     """The mean seconds of writing the answers to a sample; None where texts are scored."""
-    own = [sum(a.get("seconds", 0.0) for a in _answers(sample, responses)) for sample in samples]
+    own = [sum(a.get("seconds", 0.0) for a in of_one) for of_one in answers]
     return round(fmean(own), 4) if any(own) else None
 
 
-def _answers(sample: dict[str, Any], responses: Responses) -> list[dict[str, Any]]:
+def _answers(task: str, sample: dict[str, Any], responses: Responses) -> list[dict[str, Any]]:
     """The kept answers to a sample: of each choice, of each repeat."""
-    keys = [
-        request_key(arguments, repeat)
-        for arguments, texts in zip(sample["arguments"], sample["resps"], strict=True)
-        for repeat in range(len(texts))
-    ]
-    return [responses[key] for key in keys if key in responses]
+    return [responses[key] for key in sample_keys(task, sample) if key in responses]
 
 
-def _write_samples(path: Path, samples: list[dict[str, Any]], responses: Responses) -> None:
+def _write_samples(
+    path: Path, samples: list[dict[str, Any]], answers: list[list[dict[str, Any]]]
+) -> None:
     lines = []
-    for sample in samples:
-        answers = _answers(sample, responses)
+    for sample, of_one in zip(samples, answers, strict=True):
         spent = {
-            name: [a[name] for a in answers if name in a]
+            name: [a[name] for a in of_one if name in a]
             for name in ("forwards", "tokens", "prompt_tokens_cut", "error")
         }
         lines.append(json.dumps(sample | spent, default=handle_non_serializable) + "\n")

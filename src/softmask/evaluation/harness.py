@@ -56,6 +56,8 @@ class SoftMaskLM(TextScores):
     # Set by `using`.
     _chat_template: str | None = None
     _until: tuple[str, ...] = ()
+    # Whether prompts went through a chat template, which writes all that they begin with.
+    _chats: bool = False
 
     def __init__(self, **args: Any) -> None:
         settings, ranks = model_args(args), Ranks()
@@ -78,15 +80,17 @@ class SoftMaskLM(TextScores):
         *,
         chat_template: str | None = None,
         until: tuple[str, ...] = (),
+        chats: bool = False,
     ) -> SoftMaskLM:
         """The same loaded model under other settings, with answers of its own.
 
         Args:
             chat_template: Jinja, in place of the tokenizer's own template.
             until: stop strings beside the tasks' own.
+            chats: prompts are texts of a chat template, though this class did not render them.
         """
         lm = self.around(self.checkpoint, args, responses)
-        lm._chat_template, lm._until = chat_template, until
+        lm._chat_template, lm._until, lm._chats = chat_template, until, chats
         return lm
 
     # The interface of every model of the harness.
@@ -111,8 +115,10 @@ class SoftMaskLM(TextScores):
         if add_special_tokens is False:
             return ids
         if self.args.add_bos_token:
-            return [self.tokenizer.bos_token_id, *ids]
-        return [*first_ids(self.checkpoint), *ids]
+            first = [self.tokenizer.bos_token_id]
+        else:
+            first = [] if self._chats else first_ids(self.checkpoint)
+        return ids if ids[:1] == first else [*first, *ids]
 
     def apply_chat_template(
         self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
@@ -127,6 +133,7 @@ class SoftMaskLM(TextScores):
                 f"{self.checkpoint.name} has no chat template: leave out the chat template, or "
                 "take an Instruct model"
             )
+        self._chats = True
         return render_chat(
             self.tokenizer,
             chat_history,
@@ -137,6 +144,8 @@ class SoftMaskLM(TextScores):
 
     def chat_template(self, chat_template: bool | str = False) -> str | None:
         """The template that the harness writes into its results."""
+        # With requests that it keeps on disk the harness asks for this alone.
+        self._chats = self._chats or bool(chat_template)
         return self._chat_template or super().chat_template(chat_template)
 
     def get_model_info(self) -> dict[str, Any]:

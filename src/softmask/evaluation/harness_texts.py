@@ -21,7 +21,7 @@ from .auto_batch import AutoBatch
 from .config import AUTO, ModelArgs
 from .likelihood import estimates_and_matches, rolling
 from .ranks import Ranks
-from .responses import Responses, key_of, request_key
+from .responses import Responses, document_key, request_key
 from .shared_responses import SharedResponses
 
 # Documents of likelihood tasks that are scored, and then saved, together.
@@ -49,8 +49,8 @@ class TextScores(TemplateLM):
         self.checkpoint, self.args = checkpoint, args
         self.responses, self.ranks = responses, ranks
         self.shared = SharedResponses(responses, ranks)
-        # The document whose random numbers a likelihood request uses.
-        self._question: dict[str, tuple[int, ...]] = {}
+        # Of each likelihood request that is asked just now.
+        self._documents: list[str] = []
         self.soft_mask: SoftMaskConfig | None = self.args.soft_mask(
             self.checkpoint.soft_mask, self.checkpoint.name
         )
@@ -111,25 +111,28 @@ class TextScores(TemplateLM):
         Raises:
             ValueError: a continuation without tokens, or longer than the window.
         """
-        for request in requests:
-            document = key_of(request.task_name, request.doc_id)
-            # A pair that two documents share is scored once, for the first.
-            self._question.setdefault(request_key(request.args), (int(document[:15], 16),))
+        # A pair that two documents share is scored for each: what else is asked changes nothing.
+        self._documents = [document_key(one.task_name, one.doc_id) for one in requests]
         return super().loglikelihood(requests, disable_tqdm=disable_tqdm)
 
     def _loglikelihood_tokens(
         self, requests: list[tuple[tuple[str, str], list[int], list[int]]], **kwargs: Any
     ) -> list[tuple[float, bool]]:
         asked: dict[str, Pair] = {}
-        for strings, context_ids, continuation_ids in requests:
-            key, room = request_key(strings), self.max_length - len(continuation_ids)
+        keys_of_all = []
+        for (strings, context_ids, continuation_ids), document in zip(
+            requests, self._documents, strict=True
+        ):
+            key = request_key((*strings, document))
+            keys_of_all.append(key)
+            room = self.max_length - len(continuation_ids)
             if room < 1 or not continuation_ids:
                 raise ValueError(
                     f"the continuation {strings[1][:40]!r} has {len(continuation_ids)} tokens: "
                     f"it must have some, and fit the window of {self.max_length}"
                 )
             pair = (context_ids[-room:], continuation_ids)
-            asked[key] = Pair(strings, pair, self._question[key])
+            asked[key] = Pair(strings, pair, (int(document[:15], 16),))
         asked = self.shared.union(asked)
         by_question = defaultdict(list)
         for key, one in asked.items():
@@ -162,7 +165,7 @@ class TextScores(TemplateLM):
                 self.cache_hook.add_partial("loglikelihood", asked[key].strings, result)
 
         self._score(shares, score, update_cache)
-        found = [self.responses[request_key(strings)] for strings, _, _ in requests]
+        found = [self.responses[key] for key in keys_of_all]
         return [(-one["nats"], one["greedy"]) for one in found]
 
     def loglikelihood_rolling(

@@ -119,6 +119,9 @@ def rolling(
 ) -> list[Estimate]:
     """Estimates -log p of whole documents, each token predicted once (`rolling_windows`).
 
+    Every window of a document has random numbers of its own, which follow from the document's
+    tokens: errors average out over documents, and no other document changes an estimate.
+
     Args:
         prefix_id: what stands before a document, the model's end-of-text token as a rule.
         max_length: tokens of a window; default: the model's own.
@@ -133,7 +136,17 @@ def rolling(
         raise ValueError(f"max_length must lie between 2 and the model's {longest}, not {size}")
     windows = [rolling_windows(document, prefix_id, size) for document in documents]
     flat = [window for each in windows for window in each]
-    parts = iter(negative_log_likelihoods(model, flat, config, soft_mask, rows=rows, memory=memory))
+    # Not its context, which is the prefix alone at the start of every document.
+    questions = [
+        [number, *document]
+        for document, each in zip(documents, windows, strict=True)
+        for number in range(len(each))
+    ]
+    parts = iter(
+        negative_log_likelihoods(
+            model, flat, config, soft_mask, questions=questions, rows=rows, memory=memory
+        )
+    )
     return [_total(list(islice(parts, len(each)))) for each in windows]
 
 
@@ -215,7 +228,7 @@ def _greedy(
 
 
 def _total(parts: list[Estimate]) -> Estimate:
-    """Of windows with different contexts, hence independent random numbers; 0 for none."""
+    """Of windows with random numbers of their own; 0 for none."""
     return Estimate(
         nats=math.fsum(part.nats for part in parts),
         error=math.hypot(*(part.error for part in parts)),

@@ -106,8 +106,8 @@ def accuracy_under_parallelism(points: Sequence[tuple[float, float]], best: floa
 
 def area_of(
     curve: Sequence[Samples], runs: Sequence[Samples], seed: int = 0
-) -> tuple[float, float, float]:
-    """AUP of a curve, and the bounds of 95 % confidence (bootstrap over documents).
+) -> tuple[float, float | None, float | None]:
+    """AUP of a curve, and the bounds of 95 % confidence (bootstrap over documents; None of one).
 
     Args:
         curve: the runs along it.
@@ -120,6 +120,8 @@ def area_of(
         return accuracy_under_parallelism([(s.tokens_per_forward, s.score) for s in drawn], best)
 
     count = len(curve[0].score_N)
+    if count < 2:
+        return area(np.arange(count)), None, None
     generator = np.random.default_rng(seed)
     areas = [area(generator.integers(0, count, count)) for _ in range(RESAMPLES)]
     low, high = np.quantile(areas, [0.025, 0.975])

@@ -34,6 +34,8 @@ PACKAGES = (
 NOT_OF_SCORES = ("device", "device_map", "mc_batch_size")
 # Digests of files that decide the scores: a tokenizer's, those of rules, of tasks and of data.
 FILES = ("tokenizer", "rule_files", "task_files", "data_files", "scorer_files")
+# What a run makes, the mark of a finished one first.
+MADE = (RESULTS, "samples_*.jsonl", "responses.*.jsonl", "calibration.png")
 # Types of the parts that are read again; each may be missing or null.
 PARTS: dict[str, type] = {
     **dict.fromkeys(("model", "adapter", "soft_mask", "model_args", "evaluation"), dict),
@@ -141,7 +143,7 @@ def _require_run_or_nothing(folder: Path) -> None:
 
 def _finished(folder: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
     """The results, if there are any. Raises ValueError for a run of other settings."""
-    if not (folder / RUN).is_file():
+    if not has_begun(folder):
         return None
     held = read_run(folder)
     # A run from before a setting existed ran its default.
@@ -161,9 +163,16 @@ def _finished(folder: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
     return results(folder) if (folder / RESULTS).is_file() else None
 
 
+def has_begun(folder: Path) -> bool:
+    """Whether there is a run that has made anything: one that failed before that holds no folder
+    against the corrected command."""
+    made = (path for pattern in MADE for path in folder.glob(pattern))
+    return (folder / RUN).is_file() and any(path.stat().st_size for path in made)
+
+
 def _delete(folder: Path) -> None:
     """Deletes a run; its mark first, so that what a kill leaves is no finished run."""
-    for pattern in (RESULTS, "samples_*.jsonl", "responses.*.jsonl", "calibration.png", RUN):
+    for pattern in (*MADE, RUN):
         for path in folder.glob(pattern):
             path.unlink()
 
@@ -264,7 +273,7 @@ def origin(command: Sequence[str]) -> dict[str, Any]:
 
 def starts_before(folder: Path) -> list[dict[str, Any]]:
     """Time, commit and packages of each earlier start of a run that was stopped."""
-    if not (folder / RUN).is_file():
+    if not has_begun(folder):
         return []
     held = read_json(folder / RUN)
     start = {name: held.get(name) for name in ("started", "commit", "changed_since", "packages")}

@@ -218,14 +218,16 @@ def _answers(
         try:
             if sample["filter"] != score["filter"] or not _wrote_text(sample):
                 continue
-            yield _answer(run, sample, score["metric"])
+            yield _answer(run, sample, score)
         except (AttributeError, IndexError, KeyError, TypeError) as error:
             raise ValueError(
                 f"{path}, line {number}, is no sample: repeat the evaluation with --overwrite"
             ) from error
 
 
-def _answer(run: Run, sample: dict[str, Any], metric: str) -> tuple[str, dict[str, Any], Answer]:
+def _answer(
+    run: Run, sample: dict[str, Any], row: dict[str, Any]
+) -> tuple[str, dict[str, Any], Answer]:
     scores = {
         name: sample[name]
         for name in sample["metrics"]
@@ -236,7 +238,7 @@ def _answer(run: Run, sample: dict[str, Any], metric: str) -> tuple[str, dict[st
         run.name,
         tuple(sample["arguments"][0]),
         _text(sample["resps"][0]),
-        _kind(sample, _judged(metric, scores), held),
+        _kind(sample, _judged(row["metric"], scores), held, share=record.is_share(row)),
         scores,
         sum(sample["forwards"]) if sample.get("forwards") else None,
     )
@@ -270,14 +272,15 @@ def _question(sample: dict[str, Any]) -> str:
     return f"{prompt}[...]{settings['suffix']}" if settings.get("suffix") is not None else prompt
 
 
-def _kind(sample: dict[str, Any], score: float | None, held: dict[str, Any]) -> str:
+def _kind(sample: dict[str, Any], score: float | None, held: dict[str, Any], *, share: bool) -> str:
     """Right, or what kind of failure: by the sandbox, the filter, the length, else just wrong.
 
-    By the main score alone: a program may pass the easier tests and fail those that count.
+    By the main score alone: a program may pass the easier tests and fail those that count. Of a
+    score that is no share, such as BLEU's 0 to 100, none of them is known to be right.
     """
     if score is None:
         return "not judged"
-    if score >= 1:
+    if share and score >= 1:
         return "right"
     found = _first(sample["filtered_resps"])
     if isinstance(found, dict) and "verdicts" in found:
@@ -287,6 +290,8 @@ def _kind(sample: dict[str, Any], score: float | None, held: dict[str, Any]) -> 
         return "cut off at its length"
     if found in (INVALID, ""):
         return "no answer found"
+    if not share:
+        return "scored"
     if score > 0:
         return "partly right"
     return "wrong"

@@ -23,10 +23,26 @@ def key_of(*parts: Any) -> str:
 def request_key(arguments: Sequence[Any], repeat: int = 0) -> str:
     """The key of a request of the harness.
 
-    `arguments`: context and settings where text is generated; context and continuation, or the
-    text alone, where it is scored. `repeat` distinguishes the copies of one request.
+    `arguments`: context and settings where text is generated; where it is scored the text alone, or
+    context, continuation and the document's key, as each document has random numbers of its own.
+    `repeat` distinguishes the copies of one request.
     """
     return key_of(*arguments, repeat)
+
+
+def document_key(task: str | None, document: int | None) -> str:
+    """The key of a document of a task: the choices of a question are of one document."""
+    return key_of(task, document)
+
+
+def sample_keys(task: str, sample: dict[str, Any]) -> list[str]:
+    """The keys of a sample's requests: of each choice, of each repeat."""
+    keys = []
+    for arguments, texts in zip(sample["arguments"], sample["resps"], strict=True):
+        scored = len(arguments) == 2 and isinstance(arguments[1], str)
+        of = [*arguments, document_key(task, sample["doc_id"])] if scored else arguments
+        keys += [request_key(of, repeat) for repeat in range(len(texts))]
+    return keys
 
 
 class Responses:

@@ -23,8 +23,9 @@ from ..config import FEEDBACK_PRESETS, require, require_choice
 from ..reporting.plots import non_dominated
 from ..reporting.tables import light_table
 from . import record
-from .compare import interval
+from .compare import bounds, is_beyond_zero
 from .config import SWEPT, ModelArgs
+from .intervals import interval
 from .parallelism import Samples, area_of, read_samples
 from .suites import main_score, score_name
 
@@ -113,22 +114,22 @@ class Row:
     seconds: float
     tokens_per_second: float
     difference: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     on_frontier: bool
 
 
 @dataclass(frozen=True)
 class Curve:
-    """AUP of the points of one knob and one feedback on a task, 95 % bounds."""
+    """AUP of the points of one knob and one feedback on a task, 95 % bounds (one sample: None)."""
 
     task: str
     feedback: str
     knob: str
     points: int
     aup: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
 
 
 @dataclass(frozen=True)
@@ -223,7 +224,7 @@ def _seconds(records: Mapping[str, Any], task: str) -> dict[str, float]:
 
 
 def paired_difference(a: Samples, b: Samples) -> dict[str, Any]:
-    """B minus A, document by document, with 95 % bounds.
+    """B minus A, document by document, with 95 % bounds (None for a single document).
 
     Raises:
         ValueError: they are of different documents.
@@ -233,7 +234,7 @@ def paired_difference(a: Samples, b: Samples) -> dict[str, Any]:
         "the points scored different documents: choose a --metric that every document has",
     )
     differences = b.score_N - a.score_N
-    low, high = interval(differences)
+    low, high = interval(differences) or (None, None)
     return {"difference": float(differences.mean()), "low": low, "high": high}
 
 
@@ -300,12 +301,12 @@ def tables_of(sweep: Sweep) -> list[Table]:
                 row.feedback,
                 f"{row.knob.removesuffix('-threshold')} {row.value}",
                 f"{100 * row.score:.1f}{error}",
-                f"{100 * row.low:+.1f} {100 * row.high:+.1f}" if apart else "",
+                _per_cent(row) if apart else "",
                 f"{row.forwards:.1f}",
                 f"{row.tokens_per_forward:.2f}",
                 f"{row.tokens_per_second:.0f}",
                 "*" if row.on_frontier else "",
-                style="bold" if apart and (row.low > 0 or row.high < 0) else None,
+                style="bold" if apart and is_beyond_zero(row.low, row.high) else None,
             )
         table.caption = f"differences are paired with {first}"
         tables.append(table)
@@ -315,12 +316,16 @@ def tables_of(sweep: Sweep) -> list[Table]:
     for column in ("points", "AUP", "95 %"):
         areas.add_column(column, justify="right", no_wrap=True)
     for curve in sweep.curves:
-        bounds = f"{curve.low:.0f} {curve.high:.0f}"
         areas.add_row(
             curve.task,
             f"{curve.feedback}, {curve.knob}",
             str(curve.points),
             f"{curve.aup:.1f}",
-            bounds,
+            bounds(curve.low, curve.high, ".0f"),
         )
     return [*tables, areas]
+
+
+def _per_cent(row: Row) -> str:
+    low, high = (None if part is None else 100 * part for part in (row.low, row.high))
+    return bounds(low, high, "+.1f")

@@ -322,7 +322,7 @@ def check_names(task_names: Sequence[str], task_manager: TaskManager) -> None:
             near = get_close_matches(name, task_manager.all_tasks, n=3, cutoff=0.5)
             hint = f"did you mean {' or '.join(near)}? " if near else ""
             raise ValueError(
-                f"there is no task {name}: {hint}`softmask lm_eval ls tasks` lists all of them"
+                f"there is no task {name!r}: {hint}`softmask lm_eval ls tasks` lists all of them"
             )
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from ..config import from_mapping, require, setting
-from .config import RUN, EvalConfig, ModelArgs
+from .config import EvalConfig, ModelArgs
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -99,7 +99,7 @@ def read_templates(words: str) -> list[Template]:
             two.
     """
     found: list[Template] = []
-    for word in words.split(","):
+    for word in map(str.strip, words.split(",")):
         path = Path(word)
         if word == ALL:
             found += SHIPPED.values()
@@ -204,11 +204,11 @@ def evaluate_under(
     Raises:
         ValueError: as of `evaluate`, or the folder is itself that of an evaluation.
     """
-    from . import spread
+    from . import record, spread
     from .evaluate import evaluate
 
     require(
-        not (folder / RUN).is_file(),
+        not record.has_begun(folder),
         f"{folder} holds an evaluation without --templates: name another folder with --out",
     )
     first = lm.ranks.index == 0

@@ -16,6 +16,7 @@ from __future__ import annotations
 import random
 from functools import lru_cache
 from importlib import resources
+from typing import NamedTuple
 
 from .sudoku_9x9 import CELLS, dig, solution_of, solve, twin
 
@@ -75,8 +76,17 @@ def bases() -> tuple[tuple[str, int], ...]:
     return tuple((cells, int(guesses)) for cells, guesses in map(str.split, text.splitlines()))
 
 
-def generate(rng: random.Random, least: int = 0, most: int | None = None) -> tuple[str, str, int]:
-    """A puzzle with one solution whose difficulty lies in a band, the solution, the difficulty.
+class Made(NamedTuple):
+    """A puzzle with one solution, that, the difficulty, and which of `bases` it is a twin of."""
+
+    cells: str
+    grid: str
+    guesses: int
+    base: int
+
+
+def generate(rng: random.Random, least: int = 0, most: int | None = None) -> Made:
+    """A puzzle whose difficulty lies in a band.
 
     It is a random twin of a base: of those in the band, or of the nearest 16 where fewer are.
 
@@ -89,13 +99,14 @@ def generate(rng: random.Random, least: int = 0, most: int | None = None) -> tup
             f"from {least} to {most}"
         )
     last = CELLS**2 if most is None else most
-    inside = [cells for cells, guesses in bases() if not _off(guesses, least, last)]
+    off = [_off(guesses, least, last) for _, guesses in bases()]
+    inside = [number for number, distance in enumerate(off) if not distance]
     if len(inside) < BASES_A_BAND:
-        near = sorted(bases(), key=lambda base: _off(base[1], least, last))
-        inside = [cells for cells, _ in near[:BASES_A_BAND]]
+        inside = sorted(range(len(off)), key=off.__getitem__)[:BASES_A_BAND]
     while True:
-        base = rng.choice(inside)
+        number = rng.choice(inside)
+        base, _ = bases()[number]
         cells, grid = twin(rng, base, solution_of(base))
         guesses = difficulty(cells)
         if not _off(guesses, least, last):
-            return cells, grid, guesses
+            return Made(cells, grid, guesses, number)

@@ -14,8 +14,10 @@ in time.
 A program that failed for want of something (time, memory, a process) beside others is judged
 again alone. Where the machine cannot judge at all there is an OSError and no verdict.
 
-Not supported: a test that looks at arguments the program changed, for these are copies, and a
-test that hands functions of its own to the program.
+Not supported: a test that looks at arguments the program changed, for these are copies; a test that
+hands functions of its own to the program; and one that asks more of a result than plain data have.
+A `Counter` or `defaultdict` comes back as a dict, a named tuple as a tuple, a member of an enum as
+its value, and a `datetime.date` as something that equals nothing.
 """
 
 from __future__ import annotations

@@ -168,17 +168,17 @@ class LiveTest(Test):
 
 
 def attempts(answers: Sequence[Sequence[str]], docs: Sequence[Row]) -> Attempts:
-    """Programs are what stands between the first two lines with a fence, as its runner has it."""
+    """Programs are what stands between the last two lines with a fence, as in its own runner."""
     return attempts_of(
         answers, docs, lambda text, doc: fenced(text), lambda doc: {"pass@1": LiveTest(row=doc)}
     )
 
 
 def fenced(text: str) -> str:
-    """The lines between the first two that have a fence; "" without two."""
+    """The lines between the last two that have a fence; "" without two."""
     lines = text.split("\n")
     fences = [number for number, line in enumerate(lines) if "```" in line]
-    return "\n".join(lines[fences[0] + 1 : fences[1]]) if len(fences) > 1 else ""
+    return "\n".join(lines[fences[-2] + 1 : fences[-1]]) if len(fences) > 1 else ""
 
 
 def difficulty_results(doc: Row, filtered: list[list[Any]]) -> dict[str, float]:

@@ -274,17 +274,37 @@ def sudoku_results(doc: Row, results: list[str]) -> dict[str, float]:
     return {"solved": float(is_solved("sudoku", doc["input"], "\n".join(grid)))}
 
 
+def _forms(word: str) -> set[str]:
+    """A word, and it with -s, -'s, -ed and -ing as they are spelt: of "bee" there is no "been"."""
+    stems = [word]
+    if re.search("[^aeiouy]e$", word):  # hike, hiking; but of bee no being
+        stems = [word[:-1]]
+    elif re.search("(^|[^aeiou])[aeiou][^aeiouwxy]$", word):  # pet, petting; market, marketing
+        is_short = len(re.findall("[aeiouy]+", word)) == 1
+        stems = [word + word[-1], *([] if is_short else [word])]
+    if re.search("[^aeiou]y$", word):
+        plural, past = {f"{word[:-1]}ies"}, {f"{word[:-1]}ied"}
+    else:
+        hisses = re.search("(s|x|z|ch|sh)$", word) is not None
+        plural = {f"{word}es"} if hisses else {f"{word}s"}
+        plural |= {f"{word}es"} if word.endswith("o") else set()
+        past = {f"{word}d"} if word.endswith("e") else {f"{stem}ed" for stem in stems}
+    owned = {f"{word}'s", f"{word}\u2019s"}
+    return {word, *owned, *plural, *past, *(f"{stem}ing" for stem in stems)}
+
+
 def sentence_results(doc: Row, results: list[str]) -> dict[str, float]:
     """Return whether the answer is one sentence with all four words, as far as a rule can tell.
 
     It begins with a capital letter, ends with its only full stop, question or exclamation mark,
-    has a word that begins with each given one (so "trains" has "train"), has more words than those,
-    and no word twice in a row, which is what tokens do that were chosen at once.
+    has each given word, alone or with an ending (`_forms`), has more words than those, and no word
+    twice in a row, which is what tokens do that were chosen at once.
     """
     text = results[0].strip().strip('"')
     words = re.findall(r"[^\W\d_]+(?:['\u2019-][^\W\d_]+)*", text.lower())
     one = re.fullmatch(r"[^.!?\n]+[.!?]", text) is not None and text[0].isupper()
-    used = all(any(word.startswith(wanted) for word in words) for wanted in doc["words"])
+    said = {part for word in words for part in (word, *re.split("[\u2010-]", word))}
+    used = all(said & _forms(wanted) for wanted in doc["words"])
     stutters = any(a == b for a, b in pairwise(words))
     right = one and used and not stutters and len(words) > len(doc["words"])
     return {"solved": float(right)}

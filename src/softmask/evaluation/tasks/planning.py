@@ -31,11 +31,12 @@ def countdown_d1_results(doc: dict[str, Any], results: list[str]) -> dict[str, f
 
 
 def sudoku_d1_results(doc: dict[str, Any], results: list[str]) -> dict[str, float]:
-    """Return whether the grid is right, and the share of its empty cells that are."""
+    """Return whether the grid is right, and the share of its empty cells that are.
+
+    A grid without empty cells has all or nothing of them.
+    """
     answer = sudoku_answer(results[0])
     rows = zip(doc["Puzzle"], doc["Solution"], answer or " " * 16, strict=True)
     right = [cell == solution for given, solution, cell in rows if given == "0"]
-    return {
-        "solved": float(solves_sudoku(doc["Puzzle"], answer)),
-        "cells": sum(right) / len(right),
-    }
+    solved = float(solves_sudoku(doc["Puzzle"], answer))
+    return {"solved": solved, "cells": sum(right) / len(right) if right else solved}

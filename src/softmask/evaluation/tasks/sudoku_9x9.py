@@ -19,8 +19,9 @@ def documents(
 ) -> dict[str, Any]:
     """Return the rows of a task, as lm-eval's `custom_dataset`: one split, "test".
 
-    A row has `input` and `output`, nine lines of nine digits (0 for a blank), and `guesses`, its
-    difficulty. The same arguments give the same rows; further ones are lm-eval's, without a say.
+    A row has `input` and `output`, nine lines of nine digits (0 for a blank), `guesses`, its
+    difficulty, and `twin_of`, by which the standard error is clustered. The same arguments give the
+    same rows; further ones are lm-eval's, without a say.
 
     Raises:
         ValueError: bounds that `sudoku_guesses.generate` does not have, or no samples.
@@ -32,8 +33,9 @@ def documents(
     rng = random.Random(f"sudoku_9x9 {seed}")
     made = [sudoku_guesses.generate(rng, least, most) for _ in range(samples)]
     rows = [
-        {"input": as_rows(cells), "output": as_rows(grid), "guesses": guesses}
-        for cells, grid, guesses in made
+        {"input": as_rows(one.cells), "output": as_rows(one.grid)}
+        | {"guesses": one.guesses, "twin_of": one.base}
+        for one in made
     ]
     return {"test": Dataset.from_list(rows)}
 
