@@ -55,8 +55,10 @@ class Found(Scores):
         """The rule for this arm; None: something that it needs was not scored."""
         if margin is not None:
             return not_worse(self.both(arm.name), self.both(PLAIN), margin)
+        if arm.name == BUFFER or BUFFER not in self.raw:
+            return None
         parts = self.both(arm.name), self.both(arm.name, "off"), self.both(BUFFER)
-        if arm.name == BUFFER or BUFFER not in self.raw or None in parts:
+        if None in parts:
             return None
         own, off, control = parts
         return conditions(own, off, self.both(PLAIN), control, BARS.get(arm.name, BARS_OF_ALL))
