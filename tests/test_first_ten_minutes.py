@@ -70,7 +70,7 @@ def test_a_student_meets_the_bundled_model(type_) -> None:
         first = story.everything()
     (seed,) = re.findall(r"--seed (\d+) writes this again", first)
     again = said(type_("generate", "One day, Tom", "--max-new-tokens", "24", "--seed", seed))
-    text = first.split("24 tokens")[0].strip()
+    text = re.split(r"\d+ tokens, ", first)[0].strip()  # a story may end before the 24th
     assert text
     assert text in again
     with type_("demo", "--puzzles", "1") as demo:

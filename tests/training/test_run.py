@@ -554,7 +554,7 @@ def test_what_cannot_be_trained_is_one_clear_sentence(settings, tmp_path, change
 def test_no_row_is_longer_than_the_models_context(settings, tmp_path) -> None:
     base = write_dream_folder(tmp_path / "base", chat=True, max_position_embeddings=90)
     settings["model"]["path"] = str(base)
-    with pytest.raises(ValueError, match=r"no conversation is left .*too long 2"):
+    with pytest.raises(ValueError, match=r"no conversation is left .*too long 4"):
         train(recipe_of(settings, steps=1), tmp_path / "run")
     short = pretraining(tmp_path)
     short["corpus"]["story_length"] = 200

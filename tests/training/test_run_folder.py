@@ -14,6 +14,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -212,7 +213,7 @@ def test_a_run_that_is_to_be_replaced_stays_until_the_new_one_has_been_built(
         assert said == [f"the earlier run in {run} is kept as it was"]
         assert content_of(run) == before
     with monkeypatch.context() as patch:
-        patch.setattr(run_module, "build", lambda *_: signal.raise_signal(signal.SIGINT))
+        patch.setattr(run_module, "build", Mock(side_effect=KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             train(recipe, run, overwrite=True, report=said.append)
     assert said[1:] == [f"the earlier run in {run} is kept as it was"]
