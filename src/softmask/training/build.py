@@ -33,7 +33,7 @@ class Trainable(NamedTuple):
     model: nn.Module
     dream: DreamModel
     tokenizer: PreTrainedTokenizerFast
-    stories: list[str]
+    documents: list[str]
     sampling: dict[str, Any]
 
 
@@ -45,12 +45,12 @@ def build(recipe: Recipe, device: torch.device) -> Trainable:
             that fits nothing.
     """
     corpus = recipe.corpus
-    stories = [] if corpus is None else read_documents(corpus.text)
+    documents = [] if corpus is None else read_documents(corpus.text)
     torch.manual_seed(recipe.seed)
     sampling: dict[str, Any] = {}
     if recipe.model.path is None:
         assert corpus is not None  # as a recipe without a model has one
-        tokenizer = make_tokenizer(corpus, recipe.model.shape, stories, recipe.seed)
+        tokenizer = make_tokenizer(corpus, recipe.model.shape, documents, recipe.seed)
         dream = from_nothing(recipe.model.shape, tokenizer)
     else:
         dream, tokenizer, sampling = from_checkpoint(recipe, device)
@@ -66,7 +66,7 @@ def build(recipe: Recipe, device: torch.device) -> Trainable:
         set_attention(dream, attention)
     model = dream if recipe.adapter is None else add_adapter(dream, recipe)
     dream.soft_mask = None if recipe.soft_mask is None else learnable(recipe.soft_mask, dream)
-    return Trainable(model, dream, tokenizer, stories, sampling)
+    return Trainable(model, dream, tokenizer, documents, sampling)
 
 
 def set_attention(model: DreamModel, attention: str) -> None:
@@ -108,12 +108,12 @@ def from_nothing(shape: ModelShape, tokenizer: PreTrainedTokenizerFast) -> Dream
 
 
 def make_tokenizer(
-    corpus: CorpusConfig, shape: ModelShape, stories: list[str], seed: int
+    corpus: CorpusConfig, shape: ModelShape, documents: list[str], seed: int
 ) -> PreTrainedTokenizerFast:
     """The BPE of a pretraining recipe, trained on its text and some of its puzzles."""
     puzzles = generate_puzzles(random.Random(seed).getrandbits(60), corpus.puzzles)
     texts = [prompt_of(p) + p.output for p in islice(puzzles, 200)]
-    return train_tokenizer(texts + stories[:4000], shape.vocab_size)
+    return train_tokenizer(texts + documents[:4000], shape.vocab_size)
 
 
 def from_checkpoint(

@@ -246,7 +246,7 @@ def make_data(
                 f"corpus.story_length is {recipe.corpus.story_length}, but the model's context is "
                 f"{context}: ask for shorter rows"
             )
-        held_out = Corpus(recipe.corpus, made.stories, tokenizer)
+        held_out = Corpus(recipe.corpus, made.documents, tokenizer)
         schedule = TrainingSchedule(train, train.steps or 0)
         rows = CorpusOrder(held_out, schedule, global_batch, recipe.seed, visits)
     # Behind an answer there is padding, which the model learns to write: an end, where nothing else

@@ -10,7 +10,7 @@ import contextlib
 import functools
 import itertools
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".json", ".jsonl", ".json.gz", ".jsonl.gz", ".csv", ".tsv", ".parquet")
 COMMIT = re.compile(r"[0-9a-f]{40}")
+READ = ("train", "validation")  # splits of a source; others are left for a test
 # Names of a split for validation, and how those of files begin, as `datasets` and mlx-lm have them.
 VALIDATION = ("validation", "valid", "val", "dev")
 SPLITS = {
@@ -89,9 +90,10 @@ def resolve_source(source: SourceConfig, report: Callable[[str], None]) -> Resol
             raise ValueError(f"{path} is a local source: a {name} has no meaning there")
     files = _files(path, report)
     _check_splits(str(path), files)
-    for name in files.keys() - {"train", "validation"}:
-        report(f"{path}: its split {name} is not read, and so is left for a test")
-    files = {name: files[name] for name in ("train", "validation") if name in files}
+    for name in files:
+        if name not in READ:
+            report(f"{path}: its split {name} is not read, and so is left for a test")
+    files = {name: files[name] for name in READ if name in files}
     if source.validation is not None:
         held_out = expand_home(source.validation)
         if not held_out.exists():
@@ -127,10 +129,8 @@ def _folder_files(folder: Path, report: Callable[[str], None]) -> dict[str, list
         return {"train": _saved_files(folder)}
     if (folder / SAVED_SPLITS).is_file():
         names = [path.parent.name for path in sorted(folder.glob(f"*/{SAVED}"))]
-        own = next((name for name in VALIDATION if name in names), None)
-        return {
-            "validation" if name == own else name: _saved_files(folder / name) for name in names
-        }
+        known = _known_splits(names)
+        return {known.get(name, name): _saved_files(folder / name) for name in names}
     found = sorted(f for f in folder.iterdir() if f.is_file() and f.name.endswith(SUFFIXES))
     if not found:
         raise ValueError(
@@ -156,6 +156,12 @@ def _saved_files(folder: Path) -> list[Path]:
         raise ValueError(
             f"{folder / SAVED} names no files: give a folder that save_to_disk wrote"
         ) from error
+
+
+def _known_splits(names: Collection[str]) -> dict[str, str]:
+    """Which of `READ` a split is, by its name in the source."""
+    validation = [name for name in VALIDATION if name in names][:1]
+    return {"train": "train"} | dict.fromkeys(validation, "validation")
 
 
 def _check_splits(name: str, splits: Iterable[str]) -> None:
@@ -245,11 +251,9 @@ def open_source(
                 source.path, source.subset, revision=commit, streaming=streaming
             )
         _check_splits(source.path, splits)
-        own = {"train": "train", "validation": next((n for n in VALIDATION if n in splits), None)}
         rows = {
             split: SourceSplit(source, f"{source.path}:{name}", splits[name])
-            for split, name in own.items()
-            if name is not None
+            for name, split in _known_splits(splits).items()
         }
     else:
         rows = {}
