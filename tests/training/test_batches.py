@@ -25,8 +25,10 @@ from softmask.training.config import (
     SourceConfig,
     StageConfig,
     TrainConfig,
+    TrajectoryConfig,
 )
 from softmask.training.schedule import GlobalBatch, TrainingSchedule
+from softmask.training.trajectory import Visits
 
 MASK, PAD = 63, 0
 PUBLISHED_NOISE = NoiseConfig(t_low=0.2, t_high=0.8, per_row=False, floor=1e-3)
@@ -216,3 +218,28 @@ def test_validation_parts_hold_every_batch_once_and_are_equally_many() -> None:
     assert [len(part) for part in parts] == [2, 2]
     counted = [batch for part in parts for batch, counts in part if counts]
     assert sum(len(batch["ids_BL"]) for batch in counted) == 5
+
+
+def test_rows_that_are_revealed_at_random_have_a_new_order_in_every_update() -> None:
+    """One that prefers no position: a row is masked as without a trajectory."""
+    visits = Visits(TrajectoryConfig(4, reveal="random"), 1)
+    made = collator(global_batch=GlobalBatch(1, 1, 1), visits=visits)
+    (row,) = rows_of((12,), (2,))
+    places = []
+    for draw in range(400):
+        order = made([{**row, "draw": draw, "visits": [visits.of(draw)]}])["order_BL"]
+        places.append(order[0, :12].argsort().argsort().float())
+    # Places 0 to 11: a mean of 5.5, with a standard error of 0.17.
+    torch.testing.assert_close(
+        torch.stack(places).mean(0), torch.full((12,), 5.5), atol=0.8, rtol=0
+    )
+    steps = torch.stack(places)
+    together = torch.corrcoef(torch.stack([steps[:-1].flatten(), steps[1:].flatten()]))[0, 1]
+    assert abs(together) < 0.08  # standard error 0.015
+
+
+def test_the_surest_are_revealed_where_nothing_else_is_said() -> None:
+    visits = Visits(TrajectoryConfig(4), 1)
+    made = collator(global_batch=GlobalBatch(1, 1, 1), visits=visits)
+    (row,) = rows_of((12,), (2,))
+    assert made([{**row, "draw": 0, "visits": [visits.of(0)]}])["order_BL"] is None

@@ -160,6 +160,10 @@ def test_a_recipe_of_options_is_changed_like_one_of_a_file() -> None:
         (["train.weighting=fair"], "must be one of mean, row, elbo, published"),
         (["train.trajectory={stages: 0}"], "stages must be at least 1"),
         (["train.trajectory={stages: 9, forwards: 2}"], "must be a multiple of forwards"),
+        (
+            ["train.trajectory={reveal: surest}", "train.weighting=row"],
+            "reveal must be one of confidence, random, not 'surest'",
+        ),
         (["train.trajectory={}"], "masks no row at a time t: weighting must be mean or row"),
         (
             ["train.trajectory={}", "train.weighting=row", "train.feedback_passes=2"],

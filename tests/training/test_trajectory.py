@@ -160,6 +160,21 @@ def test_two_forwards_have_the_loss_and_the_gradient_that_is_written_out(reading
         torch.testing.assert_close(model.get_parameter(name).grad, gradient, msg=name)
 
 
+def test_masks_are_revealed_in_an_order_that_is_given_in_place_of_the_surest() -> None:
+    model, ids, masked, maskable, shares_BW, reads, seen = update_begun([True] * 4)
+    order = torch.rand(masked.shape, generator=torch.Generator().manual_seed(8))
+    surest, left = (
+        trajectory_loss(
+            model, ids, masked, maskable, shares_BW, seen, reads_B=reads, soft=True, order_BL=given
+        )
+        for given in (None, order)
+    )
+    assert torch.equal(left[1], reveal(masked, maskable, order, shares_BW[:, -1]))
+    assert not torch.equal(left[1], surest[1])
+    rows = left[1].flatten().nonzero().squeeze(1)
+    assert torch.equal(left[2].rows_N, rows)
+
+
 def test_the_gradient_goes_through_what_the_first_forward_carries() -> None:
     """The second loss alone moves the weights by way of the first forward too."""
     model = soft_model()
@@ -273,14 +288,21 @@ def test_rows_that_read_nothing_count_in_no_logged_lambda(settings, tmp_path) ->
     assert not [line for line in said if "hardly let in" in line]
 
 
-@pytest.mark.parametrize(("kind", "forwards"), [("fine-tuning", 2), ("pretraining", 1)])
+@pytest.mark.parametrize(
+    ("kind", "forwards", "reveal"),
+    [
+        ("fine-tuning", 2, "confidence"),
+        ("pretraining", 1, "confidence"),
+        ("pretraining", 1, "random"),
+    ],
+)
 def test_a_run_that_was_stopped_goes_on_with_its_rows_under_way(
-    settings, tmp_path, kind, forwards
+    settings, tmp_path, kind, forwards, reveal
 ) -> None:
     """To the same bits; rows of different lengths, and of puzzles and stories, side by side."""
     values = settings if kind == "fine-tuning" else pretraining(tmp_path)
     values["train"] |= {
-        "trajectory": {"stages": 4, "forwards": forwards},
+        "trajectory": {"stages": 4, "forwards": forwards, "reveal": reveal},
         "weighting": "row",
         "soft_probability": 0.7,
         "feedback_passes": 1,

@@ -215,8 +215,9 @@ class Collator:
         """Rows that stay: the tensors of `mask` as if all were new, and what their stages need.
 
         Besides `place`, the number of the forward in its update, and `rows`, their numbers:
-        `shares_BW` is revealed of a row at the stages of the update and after it, `reads_B` is
-        whether it reads its state, and `real_BL`, where rows are not of one length, what is text.
+        `shares_BW` is revealed of a row at the stages of the update and after it, in the order of
+        `order_BL` where that is random, `reads_B` is whether it reads its state, and `real_BL`,
+        where rows are not of one length, what is text.
         """
         assert self.visits is not None
         real_BL = batch.ids_BL != NOTHING
@@ -224,6 +225,9 @@ class Collator:
         shares_BW = shares(self.visits.config, self.seed, visits)
         masked_BL = begin(batch.maskable_BL, shares_BW[:, 0], generator)
         reads_B = torch.rand(len(visits), generator=generator) < stage.soft_probability
+        order_BL = None
+        if self.visits.config.reveal == "random":
+            order_BL = torch.rand(ids_BL.shape, generator=generator)
         update = self.global_batch.update_of(draw)
         carries = update > 0 or self.visits.config.forwards > 1
         return {
@@ -235,6 +239,7 @@ class Collator:
             "maskable_BL": batch.maskable_BL,
             "shares_BW": shares_BW,
             "reads_B": reads_B,
+            "order_BL": order_BL,
             "real_BL": None if bool(real_BL.all()) else real_BL,
             "place": self.global_batch.forward_of(draw) % self.global_batch.accumulation,
             "rows": [seen.row for seen in visits],

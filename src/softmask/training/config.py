@@ -40,6 +40,7 @@ SCHEDULES = ("cosine", "linear", "constant")
 WEIGHTINGS = ("mean", "row", "elbo", "published", "answer")
 # Where the loss does not ask for the time at which a row was masked.
 TIMELESS = WEIGHTINGS[:2]
+REVEALS = ("confidence", "random")
 ACCUMULATIONS = ("mean", "sum")
 COINS = ("batch", "step")
 BIASES = ("none", "all", "lora_only")
@@ -304,15 +305,19 @@ class StageConfig:
 
 @dataclass(frozen=True)
 class TrajectoryConfig:
-    """Rows that are revealed stage by stage by the model's own confidence; see trajectory.py."""
+    """Rows that are revealed stage by stage; see trajectory.py."""
 
     stages: int = setting(8, "forwards that a row stays for: each reveals about so much of it")
     forwards: int = setting(
         1, "stages an update runs through, with the gradient through what is carried between them"
     )
+    reveal: str = setting(
+        "confidence", "masks revealed first: " + ", ".join(REVEALS) + "; the surest, or any"
+    )
 
     def __post_init__(self) -> None:
         require_positive(self, "stages", "forwards")
+        require_choice("reveal", self.reveal, REVEALS)
         require(self.stages <= MOST_STAGES, f"stages must be at most {MOST_STAGES}")
         require(
             self.stages % self.forwards == 0,
@@ -409,7 +414,7 @@ class TrainConfig:
     def _check_trajectory(self) -> None:
         for name, neutral, instead in (
             ("feedback_passes", 1, "a row's feedback is that of its stages before"),
-            ("left_to_right", 0.0, "the model's confidence says what is masked"),
+            ("left_to_right", 0.0, "its stages say what is masked"),
         ):
             used = any(getattr(one, name) not in (None, neutral) for one in (self, *self.stages))
             require(not used, f"{name} has no effect with trajectory ({instead}): leave it out")

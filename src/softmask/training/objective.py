@@ -142,19 +142,21 @@ def trajectory_loss(
     *,
     reads_B: Tensor,
     soft: bool,
+    order_BL: Tensor | None = None,
     weighting: str = "row",
     attention_mask_BL: Tensor | None = None,
 ) -> tuple[Loss, Tensor, Feedback]:
     """The loss of rows that are under way, and what they carry on; see trajectory.py.
 
-    Of W + 1 shares: W forwards, their losses averaged. Behind each the surest masks are revealed
-    until the next share of a row is, and what the forward said of the others is read by the next
-    one, with its gradient.
+    Of W + 1 shares: W forwards, their losses averaged. Behind each masks are revealed until the
+    next share of a row is, and what the forward said of the others is read by the next one, with
+    its gradient.
 
     Args:
         model: as in `masked_diffusion_loss`.
         seen: what the rows read of their state; None: nothing.
         reads_B: which rows read what the forwards here say, too; `soft`: whether any may.
+        order_BL: masks of the largest are revealed first; None: those the forward is surest of.
 
     Returns:
         The loss; the masks that are left; what the last forward said of those.
@@ -184,10 +186,12 @@ def trajectory_loss(
         assert said is not None
         assert said.logits_NK is not None
         assert said.total_N is not None
-        surest_BL = torch.full(masked_BL.shape, -torch.inf, device=masked_BL.device)
-        log_chance_N = (said.logits_NK[:, 0] - said.total_N).detach()
-        surest_BL.view(-1)[rows_N] = log_chance_N
-        masked_BL = reveal(masked_BL, maskable_BL, surest_BL, shares_BW[:, number])
+        first_BL = order_BL
+        if first_BL is None:
+            first_BL = torch.full(masked_BL.shape, -torch.inf, device=masked_BL.device)
+            log_chance_N = (said.logits_NK[:, 0] - said.total_N).detach()
+            first_BL.view(-1)[rows_N] = log_chance_N
+        masked_BL = reveal(masked_BL, maskable_BL, first_BL, shares_BW[:, number])
         said = said.at(masked_BL.flatten()[rows_N])
         seen = said.at(reads_B[said.rows_N // ids_BL.shape[1]]) if soft else None
     assert said is not None

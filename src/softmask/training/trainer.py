@@ -157,6 +157,7 @@ class SoftMaskTrainer(Trainer):
             inputs["shares_BW"],
             carried.feedback(reads_B) if soft else None,
             reads_B=reads_B,
+            order_BL=inputs["order_BL"],
             soft=soft,
             weighting=self.settings.weighting,
             attention_mask_BL=inputs["real_BL"],

@@ -6,6 +6,10 @@ said that had read feedback itself. Here a row goes the sampler's way (PUMA, arX
 Relay, 2605.22967): it begins with few tokens revealed, each forward reveals those that the model is
 surest of, as they truly are, and what the forward said of the others is what the next one reads.
 
+`reveal: random` reveals any masks in place of the surest. A row is then masked as in training
+without a trajectory, at random, and shows feedback that costs no forward of its own: that of its
+visit before, with more masks and the weights of the update before.
+
 A row stays for `stages` forwards. At stage a a share of its maskable tokens is revealed that is
 drawn from [a, a + 1) / stages, so each forward reveals about 1 / stages of them. The rows of an
 update are at different stages. Which row a place of the batch holds, and at which stage, derives
