@@ -56,6 +56,15 @@ def test_an_arm_succeeds_only_if_every_condition_of_the_rule_holds(
     assert [one.what for one in found if not one.holds] == misses
 
 
+def test_an_arm_with_the_rows_of_plain_training_needs_no_control() -> None:
+    from rule import conditions
+
+    own, off, plain = tables(0.92, 0.88, 1), tables(0.75, 0.65, 2), tables(0.80, 0.70, 3)
+    found = conditions(own, off, plain, None, 2.5)
+    assert len(found) == 4
+    assert all(one.holds for one in found)
+
+
 def test_a_gain_is_paired_and_its_size_in_errors_is_finite_only_where_something_varies() -> None:
     from common import Estimate
     from rule import gain, in_errors
@@ -84,17 +93,18 @@ def test_an_arm_is_timed_against_the_reference_of_its_own_round() -> None:
 
 
 def test_every_arm_differs_from_its_control_in_what_the_experiment_says() -> None:
-    from arms import ABLATIONS, ARMS, BARS, RULE, WAYS
+    from arms import BARS, KNOWN, ROWS_OF_PLAIN, RULE, WAYS
     from common import chosen_arms
 
-    known = (*ARMS, *ABLATIONS)
-    by_name = {arm.name: arm for arm in known}
-    assert len(by_name) == len(known)
-    assert all(need in by_name for arm in known for need in arm.needs)
-    assert len(chosen_arms("plain,buffer,carry,carry-k1", known)) == 4
+    by_name = {arm.name: arm for arm in KNOWN}
+    assert len(by_name) == len(KNOWN)
+    assert all(need in by_name for arm in KNOWN for need in arm.needs)
+    assert len(chosen_arms("plain,buffer,carry,carry-k1", KNOWN)) == 4
     assert by_name["buffer"].settings == by_name["carry"].settings
     assert (by_name["buffer"].is_soft, by_name["carry"].is_soft) == (False, True)
-    assert set(BARS) == {"carry", "unrolled"}
+    assert set(BARS) == {"carry", "unrolled", *ROWS_OF_PLAIN}
+    later = set(by_name["carry-random"].settings) - set(by_name["buffer-random"].settings)
+    assert later == {"soft_mask.weight=entropy", "soft_mask.scale=0.9"}
     assert RULE.modes == ("own", "off")
     assert all(name in by_name for group in WAYS for name in group.arms)
 

@@ -21,12 +21,17 @@ PLAIN_UPDATES, TWO_PASS, BUFFER, CARRY, UNROLLED = (
 )
 
 
-def along(stages: int = 8, forwards: int = 1, weighting: str = "row") -> tuple[str, ...]:
+def along(
+    stages: int = 8, forwards: int = 1, weighting: str = "row", reveal: str = "confidence"
+) -> tuple[str, ...]:
     """The settings of training along a trajectory."""
-    trajectory = f"{{stages: {stages}, forwards: {forwards}}}"
+    trajectory = f"{{stages: {stages}, forwards: {forwards}, reveal: {reveal}}}"
     return f"train.trajectory={trajectory}", f"train.weighting={weighting}"
 
 
+BY_ENTROPY = ("soft_mask.weight=entropy", "soft_mask.scale=0.9")
+# Rows masked as in plain training, each for four updates.
+AT_RANDOM = along(stages=4, weighting="mean", reveal="random")
 # The last of `needs` is the control: the arm that differs in one thing.
 ARMS = (
     Arm(PLAIN, "2 plain", is_soft=False, needs=()),
@@ -44,7 +49,7 @@ ARMS = (
     Arm(
         "two-pass-entropy",
         "8 two-pass, by entropy",
-        ("soft_mask.weight=entropy", "soft_mask.scale=0.9"),
+        BY_ENTROPY,
         needs=(PLAIN, TWO_PASS),
     ),
 )
@@ -55,7 +60,13 @@ def ablation(name: str, title: str, *settings: str) -> Arm:
     return Arm(f"{CARRY}-{name}", f"5, {title}", (*along(), *settings), needs=(PLAIN, CARRY))
 
 
-# Run by name alone.
+CARRY_RANDOM, SELDOM = "carry-random", "two-pass-entropy-fifth"
+# Run by name alone, these and the ablations.
+LATER = (
+    Arm(CARRY_RANDOM, "9 rows at random, carry", (*AT_RANDOM, *BY_ENTROPY)),
+    Arm("buffer-random", "10 rows at random, no carry", AT_RANDOM, is_soft=False),
+    Arm(SELDOM, "11 two-pass, by entropy, 0.2", (*BY_ENTROPY, "train.soft_probability=0.2")),
+)
 ABLATIONS = (
     ablation("mean", "mean over masks", *along(weighting="mean")),
     ablation("4-stages", "4 stages", *along(stages=4)),
@@ -63,11 +74,14 @@ ABLATIONS = (
     ablation("always", "all rows read", "train.soft_probability=1.0"),
     ablation("k1", "k = 1", "soft_mask.k=1"),
     ablation("constant", "constant weight", "soft_mask.weight=constant", "soft_mask.scale=0.36"),
-    ablation("entropy", "by entropy", "soft_mask.weight=entropy", "soft_mask.scale=0.9"),
+    ablation("entropy", "by entropy", *BY_ENTROPY),
     ablation("spherical", "spherical", "soft_mask.mixture=spherical"),
 )
 # The arms that can succeed: how many standard errors each has to lie above the reference.
-BARS = {CARRY: 2.5, UNROLLED: 2.74}
+BARS = {CARRY: 2.5, UNROLLED: 2.74, CARRY_RANDOM: 2.5, SELDOM: 2.74}
+# Of these, without the condition on arm 4: their rows are those of plain training.
+ROWS_OF_PLAIN = (CARRY_RANDOM, SELDOM)
+KNOWN = (*ARMS, *LATER, *ABLATIONS)
 # Of all runs: they are evaluated once, at their end.
 MORE = ("train.eval_at_start=false", "train.eval_every=1000000")
 FEWER = ("full", "1/4")  # forwards a token that the rule of success is about

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from arms import BARS, BUFFER, CHOICE, FEWER, RULE, WAYS
+from arms import BARS, BUFFER, CHOICE, FEWER, ROWS_OF_PLAIN, RULE, WAYS
 from common import PLAIN, Arm, cost_table, draw, estimate, minus, percent
 from puzzles import Scores
 from rich.table import Table
@@ -55,12 +55,14 @@ class Found(Scores):
         """The rule for this arm; None: something that it needs was not scored."""
         if margin is not None:
             return not_worse(self.both(arm.name), self.both(PLAIN), margin)
-        if arm.name == BUFFER or BUFFER not in self.raw:
+        control = None
+        if arm.name not in ROWS_OF_PLAIN:
+            if arm.name == BUFFER or BUFFER not in self.raw:
+                return None
+            control = self.both(BUFFER)
+        own, off = self.both(arm.name), self.both(arm.name, "off")
+        if own is None or off is None or (control is None) != (arm.name in ROWS_OF_PLAIN):
             return None
-        parts = self.both(arm.name), self.both(arm.name, "off"), self.both(BUFFER)
-        if None in parts:
-            return None
-        own, off, control = parts
         return conditions(own, off, self.both(PLAIN), control, BARS.get(arm.name, BARS_OF_ALL))
 
     def wrong(self, arm: str, fewer: str) -> list[float]:
@@ -86,6 +88,7 @@ def report(experiment: Any, out: Path) -> None:
         for arm in runs.arms
         if all((runs.folder(arm, s) / f"{names[0]}.json").is_file() for s in runs.seeds)
     ]
+    asked = [arm.name for arm in runs.arms]
     missing = [arm.name for arm in runs.arms if arm not in whole]
     if PLAIN in missing:
         raise ValueError(
@@ -95,7 +98,7 @@ def report(experiment: Any, out: Path) -> None:
     found = Found(runs, names)
     margin, choice = experiment.problem.margin, read(experiment.choice)
     verdicts = {arm.name: found.conditions(arm, margin) for arm in whole if arm.name != PLAIN}
-    said = sentences(verdicts, missing)
+    said = sentences(verdicts, asked, missing)
     is_in_place = bool(found.raw[PLAIN][0]["cells"][0]["committed"])
     print(*said, sep="\n")
     tables = [
@@ -143,10 +146,12 @@ def read(file: Path) -> Any:
     return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
 
 
-def sentences(verdicts: Mapping[str, list[Condition] | None], missing: list[str]) -> list[str]:
-    """The verdict in words, arm by arm that can succeed."""
+def sentences(
+    verdicts: Mapping[str, list[Condition] | None], asked: list[str], missing: list[str]
+) -> list[str]:
+    """The verdict in words, arm by arm that was asked for and can succeed."""
     said = []
-    for name in BARS:
+    for name in (name for name in BARS if name in asked):
         rule = verdicts.get(name)
         if rule is None:
             said.append(f"{name}: no verdict, as not all that it needs was run")
@@ -205,7 +210,7 @@ def seeds_table(found: Found) -> Table:
 def rule_table(found: Found, verdicts: Mapping[str, list[Condition] | None]) -> Table:
     """The rule of success, line by line."""
     table = light_table(
-        "the rule of success: points (standard error); 3, 7 and 8 are shown, and cannot succeed"
+        "the rule of success: points (standard error); arms without a verdict cannot succeed"
     )
     for name in ("continued", "condition"):
         table.add_column(name)

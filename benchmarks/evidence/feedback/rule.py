@@ -49,7 +49,7 @@ def conditions(
     own: Mapping[str, Table],
     off: Mapping[str, Table],
     plain: Mapping[str, Table],
-    control: Mapping[str, Table],
+    control: Mapping[str, Table] | None,
     bar: float,
 ) -> list[Condition]:
     """All that has to hold for an arm to succeed.
@@ -57,17 +57,20 @@ def conditions(
     Args:
         own, off: the arm with its feedback on and off, by number of forwards.
         plain: the reference, decoded plainly.
-        control: the arm without carry.
+        control: the arm without carry; None: its rows are those of the reference.
     """
-    return [
+    found = [
         Condition("minus plain, mean of all forwards", gain(own, plain), bar),
         *(
             Condition(f"minus plain, {name}", estimate(minus(own[name], plain[name])), LEAST)
             for name in own
         ),
         Condition("on minus off", gain(own, off), ON_OFF),
-        Condition("minus buffer without carry", gain(own, control), OVER_CONTROL),
     ]
+    if control is not None:
+        over = gain(own, control)
+        found.append(Condition("minus buffer without carry", over, OVER_CONTROL))
+    return found
 
 
 def not_worse(

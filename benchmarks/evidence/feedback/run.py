@@ -23,12 +23,12 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))  # what all experiments share
 
 from arms import (
-    ABLATIONS,
     ARMS,
     CARRY,
     CHOICE,
     CHOICES,
     CHOSEN,
+    KNOWN,
     MORE,
     PLAIN_UPDATES,
     PROBLEMS,
@@ -66,7 +66,7 @@ class Feedback:
     def __init__(self, args: argparse.Namespace) -> None:
         self.problem, self.dtype = PROBLEMS[args.task], args.dtype
         more = (*MORE, f"train.precision={self.dtype}", *self.problem.settings)
-        self.runs = Runs(self.problem.recipe, args, more, (*ARMS, *ABLATIONS))
+        self.runs = Runs(self.problem.recipe, args, more, KNOWN)
         self.work, self.set, self.share = self.runs.work, args.puzzles, args.share
         self.seconds = args.seconds or self.problem.seconds
         # Scores of other puzzles than the first ones lie beside those.
@@ -246,7 +246,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--seconds", type=float, help="of training, each arm (default: by task)")
     made.add_argument("--share", type=float, default=1.0, help="of the puzzles (default 1)")
     made.add_argument("--dtype", default="bfloat16", help="of training and decoding")
-    add_run_options(made, ARMS, (*ARMS, *ABLATIONS))
+    add_run_options(made, ARMS, KNOWN)
     return made
 
 
