@@ -29,6 +29,7 @@ ROOMS = [
         "files",
         "row_files",
         "constraints",
+        "launcher",
         "logits",
         "mixtures",
         "soft_mask",

@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from .. import launcher
 from ..evaluation.config import ModelArgs
 from ..files import read_text
 from ..reporting.progress import progress
@@ -42,7 +42,7 @@ def measure_and_record(
     from ..hub.load import load
 
     model = read_model_args(args)
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if launcher.processes() > 1:
         raise ValueError(
             f"eval {name.split('-')[0]} runs in one process: start it without a launcher"
         )

@@ -14,13 +14,13 @@ from __future__ import annotations
 
 import argparse
 import gc
-import os
 import shlex
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from .. import launcher
 from ..reporting.progress import progress
 from ..reporting.words import tell
 from ..settings import changed
@@ -128,10 +128,12 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
     try:
         return _run(args)
     except KeyboardInterrupt:
-        # With --overwrite it would delete what was just kept, or the finished runs of a sweep.
-        command = shlex.join(["softmask", *(word for word in argv if word != "--overwrite")])
-        # In a terminal on a line of its own, which is copied as one.
-        print("go on with:", command, sep="\n" if sys.stderr.isatty() else " ", file=sys.stderr)
+        if launcher.rank() == 0:
+            # With --overwrite it would delete what was just kept, or a sweep's finished runs.
+            words = [*launcher.command(), *(word for word in argv if word != "--overwrite")]
+            # In a terminal on a line of its own, which is copied as one.
+            end = "\n" if sys.stderr.isatty() else " "
+            print("go on with:", shlex.join(words), sep=end, file=sys.stderr)
         raise
 
 
@@ -178,7 +180,7 @@ def _run(args: argparse.Namespace) -> int:
     # Nothing is ahead of a run that is finished, unless it is asked for more.
     is_more = args.overwrite or args.iters is not None
     ahead = [i for i, folder in enumerate(folders) if is_more or not is_finished(folder)]
-    is_told = args.data is not None and ahead and int(os.environ.get("RANK", 0)) == 0
+    is_told = args.data is not None and ahead and launcher.rank() == 0
     if args.dry_run or is_told:
         first = ahead[0] if ahead else 0
         run = runs[first] if args.overwrite else going_on(folders[first], runs[first])

@@ -5,12 +5,13 @@ They are started by `torchrun` or `accelerate launch`; without either there is o
 
 from __future__ import annotations
 
-import os
 from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+
+from .. import launcher
 
 T = TypeVar("T")
 
@@ -22,9 +23,7 @@ class Ranks:
     """This process among those of its launch: `index` of `count`."""
 
     def __init__(self) -> None:
-        self.count = int(os.environ.get("WORLD_SIZE", "1"))
-        self.index = int(os.environ.get("RANK", "0"))
-        self.local_index = int(os.environ.get("LOCAL_RANK", "0"))
+        self.count, self.index = launcher.processes(), launcher.rank()
         if self.count > 1 and not dist.is_initialized():
             # gloo on GPUs too: only Python objects are exchanged, never tensors.
             dist.init_process_group("gloo", timeout=TIMEOUT)
@@ -34,13 +33,12 @@ class Ranks:
         """The GPU of this process; None: `hub.load` chooses."""
         if self.count == 1 or not torch.cuda.is_available():
             return None
-        return f"cuda:{self.local_index % torch.cuda.device_count()}"
+        return f"cuda:{launcher.local_rank() % torch.cuda.device_count()}"
 
     def on_device(self, device: torch.device) -> int:
         """How many processes of this machine share a device, at most."""
-        local = int(os.environ.get("LOCAL_WORLD_SIZE", str(self.count)))
         devices = torch.cuda.device_count() if device.type == "cuda" else 1
-        return -(-local // devices)
+        return -(-launcher.local_processes() // devices)
 
     def share(self, work: list[T]) -> list[T]:
         """This process's part: every count-th item, so that sorted work is divided evenly."""

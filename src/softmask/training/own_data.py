@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ import torch
 from rich.text import Text
 from torch import nn
 
+from .. import launcher
 from ..config import BUNDLED, from_mapping
 from ..hub.checkpoints import family_named, find
 from ..models import DreamConfig, DreamModel
@@ -91,18 +91,13 @@ def recipe_for(
     return from_mapping(Recipe, {"name": name, **parts}, "the options")
 
 
-def processes() -> int:
-    """How many train together, as their launcher says."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
-
-
 def shared_out(recipe: Recipe) -> Recipe:
     """The recipe of a process: all of them together make the rows of an update.
 
     Raises:
         ValueError: they do not divide.
     """
-    rows, count = recipe.train.accumulation, processes()
+    rows, count = recipe.train.accumulation, launcher.processes()
     if rows % count:
         raise ValueError(
             f"an update of {rows} rows cannot be shared out among {count} processes: give "
@@ -166,7 +161,7 @@ def _estimate(
     train, chats = recipe.train, recipe.conversations
     assert chats is not None
     own = train.batch_size * train.accumulation  # of an update, in this process
-    size = own * processes()
+    size = own * launcher.processes()
     updates = math.ceil(rows * train.visits * train.epochs / size)
     updates = TrainingSchedule(train, train.steps or updates).steps
     length = sum(lengths) / len(lengths) + chats.extra_padding / 2 + chats.pad_multiple / 2
