@@ -166,9 +166,20 @@ def test_the_demo_takes_one_kind_and_harder_sudokus(capsys) -> None:
         fresh_puzzles(1, ["sudoku_16x16"])
 
 
+def test_no_number_of_givens_counts_as_none(capsys) -> None:
+    options = ["--kinds", "sudoku_9x9", "--givens", "0", "--puzzles", "1"]
+    assert main(["demo", *options]) == 2
+    assert "28" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "options",
-    [["--files", "folder", "--givens", "40"], ["--limit", "3"], ["--svg", "a", "--limit", "3"]],
+    [
+        ["--files", "folder", "--givens", "40"],
+        ["--kinds", "countdown_3", "--givens", "40"],
+        ["--limit", "3"],
+        ["--svg", "a", "--limit", "3"],
+    ],
     ids=" ".join,
 )
 def test_the_demo_refuses_an_option_that_would_do_nothing(options, capsys) -> None:

@@ -99,6 +99,27 @@ def test_in_a_pipe_tables_do_not_come_between_the_answers(folder, capsys, monkey
     }
 
 
+@pytest.mark.parametrize(
+    ("typed", "pair"),
+    [
+        ("/set top_p 0.5", ("top_p", "0.5")),
+        ("/set top-p=0.5", ("top-p", "0.5")),
+        ("/set  top_p =  0.5", ("top_p", "0.5")),
+        ("/set alg_options left=0.05,right=1", ("alg_options", "left=0.05,right=1")),
+        ("/set alg_options=left=0.05", ("alg_options", "left=0.05")),
+    ],
+)
+def test_a_setting_may_have_a_value_with_a_sign_of_its_own(
+    typed, pair, folder, capsys, monkeypatch
+) -> None:
+    given = []
+    monkeypatch.setattr(Session, "set", lambda _, *words: given.append(words))
+    said = io.BytesIO(f"{typed}\n".encode())
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(said, encoding="utf-8"))
+    assert main(["chat", "--model", folder]) == 0
+    assert given == [pair]
+
+
 def test_a_setting_is_changed_by_its_one_name_and_taken_back(checkpoint) -> None:
     one = session(checkpoint, "--top-p", "0.9")
     shown = {name: (value, whom) for name, value, whom in one.rows()}

@@ -521,6 +521,28 @@ def test_what_is_exported_or_is_no_checkpoint_is_never_replaced(base, tmp_path) 
     assert (exported / "notes.txt").read_text() == "mine"
 
 
+def test_a_folder_whose_place_cannot_be_taken_is_refused_before_anything_is_written(
+    base, tmp_path, monkeypatch
+) -> None:
+    """Where somebody stands, and a volume of a container."""
+    (tmp_path / "out" / "deep").mkdir(parents=True)
+    target = tmp_path / "out" / "deep"
+    with monkeypatch.context() as patched:
+        patched.chdir(target)
+        for here in (".", target):
+            with pytest.raises(
+                ValueError, match=r"the folder that you are in.*: name a new folder"
+            ):
+                export(here, base)
+        assert export("model", base).is_dir()
+    shutil.rmtree(target / "model")
+    monkeypatch.setattr("os.path.ismount", lambda path: Path(path) == target)
+    with pytest.raises(ValueError, match="is a mounted volume: name a new folder in it"):
+        export(target, base)
+    assert not any(target.iterdir())
+    assert [path.name for path in target.parent.iterdir()] == ["deep"]
+
+
 def test_what_a_kill_left_is_cleared_away_and_an_older_export_put_back(base, tmp_path) -> None:
     target = export(tmp_path / "out", base)
     before = (target / "config.json").read_bytes()

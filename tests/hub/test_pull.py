@@ -55,17 +55,19 @@ class Answers(BaseHTTPRequestHandler):
         elif "revision" in parts and parts[-1] not in ("main", "v2", COMMIT):
             self._answer(b"{}", 404, {"X-Error-Code": "RevisionNotFound"})
         elif parts[0] == "api":
-            files = [(path.name, path.stat().st_size) for path in sorted(folder.iterdir())]
+            paths = sorted(path for path in folder.rglob("*") if path.is_file())
+            files = [(str(path.relative_to(folder)), path.stat().st_size) for path in paths]
             siblings = [{"rfilename": file, "size": size} for file, size in files]
             tree = [{"type": "file", "path": f, "size": s, "oid": f} for f, s in files]
             info = {"id": name, "sha": COMMIT, "siblings": siblings}
             self._answer(json.dumps(tree if "tree" in parts else info).encode())
         else:
-            body = (folder / parts[-1]).read_bytes()
+            inside = "/".join(parts[4:])  # behind OWNER/NAME/resolve/REVISION
+            body = (folder / inside).read_bytes()
             etag = f'"{hashlib.sha1(body).hexdigest()}"'
             self._answer(body, headers={"ETag": etag, "X-Repo-Commit": COMMIT})
             if self.command == "GET":
-                self.server.sent.append(f"{name}/{parts[-1]}")
+                self.server.sent.append(f"{name}/{inside}")
 
     def _answer(self, body: bytes, status: int = 200, headers: dict[str, str] | None = None):
         self.send_response(status)
@@ -87,10 +89,17 @@ def repositories(tmp_path_factory) -> Path:
     place = tmp_path_factory.mktemp("hub")
     write_dream_folder(place / "me" / "dream")
     (place / "me" / "dream" / "pytorch_model.bin").write_text("not to be fetched")
+    write_dream_folder(place / "me" / "dream" / "checkpoint-100")
     chat = write_dream_folder(place / "me" / "chat", shards=2, chat=True)
     write_json(chat / "transparency_config.json", {"transparency_alg": "mixinputs_with_topk"})
+    change_json(
+        write_dream_folder(place / "me" / "coder") / "config.json",
+        architectures=["Qwen2ForCausalLM"],
+        model_type="qwen2",
+    )
     settings = {"peft_type": "LORA", "r": 2, "lora_alpha": 2, "target_modules": ["q_proj"]}
-    for name, base in (("adapter", "me/dream"), ("lost", "/nowhere/dream")):
+    bases = {"adapter": "me/dream", "lost": "/nowhere/dream", "of-coder": "me/coder"}
+    for name, base in bases.items():
         (place / "me" / name).mkdir()
         own = settings | {"base_model_name_or_path": base}
         write_json(place / "me" / name / "adapter_config.json", own)
@@ -146,6 +155,8 @@ def test_a_model_comes_with_what_softmask_reads_of_it_and_says_what_to_type(hub,
     folder = Path(out.strip())
     assert {path.name for path in folder.iterdir()} >= {"config.json", "model.safetensors"}
     assert not (folder / "pytorch_model.bin").exists()
+    assert not (folder / "checkpoint-100").exists()
+    assert {file.count("/") for file in hub.sent} == {2}
     assert notes.splitlines()[0].startswith("softmask: fetching me/dream: ")
     assert notes.splitlines()[-1].endswith("is ready: softmask generate --model me/dream")
     assert softmask.load("me/dream", device="cpu").model.config.vocab_size == 272
@@ -195,6 +206,12 @@ def test_an_adapter_brings_its_base_along(hub, here) -> None:
     assert found["me/dream"]["kind"] == "model"
 
 
+def test_a_family_that_is_said_is_that_of_an_adapters_base(hub, here) -> None:
+    _, notes = here("pull", "me/of-coder", "--family", "opendcoder")
+    assert "me/coder/model.safetensors" in hub.sent
+    assert notes.splitlines()[-1].endswith("--model me/of-coder --family opendcoder")
+
+
 def test_an_adapter_of_a_base_that_is_nowhere_is_fetched_and_says_so(here) -> None:
     assert "its base /nowhere/dream is not: give one as --model" in here("pull", "me/lost")[1]
     assert "its base /nowhere/dream is not here" in here("models")[1]
@@ -214,7 +231,7 @@ def test_what_softmask_does_not_read_is_refused_before_the_weights_come(hub, cap
         "you/other": "holds a model of the family 'LlamaForCausalLM'",
         "you/pickled": "has no weights in safetensors",
         "you/text": "neither config.json nor adapter_config.json",
-        "me/nothing": "the Hub has no repository me/nothing",
+        "me/nothing": "no repository me/nothing that you may read: check the spelling, or run `hf",
         "just-a-word": "is no Hub id",
         "default": "nothing to fetch",
     }.items():
@@ -279,10 +296,13 @@ def test_folders_are_listed_by_what_they_hold(hub, here, repositories, tmp_path,
         shutil.copytree(repositories / "me" / name, Path("made", name))
     change_json(Path("made", "adapter", "adapter_config.json"), base_model_name_or_path="default")
     (Path("made", "adapter") / PART).write_bytes(b"cut")
+    shutil.copytree(repositories / "me" / "adapter", Path("made", "no-json"))
+    Path("made", "no-json", "tokenizer_config.json").write_text("")
     Path("site").mkdir()
     Path("site", "config.json").write_text("no JSON, and none of ours", encoding="utf-8")
     found = listed(here)
-    assert [*found] == ["default", "made/adapter", "made/dream"]
+    assert [*found] == ["default", "made/adapter", "made/dream", "made/no-json"]
+    assert "tokenizer_config.json is damaged" in found["made/no-json"]["problem"]
     assert found["made/dream"]["use"] == "softmask generate --model made/dream"
     assert "truncated or damaged" in found["made/adapter"]["problem"]
     assert "made/dream" in here("models", "made")[0]

@@ -1029,6 +1029,26 @@ def test_the_log_holds_no_prompts_unless_asked(checkpoint, caplog) -> None:
         caplog.clear()
 
 
+def test_the_log_holds_requests_as_they_were_sent_also_those_that_were_refused(
+    checkpoint, caplog
+) -> None:
+    caplog.set_level("INFO", logger="softmask.server")
+    form = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "integer"}}}
+    sent = [
+        ("/v1/chat/completions", {"messages": HELLO, "max_tokens": 4, "response_format": form}),
+        ("/v1/responses", {"input": "a private matter", "max_output_tokens": 2}),
+        ("/v1/completions", {"prompt": "x", "temperature": -1}),
+        ("/v1/completions", {"prompt": "x", "model": "another"}),
+    ]
+    with serving(checkpoint, log_prompts=True) as (url, _service):
+        for path, body in sent:
+            httpx.post(f"{url}{path}", json=body, timeout=60)
+        httpx.post(f"{url}/v1/completions", content="{no json")
+    records = [r.fields for r in caplog.records if r.name == "softmask.server"]
+    assert [fields["body"] for fields in records] == [*(body for _, body in sent), "{no json"]
+    assert [fields["status"] for fields in records] == [200, 200, 400, 404, 400]
+
+
 def test_sampling_that_a_request_names_wins_over_the_checkpoints_own(tmp_path) -> None:
     folder = write_dream_folder(tmp_path / "model", chat=True)
     kind = {"prompt_starts_with": ["Grid"], "sampling": {"top_k": 3}, "max_new_tokens": 5}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import re
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -193,12 +194,13 @@ class _Chat:
             off = ", ".join(name for name, value, _ in rows if value == "off")
             tell(f"off: {off}", self._aside)
             return
-        name, _, value = rest.replace("=", " ", 1).partition(" ")
-        if not value.strip():
+        # NAME VALUE, NAME=VALUE; a value may have such a sign of its own.
+        name, value = [*re.split(r"\s*=\s*|\s+", rest, maxsplit=1), ""][:2]
+        if not value:
             raise ValueError(f"give a value: /set {name} VALUE")
-        self.session.set(name, value.strip())
+        self.session.set(name, value)
         values = {row[0]: row[1] for row in self.session.rows()}
-        say([f"{name} {values.get(name.replace('-', '_'), value.strip())}"], self.args)
+        say([f"{name} {values.get(name.replace('-', '_'), value)}"], self.args)
 
     def _system(self, rest: str) -> None:
         if rest:

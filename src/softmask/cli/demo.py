@@ -82,5 +82,7 @@ def _check(args: argparse.Namespace) -> None:
     for name in idle:
         if getattr(args, name) not in (None, False):
             raise ValueError(f"--{name} has a meaning {where}: leave it out")
+    if args.givens is not None and "sudoku_9x9" not in (args.kinds or "sudoku_9x9").split(","):
+        raise ValueError("--givens has a meaning only with sudoku_9x9: leave it out")
     least = min(1 if n is None else n for n in (args.puzzles, args.limit))
     require(least >= 1, "--puzzles and --limit must be at least 1")

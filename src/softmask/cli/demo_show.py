@@ -70,7 +70,7 @@ def kind_cells(kinds: Sequence[str], count: int, givens: int | None) -> list[Cel
 
 def _fresh(kinds: Sequence[str], count: int, givens: int | None) -> dict[str, list[Puzzle]]:
     with progress("making puzzles"):
-        return fresh_puzzles(count, kinds, givens or the_example().givens)
+        return fresh_puzzles(count, kinds, the_example().givens if givens is None else givens)
 
 
 def file_cells(folder: Path, limit: int | None) -> list[Cell]:

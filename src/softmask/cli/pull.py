@@ -51,7 +51,7 @@ def _pull(args: argparse.Namespace) -> Path:
             return folder
         if base != BUNDLED and not Path(base).is_dir():
             _say(f"{args.repo} is an adapter of {base}")
-            pull(base, revision, _say)
+            pull(base, revision, _say, args.family)
     with progress(f"checking {args.repo}"):
         from ..hub.checkpoints import find
 

@@ -35,7 +35,7 @@ from ..config import BUNDLED
 from ..families.registry import family_of, named
 from ..files import expand_home
 from ..reporting.progress import Step, progress
-from .folder import ADAPTER_FILE, CONFIG_FILE, HUB_FILES, HUB_ID, read_mapping
+from .folder import ADAPTER_FILE, CONFIG_FILE, HUB_FILES, HUB_ID, NOT_HUB_FILES, read_mapping
 
 # What a disk refuses, and not the Hub.
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
@@ -73,6 +73,7 @@ def fetch(
                 name,
                 revision=revision,
                 allow_patterns=HUB_FILES,
+                ignore_patterns=NOT_HUB_FILES,
                 local_files_only=local_only,
                 tqdm_class=bar.kind(),
             )
@@ -102,7 +103,9 @@ def pull(
     with progress(f"asking the Hub for {name}"), _explained(name, revision, absent):
         info = HfApi().model_info(name, revision=revision, files_metadata=True)
         files = {file.rfilename: file.size or 0 for file in info.siblings or ()}
-        wanted = sorted(filter_repo_objects(files, allow_patterns=HUB_FILES))
+        wanted = sorted(
+            filter_repo_objects(files, allow_patterns=HUB_FILES, ignore_patterns=NOT_HUB_FILES)
+        )
         assert info.sha is not None
         _check_kind(name, wanted, info.sha, family)
     cache = Path(constants.HF_HUB_CACHE).expanduser()
@@ -235,7 +238,11 @@ def _explained(name: str, revision: str | None, absent: str) -> Iterator[None]:
     except RevisionNotFoundError as error:
         raise ValueError(f"{name} has no revision {revision!r}: check the branch or tag") from error
     except RepositoryNotFoundError as error:
-        raise ValueError(f"the Hub has no repository {name}: check the spelling") from error
+        # A private one is answered as one that is not there.
+        raise ValueError(
+            f"the Hub has no repository {name} that you may read: check the spelling, or run "
+            "`hf auth login` if it is private"
+        ) from error
     except (EntryNotFoundError, HfHubHTTPError, HFValidationError, HTTPError, OSError) as error:
         if isinstance(error, OSError) and error.errno in DISK:
             raise

@@ -150,6 +150,11 @@ def check_exportable(source: Source) -> None:
 def _check_target(target: Path, overwrite: bool) -> None:
     if target.exists() and not target.is_dir():
         raise ValueError(f"{target} is a file: give the folder to write")
+    # Another folder takes its place in the end.
+    is_held = Path.cwd().resolve().is_relative_to(target.resolve())
+    if is_held or os.path.ismount(target):
+        what = "the folder that you are in, or above it" if is_held else "a mounted volume"
+        raise ValueError(f"{target} is {what}: name a new folder in it, which is made")
     if not target.is_dir() or not any(target.iterdir()):
         return
     if not overwrite:

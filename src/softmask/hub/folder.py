@@ -26,6 +26,8 @@ CHECKPOINT, COMPLETE = r"checkpoint-(\d+)", "complete.json"
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")  # ./name is a folder
 # What a checkpoint consists of; original PyTorch files and remote code stay where they are.
 HUB_FILES = ["*.json", "*.safetensors", "merges.txt", "*.jinja", "LICENSE*"]
+# The Hub's patterns cross folders, where others' checkpoints lie.
+NOT_HUB_FILES = ["*/*.json", "*/*.safetensors"]
 
 
 def is_on_hub(name: str) -> bool:

@@ -100,9 +100,10 @@ def look_at(
         return None
     adapter, problem = is_adapter(folder), None
     kind = what = "adapter" if adapter else "model"
-    loaded = None
+    loaded, chats = None, False
     try:
         if adapter:
+            chats = _chats(folder)
             base, _ = base_of(folder)
             what = f"adapter of {base or 'a base that it does not name'}"
             adapter_tensor_names(folder)
@@ -117,7 +118,8 @@ def look_at(
             weights = weight_files(folder)
             tied, stored = (values.get(key) for key in ("tie_word_embeddings", STORED))
             loaded = weight_sizes(weights, tied=bool(tied), in_4_bits=stored is not None).ways()
-            what += " for chat" if _chats(folder) else ""
+            chats = _chats(folder)
+            what += " for chat" if chats else ""
         soft = folder / SOFT_MASK_FILE
         if soft.is_file() and read_mapping(soft).get("transparency_alg") not in (None, "none"):
             what += ", soft-masked"
@@ -125,7 +127,7 @@ def look_at(
         if not adapter and what == "model" and not any(folder.glob("*.safetensors")):
             return None  # another program's config.json
         problem = NOT_WHOLE.format(name) if mend else str(error)
-    command = "chat" if problem is None and _chats(folder) else "generate"
+    command = "chat" if chats else "generate"
     # --model takes an adapter too, with the revision that is meant.
     use = f"softmask {command} --model {shlex.quote(name)}{options}"
     return Entry(

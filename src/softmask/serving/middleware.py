@@ -64,7 +64,8 @@ class RequestMiddleware:
         if method == "HEAD":
             # The answer to GET; the server itself leaves out the body.
             scope = {**scope, "method": "GET"}
-        context = RequestContext(scope, receive, send, self.config.max_body)
+        kept = self.config.log_prompts
+        context = RequestContext(scope, receive, send, self.config.max_body, kept)
         try:
             refusal = self._refusal(scope)
             await (refusal or self.app)(scope, context.receive, context.send)
@@ -131,19 +132,25 @@ class RequestMiddleware:
             "seconds": round(seconds, 4),
             **context.log_fields,
         }
+        if context.sent:
+            fields["body"] = _as_sent(bytes(context.sent))
         LOGGER.info("request", extra={"fields": fields})
 
 
 class RequestContext:
     """One HTTP request: its id, log fields, bytes that came in, and the status of the answer."""
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send, max_body: int) -> None:
+    def __init__(
+        self, scope: Scope, receive: Receive, send: Send, max_body: int, is_kept: bool = False
+    ) -> None:
+        """`is_kept`: `sent` has the body in the end, as the client sent it."""
         self.id = secrets.token_hex(8)
         self.started = time.monotonic()
         self.status: int | None = None
         self.log_fields: dict[str, Any] = {}
         scope["softmask"] = self
         self._receive, self._send, self._max_body = receive, send, max_body
+        self.sent, self._is_kept = bytearray(), is_kept
         self._size = 0
 
     async def receive(self) -> Message:
@@ -156,6 +163,8 @@ class RequestContext:
         self._size += len(message.get("body", b""))
         if self._size > self._max_body:
             raise HTTPException(413, f"the request is larger than {self._max_body} bytes")
+        if self._is_kept:
+            self.sent += message.get("body", b"")
         return message
 
     async def send(self, message: Message) -> None:
@@ -165,6 +174,14 @@ class RequestContext:
             headers = [*message.get("headers", []), (b"x-request-id", self.id.encode())]
             message = {**message, "headers": headers}
         await self._send(message)
+
+
+def _as_sent(body: bytes) -> Any:
+    """JSON as it is, anything else as text."""
+    try:
+        return json.loads(body)
+    except ValueError:
+        return body.decode("utf-8", "backslashreplace")
 
 
 def name_of(host: str) -> str:

@@ -41,7 +41,6 @@ from .scores import (
 from .scoring import ScoreHandle, ScoreResult
 from .service import Job, Service
 from .streaming import cancelling, check_end, event_stream, merged, stream_answers, stream_steps
-from .strict import Strict
 from .trace import Tracer
 
 
@@ -91,11 +90,9 @@ async def _encoded(
     return task.result()
 
 
-def _context(service: Service, request: Request, asked: Strict) -> RequestContext:
-    """The middleware's context of a request, with its body where that is to be logged."""
+def _context(request: Request) -> RequestContext:
+    """The middleware's context of a request."""
     context: RequestContext = request.scope["softmask"]
-    if service.config.log_prompts:
-        context.log_fields["body"] = asked.model_dump(mode="json", exclude_unset=True)
     return context
 
 
@@ -227,7 +224,7 @@ async def _answer(
         for index, (job, echo) in enumerate(zip(jobs, echoes, strict=True))
     ]
     prompt_tokens = sum(job.prompt_tokens for job in jobs[:: asked.n])
-    context = _context(service, request, asked)
+    context = _context(request)
     context.log_fields |= asked.log_fields
 
     def count_tokens() -> None:
@@ -310,7 +307,7 @@ def _add_denoise(app: FastAPI, service: Service, metrics: Metrics) -> None:
         with refusals():
             job = await _encoded(service, service.trace_job, asked, request)
             handle = service.submit([job.request])[0]
-        context = _context(service, request, asked)
+        context = _context(request)
         metrics.tokens.labels("prompts").inc(job.prompt_tokens)
         tracer = Tracer(
             service.checkpoint,
@@ -349,7 +346,7 @@ def _add_scores(app: FastAPI, service: Service, metrics: Metrics) -> None:
         with refusals():
             wanted = await _encoded(service, partial(score_request, service), asked, request)
             handle = service.engine.score(wanted)
-        context = _context(service, request, asked)
+        context = _context(request)
         result = await _scored(request, handle)
         answer = score_answer(service.name, wanted, result)
         tokens = answer["usage"]["prompt_tokens"]
@@ -366,7 +363,7 @@ def _add_edits(app: FastAPI, service: Service, metrics: Metrics) -> None:
         with refusals():
             requests = await _encoded(service, partial(edit_jobs, service), asked, request)
             handles = service.submit(requests)
-        context = _context(service, request, asked)
+        context = _context(request)
         async with cancelling(request, handles):
             results = [await handle.finished() for handle in handles]
         context.log_fields |= _errors_of(results)
