@@ -6,6 +6,7 @@ Imports neither torch nor transformers, so that `softmask --help` answers at onc
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,6 +69,40 @@ def take_rule(config: Any, kind: Any, field: str, options: str, plain: tuple[str
         name, given = rule.name, rule.parse(given, options)
     object.__setattr__(config, field, name)
     object.__setattr__(config, options, Options(given))
+
+
+# What adds to a rule that decides how many positions commit, and means nothing under another.
+OF_RULE = {"threshold_end": "threshold", "surest_anywhere": "entropy_threshold"}
+
+
+def merged(defaults: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings over those that suit a model or a prompt.
+
+    What is given wins over what contradicts it, too: of the defaults another commit rule is left
+    out, with what belongs to it, and so are the options of another rule.
+    """
+    decides = {name for name in COMMIT_RULES if given.get(name) is not None}
+    alg, before = given.get("alg"), defaults.get("alg")
+    left_out = set()
+    if decides or given.get("alg_temp") or _commits(alg) in ("rows", "chances"):
+        left_out |= {*COMMIT_RULES} - decides
+        left_out |= {name for name, rule in OF_RULE.items() if rule not in decides}
+    if decides:
+        left_out.add("alg_temp")
+    if (decides and _commits(before) in ("rows", "chances")) or (
+        given.get("alg_temp") and _commits(before) == "rows"
+    ):
+        left_out |= {"alg", "alg_options"}
+    if alg is not None and alg != before:
+        left_out.add("alg_options")
+    if given.get("stop_rule") not in (None, defaults.get("stop_rule")):
+        left_out.add("stop_options")
+    return {n: value for n, value in defaults.items() if n not in left_out} | dict(given)
+
+
+def _commits(alg: Any) -> str | None:
+    """What a commit rule returns; None: no rule is named."""
+    return None if alg is None else find("commit", alg).returns
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import json
+import tracemalloc
 from typing import Any
 
 import jsonschema_rs
@@ -234,6 +236,50 @@ def test_keywords_allow_and_refuse(schema: Any, allowed: list[Any], refused: lis
     check_walks(schema, 1)
     assert [value for value in allowed if not allows(schema, value)] == []
     assert [value for value in refused if allows(schema, value)] == []
+
+
+CONSTANTS = {
+    "uri": (["http://localhost:8080", "urn:a:b", "mailto:x@y"], ["no scheme", "a b:c", "x"]),
+    "uri-reference": (["/a?b", "", "#c"], ["a b"]),
+    "email": (["root@localhost", "o'brien@example.com"], ["nobody", "@"]),
+    "hostname": (["localhost", "a-b.c"], ["a b", "-a.b", "a..b"]),
+    "uuid": (["F81D4FAE-7DEC-11D0-A765-00A0C91E6BF6"], ["F81D4FAE", "{}"]),
+    "duration": (["P1Y", "P2W", "PT1H", "P1DT2S"], ["P", "1Y", "PT", "P1DT"]),
+    "date": (["0001-01-01", "2024-02-29"], ["2023-02-29", "2024-1-1", "20240229"]),
+    "time": (["23:59:60Z", "10:00:00.123456789+02:00"], ["24:00:00Z", "10:00"]),
+    "date-time": (["0001-01-01T00:00:00Z", "2024-02-29t00:00:00z"], ["2024-02-30T00:00:00Z"]),
+    "ipv4": (["127.0.0.1"], ["256.0.0.1", "1.2.3"]),
+    "ipv6": (["fe80::1", "::ffff:1.2.3.4"], ["1::2::3", "g::"]),
+    "json-pointer": (["", "/a~0b/c d"], ["a", "/a~2"]),
+}
+
+
+@pytest.mark.parametrize("name", CONSTANTS)
+def test_a_constant_may_have_a_form_that_is_not_written_freely_but_must_have_one(name) -> None:
+    right, wrong = CONSTANTS[name]
+    validator = jsonschema_rs.validator_for(
+        {"$schema": DRAFT, "format": name}, validate_formats=True
+    )
+    for text in right:
+        assert validator.is_valid(text), text
+        assert allows({"const": text, "format": name, "type": "string"}, text)
+    for text in wrong:
+        assert not validator.is_valid(text), text
+        found = schema_automaton({"enum": [text, right[0]], "format": name})
+        assert not found.accepts(written(text).encode())
+        assert found.accepts(written(right[0]).encode())
+
+
+def test_formats_that_restrict_nothing_leave_nothing_behind() -> None:
+    tracemalloc.start()
+    before = tracemalloc.get_traced_memory()[0]
+    for number in range(20):
+        schema_automaton({"type": "string", "format": f"{number}" + "x" * 100_000, "maxLength": 2})
+    compile_constraint.cache_clear()
+    gc.collect()
+    after = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert after - before < 500_000
 
 
 @pytest.mark.parametrize("name", ["oneOf", "allOf"])

@@ -250,6 +250,12 @@ def test_a_text_without_a_hole_cannot_be_infilled(checkpoint, text) -> None:
         softmask.generate(checkpoint, text, infill=True)
 
 
+@pytest.mark.parametrize("digits", ["1000000", "9" * 5000])
+def test_a_hole_beyond_every_context_is_too_long_whatever_its_digits(checkpoint, digits) -> None:
+    with pytest.raises(ValueError, match="tokens, but the context is"):
+        softmask.generate(checkpoint, f"a [[2]] b [[{digits}]]", infill=True)
+
+
 def test_the_text_ends_before_the_end_token_and_the_row_stops(checkpoint) -> None:
     mine = softmask.generate(checkpoint, "Hi", max_new_tokens=24, alg="maskgit_plus")
     end = checkpoint.tokenizer.eos_token_id
@@ -362,6 +368,23 @@ def test_a_checkpoint_brings_settings_of_its_own_and_the_caller_wins(tmp_path) -
     assert (run.sampling.temperature, run.sampling.block_length) == (0.0, 4)
     whole = softmask.Generation(checkpoint, "x", max_new_tokens=8, sampling=SamplingConfig(steps=8))
     assert whole.sampling == SamplingConfig(steps=8)
+
+
+def test_a_commit_rule_of_the_callers_wins_over_another_of_the_checkpoints(tmp_path) -> None:
+    folder = write_dream_folder(tmp_path / "dream")
+    own = {"entropy_threshold": 0.4, "surest_anywhere": True}
+    write_json(folder / "sampling_config.json", own)
+    checkpoint = softmask.load(folder, device="cpu")
+    for given in ({"entropy_bound": 0.1}, {"threshold": 0.9}, {"alg": "origin"}, {"alg_temp": 0.5}):
+        found = softmask.Generation(checkpoint, "x", max_new_tokens=4, sampling=given).sampling
+        assert {name: getattr(found, name) for name in given} == given
+        assert (found.entropy_threshold, found.surest_anywhere) == (None, False)
+    kept = softmask.Generation(
+        checkpoint, "x", max_new_tokens=4, sampling={"block_length": 2}
+    ).sampling
+    assert (kept.entropy_threshold, kept.surest_anywhere) == (0.4, True)
+    with pytest.raises(ValueError, match=r"sampling must be a mapping or a SamplingConfig, not \["):
+        softmask.Generation(checkpoint, "x", sampling=[1])
 
 
 def test_a_kind_of_prompts_has_settings_and_a_length_of_its_own(tmp_path) -> None:

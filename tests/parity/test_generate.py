@@ -142,6 +142,20 @@ def test_what_the_published_code_ignored_or_crashed_on_is_a_clear_error(argument
         goldens.model().diffusion_generate(ids, **settings)
 
 
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"stps": 3}, "no argument 'stps': did you mean steps"),
+        ({3: 3}, "no argument 3"),
+        ("x", "generation_config must be a mapping or a GenerationConfig, not 'x'"),
+    ],
+)
+def test_what_a_mapping_names_wrongly_is_an_error_as_an_argument_is(given, message) -> None:
+    ids = goldens.tensors("generate")["single.input_ids"]
+    with pytest.raises(ValueError, match=message):
+        goldens.model().diffusion_generate(ids, given)
+
+
 def test_nothing_is_taken_from_the_defaults_of_older_configs() -> None:
     # Published under transformers 4: top_k=50 slips in from the global defaults.
     case, data = CASES["entropy.s8.topk3.none"], goldens.tensors("generate")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import dataclasses
+import gc
 import itertools
 import threading
 import time
@@ -18,7 +20,7 @@ from tiny import tiny_model
 from torch.profiler import ProfilerActivity, profile
 
 from softmask.config import SamplingConfig, SoftMaskConfig
-from softmask.decoding.batch import Batch
+from softmask.decoding.batch import MIXERS, Batch
 from softmask.decoding.memory import Footprint
 from softmask.decoding.sampler import denoise
 from softmask.decoding.sequence import Rules
@@ -27,6 +29,7 @@ from softmask.serving.engine import Engine, EngineClosed, QueueFull, Request
 from softmask.serving.request import PENDING, Event, RequestHandle
 from softmask.serving.running_batch import RunningBatch, Slot
 from softmask.serving.scheduler import MAX_BYPASSES, FreeSpans, schedule
+from softmask.soft_mask import SoftMask
 
 MODEL = tiny_model()
 MASK = MODEL.config.mask_token_id
@@ -769,6 +772,28 @@ REFUSED = {
     "seed": (request(5, 8), {"seed": -1}, "seed"),
     "deadline": (request(5, 8), {"deadline": 0.0}, "deadline"),
 }
+
+
+def test_what_is_kept_of_requests_that_are_over_does_not_grow_with_their_settings() -> None:
+    """A module of the feedback and a bias over the vocabulary, for each that clients think of."""
+    engine = Engine(MODEL, positions=60)
+    size = (MODEL.config.vocab_size,)
+
+    def ask(numbers: range) -> tuple[int, int]:
+        for number in numbers:
+            sampling = {"steps": 2, "end_penalty": 1 + number / 100}
+            soft = dataclasses.replace(SOFT, scale=0.1 + number / 1000)
+            engine.submit(request(2, 2, sampling=sampling, soft_mask=soft, rules=STOPS))
+            while engine.run_once():
+                pass
+        found = gc.get_objects()
+        rows = [one for one in found if isinstance(one, torch.Tensor) and one.shape == size]
+        return sum(isinstance(one, SoftMask) for one in found), len(rows)
+
+    modules, rows = ask(range(MIXERS))
+    more = ask(range(MIXERS, 3 * MIXERS))
+    assert more[0] <= modules
+    assert more[1] <= rows
 
 
 @pytest.mark.parametrize("name", REFUSED)

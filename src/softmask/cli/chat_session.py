@@ -11,6 +11,7 @@ from typing import Any
 
 from ..config import SamplingConfig, SoftMaskConfig, from_mapping, require
 from ..files import append_line, expand_home
+from ..sampling import merged
 from .generate import start_generation
 from .options import ON_OFF, Parser, given, soft_mask_of
 
@@ -128,9 +129,9 @@ class Session:
     @property
     def sampling(self) -> SamplingConfig:
         """The settings of the next answer; its steps default to one a mask."""
-        settings = {"steps": self.args.max_new_tokens}
+        settings: dict[str, Any] = {"steps": self.args.max_new_tokens}
         for _, values in self.sources():
-            settings |= values
+            settings = merged(settings, values)
         return from_mapping(SamplingConfig, settings, "sampling")
 
     def _defaults(self) -> dict[str, Any]:

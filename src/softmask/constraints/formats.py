@@ -1,9 +1,13 @@
 """Formats of strings, each a regex over characters that need no escape.
 
 Each is a part of what the standard allows, without rare forms, so that every validator takes it.
+What a schema names itself, a constant, may have the rare ones too.
 """
 
+import datetime
 import functools
+import ipaddress
+import re
 
 from .forms import Form
 from .regex import regex_form
@@ -58,7 +62,21 @@ _SAME = {
 _REFUSED = frozenset({"regex", "uri-template", "relative-json-pointer"})
 
 
-@functools.cache
+_NO_URI = r"\s<>\"{}|\\^`"
+# Where more is of a format than is written freely.
+_ALSO = {
+    "date": r"\d{4}-\d\d-\d\d",
+    "time": r"([01]\d|2[0-3]):[0-5]\d:([0-5]\d|60)(\.\d+)?(z|[+-]([01]\d|2[0-3]):[0-5]\d)",
+    "duration": r"P(?=.)(\d+W|(\d+Y)?(\d+M)?(\d+D)?(T(?=.)(\d+H)?(\d+M)?(\d+(\.\d+)?S)?)?)",
+    "email": r".+@[^@\s]+",
+    "hostname": r"(?=.{1,253}$)(?!-)[a-z0-9-]{1,63}(?<!-)(\.(?!-)[a-z0-9-]{1,63}(?<!-))*",
+    "idn-hostname": r"[^\s@/]+",
+    "uri": rf"[a-z][a-z0-9+.-]*:[^{_NO_URI}]*",
+    "uri-reference": rf"[^{_NO_URI}]*",
+    "json-pointer": r"(/([^~/]|~[01])*)*",
+}
+
+
 def format_form(name: str) -> Form | None:
     """The strings of a format, without quotes; None where the name restricts nothing.
 
@@ -67,5 +85,50 @@ def format_form(name: str) -> Form | None:
     """
     if name in _REFUSED:
         raise ValueError(f"format {name!r} is not supported")
-    pattern = _PATTERNS.get(_SAME.get(name, name))
-    return None if pattern is None else regex_form(f"(?a:{pattern})")
+    name = _SAME.get(name, name)
+    # Names are what clients make up: nothing is kept of those that restrict nothing.
+    return _form(name) if name in _PATTERNS else None
+
+
+@functools.cache
+def _form(name: str) -> Form:
+    return regex_form(f"(?a:{_PATTERNS[name]})")
+
+
+def is_of_format(text: str, name: str) -> bool:
+    """Whether a text is of a format, rare forms included; any is of one that restricts nothing.
+
+    Raises:
+        ValueError: as for `format_form`.
+    """
+    if name in _REFUSED:
+        raise ValueError(f"format {name!r} is not supported")
+    name = name if name in _ALSO else _SAME.get(name, name)
+    name = {"iri-reference": "uri-reference"}.get(name, name)
+    if name == "date-time":
+        date, _, time = text.upper().partition("T")
+        return is_of_format(date, "date") and is_of_format(time, "time")
+    if name == "ipv6":
+        return _is_ipv6(text)
+    pattern = _ALSO.get(name, _PATTERNS.get(name))
+    if pattern is None:
+        return True
+    if re.fullmatch(pattern, text, re.ASCII | re.IGNORECASE) is None:
+        return False
+    return name != "date" or _is_day(text)
+
+
+def _is_day(text: str) -> bool:
+    try:
+        datetime.date.fromisoformat(text.replace("0000-", "2000-", 1))  # as long a year
+    except ValueError:
+        return False
+    return True
+
+
+def _is_ipv6(text: str) -> bool:
+    try:
+        ipaddress.IPv6Address(text)
+    except ValueError:
+        return False
+    return "%" not in text

@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import Any
 
 from .automaton import ByteAutomaton, minimal
-from .formats import format_form
+from .formats import is_of_format
 from .forms import TooLarge, counted
 from .json_values import value_key, value_text
 from .nfa import determinise
@@ -46,7 +46,7 @@ class Check:
     def __init__(self, root: Any) -> None:
         self._root = root
         self._checks = 0
-        self._automata: dict[tuple[str, str], ByteAutomaton | None] = {}
+        self._automata: dict[str, ByteAutomaton] = {}
         self._kept: dict[frozenset[tuple[str, int]], tuple[Schema, list[Any]]] = {}
 
     def constants(self, schema: Schema, place: str) -> list[Any]:
@@ -146,29 +146,31 @@ class Check:
         )
 
     def _string_allowed(self, value: str, schema: Schema, place: str) -> bool:
-        asked = [("pattern", one) for one in patterns_of(schema)]
-        asked += [("format", schema["format"])] if "format" in schema else []
+        if "format" in schema:
+            try:
+                if not is_of_format(value, schema["format"]):
+                    return False
+            except ValueError as error:
+                raise ValueError(f"{place}: {error}") from None
         data = value.encode()
         return _counted(len(value), schema, "Length") and all(
-            automaton is None or automaton.accepts(data)
-            for automaton in [self._automaton(*one, place) for one in asked]
+            automaton.accepts(data)
+            for automaton in [self._automaton(one, place) for one in patterns_of(schema)]
         )
 
-    def _automaton(self, keyword: str, text: str, place: str) -> ByteAutomaton | None:
-        """Of the strings that a pattern or a format allows; None: any."""
-        if (keyword, text) not in self._automata:
+    def _automaton(self, pattern: str, place: str) -> ByteAutomaton:
+        """Of the strings that a pattern allows."""
+        if pattern not in self._automata:
             try:
-                is_pattern = keyword == "pattern"
-                form = search_form(text, ANYTHING) if is_pattern else format_form(text)
-                made = None if form is None else minimal(determinise(form))
+                made = minimal(determinise(search_form(pattern, ANYTHING)))
             except TooLarge:
                 raise
             except ValueError as error:
                 raise ValueError(f"{place}: {error}") from None
-            if form is not None and made is None:
-                raise ValueError(f"{inside(place, keyword)} contradicts itself: no text has it")
-            self._automata[keyword, text] = made
-        return self._automata[keyword, text]
+            if made is None:
+                raise ValueError(f"{inside(place, 'pattern')} contradicts itself: no text has it")
+            self._automata[pattern] = made
+        return self._automata[pattern]
 
 
 def _counted(number: int, schema: Schema, what: str) -> bool:

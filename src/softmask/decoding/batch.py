@@ -11,8 +11,10 @@ them that stay masked, R sequences, L columns of one sequence, V vocabulary, K s
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -22,7 +24,7 @@ from torch import Tensor
 from ..config import SamplingConfig, SoftMaskConfig
 from ..models import DreamModel
 from ..models.packing import Layout
-from ..soft_mask import NEGLIGIBLE, SoftMask, SoftTokens, make_mixer, rate
+from ..soft_mask import NEGLIGIBLE, SoftTokens, make_mixer, rate
 from .canvas_constraint import CanvasConstraint
 from .commit import choose_commits
 from .constrained import look_again, renew, settle, write_fixed
@@ -48,6 +50,8 @@ if TYPE_CHECKING:
 
 # On an accelerator a look at the logits' health is a synchronisation, so it is taken rarely.
 NAN_CHECK_EVERY = 16
+# Settings of the feedback that a batch keeps a module for: a server's batch lives long.
+MIXERS = 64
 NO_HOOKS = (
     "hooks see the logits of the whole canvas, and a block-causal model computes one block at a "
     "time: call generate() or denoise() without them"
@@ -120,7 +124,7 @@ class Batch:
         self.forwards = 0
         self._reader = LogitReader(model, positions)
         self._layouts = Layouts(self.store)
-        self._mixers: dict[SoftMaskConfig, SoftMask | None] = {}
+        self._mixer = functools.lru_cache(MIXERS)(partial(make_mixer, device=self.device))
 
     def add(
         self,
@@ -473,10 +477,3 @@ class Batch:
         logprobs = self._told(predictions)
         if logprobs is not None and mixer.rule.rule.streamed:
             logprobs.put_shares(rows_M, *self._reader.shares(predictions, stays_M))
-
-    def _mixer(self, config: SoftMaskConfig | None) -> SoftMask | None:
-        if config is None:
-            return None
-        if config not in self._mixers:
-            self._mixers[config] = make_mixer(config, self.device)
-        return self._mixers[config]

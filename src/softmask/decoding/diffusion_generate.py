@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +19,14 @@ from torch import Tensor
 from transformers import GenerationConfig
 from transformers.utils import ModelOutput
 
-from ..config import PUBLISHED_KEYS, SamplingConfig, SoftMaskConfig, soft_mask_from_published
+from ..config import (
+    PUBLISHED_KEYS,
+    SamplingConfig,
+    SoftMaskConfig,
+    require,
+    shown,
+    soft_mask_from_published,
+)
 from ..models import DreamModel
 from .arguments import as_count
 from .sampler import LogitsHook, TokensHook, denoise
@@ -88,16 +96,23 @@ def _set_own_settings(model: Any, settings: Any) -> None:
 def _settings(generation_config: Any, given: dict[str, Any]) -> DreamGenerationConfig:
     """The call's settings: its arguments over those of `generation_config`."""
     known = [f.name for f in dataclasses.fields(DreamGenerationConfig)]
-    for name in given:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f": did you mean {near[0]}?" if near else ""
-            raise ValueError(f"diffusion_generate has no argument {name!r}{hint}")
     values: Any = generation_config
-    if isinstance(values, GenerationConfig):
+    named = dict(given)
+    if isinstance(values, GenerationConfig):  # which has others of its own
         values = values.to_dict()
     elif dataclasses.is_dataclass(values) and not isinstance(values, type):
         values = dataclasses.asdict(values)
+    else:
+        require(
+            isinstance(values, Mapping),
+            f"generation_config must be a mapping or a GenerationConfig, not {shown(values)}",
+        )
+        named |= values
+    for name in named:
+        if name not in known:
+            near = difflib.get_close_matches(str(name), known, n=1)
+            hint = f": did you mean {near[0]}?" if near else ""
+            raise ValueError(f"diffusion_generate has no argument {name!r}{hint}")
     base = {name: values[name] for name in known if values.get(name) is not None}
     return DreamGenerationConfig(**(base | given))
 

@@ -24,6 +24,7 @@ from ..constraints.constraint import Constraint
 from ..constraints.token_automaton import TokenAutomaton
 from ..models.checkpoint import Checkpoint
 from ..rules import by_name
+from ..sampling import merged
 from .arguments import as_count, check_keywords, row_seeds
 from .forms import binding
 from .growing import Room
@@ -226,7 +227,11 @@ class Generation:
             steps_B = [max(masks, room.rounds(row, self.mask_id)) for room, row, masks in rooms]
         self._steps_B = None
         if not isinstance(sampling, SamplingConfig):
-            settings = {**kind.sampling, **by_name(sampling or {})}
+            require(
+                sampling is None or isinstance(sampling, Mapping),
+                f"sampling must be a mapping or a SamplingConfig, not {shown(sampling)}",
+            )
+            settings = merged(kind.sampling, by_name(sampling or {}))
             if "steps" not in settings:  # as many as each row needs
                 settings["steps"], self._steps_B = max(steps_B), steps_B
             sampling = from_mapping(SamplingConfig, settings, "sampling")

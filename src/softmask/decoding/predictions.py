@@ -6,10 +6,12 @@ Shape suffixes: N masked positions that are read, R sequences, V vocabulary, D w
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -87,13 +89,18 @@ class Predictions(Rows):
         return self.logits_NV.gather(1, tokens_N[:, None]).squeeze(1)
 
 
+# Settings of the end tokens that a batch keeps rows of the vocabulary for.
+BIASES = 64
+
+
 class LogitReader:
     """Reads a model's head at chosen rows, as the settings of their sequences need it."""
 
     def __init__(self, model: DreamModel, positions: int) -> None:
         self._model, self._vocabulary = model, model.config.vocab_size
         self._positions = positions
-        self._biases: dict[tuple[Rules, float, bool], Tensor | None] = {}
+        # A server's batch lives long, and each is a row of the vocabulary.
+        self._bias_of = functools.lru_cache(BIASES)(partial(_bias, model.dtype, self._vocabulary))
 
     def read(
         self,
@@ -283,19 +290,29 @@ class LogitReader:
         rules = settings.rules
         if settings.automaton is not None:
             rules = dataclasses.replace(rules, suppressed=())
-        key = rules, settings.config.end_penalty, settings.config.suppress_eos
-        if key not in self._biases:
-            (rules, penalty, no_eos), bias_V = key, None
-            unwanted = [rules.eos_id] if no_eos and rules.eos_id is not None else []
-            if rules.suppressed or unwanted or (rules.end_ids and penalty):
-                floor = floor_of(self._model.dtype)
-                bias_V = torch.zeros(self._vocabulary, dtype=torch.float32, device=device)
-                # Above what a form forbids, which may leave nothing but an end.
-                bias_V[list(rules.end_ids)] = min(max(-penalty, floor / 2), -floor / 2)
-                bias_V[unwanted] = floor / 2
-                bias_V[list(rules.suppressed)] = floor
-            self._biases[key] = bias_V
-        return self._biases[key]
+        config = settings.config
+        return self._bias_of(rules, config.end_penalty, config.suppress_eos, device)
+
+
+def _bias(
+    dtype: torch.dtype,
+    size: int,
+    rules: Rules,
+    penalty: float,
+    no_eos: bool,
+    device: torch.device,
+) -> Tensor | None:
+    """(V,) what these rules add to logits of a dtype; None: nothing."""
+    unwanted = [rules.eos_id] if no_eos and rules.eos_id is not None else []
+    if not (rules.suppressed or unwanted or (rules.end_ids and penalty)):
+        return None
+    floor = floor_of(dtype)
+    bias_V = torch.zeros(size, dtype=torch.float32, device=device)
+    # Above what a form forbids, which may leave nothing but an end.
+    bias_V[list(rules.end_ids)] = min(max(-penalty, floor / 2), -floor / 2)
+    bias_V[unwanted] = floor / 2
+    bias_V[list(rules.suppressed)] = floor
+    return bias_V
 
 
 def _temperature(settings: Settings) -> float:

@@ -21,7 +21,9 @@ from .control_names import ControlNames, require_characters
 from .healing import without_space
 from .sampler import Rules
 
-HOLE = re.compile(r"\[\[(\d{1,6})\]\]")
+HOLE = re.compile(r"\[\[(\d+)\]\]")
+# Digits of the longest hole that is counted: no context has more.
+MOST_DIGITS = 9
 Messages = Sequence[Mapping[str, Any]]
 TokenIds = Sequence[int]
 Prompt = str | Messages | TokenIds
@@ -238,7 +240,8 @@ def encode_holes(
         ValueError: there is no hole, one of no tokens, or the context cannot hold them.
     """
     pieces = HOLE.split(text)
-    sizes = [int(size) for size in pieces[1::2]]
+    # Python reads no number of thousands of digits.
+    sizes = [int(size) if len(size) <= MOST_DIGITS else 10**MOST_DIGITS for size in pieces[1::2]]
     if not sizes or min(sizes) < 1:
         raise ValueError("nothing to fill in: mark holes as [[n]], n tokens each, n >= 1")
     context = checkpoint.model.config.max_position_embeddings

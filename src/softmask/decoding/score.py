@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 
-from ..config import require
+from ..config import require, shown
 from ..models.checkpoint import Checkpoint
 from .arguments import as_count, row_seeds
 from .generation import SoftMaskChoice, choose_soft_mask
@@ -82,9 +82,11 @@ def pairs_of(
         ValueError: a choice is empty, or there is none; see `encode_chat`.
     """
     require(not isinstance(choices, str), "choices are a list of texts, not one text")
+    require(isinstance(choices, Iterable), f"choices are a list of texts, not {shown(choices)}")
+    choices = list(choices)
     require(len(choices) > 0, "there is nothing to score: give choices")
     spaces = ""
-    if not isinstance(prompt, str) and len(prompt) > 0:
+    if not isinstance(prompt, str) and not (isinstance(prompt, Sized) and len(prompt) == 0):
         (prompt, *others), _ = read_prompts(prompt)
         require(not others, "choices are scored behind one prompt, not several")
     if isinstance(prompt, str):

@@ -28,7 +28,7 @@ from ..config import (
     soft_mask_from_published,
     soft_mask_to_published,
 )
-from ..sampling import HOLE_BEGINS_WITH
+from ..sampling import HOLE_BEGINS_WITH, merged
 
 # The files of an evaluation's record; the second marks it as finished.
 RUN, RESULTS = "run.json", "results.json"
@@ -251,7 +251,7 @@ class ModelArgs:
         names = [f.name for f in dataclasses.fields(SamplingConfig) if f.name != "steps"]
         own = {name: getattr(self, name) for name in names}
         given = {name: value for name, value in own.items() if value is not None}
-        values = {"steps": new_tokens, **task, **given}
+        values = {"steps": new_tokens, **merged(task, given)}
         if self.diffusion_steps is not None:
             values["steps"] = self.diffusion_steps
         elif self.nfe is not None:

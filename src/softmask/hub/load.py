@@ -31,6 +31,7 @@ from ..families.registry import by_name
 from ..models import DreamModel
 from ..models.checkpoint import Checkpoint, Source, first_not_finite, not_finite
 from ..models.quantize import Quantizer, check_quantize
+from ..sampling import merged
 from .adapters import merge_adapter, read_adapter, require_peft
 from .checkpoints import check_report, find, quiet, shapes_of, stored_dtype
 from .cut_weights import later, ours_of_theirs, reading
@@ -207,7 +208,7 @@ def _suiting(
     sampling, kinds = own_sampling(source, head)
     usual = {} if source.config.block_size is None else {"cache": "exact"}
     kinds = tuple(replace(kind, sampling={**usual, **kind.sampling}) for kind in kinds)
-    return {**usual, **by_name(source.config.family).sampling, **sampling}, kinds
+    return merged({**usual, **by_name(source.config.family).sampling}, sampling), kinds
 
 
 def own_sampling(

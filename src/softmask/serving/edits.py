@@ -26,6 +26,7 @@ from ..decoding.healing import without_space
 from ..decoding.prompts import encode, first_ids, last_ids, rules_of
 from ..models.checkpoint import Checkpoint
 from ..rules import by_name
+from ..sampling import merged
 from .engine import Engine, Event, Request, Result
 
 # Lengths that are tried between the bounds.
@@ -232,7 +233,7 @@ def edit(
     (seed,) = row_seeds(seed, 1)
 
     def sampling_of(masks: int) -> SamplingConfig:
-        given = {"steps": masks, **kind.sampling, **by_name(sampling)}
+        given = {"steps": masks, **merged(kind.sampling, by_name(sampling))}
         return from_mapping(SamplingConfig, given, "sampling")
 
     requests = span_requests(

@@ -42,7 +42,7 @@ from ..decoding.prompts import (
 from ..decoding.tool_syntax import ToolSyntax, tool_syntax
 from ..models.checkpoint import Checkpoint
 from ..rules import KINDS, names
-from ..sampling import HOLE_BEGINS_WITH
+from ..sampling import HOLE_BEGINS_WITH, merged
 from .config import ServeConfig
 from .encoder import Encoder
 from .engine import Engine, Request, RequestHandle
@@ -430,7 +430,7 @@ class Service:
                 f"{name} and softmask.{name} are the same setting: give one of them",
             )
         given |= top
-        values = {"steps": max(1, steps), **kind.sampling, **given}
+        values = {"steps": max(1, steps), **merged(kind.sampling, given)}
         return from_mapping(SamplingConfig, values, "softmask")
 
 

@@ -1,0 +1,51 @@
+"""What is given wins over what a model brings, also over a rule that contradicts it."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from softmask.config import SamplingConfig, from_mapping
+from softmask.sampling import merged
+
+WAYS = [
+    {"threshold": 0.9, "threshold_end": 0.5},
+    {"factor": 2.0},
+    {"entropy_bound": 0.1},
+    {"entropy_threshold": 0.4, "surest_anywhere": True},
+    {"alg": "origin"},
+    {"alg": "random"},
+    {"alg": "maskgit_plus", "alg_temp": 0.5},
+    {"alg_temp": 0.2},
+    {"alg": "topk_margin"},
+]
+
+
+@pytest.mark.parametrize(("defaults", "given"), [*itertools.product(WAYS, WAYS)])
+def test_every_way_of_committing_can_be_given_in_place_of_every_other(defaults, given) -> None:
+    found = from_mapping(SamplingConfig, merged(defaults, given), "sampling")
+    assert {name: getattr(found, name) for name in given} == given
+
+
+def test_what_does_not_contradict_stays() -> None:
+    usual = {"threshold": 0.9, "threshold_end": 0.5, "alg": "maskgit_plus", "block_length": 32}
+    assert merged(usual, {"threshold": 0.8}) == usual | {"threshold": 0.8}
+    assert merged(usual, {"alg": "topk_margin"}) == usual | {"alg": "topk_margin"}
+    assert merged(usual, {"factor": 1.0}) == {
+        "alg": "maskgit_plus",
+        "block_length": 32,
+        "factor": 1.0,
+    }
+    assert merged(usual, {"threshold": None, "threshold_end": None})["alg"] == "maskgit_plus"
+
+
+def test_options_go_with_their_rule() -> None:
+    usual = {"alg": "entropy", "alg_options": {"a": 1}, "stop_rule": "x", "stop_options": {"b": 2}}
+    assert merged(usual, {"alg": "topk_margin"}) == {
+        "alg": "topk_margin",
+        "stop_rule": "x",
+        "stop_options": {"b": 2},
+    }
+    assert "stop_options" not in merged(usual, {"stop_rule": "never"})
+    assert merged(usual, {"alg": "entropy"}) == usual
