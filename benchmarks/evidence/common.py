@@ -18,6 +18,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+from matplotlib import colormaps
+from matplotlib.colors import to_hex
 from rich.table import Table
 
 from softmask.reporting.plots import new_figure
@@ -74,8 +76,15 @@ ARMS = (
 
 
 def colours(known: Sequence[Arm]) -> dict[str, str]:
-    """The colour of each arm, whichever of them are drawn."""
-    return {arm.name: f"C{number}" for number, arm in enumerate(known)}
+    """The colour of each arm, whichever of them are drawn: no two alike among 30."""
+
+    def one(number: int) -> str:
+        if number < 10:
+            return f"C{number}"
+        at = (number - 10) * 2
+        return to_hex(colormaps["tab20b"].colors[at % 20 + at // 20])
+
+    return {arm.name: one(number) for number, arm in enumerate(known)}
 
 
 COLOURS = colours(ARMS)

@@ -94,9 +94,10 @@ def test_an_arm_is_timed_against_the_reference_of_its_own_round() -> None:
 
 def test_every_arm_differs_from_its_control_in_what_the_experiment_says() -> None:
     from arms import BARS, KNOWN, ROWS_OF_PLAIN, RULE, WAYS
-    from common import chosen_arms
+    from common import chosen_arms, colours
 
     by_name = {arm.name: arm for arm in KNOWN}
+    assert len({*colours(KNOWN).values()}) == len(KNOWN)
     assert len(by_name) == len(KNOWN)
     assert all(need in by_name for arm in KNOWN for need in arm.needs)
     assert len(chosen_arms("plain,buffer,carry,carry-k1", KNOWN)) == 4
