@@ -1044,9 +1044,14 @@ def test_the_log_holds_requests_as_they_were_sent_also_those_that_were_refused(
         for path, body in sent:
             httpx.post(f"{url}{path}", json=body, timeout=60)
         httpx.post(f"{url}/v1/completions", content="{no json")
+        httpx.post(f"{url}/v1/completions", content="[" * 5000)
     records = [r.fields for r in caplog.records if r.name == "softmask.server"]
-    assert [fields["body"] for fields in records] == [*(body for _, body in sent), "{no json"]
-    assert [fields["status"] for fields in records] == [200, 200, 400, 404, 400]
+    assert [fields["body"] for fields in records] == [
+        *(body for _, body in sent),
+        "{no json",
+        "[" * 5000,
+    ]
+    assert [fields["status"] for fields in records] == [200, 200, 400, 404, 400, 400]
 
 
 def test_sampling_that_a_request_names_wins_over_the_checkpoints_own(tmp_path) -> None:

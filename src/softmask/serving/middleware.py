@@ -180,7 +180,7 @@ def _as_sent(body: bytes) -> Any:
     """JSON as it is, anything else as text."""
     try:
         return json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):  # no JSON, or nested too deeply for Python
         return body.decode("utf-8", "backslashreplace")
 
 
