@@ -101,8 +101,11 @@ def merged(defaults: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, A
 
 
 def _commits(alg: Any) -> str | None:
-    """What a commit rule returns; None: no rule is named."""
-    return None if alg is None else find("commit", alg).returns
+    """What a commit rule returns; None: no rule is named, which SamplingConfig refuses."""
+    try:
+        return None if alg is None else find("commit", alg).returns
+    except ValueError:
+        return None
 
 
 @dataclass(frozen=True)
