@@ -254,3 +254,34 @@ def test_the_experiment_runs_from_nothing_to_its_verdict_and_not_twice(tmp_path)
             assert (sum(cell["wrong"]) == 0) == ("0" not in cell["solved"])
     for name in ("accuracy.png", "wrong_commits.png", "parameters.png", "table.txt"):
         assert (out / name).is_file()
+
+
+def test_two_ways_are_compared_on_each_set_of_puzzles_and_on_all_together(tmp_path) -> None:
+    from compare import main
+
+    rng = random.Random(3)
+    for arm, mode, chance in (("plain", "own", 0.5), ("carry-random", "half", 0.9)):
+        for seed in (7, 8):
+            for suffix in ("", "-second"):
+                cells = [
+                    {
+                        "mode": mode,
+                        "fewer": fewer,
+                        "solved": "".join(str(int(rng.random() < chance)) for _ in range(40)),
+                    }
+                    for fewer in ("full", "1/4")
+                ]
+                file = tmp_path / "work" / f"{arm}-seed{seed}" / f"{mode}{suffix}.json"
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_text(json.dumps({"cells": cells}))
+    ways = ["--first", "carry-random:half", "--second", "plain:own"]
+    more = ["--work", str(tmp_path / "work"), "--seeds", "7-8", "--puzzles", "test,second"]
+    main([str(tmp_path / "out"), *ways, *more])
+    numbers = json.loads((tmp_path / "out" / "result.json").read_text())["numbers"]
+    means = {name: one["mean"]["mean"] for name, one in numbers.items()}
+    assert [one["puzzles"] for one in numbers.values()] == [40, 40, 80]
+    assert means["all"] == pytest.approx((means["test"] + means["second"]) / 2)
+    assert means["all"] == pytest.approx(0.4, abs=0.1)
+    assert sum(numbers["all"]["by_seed"]) / 2 == pytest.approx(means["all"])
+    with pytest.raises(ValueError, match="plain:off of seed 7 was not scored on test"):
+        main([str(tmp_path / "other"), *ways[:2], "--second", "plain:off", *more[:4]])
