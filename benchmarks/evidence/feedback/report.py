@@ -55,14 +55,13 @@ class Found(Scores):
         """The rule for this arm; None: something that it needs was not scored."""
         if margin is not None:
             return not_worse(self.both(arm.name), self.both(PLAIN), margin)
-        control = None
-        if arm.name not in ROWS_OF_PLAIN:
-            if arm.name == BUFFER or BUFFER not in self.raw:
-                return None
-            control = self.both(BUFFER)
-        own, off = self.both(arm.name), self.both(arm.name, "off")
-        if own is None or off is None or (control is None) != (arm.name in ROWS_OF_PLAIN):
+        controls = [] if arm.name in ROWS_OF_PLAIN else [BUFFER]
+        if arm.name == BUFFER or not self.raw.keys() >= {*controls}:
             return None
+        parts = [self.both(arm.name), self.both(arm.name, "off"), *map(self.both, controls)]
+        if None in parts:
+            return None
+        own, off, control = parts if controls else [*parts, None]
         return conditions(own, off, self.both(PLAIN), control, BARS.get(arm.name, BARS_OF_ALL))
 
     def wrong(self, arm: str, fewer: str) -> list[float]:
@@ -88,7 +87,6 @@ def report(experiment: Any, out: Path) -> None:
         for arm in runs.arms
         if all((runs.folder(arm, s) / f"{names[0]}.json").is_file() for s in runs.seeds)
     ]
-    asked = [arm.name for arm in runs.arms]
     missing = [arm.name for arm in runs.arms if arm not in whole]
     if PLAIN in missing:
         raise ValueError(
@@ -98,7 +96,7 @@ def report(experiment: Any, out: Path) -> None:
     found = Found(runs, names)
     margin, choice = experiment.problem.margin, read(experiment.choice)
     verdicts = {arm.name: found.conditions(arm, margin) for arm in whole if arm.name != PLAIN}
-    said = sentences(verdicts, asked, missing)
+    said = sentences(verdicts, missing)
     is_in_place = bool(found.raw[PLAIN][0]["cells"][0]["committed"])
     print(*said, sep="\n")
     tables = [
@@ -146,12 +144,10 @@ def read(file: Path) -> Any:
     return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
 
 
-def sentences(
-    verdicts: Mapping[str, list[Condition] | None], asked: list[str], missing: list[str]
-) -> list[str]:
+def sentences(verdicts: Mapping[str, list[Condition] | None], missing: list[str]) -> list[str]:
     """The verdict in words, arm by arm that was asked for and can succeed."""
     said = []
-    for name in (name for name in BARS if name in asked):
+    for name in (name for name in BARS if name in {*verdicts, *missing}):
         rule = verdicts.get(name)
         if rule is None:
             said.append(f"{name}: no verdict, as not all that it needs was run")

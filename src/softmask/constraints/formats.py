@@ -73,6 +73,7 @@ _ALSO = {
     "idn-hostname": r"[^\s@/]+",
     "uri": rf"[a-z][a-z0-9+.-]*:[^{_NO_URI}]*",
     "uri-reference": rf"[^{_NO_URI}]*",
+    "iri-reference": rf"[^{_NO_URI}]*",
     "json-pointer": r"(/([^~/]|~[01])*)*",
 }
 
@@ -83,11 +84,15 @@ def format_form(name: str) -> Form | None:
     Raises:
         ValueError: The format is one of the standard's that are not supported.
     """
-    if name in _REFUSED:
-        raise ValueError(f"format {name!r} is not supported")
+    _check(name)
     name = _SAME.get(name, name)
     # Names are what clients make up: nothing is kept of those that restrict nothing.
     return _form(name) if name in _PATTERNS else None
+
+
+def _check(name: str) -> None:
+    if name in _REFUSED:
+        raise ValueError(f"format {name!r} is not supported")
 
 
 @functools.cache
@@ -101,10 +106,8 @@ def is_of_format(text: str, name: str) -> bool:
     Raises:
         ValueError: as for `format_form`.
     """
-    if name in _REFUSED:
-        raise ValueError(f"format {name!r} is not supported")
+    _check(name)
     name = name if name in _ALSO else _SAME.get(name, name)
-    name = {"iri-reference": "uri-reference"}.get(name, name)
     if name == "date-time":
         date, _, time = text.upper().partition("T")
         return is_of_format(date, "date") and is_of_format(time, "time")
