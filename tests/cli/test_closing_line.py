@@ -39,7 +39,8 @@ def test_the_seed_that_is_told_writes_the_text_again(shown, tmp_path) -> None:
     text, told = shown("--soft-mask-scale", "0.5", "--block-length", "3")
     seed = re.search(r"seed (\d+), drawn at random; --seed \1 writes this again", told)
     assert seed is not None
-    assert re.search(r"\d tokens?, 6 forwards, \d+\.\d s .*, mean lambda 0\.\d\d", told)
+    # One drawn text in 50 ends within a block, which saves the forwards that follow.
+    assert re.search(r"\d tokens?, [1-6] forwards, \d+\.\d s .*, mean lambda 0\.\d\d", told)
     assert "loading" in told
     lines = " ".join(told.split())
     assert "from the checkpoint: temperature 0.9, top_p 0.95; from you: block_length 3" in lines
