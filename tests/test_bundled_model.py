@@ -57,6 +57,7 @@ def test_it_solves_fresh_puzzles_plain_and_soft_masked(checkpoint, kind, count, 
         assert score(checkpoint, puzzles, 4, soft).accuracy >= least
 
 
+@pytest.mark.long  # 6 million parameters
 def test_it_solves_a_sudoku_in_a_canvas_just_as_long_as_the_answer(checkpoint) -> None:
     puzzles = fresh_puzzles(32, ["sudoku_4x4"])["sudoku_4x4"]
     run = Generation(
@@ -156,6 +157,7 @@ def test_a_puzzle_is_decoded_greedily_with_the_masks_it_needs_and_a_story_as_bef
     assert (told.temperature, told.top_p, told.block_length, told.steps) == (0.8, 0.9, 16, 128)
 
 
+@pytest.mark.long  # 6 million parameters
 def test_the_demo_takes_one_kind_and_harder_sudokus(capsys) -> None:
     options = ["--kinds", "sudoku_9x9", "--givens", "60", "--puzzles", "1", "--json"]
     assert main(["demo", *options]) == 0

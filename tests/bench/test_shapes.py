@@ -35,6 +35,7 @@ def tiny(monkeypatch) -> None:
 SMALL = "--device cpu --threads 1 --block-length 8 --block-steps 4 --repeat 2 --json".split()
 
 
+@pytest.mark.long  # times
 def test_a_shape_is_timed_in_cells_projected_and_what_does_not_fit_is_said(
     tiny, capsys, monkeypatch, tmp_path
 ) -> None:
@@ -113,6 +114,7 @@ def test_an_exponent_is_that_of_the_upper_half(power) -> None:
     assert fit(points[:2]).error is None
 
 
+@pytest.mark.long  # times
 def test_growth_is_a_table_a_plot_and_a_folder(tiny, capsys, monkeypatch, tmp_path) -> None:
     pytest.importorskip("matplotlib")
     monkeypatch.setattr("softmask.reporting.measure.peak_of", lambda _, words: len(words[-1]))

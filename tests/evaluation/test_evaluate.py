@@ -176,7 +176,13 @@ def test_a_killed_evaluation_goes_on_behind_its_finished_answers(
     assert before["commit"] == run["commit"]
 
 
-@pytest.mark.parametrize("way", ["forked", pytest.param("launched", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "way",
+    [
+        pytest.param("forked", marks=pytest.mark.long),
+        pytest.param("launched", marks=pytest.mark.slow),
+    ],
+)
 def test_two_processes_find_what_one_finds(finished, model, data, tmp_path, way) -> None:
     out, size = tmp_path / "run", "auto" if way == "forked" else "2"
     if way == "forked":

@@ -202,6 +202,7 @@ def test_a_kind_that_there_is_not_is_an_error() -> None:
         parallelbench.documents(kind="sudoku", samples=0)
 
 
+@pytest.mark.long  # all tasks
 def test_the_suite_runs_and_a_sweep_goes_over_its_tasks(model, tmp_path) -> None:
     few = ("--limit", "1", "--device", "cpu", "--max-new-tokens", "8")
     tasks = "parallelbench_line_copy,parallelbench_sudoku"

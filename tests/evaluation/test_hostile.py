@@ -218,6 +218,7 @@ def test_what_could_not_start_among_others_is_judged_alone(monkeypatch: pytest.M
     assert len(calls) == 3
 
 
+@pytest.mark.long  # waits for a judge
 def test_a_long_test_arrives_whole_although_the_judge_is_slow_to_start() -> None:
     assert judge(RIGHT, f"{TEST}# {'x' * 2**25}\n").reason == "passed"
     assert not judge(RIGHT, f"# {'x' * 2**25}\nassert add(1, 2) == 4").passed

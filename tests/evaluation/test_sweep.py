@@ -124,6 +124,7 @@ def words(model, data, out, *more: str) -> list[str]:
     ]
 
 
+@pytest.mark.long  # five evaluations
 def test_a_sweep_runs_goes_on_and_takes_more_values(model, data, tmp_path, capsys, monkeypatch):
     out = tmp_path / "sweep"
     assert main(words(model, data, out)) == 0

@@ -577,6 +577,7 @@ def impatient() -> Iterator[mathematics.MathWorker]:
     worker.close()
 
 
+@pytest.mark.long  # waits for a worker
 def test_a_worker_that_is_stuck_or_dead_is_replaced(impatient: mathematics.MathWorker) -> None:
     wrong, right = ({"exact_match": n, "math_verify": n} for n in (0, 1))
     assert impatient.ask({"gold": "7", "answer": "9^{9^{9^{9}}}"}) == wrong

@@ -49,7 +49,9 @@ def sparse(tmp_path_factory) -> tuple[Path, Path]:
     return model, load_memory.write_adapter(place / "adapter", model)
 
 
-@pytest.mark.parametrize("way", ["bfloat16, adapter", "int8", "int4, adapter"])
+@pytest.mark.parametrize(
+    "way", [pytest.param("bfloat16, adapter", marks=pytest.mark.long), "int8", "int4, adapter"]
+)
 def test_a_load_never_holds_more_than_the_result_and_a_shard(sparse, way: str) -> None:
     model, adapter = sparse
     script = Path(load_memory.__file__)

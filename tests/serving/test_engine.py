@@ -140,7 +140,7 @@ def test_requests_of_all_kinds_that_enter_at_different_steps_come_out_as_if_alon
         assert result.left == 0
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(
     order=st.permutations(range(len(MIXED))),
     gaps=st.lists(st.integers(0, 4), min_size=len(MIXED), max_size=len(MIXED)),
@@ -181,7 +181,7 @@ SAMPLING = st.fixed_dictionaries(
 OWN = st.tuples(st.integers(2, 40), st.integers(0, 9), st.sampled_from([0, 5]))
 
 
-@settings(max_examples=16, deadline=None, derandomize=True)
+@settings(max_examples=10, deadline=None, derandomize=True)
 @given(SAMPLING, st.sampled_from([None, SOFT]), st.lists(OWN, min_size=2, max_size=4))
 def test_what_is_drawn_or_chosen_among_equals_depends_on_the_request_alone(
     sampling, soft_mask, own
@@ -741,6 +741,7 @@ def test_the_measured_peak_stays_below_the_budget_and_above_half_of_it(kind, voc
 
 def peak_bytes(call) -> int:
     """The most bytes of tensors that were alive at once during a call, of those made in it."""
+    gc.collect()  # garbage from before it would be freed within it, and count as less
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
         call()
     events = seen.profiler.kineto_results.events()

@@ -415,6 +415,7 @@ def test_the_strip_scrubs_and_tells_and_can_show_other_numbers(new_page, trace, 
     assert page.locator("#high").inner_text().endswith("nats")
 
 
+@pytest.mark.long  # watches a whole text being written
 def test_nothing_moves_while_tokens_come(page) -> None:
     """The answer is held back until the stand-in for its canvas is there."""
     holding = []
@@ -604,6 +605,7 @@ def test_a_busy_server_says_when_to_come_back(page) -> None:
     assert page.locator("#about-run").is_visible()  # the recorded run is there again
 
 
+@pytest.mark.long  # a server of its own
 def test_an_error_is_shown_when_the_server_goes_away_and_what_came_stays(new_page) -> None:
     page = new_page()
     with serving_alone("--api-key", "secret") as (address, process):
@@ -678,6 +680,7 @@ def test_a_link_runs_with_its_text_and_settings_and_is_sent_to_no_server(page, n
     assert len(bodies) == 1
 
 
+@pytest.mark.long  # two pages
 def test_an_exported_trace_gives_the_same_view_when_opened_again(page, new_page, tmp_path) -> None:
     run(page)
     page.click("#cells")
@@ -810,6 +813,7 @@ def test_a_screen_reader_is_told_how_far_it_is_and_the_final_text(page) -> None:
     assert page.locator("#status").get_attribute("aria-live") == "polite"
 
 
+@pytest.mark.long  # reads the whole page in each state
 def test_accessibility_has_nothing_serious_in_any_state(page, chat) -> None:
     axe_playwright = pytest.importorskip("axe_playwright_python.sync_playwright")
     # The checker is put into the page as a script, which the page's own policy forbids.

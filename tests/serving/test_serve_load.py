@@ -100,6 +100,7 @@ def test_the_schema_names_all_routes(operations) -> None:
     }
 
 
+@pytest.mark.long  # hundreds of requests
 @pytest.mark.parametrize("path", ["chat/completions", "completions", "denoise"])
 @pytest.mark.parametrize("mode", ["positive", "negative"])
 def test_whatever_the_schema_allows_or_forbids_the_server_does_not_fail(

@@ -65,7 +65,7 @@ def settings_of(base, chats) -> Callable[[Path], dict]:
             "sources": [
                 {"path": str(chats), "prompt_column": "question", "response_column": "answer"}
             ],
-            "validation_samples": 4,
+            "validation_samples": 2,
             "extra_padding": 8,
             "cache": str(folder / "cache"),
         },

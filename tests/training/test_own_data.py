@@ -186,6 +186,7 @@ def test_a_finished_run_goes_on_to_what_a_longer_one_would_have_been(settings, t
     assert (tmp_path / "run" / "done.json").is_file()
 
 
+@pytest.mark.long  # three trainings
 def test_a_longer_run_takes_the_rates_of_its_new_length(settings, tmp_path) -> None:
     train(recipe_of(settings, steps=3), tmp_path / "run", **SILENT)
     train(recipe_of(settings, steps=6), tmp_path / "run", **SILENT)

@@ -201,6 +201,7 @@ def test_an_adapter_makes_its_base_block_causal_and_merges_into_such_a_model(
         softmask.load(adapter=result, device="cpu")
 
 
+@pytest.mark.long  # 6 million parameters
 def test_the_bundled_model_can_be_trained_on(tmp_path) -> None:
     """From its own checkpoint, by an adapter, on puzzles; the adapter finds it again by name."""
     settings = pretraining(tmp_path) | {"model": {"path": "default"}, "adapter": {"r": 2}}
@@ -208,6 +209,7 @@ def test_the_bundled_model_can_be_trained_on(tmp_path) -> None:
     assert softmask.load(adapter=result, device="cpu").name == "default"
 
 
+@pytest.mark.long  # trains, merges
 def test_a_base_in_4_bits_is_trained_and_the_adapter_merges_into_the_whole_one(
     settings, tmp_path
 ) -> None:
@@ -282,6 +284,7 @@ def test_the_precision_is_the_recipes_whatever_a_launcher_is_configured_to(
     assert set(seen) == {"no"}
 
 
+@pytest.mark.long  # two trainings
 def test_the_log_counts_passes_over_the_conversations_and_none_over_an_endless_corpus(
     settings, tmp_path
 ) -> None:
@@ -326,7 +329,9 @@ def test_a_moving_average_is_what_is_evaluated_and_kept(settings, tmp_path) -> N
 # Going on
 
 
-@pytest.mark.parametrize("kind", ["fine-tuning", "pretraining"])
+@pytest.mark.parametrize(
+    "kind", [pytest.param("fine-tuning", marks=pytest.mark.long), "pretraining"]
+)
 def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(settings, tmp_path, kind) -> None:
     """A real SIGKILL in the middle; every later line of the log, and the result, are the same."""
     values = settings if kind == "fine-tuning" else pretraining(tmp_path)
@@ -554,7 +559,7 @@ def test_what_cannot_be_trained_is_one_clear_sentence(settings, tmp_path, change
 def test_no_row_is_longer_than_the_models_context(settings, tmp_path) -> None:
     base = write_dream_folder(tmp_path / "base", chat=True, max_position_embeddings=90)
     settings["model"]["path"] = str(base)
-    with pytest.raises(ValueError, match=r"no conversation is left .*too long 4"):
+    with pytest.raises(ValueError, match=r"no conversation is left .*too long 2"):
         train(recipe_of(settings, steps=1), tmp_path / "run")
     short = pretraining(tmp_path)
     short["corpus"]["story_length"] = 200

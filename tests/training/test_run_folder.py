@@ -268,10 +268,10 @@ def test_wherever_a_kill_hits_a_run_that_is_being_replaced_the_next_start_has_it
 def test_fewer_epochs_than_a_run_has_made_are_refused_and_leave_it_finished(
     settings, tmp_path
 ) -> None:
-    """36 rows for training, two an update: an update is an 18th of an epoch."""
+    """38 rows for training, two an update: an update is a 19th of an epoch."""
     settings["train"].pop("steps")
     changes = {"eval_at_start": False, "eval_every": 100, "save_every": 100, "log_every": 3}
-    lengths = (4 / 18, 3 / 18, 5 / 18)
+    lengths = (4 / 19, 3 / 19, 5 / 19)
     recipe, shorter, longer = (recipe_of(settings, epochs=e, **changes) for e in lengths)
     train(recipe, tmp_path, **SILENT)
     files = [tmp_path / name for name in ("done.json", "recipe.json")]
@@ -450,6 +450,7 @@ def test_the_best_is_the_best_of_the_checkpoints_where_there_are_more_evaluation
     settings, tmp_path
 ) -> None:
     """The model gets worse: the best of all evaluations is one that no checkpoint goes with."""
+    settings["conversations"]["validation_samples"] = 4  # enough to tell which is worse
     changes = {"learning_rate": 2.0, "clip": 1e6, "eval_every": 1, "save_every": 4}
     train(recipe_of(settings | {"seed": 3}, keep_best=True, **changes), tmp_path, **SILENT)
     losses = {line["step"]: line["eval_loss"] for line in log_of(tmp_path) if "eval_loss" in line}
@@ -459,10 +460,12 @@ def test_the_best_is_the_best_of_the_checkpoints_where_there_are_more_evaluation
     assert same(best, load_file(tmp_path / "adapter" / "adapter_model.safetensors"))
 
 
+@pytest.mark.long  # two trainings
 def test_a_checkpoint_of_ctrl_c_is_no_candidate_for_the_best(
     settings, tmp_path, monkeypatch
 ) -> None:
     """The model gets worse: the uninterrupted run, which has none there, ends with update 4."""
+    settings["conversations"]["validation_samples"] = 4  # enough to tell which is worse
     changes = {"learning_rate": 2.0, "clip": 1e6, "eval_every": 1, "save_every": 4}
     recipe = recipe_of(settings | {"seed": 3}, keep_best=True, **changes)
     interrupt_in(3, recipe, tmp_path, monkeypatch)
