@@ -73,13 +73,18 @@ def take_rule(config: Any, kind: Any, field: str, options: str, plain: tuple[str
 
 # What adds to a rule that decides how many positions commit, and means nothing under another.
 OF_RULE = {"threshold_end": "threshold", "surest_anywhere": "entropy_threshold"}
+# What compares positions by confidence, and means nothing where they commit by chance.
+BY_CONFIDENCE = ("next_block_at", "agreement", "commit_from", "score_temperature")
+# What says how far a forward sees behind the block that is written, and means nothing without one.
+OF_BLOCK = ("lookahead", "next_block_at")
 
 
 def merged(defaults: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
     """Settings over those that suit a model or a prompt.
 
     What is given wins over what contradicts it, too: of the defaults another commit rule is left
-    out, with what belongs to it, and so are the options of another rule.
+    out, with what belongs to it, and so are the options of another rule. The same for a rule or a
+    block length that is given as None, and for an order by chance.
     """
     decides = {name for name in COMMIT_RULES if given.get(name) is not None}
     alg, before = given.get("alg"), defaults.get("alg")
@@ -93,11 +98,35 @@ def merged(defaults: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, A
         given.get("alg_temp") and _commits(before) == "rows"
     ):
         left_out |= {"alg", "alg_options"}
+    left_out |= {name for name, rule in OF_RULE.items() if rule in given and given[rule] is None}
+    if _commits(alg) == "chances":
+        left_out |= {*BY_CONFIDENCE}
+    if "block_length" in given and given["block_length"] is None:
+        left_out |= {*OF_BLOCK}
     if alg is not None and alg != before:
         left_out.add("alg_options")
     if given.get("stop_rule") not in (None, defaults.get("stop_rule")):
         left_out.add("stop_options")
     return {n: value for n, value in defaults.items() if n not in left_out} | dict(given)
+
+
+def against_blocks(settings: Mapping[str, Any], size: int) -> dict[str, str]:
+    """The settings that a block-causal model with blocks of `size` rules out, and why."""
+    length, cache = settings.get("block_length"), settings.get("cache", "none")
+    found = {}
+    if length is not None and size % length:
+        found["block_length"] = (
+            f"this model writes blocks of {size} tokens: block_length must divide that, not be "
+            f"{length}"
+        )
+    if cache not in ("none", "exact"):
+        found["cache"] = (
+            f"what a block-causal model keeps is exact: give cache exact or none, not {cache}"
+        )
+    for name in OF_BLOCK:
+        if settings.get(name) is not None:
+            found[name] = f"a block-causal model never sees a later block: leave out {name}"
+    return found
 
 
 def _commits(alg: Any) -> str | None:

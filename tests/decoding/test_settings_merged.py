@@ -7,6 +7,7 @@ import itertools
 import pytest
 
 from softmask.config import SamplingConfig, from_mapping
+from softmask.families.registry import FAMILIES
 from softmask.sampling import merged
 
 WAYS = [
@@ -38,6 +39,23 @@ def test_what_does_not_contradict_stays() -> None:
         "factor": 1.0,
     }
     assert merged(usual, {"threshold": None, "threshold_end": None})["alg"] == "maskgit_plus"
+
+
+D3LLM = FAMILIES["d3llm-llada"].sampling
+
+
+@pytest.mark.parametrize(
+    ("given", "gone"),
+    [
+        ({"alg": "origin"}, {"next_block_at", "entropy_threshold", "surest_anywhere"}),
+        ({"entropy_threshold": None}, {"surest_anywhere"}),
+        ({"block_length": None}, {"next_block_at"}),
+    ],
+)
+def test_what_a_single_setting_makes_meaningless_goes_with_it(given, gone) -> None:
+    found = merged(D3LLM, given)
+    assert D3LLM.keys() - found.keys() == gone
+    assert from_mapping(SamplingConfig, found, "sampling").stop_rule == "first_end"
 
 
 def test_options_go_with_their_rule() -> None:

@@ -8,9 +8,11 @@ import shutil
 import pytest
 import torch
 from official import decode, folder_of, official, read, tensors
-from tiny import change_json
+from tiny import change_json, write_dream_folder, write_json, write_lora_adapter
 
+import softmask
 from softmask.decoding.prompts import encode_chat
+from softmask.hub.export import export
 from softmask.hub.load import load
 
 BD3LM, SDAR, FAST, LLADA2 = "a2d_qwen3_bd3lm", "sdar", "fastdllm2", "llada2"
@@ -183,3 +185,38 @@ def test_dream_reasoner_is_no_dream_though_it_has_its_model_type(tmp_path) -> No
         )
         config.block_size = 4
         torch.testing.assert_close(found.model(ids).logits[:, -4:], wanted)
+
+
+@pytest.mark.parametrize(
+    ("name", "family", "size", "left"),
+    [
+        (FAST, None, 4, {"alg": "maskgit_plus", "threshold": 0.9}),
+        ("llada", "dparallel-llada", 4, {"alg": "entropy", "entropy_threshold": 0.5}),
+        (
+            "llada",
+            "d3llm-llada",
+            32,
+            {"block_length": 32, "surest_anywhere": True, "stop_rule": "first_end"}
+            | {"alg": "entropy", "entropy_threshold": 0.5},
+        ),
+    ],
+)
+def test_what_other_blocks_rule_out_of_a_family_s_settings_is_left_out(
+    name, family, size, left, tmp_path
+) -> None:
+    write_lora_adapter(tmp_path, folder_of(name), target_modules=["q_proj"])
+    write_json(tmp_path / "network_config.json", {"block_size": size})
+    found = load(folder_of(name), tmp_path, family=family, device="cpu")
+    assert dict(found.sampling) == {"cache": "exact"} | left
+    assert softmask.generate(found, "One day", max_new_tokens=8, chat=False).token_ids
+
+
+def test_what_an_adapter_s_blocks_rule_out_of_its_base_s_file_is_left_out(tmp_path) -> None:
+    base = write_dream_folder(tmp_path / "base")
+    write_json(base / "sampling_config.json", {"block_length": 16, "cache": "dual", "top_p": 0.9})
+    write_lora_adapter(tmp_path / "adapter", base, target_modules=["q_proj"])
+    write_json(tmp_path / "adapter" / "network_config.json", {"block_size": 4})
+    exported = export(tmp_path / "out", base, tmp_path / "adapter")
+    for found in (load(base, tmp_path / "adapter", device="cpu"), load(exported, device="cpu")):
+        assert dict(found.sampling) == {"cache": "exact", "top_p": 0.9}
+        assert softmask.generate(found, "One day", max_new_tokens=8).token_ids

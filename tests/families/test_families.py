@@ -13,7 +13,7 @@ from browsing import serving
 from commands import failed
 from official import FOLDERS, folder_of, official
 from safetensors import safe_open
-from tiny import change_json, write_dream_folder
+from tiny import change_json, write_dream_folder, write_lora_adapter
 
 import softmask
 from softmask.cli.main import main
@@ -21,7 +21,9 @@ from softmask.config import SamplingConfig
 from softmask.families.registry import FAMILIES, family_of, named, recognise
 from softmask.hub.checkpoints import find
 from softmask.hub.export import export
+from softmask.hub.gguf_export import export_gguf
 from softmask.hub.local import look_at
+from softmask.training.weights import save_network
 
 NAMES = list(FOLDERS)
 
@@ -102,6 +104,45 @@ def test_a_value_that_makes_another_network_is_refused_by_its_name(tmp_path, key
     change_json(folder / "config.json", **{key: True})
     with pytest.raises(ValueError, match=f"says {key} True: softmask loads LLaDA with False"):
         find(folder)
+
+
+def test_a_value_that_the_family_fixes_may_be_said_and_not_changed(tmp_path) -> None:
+    folder = copied("llada2", tmp_path)
+    change_json(folder / "config.json", block_size=32)
+    assert find(folder).config.block_size == 32
+    change_json(folder / "config.json", block_size=16)
+    with pytest.raises(ValueError, match=r"says block_size 16: softmask loads LLaDA2\.0 with 32"):
+        find(folder)
+
+
+def test_a_family_can_be_said_of_a_folder_and_a_file_that_softmask_wrote(tmp_path, capsys) -> None:
+    original, name = folder_of("a2d_qwen3_bd3lm"), "bd3lm-qwen3"
+    ours, file = export(tmp_path / "ours", original), tmp_path / "ours.gguf"
+    export_gguf(file, original, kind="f32")
+    for place in (original, ours, file):
+        assert find(place).config.block_size is None
+        found = find(place, family=name).config
+        assert (found.family, found.block_size, found.block_origin) == (name, 32, "prompt")
+    said = export(tmp_path / "said", original, family=name)
+    found = find(said, family="a2d-qwen3").config
+    assert (found.family, found.block_size, found.block_origin) == ("a2d-qwen3", None, "start")
+    llada = export(tmp_path / "llada", folder_of("llada"))
+    assert find(llada, family="d3llm-llada").config.family == "d3llm-llada"
+    for wrong in ("dream", "d3llm-dream", name):
+        said = failed(capsys, "generate", "x", "--model", str(llada), "--family", wrong)
+        assert "holds a LLaDA model, not" in said
+
+
+def test_an_adapter_remembers_the_family_that_its_base_s_files_do_not_say(tmp_path) -> None:
+    base, name = folder_of("a2d_qwen3_bd3lm"), "bd3lm-qwen3"
+    write_lora_adapter(tmp_path, base, target_modules=["q_proj"])
+    save_network(find(base, family=name).config, tmp_path)
+    found = find(adapter=tmp_path).config
+    assert (found.family, found.block_size, found.block_origin) == (name, 32, "prompt")
+    assert find(adapter=tmp_path, family="a2d-qwen3").config.family == "a2d-qwen3"
+    save_network(find(folder_of("llada"), family="d3llm-llada").config, tmp_path)
+    found = find(folder_of("llada"), tmp_path).config
+    assert (found.family, found.block_size) == ("d3llm-llada", None)
 
 
 def test_a_mask_that_neither_config_nor_tokenizer_has_is_named(tmp_path) -> None:

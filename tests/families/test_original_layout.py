@@ -73,6 +73,47 @@ def test_what_training_writes_comes_out_as_the_same_network(name, tmp_path) -> N
     assert_same_logits(out, tmp_path / "trained", family)
 
 
+def of_other_blocks(name: str, size: int, tmp_path: Path) -> Path:
+    """A model of this family, trained in blocks of another size."""
+    model = softmask.load(folder_of(name), device="cpu")
+    model.model.config.block_size = size
+    save_model(model.model, model.model.state_dict(), model.tokenizer, tmp_path / "trained")
+    return tmp_path / "trained"
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "size"), [("sdar", "block_size", 8), ("fastdllm2", "bd_size", 16)]
+)
+def test_blocks_of_another_size_are_said_where_the_family_s_code_reads_it(
+    name, key, size, tmp_path
+) -> None:
+    trained = of_other_blocks(name, size, tmp_path)
+    out = export(tmp_path / "out", trained, layout="original")
+    assert config(out)[key] == size
+    assert_same_logits(out, trained)
+
+
+def test_blocks_that_the_family_s_code_does_not_know_are_refused(tmp_path, capsys) -> None:
+    trained = of_other_blocks("llada2", 16, tmp_path)
+    command = ["export", str(tmp_path / "out"), "--model", str(trained), "--layout", "original"]
+    assert "writes blocks of 16 tokens, and LLaDA2.0's own code knows 32 alone" in failed(
+        capsys, *command
+    )
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("layout", ["original", "softmask"])
+def test_a_router_s_bias_keeps_its_precision_where_others_are_rounded(layout, tmp_path) -> None:
+    out = export(tmp_path / "out", folder_of("llada2"), layout=layout, dtype="bfloat16")
+    dtypes = {name: tensor.dtype for name, tensor in load_file(out / "model.safetensors").items()}
+    biases = {name for name in dtypes if name.endswith("bias")}
+    assert biases
+    assert all((dtypes[name] == torch.float32) == (name in biases) for name in dtypes)
+    models = [softmask.load(f, device="cpu", dtype="bfloat16") for f in (out, folder_of("llada2"))]
+    one, other = (model.model.state_dict() for model in models)
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
 def test_heads_that_are_turned_whole_stay_so_where_the_family_turns_half(tmp_path) -> None:
     shutil.copytree(folder_of("llada2"), tmp_path / "model")
     change_json(tmp_path / "model" / "config.json", partial_rotary_factor=1.0)

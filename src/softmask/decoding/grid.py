@@ -13,6 +13,7 @@ import numpy as np
 from ..config import SamplingConfig, require
 from ..models import DreamConfig
 from ..models.packing import Span
+from ..sampling import against_blocks
 
 # Columns of a prompt that are attended in one call, at most; their scores are computed in full.
 MASKED = 512
@@ -107,7 +108,8 @@ def grid_of(model: DreamConfig, masked_L: np.ndarray, sampling: SamplingConfig) 
             "none, prefix or dual",
         )
         return None
-    _check(grid.size, sampling)
+    for why in against_blocks(vars(sampling), grid.size).values():
+        raise ValueError(why)
     last = int(given[-1]) if len(given) else -1
     require(
         not len(masks) or last < grid.end(first),
@@ -115,21 +117,3 @@ def grid_of(model: DreamConfig, masked_L: np.ndarray, sampling: SamplingConfig) 
         "it text to go on from, without a suffix",
     )
     return grid
-
-
-def _check(size: int, sampling: SamplingConfig) -> None:
-    length = sampling.block_length
-    require(
-        length is None or size % length == 0,
-        f"this model writes blocks of {size} tokens: block_length must divide that, not be "
-        f"{length}",
-    )
-    require(
-        sampling.cache in ("none", "exact"),
-        f"what a block-causal model keeps is exact: give cache exact or none, not {sampling.cache}",
-    )
-    for name in ("lookahead", "next_block_at"):
-        require(
-            getattr(sampling, name) is None,
-            f"a block-causal model never sees a later block: leave out {name}",
-        )

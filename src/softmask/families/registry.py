@@ -56,6 +56,18 @@ def is_own_layout(values: Mapping[str, Any]) -> bool:
     return values.get(FAMILY_KEY) is not None
 
 
+def as_family(values: Mapping[str, Any], family: Family) -> dict[str, Any]:
+    """Settings in our names, of a model that is of this family, whatever they say.
+
+    What the family that they name has otherwise becomes what this one has.
+    """
+    found = FAMILIES.get(str(values.get(FAMILY_KEY)), family)
+    theirs, wanted = found.network, family.network
+    changed = {key for key in {*theirs, *wanted} if theirs.get(key) != wanted.get(key)}
+    kept = {key: value for key, value in values.items() if key not in changed}
+    return kept | {k: wanted[k] for k in changed & wanted.keys()} | {FAMILY_KEY: family.name}
+
+
 def recognise(values: Mapping[str, Any]) -> Family | None:
     """The family of a config.json; None: it is of none, or of one that a user has to name.
 
@@ -90,6 +102,8 @@ def family_of(values: Mapping[str, Any], name: str, chosen: Family | None = None
     found = recognise(values)
     if chosen is not None:
         given = values.get("architectures") or list(chosen.architectures)
+        if is_own_layout(values) and found is not None:  # the architecture named there is ours
+            given = list(found.architectures)
         fits = any(name in given for name in chosen.architectures)
         if found is not None and found is not chosen and not fits:
             raise ValueError(f"{name} holds a {found.title} model, not {chosen.title}")

@@ -34,7 +34,7 @@ from ..files import expand_home
 from ..models import DreamConfig, DreamModel
 from ..models.checkpoint import Source
 from ..soft_mask import check_k
-from .config_file import adapted, config_from_file
+from .config_file import NetworkFile, adapted, config_from_file, network_of
 from .cut_weights import reading
 from .download import fetch
 from .folder import (
@@ -108,9 +108,8 @@ def find(
     for place in (folder, adapter_folder):
         if place is not None:
             _check_files(place)
-    config = read_config(folder, named(name, family))
-    if adapter_folder is not None:
-        config = adapted(config, adapter_folder)
+    network = network_of(adapter_folder)
+    config = adapted(read_config(folder, _chosen(name, family, network)), network)
     tokenizer = read_tokenizer(tokenizer_folder(folder, adapter_folder), config)
     weights = weight_files(folder)
     links = _weight_links(folder, config, weights)
@@ -121,6 +120,12 @@ def find(
     return Source(
         str(name or BUNDLED), folder, adapter_folder, config, tokenizer, weights, links, soft_mask
     )
+
+
+def _chosen(name: str | Path | None, family: str | None, network: NetworkFile) -> Family | None:
+    """The family that a user says, a Hub id is known by, or the adapter was trained on."""
+    known = named(name, family)
+    return by_name(network.family) if known is None and network.family is not None else known
 
 
 def family_named(name: str | Path, family: str | None = None) -> Family | None:
@@ -142,11 +147,12 @@ def _find_gguf(name: str, path: Path, adapter: Path | None, family: str | None) 
     factors = None
     if facts.ROPE_FACTORS in head.tensors:
         factors = read_tensor(head, facts.ROPE_FACTORS).flatten().tolist()
-    config = config_of(head, dtype_of(head), named(name, family), factors)
-    compare_shapes(path, shapes, shapes_of(config), config, "its metadata")
     if adapter is not None:
         _check_files(adapter)
-        config = adapted(config, adapter)
+    network = network_of(adapter)
+    config = config_of(head, dtype_of(head), _chosen(name, family, network), factors)
+    compare_shapes(path, shapes, shapes_of(config), config, "its metadata")
+    config = adapted(config, network)
     if adapter is not None and has_tokenizer(adapter):
         tokenizer = read_tokenizer(adapter, config)
     else:

@@ -16,7 +16,7 @@ from typing import Any
 
 from ..config import from_mapping, require, require_choice, shown
 from ..families.family import Family
-from ..families.registry import FAMILY_KEY, by_name, family_of, is_own_layout
+from ..families.registry import FAMILY_KEY, as_family, by_name, family_of, is_own_layout
 from ..models import DreamConfig
 from .folder import NETWORK_FILE, read_mapping
 
@@ -236,25 +236,36 @@ class ConfigFile:
 
 @dataclass(frozen=True)
 class NetworkFile:
-    """The keys of an adapter's network_config.json: how its base attends since it was trained."""
+    """The keys of an adapter's network_config.json: what its base is since it was trained.
 
-    block_size: int
+    `family` where the base's own files do not say it.
+    """
+
+    block_size: int | None = None
+    family: str | None = None
 
     def __post_init__(self) -> None:
         _check_size("block_size", self.block_size)
 
 
-def adapted(config: DreamConfig, adapter: Path) -> DreamConfig:
-    """The base's config with what an adapter's folder changes of it.
+def network_of(adapter: Path | None) -> NetworkFile:
+    """What an adapter's folder says of its base; None: there is no adapter.
 
     Raises:
         ValueError: the folder's network_config.json is damaged.
     """
+    if adapter is None or not (adapter / NETWORK_FILE).is_file():
+        return NetworkFile()
     path = adapter / NETWORK_FILE
-    if not path.is_file():
+    return from_mapping(NetworkFile, read_mapping(path), str(path))
+
+
+def adapted(config: DreamConfig, network: NetworkFile) -> DreamConfig:
+    """The base's config with what an adapter changes of it."""
+    if network.block_size is None:
         return config
     changed = copy.deepcopy(config)
-    changed.block_size = from_mapping(NetworkFile, read_mapping(path), str(path)).block_size
+    changed.block_size = network.block_size
     return changed
 
 
@@ -295,9 +306,18 @@ def config_from_file(
         known = {*family.renamed, *family.usual, family.mark}
         is_known = key in (CONFIG_KEYS if own else known)
         if values.get(key) and not is_known:  # 0 experts are none
+            if key in family.fixed and values[key] == family.fixed[key]:
+                continue
+            if key in family.fixed:
+                raise ValueError(
+                    f"{path} says {key} {shown(values[key])}: softmask loads {family.title} with "
+                    f"{family.fixed[key]} there"
+                )
             raise ValueError(f"{path} has {key}: that model {what}, which softmask does not")
     if not own:
         values = family.settings(values, str(path)) | {FAMILY_KEY: family.name}
+    elif chosen is not None:
+        values = as_family(values, chosen)
     known = {f.name for f in dataclasses.fields(ConfigFile)}
     given = {key: value for key, value in values.items() if key in known}
     if family.mask_token is not None:  # the defaults are Dream's

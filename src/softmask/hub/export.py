@@ -34,6 +34,7 @@ from ..families.registry import FAMILY_KEY, by_name, is_own_layout
 from ..files import expand_home, locked, sync_tree
 from ..models import DreamModel
 from ..models.checkpoint import Source, first_not_finite
+from ..models.experts import in_full_precision
 from .checkpoints import check_link, find, shapes_of, stored_dtypes, tokenizer_folder
 from .config_file import CONFIG_KEYS
 from .cut_weights import Made, Part, as_it_is, ours_of_theirs, reading, theirs_of_ours
@@ -246,7 +247,9 @@ def _write_weights(
             tensors = {}
             for name in sorted(name for name, home in placed.items() if home == path):
                 made = by_files[name]
-                kept = dtype or stored[made.parts[0].name]
+                ours, kept = by_ours[name].parts[0].name, stored[made.parts[0].name]
+                if dtype is not None and not in_full_precision(ours):
+                    kept = dtype
                 value = made.of(read) if merged is None else by_ours[name].of(state.__getitem__)
                 tensors[name] = value.detach().to(kept).contiguous()
             bad = first_not_finite(tensors.items())

@@ -10,7 +10,7 @@ from typing import Any
 from ..config import shown, soft_mask_to_published
 from ..families import gguf as facts
 from ..families.family import Family
-from ..families.registry import FAMILY_KEY, by_name
+from ..families.registry import FAMILY_KEY, as_family, by_name
 from ..models import DreamConfig
 from ..models.checkpoint import Source
 from .config_file import config_from_file
@@ -69,7 +69,7 @@ def config_of(
     for ours, key in (("bos", "bos_token"), ("eos", "eos_token"), ("pad", "pad_token")):
         values[f"{ours}_token_id"] = head.values.get(f"{facts.TOKENIZER}.{facts.NAMED_IDS[key]}")
     values["mask_token_id"] = head.values.get(f"{facts.TOKENIZER}.mask_token_id")
-    values |= family.network | own | {FAMILY_KEY: family.name}
+    values |= family.network | as_family(own, family)
     _check_shift(head, values)
     config = config_from_file(values, head.path)
     width = config.hidden_size // config.num_attention_heads

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import importlib.util
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ from ..families.registry import by_name
 from ..models import DreamModel
 from ..models.checkpoint import Checkpoint, Source, first_not_finite, not_finite
 from ..models.quantize import Quantizer, check_quantize
-from ..sampling import merged
+from ..sampling import against_blocks, merged
 from .adapters import merge_adapter, read_adapter, require_peft
 from .checkpoints import check_report, find, quiet, shapes_of, stored_dtype
 from .cut_weights import later, ours_of_theirs, reading
@@ -203,12 +204,20 @@ def _suiting(
 ) -> tuple[dict[str, Any], tuple[PromptKind, ...]]:
     """The settings of sampling that come with a model, and the kinds of prompts with others.
 
-    A block-causal model keeps what it computes of full blocks, which is exact.
+    A block-causal model keeps what it computes of full blocks, which is exact; what its blocks rule
+    out is left out, as training may have changed them since.
     """
     sampling, kinds = own_sampling(source, head)
-    usual = {} if source.config.block_size is None else {"cache": "exact"}
-    kinds = tuple(replace(kind, sampling={**usual, **kind.sampling}) for kind in kinds)
-    return merged({**usual, **by_name(source.config.family).sampling}, sampling), kinds
+    size = source.config.block_size
+
+    def fitting(settings: Mapping[str, Any]) -> dict[str, Any]:
+        if size is None:
+            return dict(settings)
+        ruled_out = against_blocks(settings, size)
+        return {"cache": "exact"} | {k: v for k, v in settings.items() if k not in ruled_out}
+
+    kinds = tuple(replace(kind, sampling=fitting(kind.sampling)) for kind in kinds)
+    return fitting(merged(by_name(source.config.family).sampling, sampling)), kinds
 
 
 def own_sampling(

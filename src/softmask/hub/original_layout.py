@@ -37,7 +37,8 @@ def original_config(source: Source, hub_id: str | None, *, tied: bool) -> dict[s
         tied: whether table and head are one, which an adapter may have ended.
 
     Raises:
-        ValueError: the model was made block-causal, and the family's own code is not.
+        ValueError: the model was made block-causal, and the family's own code is not, or its blocks
+            are of another size than that code's.
     """
     values, family = read_mapping(source.folder / CONFIG_FILE), by_name(source.config.family)
     if source.config.block_size is not None and not family.is_block_causal:
@@ -47,6 +48,14 @@ def original_config(source: Source, hub_id: str | None, *, tied: bool) -> dict[s
         )
     if is_own_layout(values):
         values = _translated(values, source, family)
+    size = source.config.block_size
+    if size is not None and size != family.fixed.get("block_size", size):
+        raise ValueError(
+            f"{source.name} writes blocks of {size} tokens, and {family.title}'s own code knows "
+            f"{family.fixed['block_size']} alone: export it without --layout original"
+        )
+    if size is not None and "block_size" not in family.fixed:
+        values[family.original_key("block_size")] = size
     if tied != source.config.tie_word_embeddings:
         values[family.original_key("tie_word_embeddings")] = tied
     # transparency_config.json lies beside it, and that of an adapter would contradict this.

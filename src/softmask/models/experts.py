@@ -52,6 +52,11 @@ class WithExperts(Qwen2PreTrainedModel):
                 init.zeros_(bias)
 
 
+def in_full_precision(name: str) -> bool:
+    """Whether the weight of this name keeps its dtype where others are written in a smaller one."""
+    return any(part in name for part in WithExperts._keep_in_fp32_modules_strict)
+
+
 def experts_of(layers: Any) -> list[nn.Module]:
     """The experts of each layer that has any, without the shared ones."""
     return [m for layer in layers for m in layer.mlp.modules() if isinstance(m, EXPERTS)]

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from ..config import SOFT_MASK_FILE, SOFT_MASK_WEIGHTS, SoftMaskConfig, soft_mask_to_published
+from ..families.registry import FAMILY_KEY, by_name
 from ..hub.folder import NETWORK_FILE
 from ..models import DreamConfig, DreamModel
 from ..soft_mask import FIXED, SoftMask
@@ -80,8 +81,12 @@ def save_soft_mask(mask: SoftMask | None, folder: Path, writes: bool = True) -> 
 
 def save_network(config: DreamConfig, folder: Path) -> None:
     """Writes beside an adapter what its weights were trained for and do not say themselves."""
+    values: dict[str, Any] = {}
+    if by_name(config.family).explicit:  # the base's files do not say it either
+        values[FAMILY_KEY] = config.family
     if config.block_size is not None:
-        values = {"block_size": config.block_size}
+        values["block_size"] = config.block_size
+    if values:
         (folder / NETWORK_FILE).write_text(json.dumps(values) + "\n", encoding="utf-8")
 
 
