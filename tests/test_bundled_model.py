@@ -20,7 +20,14 @@ from softmask.config import SamplingConfig, sampling_to_file
 from softmask.decoding.generation import Generation
 from softmask.puzzles.held_out import held_out_digest, read_held_out
 from softmask.puzzles.puzzles import is_solved, new_sudoku_9x9, prompt_of
-from softmask.puzzles.solve import answer_in, fresh_puzzles, score, solve, the_example
+from softmask.puzzles.solve import (
+    answer_in,
+    file_puzzles,
+    fresh_puzzles,
+    score,
+    solve,
+    the_example,
+)
 from softmask.training.recipe import read_recipe
 
 RESULTS = ROOT / "benchmarks" / "results"
@@ -172,6 +179,37 @@ def test_no_number_of_givens_counts_as_none(capsys) -> None:
     options = ["--kinds", "sudoku_9x9", "--givens", "0", "--puzzles", "1"]
     assert main(["demo", *options]) == 2
     assert "28" in capsys.readouterr().err
+
+
+def test_the_demo_compares_nothing_where_nothing_is_fed_back(capsys) -> None:
+    assert main(["demo", "--feedback", "off", "--puzzles", "1"]) == 2
+    assert "nothing to compare: give --feedback spherical" in capsys.readouterr().err
+
+
+def test_the_demo_tells_measured_figures_of_the_feedback_they_were_measured_with(capsys) -> None:
+    assert main(["demo", "--feedback", "spherical", "--puzzles", "1"]) == 0
+    words = " ".join(capsys.readouterr().out.split())
+    assert "One day, Tom " in words
+    assert "symmetric twins" not in words
+    assert "mean lambda" not in words
+
+
+SOLVED = {"input": "1234\n3412\n2143\n4320", "output": "1234\n3412\n2143\n4321"}
+
+
+@pytest.mark.parametrize(
+    ("file", "lines", "message"),
+    [
+        ("cd3_test", [], "cd3_test.jsonl holds no puzzle: give"),
+        ("sudoku_4x4_4", [SOLVED] * 5, "holds no puzzle besides the first 8"),
+        ("cd2_test", [{"input": "10,5,50", "output": "10*5=50"}], "puzzle 1 is a countdown_2"),
+    ],
+)
+def test_files_that_the_demo_cannot_count_are_named(file, lines, message, tmp_path) -> None:
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (tmp_path / f"{file}.jsonl").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        file_puzzles(tmp_path, None)
 
 
 @pytest.mark.parametrize(

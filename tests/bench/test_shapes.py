@@ -142,6 +142,7 @@ def test_growth_is_a_table_a_plot_and_a_folder(tiny, capsys, monkeypatch, tmp_pa
         ("--batch 1,4", "give one"),
         ("--clock processor", "--clock needs --shape"),
         ("growth --layers 3", "must lie between 1 and 2"),
+        ("growth --block-steps 1", "--block-steps must be at least 2 with cache exact"),
     ],
 )
 def test_a_mistake_is_one_line(capsys, arguments, message) -> None:

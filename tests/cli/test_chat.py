@@ -159,6 +159,20 @@ def test_a_setting_is_changed_by_its_one_name_and_taken_back(checkpoint) -> None
     assert one.ask("hi").canvas_BL.shape[1] < checkpoint.model.config.max_position_embeddings + 1
 
 
+def test_what_a_checkpoint_without_parameters_does_not_say_is_not_said_to_be_its_own(
+    checkpoint,
+) -> None:
+    assert checkpoint.soft_mask is None
+    one = session(checkpoint)
+    with pytest.raises(ValueError, match="has no soft-mask parameters: /set feedback spherical"):
+        one.set("soft_mask", "on")
+    one.set("soft_mask_scale", "0.5")
+    rows = {name: whom for name, _, whom in one.rows() if name.startswith("soft_mask_")}
+    assert rows.pop("soft_mask_scale") == "you"
+    assert set(rows.values()) == {""}
+    one.set("soft_mask", "on")
+
+
 def test_a_checkpoint_settings_win_over_those_of_the_chat_and_yours_over_both(
     tmp_path, checkpoint
 ) -> None:

@@ -269,6 +269,14 @@ def test_a_run_is_written_as_a_page_and_as_a_trace_that_can_be_viewed(
     assert main(["view", str(trace), "--out", str(tmp_path / "again.html"), "--no-open"]) == 0
     assert (tmp_path / "again.html").read_text(encoding="utf-8") == page.read_text(encoding="utf-8")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["again.html", "trace.html", "trace.json"]
+    # However it is spelled, the trace itself is no place for the page.
+    capsys.readouterr()
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "link").symlink_to(trace)
+    for out in (trace, tmp_path / "sub" / ".." / "trace.json", tmp_path / "link"):
+        refused = failed(capsys, "view", str(trace), "--out", str(out), "--no-open")
+        assert "is the trace itself" in refused
+    assert json.loads(trace.read_text(encoding="utf-8")) == recorded
 
 
 @pytest.mark.parametrize(

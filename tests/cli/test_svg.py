@@ -127,3 +127,14 @@ def test_what_a_text_says_is_no_markup(tmp_path, capsys) -> None:
     texts = ElementTree.parse(target).getroot().findall(f"{SVG}text")
     given = "".join(t.text for t in texts if t.get("class") == "given")
     assert given.startswith("<script>&</svg>\ufffd[31m\ufffd")
+
+
+def test_the_legend_of_a_plain_run_says_that_nothing_is_fed_back(tmp_path) -> None:
+    target = tmp_path / "p.svg"
+    (tmp_path / "p.txt").write_text(PUZZLE)
+    arguments = ["--file", str(tmp_path / "p.txt"), "--steps", "6", "--no-soft-mask"]
+    assert main(["generate", *arguments, "--svg", str(target)]) == 0
+    texts = ElementTree.parse(target).getroot().findall(f"{SVG}text")
+    text = " ".join(e.text for e in texts if e.get("class") == "caption")
+    assert "leans to, not fed back" in text
+    assert "lambda" not in text

@@ -459,6 +459,8 @@ def test_the_page_and_the_frontier_list_rules_by_themselves(mine) -> None:
     assert alg["choices"] == [*UNMASK_RULES, "patient"]
     assert [cell.name for cell in choose_cells("full,patient")] == ["full", "patient"]
     assert "patient" in [cell.name for cell in choose_cells(None)]
+    (one,) = choose_cells("patient")
+    assert choose_cells(f"patient,{one.name}") == [one]
 
 
 def test_installed_packages_bring_rules(mine, monkeypatch) -> None:

@@ -92,6 +92,59 @@ def test_an_answer_is_seen_while_it_is_denoised_and_can_be_stopped_and_copied(ch
     assert chat.evaluate("window.copied") == "Hello"
 
 
+def test_a_stopped_answer_is_what_was_decided_from_the_left(chat) -> None:
+    put(chat, "max_tokens", "400")
+    put(chat, "softmask.block_length", "8")
+    chat.fill("#say", "Hello")
+    chat.press("#say", "Enter")
+    chat.wait_for_function("() => document.querySelectorAll('.said .done').length > 4")
+    chat.click("#stop-answer")
+    ended(chat)
+    answer = said(chat)[1]
+    act(chat, 1, "Steps")
+    tokens = chat.evaluate(
+        """() => [...document.querySelectorAll(".panel .token:not(.given)")].map((token) =>
+          token.classList.contains("masked") ? null : token.querySelector(".own").textContent)"""
+    )
+    left = tokens[: tokens.index(None)]
+    assert len(left) > 0
+    shown = "".join(left).replace("\u21b5", "\n").replace("\u220e", "")
+    assert answer == shown
+
+
+def test_an_answer_stays_where_another_one_is_stopped(chat) -> None:
+    bodies = posted(chat)
+    send(chat, "Hello")
+    before, note = said(chat), chat.locator(".message .note").last.inner_text()
+    put(chat, "max_tokens", "400")
+    act(chat, 1, "Regenerate")
+    chat.wait_for_function("() => document.querySelectorAll('.said .done').length > 4")
+    chat.click("#stop-answer")
+    ended(chat)
+    assert said(chat) == before
+    assert chat.locator(".message .note").last.inner_text() == note
+    put(chat, "max_tokens", "8")
+    send(chat, "And now?")
+    assert [one["content"] for one in bodies[-1]["messages"]] == [*before, "And now?"]
+
+
+def test_a_refused_refill_leaves_the_answer_and_the_editor_as_they_were(chat) -> None:
+    send(chat, "Hello")
+    before = said(chat)
+    act(chat, 1, "Edit")
+    editor = chat.locator(".edit:visible textarea")
+    editor.fill("The dog sat on the mat")
+    editor.evaluate("(field) => { field.focus(); field.setSelectionRange(4, 7); }")
+    chat.wait_for_selector("#refill:not([hidden])")
+    put(chat, "softmask.threshold", "7")
+    chat.click("#refill button")
+    ended(chat)
+    assert "threshold must lie in [0, 1]" in chat.get_by_role("alert").inner_text()
+    assert editor.input_value() == "The dog sat on the mat"
+    chat.locator(".edit:visible").get_by_role("button", name="Cancel").click()
+    assert said(chat) == before
+
+
 def test_a_message_that_is_not_answered_comes_back_to_where_it_was_written(chat) -> None:
     bodies = posted(chat)
     send(chat, "Hello")

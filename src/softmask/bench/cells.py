@@ -52,7 +52,15 @@ class Plan:
     k: int = 3
 
     def check(self, cell: Cell) -> None:
-        """Raises ValueError where half a text has no room for the blocks that are timed."""
+        """Raises ValueError where half a text has no room for the blocks that are timed.
+
+        Or where a block-causal model, which has a block more to fill, would lack a step for it.
+        """
+        if cell.cache == "exact" and self.steps < 2:
+            raise ValueError(
+                f"--block-steps must be at least 2 with cache exact, not {self.steps}: give more, "
+                "or another --cache"
+            )
         if cell.tokens < 4 * self.block:
             raise ValueError(
                 f"{cell.tokens} tokens are too few for blocks of {self.block}, two of which lie in "

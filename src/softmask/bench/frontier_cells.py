@@ -104,4 +104,5 @@ def choose_cells(names: str | None) -> list[Cell]:
     for name in names.split(","):
         if name not in known:
             raise ValueError(f"there is no cell {name!r}; known: {', '.join(known)}")
-    return [cell for name in dict.fromkeys(names.split(",")) for cell in known[name]]
+    chosen = {cell.name: cell for name in names.split(",") for cell in known[name]}
+    return list(chosen.values())

@@ -129,9 +129,10 @@ class Session:
     @property
     def sampling(self) -> SamplingConfig:
         """The settings of the next answer; its steps default to one a mask."""
-        settings: dict[str, Any] = {"steps": self.args.max_new_tokens}
-        for _, values in self.sources():
-            settings = merged(settings, values)
+        settings: dict[str, Any] = {}
+        for _, values in reversed([*self.sources()]):
+            settings = merged(values, settings)
+        settings = {"steps": self.args.max_new_tokens} | settings
         return from_mapping(SamplingConfig, settings, "sampling")
 
     def _defaults(self) -> dict[str, Any]:
@@ -166,6 +167,11 @@ class Session:
             within = f" (it {bounds[0]})" if bounds is not None else ""
             raise ValueError(f"{name} takes {kind}{within}, not {value!r}") from error
         self._change(action, changed)
+        if action.dest == "no_soft_mask" and value == "on":
+            require(
+                soft_mask_of(self.args, self.checkpoint.soft_mask) is not None,
+                "this checkpoint has no soft-mask parameters: /set feedback spherical, say",
+            )
 
     def _refusal(self, action: argparse.Action, value: Any) -> str:
         """What is said of a value that no setting takes: the range is told there."""
@@ -218,7 +224,9 @@ class Session:
         soft = soft_mask_of(self.args, self.checkpoint.soft_mask)
         rows.append(("soft_mask", _shown(soft is not None), ""))
         own, preset = given(self.args, SoftMaskConfig), self.args.feedback
-        others = "the checkpoint" if preset in (None, "published") else f"feedback {preset}"
+        others = f"feedback {preset}"
+        if preset in (None, "published"):
+            others = "" if self.checkpoint.soft_mask is None else "the checkpoint"
         for name, value in vars(soft).items() if soft is not None else ():
             if value == {}:
                 continue

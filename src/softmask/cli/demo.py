@@ -49,6 +49,11 @@ def run(args: argparse.Namespace, _argv: list[str]) -> int:
         from . import demo_show
 
         checkpoint = with_feedback(load(args.model), args.feedback)
+    require(
+        checkpoint.soft_mask is not None,
+        f"{checkpoint.name} is decoded without feedback here, so there is nothing to compare: give "
+        "--feedback spherical, say",
+    )
     if args.svg is not None:
         with progress("denoising"):
             demo_show.write_picture(checkpoint, args.svg)
@@ -60,7 +65,7 @@ def run(args: argparse.Namespace, _argv: list[str]) -> int:
     elif args.kinds is not None:
         cells = demo_show.kind_cells(args.kinds.split(","), count, args.givens)
     else:
-        demo_show.show(checkpoint, console)
+        demo_show.show(checkpoint, console, measured=args.feedback is None)
         cells = demo_show.few_cells(count, args.givens)
     rows = demo_show.scores(checkpoint, cells)
     console.print(demo_show.table_of(rows, console.width))

@@ -131,8 +131,14 @@ def table_of(rows: Sequence[dict[str, Any]], width: int = WIDE) -> Table:
     return table
 
 
-def show(checkpoint: Checkpoint, console: Console) -> None:
-    """The Sudoku soft-masked beside plain, and a story."""
+def show(checkpoint: Checkpoint, console: Console, *, measured: bool) -> None:
+    """The Sudoku soft-masked beside plain, and a story.
+
+    Args:
+        measured: whether the feedback is the one with which the figures were found that are told of
+            the bundled model.
+    """
+    measured = measured and checkpoint.name == BUNDLED
     example = the_example()
     blanks = example.puzzle.input.count("0")
     console.print(
@@ -142,9 +148,9 @@ def show(checkpoint: Checkpoint, console: Console) -> None:
     )
     _show_sudoku(checkpoint, example, console)
     console.print()
-    if checkpoint.name == BUNDLED:
+    if measured:
         console.print(f"{rates_of(example)}\n", highlight=False)
-    _show_story(checkpoint, example, console)
+    _show_story(checkpoint, example, console, measured)
 
 
 def rates_of(example: Example) -> str:
@@ -203,7 +209,7 @@ def write_picture(checkpoint: Checkpoint, path: Path) -> None:
     write_atomically(path, picture(record_ways(run, (checkpoint.soft_mask, None))))
 
 
-def _show_story(checkpoint: Checkpoint, example: Example, console: Console) -> None:
+def _show_story(checkpoint: Checkpoint, example: Example, console: Console, measured: bool) -> None:
     """Goes on with a story, and says why soft-masking changes little there."""
     run = Generation(checkpoint, STORY, max_new_tokens=STORY_TOKENS, seed=STORY_SEED, chat=False)
     if console.is_terminal:
@@ -213,7 +219,7 @@ def _show_story(checkpoint: Checkpoint, example: Example, console: Console) -> N
                 time.sleep(STORY_PAUSE)
     text = STORY + run.completions()[0].text
     console.print(Padding(Text(text), (0, 2)))
-    if checkpoint.name != BUNDLED or checkpoint.soft_mask is None:
+    if not measured or checkpoint.soft_mask is None:
         return
     grid, story = example.fed_back["sudoku"], example.fed_back["story"]
     offset = -checkpoint.soft_mask.offset

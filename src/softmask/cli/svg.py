@@ -152,6 +152,8 @@ def _legend(runs: Sequence[dict[str, Any]], y: float, width: float) -> Iterator[
     """What the looks of a grid's cells mean, in lines of this width."""
     most = svg_grid.strongest(runs[0])
     told = [f"blue on a shade: what a masked cell is fed back, lambda 0 to {most:.2f}"]
+    if runs[0]["start"]["settings"]["soft_mask"] is None:
+        told = ["blue: what a masked cell leans to, not fed back"]
     if len(runs) == 2:
         told.append("frame: the two differ; red: wrong")
     columns = max(20, int(width / SMALL))

@@ -30,7 +30,8 @@ def run(args: argparse.Namespace, _argv: list[str]) -> int:
     require(args.file.is_file(), f"there is no file {args.file}")
     trace = check_trace(read_json(args.file), str(args.file))
     out = args.out or args.file.with_suffix(".html")
-    require(out != args.file, f"{out} is the trace itself: name another file with --out")
+    is_trace = out.resolve() == args.file.resolve()
+    require(not is_trace, f"{out} is the trace itself: name another file with --out")
     require(out.parent.is_dir(), f"there is no folder for {out}")
     write_atomically(out, page_of(trace))
     if not args.no_open:

@@ -14,7 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..config import SamplingConfig, SoftMaskConfig
+from ..config import SamplingConfig, SoftMaskConfig, require
 from ..decoding.generation import Generation
 from ..models.checkpoint import Checkpoint
 from .held_out import unevaluated
@@ -193,14 +193,24 @@ def file_puzzles(folder: Path, limit: int | None) -> dict[str, list[Puzzle]]:
     """Dream's evaluation files in a folder, without the few-shot pool of the Sudoku ones.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there is none, one holds no puzzle beside the pool, or one of another kind.
     """
     groups = {}
     for path in sorted(folder.glob("*.jsonl")):
-        if path.name.startswith("sudoku_4x4_"):
-            groups[path.stem] = read_puzzles(path, "sudoku")[FEW_SHOT_POOL:][:limit]
-        elif path.name.startswith("cd"):
-            groups[path.stem] = read_puzzles(path, "countdown")[:limit]
+        is_sudoku = path.name.startswith("sudoku_4x4_")
+        if not is_sudoku and not path.name.startswith("cd"):
+            continue
+        pool = FEW_SHOT_POOL if is_sudoku else 0
+        puzzles = read_puzzles(path, "sudoku" if is_sudoku else "countdown")[pool:][:limit]
+        besides = f" besides the first {pool}, which are shown as examples" if pool else ""
+        require(bool(puzzles), f"{path} holds no puzzle{besides}: give a file with more")
+        for number, puzzle in enumerate(puzzles, start=pool + 1):
+            name = name_of(puzzle)
+            require(
+                name in NEW_TOKENS,
+                f"{path}, puzzle {number} is a {name}, which is not solved here: leave it out",
+            )
+        groups[path.stem] = puzzles
     if not groups:
         raise ValueError(f"{folder} holds no sudoku_4x4_N.jsonl and no cdN_test.jsonl")
     return groups

@@ -126,7 +126,7 @@ class Conversation {
 
   /**
    * Has `history` answered. Where nothing comes of it, or the page is left, all is as before, and
-   * `asked`, { at, text }, can be sent again; {}: another answer to what had one.
+   * `asked`, { at, text }, can be sent again; {}: another answer to what had one, which a stop keeps.
    */
   async answer(history, asked) {
     const { turns } = this;
@@ -135,14 +135,16 @@ class Conversation {
     this.turns = [...history, turn];
     const run = await this.run(turn, { messages: this.messagesOf(history) });
     this.before = null;
-    if (run) {
+    const isAgain = asked.text === undefined;
+    const isKept = run && (run.isWhole || (!isAgain && run.end.text));
+    if (isKept) {
       turn.content = run.end.text;
-      const isSame = asked.text === undefined && turns.at(-1).content === turn.content;
+      const isSame = isAgain && turns.at(-1).content === turn.content;
       if (isSame) turn.note += ` \u00b7 ${SAME}`;
       this.page.say(turn.content);
     } else this.turns = turns;
     this.show();
-    if (!run) this.putBack(asked);
+    if (!isKept) this.putBack(asked);
     // What was pressed for it is gone.
     if (document.activeElement === document.body) byId("say").focus({ preventScroll: true });
   }
@@ -152,15 +154,17 @@ class Conversation {
     if (this.page.view.isRunning) return;
     const infill = withHole(this.page, text, stretch, count);
     if (infill === null) return;
-    const turn = Object.assign(this.turns[i], { content: text, fresh: null });
-    const { run: shown, note } = turn;
+    const turn = this.turns[i];
+    const { content: before, fresh: shone, run: shown, note } = turn;
+    Object.assign(turn, { content: text, fresh: null });
     const run = await this.run(turn, { messages: this.messagesOf(this.turns.slice(0, i)), infill });
     if (run?.isWhole) {
       const { text: content, stretch: fresh } = fillIn(run, partsOf(infill));
       Object.assign(turn, { content, fresh });
       this.page.say(content);
-    } else Object.assign(turn, { run: shown, note });
+    } else Object.assign(turn, { content: before, fresh: shone, run: shown, note });
     this.show();
+    if (!run?.isWhole && text !== before) return this.messages[i].edit(true, text);
     this.messages[i].root.querySelector(".acts button").focus();
   }
 

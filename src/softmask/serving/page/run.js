@@ -72,13 +72,18 @@ class Run {
   close(reason) {
     this.isWhole = false;
     const last = this.steps.at(-1);
-    const pieces = this.orders.at(-1).map((position) => {
+    const order = this.orders.at(-1);
+    const pieces = order.map((position) => {
       const [token, commit] = [this.tokens[position], this.commits.get(position)];
       const text = token.masked ? (commit ? this.textOf(commit.id) : "") : token.text;
       return SPECIAL.test(text) ? "" : text;
     });
+    // An answer is what was decided from the left: behind a gap nothing goes on.
+    const isOpen = (position) => this.tokens[position].masked && !this.commits.has(position);
+    const gap = order.findIndex(isOpen);
+    const [from, to] = this.start.infill ? [0] : [this.slots[0], gap < 0 ? undefined : gap];
     this.end = {
-      text: pieces.slice(this.start.infill ? 0 : this.slots[0]).join(""),
+      text: pieces.slice(from, to).join(""),
       finish_reason: reason,
       forwards: last?.forwards ?? 0,
       steps: last?.step ?? 0,
