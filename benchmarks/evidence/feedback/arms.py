@@ -60,12 +60,13 @@ def ablation(name: str, title: str, *settings: str) -> Arm:
     return Arm(f"{CARRY}-{name}", f"5, {title}", (*along(), *settings), needs=(PLAIN, CARRY))
 
 
-CARRY_RANDOM, SELDOM = "carry-random", "two-pass-entropy-fifth"
+CARRY_RANDOM, SELDOM, ORDERED = "carry-random", "two-pass-entropy-fifth", "plain-ordered"
 # Run by name alone, these and the ablations.
 LATER = (
     Arm(CARRY_RANDOM, "9 rows at random, carry", (*AT_RANDOM, *BY_ENTROPY)),
     Arm("buffer-random", "10 rows at random, no carry", AT_RANDOM, is_soft=False),
     Arm(SELDOM, "11 two-pass, by entropy, 0.2", (*BY_ENTROPY, "train.soft_probability=0.2")),
+    Arm(ORDERED, "12 plain, half from the left", ("train.left_to_right=0.5",), is_soft=False),
 )
 ABLATIONS = (
     ablation("mean", "mean over masks", *along(weighting="mean")),
@@ -84,6 +85,8 @@ ROWS_OF_PLAIN = (CARRY_RANDOM, SELDOM)
 # Two passes come by chance: few in the updates that are timed. Timed with two in each of them, this
 # share of what that costs counts.
 TWO_PASSES = {SELDOM: 0.2}
+# Not timed: they get as many updates as another arm.
+UPDATES_OF = {PLAIN_UPDATES: TWO_PASS, ORDERED: PLAIN}
 KNOWN = (*ARMS, *LATER, *ABLATIONS)
 # Of all runs: they are evaluated once, at their end.
 MORE = ("train.eval_at_start=false", "train.eval_every=1000000")

@@ -30,13 +30,12 @@ from arms import (
     CHOSEN,
     KNOWN,
     MORE,
-    PLAIN_UPDATES,
     PROBLEMS,
     RULE,
     SECOND,
     TEST,
-    TWO_PASS,
     TWO_PASSES,
+    UPDATES_OF,
     WAYS,
     Group,
 )
@@ -91,7 +90,7 @@ class Feedback:
             missing = [
                 arm
                 for arm in self.runs.arms
-                if arm.name != PLAIN_UPDATES and timed.count(arm.name) < ROUNDS
+                if arm.name not in UPDATES_OF and timed.count(arm.name) < ROUNDS
             ]
             if not missing:
                 break
@@ -120,9 +119,7 @@ class Feedback:
         each = seconds_by_arm(self.rounds())
         updates = {name: max(1, round(self.seconds / s)) for name, s in each.items()}
         updates[PLAIN] = max(updates[PLAIN], updates.get(CARRY, 0))
-        if TWO_PASS in updates:
-            updates[PLAIN_UPDATES] = updates[TWO_PASS]
-        return updates
+        return updates | {name: updates[of] for name, of in UPDATES_OF.items() if of in updates}
 
     def train(self) -> None:
         self.runs.make_base()
