@@ -71,42 +71,50 @@ def take_rule(config: Any, kind: Any, field: str, options: str, plain: tuple[str
     object.__setattr__(config, options, Options(given))
 
 
-# What adds to a rule that decides how many positions commit, and means nothing under another.
-OF_RULE = {"threshold_end": "threshold", "surest_anywhere": "entropy_threshold"}
+# What adds to another setting, and means nothing without it.
+ADDS_TO = {
+    "threshold_end": "threshold",
+    "surest_anywhere": "entropy_threshold",
+    "lookahead": "block_length",
+    "next_block_at": "block_length",
+    "refresh_every": "cache",
+    "refresh_window": "refresh_every",
+}
+# What says how far a forward sees behind the block that is written.
+OF_BLOCK = ("lookahead", "next_block_at")
 # What compares positions by confidence, and means nothing where they commit by chance.
 BY_CONFIDENCE = ("next_block_at", "agreement", "commit_from", "score_temperature")
-# What says how far a forward sees behind the block that is written, and means nothing without one.
-OF_BLOCK = ("lookahead", "next_block_at")
 
 
 def merged(defaults: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
     """Settings over those that suit a model or a prompt.
 
     What is given wins over what contradicts it, too: of the defaults another commit rule is left
-    out, with what belongs to it, and so are the options of another rule. The same for a rule or a
-    block length that is given as None, and for an order by chance.
+    out, the options of another rule, what compares by confidence where masks commit by chance, and
+    what adds to a setting that is left out or switched off.
     """
     decides = {name for name in COMMIT_RULES if given.get(name) is not None}
     alg, before = given.get("alg"), defaults.get("alg")
     left_out = set()
     if decides or given.get("alg_temp") or _commits(alg) in ("rows", "chances"):
         left_out |= {*COMMIT_RULES} - decides
-        left_out |= {name for name, rule in OF_RULE.items() if rule not in decides}
     if decides:
         left_out.add("alg_temp")
     if (decides and _commits(before) in ("rows", "chances")) or (
         given.get("alg_temp") and _commits(before) == "rows"
     ):
         left_out |= {"alg", "alg_options"}
-    left_out |= {name for name, rule in OF_RULE.items() if rule in given and given[rule] is None}
     if _commits(alg) == "chances":
         left_out |= {*BY_CONFIDENCE}
-    if "block_length" in given and given["block_length"] is None:
-        left_out |= {*OF_BLOCK}
     if alg is not None and alg != before:
         left_out.add("alg_options")
     if given.get("stop_rule") not in (None, defaults.get("stop_rule")):
         left_out.add("stop_options")
+    off = {name for name, value in given.items() if value is None}
+    if given.get("cache") in ("none", "exact"):  # neither of them is refreshed
+        off.add("cache")
+    while more := {name for name, other in ADDS_TO.items() if other in left_out | off} - left_out:
+        left_out |= more
     return {n: value for n, value in defaults.items() if n not in left_out} | dict(given)
 
 

@@ -58,6 +58,13 @@ def test_what_a_single_setting_makes_meaningless_goes_with_it(given, gone) -> No
     assert from_mapping(SamplingConfig, found, "sampling").stop_rule == "first_end"
 
 
+def test_a_cache_that_is_switched_off_takes_its_refreshes_along() -> None:
+    usual = {"cache": "dual", "block_length": 8, "refresh_every": 4, "refresh_window": 16}
+    assert merged(usual, {"cache": "none"}) == {"cache": "none", "block_length": 8}
+    assert merged(usual, {"cache": "prefix"}) == usual | {"cache": "prefix"}
+    assert merged(usual, {"refresh_every": None}).keys() == usual.keys() - {"refresh_window"}
+
+
 def test_options_go_with_their_rule() -> None:
     usual = {"alg": "entropy", "alg_options": {"a": 1}, "stop_rule": "x", "stop_options": {"b": 2}}
     assert merged(usual, {"alg": "topk_margin"}) == {
