@@ -213,7 +213,8 @@ def test_what_other_blocks_rule_out_of_a_family_s_settings_is_left_out(
 
 def test_what_an_adapter_s_blocks_rule_out_of_its_base_s_file_is_left_out(tmp_path) -> None:
     base = write_dream_folder(tmp_path / "base")
-    write_json(base / "sampling_config.json", {"block_length": 16, "cache": "dual", "top_p": 0.9})
+    said = {"block_length": 16, "cache": "dual", "refresh_every": 4, "lookahead": 8, "top_p": 0.9}
+    write_json(base / "sampling_config.json", said)
     write_lora_adapter(tmp_path / "adapter", base, target_modules=["q_proj"])
     write_json(tmp_path / "adapter" / "network_config.json", {"block_size": 4})
     exported = export(tmp_path / "out", base, tmp_path / "adapter")

@@ -214,7 +214,11 @@ def _suiting(
         if size is None:
             return dict(settings)
         ruled_out = against_blocks(settings, size)
-        return {"cache": "exact"} | {k: v for k, v in settings.items() if k not in ruled_out}
+        without: dict[str, Any] = dict.fromkeys(ruled_out)
+        if "cache" in ruled_out or "cache" not in settings:
+            without["cache"] = "exact"
+        left = merged(settings, without)
+        return {k: v for k, v in left.items() if k == "cache" or k not in ruled_out}
 
     kinds = tuple(replace(kind, sampling=fitting(kind.sampling)) for kind in kinds)
     return fitting(merged(by_name(source.config.family).sampling, sampling)), kinds
