@@ -78,6 +78,18 @@ def test_what_is_given_wins_also_where_it_is_the_default_of_other_evaluations(ca
         assert message in failed(capsys, "eval", "suite", "dream", *words)
 
 
+def test_soft_cells_without_parameters_are_refused_before_the_plain_ones_run(
+    tmp_path, capsys, monkeypatch
+) -> None:
+    folder = write_dream_folder(tmp_path / "plain", chat=True, max_position_embeddings=1024)
+    monkeypatch.setattr("softmask.cli.eval_suite.load_lm", None)
+    words = ["eval", "suite", "parallelbench", "--model", str(folder), "--limit", "1"]
+    said = failed(capsys, *words, "--out", str(tmp_path / "out"))
+    assert "has no transparency_config.json" in said
+    assert "of a suite --modes plain" in said
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_instruct_suite_is_the_release_scripts() -> None:
     found = cells(SUITES["instruct"], model_args({}), CONFIG, modes=["plain"])
     settings = {c.part.task: (c.args.max_new_tokens, c.config.num_fewshot) for c in found}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from ..evaluation.spread import Spread
+    from ..models.checkpoint import Source
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -107,6 +109,7 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
         every = dataclasses.replace(config, tasks=tuple(cell.part.task for cell in work))
         for one in [template.of(every) for template in templates] or [every]:
             check_tasks(one)
+    _check_soft_masks(work)
     found: list[tuple[Cell, list[dict[str, Any]]]] = []
     spreads: list[tuple[Cell, list[Spread]]] = []
     loaded: str | None = None
@@ -134,6 +137,19 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
         print(out)
     lm.ranks.leave()
     return 0
+
+
+def _check_soft_masks(work: Sequence[Cell]) -> None:
+    """Raises ValueError where soft cells lack parameters: hours of plain ones come before them."""
+    from ..hub.checkpoints import find
+
+    sources: dict[tuple[str | None, ...], Source] = {}
+    for args in (cell.args for cell in work if cell.mode == "soft"):
+        where = (args.pretrained, args.adapter, args.revision, args.family)
+        if where not in sources:
+            name, adapter, revision, family = where
+            sources[where] = find(name, adapter, revision=revision, family=family)
+        args.soft_mask(sources[where].soft_mask, sources[where].name)
 
 
 def _tables(

@@ -235,7 +235,7 @@ class ModelArgs:
             raise ValueError(
                 f"soft-masking is asked for, but {where} has no transparency_config.json: give an "
                 "adapter or model with one, or transparency_scale=... and its like, or "
-                "softmasking=False"
+                "softmasking=False (of a suite --modes plain, of a sweep --feedback off)"
             )
         if not changes:
             return own

@@ -191,11 +191,11 @@ def name_of(host: str) -> str:
 
 
 def _is_own(name: str, names: Sequence[str]) -> bool:
-    """Whether it is one of the names, below localhost, or an address: those point nowhere else."""
+    """Whether it is one of the names, localhost or below it, or an address, which are nobody's."""
     try:
         ipaddress.ip_address(name)
     except ValueError:
-        return name in names or name.endswith(".localhost")
+        return name in (*names, "localhost") or name.endswith(".localhost")
     return True
 
 
