@@ -249,6 +249,7 @@ def test_the_nearest_of_all_names_is_told(tmp_path, capsys) -> None:
             "temperature must be 0 or lie",
         ),
         (["--tasks", "countdown_cd3_plain", "--limit", "0"], "limit must be >= 1"),
+        (["--tasks", "math500", "--num-fewshot", "4"], "put without examples"),
         (["--tasks", "countdown_cd3_plain", "--gen-kwargs", "until"], "NAME=VALUE"),
         (["--tasks", "countdown_cd3_plain", "--gen-kwargs", "beams=3"], "unknown setting 'beams'"),
         (["--tasks", "countdown_cd3_plain", "--include-path", "/no/where"], "no folder /no/where"),

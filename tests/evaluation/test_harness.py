@@ -186,6 +186,16 @@ def test_an_answer_is_what_diffusion_generate_writes_by_hand(soft_folder) -> Non
     assert plain != [by_hand]
 
 
+def test_a_long_context_of_a_choice_is_cut_and_the_record_says_by_how_much(folder, caplog) -> None:
+    model = lm(folder, max_length=32, mc_num=1)
+    pair = ("on and on " * 20, "the end")
+    model.loglikelihood([Instance("loglikelihood", {}, pair, 0, ("task", 0, 1))])
+    assert "1 of 1 prompts do not fit the window of 32 tokens" in caplog.text
+    (answer,) = model.responses.by_key.values()
+    ids, end = (len(encode(model.checkpoint, text)) for text in (pair[0], pair[1]))
+    assert abs(answer["prompt_tokens_cut"] - (ids + end - 32)) <= 2  # a space is the end's
+
+
 def test_a_long_prompt_is_cut_at_its_left_and_the_record_says_by_how_much(folder, caplog) -> None:
     model = lm(folder, max_length=32)
     long = "on and on " * 20 + "the end"

@@ -213,3 +213,9 @@ def test_a_task_of_upstream_that_runs_programs_says_that_it_has_no_sandbox(
     words = ["eval", "--tasks", "own_code", "--include-path", str(tmp_path)]
     words += ["--model", str(model), "--device", "cpu", "--out", str(tmp_path / "r")]
     assert "the model writes (without a sandbox)" in refusal(words, capsys)
+
+
+def test_what_a_broken_installation_left_ends_no_evaluation(tmp_path, monkeypatch) -> None:
+    (tmp_path / "broken-1.0.dist-info").mkdir()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert "torch" in record.origin(["x"])["packages"]

@@ -327,6 +327,11 @@ def test_chats_that_changed_since_the_run_began_are_refused_by_the_name_of_their
     train(recipe, run, **SILENT)
     second.unlink()
     train(recipe, run, **SILENT)  # what is finished needs its data no more
+    # More updates of changed data are refused, and the run stays finished.
+    before = [(run / name).read_bytes() for name in ("done.json", "recipe.json")]
+    refused(recipe_of(settings, steps=3), run)
+    assert [(run / name).read_bytes() for name in ("done.json", "recipe.json")] == before
+    train(recipe, run, **SILENT)
 
 
 def test_a_text_that_changed_since_the_run_began_is_refused_by_its_name(tmp_path) -> None:

@@ -15,10 +15,13 @@ from tiny import tiny_model
 
 from softmask.logits import statistics
 from softmask.soft_mask import Feedback, SoftMask, feedback_of
+from softmask.training.batches import CorpusOrder
 from softmask.training.callbacks import LITTLE_LAMBDA
-from softmask.training.config import TrajectoryConfig
+from softmask.training.config import StageConfig, TrainConfig, TrajectoryConfig
+from softmask.training.corpus import Batch
 from softmask.training.objective import trajectory_loss
 from softmask.training.run import train
+from softmask.training.schedule import GlobalBatch, TrainingSchedule
 from softmask.training.trajectory import Trajectories, Visits, reveal, shares
 
 ROWS, LENGTH = 4, 10
@@ -326,3 +329,27 @@ def test_a_run_that_was_stopped_goes_on_with_its_rows_under_way(
     files = [path.relative_to(whole) for path in whole.rglob("*.safetensors")]
     assert any("trajectories" in file.name for file in files)
     assert all(equal_tensors(whole / file, again / file) for file in files)
+
+
+def test_rows_that_begin_in_a_stage_are_drawn_from_its_corpus() -> None:
+    stages = (StageConfig("a", 100), StageConfig("b", 100, puzzle_share=1.0))
+    config = TrainConfig(weighting="row", trajectory=TrajectoryConfig(8), stages=stages)
+    schedule, size = TrainingSchedule(config, 0), GlobalBatch(1, 1, 1)
+    drawn: dict[int, str] = {}
+
+    class Corpus:
+        def batch(self, _seed, number, stage):
+            drawn[number] = stage.name
+            rows = torch.zeros(8, 4, dtype=torch.long)
+            return Batch(rows, rows == 0)
+
+    order = CorpusOrder(Corpus(), schedule, size, 1, Visits(config.trajectory, size.size))
+    for update in range(200):
+        _ = order[update]
+    # Generation g begins with update 8 g.
+    assert drawn == {number: "a" if 8 * number < 100 else "b" for number in range(26)}
+
+
+def test_a_coin_for_all_rows_is_refused_where_each_row_draws_for_itself() -> None:
+    with pytest.raises(ValueError, match="soft_coin has no effect with trajectory"):
+        TrainConfig(weighting="row", trajectory=TrajectoryConfig(8), soft_coin="step")

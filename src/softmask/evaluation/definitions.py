@@ -27,7 +27,8 @@ def check_tasks(config: EvalConfig) -> TaskManager:
 
     Raises:
         ValueError: an unknown task, one that runs what the model writes, without permission, a
-            chat template where a hole is to be filled, or a file that is missing or wrong.
+            chat template where a hole is to be filled, examples for a task that has none, or a file
+            that is missing or wrong.
     """
     manager = task_manager(config.tasks, config.include_path)
     check_names(config.tasks, manager)
@@ -42,6 +43,10 @@ def check_tasks(config: EvalConfig) -> TaskManager:
             raise ValueError(
                 f"{task} fills in a hole of a text, which is no conversation: leave out "
                 "--apply-chat-template, and --templates that make one of it"
+            )
+        if config.num_fewshot and config_of(task, manager).get("num_fewshot") == 0:
+            raise ValueError(
+                f"{task} is put without examples, whatever is asked for: leave out --num-fewshot"
             )
         if config.data_dir is not None and not has_rows(task, manager):
             check_files(task, Path(config.data_dir))

@@ -10,7 +10,6 @@ points. `softmask lm_eval` is its own command line, with this module imported fi
 from __future__ import annotations
 
 import dataclasses
-import logging
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -33,8 +32,6 @@ from .harness_texts import TextScores
 from .infilling import fill, opened
 from .ranks import Ranks
 from .responses import Responses, key_of, request_key
-
-logger = logging.getLogger(__name__)
 
 
 @register_model("softmask")
@@ -176,7 +173,7 @@ class SoftMaskLM(TextScores):
             context, kwargs = request.args
             rows.append(self._row(context, kwargs, seen[id(request)]))
             seen[id(request)] += 1
-        self._warn_of_cuts(rows)
+        self.warn_of_cuts([row.cut_tokens for row in rows])
         self._answer(rows, disable_tqdm)
         return [self._text(row) for row in rows]
 
@@ -217,15 +214,6 @@ class SoftMaskLM(TextScores):
         )
         sampling = self.args.sampling(lengths[-1], task.sampling)
         return Row(key, arguments, ids, task, sampling, seed, excess, hole, lengths, grows_to)
-
-    def _warn_of_cuts(self, rows: Sequence[Row]) -> None:
-        cuts = [row.cut_tokens for row in rows if row.cut_tokens]
-        if cuts and self.ranks.index == 0:
-            logger.warning(
-                "%d of %d prompts do not fit the window of %d tokens: up to %d tokens are cut "
-                "off at their left end",
-                *(len(cuts), len(rows), self.max_length, max(cuts)),
-            )
 
     def _answer(self, rows: Sequence[Row], quiet: bool) -> None:
         """Fills `responses`; each process does its share of the batches."""

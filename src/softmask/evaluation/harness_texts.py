@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ from .ranks import Ranks
 from .responses import Responses, document_key, request_key
 from .shared_responses import SharedResponses
 
+logger = logging.getLogger(__name__)
+
 # Documents of likelihood tasks that are scored, and then saved, together.
 QUESTIONS_AT_ONCE = 8
 # Rows of a forward over given texts where nothing is said.
@@ -37,6 +40,7 @@ class Pair:
     strings: tuple[str, str]
     ids: tuple[list[int], list[int]]
     question: tuple[int, ...]
+    cut_tokens: int
 
 
 class TextScores(TemplateLM):
@@ -95,6 +99,15 @@ class TextScores(TemplateLM):
             guidance=self.args.guidance or 0.0,
         )
 
+    def warn_of_cuts(self, cuts: Sequence[int]) -> None:
+        """Says how many prompts lose tokens; `cuts`: of each."""
+        if any(cuts) and self.ranks.index == 0:
+            logger.warning(
+                "%d of %d prompts do not fit the window of %d tokens: up to %d tokens are cut "
+                "off at their left end",
+                *(sum(map(bool, cuts)), len(cuts), self.max_length, max(cuts)),
+            )
+
     def _rows_to_score(self, texts: Sequence[Request]) -> int:
         """Rows of a forward over these texts."""
         if self.args.mc_batch_size is not None or self._auto is None:
@@ -132,7 +145,9 @@ class TextScores(TemplateLM):
                     f"it must have some, and fit the window of {self.max_length}"
                 )
             pair = (context_ids[-room:], continuation_ids)
-            asked[key] = Pair(strings, pair, (int(document[:15], 16),))
+            cut = max(0, len(context_ids) - room)
+            asked[key] = Pair(strings, pair, (int(document[:15], 16),), cut)
+        self.warn_of_cuts([one.cut_tokens for one in asked.values()])
         asked = self.shared.union(asked)
         by_question = defaultdict(list)
         for key, one in asked.items():
@@ -155,7 +170,8 @@ class TextScores(TemplateLM):
                 memory=self.memory,
             )
             return [
-                estimate_record(key, estimate) | {"greedy": match}
+                estimate_record(key, estimate)
+                | {"greedy": match, "prompt_tokens_cut": asked[key].cut_tokens}
                 for key, (estimate, match) in zip(keys, found, strict=True)
             ]
 

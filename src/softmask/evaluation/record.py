@@ -261,7 +261,9 @@ def is_share(row: dict[str, Any]) -> bool:
 
 def origin(command: Sequence[str]) -> dict[str, Any]:
     """Command, packages, commit, machine and time of a run."""
-    installed = {d.metadata["Name"].replace("_", "-").lower() for d in metadata.distributions()}
+    # A folder that a broken installation left has no name.
+    names = [one.metadata["Name"] for one in metadata.distributions()]
+    installed = {name.replace("_", "-").lower() for name in names if name}
     present = [name for name in PACKAGES if name.replace("_", "-") in installed]
     return {
         "command": list(command),

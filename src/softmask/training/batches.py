@@ -102,7 +102,9 @@ class CorpusOrder(Dataset):
         return {"batch": side_by_side(rows), "draw": draw, "visits": visits}
 
     def _batch(self, number: int) -> Batch:
-        stage = self.schedule.at(self.global_batch.update_of(number))
+        # Of rows that stay, `number` counts generations.
+        period = 1 if self.visits is None else self.visits.config.period
+        stage = self.schedule.at(self.global_batch.update_of(number) * period)
         return self.corpus.batch(self.seed, number, stage)
 
 

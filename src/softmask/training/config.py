@@ -412,6 +412,10 @@ class TrainConfig:
         return 1 if self.trajectory is None else self.trajectory.period
 
     def _check_trajectory(self) -> None:
+        require(
+            self.soft_coin == "batch",
+            "soft_coin has no effect with trajectory (each row draws for itself): leave it out",
+        )
         for name, neutral, instead in (
             ("feedback_passes", 1, "a row's feedback is that of its stages before"),
             ("left_to_right", 0.0, "its stages say what is masked"),

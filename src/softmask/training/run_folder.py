@@ -33,7 +33,7 @@ from ..hub.folder import kept_update
 from ..reporting.words import count
 from .checkpoints import checkpoint_of
 from .config import RECIPE, Recipe
-from .inputs import pinned
+from .inputs import pin_inputs, pinned
 from .listing import DONE
 from .run_files import BEGUN, LOG, clear, put_back, set_aside
 
@@ -200,7 +200,8 @@ def _lengthen(
     """Lets a run go on beyond its end.
 
     Raises:
-        ValueError: it has gone further already, or a stage before its last one would change.
+        ValueError: it has gone further already, a stage before its last one would change, or what
+            it was trained on has changed.
     """
     stages = recipe.train.stages
     last = f"train.stages.{len(stages) - 1}.steps"
@@ -217,6 +218,7 @@ def _lengthen(
             f"the run in {folder} has made {done} updates already, more than {steps}: ask for "
             "more, or name a new folder with --out"
         )
+    pin_inputs(folder, recipe)  # what would be refused later leaves the run finished
     (folder / DONE).unlink(missing_ok=True)
     report(
         f"the run in {folder} goes on ({_shown(differing)}); from here the learning rate is that "
