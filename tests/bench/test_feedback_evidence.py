@@ -56,6 +56,16 @@ def test_an_arm_succeeds_only_if_every_condition_of_the_rule_holds(
     assert [one.what for one in found if not one.holds] == misses
 
 
+@pytest.mark.parametrize(("full", "said"), [(0.80, "surely less"), (0.60, "NOT surely less")])
+def test_where_arms_need_not_win_it_is_said_whether_they_lose_little(full, said) -> None:
+    from report import sentences
+    from rule import not_worse
+
+    found = not_worse(tables(full, 0.70, 1), tables(0.75, 0.65, 3), 0.03)
+    (verdict,) = sentences({"carry": found}, [], 0.03)
+    assert verdict == f"carry: loses {said} than 3 points"
+
+
 def test_an_arm_with_the_rows_of_plain_training_needs_no_control() -> None:
     from rule import conditions
 

@@ -96,7 +96,7 @@ def report(experiment: Any, out: Path) -> None:
     found = Found(runs, names)
     margin, choice = experiment.problem.margin, read(experiment.choice)
     verdicts = {arm.name: found.conditions(arm, margin) for arm in whole if arm.name != PLAIN}
-    said = sentences(verdicts, missing)
+    said = sentences(verdicts, missing, margin)
     is_in_place = bool(found.raw[PLAIN][0]["cells"][0]["committed"])
     print(*said, sep="\n")
     tables = [
@@ -144,9 +144,22 @@ def read(file: Path) -> Any:
     return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
 
 
-def sentences(verdicts: Mapping[str, list[Condition] | None], missing: list[str]) -> list[str]:
-    """The verdict in words, arm by arm that was asked for and can succeed."""
+def sentences(
+    verdicts: Mapping[str, list[Condition] | None],
+    missing: list[str],
+    margin: float | None = None,
+) -> list[str]:
+    """The verdict in words, arm by arm that was asked for and can succeed.
+
+    With a `margin` arms need not win: which of them lose surely less than that.
+    """
     said = []
+    if margin is not None:
+        for name, rule in verdicts.items():
+            surely = all(one.holds for one in rule or ())
+            which = "surely less" if surely else "NOT surely less"
+            said.append(f"{name}: loses {which} than {100 * margin:g} points")
+        return said + ([f"not run: {', '.join(missing)}"] if missing else [])
     for name in (name for name in BARS if name in {*verdicts, *missing}):
         rule = verdicts.get(name)
         if rule is None:
