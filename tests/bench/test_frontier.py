@@ -89,7 +89,7 @@ def test_the_folder_holds_numbers_table_and_plot(capsys, tmp_path) -> None:
     assert main(["bench", "frontier", *arguments, "--json", "--out", str(folder)]) == 0
     *lines, last = capsys.readouterr().out.splitlines()
     result = json.loads(last)
-    assert len(result["rows"]) == 2 * 2 * 2
+    assert len(result["rows"]) == 3 * 2
     assert result["rows"][0]["difference"] is None
     held = json.loads((folder / "result.json").read_text())
     assert held["rows"] == result["rows"]

@@ -108,7 +108,9 @@ def test_a_stopped_answer_is_what_was_decided_from_the_left(chat) -> None:
     )
     left = tokens[: tokens.index(None)]
     assert len(left) > 0
-    shown = "".join(left).replace("\u21b5", "\n").replace("\u220e", "")
+    # As the view shows a line's end, a text's, and bytes that are no character yet.
+    signs = {"\u21b5": "\n", "\u21e5": "\t", "\u2423": " ", "\u220e": "", "\u2592": "\ufffd"}
+    shown = "".join("".join(signs.get(one, one) for one in token) for token in left)
     assert answer == shown
 
 

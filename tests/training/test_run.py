@@ -289,6 +289,7 @@ def test_the_log_counts_passes_over_the_conversations_and_none_over_an_endless_c
     settings, tmp_path
 ) -> None:
     """36 rows for training, two an update: 45 updates are two and a half passes."""
+    settings["conversations"]["validation_samples"] = 4
     settings["train"].pop("steps")
     changes = {"epochs": 2.5, "eval_every": 100, "save_every": 100, "log_every": 9}
     train(recipe_of(settings, **changes), tmp_path / "chats")
