@@ -138,6 +138,13 @@ PROBLEMS = {
         margin=0.03,
     ),
 }
+
+
+def suffix_of(puzzles: str) -> str:
+    """Of the files of scores: those of other puzzles than the first ones lie beside those."""
+    return "" if puzzles == TEST else f"-{puzzles}"
+
+
 CHOICES = (
     "own",
     "half",

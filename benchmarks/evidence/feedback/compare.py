@@ -19,7 +19,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # what all experiments share
 
-from arms import FEWER, RULE, SECOND, TEST
+from arms import FEWER, RULE, SECOND, TEST, suffix_of
 from common import estimate, folder_of, minus, percent
 from rule import gain, in_errors, over_forwards
 
@@ -38,10 +38,9 @@ def solved(work: Path, arm_and_mode: str, seeds: Sequence[int], puzzles: str) ->
     """
     arm, _, mode = arm_and_mode.partition(":")
     name = RULE.name if mode in RULE.modes else mode
-    suffix = "" if puzzles == TEST else f"-{puzzles}"
     found: Solved = {fewer: [] for fewer in FEWER}
     for seed in seeds:
-        file = folder_of(work, arm, seed) / f"{name}{suffix}.json"
+        file = folder_of(work, arm, seed) / f"{name}{suffix_of(puzzles)}.json"
         scores = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {"cells": []}
         cells = {cell["fewer"]: cell for cell in scores["cells"] if cell["mode"] == mode}
         if not found.keys() <= cells.keys():

@@ -159,8 +159,8 @@ def sentences(
             surely = all(one.holds for one in rule or ())
             which = "surely less" if surely else "NOT surely less"
             said.append(f"{name}: loses {which} than {100 * margin:g} points")
-        return said + ([f"not run: {', '.join(missing)}"] if missing else [])
-    for name in (name for name in BARS if name in {*verdicts, *missing}):
+    can_succeed = () if margin is not None else BARS
+    for name in (name for name in can_succeed if name in {*verdicts, *missing}):
         rule = verdicts.get(name)
         if rule is None:
             said.append(f"{name}: no verdict, as not all that it needs was run")

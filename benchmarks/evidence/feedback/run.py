@@ -38,6 +38,7 @@ from arms import (
     UPDATES_OF,
     WAYS,
     Group,
+    suffix_of,
 )
 from common import (
     HERE,
@@ -69,8 +70,7 @@ class Feedback:
         self.runs = Runs(self.problem.recipe, args, more, KNOWN)
         self.work, self.set, self.share = self.runs.work, args.puzzles, args.share
         self.seconds = args.seconds or self.problem.seconds
-        # Scores of other puzzles than the first ones lie beside those.
-        self.suffix = "" if self.set == TEST else f"-{self.set}"
+        self.suffix = suffix_of(self.set)
 
     # Equal seconds.
 

@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from ..evaluation.spread import Spread
-    from ..models.checkpoint import Source
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -143,13 +142,13 @@ def _check_soft_masks(work: Sequence[Cell]) -> None:
     """Raises ValueError where soft cells lack parameters: hours of plain ones come before them."""
     from ..hub.checkpoints import find
 
-    sources: dict[tuple[str | None, ...], Source] = {}
-    for args in (cell.args for cell in work if cell.mode == "soft"):
-        where = (args.pretrained, args.adapter, args.revision, args.family)
-        if where not in sources:
-            name, adapter, revision, family = where
-            sources[where] = find(name, adapter, revision=revision, family=family)
-        args.soft_mask(sources[where].soft_mask, sources[where].name)
+    soft = [cell.args for cell in work if cell.mode == "soft"]
+    if not soft:
+        return
+    one = soft[0]  # all are of one model
+    source = find(one.pretrained, one.adapter, revision=one.revision, family=one.family)
+    for args in soft:
+        args.soft_mask(source.soft_mask, source.name)
 
 
 def _tables(

@@ -305,15 +305,15 @@ def config_from_file(
     for key, what in FOREIGN.items():
         known = {*family.renamed, *family.usual, family.mark}
         is_known = key in (CONFIG_KEYS if own else known)
-        if values.get(key) and not is_known:  # 0 experts are none
-            if key in family.fixed and values[key] == family.fixed[key]:
-                continue
-            if key in family.fixed:
-                raise ValueError(
-                    f"{path} says {key} {shown(values[key])}: softmask loads {family.title} with "
-                    f"{family.fixed[key]} there"
-                )
+        if not values.get(key) or is_known:  # 0 experts are none
+            continue
+        if key not in family.fixed:
             raise ValueError(f"{path} has {key}: that model {what}, which softmask does not")
+        if values[key] != family.fixed[key]:
+            raise ValueError(
+                f"{path} says {key} {shown(values[key])}: softmask loads {family.title} with "
+                f"{family.fixed[key]} there"
+            )
     if not own:
         values = family.settings(values, str(path)) | {FAMILY_KEY: family.name}
     elif chosen is not None:

@@ -213,12 +213,9 @@ def _suiting(
     def fitting(settings: Mapping[str, Any]) -> dict[str, Any]:
         if size is None:
             return dict(settings)
-        ruled_out = against_blocks(settings, size)
-        without: dict[str, Any] = dict.fromkeys(ruled_out)
-        if "cache" in ruled_out or "cache" not in settings:
-            without["cache"] = "exact"
-        left = merged(settings, without)
-        return {k: v for k, v in left.items() if k == "cache" or k not in ruled_out}
+        ruled_out = dict.fromkeys(against_blocks(settings, size))
+        left = merged(settings, ruled_out)  # what adds to them goes too
+        return {"cache": "exact"} | {k: v for k, v in left.items() if k not in ruled_out}
 
     kinds = tuple(replace(kind, sampling=fitting(kind.sampling)) for kind in kinds)
     return fitting(merged(by_name(source.config.family).sampling, sampling)), kinds

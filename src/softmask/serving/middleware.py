@@ -191,7 +191,7 @@ def name_of(host: str) -> str:
 
 
 def _is_own(name: str, names: Sequence[str]) -> bool:
-    """Whether it is one of the names, localhost or below it, or an address, which are nobody's."""
+    """Whether it is one of the names, or points nowhere else: localhost, below it, an address."""
     try:
         ipaddress.ip_address(name)
     except ValueError:
