@@ -9,8 +9,8 @@ last three on the first quarter of every file.
 
 With --modes it decodes in these ways alone, all puzzles of every file or the --first of them.
 Further ones: entropy-T, tokens-T and both-T (temperature T of the feedback, in the entropy, in the
-tokens or in both), and commit-plain (what commits is read off a pass without feedback, a second
-forward, so half as many steps).
+tokens or in both), commit-plain (what commits is read off a pass without feedback, a second
+forward, so half as many steps), and preset-NAME (as --feedback NAME).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from common import FEWER
 
 from softmask.config import SoftMaskConfig
 from softmask.decoding.batch import Batch
-from softmask.decoding.generation import Generation
+from softmask.decoding.generation import Generation, choose_soft_mask
 from softmask.decoding.predictions import Predictions
 from softmask.decoding.soft_state import SoftState
 from softmask.files import write_atomically
@@ -92,6 +92,8 @@ def way_of(mode: str, own: SoftMaskConfig | None) -> Way:
         return Way(own if mode == "own" else None)
     if mode == "untrained":
         return Way(UNTRAINED)
+    if mode.startswith("preset-"):
+        return Way(choose_soft_mask({"feedback": mode.removeprefix("preset-")}, own))
     if own is None:
         raise ValueError(f"this model has no soft-masking: it cannot decode as {mode}")
     if mode == "half":
@@ -200,6 +202,7 @@ def main() -> None:
     parser.add_argument("--dtype", default="bfloat16", help="as trained (default: %(default)s)")
     args = parser.parse_args()
     torch.set_num_threads(1)
+    args.out.parent.mkdir(parents=True, exist_ok=True)
     checkpoint = load(args.model, device=args.device, dtype=args.dtype)
     modes = modes_of(checkpoint, args.untrained)
     if args.modes is not None:
