@@ -99,6 +99,38 @@ def test_an_object_of_many_optional_properties_has_few_states() -> None:
         ({"type": "object", "additionalProperties": False}, [{}], [{"a": 1}]),
         ({"properties": {"a": False, "b": {}}}, [{"b": 1}, {}], [{"a": 1}]),
         ({"propertyNames": {"enum": ["x"]}, "minProperties": 1}, [{"x": 1}], [{}, {"y": 1}]),
+        # A record with enumerated keys.
+        (
+            {
+                "type": "object",
+                "propertyNames": {"type": "string", "enum": ["a", "b"]},
+                "additionalProperties": {"type": "integer"},
+                "required": ["a", "b"],
+            },
+            [{"a": 1, "b": 2}],
+            [{"a": 1}, {"a": 1, "b": "x"}, {"a": 1, "b": 2, "c": 3}],
+        ),
+        (
+            {"properties": {"a": {}, "bb": {}}, "propertyNames": {"maxLength": 1}},
+            [{"a": 1}, {}],
+            [{"bb": 1}, {"a": 1, "bb": 1}],
+        ),
+        # What restricts nothing, and what is false by another name.
+        (
+            {"patternProperties": {}, "dependentRequired": {}, "not": False, "if": {}},
+            [{"a": 1}, [], "x"],
+            [],
+        ),
+        (
+            {"properties": {"a": {"not": {}}, "b": {}}, "additionalProperties": {"not": True}},
+            [{"b": 1}, {}],
+            [{"a": 1}, {"c": 1}],
+        ),
+        ({"enum": [1, "a"], "anyOf": [{"not": {}}, {"type": "string"}]}, ["a"], [1]),
+        # Groups with names, as ECMA's dialect writes them, and in a set no group.
+        ({"type": "string", "pattern": r"^(?<y>\d{2})-(?<m>\d)$"}, ["19-7"], ["19-", "y"]),
+        ({"type": "string", "pattern": r"^[(?<a>]{3}$"}, ["(?<", "a>a"], ["abc"]),
+        ({"type": "string", "pattern": r"^\(?<a>$"}, ["(<a>", "<a>"], ["a"]),
         (
             {"allOf": [{"minimum": 2, "type": "number"}, {"maximum": 4, "type": "integer"}]},
             [2, 4],
@@ -318,8 +350,8 @@ def test_draft_4_excludes_a_bound_by_a_flag() -> None:
 @pytest.mark.parametrize(
     ("schema", "message"),
     [
-        ({"properties": {"age": {"not": {}}}}, r"properties\.age\.not is not supported"),
-        ({"if": {}}, "^if is not supported"),
+        ({"properties": {"age": {"not": {"const": 1}}}}, r"properties\.age\.not is not supported"),
+        ({"if": {}, "then": {}}, "^if is not supported"),
         ({"items": {"contains": {}}}, r"items\.contains is not supported"),
         ({"type": "array", "uniqueItems": True}, "uniqueItems is not supported"),
         ({"patternProperties": {"a": {}}}, "patternProperties is not supported"),
@@ -335,6 +367,15 @@ def test_draft_4_excludes_a_bound_by_a_flag() -> None:
         ({"enum": []}, "contradicts itself"),
         ({"type": "string", "minLength": -1}, "minLength is -1, and has to be a count"),
         ({"type": "string", "pattern": "(a"}, "the regex '\\(a' is malformed"),
+        ({"type": "string", "pattern": r"^\p{L}+$"}, r"uses \\p, which is not supported"),
+        ({"type": "string", "pattern": r"(?<a>x)\k<a>"}, r"uses \\k, which is not supported"),
+        # In ECMA's dialect another text, or nothing.
+        ({"type": "string", "pattern": "^a{,3}$"}, r"uses \{,3\}, which JSON Schema's dialect"),
+        ({"type": "string", "pattern": r"\Aa\Z"}, r"uses \\A, which JSON Schema's dialect"),
+        ({"type": "string", "pattern": r"^\101$"}, r"uses \\101, which JSON Schema's dialect"),
+        ({"type": "string", "pattern": r"^\N{DIGIT ONE}$"}, r"uses \\N, which JSON Schema's"),
+        ({"type": "string", "pattern": "^a(?#b)$"}, r"uses \(\?#, which JSON Schema's dialect"),
+        ({"type": "string", "pattern": "^[]a]$"}, r"uses \[\], which JSON Schema's dialect"),
         ({"enum": 3}, "enum is 3, and has to be a list of values"),
         (
             {"anyOf": [{"required": [1]}, True]},

@@ -12,7 +12,8 @@ from tiny import CHAT_TEMPLATE
 from softmask.decoding.chat_template import render_chat
 from softmask.decoding.prompts import encode, encode_chat, with_chat_template
 from softmask.serving.config import ServeConfig
-from softmask.serving.protocol import ChatRequest
+from softmask.serving.protocol import ChatRequest, DenoiseRequest
+from softmask.serving.scores import ScoreBody, score_request
 from softmask.serving.service import Service
 
 ASKED = {"model": "chat", "max_tokens": 8, "seed": 3, "temperature": 0.8}
@@ -43,6 +44,24 @@ def test_a_conversation_may_end_without_the_beginning_of_an_answer(client, check
     turn = encode(checkpoint, render_chat(checkpoint.tokenizer, HELLO))
     expected = client.completions.create(prompt=turn, **ASKED)
     assert answer.choices[0].message.content == expected.choices[0].text
+
+
+@pytest.mark.parametrize(
+    "said", [{"continue_final_message": True}, {"add_generation_prompt": False}]
+)
+def test_a_conversation_ends_as_asked_in_steps_and_scores_too(checkpoint, said) -> None:
+    service = Service(checkpoint, ServeConfig())
+    chat = {"messages": BEGUN, **said}
+    (job,) = service.jobs(ChatRequest.model_validate(chat))
+    prompt = job.request.ids[: job.prompt_tokens]
+    steps = service.trace_job(DenoiseRequest.model_validate(chat | {"max_tokens": 4}))
+    assert steps.request.ids[: steps.prompt_tokens] == prompt
+    scored = score_request(service, ScoreBody.model_validate(chat | {"choices": ["a"]}))
+    assert tuple(scored.requests[0][0]) == prompt
+    alone = {"prompt": "a", **said}
+    for kind, more in ((DenoiseRequest, {}), (ScoreBody, {"choices": ["a"]})):
+        with pytest.raises(ValueError, match="says how messages are written, and there are none"):
+            kind.model_validate(alone | more)
 
 
 def test_the_kind_of_prompt_is_that_of_the_question_and_not_of_the_answer_begun() -> None:
@@ -101,9 +120,11 @@ def test_whatever_reads_a_conversation_takes_variables(checkpoint, path, more) -
 
 def test_reasoning_effort_is_a_variable(checkpoint) -> None:
     asked = {"messages": HELLO, "reasoning_effort": "low"}
-    assert ChatRequest.model_validate(asked).template_variables == {"reasoning_effort": "low"}
+    own = ChatRequest.model_validate(asked).template_options
+    assert own["variables"] == {"reasoning_effort": "low"}
     asked["chat_template_kwargs"] = {"reasoning_effort": "high"}
-    assert ChatRequest.model_validate(asked).template_variables == {"reasoning_effort": "high"}
+    own = ChatRequest.model_validate(asked).template_options
+    assert own["variables"] == {"reasoning_effort": "high"}
 
 
 def test_a_mask_that_two_texts_make_side_by_side_is_text(checkpoint) -> None:

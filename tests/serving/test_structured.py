@@ -9,6 +9,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import httpx2 as httpx
 import pytest
@@ -19,7 +20,9 @@ from test_server import serving as serving_with
 
 import softmask
 from softmask.constraints import compile
+from softmask.constraints.token_automaton import TokenAutomaton
 from softmask.decoding import forms
+from softmask.serving.openai_responses import CompletionResponse
 
 HELLO = [{"role": "user", "content": "Hello"}]
 WAIT = 600.0
@@ -106,7 +109,7 @@ REFUSED = [
     ({"guided_regex": "a", "max_tokens": 0, "echo": True}, "nothing is written that could have"),
     ({"guided_regex": r"(a)\1"}, "not supported"),
     ({"guided_regex": "a{50}", "max_tokens": 9}, "has 50 tokens, but there is room for 9"),
-    ({"json_schema": {"type": "object", "not": {}}}, "not"),
+    ({"json_schema": {"type": "object", "not": {"const": 1}}}, "not"),
     ({"json_schema": {"type": "nothing"}}, "nothing"),
     ({"guided_grammar": "root = nothing"}, "grammar"),
     ({"guided_choice": []}, "guided_choice"),
@@ -273,3 +276,30 @@ def test_an_answer_that_a_stop_string_cuts_is_an_error_and_never_a_text(url) -> 
     assert (answer.status_code, answer.json()["error"]["code"]) == (422, "malformed")
     stream = httpx.post(f"{url}/v1/completions", json=body | {"stream": True}, timeout=WAIT)
     assert '"code":"malformed"' in stream.text
+
+
+def test_the_event_loop_neither_looks_whether_a_form_fits_nor_writes_log_probabilities(
+    url, monkeypatch
+) -> None:
+    """Both take seconds of the processor where texts are many and long."""
+    begun: list[tuple[str, str]] = []
+
+    def noted(owner: type, name: str) -> None:
+        own = getattr(owner, name)
+
+        def wrapper(*args: Any) -> Any:
+            begun.append((name, threading.current_thread().name))
+            return own(*args)
+
+        monkeypatch.setattr(owner, name, wrapper)
+
+    noted(TokenAutomaton, "_completes")
+    noted(CompletionResponse, "whole")
+    body = {"prompt": ["a", "b"], "n": 3, "max_tokens": 9, "guided_regex": "[ab]{3}", "logprobs": 2}
+    answer = httpx.post(f"{url}/v1/completions", json=body, timeout=WAIT)
+    assert answer.status_code == 200
+    fits = [thread for name, thread in begun if name == "_completes"]
+    assert len(fits) == 1  # once of all six
+    assert fits[0].startswith("softmask-encoder")
+    (whole,) = (thread for name, thread in begun if name == "whole")
+    assert whole.startswith("asyncio")

@@ -203,6 +203,21 @@ def test_a_stream_brings_the_same_calls_piece_by_piece(client) -> None:
     ]
 
 
+def test_an_empty_answer_beside_tools_is_the_same_streamed_and_may_be_sent_back(client) -> None:
+    empty = False
+    for seed in range(40):
+        options = ask(temperature=1.0, seed=seed, max_tokens=40, stop=list("aeinost <"))
+        whole = client.chat.completions.create(**options).choices[0].message
+        empty = whole.content == "" and not whole.tool_calls
+        if empty:
+            break
+    assert empty
+    with client.chat.completions.stream(**options) as stream:
+        said = stream.get_final_completion().choices[0].message
+    assert said.content == ""
+    client.chat.completions.create(**ask(messages=[*HELLO, said, *HELLO], max_tokens=40))
+
+
 def test_an_answer_that_ends_before_its_calls_name_is_an_error_streamed_or_not(client) -> None:
     options = ask(tool_choice="required", stop='"')
     with pytest.raises(openai.UnprocessableEntityError, match="leave out stop"):
@@ -264,6 +279,18 @@ LLAMA = (
     "{{ m.tool_calls[0].function.arguments | tojson }}}{% else %}{{ m.content }}{% endif %}"
     "<|im_end|>{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}"
 )
+
+
+@pytest.mark.parametrize("nothing", ["", "null"])
+def test_a_call_may_have_had_no_arguments(checkpoint, nothing) -> None:
+    service, prompts = Service(checkpoint, ServeConfig()), []
+    for arguments in ("{}", nothing):
+        call = called("1")
+        call["tool_calls"][0]["function"]["arguments"] = arguments
+        asked = {"messages": [*HELLO, call], "tools": TOOLS}
+        (job,) = service.jobs(ChatRequest.model_validate(asked))
+        prompts.append(job.request.ids[: job.prompt_tokens])
+    assert prompts[0] == prompts[1]
 
 
 def test_how_calls_are_written_is_read_off_the_template(checkpoint) -> None:

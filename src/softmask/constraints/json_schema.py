@@ -57,6 +57,7 @@ from .schema_words import (
     beyond,
     check_exclusive,
     first_items,
+    is_never,
     merged,
     patterns_of,
     refuse,
@@ -148,6 +149,8 @@ class _Reader:
         if level > MAX_NESTING:
             raise _PlacedTooLarge(f"{cut(place)} is nested deeper than {MAX_NESTING} schemas")
         schema = restricting(schema, place)
+        if is_never(schema):
+            return NOTHING
         refuse(schema, place, REFUSED)
         try:
             return self._restricted(schema, place, level)
@@ -370,13 +373,12 @@ class _Reader:
             return json_values.free_object(key, others, least, most)
         if least > len(required) or (most is not None and most < len(members)):
             raise ValueError(f"{place}: a number of properties is not supported beside their names")
-        if names is not True:
-            raise ValueError(f"{inside(place, 'propertyNames')} is not supported with properties")
+        names_place = inside(place, "propertyNames")
         forms = [
             (
                 sequence(json_values.value_text(key), COLON, value)
-                if value is not NOTHING
-                else value,
+                if value is not NOTHING and self._check.allows(key, names, names_place)
+                else NOTHING,
                 key in required,
             )
             for key, value in members

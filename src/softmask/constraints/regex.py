@@ -79,13 +79,61 @@ def search_form(pattern: str, around: Form) -> Form:
 
     What is found is what ECMA's dialect and Python's have in common: `$` is the end alone, not also
     the place before a last line break; \\d, \\w and \\s are ASCII, and what is neither in the one's
-    nor in the other's is in \\D, \\W and \\S. In a negative lookahead it is what either finds.
+    nor in the other's is in \\D, \\W and \\S. In a negative lookahead it is what either finds. What
+    the two read differently is refused; ECMA's named groups are read.
 
     Raises:
         ValueError: `re` does not take the pattern, or it uses what is not supported.
         TooLarge: It takes too many states.
     """
-    return _Reader(pattern, around).form()
+    return _Reader(_common(pattern), around).form()
+
+
+# Tokens of a pattern, as far as the dialects differ: an escape, a class that begins with its end,
+# where a class begins or ends, the head of a named group, a comment, a count without a least.
+_DIFFERING = re.compile(
+    r"\\(?P<escape>[0-7]{2,3}|.)|(?P<empty>\[\^?\])|(?P<open>\[\^?)|(?P<close>\])"
+    r"|(?P<group>\(\?<(?![=!]))|(?P<comment>\(\?\#)|(?P<count>\{,\d*\})",
+    re.DOTALL,
+)
+_ECMAS, _PYTHONS = frozenset("pPck"), frozenset("AZaUN")  # letters of escapes
+
+
+def _common(pattern: str) -> str:
+    """A pattern of ECMA's dialect as Python's.
+
+    Raises:
+        ValueError: It uses what one of the dialects lacks.
+    """
+    written: list[str] = []
+    at, in_class = 0, False
+    for found in _DIFFERING.finditer(pattern):
+        kind, text = found.lastgroup, found[0]
+        written.append(pattern[at : found.start()])
+        at = found.end()
+        what = None
+        if kind == "escape":
+            letter = found["escape"]
+            if letter in _ECMAS:
+                what = text
+            elif letter in _PYTHONS or len(letter) > 1:
+                what = f"{text}, which JSON Schema's dialect reads otherwise"
+        elif in_class:
+            in_class = kind not in ("close", "empty")
+        elif kind == "group":
+            text = "(?P<"
+        elif kind in ("empty", "comment", "count"):
+            what = f"{text}, which JSON Schema's dialect reads otherwise"
+        else:
+            in_class = kind == "open"
+        if what is not None:
+            raise _refusal(pattern, what)
+        written.append(text)
+    return "".join([*written, pattern[at:]])
+
+
+def _refusal(pattern: str, what: str) -> ValueError:
+    return ValueError(f"the regex {_short(pattern)} uses {what}, which is not supported")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,7 +183,7 @@ class _Reader:
         return self._around is None or self._is_excluded
 
     def _refused(self, what: str) -> ValueError:
-        return ValueError(f"the regex {_short(self._pattern)} uses {what}, which is not supported")
+        return _refusal(self._pattern, what)
 
     def _sequence(
         self, items: Iterable[Any], flags: int, start: _Edge | None, end: _Edge | None

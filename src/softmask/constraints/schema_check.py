@@ -30,6 +30,7 @@ from .schema_words import (
     UNSUPPORTED,
     first_items,
     fits_type,
+    is_never,
     patterns_of,
     refuse,
     restricting,
@@ -83,6 +84,8 @@ class Check:
         if level > MAX_NESTING:
             raise ValueError(f"{cut(place)} refers to itself, or is nested too deeply")
         schema = restricting(schema, place)
+        if is_never(schema):
+            return False
         refuse(schema, place, REFUSED)
         for name, names in UNSUPPORTED.items():
             if fits_type(value, [name]):

@@ -45,7 +45,25 @@ def restricting(schema: Schema, place: str) -> dict[str, Any]:
         ValueError: A keyword's value is not of its kind.
     """
     check_shapes(schema, place)
-    return {name: value for name, value in schema.items() if name in RESTRICTING}
+    return {
+        name: value
+        for name, value in schema.items()
+        if name in RESTRICTING and not _says_nothing(name, value, schema)
+    }
+
+
+def _says_nothing(name: str, value: Any, schema: Schema) -> bool:
+    """Of keywords that are refused else."""
+    if name == "not":
+        return value is False
+    if name == "if":
+        return "then" not in schema and "else" not in schema
+    return name in UNSUPPORTED["object"] and value == {}
+
+
+def is_never(schema: Schema) -> bool:
+    """Whether a schema is a way to write `false`."""
+    return "not" in schema and (schema["not"] is True or schema["not"] == {})
 
 
 def refuse(schema: Schema, place: str, names: Iterable[str]) -> None:

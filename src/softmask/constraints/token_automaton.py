@@ -118,6 +118,7 @@ class TokenAutomaton:
         order = np.argsort(class_E, kind="stable")
         self._state_E, self._class_E, self._next_E = state_E[order], class_E[order], next_E[order]
         self._begin_C = np.searchsorted(self._class_E, np.arange(self.classes + 1))
+        self._last_completed: tuple[tuple[int | None, ...], bool] | None = None
         self._fixed = self._that_lead_on(fixed_texts(automaton, encode, self.control_ids))
         # A hole takes fixed text as the tokenizer writes it; given tokens may cut it elsewhere.
         first_S = np.full(self.states, -1)
@@ -284,8 +285,15 @@ class TokenAutomaton:
     def completes(self, kinds: Sequence[int | None]) -> bool:
         """Whether a canvas of tokens (their classes) and holes (None) can be completed.
 
-        Nothing is interned: any thread may ask.
+        Nothing is interned: any thread may ask. The last answer is kept, as texts of one request
+        have equal canvases.
         """
+        key, last = tuple(kinds), self._last_completed
+        if last is None or last[0] != key:
+            last = self._last_completed = (key, self._completes(key))
+        return last[1]
+
+    def _completes(self, kinds: Sequence[int | None]) -> bool:
         set_S = self._sets[self.accepted]
         for kind in reversed(kinds):
             here, there = self._to_R, self._from_R

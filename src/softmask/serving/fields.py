@@ -57,7 +57,6 @@ FILTERS = "filter tokens by top_p, top_k or min_p"
 BY_FORM = "exclude them by guided_regex, or check the answer"
 OLD_TOOLS = "tools and tool_choice are the newer names"
 IDS = "the steps of /v1/denoise name token ids"
-RENDERED = "render the chat yourself, and give it as prompt"
 TEMPLATE = "start the server with --chat-template"
 
 OPENAI = (
@@ -221,13 +220,16 @@ VLLM = (
     _only("ec_transfer_params", instead=STAYS),
     _only("vllm_xargs", {}, instead="settings of this server stand under softmask"),
     _only("echo", False, instead="put the last message before the answer", kinds=CHAT),
-    _only("add_generation_prompt", True, instead=RENDERED, kinds=DENOISE + SCORE),
-    _only(
-        "continue_final_message", False, instead="give messages and infill together", kinds=DENOISE
+    _done(
+        "add_generation_prompt",
+        "false: nothing stands between the chat and its answer",
+        CHAT + DENOISE + SCORE,
     ),
-    _only("continue_final_message", False, instead=RENDERED, kinds=SCORE),
-    _done("add_generation_prompt", "false: nothing stands between the chat and its answer", CHAT),
-    _done("continue_final_message", "the answer goes on with the assistant's last message", CHAT),
+    _done(
+        "continue_final_message",
+        "the answer goes on with the assistant's last message",
+        CHAT + DENOISE + SCORE,
+    ),
     _only("documents", [], instead="put them into a message", kinds=CHAT),
     _only("chat_template", instead=TEMPLATE, kinds=CHAT),
     _done("chat_template_kwargs", VARIABLES, CHAT + DENOISE + SCORE),

@@ -112,14 +112,24 @@ class Limits:
         self._check_settings(request)
         if request.room is not None:
             return self._check_growing(request, masked_L)
-        if request.constraint is not None and request.holes is None:
-            check_fits(request.constraint, request.ids, self.model.mask_id)
+        self.check_form(request)
         grid = grid_of(self.model.config, masked_L, request.sampling)
         schedule = StepSchedule(masked_L, request.sampling, grid)
         # A text that may write masks has them in blocks that are past.
         may_return = grid is None and self.model.mask_id not in request.rules.suppressed
         most = schedule.masks if may_return else schedule.most_open
         return schedule.masks, self._check_room(request, most)
+
+    def check_form(self, request: Request) -> None:
+        """Whether a text of the asked form fits into the holes that there are.
+
+        Walks the canvas where the form's last one was another: not for an event loop.
+
+        Raises:
+            ValueError: none does.
+        """
+        if request.constraint is not None and request.holes is None and request.room is None:
+            check_fits(request.constraint, request.ids, self.model.mask_id)
 
     def _check_growing(self, request: Request, masked_L: np.ndarray) -> tuple[int, int]:
         """As `check`, of a hole that may grow to so many masks as there is room for."""

@@ -254,7 +254,10 @@ class ChatResponse(ResponseFormat):
 
     def closing(self, index: int, answer: Answer, _prompt_tokens: int) -> list[dict[str, Any]]:
         """The end of a text."""
-        choice = {"index": index, "delta": {}, "finish_reason": answer.finish_reason}
+        # Where nothing came of what might have been a call, the message is an empty text.
+        is_empty = answer.may_call and not answer.calls and not answer.text
+        delta = {"content": ""} if is_empty else {}
+        choice = {"index": index, "delta": delta, "finish_reason": answer.finish_reason}
         return [self._chunk({**choice, "softmask": answer.cost})]
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import typing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -223,7 +223,55 @@ TokenId = Annotated[int, Field(ge=0)]
 TokenIds = Annotated[list[TokenId], Field(min_length=1, fail_fast=True)]
 
 
-class ChatRequest(OpenAIRequest):
+class Conversed(Asked):
+    """What may begin with a conversation, and how the chat template writes it."""
+
+    messages: Messages | None = None
+    add_generation_prompt: bool = True
+    continue_final_message: bool = False
+    chat_template_kwargs: Variables = Field(default_factory=dict)
+
+    @property
+    def question(self) -> str:
+        """What is to be answered: the last message but for one that the answer goes on with."""
+        assert self.messages is not None
+        own = self.continue_final_message and len(self.messages) > 1
+        return self.messages[-2 if own else -1].text
+
+    @property
+    def template_options(self) -> dict[str, Any]:
+        """As `Service.conversation` takes them."""
+        return {
+            "begins_answer": self.add_generation_prompt,
+            "continues": self.continue_final_message,
+            "variables": self.chat_template_kwargs,
+        }
+
+    @model_validator(mode="after")
+    def _is_open(self) -> Self:
+        if self.messages is None:
+            for name in ("add_generation_prompt", "continue_final_message", "chat_template_kwargs"):
+                usual = Conversed.model_fields[name].get_default(call_default_factory=True)
+                if getattr(self, name) != usual:
+                    raise wrong(name, "it says how messages are written, and there are none")
+        elif self.continue_final_message:
+            last = self.messages[-1]
+            require(
+                last.role == "assistant" and not last.tool_calls,
+                "continue_final_message goes on with what the assistant said last: end with a "
+                "message of role assistant, without calls",
+            )
+            # Its default is true, so whoever leaves it out has not asked for it.
+            begins = self.add_generation_prompt and "add_generation_prompt" in self.model_fields_set
+            require(
+                not begins,
+                "add_generation_prompt begins another message than the one that "
+                "continue_final_message goes on with: give one of them",
+            )
+        return self
+
+
+class ChatRequest(OpenAIRequest, Conversed):
     """POST /v1/chat/completions."""
 
     kind = "chat"
@@ -231,25 +279,16 @@ class ChatRequest(OpenAIRequest):
     messages: Messages
     logprobs: bool = False
     top_logprobs: int | None = Field(None, ge=0, le=MOST_TOP)
-    add_generation_prompt: bool = True
-    continue_final_message: bool = False
-    chat_template_kwargs: Variables = Field(default_factory=dict)
     reasoning_effort: Text | None = None
     tools: Tools = Field(default_factory=list)
     tool_choice: Choice = "auto"
     parallel_tool_calls: bool = True
 
     @property
-    def question(self) -> str:
-        """What is to be answered: the last message but for one that the answer goes on with."""
-        own = self.continue_final_message and len(self.messages) > 1
-        return self.messages[-2 if own else -1].text
-
-    @property
-    def template_variables(self) -> dict[str, Any]:
-        """What the template may read beside the conversation."""
+    def template_options(self) -> dict[str, Any]:
+        """As `Service.conversation` takes them."""
         own = {} if self.reasoning_effort is None else {"reasoning_effort": self.reasoning_effort}
-        return own | self.chat_template_kwargs
+        return super().template_options | {"variables": own | self.chat_template_kwargs}
 
     @property
     def must_call(self) -> bool:
@@ -271,24 +310,6 @@ class ChatRequest(OpenAIRequest):
     def calls_several(self) -> bool:
         """Whether it may call more than once; who names one function wants one call of it."""
         return self.parallel_tool_calls and not isinstance(self.tool_choice, NamedTool)
-
-    @model_validator(mode="after")
-    def _is_open(self) -> ChatRequest:
-        if self.continue_final_message:
-            last = self.messages[-1]
-            require(
-                last.role == "assistant" and not last.tool_calls,
-                "continue_final_message goes on with what the assistant said last: end with a "
-                "message of role assistant, without calls",
-            )
-            # Its default is true, so whoever leaves it out has not asked for it.
-            begins = self.add_generation_prompt and "add_generation_prompt" in self.model_fields_set
-            require(
-                not begins,
-                "add_generation_prompt begins another message than the one that "
-                "continue_final_message goes on with: give one of them",
-            )
-        return self
 
     @model_validator(mode="after")
     def _has_tools(self) -> ChatRequest:
@@ -372,7 +393,7 @@ class CompletionRequest(OpenAIRequest):
         return self.logprobs
 
 
-class DenoiseRequest(Shared, Structured):
+class DenoiseRequest(Shared, Structured, Conversed):
     """POST /v1/denoise: every step of one text; one of the first three fields.
 
     `messages` and `infill` together are a conversation, and its next answer but for the holes.
@@ -381,9 +402,7 @@ class DenoiseRequest(Shared, Structured):
     kind = "denoise"
 
     prompt: Text | None = None
-    messages: Messages | None = None
     infill: Text | None = None
-    chat_template_kwargs: Variables = Field(default_factory=dict)
     max_tokens: int | None = Field(None, ge=1)
     candidates: int = Field(5, ge=1, le=MOST_TOP)
     stream: bool = True

@@ -23,14 +23,14 @@ from .protocol import (
     MOST_SEED,
     MOST_TEXTS,
     CompletionRequest,
+    Conversed,
     Logged,
     SoftMaskField,
     TokenIds,
-    Variables,
 )
 from .scoring import ScoreRequest, ScoreResult
 from .service import Job, Service
-from .strict import Asked, Text
+from .strict import Text
 
 MOST_SAMPLES = 4096
 
@@ -78,7 +78,7 @@ class ScoreExtension(BaseModel):
 Choice = Annotated[Text, Field(min_length=1)] | TokenIds
 
 
-class ScoreBody(Asked):
+class ScoreBody(Conversed):
     """POST /v1/score: log-probabilities of choices behind a prompt or a conversation."""
 
     kind = "score"
@@ -86,7 +86,6 @@ class ScoreBody(Asked):
     model: Text | None = None
     prompt: Text | TokenIds | None = None
     messages: Messages | None = None
-    chat_template_kwargs: Variables = Field(default_factory=dict)
     choices: list[Choice] = Field(min_length=1, max_length=MOST_TEXTS, fail_fast=True)
     seed: int = Field(0, ge=0, lt=MOST_SEED)
     softmask: ScoreExtension = Field(default_factory=ScoreExtension)
@@ -108,7 +107,7 @@ def score_request(service: Service, asked: ScoreBody) -> ScoreRequest:
     checkpoint, extension = service.checkpoint, asked.softmask
     prompt: Any = asked.prompt
     if asked.messages is not None:
-        prompt = service.conversation(asked.messages, variables=asked.chat_template_kwargs)
+        prompt = service.conversation(asked.messages, **asked.template_options)
     pairs = pairs_of(checkpoint, prompt, asked.choices, service.encode_text)
     return ScoreRequest(
         tuple(pairs),

@@ -248,7 +248,8 @@ async def _answer(
     count_tokens()
     for handle, answer in zip(handles, answers, strict=False):
         check_end(handle, answer)
-    return JSONResponse(response.whole(answers, prompt_tokens))
+    # Log-probabilities of a long text take tenths of a second.
+    return await asyncio.to_thread(lambda: JSONResponse(response.whole(answers, prompt_tokens)))
 
 
 async def _echoes(

@@ -145,14 +145,8 @@ class Service:
         constraint, tools = asked.constraint, None
         if isinstance(asked, ChatRequest):
             self._check_count(1, asked.n)
-            conversation = self.conversation(
-                asked.messages,
-                asked.offered,
-                begins_answer=asked.add_generation_prompt,
-                continues=asked.continue_final_message,
-                variables=asked.template_variables,
-            )
-            prompts = [conversation]
+            how = asked.template_options
+            prompts = [self.conversation(asked.messages, asked.offered, **how)]
             if asked.offered:
                 names = tuple(one.function.name for one in asked.allowed)
                 tools = Offered(self._tools, names, is_formed=constraint is not None)
@@ -206,7 +200,7 @@ class Service:
         """
         ids: list[int] = []
         if asked.messages:
-            ids = self.conversation(asked.messages, variables=asked.chat_template_kwargs)
+            ids = self.conversation(asked.messages, **asked.template_options)
         start, most = len(ids), 0
         spaced: tuple[int, ...] = ()
         if asked.infill:
@@ -225,7 +219,7 @@ class Service:
         elif not asked.messages:
             assert asked.prompt is not None  # one of the three is there
             ids = self._prompt(asked.prompt)
-        said = asked.messages[-1].text if asked.messages else asked.infill or asked.prompt
+        said = asked.question if asked.messages else asked.infill or asked.prompt
         kind = self.checkpoint.kind_of(said or "")
         masks = ids.count(self.checkpoint.model.mask_id)
         if not asked.infill:
@@ -389,7 +383,7 @@ class Service:
             steps = room.rounds(ids, mask_id)
         extension = asked.softmask
         automaton, holes = binding(self.checkpoint, constraint, spaced, infill=infill or endless)
-        return Request(
+        request = Request(
             ids,
             self.sampling_of(asked, kind, steps),
             soft_mask=self.soft_mask_of(extension.soft_mask),
@@ -404,6 +398,8 @@ class Service:
             room=room,
             cache_salt=asked.cache_salt or "",
         )
+        self.engine.limits.check_form(request)  # here, as `submit` runs on the event loop
+        return request
 
     def seconds_left(self, arrived: float, asked: float | None) -> float:
         """Seconds until a request is given up.

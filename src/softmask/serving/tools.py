@@ -84,6 +84,11 @@ class AllowedChoice(Strict):
     allowed_tools: AllowedTools
 
 
+def _arguments(text: str) -> Any:
+    found = json.loads(text or "{}")
+    return {} if found is None else found
+
+
 class CalledFunction(Strict):
     kind = "called_function"
 
@@ -97,13 +102,16 @@ class CalledFunction(Strict):
 
     @staticmethod
     def check_arguments(arguments: str) -> None:
-        """Whether they are an object. Clients send nothing for no arguments."""
+        """Whether they are an object. Clients send nothing, or null, for no arguments."""
         try:
-            found = json.loads(arguments or "{}")
+            found = _arguments(arguments)
         except (ValueError, RecursionError):
             found = None
         if not isinstance(found, dict):
-            raise wrong("arguments", "not a JSON object as text")
+            raise wrong(
+                "arguments",
+                "not a JSON object as text: mend the call, or leave it out with its answer",
+            )
         try:
             check_json(found)
         except ValueError as error:
@@ -123,7 +131,7 @@ class ToolCall(Strict):
 
     def as_template(self) -> dict[str, Any]:
         """As chat templates take it, which write the arguments as JSON themselves."""
-        arguments = json.loads(self.function.arguments or "{}")
+        arguments = _arguments(self.function.arguments)
         function = {"name": self.function.name, "arguments": arguments}
         return {"id": self.id, "type": self.type, "function": function}
 
