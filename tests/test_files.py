@@ -70,6 +70,12 @@ def test_a_link_stays_a_link_and_a_device_a_device(tmp_path) -> None:
     write_atomically(pipe, "through")
     assert reader.communicate()[0] == b"through"
     assert pipe.is_fifo()
+    # As /dev/stdout is one, or what a shell makes of >(command).
+    out, into = os.pipe()
+    with open(out, "rb") as reading, open(into, "wb") as writing:
+        write_atomically(Path(f"/dev/fd/{writing.fileno()}"), "no name")
+        writing.close()
+        assert reading.read() == b"no name"
     with pytest.raises(IsADirectoryError, match=str(tmp_path)):
         write_atomically(tmp_path, "x")
 

@@ -40,7 +40,7 @@ def read_text(path: Path) -> str:
     Raises:
         ValueError: there is no such file, or it is not UTF-8.
     """
-    if not path.is_file():
+    if not path.exists() or path.is_dir():  # a pipe is read
         raise ValueError(f"there is no file {path}")
     try:
         return path.read_text(encoding="utf-8-sig")
@@ -72,11 +72,12 @@ def write_atomically(path: Path, data: bytes | str) -> None:
     """
     content = data.encode() if isinstance(data, str) else data
     with _named(path):
-        path = path.resolve()
+        # Of a pipe that `resolve` names there is no file.
         if path.exists() and not path.is_file():
             with path.open("wb") as file:
                 file.write(content)
             return
+        path = path.resolve()
         with replaced_atomically(path) as partial:
             partial.write_bytes(content)
 

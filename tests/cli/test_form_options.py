@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
 
 import pytest
 
@@ -41,11 +43,26 @@ def test_a_recorded_run_has_its_form_too(model, written, capsys) -> None:
     assert re.fullmatch("x = [0-9]{4};", capsys.readouterr().out.strip())
 
 
+def test_an_empty_pattern_is_the_form_of_an_empty_text(model, capsys) -> None:
+    assert main(["generate", "Hi", "--model", str(model), "--regex", ""]) == 0
+    assert capsys.readouterr().out.strip() == ""
+
+
+def test_a_schema_may_come_through_a_pipe(model, tmp_path, capsys) -> None:
+    pipe = tmp_path / "schema"
+    os.mkfifo(pipe)
+    with subprocess.Popen(["sh", "-c", f"echo '{json.dumps(SCHEMA)}' > {pipe}"]):
+        words = ["generate", "Hi", "--model", str(model), "--json-schema", str(pipe)]
+        assert main([*words, "--max-new-tokens", "30"]) == 0
+    assert isinstance(json.loads(capsys.readouterr().out)["n"], int)
+
+
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
         (["--regex", "a", "--json-object"], "--regex and --json-object each say"),
         (["--regex", "(a"], "regex"),
+        (["--regex", "", "--json-object"], "--regex and --json-object each say"),
         (["--json-schema", "nowhere.json"], "there is no file nowhere.json"),
         (["--regex", "a{40}", "--max-new-tokens", "9"], "has 40 tokens, but there is room for 9"),
     ],

@@ -210,9 +210,13 @@ def test_holes_are_filled_with_escapes_understood(folder, capsys) -> None:
         (["x", "--html=~nobody-of-this-name/x"], "no such user"),
         (
             ["x", "--rules", "./good.py"],
-            "is no module: name it as in an import, without folder and .py, as in --rules good",
+            "is no module: name it as in an import, without folder and .py, as in good",
         ),
+        (["x", "--alg", "./good.py:patient"], "is no module: name it as in an import"),
         (["x", "--rules", ""], "is no module"),
+        (["x", "-t", "0.5"], "no option -t (a prompt that begins with - stands behind --)"),
+        (["-Hello"], "no option -Hello (a prompt that begins with - stands behind --)"),
+        (["x", "--regex", "-?[0-9]+"], "(one that begins with - is written --regex=VALUE)"),
         (["x", "--alg", ":"], "write MODULE:NAME"),
         (["--file", "/"], "/ is a folder: give a file"),
         (["Hi", "there", "you"], 'put the prompt in quotes, as in "One day, Tom": it goes on with'),
@@ -250,6 +254,11 @@ def test_rules_that_are_no_python_are_one_line(folder, tmp_path, capsys, monkeyp
     (tmp_path / "broken_rules.py").write_text("def rule(:\n")
     said = failed(capsys, "generate", "x", "--model", folder, "--rules", "broken_rules")
     assert "broken_rules.py:1 is no Python (" in said
+    lines = ["import softmask", "", "", "@softmask.commit_rule('patient', retruns='rows')"]
+    (tmp_path / "mistyped_rules.py").write_text("\n".join([*lines, "def rule(view): ..."]))
+    for words in (["--rules", "mistyped_rules"], ["--alg", "mistyped_rules:patient"]):
+        said = failed(capsys, "generate", "x", "--model", folder, *words)
+        assert re.search(r"mistyped_rules\.py:4: .*unexpected keyword argument 'retruns'", said)
 
 
 def test_a_path_that_is_not_there_is_no_name_on_the_hub(capsys) -> None:

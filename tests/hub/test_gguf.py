@@ -24,6 +24,7 @@ from softmask.cli.serve import make_parser as serve_parser
 from softmask.families.registry import FAMILIES
 from softmask.hub import gguf_export
 from softmask.hub.gguf_export import export_gguf
+from softmask.hub.local import look_at
 from softmask.models.checkpoint import Checkpoint
 from softmask.models.quantize import Quantizer
 
@@ -313,6 +314,7 @@ def test_an_adapter_is_merged_into_what_is_exported_and_into_a_file(dream, tmp_p
     # An adapter that names a file as its base finds it.
     change_json(tmp_path / "a" / "adapter_config.json", base_model_name_or_path=str(plain))
     assert torch.equal(logits_of(softmask.load(tmp_path / "a", device="cpu")), logits_of(wanted))
+    assert look_at(tmp_path / "a", "a").problem is None
     # A file is exported anew, in another type too.
     again = export_gguf(tmp_path / "again.gguf", plain)
     assert again.read_bytes()[-10000:] == plain.read_bytes()[-10000:]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import subprocess
@@ -12,14 +13,18 @@ import pytest
 import torch
 from commands import failed
 from processes import ENVIRONMENT, python
+from rich.console import Console
+from rich.filesize import decimal
 from tiny import bytes_of, write_dream_folder
 
 import softmask
 from softmask.cli.main import main
+from softmask.cli.models import _table
 from softmask.hub import memory_check
 from softmask.hub.folder import weight_files
 from softmask.hub.gguf_export import export_gguf
-from softmask.hub.weight_sizes import weight_sizes
+from softmask.hub.local import Entry
+from softmask.hub.weight_sizes import WeightSizes, weight_sizes
 from softmask.reporting import measure
 from softmask.reporting.machine import Memory, memory
 
@@ -153,6 +158,31 @@ def test_models_shows_what_a_model_takes_in_memory(folder, capsys) -> None:
     shown, notes = capsys.readouterr()
     assert ["files", "float32", "bfloat16", "int8", "int4"] in map(str.split, shown.splitlines())
     assert "are free" in notes
+
+
+@pytest.mark.parametrize(("columns", "sizes"), [(80, 5), (60, 1)])
+def test_names_and_what_models_are_can_be_read_in_a_terminal_of_few_columns(columns, sizes) -> None:
+    loaded = WeightSizes(6_525_000_000, 1_500_000, 1_090_000_000).ways()
+    names = {
+        "Dream-org/Dream-v0-Instruct-7B": "Dream model for chat",
+        "runs/m/model": "Dream model",
+    }
+    entries = [
+        Entry("model", name, what, 15_200_000_000, "", "", None, loaded)
+        for name, what in names.items()
+    ]
+    console = Console(width=columns, force_terminal=True, color_system=None, file=io.StringIO())
+    console.print(_table(entries, columns, is_terminal=True))
+    lines = console.file.getvalue().splitlines()
+    for name, what in names.items():
+        at = next(i for i, line in enumerate(lines) if line.startswith(name))
+        assert lines[at].split()[1:] == loaded_words(loaded, sizes)
+        assert lines[at + 1].strip() == what
+
+
+def loaded_words(loaded: dict[str, int], sizes: int) -> list[str]:
+    """That of the files, and those in memory."""
+    return " ".join(decimal(size) for size in [15_200_000_000, *loaded.values()][:sizes]).split()
 
 
 @pytest.mark.parametrize(

@@ -37,15 +37,15 @@ def constraint_of(args: argparse.Namespace) -> Constraint | None:
     Raises:
         ValueError: two of them contradict each other, or a file cannot be read.
     """
-    given = [name for name in OPTIONS if getattr(args, name)]
+    given = [name for name in OPTIONS if getattr(args, name) not in (None, False)]
     if len(given) > 1:
         names = " and ".join(f"--{name.replace('_', '-')}" for name in given)
         raise ValueError(f"{names} each say what the answer is: give one of them")
-    if args.regex:
+    if args.regex is not None:
         return Constraint("regex", args.regex)
     if args.json_schema is not None:
         return Constraint("json_schema", read_text(args.json_schema))
-    if args.choice:
+    if args.choice is not None:
         return Constraint("choice", json.dumps(args.choice))
     if args.grammar is not None:
         return Constraint("grammar", read_text(args.grammar))

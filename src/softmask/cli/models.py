@@ -27,7 +27,7 @@ TITLES = {
     "adapter": ("Adapters", "softmask generate --model NAME"),
     "run": ("Unfinished runs", "softmask train NAME/recipe.json --out NAME"),
 }
-WIDEST = 44  # of the names, in columns, before they wrap
+NARROW = 72  # columns of a terminal that has no room for names and five sizes
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -66,12 +66,12 @@ def run(args: argparse.Namespace, _argv: list[str]) -> int:
         console.width = 1000  # no name is cut
     width = max((len(entry.name) for entry in entries), default=0)
     if console.is_terminal:
-        width = min(width, WIDEST)
+        width = console.width
     for kind, (title, command) in TITLES.items():
         of_kind = [entry for entry in entries if entry.kind == kind]
         if of_kind:
             console.print(f"[bold]{title}[/]  [dim]{command}[/]")
-            console.print(_table(of_kind, width))
+            console.print(_table(of_kind, width, is_terminal=console.is_terminal))
             console.print()
     for entry in entries:
         if entry.problem is not None:
@@ -87,25 +87,34 @@ def run(args: argparse.Namespace, _argv: list[str]) -> int:
     return 0
 
 
-def _table(entries: Sequence[Entry], width: int) -> Table:
-    """Names in so many columns, what they are, their size, and that of models in memory."""
+def _table(entries: Sequence[Entry], width: int, *, is_terminal: bool) -> Table:
+    """Names in so many columns, what they are, their size, and that of models in memory.
+
+    In a terminal what they are stands below their name, and where it is narrow there is one size.
+    """
     from rich.filesize import decimal
     from rich.table import Table
     from rich.text import Text
 
     table = Table.grid(padding=(0, 2), pad_edge=False)
-    table.add_column(overflow="fold", width=width)
-    table.add_column(overflow="fold")
+    table.add_column(overflow="fold", width=None if is_terminal else width)
     ways = list(dict.fromkeys(way for entry in entries for way in entry.loaded or ()))
+    if is_terminal and width < NARROW:
+        ways = []
+    if not is_terminal:
+        table.add_column(overflow="fold")
     for _ in ("files", *ways):
         table.add_column(justify="right", no_wrap=True)
     if ways:
-        table.add_row("", "", *(Text(title, style="dim") for title in ("files", *ways)))
+        before = [""] if is_terminal else ["", ""]
+        table.add_row(*before, *(Text(title, style="dim") for title in ("files", *ways)))
     for entry in entries:
-        what = Text(entry.what.removeprefix("adapter "))
+        what = Text(entry.what.removeprefix("adapter "), style="dim" if is_terminal else "")
         if entry.problem is not None:
             what.append(", not whole", style="red")
         sizes = [(entry.loaded or {}).get(way) for way in ways]
         taken = ["" if size is None else decimal(size) for size in sizes]
-        table.add_row(Text(entry.name), what, decimal(entry.bytes), *taken)
+        name = Text(entry.name)
+        named = [name + Text("\n  ") + what] if is_terminal else [name, what]
+        table.add_row(*named, decimal(entry.bytes), *taken)
     return table

@@ -138,11 +138,16 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Prints the error and the way to help; ends with exit code 2."""
         unknown = message.removeprefix("unrecognized arguments: ").split()
-        if len(unknown) and message.startswith("unrecognized") and unknown[0].startswith("--"):
+        if len(unknown) and message.startswith("unrecognized") and unknown[0].startswith("-"):
             name = unknown[0].partition("=")[0]
             shown = [option for action in self._actions for option in action.option_strings]
-            near = difflib.get_close_matches(name, shown, n=1)
+            near = difflib.get_close_matches(name, shown, n=1) if name.startswith("--") else []
             message = f"there is no option {name}" + (f": did you mean {near[0]}?" if near else "")
+            if not near and "prompt" in self._positional_names():
+                message += " (a prompt that begins with - stands behind --)"
+        elif message.endswith("expected one argument"):
+            option = message.split()[1].split("/")[-1].rstrip(":")
+            message += f" (one that begins with - is written {option}=VALUE)"
         elif message.startswith("unrecognized") and "prompt" in self._positional_names():
             rest = " ".join(unknown)
             message = f'put the prompt in quotes, as in "One day, Tom": it goes on with {rest}'

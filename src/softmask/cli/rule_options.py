@@ -7,12 +7,14 @@ import contextlib
 import importlib
 import json
 import sys
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from ..rules import Kind, added, import_rule
 
+PACKAGE = Path(__file__).parents[1]
 # Settings that name a rule.
 RULE_FIELDS: dict[str, Kind] = {
     "alg": "commit",
@@ -40,15 +42,19 @@ def import_modules(text: str) -> str:
     """
     _look_here()
     for name in text.split(","):
-        if not all(part.isidentifier() for part in name.split(".")) or name.endswith(".py"):
-            own = Path(name).stem
-            hint = f", as in --rules {own}" if own.isidentifier() else ""
-            raise argparse.ArgumentTypeError(
-                f"{name!r} is no module: name it as in an import, without folder and .py{hint}"
-            )
+        _check_module(name)
         with _explained():
             importlib.import_module(name)
     return text
+
+
+def _check_module(name: str) -> None:
+    if not all(part.isidentifier() for part in name.split(".")) or name.endswith(".py"):
+        own = Path(name).stem
+        hint = f", as in {own}" if own.isidentifier() else ""
+        raise argparse.ArgumentTypeError(
+            f"{name!r} is no module: name it as in an import, without folder and .py{hint}"
+        )
 
 
 def rule_name(text: str) -> str:
@@ -63,6 +69,7 @@ def rule_name(text: str) -> str:
     module, _, name = text.partition(":")
     if not module or not name:
         raise argparse.ArgumentTypeError(f"write MODULE:NAME and not {text!r}")
+    _check_module(module)
     with _explained():
         return import_rule(text).name
 
@@ -80,6 +87,14 @@ def _explained() -> Iterator[None]:
         ) from error
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
+    except TypeError as error:  # argparse would say that the name is wrong
+        where = traceback.extract_tb(error.__traceback__)
+        own = next((frame for frame in reversed(where) if not _is_ours(frame.filename)), where[-1])
+        raise argparse.ArgumentTypeError(f"{own.filename}:{own.lineno}: {error}") from error
+
+
+def _is_ours(file: str) -> bool:
+    return Path(file).is_relative_to(PACKAGE) or file.startswith("<frozen")
 
 
 def _look_here() -> None:

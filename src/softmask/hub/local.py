@@ -175,7 +175,8 @@ def size_of(folder: Path) -> int:
 
 def may_be_found(base: str) -> bool:
     """Whether a base that an adapter names is here, or may be on the Hub."""
-    return base == BUNDLED or Path(base).is_dir() or HUB_ID.fullmatch(base) is not None
+    is_here = Path(base).is_dir() or gguf_path(base) is not None
+    return base == BUNDLED or is_here or HUB_ID.fullmatch(base) is not None
 
 
 def _chats(folder: Path) -> bool:
