@@ -10,7 +10,8 @@ last three on the first quarter of every file.
 With --modes it decodes in these ways alone, all puzzles of every file or the --first of them.
 Further ones: entropy-T, tokens-T and both-T (temperature T of the feedback, in the entropy, in the
 tokens or in both), commit-plain (what commits is read off a pass without feedback, a second
-forward, so half as many steps), and preset-NAME (as --feedback NAME).
+forward, so half as many steps), preset-NAME (as --feedback NAME), and spherical-S (that preset at
+lambda S).
 """
 
 from __future__ import annotations
@@ -94,6 +95,9 @@ def way_of(mode: str, own: SoftMaskConfig | None) -> Way:
         return Way(UNTRAINED)
     if mode.startswith("preset-"):
         return Way(choose_soft_mask({"feedback": mode.removeprefix("preset-")}, own))
+    if mode.startswith("spherical-"):
+        preset = {"feedback": "spherical", "scale": float(mode.removeprefix("spherical-"))}
+        return Way(choose_soft_mask(preset, own))
     if own is None:
         raise ValueError(f"this model has no soft-masking: it cannot decode as {mode}")
     if mode == "half":

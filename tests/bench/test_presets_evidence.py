@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import json
 import random
@@ -39,6 +40,8 @@ def test_a_preset_of_a_score_is_that_of_the_command_line(monkeypatch, name) -> N
 
     preset = FEEDBACK_PRESETS[name]
     assert way_of(f"preset-{name}", OWN).soft == (OWN if preset is True else preset)
+    weaker = dataclasses.replace(FEEDBACK_PRESETS["spherical"], scale=0.1)
+    assert way_of("spherical-0.1", OWN).soft == way_of("spherical-0.1", None).soft == weaker
 
 
 def test_every_way_is_judged_against_the_same_weights_without_feedback(
