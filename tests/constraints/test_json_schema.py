@@ -129,6 +129,7 @@ def test_an_object_of_many_optional_properties_has_few_states() -> None:
         ({"enum": [1, "a"], "anyOf": [{"not": {}}, {"type": "string"}]}, ["a"], [1]),
         # Groups with names, as ECMA's dialect writes them, and in a set no group.
         ({"type": "string", "pattern": r"^(?<y>\d{2})-(?<m>\d)$"}, ["19-7"], ["19-", "y"]),
+        ({"type": "string", "pattern": r"^[\u{1F600}-\u{1f602}]$"}, ["😀", "😁"], ["u", "😃"]),
         ({"type": "string", "pattern": r"^[(?<a>]{3}$"}, ["(?<", "a>a"], ["abc"]),
         ({"type": "string", "pattern": r"^\(?<a>$"}, ["(<a>", "<a>"], ["a"]),
         (

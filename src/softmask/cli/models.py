@@ -62,11 +62,10 @@ def run(args: argparse.Namespace, _argv: list[str]) -> int:
         print(json.dumps([dataclasses.asdict(entry) for entry in entries]))
         return 0
     console = Console(highlight=False)
+    width = console.width
     if not console.is_terminal:
         console.width = 1000  # no name is cut
-    width = max((len(entry.name) for entry in entries), default=0)
-    if console.is_terminal:
-        width = console.width
+        width = max((len(entry.name) for entry in entries), default=0)
     for kind, (title, command) in TITLES.items():
         of_kind = [entry for entry in entries if entry.kind == kind]
         if of_kind:
@@ -88,9 +87,10 @@ def run(args: argparse.Namespace, _argv: list[str]) -> int:
 
 
 def _table(entries: Sequence[Entry], width: int, *, is_terminal: bool) -> Table:
-    """Names in so many columns, what they are, their size, and that of models in memory.
+    """Names, what they are, their size, and that of models in memory.
 
-    In a terminal what they are stands below their name, and where it is narrow there is one size.
+    In a terminal of `width` columns what they are stands below their name, and where it is narrow
+    there is one size; elsewhere names have `width` columns.
     """
     from rich.filesize import decimal
     from rich.table import Table

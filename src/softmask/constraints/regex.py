@@ -92,7 +92,7 @@ def search_form(pattern: str, around: Form) -> Form:
 # Tokens of a pattern, as far as the dialects differ: an escape, a class that begins with its end,
 # where a class begins or ends, the head of a named group, a comment, a count without a least.
 _DIFFERING = re.compile(
-    r"\\(?P<escape>[0-7]{2,3}|.)|(?P<empty>\[\^?\])|(?P<open>\[\^?)|(?P<close>\])"
+    r"\\(?P<escape>[0-7]{2,3}|u\{[0-9a-fA-F]{1,6}\}|.)|(?P<empty>\[\^?\])|(?P<open>\[\^?)|(?P<close>\])"
     r"|(?P<group>\(\?<(?![=!]))|(?P<comment>\(\?\#)|(?P<count>\{,\d*\})",
     re.DOTALL,
 )
@@ -114,7 +114,9 @@ def _common(pattern: str) -> str:
         what = None
         if kind == "escape":
             letter = found["escape"]
-            if letter in _ECMAS:
+            if letter.startswith("u{"):
+                text = f"\\U{int(letter[2:-1], 16):08x}"
+            elif letter in _ECMAS:
                 what = text
             elif letter in _PYTHONS or len(letter) > 1:
                 what = f"{text}, which JSON Schema's dialect reads otherwise"

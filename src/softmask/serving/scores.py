@@ -18,7 +18,6 @@ from ..decoding.prompts import pieces
 from ..decoding.score import BATCH_SIZE, SAMPLES, pairs_of
 from ..models.checkpoint import Checkpoint
 from .detokenizer import Token
-from .messages import Messages
 from .protocol import (
     MOST_SEED,
     MOST_TEXTS,
@@ -85,7 +84,6 @@ class ScoreBody(Conversed):
 
     model: Text | None = None
     prompt: Text | TokenIds | None = None
-    messages: Messages | None = None
     choices: list[Choice] = Field(min_length=1, max_length=MOST_TEXTS, fail_fast=True)
     seed: int = Field(0, ge=0, lt=MOST_SEED)
     softmask: ScoreExtension = Field(default_factory=ScoreExtension)
