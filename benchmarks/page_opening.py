@@ -83,7 +83,7 @@ def of_puzzles(
     soft, plain = ([is_right(p, t) for p, t in zip(puzzles, one, strict=True)] for one in texts)
     differ = differing(texts)
     sentence = (
-        f"{what}. Of {seeds} such, another draw than README's, soft-masked solves {sum(soft)} and "
+        f"{what}. Of {seeds} others as hard, soft-masked solves {sum(soft)} and "
         f"plain {sum(plain)}; the two differ in {sum(differ)}. This is one that soft-masked alone "
         "solves."
     )

@@ -89,7 +89,7 @@ def test_an_engineer_trains_on_her_own_chats(type_, tmp_path) -> None:
     (work / "support.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     train = ["train", "--model", "dream", "--data", "support.jsonl", "--batch-size", "2"]
     looked = said(type_(*train, "--dry-run"))
-    assert "taken for pairs (question ask, answer is the answer)" in looked
+    assert "taken for pairs (question asks, answer is the answer)" in looked
     assert re.search(r"about \d+ s and 0\.\d GB", looked)
     with type_(*train, "--iters", "400") as long:
         long.wait_for(r"[1-9]\d*/400 ")

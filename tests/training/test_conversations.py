@@ -563,7 +563,7 @@ def test_whatever_the_chats_every_drawn_one_is_kept_or_counted_and_what_is_kept_
     [
         (("prompt", "completion"), "pairs (prompt and completion"),
         (("prompt", "response"), "pairs"),
-        (("question", "answer"), "pairs (question ask, answer is the answer)"),
+        (("question", "answer"), "pairs (question asks, answer is the answer)"),
         (("instruction", "output"), "pairs"),
     ],
 )

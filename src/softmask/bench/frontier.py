@@ -40,6 +40,7 @@ MADE: dict[str, Callable[[random.Random], Puzzle]] = {
     "countdown_3": lambda rng: generate_countdown(rng, 3),
 }
 FILES = ("sudoku_4x4_4", "sudoku_4x4_8", "cd3_test")
+WIDE = 76  # columns of a screen that has room for the whole table
 
 
 @dataclass(frozen=True)
@@ -191,15 +192,19 @@ def _mark(rows: list[Row]) -> list[Row]:
     return [dataclasses.replace(row, on_frontier=i in kept) for i, row in enumerate(rows)]
 
 
-def tables_of(rows: Sequence[Row]) -> list[Table]:
-    """A table for each kind of puzzles, cells in their order."""
-    tables = []
+def tables_of(rows: Sequence[Row], width: int = WIDE) -> list[Table]:
+    """A table for each kind of puzzles, cells in their order.
+
+    On a screen of fewer columns than WIDE without what is measured beside the forwards.
+    """
+    tables, is_wide = [], width >= WIDE
     for group in dict.fromkeys(row.puzzles for row in rows):
         own = [row for row in rows if row.puzzles == group]
         table = light_table(f"{group}, {own[0].n} puzzles: solved, % (standard error); * frontier")
-        table.add_column("cell")
-        table.add_column("decoding")
-        for column in ("solved", "- full plain", "forwards", "tokens/s", ""):
+        table.add_column("cell", no_wrap=True)
+        table.add_column("decoding", no_wrap=True)
+        rate = ["tokens/s"] if is_wide else []
+        for column in ("solved", "- full plain", "forwards", *rate, ""):
             table.add_column(column, justify="right", no_wrap=True)
         for row in own:
             difference = ""
@@ -211,7 +216,7 @@ def tables_of(rows: Sequence[Row]) -> list[Table]:
                 f"{100 * row.accuracy:.1f} ({100 * row.error:.1f})",
                 difference,
                 f"{row.forwards:.1f}",
-                f"{row.tokens_per_second:.0f}",
+                *([f"{row.tokens_per_second:.0f}"] if is_wide else []),
                 "*" if row.on_frontier else "",
             )
         tables.append(table)

@@ -4,11 +4,11 @@ Times every way of decoding in turns; each way's peak memory is read in a proces
 answers within a minute: rounds go on for a quarter of one, three of them at least, unless --repeat
 says how many. With --json the last line is for scripts.
 
-    softmask bench                        the bundled model
-    softmask bench --hidden 512 --threads 2 --twin --block-length 32 --cache dual --out DIR
-    softmask bench --shape dream-7b       a published shape, random weights, all caches
-    softmask bench growth                 cost and memory against length and batch
-    softmask bench frontier               what faster decoding costs in accuracy
+    softmask bench                     the bundled model
+    softmask bench --shape dream-7b    a published shape, random weights
+    softmask bench growth              cost and memory by length and batch
+    softmask bench frontier            what faster decoding costs in accuracy
+    softmask bench --hidden 512 --twin --block-length 32 --cache dual --out DIR
 """
 
 from __future__ import annotations

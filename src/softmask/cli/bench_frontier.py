@@ -76,8 +76,7 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
         claim(args.out)
     console = Console()
     model, rows = _measure(args, cells, groups)
-    tables = tables_of(rows)
-    for table in tables:
+    for table in tables_of(rows, console.width):
         console.print(table)
     settings = {name: str(v) for name, v in vars(args).items() if v is not None}
     result = {
@@ -89,7 +88,7 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
     }
     if args.out is not None:
         draw(rows, args.out / PLOT)
-        write(args.out, ["softmask", *argv], result, tables)
+        write(args.out, ["softmask", *argv], result, tables_of(rows))
     if args.json:
         print(json.dumps(result))
     return 0

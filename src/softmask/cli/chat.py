@@ -42,7 +42,7 @@ COMMANDS = {
 def make_parser() -> Parser:
     """The command's options."""
     parser = new_parser("chat", __doc__)
-    add_model_options(parser)
+    add_model_options(parser, "the bundled, which has no chat template: name an Instruct model")
     own = {name: value for group in DEFAULTS for name, value in group.items()}
     add_decoding_options(parser, MAX_NEW_TOKENS, own)
     return parser

@@ -33,7 +33,8 @@ def run(args: argparse.Namespace, _argv: list[str]) -> int:
     from ..evaluation.compare import compare, draw, left_out, refusals, table_of
 
     differences = compare(args.a, args.b)
-    Console().print(table_of(differences))
+    console = Console()
+    console.print(table_of(differences, console.width))
     for sentence in (*refusals(differences), *left_out(args.a, args.b)):
         tell(sentence, sys.stdout)
     if args.plot is not None:

@@ -14,6 +14,7 @@ from ..config import BUNDLED, from_mapping, require
 from ..evaluation.config import OWN_NAMES, EvalConfig, ModelArgs, field_names, model_args
 from ..evaluation.templates import JINJA, SHIPPED, YAML, Template, read_templates
 from ..reporting.progress import progress
+from ..reporting.words import tell
 from ..training.config import RECIPE
 from .options import add_model_options, add_settings, given, path_of
 
@@ -199,6 +200,6 @@ def logger_of(lm: Any) -> Callable[[str], None]:
 
     def say(line: str) -> None:
         if lm.ranks.index == 0:
-            print(line, file=sys.stderr)
+            tell(line, sys.stderr)
 
     return say

@@ -40,9 +40,9 @@ if TYPE_CHECKING:
 
 def make_parser() -> argparse.ArgumentParser:
     """The command's options."""
-    titles = "; ".join(f"{name}: {suite.title}" for name, suite in SUITES.items())
-    parser = new_parser("eval suite", f"{__doc__}{titles}.")
-    parser.add_argument("suite", choices=sorted(SUITES))
+    titles = [f"    {name:<22} {suite.title}" for name, suite in SUITES.items()]
+    parser = new_parser("eval suite", "\n".join([__doc__ or "", *titles]))
+    parser.add_argument("suite", choices=sorted(SUITES), metavar="SUITE", help="one of the above")
     parser.add_argument("--tasks", help="only these of the suite, with commas between them")
     parser.add_argument("--modes", help="plain, soft, or both (default: the suite's)")
     parser.add_argument("--fractions", help="forwards for each token: 1,1/2,1/4 (default: all)")

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..reporting.words import tell
 from .options import new_parser, path_of
 
 if TYPE_CHECKING:
@@ -75,14 +76,13 @@ def run(args: argparse.Namespace, _argv: list[str]) -> int:
     for entry in entries:
         if entry.problem is not None:
             mend = f" (`{entry.use}`)" if entry.use else ""
-            print(f"softmask: {entry.problem}{mend}", file=sys.stderr)
+            tell(f"softmask: {entry.problem}{mend}", sys.stderr)
     here = memory()
-    print(
-        f"softmask: beside its files, what a model takes when it is loaded on a CPU; of "
-        f"{decimal(here.total)} of memory {decimal(here.available)} are free",
-        file=sys.stderr,
-    )
-    print("softmask: `softmask pull OWNER/NAME` fetches from the Hub", file=sys.stderr)
+    free = f"of {decimal(here.total)} of memory {decimal(here.available)} are free"
+    if not console.is_terminal or console.width >= NARROW:
+        free = f"beside its files, what a model takes when it is loaded on a CPU; {free}"
+    tell(f"softmask: {free}", sys.stderr)
+    tell("softmask: `softmask pull OWNER/NAME` fetches from the Hub", sys.stderr)
     return 0
 
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import difflib
+import itertools
 import re
 import sys
+import textwrap
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -46,6 +48,8 @@ FIRST = {
     "--no-soft-mask --batch-size --device --out",
     "eval suite": "suite --tasks --model --adapter --modes --fractions --limit --batch-size "
     "--device --out",
+    "eval sweep": "--tasks --steps --threshold --feedback --metric --model --adapter --limit "
+    "--num-fewshot --batch-size --device --out",
     "eval samples": "--texts --count --prompt --model --adapter --max-new-tokens --steps "
     "--temperature --no-soft-mask --out",
     "eval ppl": "--data --limit --length --times --model --adapter --no-soft-mask --batch-size "
@@ -63,19 +67,49 @@ def new_parser(command: str, doc: str | None) -> Parser:
     """The parser of a command.
 
     Args:
-        doc: of the command's module. What follows its first paragraph is the description; where it
-            shows commands, indented, it keeps its own lines.
+        doc: of the command's module. What follows its first paragraph is the description, in which
+            indented lines, commands that it shows, are kept.
     """
     _, _, description = (doc or "").partition("\n\n")
-    own_lines = "\n    " in description
-    formatter = argparse.RawDescriptionHelpFormatter if own_lines else argparse.HelpFormatter
     return Parser(
         prog=f"softmask {command}",
         description=description,
-        formatter_class=formatter,
+        formatter_class=_Formatter,
         allow_abbrev=False,
         first=FIRST.get(command, "").split(),
     )
+
+
+class _Formatter(argparse.HelpFormatter):
+    """Wraps the paragraphs of a description, and keeps its indented lines."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        lines: list[str] = []
+        for is_own, group in itertools.groupby(text.strip("\n").splitlines(), _is_own_line):
+            if is_own:
+                lines += [part for line in group for part in _in_width(line, width)]
+            else:
+                lines += textwrap.wrap(" ".join(group), width, break_on_hyphens=False)
+        return "\n".join(indent + line for line in lines)
+
+
+def _is_own_line(line: str) -> bool:
+    return not line.strip() or line.startswith("    ")
+
+
+def _in_width(line: str, width: int) -> list[str]:
+    """An indented line, broken where it is too long; a command so that it can be copied."""
+    behind = " " * 8
+    if len(line) <= width or not line.startswith("    softmask"):
+        return textwrap.wrap(line, width, subsequent_indent=behind) or [""]
+    command, *options = line.split(" --")
+    lines = [command]
+    for option in options:
+        if len(lines[-1]) + len(f" --{option} \\") <= width:
+            lines[-1] += f" --{option}"
+        else:
+            lines.append(f"{behind}--{option}")
+    return [*(f"{one} \\" for one in lines[:-1]), lines[-1]]
 
 
 class Parser(argparse.ArgumentParser):
@@ -196,11 +230,11 @@ def add_layout_option(group: Any) -> None:
     )
 
 
-def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """Which model, and where it runs."""
+def add_model_options(parser: argparse.ArgumentParser, default: str = "the bundled") -> None:
+    """Which model, and where it runs; `default`: what help says of the model."""
     group = parser.add_argument_group("model")
     group.add_argument(
-        "--model", help="folder, GGUF file or Hub id of a model (default: the bundled)"
+        "--model", help=f"folder, GGUF file or Hub id of a model (default: {default})"
     )
     group.add_argument("--adapter", help="folder or Hub id of a PEFT adapter to merge in")
     group.add_argument("--revision", help="branch, tag or commit on the Hub")

@@ -23,7 +23,7 @@ from . import svg_grid
 CELL, LINE, SIZE = 9.6, 24, 16  # width of a character, height of a line and of the type, pixels
 SMALL = 7.8  # width of a character of a caption
 MARGIN, GAP, COLUMNS = 20, 48, 56  # around everything, between runs, characters of a line
-FAINT = 0.16  # opacity of a ghost without feedback
+FAINT = 0.55  # opacity of a ghost without feedback: it can be read
 HOLD = 3  # steps for which the last one stays
 
 # XML 1.0 has no way to write these.
@@ -180,7 +180,8 @@ def _cells(run: dict[str, Any], most: float = 1.0) -> tuple[list[_Cell], int]:
             ids, shares = masked["candidates"][i], masked["w"][i]
             if ids:
                 share = shares[0] if shares else 0
-                opacity = max(FAINT, (masked["lambda"][i] or 0) / most * (share or 0))
+                fed = (masked["lambda"][i] or 0) / most * (share or 0)
+                opacity = FAINT + (1 - FAINT) * fed
                 text = _shown(texts.get(str(ids[0]), ""))
                 text = (
                     text if text.strip() else "·"

@@ -87,7 +87,9 @@ def _add_data_options(group: Any) -> None:
     group.add_argument("--prompt-column", help="column of questions, where its name is not known")
     group.add_argument("--response-column", help="with it: the column of answers")
     group.add_argument("--messages-column", help="or: the column of whole conversations")
-    group.add_argument("--model", help="folder or Hub id to fine-tune (default: the bundled one)")
+    group.add_argument(
+        "--model", help="folder or Hub id to fine-tune (default: the bundled, for texts)"
+    )
     add_family_option(group)
     group.add_argument("--iters", type=int, help="updates (default: three passes over the data)")
     group.add_argument("--batch-size", type=int, help="rows an update, one at a time (8)")
@@ -281,9 +283,10 @@ def _preview(recipe: Any, device: str | None, *, is_all: bool) -> None:
 
     console = Console(highlight=False)
     where = choose_device("cpu" if chosen_cpu(device) else None)
+    told: list[str] = []  # below the display, which a line would tear
     with progress("reading the data"):
-        seen = preview(recipe, where, _report if is_all else silent)
-    for line in seen.forms:
+        seen = preview(recipe, where, told.append if is_all else silent)
+    for line in [*told, *seen.forms]:
         _report(line)
     print("a row as the model sees it; what is trained is", end=" ")
     if console.is_terminal:

@@ -27,6 +27,8 @@ from .intervals import interval
 from .suites import MODE_ALIASES, score_name
 
 Pairs = dict[tuple[str, str, str], dict[str, float]]
+WIDE = 76  # columns of a screen that has room for the whole table
+FRACTION = re.compile(r"@(\d+)_(\d+)$")  # forwards a token, in the name of a suite's cell
 
 
 @dataclass(frozen=True)
@@ -206,32 +208,43 @@ def forwards_of(folder: Path) -> dict[str, float]:
     return {row["task"]: row["forwards"] for row in rows if row["forwards"] is not None}
 
 
-def table_of(differences: Sequence[Difference]) -> Table:
-    """The differences as a table: values, interval, and samples that one side alone has right."""
+def table_of(differences: Sequence[Difference], width: int = WIDE) -> Table:
+    """The differences as a table: values, interval, and samples that one side alone has right.
+
+    On a screen of fewer columns than WIDE without how many samples and forwards there are.
+    """
     table = light_table("B - A, paired by sample; 95 % interval")
     table.add_column("evaluation", overflow="fold")
+    is_wide = width >= WIDE
     spreads = any(d.spread is not None for d in differences)
     more = ("spread",) if spreads else ()
-    for column in ("n", "A", "B", "B - A", "95 %", *more, "only\nA/B", "forwards\nA/B"):
-        table.add_column(column, justify="right")
+    counts = ("n",) if is_wide else ()
+    spending = ("only\nA/B", "forwards\nA/B") if is_wide else ()
+    for column in (*counts, "A", "B", "B - A", "95 %", *more, *spending):
+        table.add_column(column, justify="right", no_wrap=True)
     metrics = {(d.metric, d.filter) for d in differences}
     for d, name in zip(differences, _names(differences), strict=True):
         if len(metrics) > 1:
             name += f" {score_name(d.metric, d.filter)}"
         spent = [("-" if f is None else f"{f:.0f}") for f in (d.forwards_a, d.forwards_b)]
         table.add_row(
-            name,
-            str(d.n),
+            FRACTION.sub(_fraction, name),
+            *([str(d.n)] if is_wide else []),
             f"{d.a:.3f}",
             f"{d.b:.3f}",
             f"{d.difference:+.3f}",
             bounds(d.low, d.high, "+.3f"),
             *(["" if d.spread is None else f"{d.spread:.3f}"] if spreads else []),
-            f"{d.only_a}/{d.only_b}",
-            "/".join(spent),
+            *([f"{d.only_a}/{d.only_b}", "/".join(spent)] if is_wide else []),
             style="bold" if d.significant else None,
         )
     return table
+
+
+def _fraction(found: re.Match[str]) -> str:
+    """Forwards a token as a suite's own table has them, behind a space, where lines break."""
+    numerator, denominator = found.groups()
+    return f" {numerator}" if denominator == "1" else f" {numerator}/{denominator}"
 
 
 def bounds(low: float | None, high: float | None, form: str) -> str:

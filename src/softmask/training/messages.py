@@ -118,7 +118,8 @@ def form_of(columns: Columns) -> str:
     if len(columns.chat) == 1:
         return f"conversations (a column {columns.chat[0]}{beside})"
     *prompts, response = columns.chat
-    return f"pairs ({' and '.join(prompts)} ask, {response} is the answer{beside})"
+    ask = "asks" if len(prompts) == 1 else "ask"
+    return f"pairs ({' and '.join(prompts)} {ask}, {response} is the answer{beside})"
 
 
 def messages_of(source: SourceConfig, where: str, row: Any) -> Messages | str:

@@ -173,7 +173,7 @@ def _estimate(
     passes = f"{updates * size / (rows * train.visits):,.1f}".removesuffix(".0")
     return (
         f"{count(updates, 'update')} of {count(size, 'row')}, "
-        f"{passes} {'pass' if passes == '1' else 'passes'} over {rows:,}; "
+        f"{passes} {'pass' if passes == '1' else 'passes'} over {count(rows, 'row')}; "
         f"about {_duration(seconds)} and {memory:.1f} GB on this {device.type} (an estimate)"
     )
 

@@ -44,7 +44,7 @@ class Page {
   showOpening() {
     const { trace, about } = this.data.opening;
     const sentence = this.data.examples.length
-      ? `A recorded run of the ${this.data.examples[0].name}. Run has the text above run here and now.`
+      ? `A recorded run of the ${this.data.examples[0].name}. Press Run to compute the text above here and now.`
       : `A recorded run of the small model that comes with softmask. ${about}`;
     this.view.show(readTrace(trace), sentence);
     const isStill = matchMedia("(prefers-reduced-motion: reduce)").matches;

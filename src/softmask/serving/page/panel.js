@@ -150,6 +150,14 @@ function tellDifference(panels) {
     const same = `the same text as ${runs[1 - i].name}`;
     panel.tell(words[i], parting ? apart(panel, parting, words[i], runs[1 - i]) : same);
   });
+  level(panels);
+}
+
+/** Gives back the room that was kept for longer texts, but so much that the strips stay level. */
+function level(panels) {
+  for (const { outcome } of panels) outcome.style.minHeight = "";
+  const tallest = Math.max(...panels.map(({ outcome }) => outcome.offsetHeight));
+  if (panels.length > 1) for (const { outcome } of panels) outcome.style.minHeight = `${tallest}px`;
 }
 
 function apart({ run, puzzle }, parting, words, other) {

@@ -3,7 +3,7 @@
 const HOLES = /\[\[\d+\]\]/;
 // A link of somebody else's may run at once up to here: tokens, and steps.
 const MOST_OF_LINK = 512;
-const EARLIER = "The run before: nothing came of the last one.";
+const EARLIER = "Below is the run before: the last one brought nothing.";
 
 class Texts {
   constructor(page) {
