@@ -9,9 +9,10 @@ import pytest
 from commands import failed
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
 import softmask
-from softmask.bench.frontier import measure, puzzles_of, runs
+from softmask.bench.frontier import Row, measure, puzzles_of, runs, tables_of
 from softmask.bench.frontier_cells import CELLS, Cell, choose_cells
 from softmask.cli.main import main
 from softmask.config import SamplingConfig
@@ -51,6 +52,15 @@ def test_made_puzzles_are_the_same_each_time_and_in_no_evaluation_file() -> None
             assert held_out_digest(puzzle.kind, puzzle.input) not in held_out
             if name.startswith("sudoku"):
                 assert 16 - puzzle.input.count("0") == int(name[-1])
+
+
+@pytest.mark.parametrize("columns", [80, 60])
+def test_names_of_cells_are_whole_in_a_terminal_of_few_columns(capsys, columns) -> None:
+    row = Row("sudoku_4x4_4", 9, "entropy-.05", "entropy", "plain", 1.0, 0.0, 0.1, 0.1, 3.5, 184, 9)
+    Console(width=columns).print(tables_of([row], columns)[0])
+    shown = capsys.readouterr().out
+    assert "entropy-.05  plain" in shown
+    assert ("184" in shown) == (columns == 80)
 
 
 @pytest.fixture(scope="module")

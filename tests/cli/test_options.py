@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 
 import pytest
 
@@ -52,6 +53,20 @@ def test_every_command_names_itself_and_shows_no_published_name(words) -> None:
         assert f"--{name}" not in shown
     said = [action.help for action in parser._actions if action.help is not None]
     assert not [help for help in said if help.count("(default:") > 1]
+
+
+@pytest.mark.parametrize("columns", [80, 60])
+@pytest.mark.parametrize("words", words_of_commands(), ids=" ".join)
+def test_help_fits_the_terminal_and_breaks_no_word(words, columns, monkeypatch) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    shown = find_command(words)[0].make_parser().format_help()
+    text = shown[shown.index("\n\n") :]
+    long = [line for line in text.splitlines() if len(line) > columns and " " in line.strip()]
+    assert not long
+    # A command of the description can be copied: broken lines end in a backslash.
+    for line, after in itertools.pairwise(text.splitlines()):
+        if after.startswith("        --") and line.startswith("    softmask"):
+            assert line.endswith(" \\")
 
 
 def test_eval_takes_our_modes_and_the_harness_takes_our_names() -> None:

@@ -169,6 +169,23 @@ def test_a_place_with_several_tasks_names_them(tmp_path, capsys) -> None:
     assert ["own", "u"] in rows
 
 
+@pytest.mark.parametrize(("columns", "last"), [(80, "forwards"), (60, "%")])
+def test_a_suites_cells_are_told_apart_in_a_terminal_of_few_columns(
+    tmp_path, capsys, columns, last
+) -> None:
+    for name in ("a", "b"):
+        for fraction in ("1_1", "1_4"):
+            task = "countdown_cd3_plain"
+            write_run(tmp_path / name / f"{task}@{fraction}", [0, 1, 1], task=task)
+    found = compare(tmp_path / "a", tmp_path / "b")
+    Console(width=columns).print(table_of(found, columns))
+    shown = " ".join(capsys.readouterr().out.split())
+    assert shown.count("countdown_cd3_plain") == 2
+    assert "@" not in shown
+    assert "1/4" in shown
+    assert f" {last} " in shown
+
+
 def test_a_suite_from_before_plain_was_its_name_is_compared_with_one_of_today(tmp_path) -> None:
     write_run(tmp_path / "old" / "binary" / "t@1_1", [0, 0, 1])
     write_run(tmp_path / "new" / "plain" / "t@1_1", [0, 1, 1])

@@ -465,6 +465,18 @@ def test_a_run_is_stopped_and_what_came_stays_and_can_be_kept(page, address) -> 
         page.click("#json")
     (run_,) = json.loads(Path(download.value.path()).read_text(encoding="utf-8"))["runs"]
     assert run_["end"]["finish_reason"] == "cancelled"
+    # The room that was kept for 230 tokens is given back.
+    page.click("#cells")
+    spare = page.eval_on_selector(
+        ".outcome",
+        """(outcome) => {
+          const text = document.createRange();
+          text.selectNodeContents(outcome);
+          const { height } = text.getBoundingClientRect();
+          return (outcome.offsetHeight - height) / parseFloat(getComputedStyle(outcome).lineHeight);
+        }""",
+    )
+    assert spare < 4
     freed = "async () => /^softmask_running 0/m.test(await (await fetch('/metrics')).text())"
     page.wait_for_function(freed)
 

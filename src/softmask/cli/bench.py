@@ -20,6 +20,7 @@ from typing import Any
 from ..bench.choices import BLOCK_STEPS, MODES
 from ..reporting.clocks import CLOCKS
 from ..reporting.progress import progress
+from ..reporting.words import count
 from ..sampling import CACHES
 from .options import add_hidden, choices_of, counts, new_parser, path_of, words
 
@@ -186,10 +187,9 @@ def _title(args: argparse.Namespace, model: Any, rounds: int) -> str:
     if model.device.type == "cpu":
         import torch
 
-        count = torch.get_num_threads()
-        where += f", {count} thread{'s' if count > 1 else ''}"
+        where += f", {count(torch.get_num_threads(), 'thread')}"
     how = f"{args.alg}, temperature {args.temperature:g}, k {args.soft_mask_k}"
     return (
         f"{what}: {where}\n{args.prompt_tokens} + {args.max_new_tokens} tokens, batch "
-        f"{args.batch}, {args.steps} steps, {how}; median of {rounds} rounds"
+        f"{args.batch}, {args.steps} steps, {how}; median of {count(rounds, 'round')}"
     )

@@ -15,6 +15,7 @@ from ..bench.choices import BLOCK, BLOCK_STEPS, MODES
 from ..reporting.clocks import CLOCKS
 from ..reporting.plots import need_matplotlib
 from ..reporting.progress import progress
+from ..reporting.words import count
 from ..sampling import CACHES
 from .options import choices_of, counts, new_parser, path_of
 
@@ -90,7 +91,7 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
 
         rows = measure_growth(model, cells, plan, shown.update, peak, args.repeat, args.clock)
     at = args.batch_tokens
-    where = f"{model.device.type}, {torch.get_num_threads()} threads, {args.clock} time"
+    where = f"{model.device.type}, {count(torch.get_num_threads(), 'thread')}, {args.clock} time"
     title = f"{args.shape}, {args.layers} layers, {args.modes}, blocks of {plan.block}\n{where}"
     tables = tables_of(rows, at, title)
     for table in tables:

@@ -19,6 +19,7 @@ from ..hub.load import choose_device
 from ..reporting.measure import check_clock
 from ..reporting.progress import progress
 from ..reporting.result_folder import claim, write
+from ..reporting.words import count
 from ..sampling import CACHES
 
 # A few minutes on two cores: more is asked for by lists.
@@ -80,8 +81,9 @@ def _title(
     depth = f"{layers} layers, measured"
     if layers < shape.layers:
         depth = f"{shape.layers} layers, projected from 1 and {layers}"
+    threads = count(torch.get_num_threads(), "thread")
     return (
         f"{name}, random weights: {depth}\n"
-        f"{device.type}, {torch.get_num_threads()} threads, {clock} time; a block of {plan.block} "
+        f"{device.type}, {threads}, {clock} time; a block of {plan.block} "
         f"in a text,\n{plan.steps} steps: ms of its first step, and of each later one"
     )

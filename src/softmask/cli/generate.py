@@ -55,7 +55,7 @@ def make_parser() -> argparse.ArgumentParser:
     add_replace_options(parser)
     parser.add_argument("--raw", action="store_true", help="no chat template around the prompt")
     parser.add_argument(
-        "-n", "--num-return-sequences", type=int, default=1, help="texts a prompt (1)"
+        "-n", "--num-return-sequences", metavar="N", type=int, default=1, help="texts a prompt (1)"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object a text")
     parser.add_argument(

@@ -100,7 +100,7 @@ def _is_own_line(line: str) -> bool:
 def _in_width(line: str, width: int) -> list[str]:
     """An indented line, broken where it is too long; a command so that it can be copied."""
     behind = " " * 8
-    if len(line) <= width or not line.startswith("    softmask"):
+    if len(line) <= width or not line.startswith("    softmask") or "   " in line.strip():
         return textwrap.wrap(line, width, subsequent_indent=behind) or [""]
     command, *options = line.split(" --")
     lines = [command]
@@ -393,7 +393,9 @@ def add_decoding_options(
         max_new_tokens: the default; None: what suits the prompt.
         defaults: what the help says of a setting's default, where the command has its own.
     """
-    group = parser.add_argument_group(f"decoding ({OF_CHECKPOINT}, also for some kinds of prompts)")
+    group = parser.add_argument_group(
+        "decoding", f"{OF_CHECKPOINT}, also for some kinds of prompts"
+    )
     usual = "what suits the prompt by the checkpoint's file, else 128"
     group.add_argument(
         "--max-new-tokens",

@@ -34,6 +34,7 @@ from ..logits import CHUNK_ROWS, entropy
 from ..models import DreamModel
 from ..reporting.progress import progress
 from ..reporting.tables import light_table
+from ..reporting.words import count
 from ..soft_mask import SoftMask, make_mixer
 from ..training.objective import BUCKETS, beside
 from .auto_batch import AutoBatch
@@ -333,7 +334,7 @@ def table_of(found: dict[str, Any]) -> Group:
     """`asdict(HeldOut)` as tables: each kind of feedback on the whole, then the gain by time."""
     whole = found["whole"]
     ways = [way for way in ("plain", "fresh", "stale") if whole[way] is not None]
-    title = f"{found['windows']} windows, {found['tokens']} tokens predicted"
+    title = f"{count(found['windows'], 'window')}, {count(found['tokens'], 'token')} predicted"
     table = _table(title, "feedback", "nats a token", "perplexity", "- plain", "right", "lambda")
     for way in ways:
         score, gain = whole[way], whole.get(f"{way}_minus_plain")

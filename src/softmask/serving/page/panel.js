@@ -2,6 +2,7 @@
 
 const COUNTERS = ["step", "forwards", "tokens / forward", "masks left", "mean lambda", "time"];
 const LETTER = 8; // pixels
+const SPARE_LINES = 3; // that may stay empty below a text, so that nothing moves when it ends
 const ENDINGS = { cancelled: "stopped", deadline: "out of time", shutdown: "the server went away" };
 
 class Panel {
@@ -153,11 +154,15 @@ function tellDifference(panels) {
   level(panels);
 }
 
-/** Gives back the room that was kept for longer texts, but so much that the strips stay level. */
+/** Gives back the room that was kept for much longer texts; strips side by side stay level. */
 function level(panels) {
-  for (const { outcome } of panels) outcome.style.minHeight = "";
-  const tallest = Math.max(...panels.map(({ outcome }) => outcome.offsetHeight));
-  if (panels.length > 1) for (const { outcome } of panels) outcome.style.minHeight = `${tallest}px`;
+  const outcomes = panels.map((panel) => panel.outcome);
+  const tallest = () => Math.max(...outcomes.map((outcome) => outcome.offsetHeight));
+  const kept = tallest();
+  for (const outcome of outcomes) outcome.style.minHeight = "";
+  const needed = tallest();
+  const isMuch = kept - needed > SPARE_LINES * parseFloat(getComputedStyle(outcomes[0]).lineHeight);
+  for (const outcome of outcomes) outcome.style.minHeight = `${isMuch ? needed : kept}px`;
 }
 
 function apart({ run, puzzle }, parting, words, other) {
