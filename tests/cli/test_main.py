@@ -15,6 +15,7 @@ from commands import failed
 from processes import ENVIRONMENT, python
 from tiny import write_dream_folder
 
+from softmask.cli import generate
 from softmask.cli.main import COMMANDS, SUBCOMMANDS, main
 from softmask.cli.text_flow import TextFlow
 from softmask.config import FEEDBACK_PRESETS
@@ -424,3 +425,20 @@ def test_what_cannot_be_written_is_named(folder, capsys, tmp_path) -> None:
     assert "File name too long" in failed(capsys, *command, str(tmp_path / ("x" * 300)))
     assert "no such user" in failed(capsys, "export", "--model", folder, "~nosuch/x")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_ctrl_c_leaves_what_was_decided_on_the_screen(capsys, monkeypatch) -> None:
+    def stopped(generation, _args, _start=None) -> None:
+        for _ in zip(range(3), generation, strict=False):
+            pass
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(generate, "show_steps", stopped)
+    for stream in (sys.stdout, sys.stderr):
+        monkeypatch.setattr(stream, "isatty", lambda: True)
+    words = ["--max-new-tokens", "9", "--block-length", "1", "--temperature", "0"]
+    assert main(["generate", "One day", *words]) == 130
+    shown, said = capsys.readouterr()
+    _, _, decided = shown.partition("One day")
+    assert re.sub(r"\x1b\[\d+m", "", decided).strip()
+    assert "stopped after 3 forwards" in said

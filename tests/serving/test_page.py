@@ -581,7 +581,7 @@ def test_a_refusal_says_what_to_do_and_that_what_is_below_is_the_run_before(page
     assert "threshold commits by confidence" in alert
     assert "Change the text or the settings" in alert
     assert view(page) == before
-    assert "The run before: nothing came" in page.locator("#about-run").inner_text()
+    assert "Below is the run before" in page.locator("#about-run").inner_text()
     assert page.evaluate("document.activeElement.name") == "softmask.threshold"
     put(page, "softmask.threshold", "7")
     run(page)

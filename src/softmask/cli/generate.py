@@ -19,6 +19,7 @@ from ..config import SamplingConfig, SoftMaskConfig
 from ..constraints.constraint import Constraint
 from ..files import not_utf8
 from ..reporting.progress import progress
+from ..reporting.words import count
 from .closing_line import Cost, print_text, say, seed_line, settings_line, soft_mask_given
 from .form_options import add_form_options, constraint_of
 from .options import (
@@ -103,7 +104,11 @@ def run(args: argparse.Namespace, _argv: list[str]) -> int:
     if args.stream:
         _stream(generation)
     else:
-        show_steps(generation, args)
+        try:
+            show_steps(generation, args)
+        except KeyboardInterrupt:
+            _keep_decided(generation, args)
+            raise
         _print_completions(generation, args)
     say(_closing_lines(args, generation, Cost.of(generation)), args)
     return 0
@@ -121,6 +126,13 @@ def _print_completions(generation: Any, args: argparse.Namespace) -> None:
             print(json.dumps(dataclasses.asdict(completion) | {"settings": settings}))
         else:
             print_text(completion.text, _before(generation))
+
+
+def _keep_decided(generation: Any, args: argparse.Namespace) -> None:
+    """Leaves on the screen what was decided from the left of a text that was stopped."""
+    if generation.last is not None and sys.stdout.isatty() and not args.json:
+        print_text(generation.decided(generation.last), _before(generation))
+        say([f"stopped after {count(generation.last.forwards, 'forward')}"], args)
 
 
 def _before(run: Any) -> str:
