@@ -91,6 +91,8 @@ def test_an_engineer_trains_on_her_own_chats(type_, tmp_path) -> None:
     looked = said(type_(*train, "--dry-run"))
     assert "taken for pairs (question asks, answer is the answer)" in looked
     assert re.search(r"about \d+ s and 0\.\d GB", looked)
+    assert "reading" not in looked  # the display is gone, and has torn no line
+    assert len(re.findall(r"\d+ in all", " ".join(looked.split()))) == 2
     with type_(*train, "--iters", "400") as long:
         long.wait_for(r"[1-9]\d*/400 ")
         long.write(CTRL_C)
