@@ -72,7 +72,8 @@ def test_a_dry_run_says_what_the_chats_are_and_loads_no_weights(
     assert f"{own}: taken for conversations (a column messages)" in said
     assert re.search(r"1 left out \(incomplete 1\)", said)
     assert "<|im_start|>assistant\n[[open it again<|im_end|>" in said
-    assert re.search(r"\d+ updates of 2 rows, .* passes over \d+; about \d+ s and 0\.\d GB", said)
+    updates = r"\d+ updates of 2 rows, .* passes over \d+ rows"
+    assert re.search(updates + r"; about \d+ s and 0\.\d GB", said)
     assert not (tmp_path / "run").exists()
     table = tmp_path / "plain.csv"
     table.write_text("text;place\nthe first one;1\nthe first two;2\n")
@@ -81,7 +82,7 @@ def test_a_dry_run_says_what_the_chats_are_and_loads_no_weights(
     said = capsys.readouterr().out
     assert re.search(r"\n\[\[the first (one|two)", said)  # no token is shown as a prompt
     assert "train, newly tokenised: 1 conversation, 0 left out" in said
-    assert "1 update of 2 rows, 2 passes over 1;" in said
+    assert "1 update of 2 rows, 2 passes over 1 row;" in said
     assert "put a.csv, b.csv into a folder" in failed(capsys, "train", "--data", "a.csv", "b.csv")
     assert "`softmask train --data chats.jsonl --dry-run`" in failed(capsys, "train")
 
