@@ -40,6 +40,14 @@ def test_a_preset_of_a_score_is_that_of_the_command_line(monkeypatch, name) -> N
 
     preset = FEEDBACK_PRESETS[name]
     assert way_of(f"preset-{name}", OWN).soft == (OWN if preset is True else preset)
+
+
+def test_spherical_is_scored_at_any_lambda_with_or_without_parameters_of_ones_own(
+    monkeypatch,
+) -> None:
+    monkeypatch.syspath_prepend(str(EVIDENCE))
+    from score_puzzles import way_of
+
     weaker = dataclasses.replace(FEEDBACK_PRESETS["spherical"], scale=0.1)
     assert way_of("spherical-0.1", OWN).soft == way_of("spherical-0.1", None).soft == weaker
 
@@ -51,10 +59,9 @@ def test_every_way_is_judged_against_the_same_weights_without_feedback(
     for arm in experiment.arms_of(plain):
         for name in arm.sets:
             for model in range(len(arm.models)):
-                for way in arm.ways:
-                    file = experiment.folder_of(work, arm, model, name) / f"{way}.json"
+                for preset, chance in ((one, CHANCES[one]) for one in arm.presets):
+                    file = experiment.folder_of(work, arm, model, name) / f"{preset}.json"
                     file.parent.mkdir(parents=True, exist_ok=True)
-                    chance = CHANCES[way.removeprefix("preset-")]
                     cells = [
                         {
                             "fewer": fewer,

@@ -581,7 +581,8 @@ def test_a_refusal_says_what_to_do_and_that_what_is_below_is_the_run_before(page
     assert "threshold commits by confidence" in alert
     assert "Change the text or the settings" in alert
     assert view(page) == before
-    assert "Below is the run before" in page.locator("#about-run").inner_text()
+    about = page.locator("#about-run").inner_text()
+    assert "Below is the run before: the last one brought nothing." in about
     assert page.evaluate("document.activeElement.name") == "softmask.threshold"
     put(page, "softmask.threshold", "7")
     run(page)

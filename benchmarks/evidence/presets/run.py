@@ -34,7 +34,7 @@ from softmask.reporting.tables import light_table
 BAR = 2.84
 COUNT, GIVENS = 400, 30
 FEWER = ("full", "1/4")
-PRESET, OFF = "preset-", "off"
+OFF = "off"
 BUNDLED = HERE.parents[1] / "src" / "softmask" / "default"
 
 Solved = dict[str, list[list[float]]]  # by number of forwards, models x puzzles
@@ -44,21 +44,21 @@ Solved = dict[str, list[list[float]]]  # by number of forwards, models x puzzles
 class Arm:
     """Models of one training, the sets that they solve, and the presets that they are decoded by.
 
-    The first way is without feedback: what the others are compared with.
+    The first preset is no feedback: what the others are compared with.
     """
 
     name: str
     models: tuple[Path, ...]
     sets: tuple[str, ...]
-    ways: tuple[str, ...]
+    presets: tuple[str, ...]
 
 
 def arms_of(plain: Sequence[Path]) -> tuple[Arm, ...]:
     """The table of README.md."""
-    presets = tuple(PRESET + name for name in (OFF, "spherical", "rcd"))
+    presets = (OFF, "spherical", "rcd")
     sets = ("sudoku_9x9", "countdown_3", "countdown_4")
     return (
-        Arm("bundled", (BUNDLED,), sets, (*presets, f"{PRESET}published")),
+        Arm("bundled", (BUNDLED,), sets, (*presets, "published")),
         Arm("plain", tuple(plain), sets[:1], presets),
     )
 
@@ -73,25 +73,25 @@ def fresh(name: str) -> Iterator[Puzzle]:
 
 
 def folder_of(work: Path, arm: Arm, model: int, name: str) -> Path:
-    """Where a model's scores of a set lie, a file for each way."""
+    """Where a model's scores of a set lie, a file for each preset."""
     return work / f"{arm.name}-{model}" / name
 
 
-def scoring(work: Path, arm: Arm, model: int, name: str, way: str) -> Task:
-    """All puzzles of a set by one model in one way."""
-    scores = folder_of(work, arm, model, name) / f"{way}.json"
+def scoring(work: Path, arm: Arm, model: int, name: str, preset: str) -> Task:
+    """All puzzles of a set by one model with one preset."""
+    scores = folder_of(work, arm, model, name) / f"{preset}.json"
     words = [str(HERE / "score_puzzles.py"), str(arm.models[model]), str(scores)]
-    words += ["--data", str(work / "puzzles" / name), "--modes", way]
+    words += ["--data", str(work / "puzzles" / name), "--modes", f"preset-{preset}"]
     words += ["--fewer", ",".join(FEWER), "--dtype", "float32"]
     return Task((sys.executable, *words), scores)
 
 
-def read(work: Path, arm: Arm, name: str, way: str) -> tuple[Solved, dict[str, float]]:
-    """What all models solved of a set in one way, and their forwards a puzzle."""
+def read(work: Path, arm: Arm, name: str, preset: str) -> tuple[Solved, dict[str, float]]:
+    """What all models solved of a set with one preset, and their forwards a puzzle."""
     solved: Solved = {fewer: [] for fewer in FEWER}
     forwards: dict[str, float] = {}
     for model in range(len(arm.models)):
-        file = folder_of(work, arm, model, name) / f"{way}.json"
+        file = folder_of(work, arm, model, name) / f"{preset}.json"
         for cell in json.loads(file.read_text(encoding="utf-8"))["cells"]:
             solved[cell["fewer"]].append([float(one) for one in cell["solved"]])
             forwards[cell["fewer"]] = cell["forwards"]
@@ -141,26 +141,27 @@ def table_of(rows: Sequence[Row]) -> Table:
 
 
 def rows_of(work: Path, arm: Arm, name: str) -> tuple[list[Row], list[dict[str, Any]]]:
-    """All ways of an arm on a set, and every puzzle of each."""
-    found = {way: read(work, arm, name, way) for way in arm.ways}
-    off, _ = found[arm.ways[0]]
+    """All presets of an arm on a set, and every puzzle of each."""
+    found = {preset: read(work, arm, name, preset) for preset in arm.presets}
+    off, _ = found[OFF]
     rows, raw = [], []
-    for way, (on, forwards) in found.items():
-        both, feedback = gain(on, off), way.removeprefix(PRESET)
+    for preset, (on, forwards) in found.items():
+        both = gain(on, off)
+        errors = in_errors(both)
         rows.append(
             Row(
                 arm.name,
                 name,
-                feedback,
+                preset,
                 forwards,
                 {fewer: estimate(on[fewer]) for fewer in FEWER},
                 {fewer: estimate(minus(on[fewer], off[fewer])) for fewer in FEWER},
                 both,
-                in_errors(both),
-                verdict(in_errors(both)),
+                errors,
+                verdict(errors),
             )
         )
-        raw.append({"model": arm.name, "puzzles": name, "feedback": feedback, "solved": on})
+        raw.append({"model": arm.name, "puzzles": name, "feedback": preset, "solved": on})
     return rows, raw
 
 
@@ -183,11 +184,11 @@ def main(argv: Sequence[str] | None = None) -> None:
             write_lines(target, islice(unevaluated(fresh(name)), args.count))
     run_chains(
         [
-            [scoring(work, arm, model, name, way)]
+            [scoring(work, arm, model, name, preset)]
             for arm in arms
             for name in arm.sets
             for model in range(len(arm.models))
-            for way in arm.ways
+            for preset in arm.presets
         ],
         args.workers,
     )

@@ -33,6 +33,7 @@ MOST_PAIRS = 25_000_000
 # Of interned sets and what is looked up by them: 1,000 holes and 8,000 states take 18 MB.
 MOST_BYTES = 200 * 2**20
 MOST_ALLOWED = 4096
+MOST_COMPLETED = 16  # canvases whose answers are kept: some requests, of several lengths each
 EMPTY = 0
 
 
@@ -118,7 +119,7 @@ class TokenAutomaton:
         order = np.argsort(class_E, kind="stable")
         self._state_E, self._class_E, self._next_E = state_E[order], class_E[order], next_E[order]
         self._begin_C = np.searchsorted(self._class_E, np.arange(self.classes + 1))
-        self._last_completed: tuple[tuple[int | None, ...], bool] | None = None
+        self._completed: dict[tuple[int | None, ...], bool] = {}
         self._fixed = self._that_lead_on(fixed_texts(automaton, encode, self.control_ids))
         # A hole takes fixed text as the tokenizer writes it; given tokens may cut it elsewhere.
         first_S = np.full(self.states, -1)
@@ -285,13 +286,17 @@ class TokenAutomaton:
     def completes(self, kinds: Sequence[int | None]) -> bool:
         """Whether a canvas of tokens (their classes) and holes (None) can be completed.
 
-        Nothing is interned: any thread may ask. The last answer is kept, as texts of one request
-        have equal canvases.
+        Nothing is interned: any thread may ask. The last answers are kept, as a request asks of
+        each of its texts, of which many have equal canvases, and again when it is submitted.
         """
-        key, last = tuple(kinds), self._last_completed
-        if last is None or last[0] != key:
-            last = self._last_completed = (key, self._completes(key))
-        return last[1]
+        key = tuple(kinds)
+        found = self._completed.get(key)
+        if found is None:
+            found = self._completes(key)
+            if len(self._completed) >= MOST_COMPLETED:
+                self._completed.clear()
+            self._completed[key] = found
+        return found
 
     def _completes(self, kinds: Sequence[int | None]) -> bool:
         set_S = self._sets[self.accepted]
